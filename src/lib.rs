@@ -1,0 +1,8 @@
+//! `huddle-firehose`: from the AT Protocol firehose to SQL tables, losing nothing.
+
+pub mod huddle;
+pub mod operate;
+pub mod protocol;
+pub mod queue;
+pub mod source;
+pub mod store;

@@ -1,0 +1,3 @@
+//! What the operator sees: metrics, health, status.
+
+pub mod status;

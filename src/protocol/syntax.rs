@@ -1,0 +1,140 @@
+//! The identifiers of the protocol, parsed once and then trusted.
+//!
+//! Each type holds a string that satisfies its specification: <https://atproto.com/specs/did>,
+//! `…/nsid`, `…/record-key`, `…/tid`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// A string that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid {expected}: {found:?}")]
+pub struct SyntaxError {
+    pub expected: &'static str,
+    /// At most 128 characters of what was found.
+    pub found: String,
+}
+
+impl SyntaxError {
+    fn new(expected: &'static str, found: &str) -> Self {
+        Self {
+            expected,
+            found: found.chars().take(128).collect(),
+        }
+    }
+}
+
+macro_rules! identifier {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $is_valid:path) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks and keeps `text`.
+            pub fn parse(text: &str) -> Result<Self, SyntaxError> {
+                if $is_valid(text) {
+                    Ok(Self(text.into()))
+                } else {
+                    Err(SyntaxError::new($what, text))
+                }
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = SyntaxError;
+
+            fn try_from(text: String) -> Result<Self, SyntaxError> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(identifier: $name) -> Self {
+                identifier.0.as_ref().to_owned()
+            }
+        }
+    };
+}
+
+identifier!(
+    /// A decentralized identifier, `did:plc:…` or `did:web:…`.
+    Did, "DID", is_did
+);
+identifier!(
+    /// A namespaced identifier, such as `com.huddle.slotOffer`.
+    Nsid, "NSID", is_nsid
+);
+identifier!(
+    /// The last part of a record's path.
+    RecordKey, "record key", is_record_key
+);
+identifier!(
+    /// A timestamp identifier: 13 characters that sort by time. A commit's `rev` is one.
+    Tid, "TID", is_tid
+);
+
+pub(crate) fn is_did(text: &str) -> bool {
+    let Some((method, id)) = text
+        .strip_prefix("did:")
+        .and_then(|rest| rest.split_once(':'))
+    else {
+        return false;
+    };
+    text.len() <= 2048
+        && !method.is_empty()
+        && method.bytes().all(|b| b.is_ascii_lowercase())
+        && !id.is_empty()
+        && !id.ends_with([':', '%'])
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'%' | b'-'))
+}
+
+pub(crate) fn is_nsid(text: &str) -> bool {
+    let Some((authority, name)) = text.rsplit_once('.') else {
+        return false;
+    };
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    text.len() <= 317
+        && authority.contains('.')
+        && authority.split('.').all(is_label)
+        && !authority.starts_with(|c: char| c.is_ascii_digit())
+        && (1..=63).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+pub(crate) fn is_record_key(text: &str) -> bool {
+    (1..=512).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'~' | b'-'))
+}
+
+pub(crate) fn is_tid(text: &str) -> bool {
+    text.len() == 13
+        && matches!(text.as_bytes()[0], b'2'..=b'7' | b'a'..=b'j')
+        && text.bytes().all(|b| matches!(b, b'2'..=b'7' | b'a'..=b'z'))
+}

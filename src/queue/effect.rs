@@ -1,0 +1,193 @@
+//! What an event asks of the tables.
+
+use bytes::Bytes;
+use cid::Cid;
+use jiff::Timestamp;
+
+use crate::huddle::Projection;
+use crate::protocol::syntax::{Did, Nsid, RecordKey, Tid};
+
+/// One change to the tables. Effects are idempotent and monotone: each carries what guards it
+/// (a rev, a time), so applying it twice, or after a later one, changes nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    Account(AccountChange),
+    DeadLetter(DeadLetter),
+    Delete(RecordDelete),
+    Gap(Gap),
+    Identity(IdentityChange),
+    Upsert(RecordUpsert),
+}
+
+/// Where a record stands, and which commit said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordVersion {
+    pub did: Did,
+    pub collection: Nsid,
+    pub rkey: RecordKey,
+    /// Guards the row: only a higher rev replaces it.
+    pub rev: Tid,
+    pub seq: u64,
+    /// The event's `time`. Records from before their account's deletion are not brought back.
+    pub time: Timestamp,
+    /// The MST root of the commit, for the repository's chain state.
+    pub data: Cid,
+}
+
+impl RecordVersion {
+    /// `at://did/collection/rkey`
+    pub fn uri(&self) -> String {
+        format!("at://{}/{}/{}", self.did, self.collection, self.rkey)
+    }
+}
+
+/// A record was created or replaced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordUpsert {
+    pub version: RecordVersion,
+    pub cid: Cid,
+    /// The record as JSON (the protocol's JSON form of its data model).
+    pub json: String,
+    /// The record as signed.
+    pub cbor: Bytes,
+    pub validity: Validity,
+    /// The row that discovery and matching read; `None` where the record has no such form.
+    pub projection: Option<Projection>,
+}
+
+/// A record was deleted, or replaced by something that is not kept. Leaves a tombstone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordDelete {
+    pub version: RecordVersion,
+}
+
+/// What the lexicon said of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Validity {
+    Valid,
+    /// Kept all the same, since the policy of its collection is `flag`.
+    Invalid {
+        reason: String,
+    },
+    /// No schema is known, or the policy of its collection is `off`.
+    Unvalidated,
+}
+
+impl Validity {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Invalid { .. } => "invalid",
+            Self::Unvalidated => "unvalidated",
+        }
+    }
+}
+
+/// An account's hosting status, guarded by (`time`, `seq`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountChange {
+    pub did: Did,
+    pub active: bool,
+    pub status: Option<String>,
+    pub seq: u64,
+    pub time: Timestamp,
+}
+
+impl AccountChange {
+    /// Whether the account's records are to be removed rather than hidden.
+    pub fn is_deletion(&self) -> bool {
+        !self.active && self.status.as_deref() == Some("deleted")
+    }
+}
+
+/// A handle, guarded by (`time`, `seq`). An identity event without a handle changes no row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityChange {
+    pub did: Did,
+    pub handle: Option<String>,
+    pub seq: u64,
+    pub time: Timestamp,
+}
+
+/// Something that could not be applied, kept for an operator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    pub stage: Stage,
+    /// What was wrong, in words.
+    pub error: String,
+    /// The seq of the frame, where it could be read.
+    pub seq: Option<u64>,
+    pub did: Option<String>,
+    pub uri: Option<String>,
+    /// The index task as JSON (see [`super::task::IndexTask`]), where it came to be one.
+    pub task: Option<String>,
+    /// The bytes at fault: the record, or the whole frame.
+    pub raw: Bytes,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// Where a dead letter was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// The frame or an operation could not be decoded.
+    Decode,
+    /// The database refused it for good.
+    Index,
+    /// It killed whatever touched it.
+    Poison,
+    /// Its collection's lexicon or `$type` refused it.
+    Validate,
+}
+
+impl Stage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Index => "index",
+            Self::Poison => "poison",
+            Self::Validate => "validate",
+        }
+    }
+}
+
+/// A stretch of a source's events that may have been missed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub cause: GapCause,
+    /// The last seq known to be applied before the gap.
+    pub from_seq: u64,
+    pub from_time: Option<Timestamp>,
+    /// The first seq seen after it; `None` while nothing has come.
+    pub to_seq: Option<u64>,
+    pub to_time: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GapCause {
+    /// The server says that the cursor lies ahead of its log.
+    FutureCursor,
+    /// The server no longer holds the events behind the cursor, by its own word or by the clock.
+    OutdatedCursor,
+    /// Seqs began anew behind the same URL.
+    SequenceReset,
+    /// The source was changed for another whose seqs are unrelated.
+    SourceChanged,
+    /// A source never seen before was joined at its live end, at the operator's word.
+    StartedLive,
+    /// The operator moved the cursor.
+    CursorMoved,
+}
+
+impl GapCause {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CursorMoved => "cursor_moved",
+            Self::FutureCursor => "future_cursor",
+            Self::OutdatedCursor => "outdated_cursor",
+            Self::SequenceReset => "sequence_reset",
+            Self::SourceChanged => "source_changed",
+            Self::StartedLive => "started_live",
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What is to be done to the tables: effects, the index tasks among them, and dead letters.
+
+pub mod effect;
+pub mod task;

@@ -1,0 +1,108 @@
+//! Where rows go. One small trait, so that another database can stand behind the pipeline.
+
+use futures_util::future::BoxFuture;
+
+use crate::queue::effect::{Effect, Gap};
+use crate::source::{Position, SourceId};
+
+/// The one writer of the tables and of the cursor.
+pub trait Store: Send + Sync + 'static {
+    /// Applies `batch` whole or not at all, in one transaction: effects and cursor together.
+    fn apply<'a>(&'a self, batch: &'a WriteBatch<'a>)
+    -> BoxFuture<'a, Result<Written, StoreError>>;
+
+    /// The source's durable cursor, created where the source was never seen.
+    fn load_cursor<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<StoredCursor, StoreError>>;
+
+    /// Puts the cursor at `position`, wherever it was, and records `gap`, in one transaction.
+    fn move_cursor<'a>(
+        &'a self,
+        source: &'a SourceId,
+        position: Position,
+        gap: Option<&'a Gap>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Deletes what has outlived its retention.
+    fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>>;
+}
+
+/// What one transaction is to write.
+#[derive(Debug)]
+pub struct WriteBatch<'a> {
+    pub source: &'a SourceId,
+    /// In the order of the source.
+    pub effects: &'a [Effect],
+    /// Where the cursor stands once the effects are applied. It only moves forward, unless
+    /// `sequence_restarted`.
+    pub position: Position,
+    /// The source's seqs began anew within this batch, so `position` may lie behind the cursor.
+    pub sequence_restarted: bool,
+}
+
+/// What a transaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Rows that changed: records and tombstones.
+    pub records: u64,
+    /// Upserts and deletes that an equal or higher rev, or their account's deletion, had overtaken.
+    pub stale: u64,
+    /// Dead letters that were new.
+    pub dead_letters: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredCursor {
+    pub position: Position,
+    /// No event of this source has ever been applied, nor its cursor set by hand.
+    pub is_new: bool,
+    /// Another source had been followed before this one was first seen.
+    pub follows_another: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Age, in days, at which a booking request that is no longer active is purged.
+    pub inactive_request_days: u32,
+    /// Age, in days, at which a dead letter is purged.
+    pub dead_letter_days: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    pub booking_requests: u64,
+    pub dead_letters: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is the trouble (busy, locked, full, read-only, gone). The batch is right and is
+    /// tried again for as long as it takes.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(#[source] sqlx::Error),
+
+    /// Single effects are the trouble; without them the batch can be applied.
+    #[error("{} effect(s) of the batch were refused, the first one because: {}", .0.len(), .0.first().map_or("", |r| r.reason.as_str()))]
+    Rejected(Vec<Rejection>),
+
+    /// What is stored is not what this version writes.
+    #[error("the database holds what this version cannot read: {0}")]
+    Corrupt(String),
+}
+
+/// An effect that the database refuses whatever is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its index in [`WriteBatch::effects`].
+    pub effect: usize,
+    pub reason: String,
+}
+
+impl StoreError {
+    /// Whether waiting may help.
+    pub fn is_transient(&self) -> bool {
+        !matches!(self, Self::Rejected(_))
+    }
+}
