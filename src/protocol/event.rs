@@ -10,7 +10,7 @@ use super::syntax::{Did, Nsid, RecordKey, Tid};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A repository changed (`#commit`).
-    Commit(Commit),
+    Commit(Box<Commit>),
     /// A repository asserts its state without saying how it came there (`#sync`).
     Sync(Sync),
     /// A handle, a key or a host may have changed (`#identity`, and the retired `#handle`).

@@ -12,11 +12,11 @@ use crate::protocol::syntax::{Did, Nsid, RecordKey, Tid};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     Account(AccountChange),
-    DeadLetter(DeadLetter),
+    DeadLetter(Box<DeadLetter>),
     Delete(RecordDelete),
     Gap(Gap),
     Identity(IdentityChange),
-    Upsert(RecordUpsert),
+    Upsert(Box<RecordUpsert>),
 }
 
 /// Where a record stands, and which commit said so.
