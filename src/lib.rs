@@ -6,3 +6,4 @@ pub mod protocol;
 pub mod queue;
 pub mod source;
 pub mod store;
+pub mod supervision;

@@ -1,0 +1,141 @@
+//! The one bound on memory: bytes in flight.
+//!
+//! Actor mailboxes are unbounded, so nothing but this keeps the pipeline from filling the machine
+//! when the database is slow. The socket is read only while there is room.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// Counts the bytes of everything between the socket and the database.
+///
+/// Unlike a semaphore it can be overdrawn: what has been read must be decoded, and decoding makes
+/// it larger. An overdraft only keeps the socket closed for longer. It is bounded by one batch and
+/// by what the batches in flight decode to.
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    in_flight: AtomicUsize,
+    freed: Notify,
+}
+
+impl Budget {
+    pub fn new(limit_bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit: limit_bytes,
+            in_flight: AtomicUsize::new(0),
+            freed: Notify::new(),
+        })
+    }
+
+    pub fn limit_bytes(&self) -> usize {
+        self.limit
+    }
+
+    pub fn in_flight_bytes(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.in_flight_bytes() < self.limit
+    }
+
+    /// Returns once less than the limit is in flight.
+    pub async fn room(&self) {
+        loop {
+            // Registered before the check, so that a charge returned in between is not missed.
+            let freed = self.freed.notified();
+            if self.has_room() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Charges `bytes`, whether there is room or not.
+    pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.in_flight.fetch_add(bytes, Ordering::AcqRel);
+        Charge {
+            budget: self.clone(),
+            bytes,
+        }
+    }
+}
+
+/// A part of the budget; dropping it gives it back.
+#[derive(Debug)]
+pub struct Charge {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Takes `bytes` of this charge (at most all of it) into a charge of its own.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self {
+            budget: self.budget.clone(),
+            bytes,
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget
+            .in_flight
+            .fetch_sub(self.bytes, Ordering::AcqRel);
+        self.budget.freed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_charge_is_given_back_when_it_is_dropped() {
+        let budget = Budget::new(100);
+        let charge = budget.charge(60);
+        assert_eq!(budget.in_flight_bytes(), 60);
+        drop(charge);
+        assert_eq!(budget.in_flight_bytes(), 0);
+    }
+
+    #[test]
+    fn splitting_a_charge_neither_makes_nor_loses_bytes() {
+        let budget = Budget::new(100);
+        let mut whole = budget.charge(60);
+        let part = whole.split(25);
+        assert_eq!(budget.in_flight_bytes(), 60);
+        drop(whole);
+        assert_eq!(budget.in_flight_bytes(), 25);
+        drop(part);
+        assert_eq!(budget.in_flight_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn room_is_waited_for_until_enough_was_given_back() {
+        let budget = Budget::new(100);
+        let first = budget.charge(80);
+        let second = budget.charge(80);
+        let mut room = Box::pin(budget.room());
+        assert_eq!(room.as_mut().now_or_never(), None);
+        drop(first);
+        assert_eq!(room.as_mut().now_or_never(), Some(()));
+        drop(second);
+    }
+
+    #[tokio::test]
+    async fn a_charge_larger_than_the_limit_is_taken_and_closes_the_door() {
+        let budget = Budget::new(10);
+        let oversized = budget.charge(1000);
+        assert!(!budget.has_room());
+        drop(oversized);
+        budget.room().await;
+    }
+}

@@ -1,0 +1,7 @@
+//! What keeps the promise that any actor may die anywhere: the byte budget, the ledger with its
+//! leases, restart policy, and the tree itself.
+
+pub mod address;
+pub mod budget;
+pub mod intensity;
+pub mod ledger;
