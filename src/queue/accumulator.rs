@@ -1,0 +1,268 @@
+//! Gathers effects into transactions.
+
+use std::collections::VecDeque;
+
+use super::effect::Effect;
+use crate::source::Position;
+
+/// What one batch of frames asks of the tables.
+#[derive(Debug)]
+pub struct IndexWork<L> {
+    /// What is owed until the work is durable: a lease, in the pipeline.
+    pub duty: L,
+    pub effects: Vec<Effect>,
+    /// After how many effects which place of the source is reached: one entry an event, rising.
+    pub marks: Vec<Mark>,
+    /// The place behind the whole batch.
+    pub position: Position,
+    pub sequence_restarted: bool,
+    /// A handler has died with this work in hand, so it is applied alone.
+    pub is_suspect: bool,
+}
+
+/// Once the first `effects` effects are durable, so is everything up to `position`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub effects: usize,
+    pub position: Position,
+}
+
+/// Effects and cursor that become durable together.
+#[derive(Debug)]
+pub struct Transaction<L> {
+    pub effects: Vec<Effect>,
+    pub position: Position,
+    pub sequence_restarted: bool,
+    /// What is done once this is durable, each with the place behind it.
+    pub completes: Vec<(L, Position)>,
+}
+
+/// Work that waits to be cut into transactions, in order.
+#[derive(Debug)]
+pub struct Accumulator<L> {
+    waiting: VecDeque<IndexWork<L>>,
+    effects: usize,
+    /// How many effects make a transaction.
+    size: usize,
+}
+
+impl<L> Accumulator<L> {
+    pub fn new(size: usize) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            effects: 0,
+            size: size.max(1),
+        }
+    }
+
+    pub fn push(&mut self, work: IndexWork<L>) {
+        self.effects += work.effects.len();
+        self.waiting.push_back(work);
+    }
+
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+        self.effects = 0;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How many effects wait.
+    pub fn depth(&self) -> usize {
+        self.effects
+    }
+
+    /// Whether a transaction should be written without waiting for more.
+    pub fn is_due(&self) -> bool {
+        self.effects >= self.size || self.waiting.iter().any(|work| work.is_suspect)
+    }
+
+    /// Cuts the next transaction: about `size` effects, never part of an event's, and a suspect
+    /// batch by itself.
+    pub fn cut(&mut self) -> Option<Transaction<L>> {
+        let mut transaction = Transaction {
+            effects: Vec::new(),
+            position: self.waiting.front()?.position,
+            sequence_restarted: false,
+            completes: Vec::new(),
+        };
+        while let Some(work) = self.waiting.front_mut() {
+            let is_first = transaction.effects.is_empty() && transaction.completes.is_empty();
+            if !is_first && (work.is_suspect || transaction.effects.len() >= self.size) {
+                break;
+            }
+            let is_alone = work.is_suspect;
+            let room = self.size - transaction.effects.len().min(self.size);
+            transaction.sequence_restarted |= work.sequence_restarted;
+            if work.effects.len() > room && !is_alone {
+                let Some(mark) = work.cut_mark(room, is_first) else {
+                    break;
+                };
+                if mark.effects < work.effects.len() {
+                    transaction
+                        .effects
+                        .extend(work.effects.drain(..mark.effects));
+                    transaction.position = mark.position;
+                    work.shift_marks(mark.effects);
+                    break;
+                }
+            }
+            let Some(work) = self.waiting.pop_front() else {
+                break;
+            };
+            transaction.effects.extend(work.effects);
+            transaction.position = work.position;
+            transaction.completes.push((work.duty, work.position));
+            if is_alone {
+                break;
+            }
+        }
+        self.effects -= transaction.effects.len();
+        Some(transaction)
+    }
+}
+
+impl<L> IndexWork<L> {
+    /// The last place to cut within `room` effects; the first one of all where something must go.
+    fn cut_mark(&self, room: usize, must: bool) -> Option<Mark> {
+        let fitting = self.marks.iter().rev().find(|mark| mark.effects <= room);
+        let first = self.marks.first().filter(|_| must);
+        fitting.or(first).copied()
+    }
+
+    fn shift_marks(&mut self, gone: usize) {
+        self.marks.retain(|mark| mark.effects > gone);
+        for mark in &mut self.marks {
+            mark.effects -= gone;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::syntax::Did;
+    use crate::queue::effect::IdentityChange;
+
+    fn at(seq: u64) -> Position {
+        Position { seq, time: None }
+    }
+
+    fn effect(seq: u64) -> Effect {
+        Effect::Identity(IdentityChange {
+            did: Did::parse("did:plc:abc").unwrap(),
+            handle: None,
+            seq,
+            time: Timestamp::UNIX_EPOCH,
+        })
+    }
+
+    /// Work of one event for each of `sizes`, with that many effects each, seqs from `first_seq`.
+    fn work(first_seq: u64, sizes: &[usize]) -> IndexWork<u64> {
+        let (mut effects, mut marks) = (Vec::new(), Vec::new());
+        for (seq, &size) in (first_seq..).zip(sizes) {
+            effects.extend((0..size).map(|_| effect(seq)));
+            marks.push(Mark {
+                effects: effects.len(),
+                position: at(seq),
+            });
+        }
+        let last = first_seq + sizes.len() as u64;
+        IndexWork {
+            duty: last,
+            effects,
+            marks,
+            position: at(last),
+            sequence_restarted: false,
+            is_suspect: false,
+        }
+    }
+
+    #[test]
+    fn a_transaction_holds_as_many_effects_as_it_should() {
+        let mut accumulator = Accumulator::new(100);
+        accumulator.push(work(1, &[1; 60]));
+        accumulator.push(work(61, &[1; 60]));
+        let first = accumulator.cut().unwrap();
+        assert_eq!((first.effects.len(), first.position), (100, at(100)));
+        assert_eq!(first.completes, [(61, at(61))]);
+        let second = accumulator.cut().unwrap();
+        assert_eq!((second.effects.len(), second.position), (20, at(121)));
+        assert!(accumulator.cut().is_none());
+    }
+
+    #[test]
+    fn the_effects_of_one_event_are_never_torn_apart() {
+        let mut accumulator = Accumulator::new(100);
+        accumulator.push(work(1, &[60, 60, 180]));
+        let sizes: Vec<_> = std::iter::from_fn(|| accumulator.cut())
+            .map(|transaction| transaction.effects.len())
+            .collect();
+        assert_eq!(sizes, [60, 60, 180]);
+    }
+
+    #[test]
+    fn suspect_work_is_applied_alone_and_at_once() {
+        let mut accumulator = Accumulator::new(100);
+        accumulator.push(work(1, &[1]));
+        accumulator.push(IndexWork {
+            is_suspect: true,
+            ..work(2, &[1])
+        });
+        accumulator.push(work(3, &[1]));
+        assert!(accumulator.is_due());
+        let sizes: Vec<_> = std::iter::from_fn(|| accumulator.cut())
+            .map(|transaction| transaction.completes.len())
+            .collect();
+        assert_eq!(sizes, [1, 1, 1]);
+    }
+
+    #[test]
+    fn work_without_effects_is_completed_too() {
+        let mut accumulator = Accumulator::new(100);
+        accumulator.push(work(1, &[]));
+        let transaction = accumulator.cut().unwrap();
+        assert_eq!(transaction.completes, [(1, at(1))]);
+    }
+
+    proptest! {
+        /// Rule 1: at each cut, every effect at or before the position is in this transaction or an
+        /// earlier one, and nothing is lost or turned round.
+        #[test]
+        fn the_position_never_leads(
+            batches in prop::collection::vec((prop::collection::vec(1..40_usize, 0..20), any::<bool>()), 1..10),
+            size in 1..60_usize,
+        ) {
+            let mut accumulator = Accumulator::new(size);
+            let (mut seq, mut expected) = (1, Vec::new());
+            for (sizes, is_suspect) in &batches {
+                let work = IndexWork { is_suspect: *is_suspect, ..work(seq, sizes) };
+                seq = work.position.seq + 1;
+                expected.extend(work.effects.clone());
+                accumulator.push(work);
+            }
+            let (mut written, mut completed) = (Vec::new(), 0);
+            while let Some(transaction) = accumulator.cut() {
+                written.extend(transaction.effects);
+                completed += transaction.completes.len();
+                let behind = expected.iter().take_while(|effect| seq_of(effect) <= transaction.position.seq);
+                prop_assert_eq!(behind.count(), written.len());
+            }
+            prop_assert_eq!(written, expected);
+            prop_assert_eq!(completed, batches.len());
+            prop_assert_eq!(accumulator.depth(), 0);
+        }
+    }
+
+    fn seq_of(effect: &Effect) -> u64 {
+        match effect {
+            Effect::Identity(change) => change.seq,
+            other => panic!("not made here: {other:?}"),
+        }
+    }
+}
