@@ -2,6 +2,7 @@
 
 pub mod filter;
 pub mod huddle;
+pub mod lexicon;
 pub mod operate;
 pub mod protocol;
 pub mod queue;

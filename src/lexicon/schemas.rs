@@ -1,0 +1,92 @@
+//! The schemas that are known, by collection.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::documents::{Definition, Document, SchemaError, absolute};
+use super::validate::{ValidationError, Validator};
+
+/// The documents in `lexicons/`.
+const EMBEDDED: [&str; 4] = [
+    include_str!("../../lexicons/com/atproto/repo/strongRef.json"),
+    include_str!("../../lexicons/com/huddle/booking.json"),
+    include_str!("../../lexicons/com/huddle/bookingRequest.json"),
+    include_str!("../../lexicons/com/huddle/slotOffer.json"),
+];
+
+/// Lexicon documents, read once and then asked for every record.
+#[derive(Debug)]
+pub struct Schemas {
+    /// By `nsid` (a document's main definition) or `nsid#name`.
+    definitions: HashMap<String, Definition>,
+}
+
+/// What the schemas say of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Invalid(ValidationError),
+    /// Its collection has no schema here.
+    NoSchema,
+    Valid,
+}
+
+impl Schemas {
+    /// The schemas of Huddle, which are part of the program.
+    pub fn embedded() -> Result<Self, SchemaError> {
+        Self::load(EMBEDDED)
+    }
+
+    /// Reads `documents`, each one lexicon document as JSON.
+    ///
+    /// # Errors
+    /// Where one is no valid document, is there twice, or refers to a definition that is in none
+    /// of them. Open unions may name what is not there.
+    pub fn load<'a>(documents: impl IntoIterator<Item = &'a str>) -> Result<Self, SchemaError> {
+        let mut definitions = HashMap::new();
+        for json in documents {
+            let Document { id, defs, .. } = Document::parse(json)?;
+            for (name, definition) in defs {
+                let name = absolute(&id, &format!("#{name}"));
+                if definitions.insert(name, definition).is_some() {
+                    return Err(SchemaError::Duplicate(id.to_string()));
+                }
+            }
+        }
+        let schemas = Self { definitions };
+        schemas.check_refs()?;
+        Ok(schemas)
+    }
+
+    /// Holds `record`, in the protocol's JSON form, against the schema of `collection`. The
+    /// record's `$type` has to name the collection. Fields that the schema does not know are not
+    /// looked at.
+    pub fn validate(&self, collection: &str, record: &Value) -> Verdict {
+        let Some(Definition::Record(schema)) = self.definitions.get(collection) else {
+            return Verdict::NoSchema;
+        };
+        match Validator::new(&self.definitions).record(collection, schema, record, 0) {
+            Ok(()) => Verdict::Valid,
+            Err(error) => Verdict::Invalid(error),
+        }
+    }
+
+    fn check_refs(&self) -> Result<(), SchemaError> {
+        let is_defined = |name: &str| {
+            self.definitions
+                .get(name)
+                .is_some_and(|definition| !matches!(definition, Definition::Endpoint))
+        };
+        for (name, definition) in &self.definitions {
+            if let Some(missing) = definition.missing_ref(&is_defined) {
+                let (document, definition) = name.split_once('#').unwrap_or((name, "main"));
+                return Err(SchemaError::Definition {
+                    document: document.to_owned(),
+                    definition: definition.to_owned(),
+                    reason: format!("refers to {missing}, which no document defines"),
+                });
+            }
+        }
+        Ok(())
+    }
+}

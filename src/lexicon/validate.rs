@@ -1,0 +1,283 @@
+//! A value against its schema: <https://atproto.com/specs/lexicon>,
+//! <https://atproto.com/specs/data-model>.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde_json::{Map, Value};
+use unicode_segmentation::UnicodeSegmentation;
+
+use super::data_model::{Blob, byte_length, is_link, plain_object};
+use super::documents::{
+    ArraySchema, BlobSchema, BooleanSchema, Definition, IntegerSchema, Length, ObjectSchema,
+    RecordBody, RecordSchema, Schema, StringSchema, UnionSchema,
+};
+
+/// How deep a schema is followed into a value. Recursive schemas reach as deep as the value does;
+/// the data model's own recommendation is 32.
+const MAX_DEPTH: usize = 64;
+
+/// The first thing found that breaks the schema.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ValidationError {
+    /// Where, such as `subject.uri` or `tags[3]`; empty for the record itself.
+    pub path: String,
+    /// What, in words. Never holds the value itself.
+    pub reason: String,
+}
+
+impl fmt::Display for ValidationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.as_str() {
+            "" => f.write_str(&self.reason),
+            path => write!(f, "{path}: {}", self.reason),
+        }
+    }
+}
+
+impl ValidationError {
+    fn new(reason: impl Into<String>) -> Self {
+        Self {
+            path: String::new(),
+            reason: reason.into(),
+        }
+    }
+
+    /// The same error, seen from the value that holds it at `segment`: a name or `[index]`.
+    fn within(mut self, segment: impl fmt::Display) -> Self {
+        let separator = match self.path.as_bytes().first() {
+            None | Some(b'[') => "",
+            Some(_) => ".",
+        };
+        self.path = format!("{segment}{separator}{}", self.path);
+        self
+    }
+}
+
+type Outcome = Result<(), ValidationError>;
+
+/// Holds values against schemas that may refer to `definitions`.
+pub(super) struct Validator<'a> {
+    definitions: &'a HashMap<String, Definition>,
+}
+
+impl<'a> Validator<'a> {
+    pub(super) fn new(definitions: &'a HashMap<String, Definition>) -> Self {
+        Self { definitions }
+    }
+
+    pub(super) fn record(
+        &self,
+        collection: &str,
+        schema: &RecordSchema,
+        record: &Value,
+        depth: usize,
+    ) -> Outcome {
+        if record.get("$type").and_then(Value::as_str) != Some(collection) {
+            return Err(ValidationError::new("is not the collection").within("$type"));
+        }
+        let RecordBody::Object(object) = &schema.record;
+        self.object(object, record, depth)
+    }
+
+    fn value(&self, schema: &Schema, value: &Value, depth: usize) -> Outcome {
+        if depth > MAX_DEPTH {
+            return Err(ValidationError::new("is nested too deeply"));
+        }
+        match schema {
+            Schema::Array(array) => self.array(array, value, depth),
+            Schema::Blob(blob) => validate_blob(blob, value),
+            Schema::Boolean(boolean) => validate_boolean(boolean, value),
+            Schema::Bytes(length) => validate_bytes(length, value),
+            Schema::CidLink if is_link(value) => Ok(()),
+            Schema::CidLink => Err(ValidationError::new("is not a link")),
+            Schema::Integer(integer) => validate_integer(integer, value),
+            Schema::Object(object) => self.object(object, value, depth),
+            Schema::Ref(reference) => self.definition(&reference.r#ref, value, depth),
+            Schema::String(string) => validate_string(string, value),
+            Schema::Union(union) => self.union(union, value, depth),
+            Schema::Unknown => expect_object(value).map(|_| ()),
+        }
+    }
+
+    fn object(&self, schema: &ObjectSchema, value: &Value, depth: usize) -> Outcome {
+        let object = expect_object(value)?;
+        if let Some(missing) = schema
+            .required
+            .iter()
+            .find(|name| !object.contains_key(*name))
+        {
+            return Err(ValidationError::new("is missing").within(missing));
+        }
+        for (name, property) in &schema.properties {
+            let outcome = match object.get(name) {
+                None => Ok(()),
+                Some(Value::Null) if schema.nullable.contains(name) => Ok(()),
+                Some(value) => self.value(property, value, depth + 1),
+            };
+            outcome.map_err(|error| error.within(name))?;
+        }
+        Ok(())
+    }
+
+    fn array(&self, schema: &ArraySchema, value: &Value, depth: usize) -> Outcome {
+        let Value::Array(elements) = value else {
+            return Err(ValidationError::new("is not an array"));
+        };
+        schema.length.validate(elements.len(), "elements")?;
+        for (index, element) in elements.iter().enumerate() {
+            self.value(&schema.items, element, depth + 1)
+                .map_err(|error| error.within(format_args!("[{index}]")))?;
+        }
+        Ok(())
+    }
+
+    fn union(&self, schema: &UnionSchema, value: &Value, depth: usize) -> Outcome {
+        let object = expect_object(value)?;
+        let Some(Value::String(name)) = object.get("$type") else {
+            return Err(ValidationError::new("has no $type, which a union asks for"));
+        };
+        let name = name.strip_suffix("#main").unwrap_or(name);
+        if schema.refs.iter().any(|reference| reference == name) {
+            self.definition(name, value, depth)
+        } else if schema.closed {
+            Err(ValidationError::new(
+                "has a $type outside of the closed union",
+            ))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What is not defined is the unknown variant of an open union: see `Schemas::check_refs`.
+    fn definition(&self, name: &str, value: &Value, depth: usize) -> Outcome {
+        match self.definitions.get(name) {
+            None | Some(Definition::Endpoint) => Ok(()),
+            Some(Definition::Record(schema)) => self.record(name, schema, value, depth),
+            Some(Definition::Token) if value.as_str() == Some(name) => Ok(()),
+            Some(Definition::Token) => Err(ValidationError::new(format!("is not {name}"))),
+            Some(Definition::Value(schema)) => self.value(schema, value, depth),
+        }
+    }
+}
+
+fn expect_object(value: &Value) -> Result<&Map<String, Value>, ValidationError> {
+    plain_object(value).ok_or_else(|| ValidationError::new("is not an object"))
+}
+
+fn validate_blob(schema: &BlobSchema, value: &Value) -> Outcome {
+    let Some(blob) = Blob::read(value) else {
+        return Err(ValidationError::new("is not a blob"));
+    };
+    let is_accepted = |pattern: &String| match pattern.strip_suffix('*') {
+        Some("*/") => true,
+        Some(prefix) => blob.mime_type.starts_with(prefix),
+        None => pattern == blob.mime_type,
+    };
+    if let Some(accept) = &schema.accept
+        && !accept.iter().any(is_accepted)
+    {
+        return Err(ValidationError::new(
+            "is a blob of a media type that is not accepted",
+        ));
+    }
+    match (schema.max_size, blob.size) {
+        (Some(max), Some(size)) if size > max => Err(ValidationError::new(format!(
+            "is a blob of {size} bytes, more than {max}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn validate_boolean(schema: &BooleanSchema, value: &Value) -> Outcome {
+    let Value::Bool(boolean) = value else {
+        return Err(ValidationError::new("is not a boolean"));
+    };
+    match schema.r#const {
+        Some(constant) if constant != *boolean => {
+            Err(ValidationError::new(format!("is not {constant}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn validate_bytes(length: &Length, value: &Value) -> Outcome {
+    let Some(bytes) = byte_length(value) else {
+        return Err(ValidationError::new("is not a byte string"));
+    };
+    length.validate(bytes, "bytes")
+}
+
+fn validate_integer(schema: &IntegerSchema, value: &Value) -> Outcome {
+    let Some(integer) = value.as_i64() else {
+        return Err(ValidationError::new("is not an integer of 64 bits"));
+    };
+    if schema.minimum.is_some_and(|minimum| integer < minimum)
+        || schema.maximum.is_some_and(|maximum| integer > maximum)
+        || schema.r#const.is_some_and(|constant| integer != constant)
+        || schema
+            .r#enum
+            .as_ref()
+            .is_some_and(|values| !values.contains(&integer))
+    {
+        return Err(ValidationError::new(format!("may not be {integer}")));
+    }
+    Ok(())
+}
+
+fn validate_string(schema: &StringSchema, value: &Value) -> Outcome {
+    let Value::String(text) = value else {
+        return Err(ValidationError::new("is not a string"));
+    };
+    schema.length.validate(text.len(), "bytes")?;
+    validate_graphemes(schema, text)?;
+    if schema
+        .r#const
+        .as_ref()
+        .is_some_and(|constant| constant != text)
+        || schema
+            .r#enum
+            .as_ref()
+            .is_some_and(|values| !values.contains(text))
+    {
+        return Err(ValidationError::new("is not one of the allowed values"));
+    }
+    match schema.format {
+        Some(format) if !format.accepts(text) => Err(ValidationError::new(format!(
+            "is not a valid {}",
+            format.as_str()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Counts no further than it must: a text has at most as many graphemes as bytes.
+fn validate_graphemes(schema: &StringSchema, text: &str) -> Outcome {
+    let has_more_than =
+        |count: usize| text.len() > count && text.graphemes(true).nth(count).is_some();
+    match (schema.min_graphemes, schema.max_graphemes) {
+        (_, Some(max)) if has_more_than(max) => Err(ValidationError::new(format!(
+            "has more than {max} graphemes"
+        ))),
+        (Some(min), _) if min > 0 && !has_more_than(min - 1) => Err(ValidationError::new(format!(
+            "has fewer than {min} graphemes"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+impl Length {
+    fn validate(&self, length: usize, unit: &str) -> Outcome {
+        if let Some(max) = self.max.filter(|max| length > *max) {
+            return Err(ValidationError::new(format!(
+                "has {length} {unit}, more than {max}"
+            )));
+        }
+        if let Some(min) = self.min.filter(|min| length < *min) {
+            return Err(ValidationError::new(format!(
+                "has {length} {unit}, fewer than {min}"
+            )));
+        }
+        Ok(())
+    }
+}
