@@ -1,0 +1,142 @@
+//! The fields of a record, read as what a row wants of them.
+
+use cid::Cid;
+use serde_json::{Map, Value};
+
+use crate::lexicon::datetime;
+use crate::lexicon::format::Format;
+use crate::lexicon::sanitize::sanitize;
+
+/// What keeps a record from becoming a row.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProjectionError {
+    #[error("{field}: is not a datetime between the years 1 and 9999")]
+    Datetime { field: &'static str },
+
+    #[error("endsAt: is not after startsAt")]
+    EndsBeforeItStarts,
+
+    #[error("{field}: is missing")]
+    Missing { field: &'static str },
+
+    #[error("is not an object")]
+    NotAnObject,
+
+    #[error("{field}: does not refer to a record by at-uri and CID")]
+    Reference { field: &'static str },
+
+    #[error("{field}: is not {expected}")]
+    Type {
+        field: &'static str,
+        expected: &'static str,
+    },
+}
+
+/// A record and the version of it that was meant.
+pub(super) struct StrongRef {
+    /// `at://authority/collection/rkey`
+    pub(super) uri: String,
+    pub(super) cid: String,
+}
+
+pub(super) struct Fields<'a>(&'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    pub(super) fn of(record: &'a Value) -> Result<Self, ProjectionError> {
+        record
+            .as_object()
+            .map(Self)
+            .ok_or(ProjectionError::NotAnObject)
+    }
+
+    /// Sanitized text.
+    pub(super) fn text(&self, field: &'static str) -> Result<Option<String>, ProjectionError> {
+        let text = self.read(field, "a string", Value::as_str)?;
+        Ok(text.map(|text| sanitize(text).into_owned()))
+    }
+
+    pub(super) fn integer(&self, field: &'static str) -> Result<Option<i64>, ProjectionError> {
+        self.read(field, "an integer", Value::as_i64)
+    }
+
+    /// Sanitized texts.
+    pub(super) fn texts(&self, field: &'static str) -> Result<Vec<String>, ProjectionError> {
+        let elements = self
+            .read(field, "an array", Value::as_array)?
+            .map_or(&[][..], Vec::as_slice);
+        elements
+            .iter()
+            .map(|element| element.as_str().map(|text| sanitize(text).into_owned()))
+            .collect::<Option<_>>()
+            .ok_or(ProjectionError::Type {
+                field,
+                expected: "an array of strings",
+            })
+    }
+
+    /// UTC text that sorts.
+    pub(super) fn datetime(&self, field: &'static str) -> Result<Option<String>, ProjectionError> {
+        let Some(text) = self.read(field, "a string", Value::as_str)? else {
+            return Ok(None);
+        };
+        datetime::parse_utc(text)
+            .and_then(datetime::to_sortable_text)
+            .map(Some)
+            .ok_or(ProjectionError::Datetime { field })
+    }
+
+    /// `startsAt` and `endsAt`, as UTC text that sorts, in that order in time. They are compared
+    /// as they are stored, to the millisecond.
+    pub(super) fn window(&self) -> Result<(String, String), ProjectionError> {
+        let starts_at = required("startsAt", self.datetime("startsAt")?)?;
+        let ends_at = required("endsAt", self.datetime("endsAt")?)?;
+        if ends_at > starts_at {
+            Ok((starts_at, ends_at))
+        } else {
+            Err(ProjectionError::EndsBeforeItStarts)
+        }
+    }
+
+    /// A `com.atproto.repo.strongRef`. Stricter than its lexicon: the uri names a record, and the
+    /// CID can be decoded. Which collection the record is in, or whether it exists, is not asked.
+    pub(super) fn strong_ref(
+        &self,
+        field: &'static str,
+    ) -> Result<Option<StrongRef>, ProjectionError> {
+        let Some(reference) = self.read(field, "an object", Value::as_object)? else {
+            return Ok(None);
+        };
+        let part = |name| reference.get(name).and_then(Value::as_str);
+        match (part("uri"), part("cid")) {
+            (Some(uri), Some(cid)) if names_a_record(uri) && Cid::try_from(cid).is_ok() => {
+                Ok(Some(StrongRef {
+                    uri: uri.to_owned(),
+                    cid: cid.to_owned(),
+                }))
+            }
+            _ => Err(ProjectionError::Reference { field }),
+        }
+    }
+
+    /// `None` where the field is not there.
+    fn read<T>(
+        &self,
+        field: &'static str,
+        expected: &'static str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ProjectionError> {
+        self.0
+            .get(field)
+            .map(|value| read(value).ok_or(ProjectionError::Type { field, expected }))
+            .transpose()
+    }
+}
+
+pub(super) fn required<T>(field: &'static str, value: Option<T>) -> Result<T, ProjectionError> {
+    value.ok_or(ProjectionError::Missing { field })
+}
+
+fn names_a_record(uri: &str) -> bool {
+    // "at:", "", authority, collection, record key
+    Format::AtUri.accepts(uri) && uri.split('/').count() == 5
+}
