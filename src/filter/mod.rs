@@ -1,3 +1,4 @@
 //! What is kept and what becomes of it: pure rules from events to effects.
 
+pub mod interest;
 pub mod sequence;

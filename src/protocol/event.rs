@@ -37,7 +37,8 @@ pub struct Commit {
     pub data: Cid,
     /// The MST root before this commit (Sync 1.1); real servers omit it at times.
     pub prev_data: Option<Cid>,
-    /// The wanted operations, in the order of the commit. A path may occur twice; the last one wins.
+    /// The wanted operations, in the order of the commit. Of several on one path only the last is
+    /// here.
     pub ops: Vec<RecordOp>,
 }
 

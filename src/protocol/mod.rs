@@ -1,4 +1,10 @@
 //! The AT Protocol as bytes and values: no I/O, no actors, no clock.
 
+pub mod car;
+pub mod cbor;
+pub mod datetime;
+pub mod decode;
 pub mod event;
+pub mod json;
+pub mod skim;
 pub mod syntax;

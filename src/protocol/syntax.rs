@@ -18,7 +18,7 @@ pub struct SyntaxError {
 }
 
 impl SyntaxError {
-    fn new(expected: &'static str, found: &str) -> Self {
+    pub(super) fn new(expected: &'static str, found: &str) -> Self {
         Self {
             expected,
             found: found.chars().take(128).collect(),

@@ -1,0 +1,452 @@
+//! DAG-CBOR read in place: every item is a view into the input.
+//!
+//! The reader refuses what DAG-CBOR forbids in a single item: indefinite lengths, heads that are
+//! longer than they need to be, tags other than 42, half and single precision floats, simple values
+//! other than the booleans and null. A length is checked against what is left of the input before
+//! anybody sees it, so nothing that is allocated by it can exceed the input.
+//!
+//! Spec: <https://ipld.io/specs/codecs/dag-cbor/spec/>, <https://atproto.com/specs/data-model>.
+
+use cid::Cid;
+
+/// How deep arrays and maps may nest. The data model recommends 32; real records stay below 20.
+pub const MAX_DEPTH: usize = 64;
+
+/// The tag of a CID, the only one that DAG-CBOR knows.
+const CID_TAG: u64 = 42;
+
+/// The multihash code of SHA-256.
+const SHA2_256: u64 = 0x12;
+
+/// Bytes that are not the DAG-CBOR that was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{fault} at byte {offset}")]
+pub struct CborError {
+    pub fault: CborFault,
+    /// Where the item at fault begins, in bytes from the start of the input.
+    pub offset: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CborFault {
+    #[error("map keys out of order or repeated")]
+    KeyOrder,
+    #[error("a float, which the data model forbids")]
+    Float,
+    #[error("an item of indefinite length")]
+    Indefinite,
+    #[error("an integer below the 64-bit range")]
+    IntegerRange,
+    #[error("an invalid CID")]
+    Link,
+    #[error("nested deeper than {MAX_DEPTH} levels")]
+    Nesting,
+    #[error("a head longer than it needs to be")]
+    NotMinimal,
+    #[error("bytes after the end")]
+    Trailing,
+    #[error("input ends too early")]
+    Truncated,
+    #[error("expected {0}")]
+    Unexpected(&'static str),
+    #[error("a tag or simple value that DAG-CBOR forbids")]
+    Unsupported,
+    #[error("text that is not UTF-8")]
+    Utf8,
+}
+
+/// One item's head, with the content of a string or link. What is in an array or map follows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Item<'a> {
+    /// How many items follow.
+    Array(usize),
+    Bool(bool),
+    Bytes(&'a [u8]),
+    Float(f64),
+    /// The bytes of a CID, unchecked, without the zero that precedes them.
+    Link(&'a [u8]),
+    /// How many pairs follow.
+    Map(usize),
+    /// The value is `-1 - n`.
+    Negative(u64),
+    Null,
+    /// Not yet known to be UTF-8.
+    Text(&'a [u8]),
+    Unsigned(u64),
+}
+
+/// A place in a slice of DAG-CBOR.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// How many bytes have been read.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    pub(crate) fn item(&mut self) -> Result<Item<'a>, CborError> {
+        let start = self.at;
+        let (major, argument) = self.head()?;
+        Ok(match major {
+            0 => Item::Unsigned(argument),
+            1 => Item::Negative(argument),
+            2 => Item::Bytes(self.take(argument, start)?),
+            3 => Item::Text(self.take(argument, start)?),
+            4 => Item::Array(self.count(argument, 1, start)?),
+            5 => Item::Map(self.count(argument, 2, start)?),
+            6 => self.link(argument, start)?,
+            _ => match (self.at - start, argument) {
+                (1, 20) => Item::Bool(false),
+                (1, 21) => Item::Bool(true),
+                (1, 22) => Item::Null,
+                (9, bits) => Item::Float(f64::from_bits(bits)),
+                _ => return Err(fault(CborFault::Unsupported, start)),
+            },
+        })
+    }
+
+    /// Enters a map whose keys are then asked for one by one.
+    pub(crate) fn map(&mut self) -> Result<MapKeys<'a>, CborError> {
+        let start = self.at;
+        match self.item()? {
+            Item::Map(remaining) => Ok(MapKeys::new(remaining)),
+            _ => Err(fault(CborFault::Unexpected("a map"), start)),
+        }
+    }
+
+    /// Enters an array and says how many items follow.
+    pub(crate) fn array(&mut self) -> Result<usize, CborError> {
+        let start = self.at;
+        match self.item()? {
+            Item::Array(count) => Ok(count),
+            _ => Err(fault(CborFault::Unexpected("an array"), start)),
+        }
+    }
+
+    pub(crate) fn text(&mut self) -> Result<&'a str, CborError> {
+        let start = self.at;
+        match self.item()? {
+            Item::Text(bytes) => utf8(bytes, start),
+            _ => Err(fault(CborFault::Unexpected("text"), start)),
+        }
+    }
+
+    pub(crate) fn unsigned(&mut self) -> Result<u64, CborError> {
+        let start = self.at;
+        match self.item()? {
+            Item::Unsigned(value) => Ok(value),
+            _ => Err(fault(CborFault::Unexpected("an unsigned integer"), start)),
+        }
+    }
+
+    pub(crate) fn signed(&mut self) -> Result<i64, CborError> {
+        let start = self.at;
+        let item = self.item()?;
+        signed(item).ok_or(fault(CborFault::Unexpected("a 64-bit integer"), start))
+    }
+
+    /// Passes over one value of any shape. Its heads are checked; the order of its keys, its text
+    /// and its links are not.
+    pub(crate) fn skip(&mut self) -> Result<(), CborError> {
+        let mut pending = items_within(self.item()?);
+        if pending == 0 {
+            return Ok(());
+        }
+        let mut outer = [0_usize; MAX_DEPTH];
+        let mut depth = 0;
+        loop {
+            while pending == 0 {
+                if depth == 0 {
+                    return Ok(());
+                }
+                depth -= 1;
+                pending = outer[depth];
+            }
+            pending -= 1;
+            let start = self.at;
+            let within = items_within(self.item()?);
+            if within > 0 {
+                let Some(slot) = outer.get_mut(depth) else {
+                    return Err(fault(CborFault::Nesting, start));
+                };
+                *slot = pending;
+                depth += 1;
+                pending = within;
+            }
+        }
+    }
+
+    pub(crate) fn end(&self) -> Result<(), CborError> {
+        if self.at == self.bytes.len() {
+            Ok(())
+        } else {
+            Err(fault(CborFault::Trailing, self.at))
+        }
+    }
+
+    /// The major type and the argument of the next head.
+    fn head(&mut self) -> Result<(u8, u64), CborError> {
+        let start = self.at;
+        let initial = *self
+            .bytes
+            .get(start)
+            .ok_or(fault(CborFault::Truncated, start))?;
+        let (major, info) = (initial >> 5, initial & 0x1f);
+        let (width, smallest) = match info {
+            0..24 => (0, 0),
+            24 => (1, 24),
+            25 => (2, 1 << 8),
+            26 => (4, 1 << 16),
+            27 => (8, 1 << 32),
+            31 => return Err(fault(CborFault::Indefinite, start)),
+            _ => return Err(fault(CborFault::Unsupported, start)),
+        };
+        self.at += 1;
+        if width == 0 {
+            return Ok((major, u64::from(info)));
+        }
+        let argument = self
+            .take(width, start)?
+            .iter()
+            .fold(0, |argument, byte| argument << 8 | u64::from(*byte));
+        // Behind major type 7 stand the bits of a float, or a simple value that is refused later.
+        if argument < smallest && major != 7 {
+            return Err(fault(CborFault::NotMinimal, start));
+        }
+        Ok((major, argument))
+    }
+
+    fn take(&mut self, length: u64, start: usize) -> Result<&'a [u8], CborError> {
+        let rest = &self.bytes[self.at..];
+        let taken = usize::try_from(length)
+            .ok()
+            .and_then(|length| rest.get(..length))
+            .ok_or(fault(CborFault::Truncated, start))?;
+        self.at += taken.len();
+        Ok(taken)
+    }
+
+    /// The number of entries of a container, each of which takes at least `smallest` bytes.
+    fn count(&self, count: u64, smallest: usize, start: usize) -> Result<usize, CborError> {
+        let room = (self.bytes.len() - self.at) / smallest;
+        usize::try_from(count)
+            .ok()
+            .filter(|count| *count <= room)
+            .ok_or(fault(CborFault::Truncated, start))
+    }
+
+    fn link(&mut self, tag: u64, start: usize) -> Result<Item<'a>, CborError> {
+        if tag != CID_TAG {
+            return Err(fault(CborFault::Unsupported, start));
+        }
+        match self.item_behind_tag()? {
+            Item::Bytes([0, cid @ ..]) => Ok(Item::Link(cid)),
+            _ => Err(fault(CborFault::Link, start)),
+        }
+    }
+
+    /// What a tag stands on. Another tag there is refused before it could recurse.
+    fn item_behind_tag(&mut self) -> Result<Item<'a>, CborError> {
+        let start = self.at;
+        match self.bytes.get(start) {
+            Some(initial) if initial >> 5 == 2 => self.item(),
+            Some(_) => Err(fault(CborFault::Link, start)),
+            None => Err(fault(CborFault::Truncated, start)),
+        }
+    }
+}
+
+/// The keys of a map that is being read, held to canonical order: shorter first, then bytewise.
+#[derive(Debug)]
+pub(crate) struct MapKeys<'a> {
+    remaining: usize,
+    previous: Option<&'a [u8]>,
+}
+
+impl<'a> MapKeys<'a> {
+    pub(crate) fn new(remaining: usize) -> Self {
+        Self {
+            remaining,
+            previous: None,
+        }
+    }
+
+    /// The next key, not yet known to be UTF-8, or `None` at the end of the map. The caller reads or
+    /// skips its value before asking again.
+    pub(crate) fn next(&mut self, reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, CborError> {
+        if self.remaining == 0 {
+            return Ok(None);
+        }
+        self.remaining -= 1;
+        let start = reader.position();
+        let Item::Text(key) = reader.item()? else {
+            return Err(fault(CborFault::Unexpected("a text key"), start));
+        };
+        if let Some(previous) = self.previous
+            && (previous.len(), previous) >= (key.len(), key)
+        {
+            return Err(fault(CborFault::KeyOrder, start));
+        }
+        self.previous = Some(key);
+        Ok(Some(key))
+    }
+}
+
+/// Checks that `bytes` are one value of the data model: DAG-CBOR whole and strict, without floats.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), CborError> {
+    let mut reader = Reader::new(bytes);
+    check_value(&mut reader, 0)?;
+    reader.end()
+}
+
+fn check_value(reader: &mut Reader<'_>, depth: usize) -> Result<(), CborError> {
+    let start = reader.position();
+    match reader.item()? {
+        Item::Array(_) | Item::Map(_) if depth == MAX_DEPTH => {
+            Err(fault(CborFault::Nesting, start))
+        }
+        Item::Array(count) => {
+            for _ in 0..count {
+                check_value(reader, depth + 1)?;
+            }
+            Ok(())
+        }
+        Item::Map(count) => {
+            let mut keys = MapKeys::new(count);
+            let mut key_start = reader.position();
+            while let Some(key) = keys.next(reader)? {
+                utf8(key, key_start)?;
+                check_value(reader, depth + 1)?;
+                key_start = reader.position();
+            }
+            Ok(())
+        }
+        Item::Float(_) => Err(fault(CborFault::Float, start)),
+        Item::Link(bytes) => link(bytes, start).map(drop),
+        Item::Text(bytes) => utf8(bytes, start).map(drop),
+        Item::Negative(n) if i64::try_from(n).is_err() => {
+            Err(fault(CborFault::IntegerRange, start))
+        }
+        Item::Bool(_) | Item::Bytes(_) | Item::Negative(_) | Item::Null | Item::Unsigned(_) => {
+            Ok(())
+        }
+    }
+}
+
+/// The CID of a link: version 1, with nothing behind it. Any codec and any hash will do, since blobs
+/// may use other ones; a SHA-256 must be a whole one.
+pub(crate) fn link(bytes: &[u8], offset: usize) -> Result<Cid, CborError> {
+    let mut rest = bytes;
+    let cid = Cid::read_bytes(&mut rest).map_err(|_| fault(CborFault::Link, offset))?;
+    let is_cut = cid.hash().code() == SHA2_256 && cid.hash().size() != 32;
+    if rest.is_empty() && cid.version() == cid::Version::V1 && cid.hash().size() > 0 && !is_cut {
+        Ok(cid)
+    } else {
+        Err(fault(CborFault::Link, offset))
+    }
+}
+
+pub(crate) fn utf8(bytes: &[u8], offset: usize) -> Result<&str, CborError> {
+    std::str::from_utf8(bytes).map_err(|_| fault(CborFault::Utf8, offset))
+}
+
+pub(crate) fn fault(fault: CborFault, offset: usize) -> CborError {
+    CborError { fault, offset }
+}
+
+/// How many items follow that belong to `item`.
+fn items_within(item: Item<'_>) -> usize {
+    match item {
+        Item::Array(count) => count,
+        Item::Map(count) => count * 2,
+        _ => 0,
+    }
+}
+
+fn signed(item: Item<'_>) -> Option<i64> {
+    match item {
+        Item::Unsigned(value) => i64::try_from(value).ok(),
+        Item::Negative(value) => i64::try_from(value).ok().map(|value| -1 - value),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn skip(bytes: &[u8]) -> Result<(), CborFault> {
+        let mut reader = Reader::new(bytes);
+        reader
+            .skip()
+            .and_then(|()| reader.end())
+            .map_err(|error| error.fault)
+    }
+
+    #[test]
+    fn a_skipped_value_ends_where_it_ends() {
+        assert_eq!(skip(&[0x82, 0x01, 0xa1, 0x61, b'a', 0x80]), Ok(()));
+        assert_eq!(skip(&[0x81, 0x01, 0x02]), Err(CborFault::Trailing));
+        assert_eq!(
+            skip(&[0xfb, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0]),
+            Ok(()),
+            "a float is skipped"
+        );
+    }
+
+    #[test]
+    fn a_length_beyond_the_input_is_refused_before_anything_is_read() {
+        let huge = [0x9b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        assert_eq!(skip(&huge), Err(CborFault::Truncated));
+        assert_eq!(skip(&[0x58, 0x20, 0x00]), Err(CborFault::Truncated));
+        assert_eq!(
+            skip(&[0xa2, 0x61, b'a', 0x01]),
+            Err(CborFault::Truncated),
+            "two pairs need four bytes"
+        );
+    }
+
+    #[test]
+    fn indefinite_lengths_and_foreign_tags_are_refused() {
+        assert_eq!(skip(&[0x9f, 0xff]), Err(CborFault::Indefinite));
+        assert_eq!(skip(&[0xc0, 0x00]), Err(CborFault::Unsupported));
+        assert_eq!(skip(&[0xf9, 0x3e, 0x00]), Err(CborFault::Unsupported));
+        assert_eq!(skip(&[0x1c]), Err(CborFault::Unsupported));
+    }
+
+    #[test]
+    fn nesting_is_capped_however_long_the_input() {
+        let mut deep = vec![0x81; 1_000_000];
+        deep.push(0x00);
+        assert_eq!(skip(&deep), Err(CborFault::Nesting));
+        assert_eq!(check(&deep).unwrap_err().fault, CborFault::Nesting);
+
+        let mut allowed = vec![0x81; MAX_DEPTH];
+        allowed.push(0x00);
+        assert_eq!(skip(&allowed), Ok(()));
+        assert_eq!(check(&allowed), Ok(()));
+    }
+
+    #[test]
+    fn a_million_tags_do_not_recurse() {
+        let tags: Vec<u8> = [0xd8, 0x2a].repeat(1_000_000);
+        assert_eq!(skip(&tags), Err(CborFault::Link));
+    }
+
+    #[test]
+    fn an_error_tells_its_place() {
+        let error = check(&[0x82, 0x01, 0xfb, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a float, which the data model forbids at byte 2"
+        );
+    }
+}
