@@ -1,5 +1,6 @@
 //! `huddle-firehose`: from the AT Protocol firehose to SQL tables, losing nothing.
 
+pub mod config;
 pub mod filter;
 pub mod huddle;
 pub mod lexicon;

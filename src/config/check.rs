@@ -1,0 +1,278 @@
+//! What the settings must be to each other.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::Config;
+use super::value::bytes::{format_bytes, mebibytes};
+
+/// Values that can't hold together, or one beyond its limits.
+pub(super) struct Contradiction {
+    pub(super) keys: Vec<&'static str>,
+    pub(super) message: String,
+}
+
+impl Contradiction {
+    fn new(keys: &[&'static str], message: impl Into<String>) -> Self {
+        Self {
+            keys: keys.to_vec(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A frame has up to 5 MB, and it must fit while others are still on their way.
+const LEAST_MEMORY_BUDGET: u64 = mebibytes(8);
+
+/// All that is wrong with `config`.
+pub(super) fn check(config: &Config) -> Vec<Contradiction> {
+    let mut found = Vec::new();
+    check_limits(config, &mut found);
+    check_order(config, &mut found);
+    check_memory(config, &mut found);
+    check_filter(config, &mut found);
+    found
+}
+
+fn check_limits(config: &Config, found: &mut Vec<Contradiction>) {
+    let limits = [
+        ("batch_frames", config.batch_frames as u64, 1, 65_536),
+        ("checkpoint_events", config.checkpoint_events, 1, 1_000_000),
+        ("decoders", config.decoders as u64, 1, 256),
+        ("index_batch", config.index_batch as u64, 1, 1_000),
+        ("index_retries", config.index_retries.into(), 0, 100),
+        ("restart_limit", config.restart_limit.into(), 1, 10_000),
+        (
+            "dead_letter_retention_days",
+            config.dead_letter_retention_days.into(),
+            1,
+            36_500,
+        ),
+        (
+            "request_retention_days",
+            config.request_retention_days.into(),
+            1,
+            36_500,
+        ),
+    ];
+    for (key, value, least, most) in limits {
+        if !(least..=most).contains(&value) {
+            found.push(Contradiction::new(
+                &[key],
+                format!("{value} is not between {least} and {most}"),
+            ));
+        }
+    }
+
+    let durations = [
+        ("checkpoint_interval_ms", config.checkpoint_interval),
+        ("connect_timeout_ms", config.connect_timeout),
+        ("drain_timeout_ms", config.drain_timeout),
+        ("ping_interval_ms", config.ping_interval),
+        ("reconnect_min_ms", config.reconnect_min),
+        ("restart_min_ms", config.restart_min),
+        ("restart_window_ms", config.restart_window),
+        ("silence_min_ms", config.silence_min),
+        ("stuck_after_ms", config.stuck_after),
+        ("upstream_window_hours", config.upstream_window),
+    ];
+    for (key, value) in durations {
+        if value.is_zero() {
+            found.push(Contradiction::new(&[key], "must be at least 1"));
+        }
+    }
+    if config.stop_after_idle == Some(Duration::ZERO) {
+        found.push(Contradiction::new(
+            &["stop_after_idle"],
+            "must be at least 1; leave it out to run on",
+        ));
+    }
+}
+
+fn check_order(config: &Config, found: &mut Vec<Contradiction>) {
+    let pairs = [
+        (
+            ("reconnect_min_ms", config.reconnect_min),
+            ("reconnect_max_ms", config.reconnect_max),
+        ),
+        (
+            ("restart_min_ms", config.restart_min),
+            ("restart_max_ms", config.restart_max),
+        ),
+        (
+            ("silence_min_ms", config.silence_min),
+            ("silence_max_ms", config.silence_max),
+        ),
+    ];
+    for ((least_key, least), (most_key, most)) in pairs {
+        if least > most {
+            found.push(Contradiction::new(
+                &[least_key, most_key],
+                format!("{} is more than {}", least.as_millis(), most.as_millis()),
+            ));
+        }
+    }
+}
+
+fn check_memory(config: &Config, found: &mut Vec<Contradiction>) {
+    if config.memory_budget < LEAST_MEMORY_BUDGET {
+        found.push(Contradiction::new(
+            &["memory_budget"],
+            format!(
+                "{} is less than {}, and a single frame may have 5 MB",
+                format_bytes(config.memory_budget),
+                format_bytes(LEAST_MEMORY_BUDGET),
+            ),
+        ));
+    }
+    if config.batch_bytes == 0 {
+        found.push(Contradiction::new(&["batch_bytes"], "must be at least 1"));
+    }
+    if config.batch_bytes > config.memory_budget / 2 {
+        found.push(Contradiction::new(
+            &["batch_bytes", "memory_budget"],
+            format!(
+                "a batch of {} is more than half of the budget of {}, so no two could be in flight",
+                format_bytes(config.batch_bytes),
+                format_bytes(config.memory_budget),
+            ),
+        ));
+    }
+}
+
+fn check_filter(config: &Config, found: &mut Vec<Contradiction>) {
+    if config.collections.is_empty() {
+        found.push(Contradiction::new(
+            &["collections"],
+            "names no collection, so nothing would be kept; * keeps everything",
+        ));
+    }
+    let both = config
+        .dids_allow
+        .iter()
+        .find(|did| config.dids_deny.contains(did));
+    if let Some(did) = both {
+        found.push(Contradiction::new(
+            &["dids_allow", "dids_deny"],
+            format!("{did} is allowed and denied"),
+        ));
+    }
+}
+
+/// What is allowed and yet worth a second look.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !config.listen.ip().is_loopback() {
+        warnings.push(format!(
+            "listen: {} can be reached from other machines, and asks nobody who they are",
+            config.listen
+        ));
+    }
+    for (key, url) in [
+        ("source_url", &config.source_url),
+        ("plc_url", &config.plc_url),
+    ] {
+        let is_plain = matches!(url.scheme(), "http" | "ws");
+        if is_plain && !is_loopback(url) {
+            warnings.push(format!("{key}: {url} is not encrypted"));
+        }
+    }
+    warnings
+}
+
+fn is_loopback(url: &url::Url) -> bool {
+    url.host_str().is_some_and(|host| {
+        host == "localhost"
+            || host
+                .trim_matches(['[', ']'])
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Config, ConfigError, Layers};
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let mut layers = Layers::new();
+        layers.file(Path::new("huddle.toml"), text);
+        layers.resolve().map(|loaded| loaded.config)
+    }
+
+    #[test]
+    fn each_contradiction_names_both_keys() {
+        for (text, keys) in [
+            ("batch_bytes = '33MiB'", ["batch_bytes", "memory_budget"]),
+            (
+                "reconnect_min_ms = 60001",
+                ["reconnect_min_ms", "reconnect_max_ms"],
+            ),
+            ("restart_max_ms = 99", ["restart_min_ms", "restart_max_ms"]),
+            (
+                "silence_min_ms = 600001",
+                ["silence_min_ms", "silence_max_ms"],
+            ),
+            (
+                "dids_allow = ['did:plc:a']\ndids_deny = ['did:plc:a']",
+                ["dids_allow", "dids_deny"],
+            ),
+        ] {
+            let ConfigError(problems) = load(text).unwrap_err();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert_eq!(problems[0].keys, keys);
+        }
+    }
+
+    #[test]
+    fn each_limit_names_its_key() {
+        for (key, value) in [
+            ("batch_frames", "0"),
+            ("batch_bytes", "0"),
+            ("checkpoint_events", "0"),
+            ("collections", "[]"),
+            ("connect_timeout_ms", "0"),
+            ("dead_letter_retention_days", "0"),
+            ("decoders", "0"),
+            ("index_batch", "1001"),
+            ("index_retries", "101"),
+            ("memory_budget", "'7MiB'"),
+            ("restart_limit", "0"),
+            ("stop_after_idle", "0"),
+            ("stuck_after_ms", "0"),
+            ("upstream_window_hours", "0"),
+        ] {
+            let ConfigError(problems) = load(&format!("{key} = {value}")).unwrap_err();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert_eq!(problems[0].keys, [key]);
+        }
+    }
+
+    #[test]
+    fn the_limits_themselves_are_allowed() {
+        assert!(load("memory_budget = '8MiB'\nbatch_bytes = '4MiB'\nindex_batch = 1000").is_ok());
+    }
+
+    #[test]
+    fn a_broken_value_is_not_blamed_for_a_contradiction_with_its_default() {
+        let ConfigError(problems) =
+            load("memory_budget = 'much'\nbatch_bytes = '40MiB'").unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].keys, ["memory_budget"]);
+    }
+
+    #[test]
+    fn what_others_can_reach_or_read_is_warned_of() {
+        let mut layers = Layers::new();
+        layers.file(
+            Path::new("huddle.toml"),
+            "listen = '0.0.0.0:80'\nsource_url = 'ws://pds.example'\nplc_url = 'http://[::1]:2582'",
+        );
+        let warnings = layers.resolve().unwrap().warnings;
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].starts_with("listen: "));
+        assert!(warnings[1].starts_with("source_url: "));
+    }
+}

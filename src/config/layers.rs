@@ -1,0 +1,446 @@
+//! File below environment below flags, and where each value came from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::check::{check, warnings};
+use super::problem::{ConfigError, Problem};
+use super::{Config, Settings};
+
+const ENVIRONMENT_PREFIX: &str = "HUDDLE_";
+
+/// Variables with our prefix that are no settings: the file's path, and what the test suite hands
+/// to the programs that it starts.
+const OTHER_VARIABLES: [&str; 2] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA"];
+
+/// Where a value was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    Environment,
+    File(PathBuf),
+    Flag,
+}
+
+impl Origin {
+    /// The place in which an operator finds `key`.
+    pub(super) fn of(&self, key: &str) -> String {
+        match self {
+            Self::Default => "default".to_owned(),
+            Self::Environment => format!("environment {}", variable_name(key)),
+            Self::File(path) => format!("file {}", path.display()),
+            Self::Flag => format!("flag {}", flag_name(key)),
+        }
+    }
+}
+
+/// A configuration that may be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// Where each setting came from.
+    pub origins: BTreeMap<String, Origin>,
+    /// What is allowed and yet worth a second look.
+    pub warnings: Vec<String>,
+}
+
+/// Reads and merges everything that has a say.
+///
+/// `file` is the path from `--config`; without one, `HUDDLE_CONFIG` in `environment` counts.
+///
+/// # Errors
+/// Every problem at once, each with its key.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    flags: &Settings,
+) -> Result<Loaded, ConfigError> {
+    let environment: Vec<_> = environment.into_iter().collect();
+    let from_environment = environment
+        .iter()
+        .find(|(name, path)| name == "HUDDLE_CONFIG" && !path.is_empty())
+        .map(|(_, path)| PathBuf::from(path));
+    let path = file.map(Path::to_path_buf).or(from_environment);
+
+    let mut layers = Layers::new();
+    if let Some(path) = path {
+        match fs::read_to_string(&path) {
+            Ok(text) => layers.file(&path, &text),
+            Err(error) => layers.unusable("config", &path, &format!("can't be read: {error}")),
+        }
+    }
+    layers.environment(environment);
+    layers.flags(flags);
+    layers.resolve()
+}
+
+/// What has been said so far; what is added later outranks it.
+#[derive(Debug)]
+pub struct Layers {
+    values: Table,
+    origins: BTreeMap<String, Origin>,
+    known: BTreeSet<String>,
+    problems: Vec<Problem>,
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Layers {
+    /// The defaults alone.
+    pub fn new() -> Self {
+        let mut layers = Self {
+            values: Table::new(),
+            origins: BTreeMap::new(),
+            known: Settings::keys().into_iter().collect(),
+            problems: Vec::new(),
+        };
+        let cores = available_parallelism().map_or(1, |cores| cores.get().min(256));
+        layers.set("decoders", Value::from(cores as u32), Origin::Default);
+        layers.toml(
+            Path::new("default.toml"),
+            include_str!("default.toml"),
+            &Origin::Default,
+        );
+        layers
+    }
+
+    /// Adds a TOML file's `text`; `path` serves to name it.
+    pub fn file(&mut self, path: &Path, text: &str) {
+        self.toml(path, text, &Origin::File(path.to_path_buf()));
+    }
+
+    /// Adds the `HUDDLE_` variables among `variables`. An empty one counts as unset.
+    pub fn environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
+        for (name, value) in variables {
+            let name = name.to_string_lossy();
+            let Some(suffix) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
+                continue;
+            };
+            if OTHER_VARIABLES.contains(&name.as_ref()) {
+                continue;
+            }
+            let key = suffix.to_ascii_lowercase();
+            if !self.known.contains(&key) || variable_name(&key) != name {
+                self.problem(&key, format!("environment {name}"), "no such setting");
+            } else if let Some(text) = value.to_str() {
+                if !text.is_empty() {
+                    self.set(&key, from_text(text), Origin::Environment);
+                }
+            } else {
+                self.problem(&key, format!("environment {name}"), "is not UTF-8");
+            }
+        }
+    }
+
+    /// Adds what the command line says.
+    pub fn flags(&mut self, settings: &Settings) {
+        match Table::try_from(settings) {
+            Ok(table) => {
+                for (key, value) in table {
+                    self.set(&key, without_empty(value), Origin::Flag);
+                }
+            }
+            Err(error) => self.problem("flags", "flags".to_owned(), &error.to_string()),
+        }
+    }
+
+    /// Checks the whole.
+    ///
+    /// # Errors
+    /// Every problem at once: unknown keys, values that are not what they should be, values that
+    /// contradict each other.
+    pub fn resolve(mut self) -> Result<Loaded, ConfigError> {
+        let usable = self.usable_values();
+        match Config::deserialize(usable) {
+            Ok(config) => {
+                let broken = self.broken_keys();
+                let contradictions = check(&config)
+                    .into_iter()
+                    // A default stands in for a broken value here: it contradicts nobody.
+                    .filter(|found| !found.keys.iter().any(|key| broken.contains(*key)));
+                for contradiction in contradictions {
+                    let places: Vec<_> = contradiction.keys.iter().map(|k| self.place(k)).collect();
+                    self.problems.push(Problem {
+                        keys: contradiction.keys.iter().map(|&k| k.to_owned()).collect(),
+                        subject: places.join(", "),
+                        message: contradiction.message,
+                    });
+                }
+                if !self.problems.is_empty() {
+                    return Err(ConfigError(self.problems));
+                }
+                Ok(Loaded {
+                    warnings: warnings(&config),
+                    config,
+                    origins: self.origins,
+                })
+            }
+            Err(error) => {
+                self.problem("defaults", "defaults".to_owned(), error.message());
+                Err(ConfigError(self.problems))
+            }
+        }
+    }
+
+    /// The values with each one that is no value of its key replaced by the default, and noted.
+    fn usable_values(&mut self) -> Table {
+        let mut usable = Self::defaults();
+        for (key, value) in self.values.clone() {
+            let mut probe = usable.clone();
+            probe.insert(key.clone(), value);
+            match Config::deserialize(probe.clone()) {
+                Ok(_) => usable = probe,
+                Err(error) => {
+                    let place = self.place(&key);
+                    self.problem(&key, place, error.message());
+                }
+            }
+        }
+        usable
+    }
+
+    fn defaults() -> Table {
+        Self::new().values
+    }
+
+    fn broken_keys(&self) -> BTreeSet<String> {
+        let keys = self.problems.iter().flat_map(|problem| &problem.keys);
+        keys.cloned().collect()
+    }
+
+    fn toml(&mut self, path: &Path, text: &str, origin: &Origin) {
+        let table = match text.parse::<Table>() {
+            Ok(table) => table,
+            Err(error) => return self.unusable("config", path, &format!("is not TOML: {error}")),
+        };
+        for (key, value) in table {
+            if self.known.contains(&key) {
+                self.set(&key, value, origin.clone());
+            } else {
+                self.problem(
+                    &key,
+                    format!("{key} (file {})", path.display()),
+                    "no such setting",
+                );
+            }
+        }
+    }
+
+    fn set(&mut self, key: &str, value: Value, origin: Origin) {
+        self.values.insert(key.to_owned(), value);
+        self.origins.insert(key.to_owned(), origin);
+    }
+
+    fn place(&self, key: &str) -> String {
+        let origin = self.origins.get(key).unwrap_or(&Origin::Default);
+        format!("{key} ({})", origin.of(key))
+    }
+
+    fn unusable(&mut self, key: &str, path: &Path, message: &str) {
+        self.problem(key, format!("{key} (file {})", path.display()), message);
+    }
+
+    fn problem(&mut self, key: &str, subject: String, message: &str) {
+        self.problems.push(Problem {
+            keys: vec![key.to_owned()],
+            subject,
+            message: message.trim_end().to_owned(),
+        });
+    }
+}
+
+fn variable_name(key: &str) -> String {
+    format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
+}
+
+fn flag_name(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
+}
+
+/// What a variable's text would be in TOML. No setting takes both numbers and words that look like
+/// numbers, so the look decides.
+fn from_text(text: &str) -> Value {
+    text.parse::<i64>()
+        .map_or_else(|_| Value::from(text), Value::from)
+}
+
+/// `--dids-deny ''` is an empty list.
+fn without_empty(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items
+            .into_iter()
+            .filter(|item| item.as_str() != Some(""))
+            .collect::<Vec<_>>()
+            .into(),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Layers {
+        let mut layers = Layers::new();
+        layers.file(Path::new("huddle.toml"), text);
+        layers
+    }
+
+    fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        let owned = |&(name, value): &(&str, &str)| (name.into(), value.into());
+        pairs.iter().map(owned).collect()
+    }
+
+    fn problems(layers: Layers) -> Vec<String> {
+        let ConfigError(problems) = layers.resolve().unwrap_err();
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_a_whole_configuration_without_warnings() {
+        let loaded = Layers::new().resolve().unwrap();
+        assert_eq!(loaded.warnings, Vec::<String>::new());
+        assert_eq!(loaded.config.collections, ["com.huddle.*"]);
+        assert_eq!(loaded.config.memory_budget, 64 << 20);
+        assert_eq!(loaded.config.stop_after_idle, None);
+        assert!(loaded.origins.values().all(|o| *o == Origin::Default));
+    }
+
+    #[test]
+    fn every_field_of_the_configuration_has_a_flag_and_every_flag_a_field() {
+        let layers = file("stop_after_idle = 5");
+        let config = layers.resolve().unwrap().config;
+        let fields: BTreeSet<_> = Table::try_from(&config).unwrap().keys().cloned().collect();
+        assert_eq!(fields, Settings::keys().into_iter().collect());
+    }
+
+    #[test]
+    fn flags_outrank_the_environment_which_outranks_the_file() {
+        let mut layers = file("batch_frames = 1\nindex_batch = 1\nindex_retries = 1");
+        layers.environment(variables(&[
+            ("HUDDLE_BATCH_FRAMES", "2"),
+            ("HUDDLE_INDEX_BATCH", "2"),
+        ]));
+        layers.flags(&Settings {
+            batch_frames: Some(3),
+            ..Settings::default()
+        });
+        let Loaded {
+            config, origins, ..
+        } = layers.resolve().unwrap();
+        assert_eq!(
+            (
+                config.batch_frames,
+                config.index_batch,
+                config.index_retries
+            ),
+            (3, 2, 1)
+        );
+        assert_eq!(origins["batch_frames"], Origin::Flag);
+        assert_eq!(origins["index_batch"], Origin::Environment);
+        assert_eq!(origins["index_retries"], Origin::File("huddle.toml".into()));
+        assert_eq!(origins["batch_bytes"], Origin::Default);
+    }
+
+    #[test]
+    fn lists_and_policies_read_the_same_from_every_layer() {
+        let policies = [("com.huddle.*", "flag"), ("com.huddle.booking", "off")]
+            .map(|(pattern, policy)| (pattern.to_owned(), policy.to_owned()));
+        for text in [
+            "validation = ['com.huddle.*=flag', 'com.huddle.booking=off']",
+            "validation = 'com.huddle.*=flag,com.huddle.booking=off'",
+            "validation = { 'com.huddle.*' = 'flag', 'com.huddle.booking' = 'off' }",
+        ] {
+            assert_eq!(file(text).resolve().unwrap().config.validation, policies);
+        }
+
+        let mut layers = Layers::new();
+        layers.environment(variables(&[
+            ("HUDDLE_COLLECTIONS", "com.huddle.*, app.bsky.feed.*"),
+            ("HUDDLE_VALIDATION", "flag"),
+        ]));
+        let config = layers.resolve().unwrap().config;
+        assert_eq!(config.collections, ["com.huddle.*", "app.bsky.feed.*"]);
+        assert_eq!(config.validation, [("*".to_owned(), "flag".to_owned())]);
+    }
+
+    #[test]
+    fn an_empty_variable_is_unset_and_an_empty_flag_an_empty_list() {
+        let mut layers = file("dids_deny = ['did:plc:abc']\nstop_after_idle = 5");
+        layers.environment(variables(&[("HUDDLE_STOP_AFTER_IDLE", "")]));
+        layers.flags(&Settings {
+            dids_deny: Some(vec![String::new()]),
+            ..Settings::default()
+        });
+        let config = layers.resolve().unwrap().config;
+        assert_eq!(config.dids_deny, []);
+        assert_eq!(config.stop_after_idle.map(|idle| idle.as_secs()), Some(5));
+    }
+
+    #[test]
+    fn unknown_keys_and_variables_are_named() {
+        let mut layers = file("batch_frame = 1");
+        layers.environment(variables(&[
+            ("HUDDLE_BATCH_FRAME", "1"),
+            ("huddle_batch_frames", "1"),
+            ("PATH", "1"),
+            ("HUDDLE_CONFIG", "read elsewhere"),
+        ]));
+        assert_eq!(
+            problems(layers),
+            [
+                "batch_frame (file huddle.toml): no such setting",
+                "environment HUDDLE_BATCH_FRAME: no such setting",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_problem_of_every_layer_is_told_at_once() {
+        let mut layers = file("batch_frames = 'many'\nlisten = 'here'\nmemory_budget = -1");
+        layers.environment(variables(&[
+            ("HUDDLE_SOURCE_URL", "ftp://x"),
+            ("HUDDLE_VALIDATION", "maybe"),
+            ("HUDDLE_INDEX_BATCH", "1001"),
+        ]));
+        let told = problems(layers);
+        assert_eq!(told.len(), 6, "{told:#?}");
+        for start in [
+            "batch_frames (file huddle.toml): ",
+            "listen (file huddle.toml): ",
+            "memory_budget (file huddle.toml): ",
+            "source_url (environment HUDDLE_SOURCE_URL): ",
+            "validation (environment HUDDLE_VALIDATION): ",
+            "index_batch (environment HUDDLE_INDEX_BATCH): ",
+        ] {
+            assert!(told.iter().any(|t| t.starts_with(start)), "{told:#?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_or_not_there_is_a_problem() {
+        assert!(problems(file("batch_frames = = 1"))[0].contains("is not TOML"));
+        let missing = load(Some(Path::new("no/such/file")), [], &Settings::default());
+        assert!(missing.unwrap_err().to_string().contains("no/such/file"));
+    }
+
+    #[test]
+    fn the_file_is_also_named_by_the_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("huddle.toml");
+        fs::write(&path, "batch_frames = 7").unwrap();
+        let variables = variables(&[("HUDDLE_CONFIG", path.to_str().unwrap())]);
+        let loaded = load(None, variables, &Settings::default()).unwrap();
+        assert_eq!(loaded.config.batch_frames, 7);
+    }
+}

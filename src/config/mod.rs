@@ -1,0 +1,111 @@
+//! One typed configuration, checked whole before anything starts.
+//!
+//! Every setting has one name, written three ways: `batch_bytes` in the TOML file,
+//! `HUDDLE_BATCH_BYTES` in the environment, `--batch-bytes` on the command line. A flag outranks
+//! the environment, the environment the file, the file the default. [`Layers`] merges them and
+//! remembers where each value came from; [`Config`] is what the worker runs on.
+
+mod check;
+mod layers;
+mod print;
+mod problem;
+mod settings;
+mod value;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+pub use layers::{Layers, Loaded, Origin, load};
+pub use problem::{ConfigError, Problem};
+pub use settings::{LogFormat, Settings, Start};
+
+use crate::protocol::syntax::Did;
+
+/// Every setting, in the type that its user wants, within its limits.
+///
+/// Its serialized form is the TOML file's. What each setting means is told once, in [`Settings`];
+/// the defaults are in `default.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `ws` or `wss`, with the path of the XRPC method and no `cursor`.
+    #[serde(deserialize_with = "value::source_url")]
+    pub source_url: Url,
+    pub start: Start,
+    #[serde(
+        default,
+        with = "value::optional_seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub stop_after_idle: Option<Duration>,
+    #[serde(rename = "upstream_window_hours", with = "value::hours")]
+    pub upstream_window: Duration,
+
+    #[serde(deserialize_with = "value::collections")]
+    pub collections: Vec<String>,
+    #[serde(deserialize_with = "value::list")]
+    pub dids_allow: Vec<Did>,
+    #[serde(deserialize_with = "value::list")]
+    pub dids_deny: Vec<Did>,
+    /// Pairs of a collection pattern and a policy.
+    #[serde(with = "value::validation")]
+    pub validation: Vec<(String, String)>,
+    #[serde(deserialize_with = "value::plc_url")]
+    pub plc_url: Url,
+
+    #[serde(deserialize_with = "value::database_url")]
+    pub database_url: String,
+    pub request_retention_days: u32,
+    pub dead_letter_retention_days: u32,
+
+    pub listen: SocketAddr,
+    pub log_format: LogFormat,
+
+    pub decoders: usize,
+    /// Bytes.
+    #[serde(with = "value::bytes")]
+    pub memory_budget: u64,
+    pub batch_frames: usize,
+    /// Bytes.
+    #[serde(with = "value::bytes")]
+    pub batch_bytes: u64,
+    #[serde(rename = "batch_wait_ms", with = "value::millis")]
+    pub batch_wait: Duration,
+    pub index_batch: usize,
+    #[serde(rename = "index_wait_ms", with = "value::millis")]
+    pub index_wait: Duration,
+    pub index_retries: u32,
+    pub checkpoint_events: u64,
+    #[serde(rename = "checkpoint_interval_ms", with = "value::millis")]
+    pub checkpoint_interval: Duration,
+
+    #[serde(rename = "connect_timeout_ms", with = "value::millis")]
+    pub connect_timeout: Duration,
+    #[serde(rename = "ping_interval_ms", with = "value::millis")]
+    pub ping_interval: Duration,
+    #[serde(rename = "silence_min_ms", with = "value::millis")]
+    pub silence_min: Duration,
+    #[serde(rename = "silence_max_ms", with = "value::millis")]
+    pub silence_max: Duration,
+    #[serde(rename = "reconnect_min_ms", with = "value::millis")]
+    pub reconnect_min: Duration,
+    #[serde(rename = "reconnect_max_ms", with = "value::millis")]
+    pub reconnect_max: Duration,
+    #[serde(rename = "healthy_after_ms", with = "value::millis")]
+    pub healthy_after: Duration,
+
+    #[serde(rename = "restart_min_ms", with = "value::millis")]
+    pub restart_min: Duration,
+    #[serde(rename = "restart_max_ms", with = "value::millis")]
+    pub restart_max: Duration,
+    pub restart_limit: u32,
+    #[serde(rename = "restart_window_ms", with = "value::millis")]
+    pub restart_window: Duration,
+    #[serde(rename = "stuck_after_ms", with = "value::millis")]
+    pub stuck_after: Duration,
+    #[serde(rename = "drain_timeout_ms", with = "value::millis")]
+    pub drain_timeout: Duration,
+}

@@ -1,0 +1,151 @@
+//! The URLs: of the source, the PLC directory and the database.
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use url::Url;
+
+/// Added to a source URL that names a host only.
+const SUBSCRIBE_REPOS: &str = "/xrpc/com.atproto.sync.subscribeRepos";
+
+pub(in crate::config) fn source_url<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Url, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_source_url(&text).map_err(D::Error::custom)
+}
+
+fn parse_source_url(text: &str) -> Result<Url, String> {
+    let mut url = Url::parse(text).map_err(|error| format!("{text:?} is no URL: {error}"))?;
+    let scheme = match url.scheme() {
+        "http" | "ws" => "ws",
+        "https" | "wss" => "wss",
+        other => {
+            return Err(format!(
+                "the scheme {other:?} is none of ws, wss, http, https"
+            ));
+        }
+    };
+    if url.set_scheme(scheme).is_err() {
+        return Err(format!("{text:?} can't be asked by {scheme}"));
+    }
+    refuse_credentials(&url)?;
+    if url.query_pairs().any(|(name, _)| name == "cursor") {
+        return Err("the query names a cursor; the database keeps it (see `cursor set`)".into());
+    }
+    if url.path() == "/" {
+        url.set_path(SUBSCRIBE_REPOS);
+    }
+    url.set_fragment(None);
+    Ok(url)
+}
+
+pub(in crate::config) fn plc_url<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Url, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_plc_url(&text).map_err(D::Error::custom)
+}
+
+fn parse_plc_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("{text:?} is no URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!(
+            "the scheme {:?} is neither https nor http",
+            url.scheme()
+        ));
+    }
+    refuse_credentials(&url)?;
+    Ok(url)
+}
+
+/// URLs are logged, and source URLs name their cursor's row.
+fn refuse_credentials(url: &Url) -> Result<(), String> {
+    if url.username().is_empty() && url.password().is_none() {
+        Ok(())
+    } else {
+        Err("a user name or password in the URL would end up in the log".into())
+    }
+}
+
+pub(in crate::config) fn database_url<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    check_database_url(&text).map_err(D::Error::custom)?;
+    Ok(text)
+}
+
+fn check_database_url(text: &str) -> Result<(), String> {
+    let Some(rest) = text.strip_prefix("sqlite:") else {
+        return Err(format!("{text:?} does not begin with sqlite:"));
+    };
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    let path = path.split('?').next().unwrap_or_default();
+    if path.is_empty() {
+        return Err("names no file; sqlite://huddle.db would".into());
+    }
+    if path == ":memory:" || rest.contains("mode=memory") {
+        return Err("a database in memory would lose the cursor; name a file".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{check_database_url, parse_plc_url, parse_source_url};
+
+    fn source(text: &str) -> String {
+        parse_source_url(text).map_or_else(|error| error, |url| url.to_string())
+    }
+
+    #[test]
+    fn a_source_that_names_a_host_only_is_asked_for_its_repos() {
+        let whole = "wss://pds.example/xrpc/com.atproto.sync.subscribeRepos";
+        assert_eq!(source("wss://pds.example"), whole);
+        assert_eq!(source("https://pds.example/"), whole);
+        assert_eq!(
+            source("http://127.0.0.1:2583"),
+            "ws://127.0.0.1:2583/xrpc/com.atproto.sync.subscribeRepos"
+        );
+    }
+
+    #[test]
+    fn a_source_with_a_path_is_taken_as_it_is() {
+        let jetstream = "wss://jetstream.example/subscribe?compress=true";
+        assert_eq!(source(jetstream), jetstream);
+    }
+
+    #[test]
+    fn a_source_that_nobody_can_follow_is_refused() {
+        assert!(source("bsky.network").contains("is no URL"));
+        assert!(source("ftp://bsky.network").contains("\"ftp\""));
+        assert!(source("wss://a:b@bsky.network").contains("password"));
+        assert!(source("wss://bsky.network/?cursor=5").contains("cursor"));
+    }
+
+    #[test]
+    fn the_plc_directory_speaks_http() {
+        assert!(parse_plc_url("https://plc.directory").is_ok());
+        assert!(parse_plc_url("wss://plc.directory").is_err());
+    }
+
+    #[test]
+    fn the_database_is_a_file_of_sqlite() {
+        for right in [
+            "sqlite://huddle.db",
+            "sqlite:a.db?mode=rwc",
+            "sqlite:///var/lib/h.db",
+        ] {
+            assert_eq!(check_database_url(right), Ok(()), "{right}");
+        }
+        for wrong in [
+            "postgres://localhost/huddle",
+            "sqlite://",
+            "sqlite::memory:",
+            "sqlite://a?mode=memory",
+            "huddle.db",
+        ] {
+            assert!(check_database_url(wrong).is_err(), "{wrong}");
+        }
+    }
+}
