@@ -1,3 +1,4 @@
 //! What the operator sees: metrics, health, status.
 
+pub mod log;
 pub mod status;
