@@ -1,4 +1,5 @@
 //! What the operator sees: metrics, health, status.
 
+pub mod health;
 pub mod log;
 pub mod status;
