@@ -347,7 +347,7 @@ pub(crate) fn link(bytes: &[u8], offset: usize) -> Result<Cid, CborError> {
     let mut rest = bytes;
     let cid = Cid::read_bytes(&mut rest).map_err(|_| fault(CborFault::Link, offset))?;
     let is_cut = cid.hash().code() == SHA2_256 && cid.hash().size() != 32;
-    if rest.is_empty() && cid.version() == cid::Version::V1 && cid.hash().size() > 0 && !is_cut {
+    if rest.is_empty() && cid.version() == cid::Version::V1 && !is_cut {
         Ok(cid)
     } else {
         Err(fault(CborFault::Link, offset))

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 /// the data is not there; in CI (`CI=true`) it has to be.
 ///
 /// It is looked for in `HUDDLE_TEST_DATA`, or in `../shared/data`.
+#[allow(
+    dead_code,
+    reason = "every test binary has its own copy of this module"
+)]
 pub(crate) fn shared_data(path: &str) -> Option<PathBuf> {
     found(data_folder().join(path))
 }

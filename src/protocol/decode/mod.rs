@@ -4,6 +4,8 @@ mod account;
 mod commit;
 mod error;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 pub(crate) mod sample;
 
 use jiff::Timestamp;

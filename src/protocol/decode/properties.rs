@@ -1,0 +1,202 @@
+//! What holds of skimming and decoding, whatever the frame.
+
+use std::collections::BTreeMap;
+
+use ipld_core::{ipld, ipld::Ipld};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use serde::Deserialize;
+
+use super::sample::{CommitFrame, TIME, frame};
+use super::{Content, decode};
+use crate::filter::interest::Interest;
+use crate::protocol::car::is_address_of;
+use crate::protocol::event::{Change, Event};
+use crate::protocol::skim::{Envelope, Kind, Skim, skim, splice_seq};
+
+/// The envelope of a commit as serde reads it, all of it.
+#[derive(Debug, Deserialize, PartialEq)]
+struct Oracle {
+    seq: u64,
+    repo: String,
+    rev: Option<String>,
+    time: Option<String>,
+    ops: Vec<OracleOp>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct OracleOp {
+    path: String,
+}
+
+impl Oracle {
+    fn of_payload(payload: &[u8]) -> Option<Self> {
+        serde_ipld_dagcbor::from_slice(payload).ok()
+    }
+
+    /// The same as the skim has it; `None` where a field that serde insists on is missing.
+    fn of_envelope(envelope: &Envelope<'_>) -> Option<Self> {
+        Some(Self {
+            seq: envelope.seq?,
+            repo: envelope.did?.to_owned(),
+            rev: envelope.rev.map(str::to_owned),
+            time: envelope.time.map(str::to_owned),
+            ops: envelope
+                .paths()
+                .map(|path| OracleOp {
+                    path: path.to_owned(),
+                })
+                .collect(),
+        })
+    }
+}
+
+fn everything() -> Interest {
+    Interest::new(["*".parse().unwrap()])
+}
+
+fn wanted_commit() -> Vec<u8> {
+    CommitFrame::default()
+        .create("com.huddle.booking/a", &ipld!({ "status": "confirmed" }))
+        .update(
+            "com.huddle.booking/b",
+            &ipld!({ "tags": ["x", { "y": 1 }] }),
+        )
+        .delete("com.huddle.slotOffer/c")
+        .bytes()
+}
+
+fn any_value() -> impl Strategy<Value = Ipld> {
+    let leaf = prop_oneof![
+        Just(Ipld::Null),
+        any::<bool>().prop_map(Ipld::Bool),
+        any::<i64>().prop_map(|n| Ipld::Integer(n.into())),
+        (-1e300..1e300).prop_map(Ipld::Float),
+        any::<String>().prop_map(Ipld::String),
+        prop::collection::vec(any::<u8>(), 0..300).prop_map(Ipld::Bytes),
+    ];
+    leaf.prop_recursive(4, 20, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Ipld::List),
+            prop::collection::btree_map(any::<String>(), inner, 0..5).prop_map(Ipld::Map),
+        ]
+    })
+}
+
+prop_compose! {
+    /// A `#commit` of any shape that serde would accept, with fields that nobody knows.
+    fn any_commit()(
+        seq in any::<u64>(),
+        repo in any::<String>(),
+        rev in any::<String>(),
+        paths in prop::collection::vec(any::<String>(), 0..6),
+        unknown in prop::collection::btree_map("[a-z]{6,9}", any_value(), 0..4),
+        unknown_of_op in any_value(),
+    ) -> Vec<u8> {
+        let ops = paths.iter().map(|path| {
+            ipld!({ "path": path.as_str(), "cid": null, "unknown": unknown_of_op.clone() })
+        });
+        let mut payload: BTreeMap<String, Ipld> = unknown;
+        payload.extend([
+            ("seq".to_owned(), Ipld::Integer(seq.into())),
+            ("repo".to_owned(), repo.into()),
+            ("rev".to_owned(), rev.into()),
+            ("time".to_owned(), TIME.to_owned().into()),
+            ("ops".to_owned(), Ipld::List(ops.collect())),
+        ]);
+        frame("#commit", &Ipld::Map(payload))
+    }
+}
+
+/// A change to a frame, as a broken or a malicious sender might make it.
+#[derive(Clone, Debug)]
+enum Damage {
+    Cut(Index),
+    Insert(Index, u8),
+    Overwrite(Index, u8),
+    Remove(Index),
+}
+
+fn any_damage() -> impl Strategy<Value = Vec<Damage>> {
+    let one = prop_oneof![
+        any::<Index>().prop_map(Damage::Cut),
+        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Damage::Insert(at, byte)),
+        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Damage::Overwrite(at, byte)),
+        any::<Index>().prop_map(Damage::Remove),
+    ];
+    prop::collection::vec(one, 1..4)
+}
+
+fn damaged(mut frame: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
+    for one in damage {
+        if frame.is_empty() {
+            break;
+        }
+        match one {
+            Damage::Cut(at) => frame.truncate(at.index(frame.len())),
+            Damage::Insert(at, byte) => frame.insert(at.index(frame.len()), *byte),
+            Damage::Overwrite(at, byte) => {
+                let at = at.index(frame.len());
+                frame[at] = *byte;
+            }
+            Damage::Remove(at) => {
+                frame.remove(at.index(frame.len()));
+            }
+        }
+    }
+    frame
+}
+
+proptest! {
+    #[test]
+    fn a_skim_tells_what_a_full_decode_tells(frame in any_commit()) {
+        let Ok(Skim::Message(envelope)) = skim(&frame) else {
+            panic!("a valid commit was refused");
+        };
+        let oracle = Oracle::of_payload(envelope.payload(&frame));
+        prop_assert!(oracle.is_some());
+        prop_assert_eq!(Oracle::of_envelope(&envelope), oracle);
+    }
+
+    #[test]
+    fn on_a_damaged_frame_skim_and_serde_never_contradict_each_other(
+        frame in any_commit(),
+        damage in any_damage(),
+    ) {
+        let frame = damaged(frame, &damage);
+        if let Ok(Skim::Message(envelope)) = skim(&frame)
+            && envelope.kind == Kind::Commit
+            && let Some(oracle) = Oracle::of_payload(envelope.payload(&frame))
+        {
+            prop_assert_eq!(Oracle::of_envelope(&envelope), Some(oracle));
+        }
+    }
+
+    #[test]
+    fn a_damaged_commit_never_panics_and_never_yields_a_false_record(damage in any_damage()) {
+        let original = wanted_commit();
+        let frame = damaged(original.clone(), &damage);
+        let everything = everything();
+        let Ok(decoded) = decode(&frame, &everything) else {
+            return Ok(());
+        };
+        if let Content::Event(Event::Commit(commit)) = decoded.content {
+            for op in &commit.ops {
+                if let Change::Put { cid, record, .. } = &op.change {
+                    prop_assert!(is_address_of(cid, record));
+                }
+            }
+        }
+        if let Some(seq) = decoded.seq {
+            prop_assert_eq!(splice_seq(&frame, seq).unwrap(), frame);
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode(&bytes, &everything());
+        let header = frame("#commit", &Ipld::Map(BTreeMap::new()));
+        let behind_header = [&header[..header.len() - 1], &bytes].concat();
+        let _ = decode(&behind_header, &everything());
+    }
+}
