@@ -1,5 +1,7 @@
 //! The program as a stranger meets it: its output and its exit codes.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

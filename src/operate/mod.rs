@@ -1,5 +1,7 @@
 //! What the operator sees: metrics, health, status.
 
 pub mod health;
+pub mod http;
 pub mod log;
+pub mod metrics;
 pub mod status;

@@ -141,6 +141,8 @@ pub enum Stage {
 }
 
 impl Stage {
+    pub const ALL: [Self; 4] = [Self::Decode, Self::Index, Self::Poison, Self::Validate];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Decode => "decode",
@@ -180,6 +182,15 @@ pub enum GapCause {
 }
 
 impl GapCause {
+    pub const ALL: [Self; 6] = [
+        Self::CursorMoved,
+        Self::FutureCursor,
+        Self::OutdatedCursor,
+        Self::SequenceReset,
+        Self::SourceChanged,
+        Self::StartedLive,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CursorMoved => "cursor_moved",
