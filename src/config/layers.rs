@@ -1,4 +1,4 @@
-//! File below environment below flags, and where each value came from.
+//! File below environment below flags.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -6,49 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::check::{check, warnings};
+use super::origin::{ENVIRONMENT_PREFIX, Origin, variable_name};
 use super::problem::{ConfigError, Problem};
-use super::{Config, Settings};
-
-const ENVIRONMENT_PREFIX: &str = "HUDDLE_";
+use super::resolve::Loaded;
+use super::settings::Settings;
 
 /// Variables with our prefix that are no settings: the file's path, and what the test suite hands
 /// to the programs that it starts.
 const OTHER_VARIABLES: [&str; 2] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA"];
-
-/// Where a value was set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    Default,
-    Environment,
-    File(PathBuf),
-    Flag,
-}
-
-impl Origin {
-    /// The place in which an operator finds `key`.
-    pub(super) fn of(&self, key: &str) -> String {
-        match self {
-            Self::Default => "default".to_owned(),
-            Self::Environment => format!("environment {}", variable_name(key)),
-            Self::File(path) => format!("file {}", path.display()),
-            Self::Flag => format!("flag {}", flag_name(key)),
-        }
-    }
-}
-
-/// A configuration that may be used.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    pub config: Config,
-    /// Where each setting came from.
-    pub origins: BTreeMap<String, Origin>,
-    /// What is allowed and yet worth a second look.
-    pub warnings: Vec<String>,
-}
 
 /// Reads and merges everything that has a say.
 ///
@@ -83,10 +50,10 @@ pub fn load(
 /// What has been said so far; what is added later outranks it.
 #[derive(Debug)]
 pub struct Layers {
-    values: Table,
-    origins: BTreeMap<String, Origin>,
+    pub(super) values: Table,
+    pub(super) origins: BTreeMap<String, Origin>,
+    pub(super) problems: Vec<Problem>,
     known: BTreeSet<String>,
-    problems: Vec<Problem>,
 }
 
 impl Default for Layers {
@@ -154,70 +121,6 @@ impl Layers {
         }
     }
 
-    /// Checks the whole.
-    ///
-    /// # Errors
-    /// Every problem at once: unknown keys, values that are not what they should be, values that
-    /// contradict each other.
-    pub fn resolve(mut self) -> Result<Loaded, ConfigError> {
-        let usable = self.usable_values();
-        match Config::deserialize(usable) {
-            Ok(config) => {
-                let broken = self.broken_keys();
-                let contradictions = check(&config)
-                    .into_iter()
-                    // A default stands in for a broken value here: it contradicts nobody.
-                    .filter(|found| !found.keys.iter().any(|key| broken.contains(*key)));
-                for contradiction in contradictions {
-                    let places: Vec<_> = contradiction.keys.iter().map(|k| self.place(k)).collect();
-                    self.problems.push(Problem {
-                        keys: contradiction.keys.iter().map(|&k| k.to_owned()).collect(),
-                        subject: places.join(", "),
-                        message: contradiction.message,
-                    });
-                }
-                if !self.problems.is_empty() {
-                    return Err(ConfigError(self.problems));
-                }
-                Ok(Loaded {
-                    warnings: warnings(&config),
-                    config,
-                    origins: self.origins,
-                })
-            }
-            Err(error) => {
-                self.problem("defaults", "defaults".to_owned(), error.message());
-                Err(ConfigError(self.problems))
-            }
-        }
-    }
-
-    /// The values with each one that is no value of its key replaced by the default, and noted.
-    fn usable_values(&mut self) -> Table {
-        let mut usable = Self::defaults();
-        for (key, value) in self.values.clone() {
-            let mut probe = usable.clone();
-            probe.insert(key.clone(), value);
-            match Config::deserialize(probe.clone()) {
-                Ok(_) => usable = probe,
-                Err(error) => {
-                    let place = self.place(&key);
-                    self.problem(&key, place, error.message());
-                }
-            }
-        }
-        usable
-    }
-
-    fn defaults() -> Table {
-        Self::new().values
-    }
-
-    fn broken_keys(&self) -> BTreeSet<String> {
-        let keys = self.problems.iter().flat_map(|problem| &problem.keys);
-        keys.cloned().collect()
-    }
-
     fn toml(&mut self, path: &Path, text: &str, origin: &Origin) {
         let table = match text.parse::<Table>() {
             Ok(table) => table,
@@ -241,30 +144,17 @@ impl Layers {
         self.origins.insert(key.to_owned(), origin);
     }
 
-    fn place(&self, key: &str) -> String {
-        let origin = self.origins.get(key).unwrap_or(&Origin::Default);
-        format!("{key} ({})", origin.of(key))
-    }
-
     fn unusable(&mut self, key: &str, path: &Path, message: &str) {
         self.problem(key, format!("{key} (file {})", path.display()), message);
     }
 
-    fn problem(&mut self, key: &str, subject: String, message: &str) {
+    pub(super) fn problem(&mut self, key: &str, subject: String, message: &str) {
         self.problems.push(Problem {
             keys: vec![key.to_owned()],
             subject,
             message: message.trim_end().to_owned(),
         });
     }
-}
-
-fn variable_name(key: &str) -> String {
-    format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
-}
-
-fn flag_name(key: &str) -> String {
-    format!("--{}", key.replace('_', "-"))
 }
 
 /// What a variable's text would be in TOML. No setting takes both numbers and words that look like

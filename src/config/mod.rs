@@ -7,8 +7,10 @@
 
 mod check;
 mod layers;
+mod origin;
 mod print;
 mod problem;
+mod resolve;
 mod settings;
 mod value;
 
@@ -18,8 +20,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use layers::{Layers, Loaded, Origin, load};
+pub use layers::{Layers, load};
+pub use origin::Origin;
 pub use problem::{ConfigError, Problem};
+pub use resolve::Loaded;
 pub use settings::{LogFormat, Settings, Start};
 
 use crate::protocol::syntax::Did;

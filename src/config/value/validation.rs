@@ -1,4 +1,5 @@
-//! The validation policies: `{ "com.huddle.*" = "flag" }`, `["com.huddle.*=flag"]`, `"com.huddle.*=flag"` or `"flag"`.
+//! The validation policies: `{ "com.huddle.*" = "flag" }`, `["com.huddle.*=flag"]`,
+//! `"com.huddle.*=flag"`, or `"flag"` for every collection.
 
 use std::collections::BTreeMap;
 
