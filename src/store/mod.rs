@@ -1,5 +1,9 @@
 //! Where rows go. One small trait, so that another database can stand behind the pipeline.
 
+mod datetime;
+mod fold;
+pub mod sqlite;
+
 use futures_util::future::BoxFuture;
 
 use crate::queue::effect::{Effect, Gap};

@@ -1,0 +1,152 @@
+//! Statuses, handles, and the removal of what an account had.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::LazyLock;
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::integer;
+use super::multi_row::MultiRow;
+use crate::protocol::syntax::Did;
+use crate::queue::effect::AccountChange;
+use crate::store::datetime::sortable;
+use crate::store::fold::{Handle, RecordChange};
+
+static STATUSES: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "INSERT INTO accounts",
+        &["did", "active", "status", "as_of", "as_of_seq"],
+        "ON CONFLICT (did) DO UPDATE SET active = excluded.active, status = excluded.status, \
+         as_of = excluded.as_of, as_of_seq = excluded.as_of_seq \
+         WHERE accounts.as_of IS NULL \
+         OR (excluded.as_of, excluded.as_of_seq) > (accounts.as_of, accounts.as_of_seq)",
+    )
+});
+
+static HANDLES: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "INSERT INTO accounts",
+        &["did", "handle", "handle_as_of", "handle_as_of_seq"],
+        "ON CONFLICT (did) DO UPDATE SET handle = excluded.handle, \
+         handle_as_of = excluded.handle_as_of, handle_as_of_seq = excluded.handle_as_of_seq \
+         WHERE accounts.handle_as_of IS NULL \
+         OR (excluded.handle_as_of, excluded.handle_as_of_seq) \
+         > (accounts.handle_as_of, accounts.handle_as_of_seq)",
+    )
+});
+
+static REMOVALS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "INSERT INTO accounts",
+        &["did", "removed_at"],
+        "ON CONFLICT (did) DO UPDATE SET removed_at = excluded.removed_at \
+         WHERE accounts.removed_at IS NULL OR excluded.removed_at > accounts.removed_at",
+    )
+});
+
+/// What goes with an account, by the DIDs in a JSON array. A projection goes where its record went.
+const REMOVE: [&str; 5] = [
+    "DELETE FROM records WHERE did IN (SELECT value FROM json_each(?)) \
+     AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = records.did)",
+    "DELETE FROM repos WHERE did IN (SELECT value FROM json_each(?)) \
+     AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = repos.did)",
+    "DELETE FROM offers_index WHERE did IN (SELECT value FROM json_each(?)) \
+     AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = offers_index.uri)",
+    "DELETE FROM booking_requests WHERE did IN (SELECT value FROM json_each(?)) \
+     AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = booking_requests.uri)",
+    "DELETE FROM bookings WHERE did IN (SELECT value FROM json_each(?)) \
+     AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = bookings.uri)",
+];
+
+pub(super) async fn write_statuses(
+    connection: &mut SqliteConnection,
+    statuses: &BTreeMap<&Did, &AccountChange>,
+) -> Result<(), sqlx::Error> {
+    let statuses: Vec<&AccountChange> = statuses.values().copied().collect();
+    for (statement, chunk) in STATUSES.cut(&statuses) {
+        let mut query = sqlx::query(statement);
+        for change in chunk {
+            query = query
+                .bind(change.did.as_str())
+                .bind(change.active)
+                .bind(change.status.as_deref())
+                .bind(sortable(change.time))
+                .bind(integer(change.seq));
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn write_handles(
+    connection: &mut SqliteConnection,
+    handles: &BTreeMap<&Did, Handle<'_>>,
+) -> Result<(), sqlx::Error> {
+    let handles: Vec<(&&Did, &Handle<'_>)> = handles.iter().collect();
+    for (statement, chunk) in HANDLES.cut(&handles) {
+        let mut query = sqlx::query(statement);
+        for (did, Handle { handle, as_of }) in chunk {
+            query = query
+                .bind(did.as_str())
+                .bind(*handle)
+                .bind(as_of.0.as_str())
+                .bind(integer(as_of.1));
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Notes the deletions and deletes what the accounts had up to then. That a later status has
+/// brought an account back doesn't bring back what it had.
+pub(super) async fn remove(
+    connection: &mut SqliteConnection,
+    removals: &BTreeMap<&Did, String>,
+) -> Result<(), sqlx::Error> {
+    if removals.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(&&Did, &String)> = removals.iter().collect();
+    for (statement, chunk) in REMOVALS.cut(&rows) {
+        let mut query = sqlx::query(statement);
+        for (did, removed_at) in chunk {
+            query = query.bind(did.as_str()).bind(removed_at.as_str());
+        }
+        query.execute(&mut *connection).await?;
+    }
+    let dids = json_array(removals.keys().map(|did| did.as_str()));
+    for statement in REMOVE {
+        sqlx::query(statement)
+            .bind(dids.as_str())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// When the accounts that `changes` speak of were removed, of those that ever were.
+pub(super) async fn removed_at(
+    connection: &mut SqliteConnection,
+    changes: &[RecordChange<'_>],
+) -> Result<HashMap<String, String>, sqlx::Error> {
+    if changes.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let dids: BTreeSet<&str> = changes
+        .iter()
+        .map(|change| change.version().did.as_str())
+        .collect();
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT did, removed_at FROM accounts \
+         WHERE did IN (SELECT value FROM json_each(?)) AND removed_at IS NOT NULL",
+    )
+    .bind(json_array(dids.into_iter()))
+    .fetch_all(&mut *connection)
+    .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// A list as one bound value, so that one statement serves lists of any length.
+pub(super) fn json_array<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    serde_json::Value::from_iter(texts).to_string()
+}

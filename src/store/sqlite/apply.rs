@@ -1,0 +1,158 @@
+//! A batch as one transaction.
+
+use std::slice;
+
+use sqlx::Executor;
+use sqlx::sqlite::SqliteConnection;
+
+use super::error::is_refusal;
+use super::writer::Writer;
+use super::{accounts, cursor, dead_letters, gaps, now, projections, records};
+use crate::queue::effect::Effect;
+use crate::source::SourceId;
+use crate::store::fold::{Sorted, last_changes};
+use crate::store::{Rejection, StoreError, WriteBatch, Written};
+
+pub(super) async fn apply(writer: &Writer, batch: &WriteBatch<'_>) -> Result<Written, StoreError> {
+    let mut transaction = writer.begin().await?;
+    match write(&mut transaction, batch).await {
+        Ok(written) => {
+            transaction.commit().await?;
+            Ok(written)
+        }
+        Err(error) if is_refusal(&error) => {
+            transaction.rollback().await?;
+            Err(name_refused(writer, batch, error).await?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn write(
+    connection: &mut SqliteConnection,
+    batch: &WriteBatch<'_>,
+) -> Result<Written, sqlx::Error> {
+    let written = write_effects(connection, batch.source, batch.effects).await?;
+    cursor::advance(
+        connection,
+        batch.source,
+        batch.position,
+        batch.sequence_restarted,
+    )
+    .await?;
+    Ok(written)
+}
+
+/// Accounts come first, so that a deletion within the batch removes what the batch itself brings
+/// from before it, wherever in the batch it stands.
+async fn write_effects(
+    connection: &mut SqliteConnection,
+    source: &SourceId,
+    effects: &[Effect],
+) -> Result<Written, sqlx::Error> {
+    let now = now();
+    let sorted = Sorted::new(effects);
+
+    accounts::write_statuses(connection, &sorted.statuses).await?;
+    accounts::write_handles(connection, &sorted.handles).await?;
+    accounts::remove(connection, &sorted.removals).await?;
+
+    let removed_at = accounts::removed_at(connection, &sorted.records).await?;
+    let changes = last_changes(&sorted.records, &removed_at);
+    let accepted = records::write(connection, source, &changes, &now).await?;
+    projections::write(connection, &accepted, &now).await?;
+    records::write_repos(connection, source, &changes, &now).await?;
+
+    let mut written = Written {
+        records: accepted.len() as u64,
+        stale: (sorted.records.len() - accepted.len()) as u64,
+        dead_letters: 0,
+    };
+    for letter in &sorted.dead_letters {
+        written.dead_letters += dead_letters::write(connection, source, letter, &now).await?;
+    }
+    for gap in &sorted.gaps {
+        gaps::open(connection, source, gap, &now).await?;
+    }
+    Ok(written)
+}
+
+/// Tries the effects of a refused batch one by one, in a transaction that is rolled back, to find
+/// those that are refused by themselves.
+///
+/// Where none is, the trouble is not in the effects (the cursor's own row, say), and no dead letter
+/// would mend it: then `error`, by which the batch was refused, is the database's.
+async fn name_refused(
+    writer: &Writer,
+    batch: &WriteBatch<'_>,
+    error: sqlx::Error,
+) -> Result<StoreError, StoreError> {
+    let mut rejections = Vec::new();
+    let mut trial = writer.begin().await?;
+    for (index, effect) in batch.effects.iter().enumerate() {
+        trial.execute("SAVEPOINT effect").await?;
+        match write_effects(&mut trial, batch.source, slice::from_ref(effect)).await {
+            Ok(_) => {}
+            Err(error) if is_refusal(&error) => {
+                trial.execute("ROLLBACK TO effect").await?;
+                rejections.push(Rejection {
+                    effect: index,
+                    reason: error.to_string(),
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        trial.execute("RELEASE effect").await?;
+    }
+    trial.rollback().await?;
+    if rejections.is_empty() {
+        return Ok(error.into());
+    }
+    Ok(StoreError::Rejected(rejections))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Position;
+    use crate::store::sqlite::SqliteStore;
+
+    #[tokio::test]
+    async fn a_full_disk_is_unavailable_and_a_new_connection_goes_on_once_there_is_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("huddle.db").display());
+        let store = SqliteStore::open(&url).await.unwrap();
+        // The limit is the connection's own, so the next one is without it.
+        let mut transaction = store.writer.begin().await.unwrap();
+        transaction
+            .execute("PRAGMA max_page_count = 1")
+            .await
+            .unwrap();
+        transaction.commit().await.unwrap();
+
+        let raw = vec![0; 1_000_000].into();
+        let letter = crate::queue::effect::DeadLetter {
+            stage: crate::queue::effect::Stage::Decode,
+            error: String::new(),
+            seq: None,
+            did: None,
+            uri: None,
+            task: None,
+            raw,
+            attempts: 1,
+        };
+        let batch = WriteBatch {
+            source: &SourceId::new("wss://relay.example"),
+            effects: &[Effect::DeadLetter(Box::new(letter))],
+            position: Position { seq: 1, time: None },
+            sequence_restarted: false,
+        };
+        let result = apply(&store.writer, &batch).await;
+        assert!(
+            matches!(&result, Err(StoreError::Unavailable(error)) if error.to_string().contains("full")),
+            "{result:?}"
+        );
+        let written = apply(&store.writer, &batch).await.unwrap();
+        assert_eq!(written.dead_letters, 1);
+    }
+}

@@ -1,0 +1,129 @@
+//! The store in a SQLite file: one writer connection, and a small pool of readers.
+
+mod accounts;
+mod apply;
+mod cursor;
+mod dead_letters;
+mod error;
+mod gaps;
+mod inspect;
+mod multi_row;
+mod open;
+mod projections;
+mod purge;
+mod records;
+mod writer;
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use sqlx::SqlitePool;
+
+pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap};
+pub use self::open::Options;
+use self::writer::Writer;
+use super::datetime::sortable;
+use super::{Purged, Retention, Store, StoreError, StoredCursor, WriteBatch, Written};
+use crate::queue::effect::Gap;
+use crate::source::{Position, SourceId};
+
+/// A SQLite file, its tables brought up to date.
+///
+/// Two processes may hold the same file open, and SQLite keeps them apart, but only one of them
+/// should be a worker: each believes that the cursor is its own.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: Writer,
+    reader: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the file that `url` names (`sqlite://path`), creates it where there is none, and runs
+    /// the migrations that it lacks.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where the URL names no file or the file can't be opened,
+    /// [`StoreError::Corrupt`] where its migrations are not those of this version.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        Self::open_with(url, Options::default()).await
+    }
+
+    /// Like [`Self::open`], with other [`Options`].
+    pub async fn open_with(url: &str, options: Options) -> Result<Self, StoreError> {
+        open::open(url, options).await
+    }
+
+    /// Connections that can't write, for the status page and the command line.
+    pub fn reader(&self) -> &SqlitePool {
+        &self.reader
+    }
+
+    /// Whether the database would take a transaction now: takes the write lock, touches a page, and
+    /// rolls back. Waits for a transaction that is under way. A full disk shows only at a commit.
+    pub async fn check_writable(&self) -> Result<(), StoreError> {
+        let mut transaction = self.writer.begin().await?;
+        cursor::touch(&mut transaction).await?;
+        transaction.rollback().await
+    }
+
+    async fn load_cursor_of(&self, source: &SourceId) -> Result<StoredCursor, StoreError> {
+        let mut transaction = self.writer.begin().await?;
+        cursor::claim(&mut transaction, source).await?;
+        let cursor = cursor::load(&mut transaction, source).await?;
+        transaction.commit().await?;
+        Ok(cursor)
+    }
+
+    async fn move_cursor_of(
+        &self,
+        source: &SourceId,
+        position: Position,
+        gap: Option<&Gap>,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.writer.begin().await?;
+        cursor::claim(&mut transaction, source).await?;
+        cursor::place(&mut transaction, source, position).await?;
+        if let Some(gap) = gap {
+            gaps::open(&mut transaction, source, gap, &now()).await?;
+        }
+        transaction.commit().await
+    }
+}
+
+impl Store for SqliteStore {
+    fn apply<'a>(
+        &'a self,
+        batch: &'a WriteBatch<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        Box::pin(apply::apply(&self.writer, batch))
+    }
+
+    fn load_cursor<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<StoredCursor, StoreError>> {
+        Box::pin(self.load_cursor_of(source))
+    }
+
+    fn move_cursor<'a>(
+        &'a self,
+        source: &'a SourceId,
+        position: Position,
+        gap: Option<&'a Gap>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.move_cursor_of(source, position, gap))
+    }
+
+    fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
+        Box::pin(purge::purge(&self.writer, retention))
+    }
+}
+
+/// The clock of the columns that say when something was written. No guard depends on it.
+fn now() -> String {
+    sortable(Timestamp::now())
+}
+
+/// `number` as SQLite has it. No seq reaches 2^63: the protocol ends them at 2^53.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,96 @@
+//! How the file is opened.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::SqlitePool;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use super::SqliteStore;
+use super::writer::Writer;
+use crate::store::StoreError;
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// Pages that the log may hold before they are copied back. SQLite's own 1000 halves the rate at
+/// which batches are written; 10 000 pages are 40 MB on disk.
+const CHECKPOINT_PAGES: &str = "10000";
+/// Bytes to which the log's file is cut after a checkpoint that found it larger.
+const JOURNAL_SIZE_LIMIT: &str = "67108864";
+/// The writer's page cache, in KiB (a negative number says so to SQLite).
+const WRITER_CACHE_KIB: &str = "-32768";
+
+/// What a caller may want otherwise than [`SqliteStore::open`] has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long a transaction waits for another process's write lock before it is `Unavailable`.
+    pub busy_timeout: Duration,
+    /// Whether a file that is not there is created.
+    pub create_if_missing: bool,
+    /// The most connections that read at a time.
+    pub readers: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            busy_timeout: Duration::from_secs(5),
+            create_if_missing: true,
+            readers: 4,
+        }
+    }
+}
+
+pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, StoreError> {
+    let Options {
+        busy_timeout,
+        create_if_missing,
+        readers,
+    } = options;
+    let file = SqliteConnectOptions::from_str(url)?
+        .busy_timeout(busy_timeout)
+        .foreign_keys(false);
+    if is_in_memory(url) {
+        let reason = "the database has to be a file: one in memory would forget the cursor";
+        return Err(sqlx::Error::Configuration(reason.into()).into());
+    }
+    // NORMAL doesn't wait for the disk at each commit. A power cut may take the last transactions
+    // away, each of them whole, cursor and rows alike; what is left is an earlier state of the same
+    // file, from which the source is read again.
+    let writing = file
+        .clone()
+        .create_if_missing(create_if_missing)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+        .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
+        .pragma("cache_size", WRITER_CACHE_KIB);
+
+    let writer = Writer::open(writing, async |connection| {
+        MIGRATIONS.run(connection).await.map_err(refuse_migration)
+    })
+    .await?;
+    Ok(SqliteStore {
+        writer,
+        reader: reader(file, readers, busy_timeout),
+    })
+}
+
+fn reader(file: SqliteConnectOptions, connections: u32, deadline: Duration) -> SqlitePool {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(deadline)
+        .connect_lazy_with(file.create_if_missing(false).read_only(true))
+}
+
+fn is_in_memory(url: &str) -> bool {
+    url.contains(":memory:") || url.contains("mode=memory")
+}
+
+fn refuse_migration(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
+        error => StoreError::Corrupt(error.to_string()),
+    }
+}

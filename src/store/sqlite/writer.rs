@@ -1,0 +1,128 @@
+//! The one connection that writes.
+//!
+//! A transaction takes the connection out of its slot and puts it back only when it has come to a
+//! clean end. In every other case (an error, a future that was dropped between any two lines) the
+//! connection is closed, whereby SQLite rolls back, and the next transaction opens a new one. So no
+//! transaction can stay open behind anybody's back, and a broken connection heals by itself.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Executor};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::store::StoreError;
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    options: SqliteConnectOptions,
+    file: FileIdentity,
+    idle: Mutex<Option<SqliteConnection>>,
+}
+
+/// A transaction that holds the write lock. Dropping it rolls back.
+pub(super) struct Transaction<'a> {
+    connection: SqliteConnection,
+    slot: MutexGuard<'a, Option<SqliteConnection>>,
+}
+
+impl Writer {
+    /// Connects, and lets `prepare` bring the tables up to date.
+    pub(super) async fn open(
+        options: SqliteConnectOptions,
+        prepare: impl AsyncFnOnce(&mut SqliteConnection) -> Result<(), StoreError>,
+    ) -> Result<Self, StoreError> {
+        let mut connection = options.connect().await?;
+        prepare(&mut connection).await?;
+        Ok(Self {
+            file: FileIdentity::of(options.get_filename())?,
+            // Should the file vanish, an empty one in its place would be a silent loss.
+            options: options.create_if_missing(false),
+            idle: Mutex::new(Some(connection)),
+        })
+    }
+
+    /// Waits for the transaction before this one, then for the database's write lock.
+    pub(super) async fn begin(&self) -> Result<Transaction<'_>, StoreError> {
+        let mut slot = self.idle.lock().await;
+        self.check_file()?;
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        // A deferred transaction that comes to write later can fail in a way that the busy timeout
+        // doesn't cover.
+        connection.execute("BEGIN IMMEDIATE").await?;
+        Ok(Transaction { connection, slot })
+    }
+
+    /// SQLite goes on writing to a file that was deleted or replaced, for nobody to read. And a
+    /// file put in its place has a cursor of its own, which the next batch would carry over what
+    /// the new file has never seen. Either ends with a restart, which reads the new cursor.
+    fn check_file(&self) -> Result<(), StoreError> {
+        if FileIdentity::of(self.options.get_filename())? == self.file {
+            return Ok(());
+        }
+        let reason = "the database file was replaced while it was open; restart to take it up";
+        Err(sqlx::Error::Io(io::Error::other(reason)).into())
+    }
+}
+
+impl Transaction<'_> {
+    /// Makes the transaction durable. Where this future is dropped, it may be durable all the same.
+    pub(super) async fn commit(self) -> Result<(), StoreError> {
+        self.end("COMMIT").await
+    }
+
+    pub(super) async fn rollback(self) -> Result<(), StoreError> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, statement: &'static str) -> Result<(), StoreError> {
+        self.connection.execute(statement).await?;
+        *self.slot = Some(self.connection);
+        Ok(())
+    }
+}
+
+impl Deref for Transaction<'_> {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Transaction<'_> {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+}
+
+/// Tells a file from another that bears its name.
+#[derive(Debug, PartialEq, Eq)]
+struct FileIdentity {
+    #[cfg(unix)]
+    device_and_inode: (u64, u64),
+}
+
+impl FileIdentity {
+    fn of(path: &Path) -> Result<Self, sqlx::Error> {
+        let metadata = std::fs::metadata(path)?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            Ok(Self {
+                device_and_inode: (metadata.dev(), metadata.ino()),
+            })
+        }
+        // Elsewhere an open file can't be replaced.
+        #[cfg(not(unix))]
+        {
+            let _ = metadata;
+            Ok(Self {})
+        }
+    }
+}
