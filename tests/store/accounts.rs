@@ -1,0 +1,128 @@
+//! Accounts are hidden, shown, removed, and may come back.
+
+use crate::fixture::*;
+
+const VISIBLE: &str = "SELECT uri FROM visible_records ORDER BY uri";
+const STATUS: &str = "SELECT did || ' ' || active || ' ' || coalesce(status, '-') FROM accounts";
+const HANDLE: &str = "SELECT handle FROM accounts";
+
+#[tokio::test]
+async fn a_deletion_removes_everything_that_the_account_had() {
+    let database = Database::new().await;
+    let offer_uri = uri(ALICE, "com.huddle.slotOffer", "o");
+    database
+        .apply(&[
+            offer(ALICE, "o", 1, slot_offer()),
+            request(ALICE, "r", 2, &offer_uri, "pending"),
+            booking(ALICE, "b", 3, &offer_uri, "confirmed"),
+            delete(ALICE, "com.huddle.profile", "tombstone", 4),
+            booking(BOB, "b", 5, &offer_uri, "confirmed"),
+        ])
+        .await;
+    database.apply(&[account(ALICE, Some("deleted"), 6)]).await;
+
+    for table in [
+        "SELECT did FROM records",
+        "SELECT did FROM bookings",
+        "SELECT did FROM repos",
+    ] {
+        assert_eq!(database.column(table).await, [BOB], "{table}");
+    }
+    let counts = database.store.counts().await.unwrap();
+    assert_eq!((counts.offers, counts.booking_requests), (0, 0));
+    assert_eq!(database.column(STATUS).await, ["did:plc:alice 0 deleted"]);
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_replayed_does_not_take_what_came_after_it() {
+    let database = Database::new().await;
+    let deletion = account(ALICE, Some("deleted"), 2);
+    database
+        .apply(&[put(ALICE, "a", 1), deletion.clone()])
+        .await;
+    database
+        .apply(&[account(ALICE, None, 3), put(ALICE, "b", 4)])
+        .await;
+    database.apply(&[put(ALICE, "a", 1), deletion]).await;
+
+    assert_eq!(
+        database.column(VISIBLE).await,
+        [uri(ALICE, "com.huddle.profile", "b")]
+    );
+    assert_eq!(database.column(STATUS).await, ["did:plc:alice 1 -"]);
+}
+
+#[tokio::test]
+async fn an_event_from_before_a_deletion_does_not_bring_its_record_back() {
+    let database = Database::new().await;
+    database.apply(&[account(ALICE, Some("deleted"), 2)]).await;
+    database.apply(&[account(ALICE, None, 3)]).await;
+    let written = database
+        .apply(&[put(ALICE, "a", 1), put(ALICE, "b", 2), put(ALICE, "c", 4)])
+        .await;
+    assert_eq!((written.records, written.stale), (1, 2));
+    assert_eq!(
+        database.column(VISIBLE).await,
+        [uri(ALICE, "com.huddle.profile", "c")]
+    );
+}
+
+#[tokio::test]
+async fn a_deletion_within_a_batch_counts_wherever_it_stands() {
+    let database = Database::new().await;
+    database
+        .apply(&[
+            account(ALICE, Some("deleted"), 2),
+            put(ALICE, "before", 1),
+            put(ALICE, "after", 3),
+        ])
+        .await;
+    assert_eq!(database.column("SELECT rkey FROM records").await, ["after"]);
+}
+
+#[tokio::test]
+async fn an_account_that_is_not_active_is_hidden_and_one_that_is_again_is_shown() {
+    let database = Database::new().await;
+    database
+        .apply(&[put(ALICE, "a", 1), put(BOB, "b", 2)])
+        .await;
+    let mut n = 3;
+    for status in ["takendown", "suspended", "deactivated", "something new"] {
+        database.apply(&[account(ALICE, Some(status), n)]).await;
+        assert_eq!(
+            database.column(VISIBLE).await,
+            [uri(BOB, "com.huddle.profile", "b")],
+            "{status}"
+        );
+        database.apply(&[account(ALICE, None, n + 1)]).await;
+        assert_eq!(database.column(VISIBLE).await.len(), 2, "{status}");
+        n += 2;
+    }
+}
+
+#[tokio::test]
+async fn a_status_from_before_the_one_that_holds_changes_nothing() {
+    let database = Database::new().await;
+    database.apply(&[account(ALICE, None, 5)]).await;
+    database
+        .apply(&[account(ALICE, Some("takendown"), 4)])
+        .await;
+    assert_eq!(database.column(STATUS).await, ["did:plc:alice 1 -"]);
+}
+
+#[tokio::test]
+async fn a_handle_has_a_guard_of_its_own() {
+    let database = Database::new().await;
+    database
+        .apply(&[identity(ALICE, Some("new.example"), 5)])
+        .await;
+    database
+        .apply(&[
+            identity(ALICE, Some("old.example"), 4),
+            account(ALICE, None, 3),
+        ])
+        .await;
+    database.apply(&[identity(ALICE, None, 6)]).await;
+    assert_eq!(database.column(HANDLE).await, ["new.example"]);
+    assert_eq!(database.column(STATUS).await, ["did:plc:alice 1 -"]);
+}

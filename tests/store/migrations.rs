@@ -1,0 +1,195 @@
+//! The tables, as an operator and as Cloudflare D1 would meet them.
+
+use std::fs;
+use std::path::Path;
+
+use huddle_firehose::store::StoreError;
+use huddle_firehose::store::sqlite::{Options, SqliteStore};
+use sqlx::Connection;
+use sqlx::sqlite::SqliteConnection;
+
+use crate::fixture::*;
+
+fn migrations() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn the_first_migration_alone_has_the_shape_that_is_fixed() {
+    let (name, sql) = migrations().into_iter().next().unwrap();
+    assert_eq!(name, "0001_firehose_cursor.sql");
+    let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+
+    let columns: Vec<(String, String, bool, Option<String>, bool)> = sqlx::query_as(
+        "SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_info('firehose_cursor')",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let column = |name: &str, kind: &str, not_null, default: Option<&str>, key| {
+        (
+            name.to_owned(),
+            kind.to_owned(),
+            not_null,
+            default.map(str::to_owned),
+            key,
+        )
+    };
+    assert_eq!(
+        columns,
+        [
+            column("id", "TEXT", false, Some("'main'"), true),
+            column("cursor", "TEXT", true, None, false),
+            column("updated_at", "INTEGER", true, Some("unixepoch()"), false),
+        ]
+    );
+    let rows: Vec<(String, String)> = sqlx::query_as("SELECT id, cursor FROM firehose_cursor")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(rows, [("main".to_owned(), "0".to_owned())]);
+}
+
+#[test]
+fn no_migration_says_what_d1_refuses() {
+    for (name, sql) in migrations() {
+        let statements: String = sql
+            .lines()
+            .map(|line| line.split("--").next().unwrap_or_default())
+            .collect::<Vec<_>>()
+            .join("\n")
+            .to_uppercase();
+        for word in ["PRAGMA", "BEGIN", "COMMIT", "SAVEPOINT", "ATTACH", "VACUUM"] {
+            assert!(!statements.contains(word), "{name} says {word}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_open_changes_nothing() {
+    let database = Database::new().await;
+    database.apply(&[put(ALICE, "a", 1)]).await;
+    let schema = "SELECT coalesce(sql, name) FROM sqlite_master ORDER BY name";
+    let before = (database.column(schema).await, database.contents().await);
+    let database = database.reopen().await;
+    let after = (database.column(schema).await, database.contents().await);
+    assert_eq!(before, after);
+}
+
+#[tokio::test]
+async fn a_database_of_a_later_version_is_refused() {
+    let database = Database::new().await;
+    database
+        .execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             VALUES (9999, 'of the future', 1, x'00', 0)",
+        )
+        .await;
+    let result = SqliteStore::open(&database.url()).await;
+    assert!(matches!(result, Err(StoreError::Corrupt(_))), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_database_in_memory_is_refused() {
+    for url in ["sqlite::memory:", "sqlite://huddle?mode=memory"] {
+        assert!(SqliteStore::open(url).await.is_err(), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_file_is_not_created_where_that_was_not_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("none.db");
+    let options = Options {
+        create_if_missing: false,
+        ..Options::default()
+    };
+    let url = format!("sqlite://{}", path.display());
+    assert!(SqliteStore::open_with(&url, options).await.is_err());
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn the_obvious_questions_are_answered_by_an_index() {
+    let database = Database::new().await;
+    let questions = [
+        (
+            "SELECT * FROM offers_index WHERE did = 'x' ORDER BY starts_at",
+            "offers_by_host",
+        ),
+        (
+            "SELECT * FROM offers_index WHERE starts_at >= 'x' AND starts_at < 'y'",
+            "offers_by_start",
+        ),
+        ("SELECT * FROM open_offers", "offers_open_by_end"),
+        (
+            "SELECT * FROM open_offers",
+            "COVERING INDEX bookings_by_offer",
+        ),
+        (
+            "SELECT * FROM open_offers WHERE did = 'x'",
+            "offers_by_host",
+        ),
+        (
+            "SELECT * FROM active_booking_requests WHERE offer_uri = 'x'",
+            "booking_requests_by_offer",
+        ),
+        (
+            "SELECT * FROM active_booking_requests WHERE did = 'x'",
+            "booking_requests_by_did",
+        ),
+        (
+            "SELECT * FROM visible_bookings WHERE offer_uri = 'x'",
+            "bookings_by_offer",
+        ),
+        (
+            "SELECT * FROM visible_bookings WHERE did = 'x'",
+            "bookings_by_did",
+        ),
+        (
+            "SELECT * FROM visible_records WHERE collection = 'x'",
+            "records_by_collection",
+        ),
+        (
+            "SELECT * FROM visible_records WHERE did = 'x'",
+            "records_by_did",
+        ),
+        (
+            "DELETE FROM records WHERE did IN (SELECT value FROM json_each('[]')) \
+             AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = records.did)",
+            "records_by_did",
+        ),
+        (
+            "DELETE FROM booking_requests WHERE uri IN (SELECT uri FROM booking_requests \
+             WHERE status IN ('cancelled', 'completed', 'declined') AND indexed_at < 'x' \
+             LIMIT 1000)",
+            "booking_requests_ended",
+        ),
+        (
+            "DELETE FROM dead_letters WHERE created_at < 'x'",
+            "dead_letters_by_age",
+        ),
+        (
+            "SELECT * FROM gaps WHERE closed_at IS NULL ORDER BY opened_at",
+            "gaps_open",
+        ),
+    ];
+    for (question, index) in questions {
+        let plan = database.plan(question).await;
+        assert!(plan.contains(index), "{question}\n{plan}");
+    }
+}

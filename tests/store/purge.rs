@@ -1,0 +1,93 @@
+//! What has ended, or was given up, goes once its retention is over.
+
+use huddle_firehose::store::{Purged, Retention, Store};
+
+use crate::fixture::*;
+
+const RETENTION: Retention = Retention {
+    inactive_request_days: 30,
+    dead_letter_days: 90,
+};
+
+const OFFER: &str = "at://did:plc:alice/com.huddle.slotOffer/o";
+
+async fn age(database: &Database) {
+    database
+        .execute(
+            "UPDATE booking_requests SET indexed_at = '2020-01-01T00:00:00.000Z'; \
+             UPDATE dead_letters SET created_at = '2020-01-01T00:00:00.000Z';",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn only_requests_that_have_ended_long_ago_are_purged() {
+    let database = Database::new().await;
+    let statuses = [
+        "pending",
+        "accepted",
+        "unheard-of",
+        "completed",
+        "declined",
+        "cancelled",
+    ];
+    let old: Vec<_> = statuses
+        .iter()
+        .zip(1..)
+        .map(|(status, n)| request(BOB, status, n, OFFER, status))
+        .collect();
+    database.apply(&old).await;
+    age(&database).await;
+    database
+        .apply(&[request(BOB, "fresh", 9, OFFER, "completed")])
+        .await;
+
+    let purged = database.store.purge(RETENTION).await.unwrap();
+    assert_eq!(purged.booking_requests, 3);
+    assert_eq!(
+        database
+            .column("SELECT rkey FROM booking_requests ORDER BY rkey")
+            .await,
+        ["accepted", "fresh", "pending", "unheard-of"]
+    );
+    assert_eq!(database.number("SELECT count(*) FROM records").await, 7);
+
+    // A replay doesn't bring back what was purged.
+    database.apply(&old).await;
+    assert_eq!(
+        database
+            .number("SELECT count(*) FROM booking_requests")
+            .await,
+        4
+    );
+}
+
+#[tokio::test]
+async fn old_dead_letters_are_purged_however_many() {
+    let database = Database::new().await;
+    let letters: Vec<_> = (0..2100).map(dead_letter).collect();
+    assert_eq!(database.apply(&letters).await.dead_letters, 2100);
+    age(&database).await;
+    database.apply(&[dead_letter(3000)]).await;
+    let purged = database.store.purge(RETENTION).await.unwrap();
+    let expected = Purged {
+        booking_requests: 0,
+        dead_letters: 2100,
+    };
+    assert_eq!(purged, expected);
+    assert_eq!(database.store.dead_letter_count().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_retention_longer_than_the_calendar_purges_nothing() {
+    let database = Database::new().await;
+    database.apply(&[dead_letter(1)]).await;
+    let forever = Retention {
+        inactive_request_days: u32::MAX,
+        dead_letter_days: u32::MAX,
+    };
+    assert_eq!(
+        database.store.purge(forever).await.unwrap(),
+        Purged::default()
+    );
+}

@@ -1,0 +1,165 @@
+//! What goes wrong: a refused effect is named, and trouble of the database passes.
+
+use std::fs;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use huddle_firehose::source::Position;
+use huddle_firehose::store::{Store, StoreError, WriteBatch};
+use sqlx::Executor;
+
+use crate::fixture::*;
+
+const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON records WHEN NEW.rkey = 'poison' \
+                      BEGIN SELECT RAISE(ABORT, 'poisoned'); END";
+
+async fn cursor(database: &Database) -> u64 {
+    let cursor = database.store.load_cursor(&source()).await.unwrap();
+    cursor.position.seq
+}
+
+fn assert_unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+    assert!(
+        matches!(result, Err(StoreError::Unavailable(_))),
+        "{result:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_effect_is_named_and_nothing_is_half_applied() {
+    let database = Database::new().await;
+    database.execute(REFUSE).await;
+    let batch = [
+        put(ALICE, "a", 1),
+        put(ALICE, "poison", 2),
+        account(BOB, Some("takendown"), 3),
+        put(BOB, "poison", 4),
+        dead_letter(5),
+    ];
+    let Err(StoreError::Rejected(rejections)) = database.try_apply(&batch, 5).await else {
+        panic!("the batch was not refused");
+    };
+    let named: Vec<usize> = rejections
+        .iter()
+        .map(|rejection| rejection.effect)
+        .collect();
+    assert_eq!(named, [1, 3]);
+    assert!(rejections[0].reason.contains("poisoned"), "{rejections:?}");
+    assert!(database.contents().await.is_empty());
+    assert_eq!(cursor(&database).await, 0);
+
+    // Without them the batch goes through.
+    let rest = [batch[0].clone(), batch[2].clone(), batch[4].clone()];
+    database.try_apply(&rest, 5).await.unwrap();
+    assert_eq!(cursor(&database).await, 5);
+}
+
+#[tokio::test]
+async fn a_refusal_that_no_effect_explains_is_trouble_of_the_database() {
+    let database = Database::new().await;
+    database
+        .execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON firehose_cursor WHEN NEW.cursor = '5' \
+             BEGIN SELECT RAISE(ABORT, 'not here'); END",
+        )
+        .await;
+    assert_unavailable(database.try_apply(&[put(ALICE, "a", 1)], 5).await);
+    assert!(database.contents().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_database_that_is_locked_is_unavailable_and_then_works() {
+    let database = Database::new().await;
+    let mut stranger = database.stranger().await;
+    stranger.execute("BEGIN IMMEDIATE").await.unwrap();
+    let batch = [put(ALICE, "a", 1)];
+    assert_unavailable(database.try_apply(&batch, 1).await);
+    assert_unavailable(database.store.check_writable().await);
+
+    stranger.execute("ROLLBACK").await.unwrap();
+    database.store.check_writable().await.unwrap();
+    assert_eq!(database.try_apply(&batch, 1).await.unwrap().records, 1);
+}
+
+#[tokio::test]
+async fn a_missing_table_is_unavailable_and_no_dead_letter() {
+    let database = Database::new().await;
+    database
+        .execute("ALTER TABLE bookings RENAME TO mislaid")
+        .await;
+    let batch = [booking(BOB, "b", 1, "at://did:plc:alice/x/y", "confirmed")];
+    assert_unavailable(database.try_apply(&batch, 1).await);
+    assert_eq!(database.number("SELECT count(*) FROM records").await, 0);
+
+    database
+        .execute("ALTER TABLE mislaid RENAME TO bookings")
+        .await;
+    database.try_apply(&batch, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_apply_that_is_dropped_leaves_no_transaction_open() {
+    // A connection that is being closed may hold the lock for a moment more.
+    let database = Database::with_busy_timeout(Duration::from_secs(5)).await;
+    let effects: Vec<_> = (0..300).map(|n| put(ALICE, &n.to_string(), n)).collect();
+    let batch = WriteBatch {
+        source: &source(),
+        effects: &effects,
+        position: Position {
+            seq: 300,
+            time: None,
+        },
+        sequence_restarted: false,
+    };
+    // Each time it is dropped one step later: it is polled only when something has come for it.
+    for steps in 1..40 {
+        let mut apply = database.store.apply(&batch);
+        let mut step = 0;
+        poll_fn(|context| {
+            step += 1;
+            if step > steps {
+                return Poll::Ready(());
+            }
+            apply.as_mut().poll(context).map(|_| ())
+        })
+        .await;
+    }
+    database.store.apply(&batch).await.unwrap();
+    assert_eq!(database.number("SELECT count(*) FROM records").await, 300);
+    assert_eq!(cursor(&database).await, 300);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_was_taken_away_is_unavailable_until_it_is_back() {
+    let database = Database::new().await;
+    let elsewhere = database.path().with_extension("elsewhere");
+    fs::rename(database.path(), &elsewhere).unwrap();
+    assert_unavailable(database.try_apply(&[put(ALICE, "a", 1)], 1).await);
+
+    // Another file under its name is not taken for it: it has another cursor.
+    fs::write(database.path(), b"").unwrap();
+    assert_unavailable(database.try_apply(&[put(ALICE, "a", 1)], 1).await);
+
+    fs::rename(&elsewhere, database.path()).unwrap();
+    database.try_apply(&[put(ALICE, "a", 1)], 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_stores_on_one_file_do_not_lose_each_others_rows() {
+    let database = Database::new().await;
+    let other = huddle_firehose::store::sqlite::SqliteStore::open(&database.url())
+        .await
+        .unwrap();
+    let effects = [put(BOB, "b", 1)];
+    let batch = WriteBatch {
+        source: &source(),
+        effects: &effects,
+        position: Position { seq: 1, time: None },
+        sequence_restarted: false,
+    };
+    other.apply(&batch).await.unwrap();
+    database.apply(&[put(ALICE, "a", 2)]).await;
+    assert_eq!(database.number("SELECT count(*) FROM records").await, 2);
+}
