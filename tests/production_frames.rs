@@ -8,7 +8,7 @@ use std::path::Path;
 
 use cid::Cid;
 use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::protocol::decode::{Content, decode};
+use huddle_firehose::protocol::decode::{Content, Place, decode};
 use huddle_firehose::protocol::event::{Change, Commit, Event, PutAction};
 use huddle_firehose::protocol::json::dag_cbor_to_json;
 use huddle_firehose::protocol::skim::{Kind, splice_seq};
@@ -141,7 +141,12 @@ fn the_counts_are_the_manifests() {
     assert_eq!(manifest["commit_frames"], count(Kind::Commit));
     assert_eq!(manifest["identity"], count(Kind::Identity));
     assert_eq!(manifest["account"], count(Kind::Account));
-    assert!(decoded.iter().all(|decoded| decoded.time().is_some()));
+    assert!(decoded.iter().all(|decoded| {
+        decoded
+            .place()
+            .and_then(|place| place.position().time)
+            .is_some()
+    }));
 
     let seqs: Vec<u64> = decoded.iter().filter_map(|decoded| decoded.seq).collect();
     assert_eq!(seqs.len(), frames.len());
@@ -170,7 +175,10 @@ fn a_spliced_seq_leaves_the_event_as_it_was() {
         let spliced = splice_seq(&frame, 5).unwrap();
         let decoded = decode(&spliced, &everything).unwrap();
         assert_eq!(decoded.seq, Some(5));
-        assert_eq!(decoded.time(), original.time());
+        assert_eq!(
+            decoded.place().map(Place::position),
+            original.place().map(Place::position)
+        );
         let restored = splice_seq(&spliced, original.seq.unwrap()).unwrap();
         assert_eq!(restored, frame);
     }

@@ -179,6 +179,7 @@ fn without_empty(value: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lexicon::Policies;
 
     fn file(text: &str) -> Layers {
         let mut layers = Layers::new();
@@ -200,7 +201,7 @@ mod tests {
     fn the_defaults_are_a_whole_configuration_without_warnings() {
         let loaded = Layers::new().resolve().unwrap();
         assert_eq!(loaded.warnings, Vec::<String>::new());
-        assert_eq!(loaded.config.collections, ["com.huddle.*"]);
+        assert_eq!(loaded.config.collections, ["com.huddle.*".parse().unwrap()]);
         assert_eq!(loaded.config.memory_budget, 64 << 20);
         assert_eq!(loaded.config.stop_after_idle, None);
         assert!(loaded.origins.values().all(|o| *o == Origin::Default));
@@ -244,8 +245,7 @@ mod tests {
 
     #[test]
     fn lists_and_policies_read_the_same_from_every_layer() {
-        let policies = [("com.huddle.*", "flag"), ("com.huddle.booking", "off")]
-            .map(|(pattern, policy)| (pattern.to_owned(), policy.to_owned()));
+        let policies: Policies = "com.huddle.*=flag,com.huddle.booking=off".parse().unwrap();
         for text in [
             "validation = ['com.huddle.*=flag', 'com.huddle.booking=off']",
             "validation = 'com.huddle.*=flag,com.huddle.booking=off'",
@@ -260,8 +260,9 @@ mod tests {
             ("HUDDLE_VALIDATION", "flag"),
         ]));
         let config = layers.resolve().unwrap().config;
-        assert_eq!(config.collections, ["com.huddle.*", "app.bsky.feed.*"]);
-        assert_eq!(config.validation, [("*".to_owned(), "flag".to_owned())]);
+        let patterns = ["com.huddle.*", "app.bsky.feed.*"].map(|text| text.parse().unwrap());
+        assert_eq!(config.collections, patterns);
+        assert_eq!(config.validation, "flag".parse().unwrap());
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub use problem::{ConfigError, Problem};
 pub use resolve::Loaded;
 pub use settings::{LogFormat, Settings, Start};
 
+use crate::lexicon::Policies;
+use crate::protocol::pattern::Pattern;
 use crate::protocol::syntax::Did;
 
 /// Every setting, in the type that its user wants, within its limits.
@@ -48,15 +50,14 @@ pub struct Config {
     #[serde(rename = "upstream_window_hours", with = "value::hours")]
     pub upstream_window: Duration,
 
-    #[serde(deserialize_with = "value::collections")]
-    pub collections: Vec<String>,
+    #[serde(deserialize_with = "value::list")]
+    pub collections: Vec<Pattern>,
     #[serde(deserialize_with = "value::list")]
     pub dids_allow: Vec<Did>,
     #[serde(deserialize_with = "value::list")]
     pub dids_deny: Vec<Did>,
-    /// Pairs of a collection pattern and a policy.
     #[serde(with = "value::validation")]
-    pub validation: Vec<(String, String)>,
+    pub validation: Policies,
     #[serde(deserialize_with = "value::plc_url")]
     pub plc_url: Url,
 

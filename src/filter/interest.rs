@@ -1,58 +1,7 @@
 //! Which records are wanted: compiled once, then asked for every operation of the stream.
 
-use std::fmt;
-use std::str::FromStr;
-
-use crate::protocol::syntax::{self, Did};
-
-/// A set of collections: one by its name (`com.huddle.booking`), all below an authority
-/// (`com.huddle.*`), or every one (`*`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pattern {
-    /// Exactly this NSID.
-    Exact(Box<str>),
-    /// Every NSID that begins with this text, which is empty or ends with a dot.
-    Prefix(Box<str>),
-}
-
-impl FromStr for Pattern {
-    type Err = PatternError;
-
-    fn from_str(text: &str) -> Result<Self, PatternError> {
-        let error = || PatternError {
-            found: text.chars().take(128).collect(),
-        };
-        match text.strip_suffix('*') {
-            Some("") => Ok(Self::Prefix("".into())),
-            // A prefix is sound if an NSID can be made of it.
-            Some(prefix) if prefix.ends_with('.') && syntax::is_nsid(&format!("{prefix}a.a")) => {
-                Ok(Self::Prefix(prefix.into()))
-            }
-            None if syntax::is_nsid(text) => Ok(Self::Exact(text.into())),
-            _ => Err(error()),
-        }
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(nsid) => f.write_str(nsid),
-            Self::Prefix(prefix) => write!(f, "{prefix}*"),
-        }
-    }
-}
-
-/// A text that names no set of collections.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "not a collection pattern: {found:?} (give an NSID such as com.huddle.booking, \
-     a prefix that ends with a dot and a star such as com.huddle.*, or * for everything)"
-)]
-pub struct PatternError {
-    /// At most 128 characters of what was found.
-    pub found: String,
-}
+use crate::protocol::pattern::Pattern;
+use crate::protocol::syntax::Did;
 
 /// What the stream is asked for. A question costs the logarithm of the number of patterns or DIDs.
 #[derive(Clone, Debug, Default)]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::syntax;
+use crate::protocol::pattern::{Pattern, PatternError};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -21,23 +21,18 @@ pub enum Policy {
 
 /// The policies of all collections. The most specific pattern wins; what none matches is under
 /// [`Policy::default`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    try_from = "BTreeMap<String, Policy>",
-    into = "BTreeMap<String, Policy>"
-)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policies {
-    /// By pattern: an NSID, `com.huddle.*`, or `*`.
-    by_pattern: BTreeMap<String, Policy>,
+    by_pattern: BTreeMap<Pattern, Policy>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    #[error("{0:?} is neither an NSID, nor the beginning of one such as com.huddle.*, nor *")]
-    Pattern(String),
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
 
-    #[error("{0:?} has two policies")]
-    Repeated(String),
+    #[error("{0} has two policies")]
+    Repeated(Pattern),
 
     #[error("{0:?} is not a policy: it is reject, flag or off")]
     Unknown(String),
@@ -45,33 +40,20 @@ pub enum PolicyError {
 
 impl Policies {
     pub fn for_collection(&self, collection: &str) -> Policy {
-        let mut prefix = collection;
-        let mut found = self.by_pattern.get(collection);
-        while let (None, Some((shorter, _))) = (found, prefix.rsplit_once('.')) {
-            prefix = shorter;
-            found = self.by_pattern.get(&format!("{prefix}.*"));
-        }
-        found
-            .or_else(|| self.by_pattern.get("*"))
-            .copied()
+        self.by_pattern
+            .iter()
+            .filter(|(pattern, _)| pattern.matches(collection))
+            .max_by_key(|(pattern, _)| pattern.specificity())
+            .map(|(_, &policy)| policy)
             .unwrap_or_default()
     }
-}
 
-impl TryFrom<BTreeMap<String, Policy>> for Policies {
-    type Error = PolicyError;
-
-    fn try_from(by_pattern: BTreeMap<String, Policy>) -> Result<Self, PolicyError> {
-        match by_pattern.keys().find(|pattern| !is_pattern(pattern)) {
-            Some(pattern) => Err(PolicyError::Pattern(pattern.clone())),
-            None => Ok(Self { by_pattern }),
-        }
-    }
-}
-
-impl From<Policies> for BTreeMap<String, Policy> {
-    fn from(policies: Policies) -> Self {
-        policies.by_pattern
+    /// Each as `pattern=policy`.
+    pub fn rules(&self) -> Vec<String> {
+        self.by_pattern
+            .iter()
+            .map(|(pattern, policy)| format!("{pattern}={}", policy.as_str()))
+            .collect()
     }
 }
 
@@ -83,14 +65,25 @@ impl FromStr for Policies {
         let mut by_pattern = BTreeMap::new();
         for entry in text.split(',').map(str::trim) {
             let (pattern, policy) = entry.split_once('=').unwrap_or(("*", entry));
+            let pattern: Pattern = pattern.trim().parse()?;
             if by_pattern
-                .insert(pattern.to_owned(), policy.parse()?)
+                .insert(pattern.clone(), policy.trim().parse()?)
                 .is_some()
             {
-                return Err(PolicyError::Repeated(pattern.to_owned()));
+                return Err(PolicyError::Repeated(pattern));
             }
         }
-        Self::try_from(by_pattern)
+        Ok(Self { by_pattern })
+    }
+}
+
+impl Policy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Off => "off",
+            Self::Reject => "reject",
+        }
     }
 }
 
@@ -104,14 +97,6 @@ impl FromStr for Policy {
             "reject" => Ok(Self::Reject),
             _ => Err(PolicyError::Unknown(text.to_owned())),
         }
-    }
-}
-
-fn is_pattern(pattern: &str) -> bool {
-    match pattern.strip_suffix(".*") {
-        // Two more labels make an NSID of any beginning.
-        Some(prefix) => syntax::is_nsid(&format!("{prefix}.a.a")),
-        None => pattern == "*" || syntax::is_nsid(pattern),
     }
 }
 
@@ -146,28 +131,24 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_patterns_is_read_and_written() {
-        let json = r#"{"com.huddle.*":"flag","com.huddle.booking":"off"}"#;
-
-        let policies: Policies = serde_json::from_str(json).unwrap();
-
-        assert_eq!(serde_json::to_string(&policies).unwrap(), json);
+    fn rules_are_written_as_they_are_read() {
+        let text = "com.huddle.booking=off,com.huddle.*=flag";
+        let policies: Policies = text.parse().unwrap();
+        assert_eq!(policies.rules().join(","), text);
     }
 
     #[test]
     fn what_is_no_pattern_or_policy_is_refused_by_name() {
-        for (text, error) in [
-            (
-                "com.huddle*=off",
-                PolicyError::Pattern("com.huddle*".into()),
-            ),
-            ("huddle=off", PolicyError::Pattern("huddle".into())),
-            (".*=off", PolicyError::Pattern(".*".into())),
-            ("drop", PolicyError::Unknown("drop".into())),
-            ("com.huddle.booking=", PolicyError::Unknown(String::new())),
-            ("off,flag", PolicyError::Repeated("*".into())),
+        for (text, named) in [
+            ("com.huddle*=off", "com.huddle*"),
+            ("huddle=off", "huddle"),
+            (".*=off", ".*"),
+            ("drop", "drop"),
+            ("com.huddle.booking=", "\"\""),
+            ("off,flag", "*"),
         ] {
-            assert_eq!(text.parse::<Policies>(), Err(error), "{text}");
+            let error = text.parse::<Policies>().unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::source::Position;
+use crate::source::{Position, SourceId};
 
 /// The shared copy of the [`Status`].
 #[derive(Clone, Debug, Default)]
@@ -41,6 +41,13 @@ pub struct Status {
     pub sources: BTreeMap<String, SourceStatus>,
     pub queue: QueueStatus,
     pub budget: BudgetStatus,
+}
+
+impl Status {
+    /// The status of `source`, made where there is none yet.
+    pub fn source_mut(&mut self, source: &SourceId) -> &mut SourceStatus {
+        self.sources.entry(source.to_string()).or_default()
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]

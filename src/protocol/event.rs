@@ -5,6 +5,7 @@ use cid::Cid;
 use jiff::Timestamp;
 
 use super::syntax::{Did, Nsid, RecordKey, Tid};
+use crate::source::Position;
 
 /// One message of the stream, of a kind that this worker acts on.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,23 @@ pub enum Event {
     Account(Account),
     /// The server speaks about the stream itself (`#info`). It has no seq.
     Info(Info),
+}
+
+impl Event {
+    /// Where it stands in its source; an `#info` stands nowhere.
+    pub fn position(&self) -> Option<Position> {
+        let (seq, time) = match self {
+            Self::Account(account) => (account.seq, account.time),
+            Self::Commit(commit) => (commit.seq, commit.time),
+            Self::Identity(identity) => (identity.seq, identity.time),
+            Self::Info(_) => return None,
+            Self::Sync(sync) => (sync.seq, sync.time),
+        };
+        Some(Position {
+            seq,
+            time: Some(time),
+        })
+    }
 }
 
 /// A `#commit`, reduced to the operations that somebody wants.

@@ -6,5 +6,6 @@ pub mod datetime;
 pub mod decode;
 pub mod event;
 pub mod json;
+pub mod pattern;
 pub mod skim;
 pub mod syntax;

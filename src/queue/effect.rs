@@ -4,8 +4,10 @@ use bytes::Bytes;
 use cid::Cid;
 use jiff::Timestamp;
 
+use super::task::IndexTask;
 use crate::huddle::Projection;
 use crate::protocol::syntax::{Did, Nsid, RecordKey, Tid};
+use crate::source::SourceId;
 
 /// One change to the tables. Effects are idempotent and monotone: each carries what guards it
 /// (a rev, a time), so applying it twice, or after a later one, changes nothing.
@@ -17,6 +19,56 @@ pub enum Effect {
     Gap(Gap),
     Identity(IdentityChange),
     Upsert(Box<RecordUpsert>),
+}
+
+impl Effect {
+    /// The record it is about, if it is about one.
+    pub fn uri(&self) -> Option<String> {
+        match self {
+            Self::Delete(delete) => Some(delete.version.uri()),
+            Self::Upsert(upsert) => Some(upsert.version.uri()),
+            Self::DeadLetter(letter) => letter.uri.clone(),
+            Self::Account(_) | Self::Gap(_) | Self::Identity(_) => None,
+        }
+    }
+
+    /// The dead letter of an effect that the database refused `attempts` times.
+    pub fn refused(&self, source: &SourceId, attempts: u32, error: String) -> Self {
+        let task = match self {
+            Self::Delete(delete) => Some(IndexTask::delete(delete, source, attempts)),
+            Self::Upsert(upsert) => Some(IndexTask::upsert(upsert, source, attempts)),
+            _ => None,
+        };
+        let (seq, did) = match self {
+            Self::Account(change) => (Some(change.seq), Some(change.did.to_string())),
+            Self::Delete(delete) => (
+                Some(delete.version.seq),
+                Some(delete.version.did.to_string()),
+            ),
+            Self::Identity(change) => (Some(change.seq), Some(change.did.to_string())),
+            Self::Upsert(upsert) => (
+                Some(upsert.version.seq),
+                Some(upsert.version.did.to_string()),
+            ),
+            Self::DeadLetter(letter) => (letter.seq, letter.did.clone()),
+            Self::Gap(gap) => (gap.to_seq, None),
+        };
+        let raw = match self {
+            Self::DeadLetter(letter) => letter.raw.clone(),
+            Self::Upsert(upsert) => upsert.cbor.clone(),
+            _ => Bytes::new(),
+        };
+        Self::DeadLetter(Box::new(DeadLetter {
+            stage: Stage::Index,
+            error,
+            seq,
+            did,
+            uri: self.uri(),
+            task: task.and_then(|task| serde_json::to_string(&task).ok()),
+            raw,
+            attempts,
+        }))
+    }
 }
 
 /// Where a record stands, and which commit said so.
@@ -125,6 +177,17 @@ pub struct DeadLetter {
     pub raw: Bytes,
     /// How often it was tried.
     pub attempts: u32,
+}
+
+impl DeadLetter {
+    /// The collection of the record it is about, if it is about one.
+    pub fn collection(&self) -> Option<&str> {
+        self.uri
+            .as_deref()?
+            .strip_prefix("at://")?
+            .split('/')
+            .nth(1)
+    }
 }
 
 /// Where a dead letter was given up.

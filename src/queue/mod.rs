@@ -2,4 +2,5 @@
 
 pub mod accumulator;
 pub mod effect;
+pub mod reorder;
 pub mod task;

@@ -23,7 +23,7 @@ use crate::queue::effect::GapCause;
 use crate::source::{Position, SourceId};
 
 /// How often a batch may die in a handler's hand before it is cut in two.
-const SUSPICION_LIMIT: u32 = 3;
+pub const SUSPICION_LIMIT: u32 = 3;
 
 /// The memory of one source's unsettled frames.
 pub struct Ledger {
@@ -40,6 +40,8 @@ type Wake = Arc<dyn Fn() + Send + Sync>;
 #[derive(Debug)]
 struct State {
     epoch: EpochStart,
+    /// Whether it was ever told where the source stands. Before that nothing is handed out.
+    positioned: bool,
     /// Set while a stage is down: what would be handed out could not be passed on.
     paused: bool,
     /// Contiguous, in the order of the socket.
@@ -143,6 +145,7 @@ impl Ledger {
             source,
             state: Mutex::new(State {
                 epoch: EpochStart::default(),
+                positioned: false,
                 paused: true,
                 entries: VecDeque::new(),
                 owed: BTreeSet::new(),
@@ -265,6 +268,7 @@ impl Ledger {
             state.entries.clear();
             state.settled_through = position;
             state.received = position.seq;
+            state.positioned = true;
             state.begin_epoch(gap);
         }
         self.settled.notify_waiters();
@@ -272,6 +276,11 @@ impl Ledger {
 
     pub fn epoch(&self) -> EpochStart {
         self.lock().epoch
+    }
+
+    /// Whether [`Self::restart_at`] was ever called.
+    pub fn is_positioned(&self) -> bool {
+        self.lock().positioned
     }
 
     /// The newest seq that was entered: where to ask the source to go on.
@@ -398,7 +407,7 @@ impl State {
             position: self.settled_through,
             gap,
         };
-        self.paused = false;
+        self.paused = !self.positioned;
         self.last_settled_at = Instant::now();
         // Also what was settled behind something unsettled: stages expect every number in turn, and
         // applying it again changes nothing.

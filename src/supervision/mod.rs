@@ -5,3 +5,4 @@ pub mod address;
 pub mod budget;
 pub mod intensity;
 pub mod ledger;
+pub mod progress;

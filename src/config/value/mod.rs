@@ -5,11 +5,9 @@
 pub(super) mod bytes;
 mod duration;
 mod list;
-mod pattern;
 mod url;
 pub(super) mod validation;
 
 pub(super) use duration::{hours, millis, optional_seconds};
 pub(super) use list::list;
-pub(super) use pattern::collections;
 pub(super) use url::{database_url, plc_url, source_url};

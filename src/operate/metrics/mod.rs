@@ -44,12 +44,9 @@ mod registry;
 mod source;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
 
 use crate::queue::effect::{GapCause, Stage};
 use crate::source::SourceId;
@@ -82,7 +79,8 @@ pub struct Metrics {
 impl Metrics {
     /// The metrics of a new worker, and what renders them as Prometheus text.
     ///
-    /// [`keep_up`] must run as long as the metrics are written.
+    /// `run_upkeep` of the handle must be called every few seconds: the exporter keeps every single
+    /// sample of a histogram until then, so a worker that nobody scrapes would grow for ever.
     pub fn new() -> (Self, PrometheusHandle) {
         let (registry, handle) = Registry::new();
         let registry = Arc::new(registry);
@@ -141,19 +139,6 @@ impl Metrics {
         let labels = [("status", status.as_str())];
         self.registry
             .counter(names::REJECTED_CONNECTIONS_TOTAL, &labels)
-    }
-}
-
-/// How often [`keep_up`] looks after the histograms.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Folds the samples of the histograms into their buckets until `stop`. The exporter keeps every
-/// single sample until then, so without this a worker that nobody scrapes grows for ever.
-pub async fn keep_up(handle: PrometheusHandle, stop: CancellationToken) {
-    let mut ticks = interval(UPKEEP_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        handle.run_upkeep();
     }
 }
 
@@ -251,15 +236,5 @@ mod tests {
         let text = text.render();
         assert!(text.contains("{status=\"other\"} 1\n"), "{text}");
         assert!(text.contains("{status=\"429\"} 1\n"), "{text}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn upkeep_ends_when_it_is_told_to() {
-        let (_metrics, handle) = Metrics::new();
-        let stop = CancellationToken::new();
-        let upkeep = tokio::spawn(keep_up(handle, stop.clone()));
-        tokio::time::sleep(3 * UPKEEP_INTERVAL).await;
-        stop.cancel();
-        upkeep.await.unwrap();
     }
 }

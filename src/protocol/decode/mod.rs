@@ -8,7 +8,6 @@ mod properties;
 #[cfg(test)]
 pub(crate) mod sample;
 
-use jiff::Timestamp;
 use serde::Deserialize;
 
 pub use error::{CommitFault, DecodeError, Fault};
@@ -17,6 +16,7 @@ use super::datetime::parse_datetime;
 use super::event::{Event, Info};
 use super::skim::{Envelope, Kind, Skim, SkimFault, skim};
 use crate::filter::interest::Interest;
+use crate::source::Position;
 
 /// The longest frame that is looked at, in bytes, as the reference relay has it.
 pub const MAX_FRAME: usize = 5_000_000;
@@ -35,11 +35,30 @@ pub struct Decoded<'a> {
     time: Option<&'a str>,
 }
 
-impl Decoded<'_> {
-    /// The event's time. It is read only now, since few frames are asked for it; `None` where the
-    /// frame has none or it makes no sense.
-    pub fn time(&self) -> Option<Timestamp> {
-        self.time.and_then(|text| parse_datetime(text).ok())
+impl<'a> Decoded<'a> {
+    /// Where the frame stands in its source, if it stands anywhere.
+    pub fn place(&self) -> Option<Place<'a>> {
+        Some(Place {
+            seq: self.seq?,
+            time: self.time,
+        })
+    }
+}
+
+/// A seq, and the event's time as the server wrote it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub seq: u64,
+    time: Option<&'a str>,
+}
+
+impl Place<'_> {
+    /// Reads the time, which few frames are asked for; `None` where it makes no sense.
+    pub fn position(self) -> Position {
+        Position {
+            seq: self.seq,
+            time: self.time.and_then(|text| parse_datetime(text).ok()),
+        }
     }
 }
 
@@ -202,7 +221,7 @@ mod tests {
         Did::parse(DID).unwrap()
     }
 
-    fn time() -> Timestamp {
+    fn time() -> jiff::Timestamp {
         TIME.parse().unwrap()
     }
 
@@ -218,7 +237,10 @@ mod tests {
         assert_eq!(decoded.content, Content::Unwanted);
         assert_eq!(decoded.kind, Some(Kind::Commit));
         assert_eq!(decoded.seq, Some(7));
-        assert_eq!(decoded.time(), Some(time()));
+        assert_eq!(
+            decoded.place().and_then(|place| place.position().time),
+            Some(time())
+        );
         assert!(decode(&frame, &interest("app.bsky.*")).is_err());
     }
 

@@ -1,0 +1,275 @@
+//! The ConnectionActor: owns one source's connection. It dials, resumes, reads while there is
+//! budget, and enters what it reads into the ledger.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use ractor::rpc::CallResult;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+
+use super::Context;
+use super::cursor::CursorMessage;
+use crate::operate::status::ConnectionState;
+use crate::protocol::skim::{Skim, skim};
+use crate::source::error::RetryAdvice;
+use crate::source::reconnect::Reconnect;
+use crate::source::silence::{SilenceDetector, SilenceLimits};
+use crate::source::{BatchLimits, Frames, Resume};
+use crate::supervision::backoff::Backoff;
+use crate::supervision::progress::Progress;
+
+/// How long the CursorActor may take to say where to go on.
+const RESUME_DEADLINE: Duration = Duration::from_secs(15);
+/// The part of each reconnect delay that is left to chance.
+const JITTER: f64 = 0.3;
+
+/// See the module.
+pub struct ConnectionActor;
+
+/// Dial, or read a batch.
+#[derive(Debug)]
+pub struct Step;
+
+pub struct ConnectionActorState {
+    context: Arc<Context>,
+    progress: Progress,
+    reconnect: Reconnect,
+    silence: SilenceDetector,
+    limits: BatchLimits,
+    connection: Option<Box<dyn Frames>>,
+    connections: u64,
+}
+
+/// Why a connection is given up, or was never made.
+struct Loss {
+    advice: RetryAdvice,
+    reason: String,
+}
+
+impl Actor for ConnectionActor {
+    type Msg = Step;
+    type State = ConnectionActorState;
+    type Arguments = (Arc<Context>, Progress);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (context, progress): Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let config = &context.config;
+        let backoff = Backoff::try_new(
+            config.reconnect_min,
+            config.reconnect_max,
+            JITTER,
+            fastrand::Rng::new(),
+        )?;
+        let silence = SilenceLimits {
+            min: config.silence_min,
+            max: config.silence_max,
+            ..SilenceLimits::default()
+        };
+        myself.cast(Step)?;
+        Ok(ConnectionActorState {
+            reconnect: Reconnect::new(backoff, config.healthy_after),
+            silence: SilenceDetector::try_new(silence, Instant::now())?,
+            limits: BatchLimits {
+                frames: config.batch_frames,
+                bytes: config.batch_bytes as usize,
+                linger: config.batch_wait,
+            },
+            connection: None,
+            connections: 0,
+            progress,
+            context,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        Step: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let stop = state.context.stop_reading.clone();
+        let outcome = tokio::select! {
+            () = stop.cancelled() => {
+                state.connection = None;
+                state.show(ConnectionState::Stopped);
+                return Ok(());
+            }
+            outcome = state.step() => outcome,
+        };
+        match outcome {
+            Ok(()) => myself.cast(Step)?,
+            Err(loss) => {
+                let delay = state.lose(loss);
+                myself.send_after(delay, || Step);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ConnectionActorState {
+    async fn step(&mut self) -> Result<(), Loss> {
+        match self.connection.take() {
+            None => self.dial().await,
+            Some(mut connection) => {
+                let read = self.read(connection.as_mut()).await;
+                self.connection = Some(connection);
+                read
+            }
+        }
+    }
+
+    async fn dial(&mut self) -> Result<(), Loss> {
+        let _busy = self.progress.busy();
+        self.show(ConnectionState::Connecting);
+        let resume = self.resume().await?;
+        let connected = self.context.source.connect(resume).await;
+        let connection = connected.map_err(|error| Loss {
+            advice: error.advice(),
+            reason: error.to_string(),
+        })?;
+        tracing::info!(source = %self.context.source.id(), ?resume, "connected");
+        let now = Instant::now();
+        self.reconnect.connected(now);
+        self.silence.wait_from(now);
+        self.context.note_connected(now);
+        self.connection = Some(connection);
+        self.connections += 1;
+        self.show(ConnectionState::Connected {
+            since: Timestamp::now(),
+        });
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<Resume, Loss> {
+        let asked = match self.context.cursor.current() {
+            Some(cursor) => {
+                let asked = cursor.call(CursorMessage::Resume, Some(RESUME_DEADLINE));
+                asked.await.ok()
+            }
+            None => None,
+        };
+        match asked {
+            Some(CallResult::Success(Some(resume))) => Ok(resume),
+            _ => Err(Loss {
+                advice: RetryAdvice::Backoff,
+                reason: "the cursor cannot be read".to_owned(),
+            }),
+        }
+    }
+
+    /// Reads one batch, once there is room for it.
+    async fn read(&mut self, connection: &mut dyn Frames) -> Result<(), Loss> {
+        if !self.context.budget.has_room() {
+            let waited_from = Instant::now();
+            self.context.budget.room().await;
+            self.context
+                .metrics
+                .budget_wait_seconds
+                .record(waited_from.elapsed());
+            self.silence.wait_from(Instant::now());
+        }
+        let mut frames = Vec::new();
+        let reading = connection.read_batch(self.limits, &mut frames);
+        let outcome = tokio::time::timeout_at(self.silence.deadline(), reading).await;
+        // What was taken before an end is good.
+        self.enter(frames)?;
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Loss {
+                advice: RetryAdvice::Backoff,
+                reason: error.to_string(),
+            }),
+            Err(_elapsed) => {
+                let silent = self.silence.threshold();
+                self.silence.gave_up();
+                Err(Loss {
+                    advice: RetryAdvice::Backoff,
+                    reason: format!("no data for {} s", silent.as_secs()),
+                })
+            }
+        }
+    }
+
+    fn enter(&mut self, frames: Vec<Bytes>) -> Result<(), Loss> {
+        let Some(last) = frames.last() else {
+            return Ok(());
+        };
+        let error = error_frame(last);
+        let last_seq = frames.iter().rev().find_map(seq_of);
+        if last_seq.is_some() {
+            self.reconnect.received();
+            self.silence.data(Instant::now());
+        }
+        let bytes = frames.iter().map(Bytes::len).sum();
+        let charge = self.context.budget.charge(bytes);
+        self.context.ledger.enter(frames, last_seq, charge);
+        match error {
+            Some((name, reason)) => Err(self.error_frame_loss(&name, reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// The server has given up on this stream, and closes next.
+    fn error_frame_loss(&self, name: &str, reason: String) -> Loss {
+        if name == "FutureCursor" {
+            // Should nobody hear it, the next attempt will meet the same answer.
+            let _unheard = self.context.cursor.cast(CursorMessage::FutureCursor);
+        }
+        Loss {
+            advice: RetryAdvice::Backoff,
+            reason,
+        }
+    }
+
+    fn lose(&mut self, loss: Loss) -> Duration {
+        let Loss { advice, reason } = loss;
+        self.connection = None;
+        let delay = self.reconnect.next_delay(Instant::now(), advice);
+        tracing::warn!(
+            source = %self.context.source.id(),
+            reason,
+            retry_in_ms = delay.as_millis() as u64,
+            "not connected"
+        );
+        let until = SignedDuration::try_from(delay)
+            .ok()
+            .and_then(|delay| Timestamp::now().checked_add(delay).ok())
+            .unwrap_or(Timestamp::MAX);
+        self.show(ConnectionState::BackingOff { until, reason });
+        delay
+    }
+
+    fn show(&self, connection: ConnectionState) {
+        let source = self.context.source.id();
+        self.context.status.update(|status| {
+            let source = status.source_mut(source);
+            source.set_connection(connection, Timestamp::now());
+        });
+    }
+}
+
+fn seq_of(frame: &Bytes) -> Option<u64> {
+    match skim(frame).ok()? {
+        Skim::Message(envelope) => envelope.seq,
+        Skim::Unknown(unknown) => unknown.seq,
+        Skim::Error { .. } => None,
+    }
+}
+
+/// The error that the frame is, and in words for a log.
+fn error_frame(frame: &Bytes) -> Option<(String, String)> {
+    match skim(frame).ok()? {
+        Skim::Error { name, message } => Some((
+            name.to_owned(),
+            format!("{name}: {}", message.unwrap_or("no message")),
+        )),
+        _ => None,
+    }
+}

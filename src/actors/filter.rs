@@ -1,0 +1,259 @@
+//! The FilterActor: puts the decoded batches back in order and makes effects of their events.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::Context;
+use super::cursor::CursorMessage;
+use super::decoder::{DecodedBatch, Item};
+use super::indexer::IndexerMessage;
+use crate::filter::sequence::{Observation, SequenceGuard};
+use crate::protocol::event::{Change, Event, PutAction};
+use crate::queue::accumulator::{IndexWork, Mark};
+use crate::queue::effect::{Effect, Stage};
+use crate::queue::reorder::Reorder;
+use crate::source::Position;
+use crate::supervision::ledger::EpochStart;
+use crate::supervision::progress::Progress;
+
+/// See the module.
+pub struct FilterActor;
+
+#[derive(Debug)]
+pub enum FilterMessage {
+    Decoded(DecodedBatch),
+}
+
+pub struct FilterState {
+    context: Arc<Context>,
+    progress: Progress,
+    epoch: EpochStart,
+    reorder: Reorder<DecodedBatch>,
+    guard: SequenceGuard,
+    /// Events that needed nothing since the CursorActor was last told.
+    events_since_checkpoint: u64,
+}
+
+impl Actor for FilterActor {
+    type Msg = FilterMessage;
+    type State = FilterState;
+    type Arguments = (Arc<Context>, Progress);
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        (context, progress): Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let epoch = context.ledger.epoch();
+        Ok(FilterState::new(context, progress, epoch))
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        FilterMessage::Decoded(batch): Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _busy = state.progress.busy();
+        state.take(batch);
+        Ok(())
+    }
+}
+
+impl FilterState {
+    fn new(context: Arc<Context>, progress: Progress, epoch: EpochStart) -> Self {
+        Self {
+            reorder: Reorder::starting_at(epoch.first_frame),
+            guard: SequenceGuard::new(epoch.position, epoch.gap, context.config.upstream_window),
+            epoch,
+            progress,
+            context,
+            events_since_checkpoint: 0,
+        }
+    }
+
+    fn take(&mut self, batch: DecodedBatch) {
+        let epoch = batch.lease.epoch();
+        if epoch.epoch < self.epoch.epoch {
+            return;
+        }
+        if epoch.epoch > self.epoch.epoch {
+            *self = Self::new(self.context.clone(), self.progress.clone(), epoch);
+        }
+        self.reorder.insert(batch.numbers.clone(), batch);
+        while let Some(batch) = self.reorder.release() {
+            self.pass_on(batch);
+        }
+    }
+
+    fn pass_on(&mut self, mut batch: DecodedBatch) {
+        batch.lease.take_in_hand();
+        let events = batch.numbers.end - batch.numbers.start;
+        let mut work = EffectsOf::new(&self.context, &mut self.guard);
+        for item in batch.items.drain(..) {
+            work.add(item);
+        }
+        work.finish(batch.last);
+        let EffectsOf {
+            effects,
+            marks,
+            sequence_restarted,
+            ..
+        } = work;
+        batch.lease.lay_down();
+        let position = self.guard.position();
+        self.note_received(position, events, &effects);
+        if effects.is_empty() && !sequence_restarted {
+            batch.lease.settle(position);
+            self.tell_cursor(events);
+            return;
+        }
+        let work = IndexWork {
+            is_suspect: batch.lease.is_suspect(),
+            duty: batch,
+            effects,
+            marks,
+            position,
+            sequence_restarted,
+        };
+        if let Err(IndexerMessage::Index(refused)) =
+            self.context.indexer.cast(IndexerMessage::Index(work))
+        {
+            refused.duty.lease.pause_ledger();
+        }
+    }
+
+    fn note_received(&self, position: Position, events: u64, effects: &[Effect]) {
+        self.context.status.update(|status| {
+            let source = status.source_mut(self.context.ledger.source());
+            source.set_received(position, Timestamp::now());
+            source.events += events;
+            source.matched += effects.len() as u64;
+        });
+    }
+
+    fn tell_cursor(&mut self, events: u64) {
+        self.events_since_checkpoint += events;
+        if self.events_since_checkpoint < self.context.config.checkpoint_events {
+            return;
+        }
+        // Where nobody is there, its successor starts with a look at the ledger.
+        if self.context.cursor.cast(CursorMessage::Settled).is_ok() {
+            self.events_since_checkpoint = 0;
+        }
+    }
+}
+
+/// The effects of one batch, as they are gathered.
+struct EffectsOf<'a> {
+    context: &'a Context,
+    guard: &'a mut SequenceGuard,
+    effects: Vec<Effect>,
+    marks: Vec<Mark>,
+    sequence_restarted: bool,
+}
+
+impl<'a> EffectsOf<'a> {
+    fn new(context: &'a Context, guard: &'a mut SequenceGuard) -> Self {
+        Self {
+            context,
+            guard,
+            effects: Vec::new(),
+            marks: Vec::new(),
+            sequence_restarted: false,
+        }
+    }
+
+    fn add(&mut self, item: Item) {
+        match item {
+            Item::At(position) => self.observe(position),
+            Item::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
+            Item::OutdatedCursor => self.guard.note_outdated_cursor(),
+            Item::Event(event) => {
+                if let Some(position) = event.position() {
+                    self.observe(position);
+                }
+                self.take(event);
+                self.mark();
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        let metrics = &self.context.metrics;
+        if let Event::Commit(commit) = &event {
+            for op in &commit.ops {
+                let counters = metrics.collection(op.collection.as_str());
+                match op.change {
+                    Change::Put {
+                        action: PutAction::Create,
+                        ..
+                    } => counters.created.increment(1),
+                    Change::Put { .. } => counters.updated.increment(1),
+                    Change::Delete => counters.deleted.increment(1),
+                    Change::Broken { .. } => {}
+                }
+            }
+        }
+        let before = self.effects.len();
+        self.context.rules.effects_of(event, &mut self.effects);
+        for effect in &self.effects[before..] {
+            match effect {
+                Effect::Upsert(upsert) => metrics
+                    .collection(upsert.version.collection.as_str())
+                    .validated(&upsert.validity)
+                    .increment(1),
+                Effect::DeadLetter(letter) if letter.stage == Stage::Validate => {
+                    if let Some(collection) = letter.collection() {
+                        metrics.collection(collection).rejected.increment(1);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A gap whose end is not in sight yet is written all the same: the process may die before.
+    fn finish(&mut self, last: Option<Position>) {
+        if let Some(last) = last {
+            self.observe(last);
+        }
+        self.effects
+            .extend(self.guard.unfinished_gap().map(Effect::Gap));
+    }
+
+    fn observe(&mut self, position: Position) {
+        let gap = self.judge(position);
+        self.effects.extend(gap);
+    }
+
+    fn judge(&mut self, position: Position) -> Option<Effect> {
+        let gap = match self.guard.observe(position) {
+            Observation::Advance { gap } => gap?,
+            Observation::Replay => return None,
+            Observation::Restart { gap } => {
+                self.sequence_restarted = true;
+                gap
+            }
+        };
+        tracing::warn!(
+            cause = gap.cause.as_str(),
+            from_seq = gap.from_seq,
+            to_seq = gap.to_seq,
+            "events may have been missed; the gap stays open until it is reconciled"
+        );
+        self.context.metrics.gaps(gap.cause).increment(1);
+        Some(Effect::Gap(gap))
+    }
+
+    /// After the effects so far, everything up to the guard's position is done. An item that is not
+    /// marked goes with the next one that is.
+    fn mark(&mut self) {
+        self.marks.push(Mark {
+            effects: self.effects.len(),
+            position: self.guard.position(),
+        });
+    }
+}

@@ -1,0 +1,84 @@
+//! The HousekeepingActor: what has to be done from time to time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::Context;
+use crate::store::Retention;
+
+/// How often the budget is shown, and the histograms' samples are folded in: the exporter keeps
+/// every single one until then.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often rows that outlived their retention are looked for, the first time after a minute.
+const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
+const FIRST_PURGE: Duration = Duration::from_secs(60);
+const PURGE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct HousekeepingActor;
+
+#[derive(Debug)]
+pub enum HousekeepingMessage {
+    Upkeep,
+    Purge,
+}
+
+impl Actor for HousekeepingActor {
+    type Msg = HousekeepingMessage;
+    type State = Arc<Context>;
+    type Arguments = Arc<Context>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        context: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        myself.send_interval(UPKEEP_INTERVAL, || HousekeepingMessage::Upkeep);
+        myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
+        Ok(context)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        context: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            HousekeepingMessage::Upkeep => upkeep(context),
+            HousekeepingMessage::Purge => {
+                purge(context).await;
+                myself.send_after(PURGE_INTERVAL, || HousekeepingMessage::Purge);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn upkeep(context: &Context) {
+    let in_flight = context.budget.in_flight_bytes();
+    context.status.update(|status| {
+        status.budget.limit_bytes = context.budget.limit_bytes() as u64;
+        status.budget.in_flight_bytes = in_flight as u64;
+    });
+    context.prometheus.run_upkeep();
+}
+
+async fn purge(context: &Context) {
+    let retention = Retention {
+        inactive_request_days: context.config.request_retention_days,
+        dead_letter_days: context.config.dead_letter_retention_days,
+    };
+    let purged = tokio::time::timeout(PURGE_DEADLINE, context.store.purge(retention)).await;
+    match purged {
+        Ok(Ok(purged)) => tracing::info!(
+            booking_requests = purged.booking_requests,
+            dead_letters = purged.dead_letters,
+            "purged what outlived its retention"
+        ),
+        Ok(Err(error)) => tracing::warn!(%error, "could not purge; trying again later"),
+        Err(_elapsed) => tracing::warn!("purging met its deadline; going on later"),
+    }
+}

@@ -1,0 +1,275 @@
+//! The IndexerActor: gathers effects into transactions and applies them, one at a time, in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+
+use super::Context;
+use super::cursor::CursorMessage;
+use super::decoder::DecodedBatch;
+use crate::operate::status::Failure;
+use crate::queue::accumulator::{Accumulator, IndexWork, Transaction};
+use crate::queue::effect::Effect;
+use crate::source::Position;
+use crate::store::{Rejection, StoreError, WriteBatch, Written};
+use crate::supervision::backoff::Backoff;
+use crate::supervision::progress::Progress;
+
+/// A transaction that takes longer counts as failed; whether it did happen, the next try tells.
+const TRANSACTION_DEADLINE: Duration = Duration::from_secs(30);
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+const RETRY_JITTER: f64 = 0.2;
+
+/// See the module.
+pub struct IndexerActor;
+
+#[derive(Debug)]
+pub enum IndexerMessage {
+    Index(IndexWork<DecodedBatch>),
+    /// Write what has waited long enough.
+    Flush,
+    /// Try again what could not be written.
+    Retry,
+}
+
+pub struct IndexerState {
+    context: Arc<Context>,
+    progress: Progress,
+    waiting: Accumulator<DecodedBatch>,
+    epoch: u64,
+    flush_scheduled: bool,
+    retry_scheduled: bool,
+    /// Cut, and not yet durable. Nothing overtakes it.
+    current: Option<Current>,
+    backoff: Backoff,
+}
+
+struct Current {
+    transaction: Transaction<DecodedBatch>,
+    /// How often each effect was refused.
+    refusals: Vec<u32>,
+}
+
+impl Actor for IndexerActor {
+    type Msg = IndexerMessage;
+    type State = IndexerState;
+    type Arguments = (Arc<Context>, Progress);
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        (context, progress): Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(IndexerState {
+            waiting: Accumulator::new(context.config.index_batch),
+            epoch: context.ledger.epoch().epoch,
+            flush_scheduled: false,
+            retry_scheduled: false,
+            current: None,
+            backoff: Backoff::try_new(RETRY_MIN, RETRY_MAX, RETRY_JITTER, fastrand::Rng::new())?,
+            progress,
+            context,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            IndexerMessage::Index(work) => state.take(work),
+            IndexerMessage::Flush => {
+                state.flush_scheduled = false;
+                state.write_one().await;
+            }
+            IndexerMessage::Retry => {
+                state.retry_scheduled = false;
+                state.write_one().await;
+            }
+        }
+        state.schedule(&myself);
+        Ok(())
+    }
+}
+
+impl IndexerState {
+    fn take(&mut self, work: IndexWork<DecodedBatch>) {
+        let epoch = work.duty.lease.epoch().epoch;
+        if epoch < self.epoch {
+            return;
+        }
+        if epoch > self.epoch {
+            // What is held of the old epoch is on its way again under the new one.
+            self.epoch = epoch;
+            self.waiting.clear();
+            self.current = None;
+        }
+        self.waiting.push(work);
+        self.show_depth();
+    }
+
+    /// One message, one transaction: between two of them the actor can be stopped.
+    fn schedule(&mut self, myself: &ActorRef<IndexerMessage>) {
+        if self.retry_scheduled || self.flush_scheduled {
+            return;
+        }
+        if self.current.is_some() {
+            self.retry_scheduled = true;
+            myself.send_after(self.backoff.next_delay(), || IndexerMessage::Retry);
+        } else if self.waiting.is_due() {
+            // Refused only while the actor is being drained; then nothing more is written.
+            self.flush_scheduled = myself.cast(IndexerMessage::Flush).is_ok();
+        } else if !self.waiting.is_empty() {
+            self.flush_scheduled = true;
+            myself.send_after(self.context.config.index_wait, || IndexerMessage::Flush);
+        }
+    }
+
+    async fn write_one(&mut self) {
+        let _busy = self.progress.busy();
+        let Some(mut current) = self.current.take().or_else(|| self.cut()) else {
+            return;
+        };
+        current.take_in_hand();
+        let started = Instant::now();
+        let batch = WriteBatch {
+            source: self.context.ledger.source(),
+            effects: &current.transaction.effects,
+            position: current.transaction.position,
+            sequence_restarted: current.transaction.sequence_restarted,
+        };
+        let outcome = tokio::time::timeout(TRANSACTION_DEADLINE, self.context.store.apply(&batch));
+        match outcome.await {
+            Ok(Ok(written)) => self.complete(current, written, started),
+            Ok(Err(StoreError::Rejected(rejections))) => self.hold_refused(current, rejections),
+            Ok(Err(error)) => self.hold_blocked(current, &error.to_string()),
+            Err(_elapsed) => self.hold_blocked(current, "the transaction met its deadline"),
+        }
+    }
+
+    fn cut(&mut self) -> Option<Current> {
+        let transaction = self.waiting.cut()?;
+        Some(Current {
+            refusals: vec![0; transaction.effects.len()],
+            transaction,
+        })
+    }
+
+    fn complete(&mut self, current: Current, written: Written, started: Instant) {
+        let context = &self.context;
+        let effects = current.transaction.effects.len();
+        let metrics = &context.metrics;
+        metrics.index_batch_size.record(effects as f64);
+        metrics.index_commit_seconds.record(started.elapsed());
+        for effect in &current.transaction.effects {
+            if let Effect::DeadLetter(letter) = effect {
+                metrics.dead_letters(letter.stage).increment(1);
+            }
+        }
+        for (batch, position) in current.transaction.completes {
+            metrics
+                .socket_to_commit_seconds
+                .record(batch.received_at.elapsed());
+            batch.lease.settle(position);
+        }
+        self.backoff.reset();
+        context.status.update(|status| {
+            status.queue.applied += effects as u64;
+            status.queue.dead_letters += written.dead_letters;
+            status.queue.blocked = None;
+            status.queue.last_commit_at = Some(Timestamp::now());
+        });
+        self.tell_cursor(current.transaction.position);
+        self.show_depth();
+    }
+
+    fn tell_cursor(&self, position: Position) {
+        // Where nobody is there, its successor reads the cursor from the database.
+        let _unheard = self.context.cursor.cast(CursorMessage::Applied(position));
+    }
+
+    /// Effects that are refused for good become dead letters once they were tried often enough; the
+    /// others of the transaction are not taken along.
+    fn hold_refused(&mut self, mut current: Current, rejections: Vec<Rejection>) {
+        let retries = self.context.config.index_retries;
+        self.context
+            .metrics
+            .index_retries
+            .increment(rejections.len() as u64);
+        for Rejection { effect, reason } in rejections {
+            let Some(refusals) = current.refusals.get_mut(effect) else {
+                continue;
+            };
+            *refusals += 1;
+            if *refusals <= retries {
+                continue;
+            }
+            let attempts = *refusals;
+            let refused = &mut current.transaction.effects[effect];
+            tracing::warn!(
+                source = %self.context.ledger.source(),
+                uri = refused.uri(),
+                attempts,
+                reason,
+                "the database refuses this for good; kept as a dead letter"
+            );
+            *refused =
+                Effect::refused(refused, self.context.ledger.source(), attempts, reason);
+        }
+        self.hold(current);
+    }
+
+    fn hold_blocked(&mut self, current: Current, reason: &str) {
+        let mut is_new = false;
+        self.context.status.update(|status| {
+            is_new = status.queue.blocked.is_none();
+            status.queue.blocked.get_or_insert_with(|| Failure {
+                at: Timestamp::now(),
+                reason: reason.to_owned(),
+            });
+        });
+        if is_new {
+            tracing::error!(
+                reason,
+                "the database takes nothing; holding what came and pushing back to the source"
+            );
+        }
+        self.hold(current);
+    }
+
+    fn hold(&mut self, mut current: Current) {
+        current.lay_down();
+        self.current = Some(current);
+    }
+
+    fn show_depth(&self) {
+        let held = self
+            .current
+            .as_ref()
+            .map_or(0, |current| current.transaction.effects.len());
+        let depth = (held + self.waiting.depth()) as u64;
+        self.context
+            .status
+            .update(|status| status.queue.depth = depth);
+    }
+}
+
+impl Current {
+    fn take_in_hand(&mut self) {
+        for (batch, _) in &mut self.transaction.completes {
+            batch.lease.take_in_hand();
+        }
+    }
+
+    fn lay_down(&mut self) {
+        for (batch, _) in &mut self.transaction.completes {
+            batch.lease.lay_down();
+        }
+    }
+}

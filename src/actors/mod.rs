@@ -1,0 +1,123 @@
+//! One file an actor. Actors move values, keep time and own state; what is to be done with a value
+//! is decided in the pure rooms beside this one.
+
+use std::net::TcpListener;
+use std::sync::{Arc, OnceLock};
+
+use jiff::Timestamp;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::cursor::CursorMessage;
+use self::decoder::Bell;
+use self::filter::FilterMessage;
+use self::indexer::IndexerMessage;
+
+use crate::config::Config;
+use crate::filter::rules::Rules;
+use crate::operate::health::Thresholds;
+use crate::operate::http::HttpState;
+use crate::operate::metrics::{Metrics, SourceMetrics};
+use crate::operate::status::StatusBoard;
+use crate::source::Source;
+use crate::store::Store;
+use crate::supervision::address::Address;
+use crate::supervision::budget::Budget;
+use crate::supervision::ledger::Ledger;
+
+pub mod connection;
+pub mod cursor;
+pub mod decoder;
+pub mod filter;
+pub mod housekeeping;
+pub mod http;
+pub mod indexer;
+
+/// What the actors of one tree share. It outlives every one of them.
+pub struct Context {
+    pub config: Config,
+    pub source: Arc<dyn Source>,
+    pub store: Arc<dyn Store>,
+    pub rules: Rules,
+    pub ledger: Arc<Ledger>,
+    pub budget: Arc<Budget>,
+    pub metrics: Metrics,
+    pub source_metrics: SourceMetrics,
+    pub prometheus: PrometheusHandle,
+    pub status: StatusBoard,
+    /// Where the operator's endpoints listen, if they do.
+    pub listener: Option<TcpListener>,
+    /// Cancelled when no more is to be read.
+    pub stop_reading: CancellationToken,
+    /// One for each decoder.
+    pub decoders: Arc<[Bell]>,
+    pub filter: Address<FilterMessage>,
+    pub indexer: Address<IndexerMessage>,
+    pub cursor: Address<CursorMessage>,
+    connected_at: OnceLock<Instant>,
+}
+
+/// What a tree is made of.
+pub struct Parts {
+    pub config: Config,
+    pub source: Arc<dyn Source>,
+    pub store: Arc<dyn Store>,
+    pub rules: Rules,
+    pub listener: Option<TcpListener>,
+}
+
+impl Context {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts {
+            config,
+            source,
+            store,
+            rules,
+            listener,
+        } = parts;
+        let (metrics, prometheus) = Metrics::new();
+        let status = StatusBoard::default();
+        status.update(|status| status.started_at = Some(Timestamp::now()));
+        let budget = usize::try_from(config.memory_budget).unwrap_or(usize::MAX);
+        Arc::new(Self {
+            ledger: Ledger::new(source.id().clone()),
+            budget: Budget::new(budget),
+            decoders: (0..config.decoders).map(|_| Bell::default()).collect(),
+            stop_reading: CancellationToken::new(),
+            filter: Address::default(),
+            indexer: Address::default(),
+            cursor: Address::default(),
+            connected_at: OnceLock::new(),
+            source_metrics: metrics.source(source.id()),
+            prometheus,
+            status,
+            config,
+            source,
+            store,
+            rules,
+            metrics,
+            listener,
+        })
+    }
+
+    /// What the operator's endpoints read.
+    fn endpoints(&self) -> HttpState {
+        HttpState {
+            metrics: self.metrics.clone(),
+            prometheus: self.prometheus.clone(),
+            status: self.status.clone(),
+            thresholds: Thresholds::from(&self.config),
+        }
+    }
+
+    /// When the source was reached for the first time.
+    pub fn first_connected_at(&self) -> Option<Instant> {
+        self.connected_at.get().copied()
+    }
+
+    fn note_connected(&self, now: Instant) {
+        // Only the first time is kept.
+        let _known = self.connected_at.set(now);
+    }
+}

@@ -1,0 +1,75 @@
+//! Puts back in order what was handled in parallel.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Holds spans of consecutive numbers back until everything before them has come.
+#[derive(Debug)]
+pub struct Reorder<T> {
+    next: u64,
+    waiting: BTreeMap<u64, (u64, T)>,
+}
+
+impl<T> Reorder<T> {
+    /// Releases spans from `first` on.
+    pub fn starting_at(first: u64) -> Self {
+        Self {
+            next: first,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the item that covers `span`. What lies before the next number is dropped: it was
+    /// released already.
+    pub fn insert(&mut self, span: Range<u64>, item: T) {
+        if span.start >= self.next {
+            self.waiting.insert(span.start, (span.end, item));
+        }
+    }
+
+    /// The next item in order, if it has come.
+    pub fn release(&mut self) -> Option<T> {
+        let (end, item) = self.waiting.remove(&self.next)?;
+        self.next = end;
+        Some(item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_was_released_is_not_released_again() {
+        let mut reorder = Reorder::starting_at(5);
+        reorder.insert(5..7, "first");
+        assert_eq!(reorder.release(), Some("first"));
+        reorder.insert(5..7, "again");
+        assert_eq!(reorder.release(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_arrival_gives_the_order_of_the_source(
+            lengths in prop::collection::vec(1..50_u64, 1..40),
+            seed in any::<u64>(),
+        ) {
+            let mut spans = Vec::new();
+            let mut start = 0;
+            for length in lengths {
+                spans.push(start..start + length);
+                start += length;
+            }
+            let mut arrivals = spans.clone();
+            fastrand::Rng::with_seed(seed).shuffle(&mut arrivals);
+            let (mut reorder, mut released) = (Reorder::starting_at(0), Vec::new());
+            for span in arrivals {
+                reorder.insert(span.clone(), span);
+                released.extend(std::iter::from_fn(|| reorder.release()));
+            }
+            prop_assert_eq!(released, spans);
+        }
+    }
+}
