@@ -2,6 +2,7 @@
 //! leases, restart policy, and the tree itself.
 
 pub mod address;
+pub mod backoff;
 pub mod budget;
 pub mod intensity;
 pub mod ledger;
