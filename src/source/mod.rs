@@ -1,10 +1,92 @@
-//! Where events come from.
+//! Where events come from: live connections, recordings, and a relay to play them back.
+
+pub mod address;
+mod dial;
+pub mod error;
+pub mod mock_relay;
+pub mod reconnect;
+pub mod record;
+pub mod recording;
+mod redirect;
+mod retry_after;
+pub mod silence;
+mod tls;
+pub mod websocket;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use url::Url;
+
+use error::{ConnectError, ReadError};
+
+/// The most bytes that a frame may have: the protocol's 5,000,000 and a little for servers that
+/// count the payload without its header.
+pub const MAX_FRAME_BYTES: usize = 5_000_000 + 64 * 1024;
+
+/// Something that can be followed from a place in its sequence.
+pub trait Source: Send + Sync + 'static {
+    /// Whose sequence it is. It stays the same wherever redirects lead.
+    fn id(&self) -> &SourceId;
+
+    /// Opens a connection that begins at `resume`. It ends by a deadline of its own and may be
+    /// dropped at any time.
+    fn connect(&self, resume: Resume) -> BoxFuture<'_, Result<Box<dyn Frames>, ConnectError>>;
+}
+
+/// The frames of one connection, in the order of the source.
+pub trait Frames: Send {
+    /// Waits for a frame, then takes what else comes until a limit is reached.
+    ///
+    /// Whatever the outcome, the frames in `into` are good: an error concerns what follows them. The
+    /// future may be dropped at any time; what it has taken stays in `into`, and a later call goes
+    /// on from there (frames already in `into` count towards the limits).
+    fn read_batch<'a>(
+        &'a mut self,
+        limits: BatchLimits,
+        into: &'a mut Vec<Bytes>,
+    ) -> BoxFuture<'a, Result<(), ReadError>>;
+
+    /// Messages of this connection that were no frames of the stream (text) and were passed by.
+    fn ignored(&self) -> u64;
+}
+
+/// Where a connection is to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// After the event with this seq. Servers differ in whether they send that event again.
+    After(u64),
+    /// With whatever happens next; what happened before is lost.
+    Live,
+    /// With the oldest event that the source still holds.
+    Oldest,
+}
+
+impl Resume {
+    /// The value of the `cursor` parameter. Zero and none are different things.
+    pub fn cursor(self) -> Option<u64> {
+        match self {
+            Self::After(seq) => Some(seq),
+            Self::Live => None,
+            Self::Oldest => Some(0),
+        }
+    }
+}
+
+/// When a batch is full. Each limit is checked after a frame was taken, so that a batch may exceed
+/// `bytes` by one frame.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    pub frames: usize,
+    pub bytes: usize,
+    /// How long a batch with something in it waits for more.
+    pub linger: Duration,
+}
 
 /// Names one sequence of events: the source's URL with scheme, host, port and path, without query.
 ///
@@ -17,6 +99,15 @@ pub struct SourceId(Arc<str>);
 impl SourceId {
     pub fn new(id: &str) -> Self {
         Self(id.into())
+    }
+
+    /// The id of the source behind `url`. Credentials, query and fragment are no part of it.
+    pub fn of(url: &Url) -> Self {
+        let scheme = url.scheme();
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}"));
+        let path = url.path();
+        Self(format!("{scheme}://{host}{}{path}", port.unwrap_or_default()).into())
     }
 
     pub fn as_str(&self) -> &str {
@@ -38,4 +129,28 @@ pub struct Position {
     /// The `time` of the event with that seq, where it is known. It tells one sequence space from
     /// another that happens to have similar numbers.
     pub time: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_named_by_its_url_without_query_and_credentials() {
+        let id = |url: &str| SourceId::of(&Url::parse(url).unwrap()).to_string();
+        assert_eq!(
+            id("wss://user:secret@Relay.example/xrpc/s?cursor=3#x"),
+            "wss://relay.example/xrpc/s"
+        );
+        assert_eq!(id("ws://[::1]:2583/s"), "ws://[::1]:2583/s");
+        assert_eq!(id("wss://relay.example:443/s"), "wss://relay.example/s");
+        assert_ne!(id("ws://relay.example/s"), id("wss://relay.example/s"));
+    }
+
+    #[test]
+    fn the_oldest_event_and_the_live_end_are_asked_for_differently() {
+        assert_eq!(Resume::Oldest.cursor(), Some(0));
+        assert_eq!(Resume::Live.cursor(), None);
+        assert_eq!(Resume::After(7).cursor(), Some(7));
+    }
 }

@@ -1,0 +1,181 @@
+//! What goes wrong between a source and us, and what each of it asks of the next attempt.
+
+use std::io;
+use std::time::Duration;
+
+use tokio_tungstenite::tungstenite;
+
+/// When to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAdvice {
+    /// The server refuses, and will refuse again unless somebody changes something: the longest
+    /// delay.
+    AtCeiling,
+    /// Whatever the backoff says.
+    Backoff,
+    /// The server asked for at least this much time.
+    NotBefore(Duration),
+}
+
+/// A connection did not come to be.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("no connection within {0:?}")]
+    Deadline(Duration),
+
+    #[error("cannot resolve {host}: {error}")]
+    Dns {
+        host: String,
+        #[source]
+        error: io::Error,
+    },
+
+    #[error("the WebSocket handshake failed: {0}")]
+    Handshake(#[source] Box<tungstenite::Error>),
+
+    #[error("the server answered with HTTP status {status}")]
+    Http {
+        status: u16,
+        /// The server's `Retry-After`, capped.
+        retry_after: Option<Duration>,
+    },
+
+    #[error(transparent)]
+    Redirect(#[from] RedirectError),
+
+    #[error("cannot reach {host}: {error}")]
+    Tcp {
+        host: String,
+        #[source]
+        error: io::Error,
+    },
+
+    #[error("TLS failed: {0}")]
+    Tls(#[source] io::Error),
+}
+
+impl ConnectError {
+    pub fn advice(&self) -> RetryAdvice {
+        match *self {
+            Self::Http {
+                status: 429 | 503,
+                retry_after: Some(delay),
+            } => RetryAdvice::NotBefore(delay),
+            Self::Http {
+                status: 408 | 425 | 429,
+                ..
+            } => RetryAdvice::Backoff,
+            Self::Http { status, .. } if status < 500 || status == 501 => RetryAdvice::AtCeiling,
+            Self::Redirect(_) => RetryAdvice::AtCeiling,
+            _ => RetryAdvice::Backoff,
+        }
+    }
+}
+
+/// A redirect that is not followed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RedirectError {
+    #[error("redirected from TLS to plain text, to {0}")]
+    Downgrade(String),
+
+    #[error("redirected to what is no WebSocket URL: {0:?}")]
+    InvalidLocation(String),
+
+    #[error("redirected in a loop, again to {0}")]
+    Loop(String),
+
+    #[error("redirected from a public address to a private one, {0}")]
+    PrivateAddress(String),
+
+    #[error("redirected more than {0} times")]
+    TooMany(usize),
+}
+
+/// A connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("closed by the server{}: {reason:?}", .code.map(|code| format!(" with code {code}")).unwrap_or_default())]
+    Closed { code: Option<u16>, reason: String },
+
+    /// It had ended before; this error was reported then.
+    #[error("read after the end of the connection")]
+    Ended,
+
+    #[error("cannot read: {0}")]
+    Io(#[source] io::Error),
+
+    #[error("not the WebSocket protocol: {0}")]
+    Protocol(#[source] Box<tungstenite::Error>),
+
+    /// The transport ended without a closing handshake, perhaps amid a frame.
+    #[error("cut off without a closing handshake")]
+    Reset,
+
+    #[error("a message of {bytes} bytes, where {limit} are allowed")]
+    TooLarge { bytes: usize, limit: usize },
+}
+
+impl From<tungstenite::Error> for ReadError {
+    fn from(error: tungstenite::Error) -> Self {
+        use tungstenite::Error;
+        use tungstenite::error::{CapacityError, ProtocolError};
+
+        match error {
+            Error::AlreadyClosed | Error::ConnectionClosed => Self::Ended,
+            Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => Self::TooLarge {
+                bytes: size,
+                limit: max_size,
+            },
+            Error::Io(error) if is_reset(&error) => Self::Reset,
+            Error::Io(error) => Self::Io(error),
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Reset,
+            error => Self::Protocol(Box::new(error)),
+        }
+    }
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::UnexpectedEof
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advice(status: u16, retry_after: Option<u64>) -> RetryAdvice {
+        let retry_after = retry_after.map(Duration::from_secs);
+        let error = ConnectError::Http {
+            status,
+            retry_after,
+        };
+        error.advice()
+    }
+
+    #[test]
+    fn a_server_that_asks_for_time_is_given_it() {
+        let asked = RetryAdvice::NotBefore(Duration::from_secs(7));
+        assert_eq!(advice(429, Some(7)), asked);
+        assert_eq!(advice(503, Some(7)), asked);
+        assert_eq!(advice(429, None), RetryAdvice::Backoff);
+    }
+
+    #[test]
+    fn a_refusal_waits_for_the_ceiling() {
+        for status in [200, 304, 400, 401, 403, 404, 405, 426, 501] {
+            assert_eq!(advice(status, Some(1)), RetryAdvice::AtCeiling, "{status}");
+        }
+    }
+
+    #[test]
+    fn trouble_that_passes_is_retried_by_the_ordinary_backoff() {
+        for status in [408, 500, 502, 503, 504, 520] {
+            assert_eq!(advice(status, None), RetryAdvice::Backoff, "{status}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Writes a source's raw frames to a recording.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{ConnectError, ReadError};
+use super::recording::{RecordingError, RecordingWriter};
+use super::{BatchLimits, Frames, Resume, Source};
+
+const LIMITS: BatchLimits = BatchLimits {
+    frames: 256,
+    bytes: 4 * 1024 * 1024,
+    linger: Duration::from_millis(5),
+};
+
+/// What was recorded, and why no more.
+#[derive(Debug)]
+pub struct Recorded {
+    pub frames: u64,
+    /// Of the frames, without their lengths.
+    pub bytes: u64,
+    pub ending: Ending,
+}
+
+#[derive(Debug)]
+pub enum Ending {
+    /// Nothing came for as long as was allowed.
+    Idle,
+    /// The connection ended. It is not made again: the recording is one contiguous piece.
+    Lost(ReadError),
+    /// The caller said so.
+    Stopped,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("cannot write the recording: {0}")]
+    Write(#[from] RecordingError),
+}
+
+/// Records `source` from `resume` on, over one connection, until `stop` is cancelled, nothing has
+/// come for `idle` (`None`: for ever), or the connection ends.
+///
+/// # Errors
+/// Where no connection could be made or the recording not be written. The loss of the connection
+/// is an [`Ending`].
+pub async fn record<W: AsyncWrite + Unpin>(
+    source: &dyn Source,
+    resume: Resume,
+    writer: &mut RecordingWriter<W>,
+    idle: Option<Duration>,
+    stop: &CancellationToken,
+) -> Result<Recorded, RecordError> {
+    let mut recorded = Recorded {
+        frames: 0,
+        bytes: 0,
+        ending: Ending::Stopped,
+    };
+    let Some(connected) = stop.run_until_cancelled(source.connect(resume)).await else {
+        return Ok(recorded);
+    };
+    let mut connection = connected?;
+
+    let mut batch = Vec::new();
+    loop {
+        let ending = read(connection.as_mut(), &mut batch, idle, stop).await;
+        for frame in batch.drain(..) {
+            writer.write(&frame).await?;
+            recorded.frames += 1;
+            recorded.bytes += frame.len() as u64;
+        }
+        if let Some(ending) = ending {
+            writer.flush().await?;
+            recorded.ending = ending;
+            return Ok(recorded);
+        }
+    }
+}
+
+/// Reads frames into `batch`; `Some` if they are the last ones.
+async fn read(
+    connection: &mut dyn Frames,
+    batch: &mut Vec<bytes::Bytes>,
+    idle: Option<Duration>,
+    stop: &CancellationToken,
+) -> Option<Ending> {
+    let patience = idle.unwrap_or(Duration::MAX);
+    let reading = timeout(patience, connection.read_batch(LIMITS, batch));
+    match stop.run_until_cancelled(reading).await {
+        None => Some(Ending::Stopped),
+        // A frame may have come in the last moment; then the source was not idle.
+        Some(Err(_)) if batch.is_empty() => Some(Ending::Idle),
+        Some(Err(_) | Ok(Ok(()))) => None,
+        Some(Ok(Err(error))) => Some(Ending::Lost(error)),
+    }
+}

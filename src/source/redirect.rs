@@ -1,0 +1,168 @@
+//! Redirects of a dial: pure decisions about where it may lead.
+
+use url::Url;
+
+use super::error::RedirectError;
+
+/// How often a dial may be sent elsewhere.
+const MAX_REDIRECTS: usize = 5;
+
+/// The URLs that one dial has visited, the latest last.
+#[derive(Debug)]
+pub(super) struct Route {
+    visited: Vec<Url>,
+}
+
+impl Route {
+    pub(super) fn from(start: &Url) -> Self {
+        Self {
+            visited: vec![with_cursor(start, None)],
+        }
+    }
+
+    /// Moves on to where `location`, seen at `current`, points; it may be relative. A cursor in it is
+    /// dropped, since each request says by itself where it begins.
+    ///
+    /// # Errors
+    /// Refuses what is no WebSocket URL, a step from TLS to plain text, a loop, and a route that
+    /// is too long.
+    pub(super) fn follow(&mut self, current: &Url, location: &str) -> Result<Url, RedirectError> {
+        let next = resolve(current, location)
+            .ok_or_else(|| RedirectError::InvalidLocation(location.chars().take(256).collect()))?;
+        if current.scheme() == "wss" && next.scheme() == "ws" {
+            return Err(RedirectError::Downgrade(next.into()));
+        }
+        if self.visited.contains(&next) {
+            return Err(RedirectError::Loop(next.into()));
+        }
+        if self.visited.len() > MAX_REDIRECTS {
+            return Err(RedirectError::TooMany(MAX_REDIRECTS));
+        }
+        self.visited.push(next.clone());
+        Ok(next)
+    }
+}
+
+fn resolve(current: &Url, location: &str) -> Option<Url> {
+    let mut next = current.join(location).ok()?;
+    let scheme = match next.scheme() {
+        "http" | "ws" => "ws",
+        "https" | "wss" => "wss",
+        _ => return None,
+    };
+    next.set_scheme(scheme).ok()?;
+    next.set_fragment(None);
+    next.has_host().then(|| with_cursor(&next, None))
+}
+
+/// `url` with this cursor parameter and no other; the rest of its query stays.
+pub(super) fn with_cursor(url: &Url, cursor: Option<u64>) -> Url {
+    let others: Vec<(String, String)> = url
+        .query_pairs()
+        .filter(|(name, _)| name != "cursor")
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
+    let mut url = url.clone();
+    url.set_query(None);
+    if !others.is_empty() {
+        url.query_pairs_mut().extend_pairs(others);
+    }
+    if let Some(cursor) = cursor {
+        url.query_pairs_mut()
+            .append_pair("cursor", &cursor.to_string());
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follow(start: &str, location: &str) -> Result<String, RedirectError> {
+        let start = Url::parse(start).unwrap();
+        Route::from(&start)
+            .follow(&start, location)
+            .map(String::from)
+    }
+
+    #[test]
+    fn http_schemes_become_websocket_schemes() {
+        let start = "ws://a.example/s";
+        assert_eq!(
+            follow(start, "http://b.example/s").unwrap(),
+            "ws://b.example/s"
+        );
+        assert_eq!(
+            follow(start, "https://b.example/s").unwrap(),
+            "wss://b.example/s"
+        );
+    }
+
+    #[test]
+    fn a_relative_location_stays_on_the_host() {
+        assert_eq!(
+            follow("wss://a.example/s", "/t?x=1#f").unwrap(),
+            "wss://a.example/t?x=1"
+        );
+    }
+
+    #[test]
+    fn tls_is_not_given_up() {
+        let refused = follow("wss://a.example/s", "http://a.example/s");
+        assert!(matches!(refused, Err(RedirectError::Downgrade(_))));
+    }
+
+    #[test]
+    fn other_schemes_are_refused() {
+        for location in ["ftp://a.example/", "file:///etc/passwd", "data:,x"] {
+            let refused = follow("ws://a.example/s", location);
+            assert!(
+                matches!(refused, Err(RedirectError::InvalidLocation(_))),
+                "{location}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_loop_is_noticed() {
+        let start = Url::parse("ws://a.example/s").unwrap();
+        let mut route = Route::from(&start);
+        let next = route.follow(&start, "/t").unwrap();
+        assert!(matches!(
+            route.follow(&next, "/s"),
+            Err(RedirectError::Loop(_))
+        ));
+    }
+
+    #[test]
+    fn a_loop_that_echoes_the_cursor_is_noticed() {
+        let start = Url::parse("ws://a.example/s?cursor=1").unwrap();
+        let looped = Route::from(&start).follow(&start, "/s?cursor=7");
+        assert!(matches!(looped, Err(RedirectError::Loop(_))));
+    }
+
+    #[test]
+    fn the_cursor_joins_the_query_that_is_there() {
+        let url = Url::parse("ws://a.example/s?a=1&cursor=5&b=x%20y").unwrap();
+        assert_eq!(
+            with_cursor(&url, Some(0)).as_str(),
+            "ws://a.example/s?a=1&b=x+y&cursor=0"
+        );
+        assert_eq!(
+            with_cursor(&url, None).as_str(),
+            "ws://a.example/s?a=1&b=x+y"
+        );
+        let bare = Url::parse("ws://a.example/s").unwrap();
+        assert_eq!(with_cursor(&bare, None).as_str(), "ws://a.example/s");
+    }
+
+    #[test]
+    fn a_route_ends_after_five_redirects() {
+        let mut at = Url::parse("ws://a.example/0").unwrap();
+        let mut route = Route::from(&at);
+        for hop in 1..=5 {
+            at = route.follow(&at, &format!("/{hop}")).unwrap();
+        }
+        assert_eq!(route.follow(&at, "/6"), Err(RedirectError::TooMany(5)));
+    }
+}

@@ -1,0 +1,33 @@
+//! The TLS client configuration for `wss` sources.
+
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_tungstenite::Connector;
+
+/// A connector that trusts the public web's root certificates.
+///
+/// The crypto provider is named here, by hand: left to rustls, the first `wss` dial panics as soon
+/// as the dependencies bring none or two of them.
+///
+/// # Errors
+/// Where the provider supports no TLS version that rustls does.
+pub(super) fn connector() -> Result<Connector, rustls::Error> {
+    let roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Connector::Rustls(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tls_connector_can_be_built_in_any_process() {
+        assert!(matches!(connector(), Ok(Connector::Rustls(_))));
+    }
+}
