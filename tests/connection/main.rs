@@ -1,0 +1,75 @@
+//! The WebSocket source, recordings and the mock relay, over real sockets.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod dialling;
+mod reading;
+mod relay;
+mod server;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use huddle_firehose::source::error::{ConnectError, ReadError};
+use huddle_firehose::source::websocket::{WebSocketOptions, WebSocketSource};
+use huddle_firehose::source::{BatchLimits, Frames, Resume, Source};
+use tokio::time::timeout;
+use url::Url;
+
+/// Long enough for any machine; no test waits for it unless it fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Batches that are handed over as soon as the socket has nothing more.
+const AT_ONCE: BatchLimits = BatchLimits {
+    frames: 1000,
+    bytes: 64 * 1024 * 1024,
+    linger: Duration::ZERO,
+};
+
+fn source(url: &str) -> WebSocketSource {
+    source_with(url, WebSocketOptions::default())
+}
+
+fn source_with(url: &str, options: WebSocketOptions) -> WebSocketSource {
+    WebSocketSource::try_new(Url::parse(url).unwrap(), options).unwrap()
+}
+
+async fn connect(url: &str, resume: Resume) -> Box<dyn Frames> {
+    source(url).connect(resume).await.unwrap()
+}
+
+async fn connect_error(url: &str) -> ConnectError {
+    match source(url).connect(Resume::Live).await {
+        Ok(_) => panic!("connected to {url}"),
+        Err(error) => error,
+    }
+}
+
+/// Reads until `count` frames have come.
+async fn read(frames: &mut dyn Frames, count: usize) -> Vec<Bytes> {
+    let mut read = Vec::new();
+    while read.len() < count {
+        let limits = BatchLimits {
+            frames: count,
+            linger: PATIENCE,
+            ..AT_ONCE
+        };
+        let batch = timeout(PATIENCE, frames.read_batch(limits, &mut read));
+        batch.await.unwrap().unwrap();
+    }
+    read
+}
+
+/// Reads to the end: all frames, and the error that ended it.
+async fn read_to_end(frames: &mut dyn Frames) -> (Vec<Bytes>, ReadError) {
+    let mut all = Vec::new();
+    loop {
+        let mut batch = Vec::new();
+        let outcome = timeout(PATIENCE, frames.read_batch(AT_ONCE, &mut batch));
+        let outcome = outcome.await.unwrap();
+        all.append(&mut batch);
+        if let Err(error) = outcome {
+            return (all, error);
+        }
+    }
+}

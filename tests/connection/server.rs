@@ -1,0 +1,125 @@
+//! A server that follows a script, on a real socket of loopback.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+/// Runs a script for each connection until it is dropped.
+pub(crate) struct Server {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+    _connections: JoinSet<()>,
+}
+
+/// A request whose head has been read and which has not been answered.
+pub(crate) struct Request {
+    head: String,
+    stream: TcpStream,
+}
+
+impl Server {
+    pub(crate) async fn start<F, S>(script: S) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+        S: Fn(Request) -> F + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&heads);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut scripts = JoinSet::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let Some(head) = read_head(&mut stream).await else {
+                    continue;
+                };
+                seen.lock().unwrap().push(head.clone());
+                scripts.spawn(script(Request { head, stream }));
+            }
+        });
+        Self {
+            address,
+            heads,
+            _connections: task,
+        }
+    }
+
+    /// Answers every request with `answer`, a whole HTTP response.
+    pub(crate) async fn answering(answer: &str) -> Self {
+        let answer = answer.to_owned();
+        Self::start(move |request| request.answer(answer.clone())).await
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("ws://{}{path}", self.address)
+    }
+
+    /// The first line of each request so far.
+    pub(crate) fn request_lines(&self) -> Vec<String> {
+        let heads = self.heads.lock().unwrap();
+        let first_line = |head: &String| head.lines().next().unwrap_or_default().to_owned();
+        heads.iter().map(first_line).collect()
+    }
+
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+impl Request {
+    pub(crate) async fn answer(mut self, answer: String) {
+        self.stream.write_all(answer.as_bytes()).await.unwrap();
+        // The client closes when it has read the answer.
+        let _ = self.stream.read(&mut [0; 64]).await;
+    }
+
+    /// Says nothing, ever.
+    pub(crate) async fn ignore(mut self) {
+        while self.stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {}
+    }
+
+    /// Completes the handshake and leaves the bytes to the script.
+    pub(crate) async fn upgrade_raw(mut self) -> TcpStream {
+        let key = header(&self.head, "sec-websocket-key").unwrap();
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {}\r\n\r\n",
+            derive_accept_key(key.as_bytes())
+        );
+        self.stream.write_all(answer.as_bytes()).await.unwrap();
+        self.stream
+    }
+
+    pub(crate) async fn upgrade(self) -> WebSocketStream<TcpStream> {
+        let stream = self.upgrade_raw().await;
+        WebSocketStream::from_raw_socket(stream, Role::Server, None).await
+    }
+}
+
+/// The value of a header in a request's head.
+pub(crate) fn header(head: &str, name: &str) -> Option<String> {
+    head.lines().skip(1).find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found
+            .eq_ignore_ascii_case(name)
+            .then(|| value.trim().to_owned())
+    })
+}
+
+/// The head of a request; `None` where the client sent something else or left.
+async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    String::from_utf8(head).ok()
+}
