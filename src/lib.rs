@@ -1,5 +1,6 @@
 //! `huddle-firehose`: from the AT Protocol firehose to SQL tables, losing nothing.
 
+pub mod actors;
 pub mod config;
 pub mod filter;
 pub mod huddle;
@@ -10,3 +11,4 @@ pub mod queue;
 pub mod source;
 pub mod store;
 pub mod supervision;
+pub mod worker;

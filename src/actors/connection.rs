@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::Context;
 use super::cursor::CursorMessage;
 use crate::operate::status::ConnectionState;
-use crate::protocol::skim::{Skim, skim};
-use crate::source::error::RetryAdvice;
+use crate::protocol::skim::{Skim, seq_of, skim};
+use crate::source::error::{ConnectError, RetryAdvice};
 use crate::source::reconnect::Reconnect;
 use crate::source::silence::{SilenceDetector, SilenceLimits};
 use crate::source::{BatchLimits, Frames, Resume};
@@ -128,11 +128,19 @@ impl ConnectionActorState {
     async fn dial(&mut self) -> Result<(), Loss> {
         let _busy = self.progress.busy();
         self.show(ConnectionState::Connecting);
-        let resume = self.resume().await?;
+        let resume = resume(&self.context).await?;
         let connected = self.context.source.connect(resume).await;
-        let connection = connected.map_err(|error| Loss {
-            advice: error.advice(),
-            reason: error.to_string(),
+        let connection = connected.map_err(|error| {
+            if let ConnectError::Http { status, .. } = error {
+                self.context
+                    .metrics
+                    .rejected_connections(status)
+                    .increment(1);
+            }
+            Loss {
+                advice: error.advice(),
+                reason: error.to_string(),
+            }
         })?;
         tracing::info!(source = %self.context.source.id(), ?resume, "connected");
         let now = Instant::now();
@@ -145,23 +153,6 @@ impl ConnectionActorState {
             since: Timestamp::now(),
         });
         Ok(())
-    }
-
-    async fn resume(&self) -> Result<Resume, Loss> {
-        let asked = match self.context.cursor.current() {
-            Some(cursor) => {
-                let asked = cursor.call(CursorMessage::Resume, Some(RESUME_DEADLINE));
-                asked.await.ok()
-            }
-            None => None,
-        };
-        match asked {
-            Some(CallResult::Success(Some(resume))) => Ok(resume),
-            _ => Err(Loss {
-                advice: RetryAdvice::Backoff,
-                reason: "the cursor cannot be read".to_owned(),
-            }),
-        }
     }
 
     /// Reads one batch, once there is room for it.
@@ -202,7 +193,7 @@ impl ConnectionActorState {
             return Ok(());
         };
         let error = error_frame(last);
-        let last_seq = frames.iter().rev().find_map(seq_of);
+        let last_seq = frames.iter().rev().find_map(|frame| seq_of(frame));
         if last_seq.is_some() {
             self.reconnect.received();
             self.silence.data(Instant::now());
@@ -255,11 +246,21 @@ impl ConnectionActorState {
     }
 }
 
-fn seq_of(frame: &Bytes) -> Option<u64> {
-    match skim(frame).ok()? {
-        Skim::Message(envelope) => envelope.seq,
-        Skim::Unknown(unknown) => unknown.seq,
-        Skim::Error { .. } => None,
+/// Asks the CursorActor where to go on.
+async fn resume(context: &Context) -> Result<Resume, Loss> {
+    let asked = match context.cursor.current() {
+        Some(cursor) => {
+            let asked = cursor.call(CursorMessage::Resume, Some(RESUME_DEADLINE));
+            asked.await.ok()
+        }
+        None => None,
+    };
+    match asked {
+        Some(CallResult::Success(Some(resume))) => Ok(resume),
+        _ => Err(Loss {
+            advice: RetryAdvice::Backoff,
+            reason: "the cursor cannot be read".to_owned(),
+        }),
     }
 }
 

@@ -181,10 +181,10 @@ impl CursorState {
             to_seq: None,
             to_time: None,
         };
-        let moved = self
-            .context
-            .store
-            .move_cursor(ledger.source(), Position::default(), Some(&gap));
+        let moved =
+            self.context
+                .store
+                .move_cursor(ledger.source(), Position::default(), Some(&gap));
         let moved = within_deadline(moved).await;
         self.show_database(moved.as_ref().err());
         if moved.is_ok() {

@@ -115,6 +115,9 @@ impl DecoderState {
 
     fn decode_and_pass_on(&self, mut batch: FrameBatch) {
         batch.lease.take_in_hand();
+        if batch.is_redelivery {
+            self.context.metrics.redelivered.increment(1);
+        }
         let mut reader = BatchReader::default();
         if batch.is_poison {
             for frame in batch.frames.frames() {

@@ -118,8 +118,10 @@ impl FilterState {
             position,
             sequence_restarted,
         };
-        if let Err(IndexerMessage::Index(refused)) =
-            self.context.indexer.cast(IndexerMessage::Index(work))
+        if let Err(IndexerMessage::Index(refused)) = self
+            .context
+            .indexer
+            .cast(IndexerMessage::Index(Box::new(work)))
         {
             refused.duty.lease.pause_ledger();
         }
@@ -168,7 +170,16 @@ impl<'a> EffectsOf<'a> {
 
     fn add(&mut self, item: Item) {
         match item {
-            Item::At(position) => self.observe(position),
+            Item::At(position) => {
+                if position.seq <= self.guard.position().seq {
+                    // A replay after a reconnect, or a server that repeats itself.
+                    self.context
+                        .metrics
+                        .seq_anomalies("regression")
+                        .increment(1);
+                }
+                self.observe(position);
+            }
             Item::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
             Item::OutdatedCursor => self.guard.note_outdated_cursor(),
             Item::Event(event) => {

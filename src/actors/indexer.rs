@@ -29,7 +29,7 @@ pub struct IndexerActor;
 
 #[derive(Debug)]
 pub enum IndexerMessage {
-    Index(IndexWork<DecodedBatch>),
+    Index(Box<IndexWork<DecodedBatch>>),
     /// Write what has waited long enough.
     Flush,
     /// Try again what could not be written.
@@ -83,7 +83,7 @@ impl Actor for IndexerActor {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            IndexerMessage::Index(work) => state.take(work),
+            IndexerMessage::Index(work) => state.take(*work),
             IndexerMessage::Flush => {
                 state.flush_scheduled = false;
                 state.write_one().await;
@@ -219,8 +219,7 @@ impl IndexerState {
                 reason,
                 "the database refuses this for good; kept as a dead letter"
             );
-            *refused =
-                Effect::refused(refused, self.context.ledger.source(), attempts, reason);
+            *refused = Effect::refused(refused, self.context.ledger.source(), attempts, reason);
         }
         self.hold(current);
     }

@@ -1,10 +1,8 @@
 //! `config print` and `config check`.
 
-use std::io::{self, Write};
-
 use clap::Subcommand;
 
-use super::Configuration;
+use super::{Configuration, print};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -25,10 +23,6 @@ impl Command {
             Self::Check(_) => "ok\n".to_owned(),
             Self::Print(_) => loaded.to_toml()?,
         };
-        // Not print!, which panics where the reader has gone (`config print | head -1`).
-        match io::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => Ok(written?),
-        }
+        Ok(print(&text)?)
     }
 }

@@ -194,6 +194,15 @@ pub fn skim(frame: &[u8]) -> Result<Skim<'_>, SkimError> {
     }
 }
 
+/// The seq of a frame; `None` where it has none or can't be skimmed.
+pub fn seq_of(frame: &[u8]) -> Option<u64> {
+    match skim(frame).ok()? {
+        Skim::Message(envelope) => envelope.seq,
+        Skim::Unknown(unknown) => unknown.seq,
+        Skim::Error { .. } => None,
+    }
+}
+
 /// The frame with another `seq`, for a server that replays recorded frames.
 ///
 /// # Errors

@@ -87,6 +87,10 @@ pub enum StoreError {
     #[error("the database is unavailable: {0}")]
     Unavailable(#[source] sqlx::Error),
 
+    /// No answer in time. What was asked may have been done all the same.
+    #[error("the database did not answer in time")]
+    Deadline,
+
     /// Single effects are the trouble; without them the batch can be applied.
     #[error("{} effect(s) of the batch were refused, the first one because: {}", .0.len(), .0.first().map_or("", |r| r.reason.as_str()))]
     Rejected(Vec<Rejection>),

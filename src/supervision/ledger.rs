@@ -63,6 +63,7 @@ struct Entry {
     received_at: Instant,
     charge: Charge,
     standing: Standing,
+    was_handed_out: bool,
     /// How often it was in a handler's hand when the handler died.
     suspicion: u32,
 }
@@ -132,6 +133,8 @@ pub struct FrameBatch {
     pub lease: Lease,
     pub frames: FrameSpan,
     pub received_at: Instant,
+    /// It was handed out before, and its holder died.
+    pub is_redelivery: bool,
     /// This single frame has killed every handler that touched it: it is to be kept as a dead
     /// letter, unread.
     pub is_poison: bool,
@@ -197,6 +200,7 @@ impl Ledger {
                 received_at: now,
                 charge,
                 standing: Standing::Owed,
+                was_handed_out: false,
                 suspicion: 0,
             });
         }
@@ -229,6 +233,7 @@ impl Ledger {
             },
             frames: entry.frames.clone(),
             received_at: entry.received_at,
+            is_redelivery: std::mem::replace(&mut entry.was_handed_out, true),
             is_poison: entry.suspicion >= SUSPICION_LIMIT,
         })
     }
@@ -442,6 +447,7 @@ impl State {
             received_at: entry.received_at,
             charge: entry.charge.split(second.bytes()),
             standing: Standing::Owed,
+            was_handed_out: true,
             suspicion: SUSPICION_LIMIT - 1,
             frames: second,
         };

@@ -7,3 +7,5 @@ pub mod budget;
 pub mod intensity;
 pub mod ledger;
 pub mod progress;
+pub mod supervisor;
+pub mod tree;

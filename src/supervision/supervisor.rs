@@ -182,12 +182,10 @@ impl SupervisorState {
     }
 
     fn note_end(&mut self, myself: &ActorRef<SupervisorMessage>, id: ActorId, reason: String) {
-        let fallen = self.children.iter_mut().find(|(_, child)| {
-            child
-                .cell
-                .as_ref()
-                .is_some_and(|cell| cell.get_id() == id)
-        });
+        let fallen = self
+            .children
+            .iter_mut()
+            .find(|(_, child)| child.cell.as_ref().is_some_and(|cell| cell.get_id() == id));
         let Some((&role, child)) = fallen else {
             return;
         };
@@ -228,7 +226,10 @@ impl SupervisorState {
             return;
         }
         tracing::warn!(actor = %role, reason, delay_ms = delay.as_millis() as u64, "actor failed; restarting it");
-        myself.send_after(delay, move || SupervisorMessage::Respawn { role, generation });
+        myself.send_after(delay, move || SupervisorMessage::Respawn {
+            role,
+            generation,
+        });
     }
 
     fn is_one_too_many(&mut self) -> bool {
@@ -268,7 +269,11 @@ impl SupervisorState {
     }
 
     fn kill(&self, role: Role) {
-        if let Some(cell) = self.children.get(&role).and_then(|child| child.cell.as_ref()) {
+        if let Some(cell) = self
+            .children
+            .get(&role)
+            .and_then(|child| child.cell.as_ref())
+        {
             cell.kill();
         }
     }

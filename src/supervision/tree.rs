@@ -6,7 +6,6 @@ use std::time::Duration;
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorRef, SpawnErr};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::supervisor::{Role, Supervisor, SupervisorMessage};
 use crate::actors::Context;
@@ -14,6 +13,7 @@ use crate::actors::cursor::CursorMessage;
 
 /// How often an end that comes by itself is looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running tree.
 pub struct Tree {
@@ -76,25 +76,26 @@ impl Tree {
     pub async fn failed(&mut self) -> TreeError {
         // How the supervisor's task ended is told by the reason it left, if it left one.
         let _ended = (&mut self.handle).await;
-        self.meltdown_error()
+        meltdown_error(&self.meltdown)
     }
 
-    /// Returns once the source was reached and then brought nothing for `idle`, and all that it had
+    /// Ends once the source was reached and then brought nothing for `idle`, and all that it had
     /// brought is settled.
-    pub async fn idle_for(&self, idle: Duration) {
-        loop {
-            let quiet_since = self
-                .context
-                .ledger
-                .last_entered_at()
-                .max(self.context.first_connected_at());
-            if let Some(since) = quiet_since
-                && since.elapsed() >= idle
-                && self.context.ledger.is_idle()
-            {
-                return;
+    pub fn silence(&self, idle: Duration) -> impl Future<Output = ()> + use<> {
+        let context = self.context.clone();
+        async move {
+            loop {
+                let quiet_since = context
+                    .ledger
+                    .last_entered_at()
+                    .max(context.first_connected_at());
+                if quiet_since.is_some_and(|since| since.elapsed() >= idle)
+                    && context.ledger.is_idle()
+                {
+                    return;
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
-            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -103,48 +104,47 @@ impl Tree {
     /// # Errors
     /// Where the tree gave up or the deadline passed before all was applied. Nothing is lost by
     /// either: the cursor stands before what was not applied.
-    pub async fn drain(mut self) -> Result<(), TreeError> {
-        let limit = self.context.config.drain_timeout;
-        let deadline = Instant::now() + limit;
-        self.context.status.update(|status| status.draining = true);
-        self.context.stop_reading.cancel();
+    pub async fn drain(self) -> Result<(), TreeError> {
+        let Self {
+            context,
+            supervisor,
+            mut handle,
+            meltdown,
+        } = self;
+        let limit = context.config.drain_timeout;
+        context.status.update(|status| status.draining = true);
+        context.stop_reading.cancel();
         let settled = tokio::select! {
-            settled = self.settled_by(deadline) => settled,
-            _ended = &mut self.handle => return Err(self.meltdown_error()),
+            settled = tokio::time::timeout(limit, settle(&context)) => settled,
+            _ended = &mut handle => return Err(meltdown_error(&meltdown)),
         };
-        self.supervisor.stop(Some("drained".to_owned()));
-        let _ended = (&mut self.handle).await;
-        if settled {
-            Ok(())
-        } else {
-            Err(TreeError::DrainDeadline(limit))
-        }
+        supervisor.stop(Some("drained".to_owned()));
+        let _ended = handle.await;
+        settled.map_err(|_elapsed| TreeError::DrainDeadline(limit))
     }
+}
 
-    async fn settled_by(&self, deadline: Instant) -> bool {
-        let settled = async {
-            self.context.ledger.idle().await;
-            while !self.checkpoint().await {
-                tokio::time::sleep(POLL_INTERVAL).await;
-            }
-        };
-        tokio::time::timeout_at(deadline, settled).await.is_ok()
+/// Returns once all that was read is durable, and the cursor says so.
+async fn settle(context: &Context) {
+    context.ledger.idle().await;
+    while !checkpoint(context).await {
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
 
-    async fn checkpoint(&self) -> bool {
-        let Some(cursor) = self.context.cursor.current() else {
-            return false;
-        };
-        let asked = cursor.call(CursorMessage::Checkpoint, Some(Duration::from_secs(5)));
-        matches!(asked.await, Ok(CallResult::Success(true)))
-    }
+async fn checkpoint(context: &Context) -> bool {
+    let Some(cursor) = context.cursor.current() else {
+        return false;
+    };
+    let asked = cursor.call(CursorMessage::Checkpoint, Some(CHECKPOINT_DEADLINE));
+    matches!(asked.await, Ok(CallResult::Success(true)))
+}
 
-    fn meltdown_error(&self) -> TreeError {
-        TreeError::Meltdown(
-            self.meltdown
-                .get()
-                .cloned()
-                .unwrap_or_else(|| "the supervisor ended without a reason".to_owned()),
-        )
-    }
+fn meltdown_error(meltdown: &OnceLock<String>) -> TreeError {
+    TreeError::Meltdown(
+        meltdown
+            .get()
+            .cloned()
+            .unwrap_or_else(|| "the supervisor ended without a reason".to_owned()),
+    )
 }

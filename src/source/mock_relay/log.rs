@@ -5,8 +5,8 @@ use std::sync::{PoisonError, RwLock};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::messages::seq_of;
 use super::{Options, Repeat};
+use crate::protocol::skim::seq_of;
 
 /// The relay's frames in order: the given ones, as often as they are repeated, then the pushed ones.
 #[derive(Debug)]

@@ -1,8 +1,4 @@
-//! The few messages that the relay speaks itself, and the one field of others' that it reads.
-
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_ipld_dagcbor::de::Deserializer;
+//! The few messages that the relay speaks itself.
 
 /// `#info`: the cursor lies before what the relay still holds.
 pub(super) const OUTDATED_CURSOR: &[u8] =
@@ -12,24 +8,13 @@ pub(super) const OUTDATED_CURSOR: &[u8] =
 pub(super) const FUTURE_CURSOR: &[u8] =
     b"\xa1\x62op\x20\xa2\x65error\x6cFutureCursor\x67message\x75Cursor in the future.";
 
-/// The seq of a frame; `None` where it has none or is no frame of the protocol.
-pub(super) fn seq_of(frame: &[u8]) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct Payload {
-        seq: u64,
-    }
-
-    let mut frame = Deserializer::from_slice(frame);
-    IgnoredAny::deserialize(&mut frame).ok()?;
-    let payload = Payload::deserialize(&mut frame).ok()?;
-    Some(payload.seq)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use ipld_core::ipld::Ipld;
+    use serde::Deserialize;
+    use serde_ipld_dagcbor::de::Deserializer;
 
     use super::*;
 
@@ -50,25 +35,5 @@ mod tests {
         let [header, error] = decode(FUTURE_CURSOR);
         assert_eq!(header["op"], Ipld::Integer(-1));
         assert_eq!(error["error"], Ipld::String("FutureCursor".into()));
-    }
-
-    #[test]
-    fn the_seq_is_found_among_links_bytes_and_nested_values() {
-        let mut frame = b"\xa2\x61t\x67#commit\x62op\x01".to_vec();
-        let link = "bafyreie5cvv4h45feadgeuwhbcutmh6t2ceseocckahdoe6uat64zmz454";
-        let payload = BTreeMap::from([
-            ("seq", Ipld::Integer(77)),
-            ("ops", Ipld::List(vec![Ipld::Null, Ipld::Bytes(vec![1])])),
-            ("commit", Ipld::Link(link.parse().unwrap())),
-        ]);
-        frame.extend(serde_ipld_dagcbor::to_vec(&payload).unwrap());
-        assert_eq!(seq_of(&frame), Some(77));
-    }
-
-    #[test]
-    fn what_has_no_seq_has_none() {
-        assert_eq!(seq_of(OUTDATED_CURSOR), None);
-        assert_eq!(seq_of(b""), None);
-        assert_eq!(seq_of(b"garbage"), None);
     }
 }

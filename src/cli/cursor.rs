@@ -1,0 +1,75 @@
+//! `cursor show|set|reset`: the stored cursor of the configured source.
+
+use clap::Subcommand;
+
+use huddle_firehose::config::Config;
+use huddle_firehose::queue::effect::{Gap, GapCause};
+use huddle_firehose::source::{Position, Source, SourceId};
+use huddle_firehose::store::Store;
+use huddle_firehose::store::sqlite::SqliteStore;
+use huddle_firehose::worker;
+
+use super::{Configuration, print, runtime};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show where each source's cursor stands
+    Show(Configuration),
+    /// Put the cursor of the configured source behind a seq, with a gap on record
+    ///
+    /// The worker must not run meanwhile: it would go on from where it is.
+    Set {
+        /// The last seq that counts as done
+        seq: u64,
+        #[command(flatten)]
+        configuration: Configuration,
+    },
+    /// Go back to the oldest event that the configured source still holds
+    Reset(Configuration),
+}
+
+impl Command {
+    pub(crate) fn execute(&self) -> anyhow::Result<()> {
+        let (Self::Show(configuration)
+        | Self::Set { configuration, .. }
+        | Self::Reset(configuration)) = self;
+        let config = configuration.load_and_log()?;
+        runtime()?.block_on(async {
+            let store = SqliteStore::open(&config.database_url).await?;
+            match *self {
+                Self::Show(_) => {}
+                Self::Set { seq, .. } => put(&store, &config, seq).await?,
+                Self::Reset(_) => put(&store, &config, 0).await?,
+            }
+            Ok(print(&table(&store).await?)?)
+        })
+    }
+}
+
+/// Moving ahead leaves events out, so that is a gap; moving back repeats some, which is none.
+async fn put(store: &SqliteStore, config: &Config, seq: u64) -> anyhow::Result<()> {
+    let source: SourceId = worker::source(config)?.id().clone();
+    let from = store.load_cursor(&source).await?.position;
+    let gap = (seq > from.seq).then_some(Gap {
+        cause: GapCause::CursorMoved,
+        from_seq: from.seq,
+        from_time: from.time,
+        to_seq: Some(seq),
+        to_time: None,
+    });
+    let position = Position { seq, time: None };
+    Ok(store.move_cursor(&source, position, gap.as_ref()).await?)
+}
+
+async fn table(store: &SqliteStore) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for row in store.cursors().await? {
+        let source = row.source.as_deref().unwrap_or("(no source yet)");
+        let time = row
+            .position
+            .time
+            .map_or_else(|| "-".to_owned(), |time| time.to_string());
+        text += &format!("{source}\tseq {}\tevent time {time}\n", row.position.seq);
+    }
+    Ok(text)
+}

@@ -1,0 +1,145 @@
+//! `demo`: the real pipeline, from a relay in this process to a SQLite file.
+
+use std::io::{self, IsTerminal};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use tokio::time::{MissedTickBehavior, interval};
+
+use huddle_firehose::config::{Config, Layers, LogFormat};
+use huddle_firehose::operate::log;
+use huddle_firehose::operate::status::{SourceStatus, StatusBoard};
+use huddle_firehose::source::mock_relay::{MockRelay, Options};
+use huddle_firehose::source::recording::Recording;
+use huddle_firehose::store::sqlite::SqliteStore;
+use huddle_firehose::worker;
+
+use super::{print, runtime};
+
+/// What the testbed's reference server sent while people offered and booked, taken with `record`.
+const RECORDING: &[u8] = include_bytes!("../../recordings/testbed.bin");
+/// The recording has been served once it brings nothing for so long.
+const SILENCE: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Serves a built-in recording of a real server to the real client and supervisor tree
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// The database to make [default: a new file in the folder for temporary files]
+    #[arg(long, value_name = "FILE")]
+    database: Option<PathBuf>,
+    /// Events per second
+    #[arg(long, value_name = "EVENTS", default_value = "120")]
+    rate: NonZeroU32,
+}
+
+impl Demo {
+    pub(crate) fn execute(&self) -> anyhow::Result<()> {
+        log::init(LogFormat::Text, Some("warn"))?;
+        runtime()?.block_on(self.run())
+    }
+
+    async fn run(&self) -> anyhow::Result<()> {
+        let frames: Vec<Bytes> =
+            Recording::of(Bytes::from_static(RECORDING)).collect::<Result<_, _>>()?;
+        let total = frames.len();
+        let options = Options {
+            rate: Some(self.rate),
+            ..Options::default()
+        };
+        let relay = MockRelay::start(frames, options).await?;
+        let config = self.config(&relay)?;
+        let database = config.database_url.clone();
+        print(&format!(
+            "{total} frames from {} into {database}\n",
+            config.source_url
+        ))?;
+        let mut tree = worker::start(config, None).await?;
+        let silence = tree.silence(SILENCE);
+        let status = tree.context().status.clone();
+        tokio::select! {
+            error = tree.failed() => return Err(error.into()),
+            () = silence => {}
+            broken = show_progress(status) => broken?,
+        }
+        tree.drain().await?;
+        relay.stop().await;
+        print("\n")?;
+        print(&summary(&database).await?)?;
+        Ok(())
+    }
+
+    fn config(&self, relay: &MockRelay) -> anyhow::Result<Config> {
+        let database = self.database.clone().unwrap_or_else(|| {
+            let name = format!("huddle-demo-{}.db", std::process::id());
+            std::env::temp_dir().join(name)
+        });
+        let mut config = Layers::new().resolve()?.config;
+        config.source_url = relay.url().parse()?;
+        config.database_url = format!("sqlite://{}", database.display());
+        Ok(config)
+    }
+}
+
+/// Rewrites one line on a terminal; elsewhere, adds one each time. Ends only where it cannot write.
+async fn show_progress(status: StatusBoard) -> io::Result<()> {
+    let (before, after) = if io::stdout().is_terminal() {
+        ("\r\x1b[2K", "")
+    } else {
+        ("", "\n")
+    };
+    let mut ticks = interval(PROGRESS_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut events_before = 0;
+    loop {
+        ticks.tick().await;
+        let status = status.snapshot();
+        let source = status.sources.values().next().cloned().unwrap_or_default();
+        let rate = (source.events - events_before) as f64 / PROGRESS_INTERVAL.as_secs_f64();
+        events_before = source.events;
+        let line = progress_line(&source, status.queue.applied, rate);
+        print(&format!("{before}{line}{after}"))?;
+        io::Write::flush(&mut io::stdout())?;
+    }
+}
+
+fn progress_line(source: &SourceStatus, applied: u64, rate: f64) -> String {
+    let lag = source
+        .lag_seconds()
+        .map_or_else(|| "-".to_owned(), |lag| format!("{lag:.1} s"));
+    format!(
+        "{:>5} events ({rate:>4.0}/s)  {:>4} matched  {applied:>4} applied  lag {lag}",
+        source.events, source.matched
+    )
+}
+
+async fn summary(database_url: &str) -> anyhow::Result<String> {
+    let store = SqliteStore::open(database_url).await?;
+    let counts = store.counts().await?;
+    let mut text = format!("{:<28} {:>7} {:>8}\n", "collection", "records", "deleted");
+    for row in store.collection_counts().await? {
+        text += &format!(
+            "{:<28} {:>7} {:>8}\n",
+            row.collection, row.records, row.tombstones
+        );
+    }
+    text += &format!("\n{:<28} {:>7}\n", "table", "rows");
+    for (table, rows) in [
+        ("offers_index", counts.offers),
+        ("booking_requests", counts.booking_requests),
+        ("active_booking_requests", counts.active_booking_requests),
+        ("bookings", counts.bookings),
+        ("accounts", counts.accounts),
+        ("dead_letters", counts.dead_letters),
+        ("gaps (open)", counts.open_gaps),
+    ] {
+        text += &format!("{table:<28} {rows:>7}\n");
+    }
+    let file = database_url.trim_start_matches("sqlite://");
+    text +=
+        &format!("\nThe database is {file}; try: sqlite3 {file} 'SELECT * FROM offers_index'\n");
+    Ok(text)
+}

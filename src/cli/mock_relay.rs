@@ -1,0 +1,66 @@
+//! `mock-relay`: a recording, served as a relay would.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use huddle_firehose::config::LogFormat;
+use huddle_firehose::operate::log;
+use huddle_firehose::protocol::skim::splice_seq;
+use huddle_firehose::source::mock_relay::{MockRelay, Options, Repeat};
+use huddle_firehose::source::recording;
+
+use super::signals::StopSignals;
+use super::{print, runtime};
+
+/// Serves until it is told to stop
+#[derive(Args, Debug)]
+pub(crate) struct MockRelayCommand {
+    /// The recording
+    #[arg(long)]
+    file: PathBuf,
+    /// Events per second on each connection [default: as fast as the socket takes them]
+    #[arg(long, value_name = "EVENTS")]
+    rate: Option<NonZeroU32>,
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2590")]
+    listen: SocketAddr,
+    /// Serve the frames so often, with seqs that go on rising
+    #[arg(long, value_name = "TIMES", default_value_t = 1)]
+    repeat: u64,
+    /// Close a connection once it has been sent everything, rather than wait for more
+    #[arg(long)]
+    close_at_end: bool,
+}
+
+impl MockRelayCommand {
+    pub(crate) fn execute(&self) -> anyhow::Result<()> {
+        log::init(LogFormat::Text, std::env::var("RUST_LOG").ok().as_deref())?;
+        let frames = recording::load(&self.file)?;
+        let options = Options {
+            listen: self.listen,
+            rate: self.rate,
+            repeat: (self.repeat > 1).then_some(Repeat {
+                times: self.repeat,
+                renumber,
+            }),
+            close_at_end: self.close_at_end,
+            ..Options::default()
+        };
+        runtime()?.block_on(async {
+            let mut signals = StopSignals::listen()?;
+            let count = frames.len();
+            let relay = MockRelay::start(frames, options).await?;
+            print(&format!("serving {count} frames at {}\n", relay.url()))?;
+            signals.next().await;
+            relay.stop().await;
+            Ok(())
+        })
+    }
+}
+
+/// The frame with another seq; `None` where it has none to replace.
+fn renumber(frame: &[u8], seq: u64) -> Option<Vec<u8>> {
+    splice_seq(frame, seq).ok()
+}

@@ -1,0 +1,70 @@
+//! `record`: a source's raw frames, to a file.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::fs::File;
+use tokio::io::BufWriter;
+use tokio_util::sync::CancellationToken;
+
+use huddle_firehose::config::{Config, Start};
+use huddle_firehose::source::Resume;
+use huddle_firehose::source::record::{Ending, Recorded, record};
+use huddle_firehose::source::recording::RecordingWriter;
+use huddle_firehose::worker;
+
+use super::signals::StopSignals;
+use super::{Configuration, print, runtime};
+
+/// Ends when it is told to, when the source has been silent for `--stop-after-idle`, or when the
+/// connection is lost: the recording is one contiguous piece
+#[derive(Args, Debug)]
+pub(crate) struct Record {
+    /// The file to write: each frame behind its length, a big-endian u32
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Begin behind this seq (0: with the oldest event) rather than where `--start` says
+    #[arg(long, value_name = "SEQ")]
+    cursor: Option<u64>,
+    #[command(flatten)]
+    configuration: Configuration,
+}
+
+impl Record {
+    pub(crate) fn execute(&self) -> anyhow::Result<()> {
+        let config = self.configuration.load_and_log()?;
+        let recorded = runtime()?.block_on(self.record(&config))?;
+        print(&format!(
+            "{} frames, {} bytes, in {}\n",
+            recorded.frames,
+            recorded.bytes,
+            self.out.display()
+        ))?;
+        match recorded.ending {
+            Ending::Idle | Ending::Stopped => Ok(()),
+            Ending::Lost(error) => Err(error).context("the connection was lost"),
+        }
+    }
+
+    async fn record(&self, config: &Config) -> anyhow::Result<Recorded> {
+        let mut signals = StopSignals::listen()?;
+        let resume = match (self.cursor, config.start) {
+            (Some(0), _) | (None, Start::Oldest) => Resume::Oldest,
+            (Some(seq), _) => Resume::After(seq),
+            (None, Start::Live) => Resume::Live,
+        };
+        let source = worker::source(config)?;
+        let file = File::create(&self.out)
+            .await
+            .with_context(|| format!("cannot create {}", self.out.display()))?;
+        let mut writer = RecordingWriter::new(BufWriter::new(file));
+        let stop = CancellationToken::new();
+        let told = stop.clone();
+        tokio::spawn(async move {
+            signals.next().await;
+            told.cancel();
+        });
+        Ok(record(&source, resume, &mut writer, config.stop_after_idle, &stop).await?)
+    }
+}

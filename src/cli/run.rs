@@ -1,0 +1,59 @@
+//! `run`: the service.
+
+use std::net::TcpListener;
+
+use anyhow::Context;
+use futures_util::future::{FutureExt, OptionFuture};
+
+use huddle_firehose::config::Config;
+use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::worker;
+
+use super::signals::{INTERRUPTED, StopSignals};
+use super::{Configuration, runtime};
+
+pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
+    let config = configuration.load_and_log()?;
+    runtime()?.block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    let listener = listen(&config)?;
+    tracing::info!(
+        source = %config.source_url,
+        database = config.database_url,
+        listen = %listener.local_addr()?,
+        "starting"
+    );
+    let idle = config.stop_after_idle;
+    let mut tree = worker::start(config, Some(listener)).await?;
+    let silence = idle.map(|idle| tree.silence(idle));
+    let reason = tokio::select! {
+        error = tree.failed() => return Err(error.into()),
+        signal = signals.next() => signal,
+        () = OptionFuture::from(silence).map(|_| ()), if idle.is_some() => "the source is silent",
+    };
+    tracing::info!(reason, "draining");
+    drain(tree, &mut signals).await?;
+    tracing::info!("stopped; all that was read is applied");
+    Ok(())
+}
+
+/// Bound before anything starts, so that a port in use is told at once.
+fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(config.listen)
+        .with_context(|| format!("listen: cannot listen on {}", config.listen))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn drain(tree: Tree, signals: &mut StopSignals) -> anyhow::Result<()> {
+    tokio::select! {
+        drained = tree.drain() => Ok(drained?),
+        signal = signals.next() => {
+            tracing::warn!(signal, "told twice to stop; what is not applied is read again");
+            std::process::exit(INTERRUPTED)
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `status`: what the database holds, whether a worker runs or not.
+
+use huddle_firehose::store::sqlite::{Options, SqliteStore};
+
+use super::{Configuration, print, runtime};
+
+pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
+    let config = configuration.load_and_log()?;
+    let text = runtime()?.block_on(async {
+        let options = Options {
+            create_if_missing: false,
+            ..Options::default()
+        };
+        let store = SqliteStore::open_with(&config.database_url, options).await?;
+        let report = serde_json::json!({
+            "database": config.database_url,
+            "cursors": store.cursors().await?,
+            "counts": store.counts().await?,
+            "collections": store.collection_counts().await?,
+            "open_gaps": store.open_gaps().await?,
+        });
+        anyhow::Ok(serde_json::to_string_pretty(&report)?)
+    })?;
+    Ok(print(&(text + "\n"))?)
+}
