@@ -175,10 +175,8 @@ fn a_spliced_seq_leaves_the_event_as_it_was() {
         let spliced = splice_seq(&frame, 5).unwrap();
         let decoded = decode(&spliced, &everything).unwrap();
         assert_eq!(decoded.seq, Some(5));
-        assert_eq!(
-            decoded.place().map(Place::position),
-            original.place().map(Place::position)
-        );
+        let time = |place: Option<Place<'_>>| place.and_then(|place| place.position().time);
+        assert_eq!(time(decoded.place()), time(original.place()));
         let restored = splice_seq(&spliced, original.seq.unwrap()).unwrap();
         assert_eq!(restored, frame);
     }
