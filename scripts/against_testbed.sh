@@ -4,8 +4,9 @@
 #
 #   scripts/against_testbed.sh TESTBED_DIR [WORK_DIR]
 #
-# TESTBED_DIR is an installed testbed (its setup.sh makes one). Environment: ACCOUNTS, COMMITS, SEED
-# size the traffic; KILLS is how often the worker is killed in the middle (default 5).
+# TESTBED_DIR is an installed testbed (its setup.sh makes one). Environment: ACCOUNTS, COMMITS, SEED,
+# HUDDLE_FRACTION and BAD_FRACTION shape the traffic; KILLS is how often the worker is killed in the
+# middle (default 5).
 set -euo pipefail
 
 testbed=$(cd "$1" && pwd)
@@ -15,6 +16,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 worker=$here/target/release/huddle-firehose
 compare=$here/scripts/compare_oracle.py
 accounts=${ACCOUNTS:-40} commits=${COMMITS:-800} seed=${SEED:-7} kills=${KILLS:-5}
+huddle_fraction=${HUDDLE_FRACTION:-0.4} bad_fraction=${BAD_FRACTION:-0.15}
 pds_port=2683 plc_port=2682 control_port=2684
 source_url=ws://127.0.0.1:$pds_port/xrpc/com.atproto.sync.subscribeRepos
 PATH=$testbed/node24/bin:$PATH
@@ -61,7 +63,8 @@ started+=("$flag" "$reject" "$record")
 traffic() {
   (cd "$testbed" && exec node traffic.mjs --pds "http://127.0.0.1:$pds_port" \
     --plc "http://127.0.0.1:$plc_port" --control "http://127.0.0.1:$control_port" \
-    --accounts "$accounts" --commits "$commits" --seed "$seed" --oracle "$work/oracle.json") \
+    --accounts "$accounts" --commits "$commits" --seed "$seed" \
+    --huddle-fraction "$huddle_fraction" --bad-fraction "$bad_fraction" --oracle "$work/oracle.json") \
     >"$work/traffic.log" 2>&1
 }
 traffic &
@@ -69,13 +72,14 @@ traffic=$!
 started+=("$traffic")
 
 echo "== live, policy flag, killed $kills times in the middle"
+killed=0
 for _ in $(seq "$kills"); do
   kill -0 "$traffic" 2>/dev/null || break
   worker_run "$work/killed.db" flag 2>>"$work/killed.log" &
   victim=$!
   started+=("$victim")
-  sleep "$((RANDOM % 4 + 2)).$((RANDOM % 10))"
-  kill -KILL "$victim"
+  sleep "$((RANDOM % 2 + 1)).$((RANDOM % 10))"
+  kill -KILL "$victim" && killed=$((killed + 1))
   wait "$victim" 2>/dev/null || true
 done
 worker_run "$work/killed.db" flag --stop-after-idle 15 2>>"$work/killed.log" &
@@ -101,7 +105,7 @@ check() { # title, database, policy
 }
 check "live, flag" flag flag
 check "live, reject" reject reject
-check "live, killed $kills times" killed flag
+check "live, killed $killed times" killed flag
 check "from the recording" replayed flag
 printf '\nlogs and databases: %s\n' "$work"
 exit $failed
