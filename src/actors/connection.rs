@@ -221,11 +221,15 @@ impl ConnectionActorState {
 
     fn lose(&mut self, loss: Loss) -> Duration {
         let Loss { advice, reason } = loss;
-        self.connection = None;
+        let ignored = self
+            .connection
+            .take()
+            .map_or(0, |connection| connection.ignored());
         let delay = self.reconnect.next_delay(Instant::now(), advice);
         tracing::warn!(
             source = %self.context.source.id(),
             reason,
+            ignored_text_messages = ignored,
             retry_in_ms = delay.as_millis() as u64,
             "not connected"
         );

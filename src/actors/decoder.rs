@@ -1,26 +1,22 @@
 //! The DecoderActors: turn frames into what the filter has to look at. They are stateless and take
 //! the ledger's batches as they come free, so how many there are and which of them die is all one.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::time::Instant;
 
 use super::Context;
-use super::filter::FilterMessage;
+use super::batch::{DecodedBatch, Item};
 use crate::filter::interest::Interest;
 use crate::operate::metrics::SourceMetrics;
 use crate::protocol::decode::{Content, DecodeError, Decoded, Place, decode};
 use crate::protocol::event::Event;
 use crate::protocol::skim::Kind;
 use crate::queue::effect::{DeadLetter, Stage};
-use crate::source::Position;
 use crate::supervision::address::Address;
-use crate::supervision::budget::Charge;
-use crate::supervision::ledger::{FrameBatch, Lease, SUSPICION_LIMIT};
+use crate::supervision::ledger::{FrameBatch, SUSPICION_LIMIT};
 use crate::supervision::progress::Progress;
 
 /// See the module.
@@ -36,32 +32,6 @@ pub struct Ring;
 pub struct Bell {
     decoder: Address<Ring>,
     rung: AtomicBool,
-}
-
-/// What one batch of frames says.
-#[derive(Debug)]
-pub struct DecodedBatch {
-    pub lease: Lease,
-    /// The numbers of the frames.
-    pub numbers: Range<u64>,
-    pub received_at: Instant,
-    /// In the order of the source.
-    pub items: Vec<Item>,
-    /// The position of the last frame that has one.
-    pub last: Option<Position>,
-    /// What the items weigh beside the frames themselves.
-    _charge: Charge,
-}
-
-/// Something that the filter has to look at.
-#[derive(Debug)]
-pub enum Item {
-    /// The stream stands here: told of the first frame, and wherever the seqs do not rise.
-    At(Position),
-    DeadLetter(Box<DeadLetter>),
-    Event(Event),
-    /// The source says that it no longer holds what follows the cursor.
-    OutdatedCursor,
 }
 
 pub struct DecoderState {
@@ -135,12 +105,10 @@ impl DecoderState {
             numbers: batch.frames.numbers(),
             received_at: batch.received_at,
             last: reader.last.map(Place::position),
-            _charge: self.context.budget.charge(reader.weight),
+            charge: self.context.budget.charge(reader.weight),
             items: reader.items,
         };
-        if let Err(FilterMessage::Decoded(refused)) =
-            self.context.filter.cast(FilterMessage::Decoded(decoded))
-        {
+        if let Err(refused) = self.context.filter.cast(decoded) {
             refused.lease.pause_ledger();
         }
     }

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::Context;
+use super::batch::{DecodedBatch, Item};
 use super::cursor::CursorMessage;
-use super::decoder::{DecodedBatch, Item};
 use super::indexer::IndexerMessage;
 use crate::filter::sequence::{Observation, SequenceGuard};
 use crate::protocol::event::{Change, Event, PutAction};
@@ -21,11 +21,6 @@ use crate::supervision::progress::Progress;
 /// See the module.
 pub struct FilterActor;
 
-#[derive(Debug)]
-pub enum FilterMessage {
-    Decoded(DecodedBatch),
-}
-
 pub struct FilterState {
     context: Arc<Context>,
     progress: Progress,
@@ -37,7 +32,7 @@ pub struct FilterState {
 }
 
 impl Actor for FilterActor {
-    type Msg = FilterMessage;
+    type Msg = DecodedBatch;
     type State = FilterState;
     type Arguments = (Arc<Context>, Progress);
 
@@ -53,7 +48,7 @@ impl Actor for FilterActor {
     async fn handle(
         &self,
         _myself: ActorRef<Self::Msg>,
-        FilterMessage::Decoded(batch): Self::Msg,
+        batch: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let _busy = state.progress.busy();

@@ -8,8 +8,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
 use super::Context;
+use super::batch::DecodedBatch;
 use super::cursor::CursorMessage;
-use super::decoder::DecodedBatch;
 use crate::operate::status::Failure;
 use crate::queue::accumulator::{Accumulator, IndexWork, Transaction};
 use crate::queue::effect::Effect;

@@ -9,9 +9,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::batch::DecodedBatch;
 use self::cursor::CursorMessage;
 use self::decoder::Bell;
-use self::filter::FilterMessage;
 use self::indexer::IndexerMessage;
 
 use crate::config::Config;
@@ -26,6 +26,7 @@ use crate::supervision::address::Address;
 use crate::supervision::budget::Budget;
 use crate::supervision::ledger::Ledger;
 
+pub mod batch;
 pub mod connection;
 pub mod cursor;
 pub mod decoder;
@@ -52,7 +53,7 @@ pub struct Context {
     pub stop_reading: CancellationToken,
     /// One for each decoder.
     pub decoders: Arc<[Bell]>,
-    pub filter: Address<FilterMessage>,
+    pub filter: Address<DecodedBatch>,
     pub indexer: Address<IndexerMessage>,
     pub cursor: Address<CursorMessage>,
     connected_at: OnceLock<Instant>,

@@ -9,7 +9,7 @@ use super::interest::Interest;
 use crate::huddle::{self, Projection};
 use crate::lexicon::{Policies, Policy, Schemas, Verdict};
 
-use crate::protocol::event::{Account, Change, Commit, Event, Identity, RecordOp};
+use crate::protocol::event::{Account, Change, Commit, Event, Identity, MisnamedOp, RecordOp};
 use crate::protocol::json::dag_cbor_to_json;
 use crate::queue::effect::{
     AccountChange, DeadLetter, Effect, IdentityChange, RecordDelete, RecordUpsert, RecordVersion,
@@ -35,6 +35,7 @@ impl Rules {
                 for op in &commit.ops {
                     self.effects_of_op(&commit, op, effects);
                 }
+                effects.extend(commit.misnamed.iter().map(|op| misnamed(&commit, op)));
             }
             Event::Identity(identity) if self.interest.wants_did(identity.did.as_str()) => {
                 effects.extend(handle_change(identity));
@@ -152,6 +153,20 @@ struct Refusal {
     reason: String,
 }
 
+/// There is no record by that name to do anything to.
+fn misnamed(commit: &Commit, op: &MisnamedOp) -> Effect {
+    Effect::DeadLetter(Box::new(DeadLetter {
+        stage: Stage::Decode,
+        error: op.reason.clone(),
+        seq: Some(commit.seq),
+        did: Some(commit.did.to_string()),
+        uri: Some(format!("at://{}/{}", commit.did, op.path)),
+        task: None,
+        raw: op.record.clone(),
+        attempts: 1,
+    }))
+}
+
 fn dead_letter(version: &RecordVersion, stage: Stage, error: String) -> DeadLetter {
     DeadLetter {
         stage,
@@ -240,6 +255,7 @@ mod tests {
             data: CID.parse().unwrap(),
             prev_data: None,
             ops: ops.collect(),
+            misnamed: Vec::new(),
         }))
     }
 

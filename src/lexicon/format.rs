@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::datetime;
+use crate::protocol::datetime;
 use crate::protocol::syntax;
 
 /// The longest at-uri or URI, in bytes.

@@ -6,7 +6,6 @@
 //! along.
 
 mod data_model;
-pub mod datetime;
 mod documents;
 pub mod format;
 pub mod policy;

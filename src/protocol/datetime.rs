@@ -1,93 +1,129 @@
-//! Datetimes as the protocol writes them: RFC 3339 and ISO 8601 at once, always with a zone.
+//! The protocol's datetimes: RFC 3339 and ISO 8601 at once, always with a zone.
 //!
 //! Spec: <https://atproto.com/specs/lexicon#datetime>.
 
-use jiff::{Timestamp, civil, tz::Offset};
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::Offset;
+use jiff::{SignedDuration, Timestamp};
 
 use super::syntax::SyntaxError;
 
-/// The longest datetime that is looked at.
+/// Longer than any datetime; what follows would only be more digits of the fraction.
 const MAX_LENGTH: usize = 64;
 
-/// Reads a datetime such as `2026-07-04T14:38:07.877Z` or `1985-04-12T23:20:50.123-07:00`.
-/// Digits beyond the nanosecond are dropped.
+/// Reads the time of an event, such as `2026-07-04T14:38:07.877Z`.
 ///
 /// # Errors
-/// If `text` is not a datetime of the protocol, which asks for more than RFC 3339 does: capital
-/// `T` and `Z`, seconds, a zone, and never `-00:00`.
+/// If `text` is not a datetime of the protocol (see [`parse_utc`]), or one that jiff's timestamps
+/// don't reach.
 pub fn parse_datetime(text: &str) -> Result<Timestamp, SyntaxError> {
-    parse(text.as_bytes()).ok_or_else(|| SyntaxError::new("datetime", text))
+    parse_utc(text)
+        .and_then(|utc| Offset::UTC.to_timestamp(utc).ok())
+        .ok_or_else(|| SyntaxError::new("datetime", text))
 }
 
-fn parse(text: &[u8]) -> Option<Timestamp> {
-    if text.len() > MAX_LENGTH {
+/// The instant that `text` names, in UTC, or `None` where it is not a datetime of the protocol.
+///
+/// What is finer than a nanosecond is cut off. A leap second (`23:59:60`) is refused, as the
+/// reference implementations do, and so is what falls before the year 0000 or after 9999 once it
+/// is brought to UTC. Hence a civil time and no timestamp: jiff's timestamps end a day earlier.
+pub fn parse_utc(text: &str) -> Option<DateTime> {
+    if text.len() > MAX_LENGTH || !text.is_ascii() {
         return None;
     }
-    let (local, rest) = text.split_at_checked("YYYY-MM-DDTHH:MM:SS".len())?;
-    let separators = [local[4], local[7], local[10], local[13], local[16]];
-    if &separators != b"--T::" {
-        return None;
-    }
-    let (nanosecond, zone) = match rest {
-        [b'.', fraction @ ..] => {
-            let digits = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
-            (nanoseconds(&fraction[..digits])?, &fraction[digits..])
-        }
-        _ => (0, rest),
-    };
-    let datetime = civil::DateTime::new(
-        i16::try_from(number(&local[..4])?).ok()?,
-        i8::try_from(number(&local[5..7])?).ok()?,
-        i8::try_from(number(&local[8..10])?).ok()?,
-        i8::try_from(number(&local[11..13])?).ok()?,
-        i8::try_from(number(&local[14..16])?).ok()?,
-        i8::try_from(number(&local[17..])?).ok()?,
+    let (date, rest) = text.split_at_checked("2026-01-31".len())?;
+    let (time, rest) = rest.strip_prefix('T')?.split_at_checked("23:59:59".len())?;
+    let (nanosecond, zone) = split_fraction(rest)?;
+
+    let [year, month, day] = numbers(date, [4, 2, 2], '-')?;
+    let [hour, minute, second] = numbers(time, [2, 2, 2], ':')?;
+    let date = Date::new(year, month.try_into().ok()?, day.try_into().ok()?).ok()?;
+    let time = Time::new(
+        hour.try_into().ok()?,
+        minute.try_into().ok()?,
+        second.try_into().ok()?,
         nanosecond,
     )
     .ok()?;
-    let timestamp = offset(zone)?.to_timestamp(datetime).ok()?;
-    // The zone may carry the first hours of year 0 to a year that four digits can't write.
-    let first = Offset::UTC.to_timestamp(civil::datetime(0, 1, 1, 0, 0, 0, 0));
-    (timestamp >= first.ok()?).then_some(timestamp)
+    let utc = date
+        .to_datetime(time)
+        .checked_sub(parse_offset(zone)?)
+        .ok()?;
+    (utc.year() >= 0).then_some(utc)
 }
 
-fn offset(zone: &[u8]) -> Option<Offset> {
-    let (sign, digits) = match zone {
-        b"Z" => return Some(Offset::UTC),
-        b"-00:00" => return None,
-        [b'+', digits @ ..] => (1, digits),
-        [b'-', digits @ ..] => (-1, digits),
+/// `YYYY-MM-DDTHH:MM:SS.sssZ`, which sorts as text in the order of time. What is finer than a
+/// millisecond is cut off. `None` for the year 0000, which SQL's date functions do not know.
+pub fn to_sortable_text(utc: DateTime) -> Option<String> {
+    (utc.year() >= 1).then(|| {
+        format!(
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+            utc.year(),
+            utc.month(),
+            utc.day(),
+            utc.hour(),
+            utc.minute(),
+            utc.second(),
+            utc.millisecond()
+        )
+    })
+}
+
+/// `.123Z` as nanoseconds and zone.
+fn split_fraction(text: &str) -> Option<(i32, &str)> {
+    let Some(fraction) = text.strip_prefix('.') else {
+        return Some((0, text));
+    };
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+    if digits == 0 {
+        return None;
+    }
+    let nanosecond = fraction
+        .bytes()
+        .take(digits)
+        .chain(std::iter::repeat(b'0'))
+        .take(9)
+        .fold(0, |sum, digit| sum * 10 + i32::from(digit - b'0'));
+    Some((nanosecond, fraction.get(digits..)?))
+}
+
+/// How far `Z`, `+01:45` or `-07:00` is ahead of UTC. `-00:00` means "unknown" in RFC 3339 and
+/// nothing in ISO 8601.
+fn parse_offset(zone: &str) -> Option<SignedDuration> {
+    let sign = match zone.as_bytes().first()? {
+        b'Z' if zone.len() == 1 => return Some(SignedDuration::ZERO),
+        b'+' => 1,
+        b'-' if zone != "-00:00" => -1,
         _ => return None,
     };
-    if digits.len() != 5 || digits[2] != b':' {
-        return None;
-    }
-    let (hours, minutes) = (number(&digits[..2])?, number(&digits[3..])?);
-    if hours > 23 || minutes > 59 {
-        return None;
-    }
-    Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).ok()
+    let [hours, minutes] = numbers(zone.get(1..)?, [2, 2], ':')?;
+    (hours <= 23 && minutes <= 59)
+        .then(|| SignedDuration::from_mins(sign * i64::from(hours * 60 + minutes)))
 }
 
-/// The nanoseconds of the digits behind the decimal point; at least one digit is needed.
-fn nanoseconds(digits: &[u8]) -> Option<i32> {
-    let kept = &digits[..digits.len().min(9)];
-    let scale = 10_i32.pow(u32::try_from(9 - kept.len()).ok()?);
-    (!kept.is_empty()).then_some(number(kept)? * scale)
-}
-
-/// At most nine decimal digits as a number.
-fn number(digits: &[u8]) -> Option<i32> {
-    digits.iter().try_fold(0, |number, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| number * 10 + i32::from(digit - b'0'))
-    })
+/// Numbers of exactly `widths` digits, with `separator` between them.
+fn numbers<const N: usize>(text: &str, widths: [usize; N], separator: char) -> Option<[i16; N]> {
+    let mut parts = text.split(separator);
+    let mut numbers = [0; N];
+    for (number, width) in numbers.iter_mut().zip(widths) {
+        let part = parts.next()?;
+        if part.len() != width || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        *number = part.parse().ok()?;
+    }
+    parts.next().is_none().then_some(numbers)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn normalized(text: &str) -> Option<String> {
+        parse_utc(text).and_then(to_sortable_text)
+    }
 
     #[test]
     fn any_zone_becomes_the_same_instant() {
@@ -97,20 +133,66 @@ mod tests {
     }
 
     #[test]
-    fn digits_beyond_the_nanosecond_are_dropped() {
-        let time = parse_datetime("1985-04-12T23:20:50.123456789012Z").unwrap();
-        assert_eq!(time.to_string(), "1985-04-12T23:20:50.123456789Z");
+    fn a_datetime_of_any_zone_becomes_utc() {
+        for (text, utc) in [
+            ("2026-03-01T10:00:00Z", "2026-03-01T10:00:00.000Z"),
+            ("2026-03-01T10:00:00+00:00", "2026-03-01T10:00:00.000Z"),
+            ("2026-03-01T00:30:00+01:45", "2026-02-28T22:45:00.000Z"),
+            ("2024-02-28T20:00:00-07:00", "2024-02-29T03:00:00.000Z"),
+            ("2026-12-31T23:59:59.5-00:30", "2027-01-01T00:29:59.500Z"),
+            ("9999-12-31T23:59:59.999999999Z", "9999-12-31T23:59:59.999Z"),
+            ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000Z"),
+            (
+                "2026-03-01T10:00:00.1239999999999Z",
+                "2026-03-01T10:00:00.123Z",
+            ),
+        ] {
+            assert_eq!(normalized(text).as_deref(), Some(utc), "{text}");
+        }
     }
 
     #[test]
-    fn a_datetime_without_a_zone_is_refused() {
+    fn what_no_calendar_or_clock_shows_is_refused() {
         for text in [
+            "2026-02-29T10:00:00Z",
+            "2026-13-45T99:99:99Z",
+            "2016-12-31T23:59:60Z",
+            "2026-03-01T24:00:00Z",
+            "2026-03-01T10:00:00+24:00",
+            "2026-03-01T10:00:00+01:60",
+            "2026-03-01T10:00:00ZZ",
+            "2026-03-01T10:00:00",
+            "9999-12-31T23:59:59-01:00",
+            "tomorrow",
             "",
-            "1985-04-12T23:20:50",
-            "1985-04-12T23:20:50-00:00",
-            "1985-04-12T23:20:50.Z",
+            "２０２６-03-01T10:00:00Z",
         ] {
-            assert!(parse_datetime(text).is_err(), "{text}");
+            assert_eq!(parse_utc(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_year_zero_is_a_datetime_without_a_sortable_text() {
+        assert!(parse_utc("0000-01-01T00:00:00Z").is_some());
+        assert_eq!(normalized("0000-01-01T00:00:00Z"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in "\\PC{0,70}") {
+            let _ = parse_utc(&text);
+        }
+
+        #[test]
+        fn text_sorts_in_the_order_of_time(
+            a in 0_i64..4_000_000_000, b in 0_i64..4_000_000_000, zone in -23_i8..=23,
+        ) {
+            let text = |seconds: i64| {
+                let zone = jiff::tz::Offset::constant(zone);
+                let local = zone.to_datetime(jiff::Timestamp::from_second(seconds).unwrap());
+                normalized(&format!("{local}{zone}:00")).unwrap()
+            };
+            prop_assert_eq!(text(a).cmp(&text(b)), a.cmp(&b));
         }
     }
 }

@@ -58,6 +58,18 @@ pub struct Commit {
     /// The wanted operations, in the order of the commit. Of several on one path only the last is
     /// here.
     pub ops: Vec<RecordOp>,
+    /// Operations of wanted collections whose path names no record.
+    pub misnamed: Vec<MisnamedOp>,
+}
+
+/// An operation on a path that is not `collection/rkey`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MisnamedOp {
+    /// At most 1024 characters of it.
+    pub path: String,
+    pub reason: String,
+    /// The block that the operation names; empty where the CAR has none.
+    pub record: Bytes,
 }
 
 /// One operation on one record.

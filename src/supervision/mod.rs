@@ -7,5 +7,6 @@ pub mod budget;
 pub mod intensity;
 pub mod ledger;
 pub mod progress;
+pub mod role;
 pub mod supervisor;
 pub mod tree;

@@ -7,7 +7,8 @@ use ractor::rpc::CallResult;
 use ractor::{Actor, ActorRef, SpawnErr};
 use tokio::task::JoinHandle;
 
-use super::supervisor::{Role, Supervisor, SupervisorMessage};
+use super::role::Role;
+use super::supervisor::{Supervisor, SupervisorMessage};
 use crate::actors::Context;
 use crate::actors::cursor::CursorMessage;
 

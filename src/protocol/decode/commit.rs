@@ -11,7 +11,7 @@ use crate::filter::interest::Interest;
 use crate::protocol::car::{Blocks, is_address_of};
 use crate::protocol::cbor::{self, CborError, Item, Reader};
 use crate::protocol::datetime::parse_datetime;
-use crate::protocol::event::{Change, Commit, PutAction, RecordOp, Sync};
+use crate::protocol::event::{Change, Commit, MisnamedOp, PutAction, RecordOp, Sync};
 use crate::protocol::syntax::{Did, Nsid, RecordKey, SyntaxError, Tid};
 
 /// The most operations of one commit.
@@ -22,6 +22,9 @@ const MAX_BLOCKS: usize = 2 << 20;
 const MAX_SYNC_BLOCKS: usize = 10_000;
 /// The longest record, in bytes.
 const MAX_RECORD: usize = 1 << 20;
+/// So much is told of a path that names no record, in characters; the longest NSID and record key
+/// fit.
+const MAX_SHOWN_PATH: usize = 1024;
 /// The repository format.
 const VERSION: u64 = 3;
 
@@ -95,6 +98,16 @@ pub(super) fn decode(payload: &[u8], interest: &Interest) -> Result<Commit, Faul
     let blocks = Blocks::read(payload.blocks, &cids.collect())?;
     let data = data_of_commit(&payload, &blocks)?;
 
+    let mut misnamed = Vec::new();
+    let ops = ops
+        .iter()
+        .filter_map(|op| {
+            record_op(op, &blocks)
+                .map_err(|error| misnamed.push(misnamed_op(op, &blocks, &error)))
+                .ok()
+        })
+        .collect();
+
     Ok(Commit {
         seq: payload.seq,
         did,
@@ -104,10 +117,8 @@ pub(super) fn decode(payload: &[u8], interest: &Interest) -> Result<Commit, Faul
         commit: payload.commit,
         data,
         prev_data: payload.prev_data,
-        ops: ops
-            .iter()
-            .map(|op| record_op(op, &blocks))
-            .collect::<Result<_, _>>()?,
+        ops,
+        misnamed,
     })
 }
 
@@ -187,6 +198,15 @@ fn record_op(op: &Op<'_>, blocks: &Blocks) -> Result<RecordOp, SyntaxError> {
         rkey: RecordKey::parse(rkey)?,
         change: change(op, blocks),
     })
+}
+
+fn misnamed_op(op: &Op<'_>, blocks: &Blocks, error: &SyntaxError) -> MisnamedOp {
+    let record = op.cid.and_then(|cid| blocks.get(&cid).cloned());
+    MisnamedOp {
+        path: op.path.chars().take(MAX_SHOWN_PATH).collect(),
+        reason: error.to_string(),
+        record: record.unwrap_or_default(),
+    }
 }
 
 fn change(op: &Op<'_>, blocks: &Blocks) -> Change {
@@ -390,10 +410,18 @@ mod tests {
             wrong(|frame| frame.time = "yesterday".to_owned()),
             "not a valid datetime: \"yesterday\""
         );
-        assert_eq!(
-            fault(&CommitFrame::default().delete("com.huddle.booking/..")),
-            "not a valid record key: \"..\""
-        );
+    }
+
+    #[test]
+    fn an_operation_on_no_record_leaves_the_others_alone() {
+        let frame = CommitFrame::default()
+            .delete("com.huddle.booking/..")
+            .create(PATH, &record("confirmed"));
+        let commit = decode(&frame);
+        assert_eq!(commit.ops.len(), 1);
+        assert_eq!(commit.misnamed.len(), 1);
+        assert_eq!(commit.misnamed[0].path, "com.huddle.booking/..");
+        assert_eq!(commit.misnamed[0].reason, "not a valid record key: \"..\"");
     }
 
     #[test]

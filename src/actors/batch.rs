@@ -1,0 +1,37 @@
+//! What travels from the decoders through the filter to the indexer.
+
+use std::ops::Range;
+
+use tokio::time::Instant;
+
+use crate::protocol::event::Event;
+use crate::queue::effect::DeadLetter;
+use crate::source::Position;
+use crate::supervision::budget::Charge;
+use crate::supervision::ledger::Lease;
+
+/// What one batch of frames says.
+#[derive(Debug)]
+pub struct DecodedBatch {
+    pub lease: Lease,
+    /// The numbers of the frames.
+    pub numbers: Range<u64>,
+    pub received_at: Instant,
+    /// In the order of the source.
+    pub items: Vec<Item>,
+    /// The position of the last frame that has one.
+    pub last: Option<Position>,
+    /// What the items weigh beside the frames themselves.
+    pub charge: Charge,
+}
+
+/// Something that the filter has to look at.
+#[derive(Debug)]
+pub enum Item {
+    /// The stream stands here: told of the first frame, and wherever the seqs do not rise.
+    At(Position),
+    DeadLetter(Box<DeadLetter>),
+    Event(Event),
+    /// The source says that it no longer holds what follows the cursor.
+    OutdatedCursor,
+}
