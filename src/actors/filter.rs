@@ -24,6 +24,8 @@ pub struct FilterActor;
 pub struct FilterState {
     context: Arc<Context>,
     progress: Progress,
+    /// What carries a lower epoch is discarded.
+    least_epoch: u64,
     epoch: EpochStart,
     reorder: Reorder<DecodedBatch>,
     guard: SequenceGuard,
@@ -42,7 +44,10 @@ impl Actor for FilterActor {
         (context, progress): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         let epoch = context.ledger.epoch();
-        Ok(FilterState::new(context, progress, epoch))
+        Ok(FilterState {
+            least_epoch: context.ledger.next_epoch(),
+            ..FilterState::new(context, progress, epoch)
+        })
     }
 
     async fn handle(
@@ -62,6 +67,7 @@ impl FilterState {
         Self {
             reorder: Reorder::starting_at(epoch.first_frame),
             guard: SequenceGuard::new(epoch.position, epoch.gap, context.config.upstream_window),
+            least_epoch: epoch.epoch,
             epoch,
             progress,
             context,
@@ -71,7 +77,7 @@ impl FilterState {
 
     fn take(&mut self, batch: DecodedBatch) {
         let epoch = batch.lease.epoch();
-        if epoch.epoch < self.epoch.epoch {
+        if epoch.epoch < self.least_epoch {
             return;
         }
         if epoch.epoch > self.epoch.epoch {

@@ -11,6 +11,9 @@ use crate::store::Retention;
 /// How often the budget is shown, and the histograms' samples are folded in: the exporter keeps
 /// every single one until then.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the gaps on record are counted.
+const GAPS_INTERVAL: Duration = Duration::from_secs(5);
+const GAPS_DEADLINE: Duration = Duration::from_secs(5);
 /// How often rows that outlived their retention are looked for, the first time after a minute.
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 const FIRST_PURGE: Duration = Duration::from_secs(60);
@@ -22,6 +25,7 @@ pub struct HousekeepingActor;
 #[derive(Debug)]
 pub enum HousekeepingMessage {
     Upkeep,
+    LookAtGaps,
     Purge,
 }
 
@@ -36,6 +40,7 @@ impl Actor for HousekeepingActor {
         context: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         myself.send_interval(UPKEEP_INTERVAL, || HousekeepingMessage::Upkeep);
+        myself.send_interval(GAPS_INTERVAL, || HousekeepingMessage::LookAtGaps);
         myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
         Ok(context)
     }
@@ -48,6 +53,7 @@ impl Actor for HousekeepingActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             HousekeepingMessage::Upkeep => upkeep(context),
+            HousekeepingMessage::LookAtGaps => look_at_gaps(context).await,
             HousekeepingMessage::Purge => {
                 purge(context).await;
                 myself.send_after(PURGE_INTERVAL, || HousekeepingMessage::Purge);
@@ -64,6 +70,17 @@ fn upkeep(context: &Context) {
         status.budget.in_flight_bytes = in_flight as u64;
     });
     context.prometheus.run_upkeep();
+}
+
+async fn look_at_gaps(context: &Context) {
+    let source = context.ledger.source();
+    let counted = tokio::time::timeout(GAPS_DEADLINE, context.store.count_open_gaps(source)).await;
+    // That the database does not answer is told by those who write to it.
+    if let Ok(Ok(open_gaps)) = counted {
+        context
+            .status
+            .update(|status| status.source_mut(source).open_gaps = open_gaps);
+    }
 }
 
 async fn purge(context: &Context) {

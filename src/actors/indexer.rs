@@ -40,6 +40,7 @@ pub struct IndexerState {
     context: Arc<Context>,
     progress: Progress,
     waiting: Accumulator<DecodedBatch>,
+    /// What carries a lower one is discarded.
     epoch: u64,
     flush_scheduled: bool,
     retry_scheduled: bool,
@@ -66,7 +67,7 @@ impl Actor for IndexerActor {
     ) -> Result<Self::State, ActorProcessingErr> {
         Ok(IndexerState {
             waiting: Accumulator::new(context.config.index_batch),
-            epoch: context.ledger.epoch().epoch,
+            epoch: context.ledger.next_epoch(),
             flush_scheduled: false,
             retry_scheduled: false,
             current: None,

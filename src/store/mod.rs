@@ -29,6 +29,12 @@ pub trait Store: Send + Sync + 'static {
         gap: Option<&'a Gap>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// How many gaps of `source` wait to be reconciled.
+    fn count_open_gaps<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<u64, StoreError>>;
+
     /// Deletes what has outlived its retention.
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>>;
 }

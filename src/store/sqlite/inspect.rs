@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{SqliteStore, cursor};
-use crate::source::Position;
+use crate::source::{Position, SourceId};
 use crate::store::StoreError;
 
 /// A row of `firehose_cursor`.
@@ -72,6 +72,15 @@ impl SqliteStore {
         )
         .fetch_all(self.reader())
         .await?)
+    }
+
+    pub(super) async fn count_open_gaps_of(&self, source: &SourceId) -> Result<u64, StoreError> {
+        let count: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM gaps WHERE source = ? AND closed_at IS NULL")
+                .bind(source.as_str())
+                .fetch_one(self.reader())
+                .await?;
+        Ok(count.unsigned_abs())
     }
 
     /// Counts the rows of every table; reads each of them whole.

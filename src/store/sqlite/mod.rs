@@ -113,6 +113,13 @@ impl Store for SqliteStore {
         Box::pin(self.move_cursor_of(source, position, gap))
     }
 
+    fn count_open_gaps<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(self.count_open_gaps_of(source))
+    }
+
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
         Box::pin(purge::purge(&self.writer, retention))
     }

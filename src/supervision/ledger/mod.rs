@@ -249,6 +249,14 @@ impl Ledger {
         self.lock().epoch
     }
 
+    /// The first epoch from which a stage that starts now may take anything.
+    ///
+    /// Not the one in force: its predecessor died in that one, so what still arrives under it lacks
+    /// what the predecessor held, and would carry the cursor past that.
+    pub fn next_epoch(&self) -> u64 {
+        self.lock().epoch.epoch + 1
+    }
+
     /// Whether [`Self::restart_at`] was ever called.
     pub fn is_positioned(&self) -> bool {
         self.lock().positioned
