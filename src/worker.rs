@@ -12,6 +12,7 @@ use crate::source::Source;
 use crate::source::websocket::{InvalidSource, WebSocketOptions, WebSocketSource};
 use crate::store::StoreError;
 use crate::store::sqlite::SqliteStore;
+use crate::supervision::fault::Faults;
 use crate::supervision::tree::{Tree, TreeError};
 
 /// Why a worker did not start.
@@ -50,6 +51,7 @@ pub async fn start(config: Config, listener: Option<TcpListener>) -> Result<Tree
         store: Arc::new(store),
         rules,
         listener,
+        faults: Faults::default(),
     });
     Ok(Tree::start(context).await?)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use ractor::rpc::CallResult;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
 use super::Context;
@@ -19,6 +19,7 @@ use crate::source::reconnect::Reconnect;
 use crate::source::silence::{SilenceDetector, SilenceLimits};
 use crate::source::{BatchLimits, Frames, Resume};
 use crate::supervision::backoff::Backoff;
+use crate::supervision::fault::Point;
 use crate::supervision::progress::Progress;
 
 /// How long the CursorActor may take to say where to go on.
@@ -40,7 +41,7 @@ pub struct ConnectionActorState {
     silence: SilenceDetector,
     limits: BatchLimits,
     connection: Option<Box<dyn Frames>>,
-    connections: u64,
+    myself: ActorCell,
 }
 
 /// Why a connection is given up, or was never made.
@@ -59,6 +60,10 @@ impl Actor for ConnectionActor {
         myself: ActorRef<Self::Msg>,
         (context, progress): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
+        let faults = &context.faults;
+        faults
+            .pass(Point::ConnectionStart, myself.get_cell())
+            .await?;
         let config = &context.config;
         let backoff = Backoff::try_new(
             config.reconnect_min,
@@ -81,7 +86,7 @@ impl Actor for ConnectionActor {
                 linger: config.batch_wait,
             },
             connection: None,
-            connections: 0,
+            myself: myself.get_cell(),
             progress,
             context,
         })
@@ -93,6 +98,10 @@ impl Actor for ConnectionActor {
         Step: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        let faults = &state.context.faults;
+        faults
+            .pass(Point::ConnectionStep, myself.get_cell())
+            .await?;
         let stop = state.context.stop_reading.clone();
         let outcome = tokio::select! {
             () = stop.cancelled() => {
@@ -148,7 +157,6 @@ impl ConnectionActorState {
         self.silence.wait_from(now);
         self.context.note_connected(now);
         self.connection = Some(connection);
-        self.connections += 1;
         self.show(ConnectionState::Connected {
             since: Timestamp::now(),
         });
@@ -169,6 +177,14 @@ impl ConnectionActorState {
         let mut frames = Vec::new();
         let reading = connection.read_batch(self.limits, &mut frames);
         let outcome = tokio::time::timeout_at(self.silence.deadline(), reading).await;
+        let faults = &self.context.faults;
+        faults
+            .pass(Point::ConnectionRead, self.myself.clone())
+            .await
+            .map_err(|error| Loss {
+                advice: RetryAdvice::Backoff,
+                reason: error.to_string(),
+            })?;
         // What was taken before an end is good.
         self.enter(frames)?;
         match outcome {

@@ -13,6 +13,7 @@ use crate::operate::status::Failure;
 use crate::queue::effect::{Gap, GapCause};
 use crate::source::{Position, Resume};
 use crate::store::{StoreError, StoredCursor, WriteBatch};
+use crate::supervision::fault::Point;
 use crate::supervision::progress::Progress;
 
 /// Checkpoints of events that needed nothing are at least this far apart, however fast they come.
@@ -54,9 +55,11 @@ impl Actor for CursorActor {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         (context, progress): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
+        let faults = &context.faults;
+        faults.pass(Point::CursorStart, myself.get_cell()).await?;
         Ok(CursorState {
             context,
             progress,
@@ -78,16 +81,21 @@ impl Actor for CursorActor {
 
     async fn handle(
         &self,
-        _myself: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let _busy = state.progress.busy();
+        let faults = state.context.faults.clone();
+        faults.pass(Point::CursorMessage, myself.get_cell()).await?;
         match message {
             CursorMessage::Applied(position) => state.note_durable(position),
             CursorMessage::Settled if state.written_at.elapsed() < CHECKPOINT_SPACING => {}
             CursorMessage::Settled | CursorMessage::Tick => {
                 state.checkpoint().await;
+                faults
+                    .pass(Point::CursorCheckpointed, myself.get_cell())
+                    .await?;
             }
             CursorMessage::Checkpoint(reply) => {
                 let is_there = state.checkpoint().await;

@@ -16,6 +16,7 @@ use crate::protocol::event::Event;
 use crate::protocol::skim::Kind;
 use crate::queue::effect::{DeadLetter, Stage};
 use crate::supervision::address::Address;
+use crate::supervision::fault::Point;
 use crate::supervision::ledger::{FrameBatch, SUSPICION_LIMIT};
 use crate::supervision::progress::Progress;
 
@@ -50,6 +51,8 @@ impl Actor for DecoderActor {
         myself: ActorRef<Self::Msg>,
         (context, progress, index): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
+        let faults = &context.faults;
+        faults.pass(Point::DecoderStart, myself.get_cell()).await?;
         let state = DecoderState {
             context,
             progress,
@@ -61,14 +64,20 @@ impl Actor for DecoderActor {
 
     async fn handle(
         &self,
-        _myself: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         Ring: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         state.bell().answer();
-        if let Some(batch) = state.context.ledger.lease_next() {
+        if let Some(mut batch) = state.context.ledger.lease_next() {
             let _busy = state.progress.busy();
+            batch.lease.take_in_hand();
+            let faults = &state.context.faults;
+            faults.pass(Point::DecoderLeased, myself.get_cell()).await?;
             state.decode_and_pass_on(batch);
+            faults
+                .pass(Point::DecoderPassedOn, myself.get_cell())
+                .await?;
         }
         // One batch a message: between two of them the actor can be stopped.
         if state.context.ledger.has_owed() {
@@ -84,7 +93,6 @@ impl DecoderState {
     }
 
     fn decode_and_pass_on(&self, mut batch: FrameBatch) {
-        batch.lease.take_in_hand();
         if batch.is_redelivery {
             self.context.metrics.redelivered.increment(1);
         }

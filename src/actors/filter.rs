@@ -15,6 +15,7 @@ use crate::queue::accumulator::{IndexWork, Mark};
 use crate::queue::effect::{Effect, Stage};
 use crate::queue::reorder::Reorder;
 use crate::source::Position;
+use crate::supervision::fault::Point;
 use crate::supervision::ledger::EpochStart;
 use crate::supervision::progress::Progress;
 
@@ -40,9 +41,11 @@ impl Actor for FilterActor {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         (context, progress): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
+        let faults = &context.faults;
+        faults.pass(Point::FilterStart, myself.get_cell()).await?;
         let epoch = context.ledger.epoch();
         Ok(FilterState {
             least_epoch: context.ledger.next_epoch(),
@@ -52,13 +55,15 @@ impl Actor for FilterActor {
 
     async fn handle(
         &self,
-        _myself: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         batch: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let _busy = state.progress.busy();
+        let faults = state.context.faults.clone();
+        faults.pass(Point::FilterTaken, myself.get_cell()).await?;
         state.take(batch);
-        Ok(())
+        faults.pass(Point::FilterPassedOn, myself.get_cell()).await
     }
 }
 
@@ -100,12 +105,13 @@ impl FilterState {
         let EffectsOf {
             effects,
             marks,
+            kept,
             sequence_restarted,
             ..
         } = work;
         batch.lease.lay_down();
         let position = self.guard.position();
-        self.note_received(position, events, &effects);
+        self.note_received(position, events, kept);
         if effects.is_empty() && !sequence_restarted {
             batch.lease.settle(position);
             self.tell_cursor(events);
@@ -128,12 +134,12 @@ impl FilterState {
         }
     }
 
-    fn note_received(&self, position: Position, events: u64, effects: &[Effect]) {
+    fn note_received(&self, position: Position, events: u64, kept: u64) {
         self.context.status.update(|status| {
             let source = status.source_mut(self.context.ledger.source());
             source.set_received(position, Timestamp::now());
             source.events += events;
-            source.matched += effects.len() as u64;
+            source.matched += kept;
         });
     }
 
@@ -155,6 +161,8 @@ struct EffectsOf<'a> {
     guard: &'a mut SequenceGuard,
     effects: Vec<Effect>,
     marks: Vec<Mark>,
+    /// Events that have effects.
+    kept: u64,
     sequence_restarted: bool,
 }
 
@@ -165,6 +173,7 @@ impl<'a> EffectsOf<'a> {
             guard,
             effects: Vec::new(),
             marks: Vec::new(),
+            kept: 0,
             sequence_restarted: false,
         }
     }
@@ -211,6 +220,7 @@ impl<'a> EffectsOf<'a> {
         }
         let before = self.effects.len();
         self.context.rules.effects_of(event, &mut self.effects);
+        self.kept += u64::from(self.effects.len() > before);
         for effect in &self.effects[before..] {
             match effect {
                 Effect::Upsert(upsert) => metrics

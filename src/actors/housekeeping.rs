@@ -7,6 +7,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::Context;
 use crate::store::Retention;
+use crate::supervision::fault::Point;
 
 /// How often the budget is shown, and the histograms' samples are folded in: the exporter keeps
 /// every single one until then.
@@ -51,6 +52,10 @@ impl Actor for HousekeepingActor {
         message: Self::Msg,
         context: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        let faults = &context.faults;
+        faults
+            .pass(Point::HousekeepingMessage, myself.get_cell())
+            .await?;
         match message {
             HousekeepingMessage::Upkeep => upkeep(context),
             HousekeepingMessage::LookAtGaps => look_at_gaps(context).await,

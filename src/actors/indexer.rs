@@ -16,10 +16,12 @@ use crate::queue::effect::Effect;
 use crate::source::Position;
 use crate::store::{Rejection, StoreError, WriteBatch, Written};
 use crate::supervision::backoff::Backoff;
+use crate::supervision::fault::Point;
 use crate::supervision::progress::Progress;
 
 /// A transaction that takes longer counts as failed; whether it did happen, the next try tells.
-const TRANSACTION_DEADLINE: Duration = Duration::from_secs(30);
+/// Shorter than a drain may take, so that one that hangs does not spoil it.
+const TRANSACTION_DEADLINE: Duration = Duration::from_secs(15);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 const RETRY_JITTER: f64 = 0.2;
@@ -62,9 +64,11 @@ impl Actor for IndexerActor {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         (context, progress): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
+        let faults = &context.faults;
+        faults.pass(Point::IndexerStart, myself.get_cell()).await?;
         Ok(IndexerState {
             waiting: Accumulator::new(context.config.index_batch),
             epoch: context.ledger.next_epoch(),
@@ -83,15 +87,20 @@ impl Actor for IndexerActor {
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        let _busy = state.progress.busy();
+        let faults = state.context.faults.clone();
+        faults
+            .pass(Point::IndexerMessage, myself.get_cell())
+            .await?;
         match message {
             IndexerMessage::Index(work) => state.take(*work),
             IndexerMessage::Flush => {
                 state.flush_scheduled = false;
-                state.write_one().await;
+                state.write_one(&myself).await?;
             }
             IndexerMessage::Retry => {
                 state.retry_scheduled = false;
-                state.write_one().await;
+                state.write_one(&myself).await?;
             }
         }
         state.schedule(&myself);
@@ -132,12 +141,16 @@ impl IndexerState {
         }
     }
 
-    async fn write_one(&mut self) {
-        let _busy = self.progress.busy();
+    async fn write_one(
+        &mut self,
+        myself: &ActorRef<IndexerMessage>,
+    ) -> Result<(), ActorProcessingErr> {
         let Some(mut current) = self.current.take().or_else(|| self.cut()) else {
-            return;
+            return Ok(());
         };
         current.take_in_hand();
+        let faults = self.context.faults.clone();
+        faults.pass(Point::IndexerCut, myself.get_cell()).await?;
         let started = Instant::now();
         let batch = WriteBatch {
             source: self.context.ledger.source(),
@@ -147,11 +160,17 @@ impl IndexerState {
         };
         let outcome = tokio::time::timeout(TRANSACTION_DEADLINE, self.context.store.apply(&batch));
         match outcome.await {
-            Ok(Ok(written)) => self.complete(current, written, started),
+            Ok(Ok(written)) => {
+                faults
+                    .pass(Point::IndexerCommitted, myself.get_cell())
+                    .await?;
+                self.complete(current, written, started);
+            }
             Ok(Err(StoreError::Rejected(rejections))) => self.hold_refused(current, rejections),
             Ok(Err(error)) => self.hold_blocked(current, &error.to_string()),
             Err(_elapsed) => self.hold_blocked(current, "the transaction met its deadline"),
         }
+        faults.pass(Point::IndexerSettled, myself.get_cell()).await
     }
 
     fn cut(&mut self) -> Option<Current> {

@@ -24,6 +24,7 @@ use crate::source::Source;
 use crate::store::Store;
 use crate::supervision::address::Address;
 use crate::supervision::budget::Budget;
+use crate::supervision::fault::Faults;
 use crate::supervision::ledger::Ledger;
 
 pub mod batch;
@@ -56,6 +57,7 @@ pub struct Context {
     pub filter: Address<DecodedBatch>,
     pub indexer: Address<IndexerMessage>,
     pub cursor: Address<CursorMessage>,
+    pub faults: Faults,
     connected_at: OnceLock<Instant>,
 }
 
@@ -66,6 +68,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     pub rules: Rules,
     pub listener: Option<TcpListener>,
+    /// None but in tests.
+    pub faults: Faults,
 }
 
 impl Context {
@@ -76,6 +80,7 @@ impl Context {
             store,
             rules,
             listener,
+            faults,
         } = parts;
         let (metrics, prometheus) = Metrics::new();
         let status = StatusBoard::default();
@@ -89,6 +94,7 @@ impl Context {
             filter: Address::default(),
             indexer: Address::default(),
             cursor: Address::default(),
+            faults,
             connected_at: OnceLock::new(),
             source_metrics: metrics.source(source.id()),
             prometheus,
@@ -117,8 +123,12 @@ impl Context {
         self.connected_at.get().copied()
     }
 
+    /// Keeps `now` where it is the first time; counts it as a reconnect where not.
     fn note_connected(&self, now: Instant) {
-        // Only the first time is kept.
-        let _known = self.connected_at.set(now);
+        if self.connected_at.set(now).is_err() {
+            let source = self.source.id();
+            self.status
+                .update(|status| status.source_mut(source).reconnects += 1);
+        }
     }
 }

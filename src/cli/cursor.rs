@@ -6,7 +6,7 @@ use huddle_firehose::config::Config;
 use huddle_firehose::queue::effect::{Gap, GapCause};
 use huddle_firehose::source::{Position, Source, SourceId};
 use huddle_firehose::store::Store;
-use huddle_firehose::store::sqlite::SqliteStore;
+use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::worker;
 
 use super::{Configuration, print, runtime};
@@ -35,7 +35,11 @@ impl Command {
         | Self::Reset(configuration)) = self;
         let config = configuration.load_and_log()?;
         runtime()?.block_on(async {
-            let store = SqliteStore::open(&config.database_url).await?;
+            let options = Options {
+                create_if_missing: false,
+                ..Options::default()
+            };
+            let store = SqliteStore::open_with(&config.database_url, options).await?;
             match *self {
                 Self::Show(_) => {}
                 Self::Set { seq, .. } => put(&store, &config, seq).await?,

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::bail;
 use bytes::Bytes;
 use clap::Args;
 use tokio::time::{MissedTickBehavior, interval};
@@ -43,6 +44,12 @@ impl Demo {
     }
 
     async fn run(&self) -> anyhow::Result<()> {
+        if let Some(database) = self.database.as_ref().filter(|path| path.exists()) {
+            bail!(
+                "{} exists already; the demo makes a new one",
+                database.display()
+            );
+        }
         let frames: Vec<Bytes> =
             Recording::of(Bytes::from_static(RECORDING)).collect::<Result<_, _>>()?;
         let total = frames.len();

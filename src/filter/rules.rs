@@ -61,9 +61,11 @@ impl Rules {
         match &op.change {
             Change::Delete => effects.push(Effect::Delete(RecordDelete { version })),
             // What the record is now is not known, so what it was stays.
-            Change::Broken { reason } => {
-                let letter = dead_letter(&version, Stage::Decode, reason.clone());
-                effects.push(Effect::DeadLetter(Box::new(letter)));
+            Change::Broken { reason, record } => {
+                effects.push(Effect::DeadLetter(Box::new(DeadLetter {
+                    raw: record.clone(),
+                    ..dead_letter(&version, Stage::Decode, reason.clone())
+                })));
             }
             Change::Put { cid, record, .. } => {
                 let mut upsert = RecordUpsert {
@@ -136,7 +138,7 @@ impl Rules {
     /// A refused record is not what its row said before either: the row goes, the record is kept as
     /// a dead letter.
     fn refuse(&self, upsert: RecordUpsert, refusal: Refusal, effects: &mut Vec<Effect>) {
-        let task = IndexTask::upsert(&upsert, &self.source, 0);
+        let task = IndexTask::upsert(&upsert, &self.source, 1);
         effects.push(Effect::DeadLetter(Box::new(DeadLetter {
             task: serde_json::to_string(&task).ok(),
             raw: upsert.cbor.clone(),
@@ -341,6 +343,7 @@ mod tests {
     fn a_broken_operation_leaves_the_old_row_and_the_other_operations_alone() {
         let broken = Change::Broken {
             reason: "its block is missing".to_owned(),
+            record: Bytes::new(),
         };
         let effects = effects("reject", commit(OFFER, vec![broken, put(&offer(|_| {}))]));
         assert!(

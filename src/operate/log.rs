@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::LogFormat;
 
 /// The actors' framework reports every start and stop at `info`; the supervisor says it better.
-const DEFAULT_FILTER: &str = "info,ractor=warn";
+const DEFAULT_FILTER: &str = "info,ractor=warn,sqlx=error";
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -24,7 +24,7 @@ pub enum LogError {
 
 /// Sends the log of the whole process to standard error, and panics to the log.
 ///
-/// `filter` is the value of `RUST_LOG`; without one, `info,ractor=warn` holds.
+/// `filter` is the value of `RUST_LOG`; without one, `info,ractor=warn,sqlx=error` holds.
 ///
 /// # Errors
 /// Where `filter` is no filter, or the process has a log already.

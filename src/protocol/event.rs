@@ -94,6 +94,8 @@ pub enum Change {
     /// The operation can't be believed or read; the commit's other operations can.
     Broken {
         reason: String,
+        /// The block that the operation names; empty where the CAR has none.
+        record: Bytes,
     },
 }
 

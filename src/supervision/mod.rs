@@ -4,6 +4,7 @@
 pub mod address;
 pub mod backoff;
 pub mod budget;
+pub mod fault;
 pub mod intensity;
 pub mod ledger;
 pub mod progress;

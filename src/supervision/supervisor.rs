@@ -9,6 +9,7 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Supervisio
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use super::fault::Point;
 use super::intensity::Intensity;
 use super::progress::Progress;
 use super::role::Role;
@@ -147,6 +148,11 @@ impl SupervisorState {
         child.generation += 1;
         child.progress = Progress::new();
         child.started_at = Instant::now();
+        let faults = &self.context.faults;
+        if let Err(error) = faults.pass(Point::Respawn, myself.get_cell()).await {
+            self.schedule_respawn(myself, role, error.to_string());
+            return;
+        }
         let spawned = role
             .spawn(&self.context, child.progress.clone(), myself.get_cell())
             .await;

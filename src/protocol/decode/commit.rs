@@ -201,12 +201,18 @@ fn record_op(op: &Op<'_>, blocks: &Blocks) -> Result<RecordOp, SyntaxError> {
 }
 
 fn misnamed_op(op: &Op<'_>, blocks: &Blocks, error: &SyntaxError) -> MisnamedOp {
-    let record = op.cid.and_then(|cid| blocks.get(&cid).cloned());
     MisnamedOp {
         path: op.path.chars().take(MAX_SHOWN_PATH).collect(),
         reason: error.to_string(),
-        record: record.unwrap_or_default(),
+        record: named_block(op, blocks),
     }
+}
+
+/// What is kept of an operation that can't be followed.
+fn named_block(op: &Op<'_>, blocks: &Blocks) -> Bytes {
+    op.cid
+        .and_then(|cid| blocks.get(&cid).cloned())
+        .unwrap_or_default()
 }
 
 fn change(op: &Op<'_>, blocks: &Blocks) -> Change {
@@ -218,6 +224,7 @@ fn change(op: &Op<'_>, blocks: &Blocks) -> Change {
             let other: String = other.chars().take(64).collect();
             return Change::Broken {
                 reason: format!("unknown action {other:?}"),
+                record: named_block(op, blocks),
             };
         }
     };
@@ -229,6 +236,7 @@ fn change(op: &Op<'_>, blocks: &Blocks) -> Change {
         },
         Err(error) => Change::Broken {
             reason: error.to_string(),
+            record: named_block(op, blocks),
         },
     }
 }
@@ -280,7 +288,7 @@ mod tests {
 
     fn reason(op: &RecordOp) -> &str {
         match &op.change {
-            Change::Broken { reason } => reason,
+            Change::Broken { reason, .. } => reason,
             other => panic!("not broken: {other:?}"),
         }
     }

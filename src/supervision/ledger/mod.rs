@@ -232,17 +232,21 @@ impl Ledger {
         self.wake();
     }
 
-    /// Puts the ledger at a position that was loaded or set, forgetting what it held.
-    pub fn restart_at(&self, position: Position, gap: Option<GapCause>) {
+    /// Puts the ledger at a position that was loaded or set. Refuses while it holds anything, since
+    /// that would be forgotten.
+    pub fn restart_at(&self, position: Position, gap: Option<GapCause>) -> bool {
         {
             let mut state = self.lock();
-            state.entries.clear();
+            if !state.entries.is_empty() {
+                return false;
+            }
             state.settled_through = position;
             state.received = position.seq;
             state.positioned = true;
             state.begin_epoch(gap);
         }
         self.settled.notify_waiters();
+        true
     }
 
     pub fn epoch(&self) -> EpochStart {
