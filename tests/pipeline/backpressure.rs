@@ -1,0 +1,122 @@
+//! A database that takes nothing: the socket is left unread, and nothing is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use huddle_firehose::config::Config;
+use huddle_firehose::store::{StoreError, WriteBatch};
+use sqlx::Executor;
+
+use crate::guarded::Guarded;
+use crate::support::{Worker, config, eventually, frames, last_seq, relay, undisturbed};
+use crate::tables::{Database, assert_same_tables};
+
+const BUDGET: usize = 64 * 1024;
+const BATCH: usize = 8 * 1024;
+
+/// What a store is told to do.
+#[derive(Default)]
+struct Valve {
+    is_open: AtomicBool,
+    refused: AtomicU64,
+}
+
+impl Valve {
+    fn pass(&self) -> Result<(), StoreError> {
+        if self.is_open.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.refused.fetch_add(1, Ordering::SeqCst);
+        Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut))
+    }
+}
+
+fn tight() -> Config {
+    Config {
+        memory_budget: BUDGET as u64,
+        batch_bytes: BATCH as u64,
+        ..config()
+    }
+}
+
+/// Waits until the budget is spent and the database's trouble is known, then until `is_long_enough`,
+/// and holds all the while that no more is read and held than the budget allows.
+async fn assert_pushed_back(
+    worker: &Worker,
+    frames: &[Bytes],
+    reason: &str,
+    mut is_long_enough: impl FnMut() -> bool,
+) {
+    let largest = frames.iter().map(Bytes::len).max().unwrap();
+    let total: usize = frames.iter().map(Bytes::len).sum();
+    // The last batch began while there was room, and may exceed its limit by one frame.
+    let readable = BUDGET + BATCH + largest;
+    assert!(readable < total / 2, "the recording is too short for this");
+    // An event weighs twice its frame beside it.
+    let holdable = 3 * readable;
+
+    let budget = &worker.tree.context().budget;
+    let mut was_pushed_back = false;
+    eventually("the socket is left unread", || {
+        assert!(worker.source.taken_bytes() <= readable);
+        assert!(budget.in_flight_bytes() <= holdable);
+        was_pushed_back |= !budget.has_room() && worker.status().queue.blocked.is_some();
+        was_pushed_back && is_long_enough()
+    })
+    .await;
+    let blocked = worker.status().queue.blocked.unwrap();
+    assert!(blocked.reason.contains(reason), "{}", blocked.reason);
+}
+
+async fn assert_everything_arrives(worker: Worker, frames: &[Bytes], database: &Database) {
+    worker.reaches(last_seq(frames)).await;
+    assert!(worker.status().queue.blocked.is_none());
+    assert_eq!(worker.tree.context().budget.in_flight_bytes(), 0);
+    worker.assert_restarted(&[]);
+    worker.drain().await;
+    assert_same_tables(&database.tables().await, undisturbed().await);
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_everything_pushes_back_to_the_socket() {
+    let (frames, database) = (frames(), Database::new());
+    let relay = relay(frames.clone()).await;
+    let valve = Arc::new(Valve::default());
+    let told = valve.clone();
+    let store = Guarded {
+        store: database.store().await,
+        guard: move |_: &WriteBatch<'_>| told.pass(),
+    };
+    let worker = Worker::start_with(tight(), &relay, store).await;
+
+    let refused = || valve.refused.load(Ordering::SeqCst);
+    assert_pushed_back(&worker, &frames, "the database is unavailable", || {
+        refused() >= 3
+    })
+    .await;
+    assert_eq!(database.cursor().await.seq, 0);
+
+    valve.is_open.store(true, Ordering::SeqCst);
+    assert_everything_arrives(worker, &frames, &database).await;
+}
+
+#[tokio::test]
+async fn a_database_that_another_process_has_locked_pushes_back_to_the_socket() {
+    let (frames, database) = (frames(), Database::new());
+    let relay = relay(Vec::new()).await;
+    let worker = Worker::start_with(tight(), &relay, database.impatient_store().await).await;
+    eventually("the cursor has been read", || {
+        worker.tree.context().ledger.is_positioned()
+    })
+    .await;
+
+    let mut lock = database.lock().await;
+    for frame in &frames {
+        relay.push(frame.clone());
+    }
+    assert_pushed_back(&worker, &frames, "database is locked", || true).await;
+
+    lock.execute("ROLLBACK").await.unwrap();
+    assert_everything_arrives(worker, &frames, &database).await;
+}

@@ -1,0 +1,86 @@
+//! Actors that die in the middle of the recording: nobody else does, and the tables are the same.
+
+use huddle_firehose::supervision::role::Role;
+use sqlx::Executor;
+
+use crate::support::{
+    Worker, config, eventually, frames, last_seq, relay_with, undisturbed, unhurried,
+};
+use crate::tables::{Database, assert_same_tables};
+
+/// Kills each of `roles` once, waiting for one to be back before the next.
+async fn assert_survived(roles: &[Role]) {
+    let (mut frames, database) = (frames(), Database::new());
+    let end = last_seq(&frames);
+    // Sent only once all are back, so that they are seen at work.
+    let last = frames.pop().unwrap();
+    let relay = relay_with(frames, unhurried()).await;
+    let worker = Worker::start(&relay, &database).await;
+    worker.is_amid(60).await;
+
+    for &role in roles {
+        worker.kill(role).await;
+    }
+    relay.push(last);
+    worker.reaches(end).await;
+
+    worker.assert_restarted(roles);
+    worker.drain().await;
+    assert_same_tables(&database.tables().await, undisturbed().await);
+}
+
+macro_rules! survived {
+    ($($name:ident: $role:expr;)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            assert_survived(&[$role]).await;
+        })*
+    };
+}
+
+survived! {
+    a_dead_connection_is_restarted_and_nothing_is_lost: Role::Connection;
+    a_dead_cursor_is_restarted_and_nothing_is_lost: Role::Cursor;
+    a_dead_filter_is_restarted_and_nothing_is_lost: Role::Filter;
+    a_dead_housekeeping_is_restarted_and_nothing_is_lost: Role::Housekeeping;
+    a_dead_indexer_is_restarted_and_nothing_is_lost: Role::Indexer;
+    one_dead_decoder_is_restarted_and_nothing_is_lost: Role::Decoder(0);
+    the_other_dead_decoder_is_restarted_and_nothing_is_lost: Role::Decoder(1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_of_them_die_one_after_another_and_nothing_is_lost() {
+    assert_survived(&[
+        Role::Connection,
+        Role::Housekeeping,
+        Role::Decoder(0),
+        Role::Decoder(1),
+        Role::Filter,
+        Role::Indexer,
+        Role::Cursor,
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_indexer_that_dies_while_the_database_is_locked_loses_nothing() {
+    let (frames, database) = (frames(), Database::new());
+    let end = last_seq(&frames);
+    let relay = relay_with(frames, unhurried()).await;
+    let worker = Worker::start_with(config(), &relay, database.impatient_store().await).await;
+    worker.is_amid(60).await;
+
+    let mut lock = database.lock().await;
+    eventually("the lock is noticed", || {
+        worker.status().queue.blocked.is_some()
+    })
+    .await;
+    worker.kill(Role::Indexer).await;
+    lock.execute("ROLLBACK").await.unwrap();
+
+    worker.reaches(end).await;
+    worker.assert_restarted(&[Role::Indexer]);
+    assert!(worker.status().queue.blocked.is_none());
+    worker.drain().await;
+    assert_same_tables(&database.tables().await, undisturbed().await);
+}

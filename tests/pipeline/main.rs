@@ -1,0 +1,19 @@
+//! The whole pipeline: a real WebSocket before it, a real SQLite file behind it, and things that go
+//! wrong in between.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod backpressure;
+mod deaths;
+mod guarded;
+mod meltdown;
+mod observed;
+mod oracle;
+mod poison;
+mod production;
+mod resume;
+mod support;
+mod tables;

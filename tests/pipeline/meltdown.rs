@@ -1,0 +1,38 @@
+//! An actor that fails too often takes the tree down, and says so.
+
+use huddle_firehose::config::Config;
+use huddle_firehose::supervision::role::Role;
+use huddle_firehose::supervision::tree::TreeError;
+
+use crate::support::{Worker, config, frames, last_seq, relay_with, soon, undisturbed, unhurried};
+use crate::tables::{Database, assert_same_tables};
+
+#[tokio::test]
+async fn more_failures_than_the_limit_end_the_tree_and_the_next_one_goes_on() {
+    let (frames, database) = (frames(), Database::new());
+    let end = last_seq(&frames);
+    let relay = relay_with(frames, unhurried()).await;
+    let config = Config {
+        restart_limit: 2,
+        ..config()
+    };
+    let mut worker = Worker::start_with(config, &relay, database.store().await).await;
+    worker.is_amid(60).await;
+
+    worker.kill(Role::Cursor).await;
+    worker.kill(Role::Filter).await;
+    worker.tree.kill(Role::Filter);
+    let error = soon(worker.tree.failed()).await;
+    let TreeError::Meltdown(reason) = error else {
+        panic!("not a meltdown: {error}");
+    };
+    assert!(
+        reason.starts_with("giving up: 3 failures within 60 s, the last one of filter: "),
+        "{reason}"
+    );
+
+    let worker = Worker::start(&relay, &database).await;
+    worker.reaches(end).await;
+    worker.drain().await;
+    assert_same_tables(&database.tables().await, undisturbed().await);
+}

@@ -1,0 +1,139 @@
+//! One bad thing among good ones: it alone is set aside.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use huddle_firehose::config::Config;
+use huddle_firehose::queue::effect::Effect;
+use huddle_firehose::queue::task::IndexTask;
+use huddle_firehose::store::WriteBatch;
+use huddle_firehose::supervision::ledger::SUSPICION_LIMIT;
+use huddle_firehose::supervision::role::Role;
+use sqlx::Executor;
+
+use crate::guarded::Guarded;
+use crate::support::{Worker, config, frames, last_seq, relay, undisturbed};
+use crate::tables::{Database, Tables, assert_same_tables};
+
+/// The key of a slot offer that the recording creates, in a commit of its own.
+const POISON: &str = "3mbdbpugh7m2b";
+const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON records \
+                      WHEN NEW.rkey = '3mbdbpugh7m2b' \
+                      BEGIN SELECT RAISE(ABORT, 'poisoned'); END";
+
+/// Without the rows of the poisoned record, and without the chain state, which stays where the
+/// commit found it.
+fn without_poison(tables: &Tables) -> Tables {
+    let rest = |rows: &BTreeSet<String>| -> BTreeSet<String> {
+        let is_its_own = |row: &&String| row.contains(&format!("slotOffer/{POISON}' "));
+        rows.iter()
+            .filter(|row| !is_its_own(row))
+            .cloned()
+            .collect()
+    };
+    let tables = tables.iter().filter(|(table, _)| **table != "repos");
+    tables.map(|(table, rows)| (*table, rest(rows))).collect()
+}
+
+#[tokio::test]
+async fn a_record_that_the_database_refuses_for_good_becomes_a_dead_letter_alone() {
+    let (frames, database) = (frames(), Database::new());
+    let end = last_seq(&frames);
+    let relay = relay(frames).await;
+    let store = database.store().await;
+    database.stranger().await.execute(REFUSE).await.unwrap();
+    let config = Config {
+        index_retries: 2,
+        ..config()
+    };
+    let worker = Worker::start_with(config, &relay, store).await;
+    worker.reaches(end).await;
+    assert!(worker.status().queue.blocked.is_none());
+    worker.drain().await;
+
+    let mut stranger = database.stranger().await;
+    let letters: Vec<(String, String, String, u32)> =
+        sqlx::query_as("SELECT uri, error, task, attempts FROM dead_letters WHERE stage = 'index'")
+            .fetch_all(&mut stranger)
+            .await
+            .unwrap();
+    let [(uri, error, task, attempts)] = &letters[..] else {
+        panic!("not one dead letter: {letters:#?}");
+    };
+    assert!(uri.ends_with(POISON), "{uri}");
+    assert!(error.contains("poisoned"), "{error}");
+    assert_eq!(*attempts, 3, "the first attempt and two more");
+    let task: IndexTask = serde_json::from_str(task).unwrap();
+    assert_eq!((&task.uri, task.attempts), (uri, 3));
+
+    let found = without_poison(&database.tables().await);
+    assert_same_tables(&found, &without_poison(undisturbed().await));
+}
+
+fn is_poisonous(effect: &Effect) -> bool {
+    matches!(effect, Effect::Upsert(upsert) if upsert.version.rkey.as_str() == POISON)
+}
+
+#[tokio::test]
+async fn a_frame_that_kills_whoever_touches_it_becomes_a_dead_letter_alone() {
+    let (frames, database) = (frames(), Database::new());
+    let end = last_seq(&frames);
+    let relay = relay(frames.clone()).await;
+    let store = Guarded {
+        store: database.store().await,
+        guard: |batch: &WriteBatch<'_>| {
+            assert!(!batch.effects.iter().any(is_poisonous), "poisoned");
+            Ok(())
+        },
+    };
+    let worker = Worker::start_with(config(), &relay, store).await;
+    worker.reaches(end).await;
+    assert!(worker.restarts(Role::Indexer) >= SUSPICION_LIMIT.into());
+    worker.drain().await;
+
+    let mut stranger = database.stranger().await;
+    let letters: Vec<(Vec<u8>, u32)> =
+        sqlx::query_as("SELECT raw, attempts FROM dead_letters WHERE stage = 'poison'")
+            .fetch_all(&mut stranger)
+            .await
+            .unwrap();
+    let [(raw, SUSPICION_LIMIT)] = &letters[..] else {
+        panic!("not one dead letter of {SUSPICION_LIMIT} attempts: {letters:?}");
+    };
+    let named = |frame: &Bytes| {
+        frame
+            .windows(POISON.len())
+            .any(|part| part == POISON.as_bytes())
+    };
+    assert!(frames.contains(&Bytes::from(raw.clone())) && named(&raw.clone().into()));
+
+    let mut found = without_poison(&database.tables().await);
+    let letters = found.get_mut("dead_letters").unwrap();
+    letters.retain(|row| !row.contains("'poison'"));
+    assert_same_tables(&found, &without_poison(undisturbed().await));
+}
+
+#[tokio::test]
+async fn a_frame_of_garbage_is_a_dead_letter_and_the_stream_goes_on() {
+    let garbage = Bytes::from_static(b"\xff\x00 this is no frame");
+    let (mut frames, database) = (frames(), Database::new());
+    let end = last_seq(&frames);
+    frames.insert(frames.len() / 2, garbage.clone());
+    let relay = relay(frames).await;
+    let worker = Worker::start(&relay, &database).await;
+    worker.reaches(end).await;
+    assert_eq!(relay.connections(), 1);
+    worker.drain().await;
+
+    let mut stranger = database.stranger().await;
+    let letters: Vec<(Vec<u8>, Option<i64>)> =
+        sqlx::query_as("SELECT raw, seq FROM dead_letters WHERE stage = 'decode'")
+            .fetch_all(&mut stranger)
+            .await
+            .unwrap();
+    assert_eq!(letters, [(garbage.to_vec(), None)]);
+    let mut found = database.tables().await;
+    let letters = found.get_mut("dead_letters").unwrap();
+    letters.retain(|row| !row.contains("'decode'"));
+    assert_same_tables(&found, undisturbed().await);
+}

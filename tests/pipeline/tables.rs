@@ -1,0 +1,146 @@
+//! A database file of its own for each test, and all that is in it, to be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use huddle_firehose::source::Position;
+use huddle_firehose::store::Store;
+use huddle_firehose::store::sqlite::{Options, SqliteStore};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
+use tempfile::TempDir;
+
+use crate::observed;
+
+/// What the worker writes.
+const TABLES: [&str; 9] = [
+    "accounts",
+    "booking_requests",
+    "bookings",
+    "dead_letters",
+    "firehose_cursor",
+    "gaps",
+    "offers_index",
+    "records",
+    "repos",
+];
+
+/// Columns that say when a row was written, and numbers given in the order of writing.
+const CLOCKS: &str = "'closed_at', 'created_at', 'first_indexed_at', 'id', 'indexed_at', \
+                      'last_indexed_at', 'opened_at', 'updated_at'";
+
+/// Tables whose `created_at` or `id` is none of those.
+const CLOCKLESS: &str = "'booking_requests', 'bookings', 'firehose_cursor', 'offers_index'";
+
+/// The rows of each table, as text, without what depends on the clock.
+pub(crate) type Tables = BTreeMap<&'static str, BTreeSet<String>>;
+
+pub(crate) struct Database(TempDir);
+
+impl Database {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.path().join("huddle.db")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("sqlite://{}", self.path().display())
+    }
+
+    pub(crate) async fn store(&self) -> SqliteStore {
+        SqliteStore::open(&self.url()).await.unwrap()
+    }
+
+    /// A store that says soon that the database is locked.
+    pub(crate) async fn impatient_store(&self) -> SqliteStore {
+        let options = Options {
+            busy_timeout: Duration::from_millis(50),
+            ..Options::default()
+        };
+        SqliteStore::open_with(&self.url(), options).await.unwrap()
+    }
+
+    /// Another process's connection.
+    pub(crate) async fn stranger(&self) -> SqliteConnection {
+        SqliteConnectOptions::new()
+            .filename(self.path())
+            .busy_timeout(Duration::from_secs(5))
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    /// Another process's connection, with the write lock in its hand until it is dropped.
+    pub(crate) async fn lock(&self) -> SqliteConnection {
+        let mut stranger = self.stranger().await;
+        stranger.execute("BEGIN IMMEDIATE").await.unwrap();
+        stranger
+    }
+
+    pub(crate) async fn cursor(&self) -> Position {
+        let store = self.store().await;
+        store.load_cursor(&observed::id()).await.unwrap().position
+    }
+
+    pub(crate) async fn move_cursor(&self, position: Position) {
+        let (store, source) = (self.store().await, observed::id());
+        store.move_cursor(&source, position, None).await.unwrap();
+    }
+
+    /// The text of a query's single column, row by row.
+    pub(crate) async fn rows(&self, sql: &'static str) -> Vec<String> {
+        let mut stranger = self.stranger().await;
+        let rows = sqlx::query_scalar(sql).fetch_all(&mut stranger);
+        rows.await.unwrap()
+    }
+
+    pub(crate) async fn tables(&self) -> Tables {
+        let mut stranger = self.stranger().await;
+        let mut tables = Tables::new();
+        for table in TABLES {
+            tables.insert(table, rows_of(&mut stranger, table).await);
+        }
+        tables
+    }
+}
+
+async fn rows_of(connection: &mut SqliteConnection, table: &str) -> BTreeSet<String> {
+    let columns = format!(
+        "SELECT group_concat('quote(' || name || ')', '|| '' '' ||') \
+         FROM pragma_table_info('{table}') WHERE name NOT IN ({CLOCKS}) \
+         OR (name IN ('created_at', 'id') AND '{table}' IN ({CLOCKLESS}))"
+    );
+    let columns: String = sqlx::query_scalar(AssertSqlSafe(columns))
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    let rows: Vec<String> =
+        sqlx::query_scalar(AssertSqlSafe(format!("SELECT {columns} FROM {table}")))
+            .fetch_all(&mut *connection)
+            .await
+            .unwrap();
+    let distinct: BTreeSet<_> = rows.iter().cloned().collect();
+    assert_eq!(rows.len(), distinct.len(), "{table} holds a row twice");
+    distinct
+}
+
+/// Like `assert_eq`, but tells the difference rather than two databases.
+pub(crate) fn assert_same_tables(found: &Tables, expected: &Tables) {
+    for (table, expected) in expected {
+        assert_same(table, &found[table], expected);
+    }
+}
+
+pub(crate) fn assert_same<T: Ord + Debug>(what: &str, found: &BTreeSet<T>, expected: &BTreeSet<T>) {
+    let missing: Vec<_> = expected.difference(found).collect();
+    let unexpected: Vec<_> = found.difference(expected).collect();
+    assert!(
+        missing.is_empty() && unexpected.is_empty(),
+        "{what}: missing {missing:#?}, unexpected {unexpected:#?}"
+    );
+}
