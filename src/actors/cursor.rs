@@ -20,6 +20,8 @@ use crate::supervision::progress::Progress;
 const CHECKPOINT_SPACING: Duration = Duration::from_millis(50);
 /// A query that takes longer counts as failed.
 const QUERY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the place to start over from is waited for. Meanwhile nobody is told where to go on.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub struct CursorActor;
@@ -178,7 +180,10 @@ impl CursorState {
     /// gap is durable before the cursor moves.
     async fn start_over(&mut self) {
         let ledger = self.context.ledger.clone();
-        if !ledger.is_idle() {
+        // The source's refusal is a frame too, and still on its way through the decoders. Where the
+        // database holds up what came before it, the next refusal brings us here again.
+        let settled = tokio::time::timeout(SETTLE_DEADLINE, ledger.idle()).await;
+        if settled.is_err() {
             return;
         }
         let from = ledger.settled_through();

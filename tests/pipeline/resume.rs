@@ -160,6 +160,29 @@ async fn a_start_at_the_live_end_asks_without_a_cursor_and_records_what_it_leave
 }
 
 #[tokio::test]
+async fn a_cursor_ahead_of_the_log_is_a_gap_and_all_the_relay_has_is_read() {
+    let (frames, database) = (frames(), Database::new());
+    let end = last_seq(&frames);
+    database
+        .move_cursor(Position {
+            seq: FUTURE_SEQ,
+            time: Some(time_of(&frames[0])),
+        })
+        .await;
+    let relay = relay(frames).await;
+    let worker = Worker::start(&relay, &database).await;
+    worker.reaches(end).await;
+    let expected = [Resume::After(FUTURE_SEQ), Resume::Oldest];
+    assert_eq!(worker.source.asked(), expected);
+    assert_eq!(relay.connections(), 2);
+    worker.drain().await;
+
+    let expected = [("future_cursor".to_owned(), FUTURE_SEQ, None)];
+    assert_eq!(gaps(&database).await, expected);
+    assert_same_tables(&database.tables().await, &without_gaps(undisturbed().await));
+}
+
+#[tokio::test]
 async fn a_cursor_older_than_what_the_relay_holds_is_a_gap_with_both_ends() {
     let (frames, database) = (frames(), Database::new());
     let seqs = seqs(&frames);
