@@ -1,26 +1,9 @@
-//! The program as a stranger meets it: its output and its exit codes.
-
-#![allow(clippy::unwrap_used)]
+//! `config check` and `config print`.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-fn huddle(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_huddle-firehose"))
-        .args(arguments)
-        .env_clear()
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap()
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
-}
+use crate::{huddle, stderr, stdout};
 
 #[test]
 fn a_configuration_without_faults_is_ok() {

@@ -1,0 +1,171 @@
+//! `run`: the service, its endpoints and its end.
+
+use std::net::TcpListener;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use huddle_firehose::operate::metrics::FAMILIES;
+use huddle_firehose::source::mock_relay::MockRelay;
+use reqwest::StatusCode;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{Folder, PATIENCE, PROGRAM, assert_success, huddle_meanwhile, relay, stderr, stdout};
+
+/// A worker that follows a relay.
+struct Service {
+    child: Child,
+    address: String,
+    /// Kept, so that the child has somewhere to log to.
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Service {
+    async fn start(relay: &MockRelay, folder: &Folder) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(["--source-url", &relay.url()])
+            .args(["--database-url", &folder.database_url()])
+            .env_clear()
+            .kill_on_drop(true)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = logged(&mut log, "starting").await["listen"].clone();
+        let address = address.as_str().unwrap().to_owned();
+        Self {
+            child,
+            address,
+            log,
+        }
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let answer = reqwest::get(format!("http://{}{path}", self.address));
+        let answer = answer.await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    }
+
+    async fn status(&self) -> Value {
+        serde_json::from_str(&self.get("/status").await.1).unwrap()
+    }
+
+    /// Waits until everything up to `seq` is durable.
+    async fn reaches(&self, relay: &MockRelay, seq: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status().await;
+            if status["sources"][relay.url()]["applied"]["seq"] == seq {
+                return;
+            }
+            assert!(Instant::now() < deadline, "never reached {seq}: {status}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn terminate(&mut self) -> ExitStatus {
+        let id = self.child.id().unwrap().to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(told.await.unwrap().success());
+        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap()
+    }
+}
+
+/// The next line of the log that says `message`.
+async fn logged(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
+    loop {
+        let line = timeout(PATIENCE, log.next_line()).await.unwrap();
+        let line = line
+            .unwrap()
+            .unwrap_or_else(|| panic!("{message:?} was not logged"));
+        let line: Value = serde_json::from_str(&line).unwrap();
+        if line["message"] == message {
+            return line;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_endpoints_tell_what_the_worker_has_done() {
+    let (folder, relay) = (Folder::new(), relay().await);
+    let service = Service::start(&relay, &folder).await;
+    service.reaches(&relay, 306).await;
+
+    assert_eq!(
+        service.get("/healthz").await,
+        (StatusCode::OK, "ok\n".to_owned())
+    );
+    let (code, body) = service.get("/readyz").await;
+    assert_eq!(code, StatusCode::OK, "{body}");
+    assert_eq!(
+        service.status().await["sources"][relay.url()]["events"],
+        306
+    );
+
+    let (code, metrics) = service.get("/metrics").await;
+    assert_eq!(code, StatusCode::OK);
+    let commits = metrics
+        .lines()
+        .find(|line| line.starts_with("huddle_events_total{") && line.contains("\"commit\""))
+        .unwrap();
+    assert!(commits.ends_with(" 228"), "{commits}");
+    let missing: Vec<_> = FAMILIES
+        .iter()
+        .map(|family| family.name)
+        .filter(|name| !metrics.contains(&format!("# TYPE {name} ")))
+        .collect();
+    // Those of what has not happened, by the kind of which they are told apart.
+    let unheard_of = [
+        "huddle_rejected_connections_total",
+        "huddle_seq_anomalies_total",
+    ];
+    assert_eq!(missing, unheard_of);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_applies_what_it_has_read_and_exits_with_zero() {
+    let (folder, relay) = (Folder::new(), relay().await);
+    let mut service = Service::start(&relay, &folder).await;
+    logged(&mut service.log, "connected").await;
+    let ended = service.terminate().await;
+    assert_eq!(ended.code(), Some(0));
+    logged(&mut service.log, "stopped; all that was read is applied").await;
+
+    // And what it had not read yet is read by the next one.
+    let service = Service::start(&relay, &folder).await;
+    service.reaches(&relay, 306).await;
+}
+
+#[tokio::test]
+async fn a_worker_ends_by_itself_once_the_source_is_silent() {
+    let (folder, relay) = (Folder::new(), relay().await);
+    let (url, database) = (relay.url(), folder.database_url());
+    let arguments = ["run", "--stop-after-idle", "1", "--listen", "127.0.0.1:0"];
+    let places = ["--source-url", &url, "--database-url", &database];
+    assert_success(&huddle_meanwhile(&[&arguments[..], &places].concat()).await);
+
+    let output = huddle_meanwhile(&["cursor", "show", "--database-url", &database]).await;
+    assert!(stdout(&output).starts_with(&format!("{url}\tseq 306\t")));
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_at_once() {
+    let folder = Folder::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, database) = (
+        taken.local_addr().unwrap().to_string(),
+        folder.database_url(),
+    );
+    let arguments = ["run", "--listen", &address, "--database-url", &database];
+    let output = huddle_meanwhile(&arguments).await;
+    assert_eq!(output.status.code(), Some(1));
+    let told = stderr(&output);
+    assert!(
+        told.contains(&format!("error: listen: cannot listen on {address}")),
+        "{told}"
+    );
+    assert!(!std::path::Path::new(&folder.path("huddle.db")).exists());
+}
