@@ -115,6 +115,8 @@ impl Tree {
         let limit = context.config.drain_timeout;
         context.status.update(|status| status.draining = true);
         context.stop_reading.cancel();
+        // A batch may be on its way from the socket all the same; the next start reads it again.
+        context.ledger.close();
         let settled = tokio::select! {
             settled = tokio::time::timeout(limit, settle(&context)) => settled,
             _ended = &mut handle => return Err(meltdown_error(&meltdown)),

@@ -50,6 +50,8 @@ struct State {
     positioned: bool,
     /// Set while a stage is down: what would be handed out could not be passed on.
     paused: bool,
+    /// Set once no more is to be entered.
+    closed: bool,
     /// Contiguous, in the order of the socket.
     entries: VecDeque<Entry>,
     /// The first frame of each entry that nobody holds.
@@ -116,6 +118,7 @@ impl Ledger {
                 epoch: EpochStart::default(),
                 positioned: false,
                 paused: true,
+                closed: false,
                 entries: VecDeque::new(),
                 owed: BTreeSet::new(),
                 next_frame: 0,
@@ -141,12 +144,16 @@ impl Ledger {
     }
 
     /// Enters frames as they came from the socket; `last_seq` is the last seq among them, if any.
+    /// After [`Self::close`] it does nothing.
     pub fn enter(&self, frames: Vec<Bytes>, last_seq: Option<u64>, charge: Charge) {
         if frames.is_empty() {
             return;
         }
         {
             let mut state = self.lock();
+            if state.closed {
+                return;
+            }
             let first_frame = state.next_frame;
             let now = Instant::now();
             if state.entries.is_empty() {
@@ -171,6 +178,11 @@ impl Ledger {
             });
         }
         self.wake();
+    }
+
+    /// Takes nothing more, so that once it is idle it stays idle.
+    pub fn close(&self) {
+        self.lock().closed = true;
     }
 
     /// Hands out the oldest batch that nobody holds.

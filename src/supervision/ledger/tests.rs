@@ -51,6 +51,20 @@ fn batches_are_handed_out_once_and_in_order() {
 }
 
 #[test]
+fn a_closed_ledger_is_emptied_and_takes_nothing_more() {
+    let mut bench = Bench::new();
+    bench.enter(2);
+    bench.ledger.close();
+    bench.lease().lease.settle(at(2));
+    bench.enter(2);
+    assert!(bench.ledger.is_idle());
+    assert_eq!(
+        (bench.ledger.received(), bench.budget.in_flight_bytes()),
+        (2, 0)
+    );
+}
+
+#[test]
 fn the_watermark_waits_for_the_oldest_unsettled_batch() {
     let mut bench = Bench::new();
     bench.enter(2);
