@@ -83,12 +83,19 @@ impl FilterState {
     fn take(&mut self, batch: DecodedBatch) {
         let epoch = batch.lease.epoch();
         if epoch.epoch < self.least_epoch {
+            // Until the epoch that this actor waits for, it would only come again.
+            batch.lease.pause_ledger();
             return;
         }
         if epoch.epoch > self.epoch.epoch {
             *self = Self::new(self.context.clone(), self.progress.clone(), epoch);
         }
-        self.reorder.insert(batch.numbers.clone(), batch);
+        if let Err(lost) = self.reorder.insert(batch.numbers.clone(), batch) {
+            // It was passed on before, and died with the indexer. Until the supervisor has heard of
+            // that, it would only come again.
+            lost.lease.pause_ledger();
+            return;
+        }
         while let Some(batch) = self.reorder.release() {
             self.pass_on(batch);
         }

@@ -112,6 +112,8 @@ impl IndexerState {
     fn take(&mut self, work: IndexWork<DecodedBatch>) {
         let epoch = work.duty.lease.epoch().epoch;
         if epoch < self.epoch {
+            // Until the epoch that this actor waits for, it would only come again.
+            work.duty.lease.pause_ledger();
             return;
         }
         if epoch > self.epoch {

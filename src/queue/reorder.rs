@@ -19,12 +19,16 @@ impl<T> Reorder<T> {
         }
     }
 
-    /// Takes the item that covers `span`. What lies before the next number is dropped: it was
-    /// released already.
-    pub fn insert(&mut self, span: Range<u64>, item: T) {
-        if span.start >= self.next {
-            self.waiting.insert(span.start, (span.end, item));
+    /// Takes the item that covers `span`.
+    ///
+    /// # Errors
+    /// Gives the item back where its numbers were released already.
+    pub fn insert(&mut self, span: Range<u64>, item: T) -> Result<(), T> {
+        if span.start < self.next {
+            return Err(item);
         }
+        self.waiting.insert(span.start, (span.end, item));
+        Ok(())
     }
 
     /// The next item in order, if it has come.
@@ -44,9 +48,9 @@ mod tests {
     #[test]
     fn what_was_released_is_not_released_again() {
         let mut reorder = Reorder::starting_at(5);
-        reorder.insert(5..7, "first");
+        assert_eq!(reorder.insert(5..7, "first"), Ok(()));
         assert_eq!(reorder.release(), Some("first"));
-        reorder.insert(5..7, "again");
+        assert_eq!(reorder.insert(5..7, "again"), Err("again"));
         assert_eq!(reorder.release(), None);
     }
 
@@ -66,7 +70,7 @@ mod tests {
             fastrand::Rng::with_seed(seed).shuffle(&mut arrivals);
             let (mut reorder, mut released) = (Reorder::starting_at(0), Vec::new());
             for span in arrivals {
-                reorder.insert(span.clone(), span);
+                prop_assert!(reorder.insert(span.clone(), span).is_ok());
                 released.extend(std::iter::from_fn(|| reorder.release()));
             }
             prop_assert_eq!(released, spans);

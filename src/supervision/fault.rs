@@ -37,12 +37,14 @@ pub enum Point {
     IndexerCommitted,
     /// Its leases are settled.
     IndexerSettled,
-    /// The supervisor is about to start a child again.
-    Respawn,
+    /// The supervisor is about to start a child.
+    Spawn,
+    /// The child stands and can be reached; the ledger does not know yet.
+    Spawned,
 }
 
 impl Point {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ConnectionStart,
         Self::ConnectionStep,
         Self::ConnectionRead,
@@ -61,7 +63,8 @@ impl Point {
         Self::IndexerCut,
         Self::IndexerCommitted,
         Self::IndexerSettled,
-        Self::Respawn,
+        Self::Spawn,
+        Self::Spawned,
     ];
 }
 

@@ -149,7 +149,7 @@ impl SupervisorState {
         child.progress = Progress::new();
         child.started_at = Instant::now();
         let faults = &self.context.faults;
-        if let Err(error) = faults.pass(Point::Respawn, myself.get_cell()).await {
+        if let Err(error) = faults.pass(Point::Spawn, myself.get_cell()).await {
             self.schedule_respawn(myself, role, error.to_string());
             return;
         }
@@ -159,6 +159,9 @@ impl SupervisorState {
         match spawned {
             Ok(cell) => {
                 child.cell = Some(cell);
+                if let Err(error) = faults.pass(Point::Spawned, myself.get_cell()).await {
+                    tracing::warn!(actor = %role, %error, "the supervisor was disturbed");
+                }
                 self.show(role, ActorState::Running, None);
                 if role.is_stage() {
                     self.context.ledger.begin_epoch();

@@ -62,7 +62,9 @@ impl Schedule {
             let faults = possible(point);
             strikes.push(Strike {
                 point,
-                pass: if is_rare(point) {
+                pass: if matches!(point, Point::Spawn | Point::Spawned) {
+                    rng.u32(0..12)
+                } else if is_rare(point) {
                     rng.u32(0..3)
                 } else {
                     rng.u32(0..LATEST)
@@ -111,7 +113,6 @@ fn is_rare(point: Point) -> bool {
             | Point::DecoderStart
             | Point::FilterStart
             | Point::IndexerStart
-            | Point::Respawn
     )
 }
 
@@ -121,7 +122,8 @@ fn is_rare(point: Point) -> bool {
 fn possible(point: Point) -> &'static [Fault] {
     const DELAY: Fault = Fault::Delay(Duration::from_millis(700));
     match point {
-        Point::Respawn => &[DELAY, Fault::Error],
+        Point::Spawn => &[DELAY, Fault::Error],
+        Point::Spawned => &[DELAY],
         Point::ConnectionStart
         | Point::CursorStart
         | Point::DecoderStart
