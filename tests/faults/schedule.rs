@@ -9,7 +9,7 @@ use huddle_firehose::supervision::fault::{Fault, FaultPlan, Point};
 /// How often a point is passed before a fault may strike there, at most.
 const LATEST: u32 = 40;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Schedule {
     strikes: Vec<Strike>,
     store_strikes: Vec<(u32, StoreFault)>,
