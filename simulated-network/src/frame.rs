@@ -1,0 +1,123 @@
+//! Messages of `com.atproto.sync.subscribeRepos`, as bytes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use ipld_core::ipld;
+use ipld_core::ipld::Ipld;
+
+use crate::car::encode;
+use crate::repo::{CommitFrame, Head};
+
+/// One place of the relay's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// `None` for an `#info`.
+    pub seq: Option<u64>,
+    pub frame: Bytes,
+}
+
+/// The seq and the time that every message but `#info` has.
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    pub seq: u64,
+    pub time: String,
+}
+
+fn message(t: &str, payload: Ipld) -> Bytes {
+    framed(&ipld!({ "op": 1, "t": t }), &payload)
+}
+
+fn framed(header: &Ipld, payload: &Ipld) -> Bytes {
+    [encode(header), encode(payload)].concat().into()
+}
+
+pub fn commit(stamp: Stamp, did: &str, commit: CommitFrame) -> Bytes {
+    let ops: Vec<Ipld> = commit
+        .ops
+        .into_iter()
+        .map(|op| {
+            let mut map = BTreeMap::from([
+                ("action".to_owned(), Ipld::from(op.action.as_str())),
+                ("path".to_owned(), Ipld::String(op.path)),
+                ("cid".to_owned(), op.cid.map_or(Ipld::Null, Ipld::Link)),
+            ]);
+            if let Some(prev) = op.prev {
+                map.insert("prev".to_owned(), Ipld::Link(prev));
+            }
+            Ipld::Map(map)
+        })
+        .collect();
+    let mut payload = BTreeMap::from([
+        ("seq".to_owned(), integer(stamp.seq)),
+        ("time".to_owned(), Ipld::String(stamp.time)),
+        ("repo".to_owned(), Ipld::from(did)),
+        ("commit".to_owned(), Ipld::Link(commit.head.commit)),
+        ("rev".to_owned(), Ipld::String(commit.head.rev)),
+        ("since".to_owned(), commit.since.map_or(Ipld::Null, Ipld::String)),
+        ("blocks".to_owned(), Ipld::Bytes(commit.blocks)),
+        ("ops".to_owned(), Ipld::List(ops)),
+        ("blobs".to_owned(), Ipld::List(Vec::new())),
+        ("rebase".to_owned(), Ipld::Bool(false)),
+        ("tooBig".to_owned(), Ipld::Bool(false)),
+    ]);
+    if let Some(data) = commit.prev_data {
+        payload.insert("prevData".to_owned(), Ipld::Link(data));
+    }
+    message("#commit", Ipld::Map(payload))
+}
+
+pub fn sync(stamp: Stamp, did: &str, head: &Head, blocks: Vec<u8>) -> Bytes {
+    let payload = ipld!({
+        "seq": integer(stamp.seq),
+        "time": stamp.time,
+        "did": did,
+        "rev": head.rev.as_str(),
+        "blocks": Ipld::Bytes(blocks),
+    });
+    message("#sync", payload)
+}
+
+pub fn identity(stamp: Stamp, did: &str, handle: Option<&str>) -> Bytes {
+    let mut payload = stamped(stamp, did);
+    if let Some(handle) = handle {
+        payload.insert("handle".to_owned(), Ipld::from(handle));
+    }
+    message("#identity", Ipld::Map(payload))
+}
+
+pub fn account(stamp: Stamp, did: &str, status: Option<&str>) -> Bytes {
+    let mut payload = stamped(stamp, did);
+    payload.insert("active".to_owned(), Ipld::Bool(status.is_none()));
+    if let Some(status) = status {
+        payload.insert("status".to_owned(), Ipld::from(status));
+    }
+    message("#account", Ipld::Map(payload))
+}
+
+/// A message that no consumer has heard of: of an unknown type, or of an unknown op.
+pub fn unknown(stamp: Stamp, did: &str, op: i64) -> Bytes {
+    let header = ipld!({ "op": op, "t": "#weather" });
+    framed(&header, &Ipld::Map(stamped(stamp, did)))
+}
+
+pub fn info(name: &str) -> Bytes {
+    message("#info", ipld!({ "name": name, "message": "for your information" }))
+}
+
+pub fn error(name: &str) -> Bytes {
+    let payload = ipld!({ "error": name, "message": "no" });
+    framed(&ipld!({ "op": -1 }), &payload)
+}
+
+fn stamped(stamp: Stamp, did: &str) -> BTreeMap<String, Ipld> {
+    BTreeMap::from([
+        ("seq".to_owned(), integer(stamp.seq)),
+        ("time".to_owned(), Ipld::String(stamp.time)),
+        ("did".to_owned(), Ipld::from(did)),
+    ])
+}
+
+fn integer(seq: u64) -> Ipld {
+    Ipld::Integer(seq.into())
+}
