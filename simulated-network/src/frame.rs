@@ -54,7 +54,10 @@ pub fn commit(stamp: Stamp, did: &str, commit: CommitFrame) -> Bytes {
         ("repo".to_owned(), Ipld::from(did)),
         ("commit".to_owned(), Ipld::Link(commit.head.commit)),
         ("rev".to_owned(), Ipld::String(commit.head.rev)),
-        ("since".to_owned(), commit.since.map_or(Ipld::Null, Ipld::String)),
+        (
+            "since".to_owned(),
+            commit.since.map_or(Ipld::Null, Ipld::String),
+        ),
         ("blocks".to_owned(), Ipld::Bytes(commit.blocks)),
         ("ops".to_owned(), Ipld::List(ops)),
         ("blobs".to_owned(), Ipld::List(Vec::new())),
@@ -102,7 +105,10 @@ pub fn unknown(stamp: Stamp, did: &str, op: i64) -> Bytes {
 }
 
 pub fn info(name: &str) -> Bytes {
-    message("#info", ipld!({ "name": name, "message": "for your information" }))
+    message(
+        "#info",
+        ipld!({ "name": name, "message": "for your information" }),
+    )
 }
 
 pub fn error(name: &str) -> Bytes {

@@ -1,0 +1,213 @@
+//! The network's HTTP side: DID documents, and repositories on demand.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::account::{Account, Status};
+use crate::network::Network;
+
+const DEFAULT_PAGE: usize = 500;
+
+/// A server on a port of loopback: PLC directory, host and relay in one. It answers from the
+/// network's present state.
+#[derive(Debug)]
+pub struct HttpServer {
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    network: Arc<Mutex<Network>>,
+    endpoint: String,
+}
+
+#[derive(Deserialize)]
+struct OfRepo {
+    did: String,
+}
+
+#[derive(Deserialize)]
+struct OfCollection {
+    collection: String,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+impl HttpServer {
+    /// # Errors
+    /// Where loopback has no port to give.
+    pub async fn start(network: Arc<Mutex<Network>>) -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let endpoint = format!("http://{address}");
+        let routes = Router::new()
+            .route("/{did}", get(did_document))
+            .route("/xrpc/com.atproto.sync.getRepo", get(repo))
+            .route("/xrpc/com.atproto.sync.getRepoStatus", get(repo_status))
+            .route("/xrpc/com.atproto.sync.getLatestCommit", get(latest_commit))
+            .route(
+                "/xrpc/com.atproto.sync.listReposByCollection",
+                get(repos_by_collection),
+            )
+            .with_state(Shared { network, endpoint });
+        let serving = tokio::spawn(async move {
+            axum::serve(listener, routes).await.ok();
+        });
+        Ok(Self { address, serving })
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Shared {
+    fn network(&self) -> MutexGuard<'_, Network> {
+        self.network.lock().expect("nothing panics with the lock")
+    }
+
+    fn answer(&self, did: &str, answer: impl FnOnce(&Account) -> Response) -> Response {
+        match self.network().account(did) {
+            Some(account) => answer(account),
+            None => not_found(did),
+        }
+    }
+}
+
+/// The document that a PLC directory gives; deletion of an account leaves it.
+pub fn document(account: &Account, endpoint: &str) -> Value {
+    let did = &account.did;
+    json!({
+        "@context": [
+            "https://www.w3.org/ns/did/v1",
+            "https://w3id.org/security/multikey/v1",
+        ],
+        "id": did,
+        "alsoKnownAs": [format!("at://{}", account.handle)],
+        "verificationMethod": [{
+            "id": format!("{did}#atproto"),
+            "type": "Multikey",
+            "controller": did,
+            "publicKeyMultibase": account.repo.key().public_multibase(),
+        }],
+        "service": [{
+            "id": "#atproto_pds",
+            "type": "AtprotoPersonalDataServer",
+            "serviceEndpoint": endpoint,
+        }],
+    })
+}
+
+async fn did_document(State(shared): State<Shared>, Path(did): Path<String>) -> Response {
+    match shared.network().account(&did) {
+        Some(account) => Json(document(account, &shared.endpoint)).into_response(),
+        None => (StatusCode::NOT_FOUND, "DID not registered").into_response(),
+    }
+}
+
+async fn repo(State(shared): State<Shared>, Query(OfRepo { did }): Query<OfRepo>) -> Response {
+    shared.answer(&did, |account| {
+        match (refusal(account), account.repo.export_car()) {
+            (Some(refusal), _) => refusal,
+            (None, None) => not_found(&did),
+            (None, Some(car)) => {
+                let content_type = (header::CONTENT_TYPE, "application/vnd.ipld.car");
+                ([content_type], Bytes::from(car)).into_response()
+            }
+        }
+    })
+}
+
+async fn repo_status(
+    State(shared): State<Shared>,
+    Query(OfRepo { did }): Query<OfRepo>,
+) -> Response {
+    shared.answer(&did, |account| {
+        let mut answer = json!({ "did": did, "active": account.is_active() });
+        if let Some(status) = account.status {
+            answer["status"] = status.as_str().into();
+        } else if let Some(head) = account.repo.head() {
+            answer["rev"] = head.rev.as_str().into();
+        }
+        Json(answer).into_response()
+    })
+}
+
+async fn latest_commit(
+    State(shared): State<Shared>,
+    Query(OfRepo { did }): Query<OfRepo>,
+) -> Response {
+    shared.answer(&did, |account| {
+        match (refusal(account), account.repo.head()) {
+            (Some(refusal), _) => refusal,
+            (None, None) => not_found(&did),
+            (None, Some(head)) => {
+                Json(json!({ "cid": head.commit.to_string(), "rev": head.rev })).into_response()
+            }
+        }
+    })
+}
+
+/// Active accounts by DID; the cursor is the last DID of the page before.
+async fn repos_by_collection(
+    State(shared): State<Shared>,
+    Query(query): Query<OfCollection>,
+) -> Json<Value> {
+    let network = shared.network();
+    let mut dids: Vec<&str> = network
+        .accounts()
+        .iter()
+        .filter(|account| account.is_active() && account.repo.has_collection(&query.collection))
+        .map(|account| account.did.as_str())
+        .filter(|did| query.cursor.as_deref().is_none_or(|cursor| *did > cursor))
+        .collect();
+    dids.sort_unstable();
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
+    let has_more = dids.len() > limit;
+    dids.truncate(limit);
+    let repos: Vec<Value> = dids.iter().map(|did| json!({ "did": did })).collect();
+    let mut answer = json!({ "repos": repos });
+    if let Some(last) = dids.last().filter(|_| has_more) {
+        answer["cursor"] = (*last).into();
+    }
+    Json(answer)
+}
+
+/// Why the repository of an inactive account is not given out.
+fn refusal(account: &Account) -> Option<Response> {
+    let error = match account.status? {
+        Status::Deactivated => "RepoDeactivated",
+        Status::Deleted => return Some(not_found(&account.did)),
+        Status::Suspended => "RepoSuspended",
+        Status::Takendown => "RepoTakendown",
+    };
+    Some(failure(error, &account.did))
+}
+
+fn not_found(did: &str) -> Response {
+    failure("RepoNotFound", did)
+}
+
+fn failure(error: &str, did: &str) -> Response {
+    let body = json!({ "error": error, "message": format!("no repository of {did}") });
+    (StatusCode::BAD_REQUEST, Json(body)).into_response()
+}

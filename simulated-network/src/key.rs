@@ -98,9 +98,7 @@ mod tests {
     #[test]
     fn signatures_of_both_curves_verify_and_those_of_other_messages_do_not() {
         let mut random = fastrand::Rng::with_seed(1);
-        let keys: Vec<SigningKey> = (0..16)
-            .map(|_| SigningKey::generate(&mut random))
-            .collect();
+        let keys: Vec<SigningKey> = (0..16).map(|_| SigningKey::generate(&mut random)).collect();
         assert!(keys.iter().any(|key| matches!(key, SigningKey::K256(_))));
         assert!(keys.iter().any(|key| matches!(key, SigningKey::P256(_))));
         for key in keys {

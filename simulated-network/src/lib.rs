@@ -11,6 +11,7 @@
     reason = "a simulation that contradicts itself has to stop the test that runs it"
 )]
 
+pub mod account;
 pub mod car;
 pub mod frame;
 pub mod http;

@@ -52,7 +52,10 @@ impl Tree {
             let shared = common_prefix(previous, key);
             encoded.push(Ipld::Map(BTreeMap::from([
                 ("p".to_owned(), Ipld::Integer(shared as i128)),
-                ("k".to_owned(), Ipld::Bytes(key.as_bytes()[shared..].to_vec())),
+                (
+                    "k".to_owned(),
+                    Ipld::Bytes(key.as_bytes()[shared..].to_vec()),
+                ),
                 ("v".to_owned(), Ipld::Link(value)),
                 ("t".to_owned(), link(right.as_deref())),
             ])));
@@ -84,7 +87,9 @@ impl Tree {
     /// Adds the nodes on the way to `key`, or to where it would be.
     pub fn add_path(&self, key: &str, blocks: &mut Blocks) {
         blocks.insert(self.root, self.block.clone());
-        let index = self.entries.partition_point(|entry| entry.0.as_str() <= key);
+        let index = self
+            .entries
+            .partition_point(|entry| entry.0.as_str() <= key);
         let below = match index.checked_sub(1) {
             None => self.left.as_ref(),
             Some(index) if self.entries[index].0 == key => None,

@@ -1,0 +1,406 @@
+//! Accounts that do one random thing after another, as a relay tells it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::account::{Account, Status};
+use crate::frame::{self, LogEntry, Stamp};
+use crate::key::SigningKey;
+use crate::oracle::{Oracle, Record, What};
+use crate::record::{self, SLOT_OFFER, StrongRef};
+use crate::repo::{CommitFrame, Repository, Write};
+use crate::tid::tid;
+
+/// 2026-01-01T00:00:00Z, in microseconds.
+const BEGINNING: u64 = 1_767_225_600_000_000;
+/// Events are at least a millisecond apart, which is as fine as many clocks are, and at most two
+/// seconds.
+const PAUSE: std::ops::Range<u64> = 1_000..2_000_000;
+/// Offers that others may refer to.
+const REMEMBERED_REFS: usize = 32;
+
+/// How large the network is, and how often what happens. A weight of 0 switches a thing off.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub accounts: usize,
+    /// The most operations of a commit.
+    pub max_ops: usize,
+    pub commits: u32,
+    /// A handle changes, or nothing does.
+    pub identities: u32,
+    /// An account leaves, or comes back.
+    pub statuses: u32,
+    /// `#identity` and `#sync` by a new key.
+    pub key_rotations: u32,
+    /// The contents change without a commit, which only a `#sync` tells.
+    pub migrations: u32,
+    /// A `#sync` that says what is known.
+    pub syncs: u32,
+    pub infos: u32,
+    pub unknowns: u32,
+    /// Of a hundred seqs, so many are followed by a hole.
+    pub seq_gaps_percent: u32,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            accounts: 8,
+            max_ops: 10,
+            commits: 80,
+            identities: 4,
+            statuses: 8,
+            key_rotations: 2,
+            migrations: 2,
+            syncs: 2,
+            infos: 1,
+            unknowns: 2,
+            seq_gaps_percent: 5,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Network {
+    random: Rng,
+    shape: Shape,
+    /// Microseconds since 1970.
+    clock: u64,
+    next_seq: u64,
+    accounts: Vec<Account>,
+    refs: Vec<StrongRef>,
+    log: Vec<LogEntry>,
+    oracle: Oracle,
+}
+
+/// A path, and the record that it gets; `None` where the record goes.
+type Written = (String, Option<Value>);
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Commit,
+    Identity,
+    Info,
+    KeyRotation,
+    Migration,
+    Status,
+    Sync,
+    Unknown,
+}
+
+impl Network {
+    /// A network whose accounts have each just been made. The same seed and shape make the same
+    /// network, to the byte.
+    pub fn new(seed: u64, shape: Shape) -> Self {
+        let mut network = Self {
+            random: Rng::with_seed(seed),
+            clock: BEGINNING,
+            next_seq: 1,
+            accounts: Vec::new(),
+            refs: Vec::new(),
+            log: Vec::new(),
+            oracle: Oracle::default(),
+            shape,
+        };
+        for number in 0..network.shape.accounts {
+            let account = Account::generate(number, &mut network.random);
+            network.accounts.push(account);
+            network.announce_handle(number);
+            network.open(number);
+        }
+        network
+    }
+
+    pub fn log(&self) -> &[LogEntry] {
+        &self.log
+    }
+
+    pub fn oracle(&self) -> &Oracle {
+        &self.oracle
+    }
+
+    pub fn accounts(&self) -> &[Account] {
+        &self.accounts
+    }
+
+    pub fn account(&self, did: &str) -> Option<&Account> {
+        self.accounts.iter().find(|account| account.did == did)
+    }
+
+    /// Lets so many things happen, and gives what the relay says of them.
+    pub fn steps(&mut self, count: usize) -> &[LogEntry] {
+        let before = self.log.len();
+        for _ in 0..count {
+            self.step();
+        }
+        &self.log[before..]
+    }
+
+    /// Lets one thing happen, and gives what the relay says of it: one message or two, or none
+    /// where nobody was there to do it.
+    pub fn step(&mut self) -> &[LogEntry] {
+        let before = self.log.len();
+        let number = self.random.usize(..self.accounts.len());
+        let is_active = self.accounts[number].is_active();
+        match self.kind() {
+            Kind::Commit if is_active => self.commit(number),
+            Kind::Identity => self.identity(number),
+            Kind::Info => {
+                let frame = frame::info("Maintenance");
+                self.log.push(LogEntry { seq: None, frame });
+            }
+            Kind::KeyRotation if is_active => self.rotate_key(number),
+            Kind::Migration if is_active => self.migrate(number),
+            Kind::Status => self.change_status(number),
+            Kind::Sync if is_active => {
+                self.sync(number);
+            }
+            Kind::Unknown => self.unknown(number),
+            Kind::Commit | Kind::KeyRotation | Kind::Migration | Kind::Sync => {}
+        }
+        &self.log[before..]
+    }
+
+    /// Begins the seqs anew, as a relay does that was set up again. What it said before is no
+    /// longer in the log.
+    pub fn restart_sequence(&mut self) {
+        self.next_seq = 1;
+        // Nobody sets up a relay within seconds.
+        self.clock += 3_600_000_000;
+        self.log.clear();
+        self.oracle.restart_sequence();
+    }
+
+    fn kind(&mut self) -> Kind {
+        let shape = &self.shape;
+        let weights = [
+            (Kind::Commit, shape.commits),
+            (Kind::Identity, shape.identities),
+            (Kind::Info, shape.infos),
+            (Kind::KeyRotation, shape.key_rotations),
+            (Kind::Migration, shape.migrations),
+            (Kind::Status, shape.statuses),
+            (Kind::Sync, shape.syncs),
+            (Kind::Unknown, shape.unknowns),
+        ];
+        let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
+        let mut point = self.random.u32(..total);
+        for (kind, weight) in weights {
+            if point < weight {
+                return kind;
+            }
+            point -= weight;
+        }
+        Kind::Commit
+    }
+
+    // === What happens ===
+
+    fn commit(&mut self, number: usize) {
+        let writes = self.writes(number);
+        let (commit, changes) = self.apply(number, writes);
+        let did = self.accounts[number].did.clone();
+        let seq = self.emit(|stamp| frame::commit(stamp, &did, commit));
+        self.note(seq, &did, changes);
+    }
+
+    /// The repository moves to another host and comes out different there.
+    fn migrate(&mut self, number: usize) {
+        let writes = self.writes(number);
+        let (_unheard, changes) = self.apply(number, writes);
+        self.announce_handle(number);
+        let seq = self.sync(number);
+        let did = self.accounts[number].did.clone();
+        self.note(seq, &did, changes);
+    }
+
+    fn rotate_key(&mut self, number: usize) {
+        let key = SigningKey::generate(&mut self.random);
+        self.accounts[number].repo.rotate_key(key);
+        self.apply(number, Vec::new());
+        self.announce_handle(number);
+        self.sync(number);
+    }
+
+    fn identity(&mut self, number: usize) {
+        let account = &mut self.accounts[number];
+        match self.random.u32(..4) {
+            0 => {
+                let did = account.did.clone();
+                self.emit(|stamp| frame::identity(stamp, &did, None));
+            }
+            1 => {
+                account.handle = "handle.invalid".to_owned();
+                self.announce_handle(number);
+            }
+            _ => {
+                account.handle = format!("user{number}-{}.test", self.random.u32(..1000));
+                self.announce_handle(number);
+            }
+        }
+    }
+
+    fn change_status(&mut self, number: usize) {
+        match self.accounts[number].status {
+            None => {
+                let status = Status::ALL[self.random.usize(..Status::ALL.len())];
+                self.leave(number, status);
+            }
+            Some(Status::Deleted) => {
+                let account = &mut self.accounts[number];
+                let key = SigningKey::generate(&mut self.random);
+                account.repo = Repository::new(&account.did, key);
+                self.announce_handle(number);
+                self.open(number);
+            }
+            Some(_) if self.random.u32(..8) == 0 => self.leave(number, Status::Deleted),
+            Some(_) => {
+                self.accounts[number].status = None;
+                self.announce_status(number);
+            }
+        }
+    }
+
+    fn leave(&mut self, number: usize, status: Status) {
+        self.accounts[number].status = Some(status);
+        self.announce_status(number);
+    }
+
+    /// A new account, or a deleted one that begins anew, with an empty first commit.
+    fn open(&mut self, number: usize) {
+        self.accounts[number].status = None;
+        self.announce_status(number);
+        let (commit, _nothing) = self.apply(number, Vec::new());
+        let did = self.accounts[number].did.clone();
+        self.emit(|stamp| frame::commit(stamp, &did, commit));
+    }
+
+    fn unknown(&mut self, number: usize) {
+        let did = self.accounts[number].did.clone();
+        let op = if self.random.bool() { 1 } else { 7 };
+        self.emit(|stamp| frame::unknown(stamp, &did, op));
+    }
+
+    // === How it is said ===
+
+    fn announce_handle(&mut self, number: usize) {
+        let Account { did, handle, .. } = self.accounts[number].clone();
+        let seq = self.emit(|stamp| frame::identity(stamp, &did, Some(&handle)));
+        self.oracle.note(seq, &did, What::Handle(handle));
+    }
+
+    fn announce_status(&mut self, number: usize) {
+        let Account { did, status, .. } = self.accounts[number].clone();
+        let status = status.map(Status::as_str);
+        let seq = self.emit(|stamp| frame::account(stamp, &did, status));
+        let status = status.map(str::to_owned);
+        self.oracle.note(seq, &did, What::Status(status));
+    }
+
+    fn sync(&mut self, number: usize) -> u64 {
+        let account = self.accounts[number].clone();
+        let (head, blocks) = account
+            .repo
+            .sync_frame()
+            .expect("an active account has a commit");
+        self.emit(|stamp| frame::sync(stamp, &account.did, head, blocks))
+    }
+
+    /// Gives a message the next seq and the next time, and appends it to the log.
+    fn emit(&mut self, message: impl FnOnce(Stamp) -> Bytes) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        if self.random.u32(..100) < self.shape.seq_gaps_percent {
+            self.next_seq += self.random.u64(1..20);
+        }
+        self.clock += self.random.u64(PAUSE);
+        let time = self.time().to_string();
+        let frame = message(Stamp { seq, time });
+        self.log.push(LogEntry {
+            seq: Some(seq),
+            frame,
+        });
+        seq
+    }
+
+    fn note(&mut self, seq: u64, did: &str, changes: Vec<What>) {
+        for change in changes {
+            self.oracle.note(seq, did, change);
+        }
+    }
+
+    // === What is written ===
+
+    /// Commits, and gives what that changes.
+    fn apply(&mut self, number: usize, writes: Vec<Written>) -> (CommitFrame, Vec<What>) {
+        let rev = tid(self.clock, number as u16);
+        self.clock += self.random.u64(PAUSE);
+        let account = &mut self.accounts[number];
+        let commit = account.repo.apply(
+            writes
+                .iter()
+                .map(|(path, value)| Write {
+                    path: path.clone(),
+                    value: value.as_ref().map(record::to_ipld),
+                })
+                .collect(),
+            rev,
+        );
+        let mut changes = Vec::new();
+        for ((path, value), op) in writes.into_iter().zip(&commit.ops) {
+            let Some((cid, value)) = op.cid.zip(value) else {
+                changes.push(What::Delete { path });
+                continue;
+            };
+            if path.starts_with(SLOT_OFFER) {
+                self.refs.truncate(REMEMBERED_REFS - 1);
+                self.refs.insert(
+                    0,
+                    StrongRef {
+                        uri: format!("at://{}/{path}", account.did),
+                        cid: cid.to_string(),
+                    },
+                );
+            }
+            let record = Record { cid, value };
+            changes.push(What::Put { path, record });
+        }
+        (commit, changes)
+    }
+
+    /// Creates, updates and deletes, now and then of one path twice.
+    fn writes(&mut self, number: usize) -> Vec<Written> {
+        let now = self.time();
+        // Small commits are the rule.
+        let most = self.random.usize(..=self.shape.max_ops);
+        let count = self.random.usize(..=most);
+        let mut writes = Vec::new();
+        let mut exists = BTreeMap::new();
+        for _ in 0..count {
+            let path = record::path(&mut self.random);
+            if exists.contains_key(&path) && self.random.u32(..4) != 0 {
+                continue;
+            }
+            let repo = &self.accounts[number].repo;
+            let is_there = exists
+                .get(&path)
+                .copied()
+                .unwrap_or_else(|| repo.cid(&path).is_some());
+            let is_delete = is_there && self.random.bool();
+            let value =
+                (!is_delete).then(|| record::record(&path, now, &self.refs, &mut self.random));
+            exists.insert(path.clone(), !is_delete);
+            writes.push((path, value));
+        }
+        writes
+    }
+
+    fn time(&self) -> Timestamp {
+        let micros = i64::try_from(self.clock).expect("the clock is within the calendar");
+        Timestamp::from_microsecond(micros).expect("the clock is within the calendar")
+    }
+}

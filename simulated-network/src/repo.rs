@@ -210,8 +210,12 @@ impl Repository {
         let mut paths = BTreeSet::new();
         for op in ops {
             let path = op.path.as_str();
-            let before = self.records.range::<str, _>((Bound::Unbounded, Bound::Excluded(path)));
-            let after = self.records.range::<str, _>((Bound::Excluded(path), Bound::Unbounded));
+            let before = self
+                .records
+                .range::<str, _>((Bound::Unbounded, Bound::Excluded(path)));
+            let after = self
+                .records
+                .range::<str, _>((Bound::Excluded(path), Bound::Unbounded));
             paths.insert(path);
             paths.extend(before.rev().take(1).map(|(path, _)| path.as_str()));
             paths.extend(after.take(1).map(|(path, _)| path.as_str()));

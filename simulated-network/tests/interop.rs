@@ -60,22 +60,35 @@ fn keys_share_the_prefixes_of_the_vectors() {
 fn roots_are_those_of_the_commit_proof_fixtures_before_and_after() {
     for case in cases("interop/firehose/commit-proof-fixtures.json") {
         let leaf = cid(&case["leafValue"]);
-        let keys = |field: &str| -> Vec<String> {
-            serde_json::from_value(case[field].clone()).unwrap()
-        };
+        let keys =
+            |field: &str| -> Vec<String> { serde_json::from_value(case[field].clone()).unwrap() };
         let mut values: BTreeMap<String, Cid> =
             keys("keys").into_iter().map(|key| (key, leaf)).collect();
         let before = Tree::build(&values).root;
-        assert_eq!(before, cid(&case["rootBeforeCommit"]), "{}", case["comment"]);
+        assert_eq!(
+            before,
+            cid(&case["rootBeforeCommit"]),
+            "{}",
+            case["comment"]
+        );
 
         values.extend(keys("adds").into_iter().map(|key| (key, leaf)));
         values.retain(|key, _| !keys("dels").contains(key));
         let after = Tree::build(&values);
-        assert_eq!(after.root, cid(&case["rootAfterCommit"]), "{}", case["comment"]);
+        assert_eq!(
+            after.root,
+            cid(&case["rootAfterCommit"]),
+            "{}",
+            case["comment"]
+        );
 
         let proof = proof(&after, &values, keys("adds").iter().chain(&keys("dels")));
         for block in case["blocksInProof"].as_array().unwrap() {
-            assert!(proof.contains_key(&cid(block)), "{}: {block}", case["comment"]);
+            assert!(
+                proof.contains_key(&cid(block)),
+                "{}: {block}",
+                case["comment"]
+            );
         }
     }
 }
@@ -152,9 +165,11 @@ fn walk(blocks: &Blocks, cid: &Cid, values: &mut BTreeMap<String, Cid>) -> Optio
     };
     let mut key = Vec::new();
     for entry in entries {
-        let (Ipld::Integer(shared), Ipld::Bytes(rest), Ipld::Link(value)) =
-            (field(&entry, "p")?, field(&entry, "k")?, field(&entry, "v")?)
-        else {
+        let (Ipld::Integer(shared), Ipld::Bytes(rest), Ipld::Link(value)) = (
+            field(&entry, "p")?,
+            field(&entry, "k")?,
+            field(&entry, "v")?,
+        ) else {
             return None;
         };
         key.truncate(usize::try_from(shared).unwrap());

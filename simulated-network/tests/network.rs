@@ -1,0 +1,224 @@
+//! What the network says is well formed, signed, and the same for the same seed.
+
+use std::collections::BTreeMap;
+
+use cid::Cid;
+use ipld_core::ipld::Ipld;
+use simulated_network::account::{Account, Status};
+use simulated_network::car::{Blocks, address_of, read_car};
+use simulated_network::frame::LogEntry;
+use simulated_network::http::document;
+use simulated_network::network::{Network, Shape};
+use simulated_network::oracle::{self, Visibility};
+use simulated_network::repo::is_signed_by;
+
+const STEPS: usize = 400;
+
+fn network(seed: u64, shape: Shape) -> Network {
+    let mut network = Network::new(seed, shape);
+    network.steps(STEPS);
+    network
+}
+
+/// The type and the payload of a frame.
+fn parse(entry: &LogEntry) -> (String, BTreeMap<String, Ipld>) {
+    let mut objects = serde_ipld_dagcbor::de::Deserializer::from_slice(&entry.frame);
+    let mut next = || <Ipld as serde::Deserialize>::deserialize(&mut objects).unwrap();
+    let (header, payload) = (next(), next());
+    let t = match header.get("t").unwrap() {
+        Some(Ipld::String(t)) => t.clone(),
+        _ => String::new(),
+    };
+    let Ipld::Map(payload) = payload else {
+        panic!("a payload is a map");
+    };
+    (t, payload)
+}
+
+fn text<'a>(payload: &'a BTreeMap<String, Ipld>, field: &str) -> &'a str {
+    match &payload[field] {
+        Ipld::String(text) => text,
+        other => panic!("{field} is {other:?}"),
+    }
+}
+
+fn car(payload: &BTreeMap<String, Ipld>) -> (Cid, Blocks) {
+    match &payload["blocks"] {
+        Ipld::Bytes(blocks) => read_car(blocks).unwrap(),
+        other => panic!("blocks are {other:?}"),
+    }
+}
+
+fn data_of(block: &[u8]) -> Cid {
+    let commit: Ipld = serde_ipld_dagcbor::from_slice(block).unwrap();
+    match commit.get("data").unwrap() {
+        Some(Ipld::Link(data)) => *data,
+        other => panic!("data is {other:?}"),
+    }
+}
+
+fn public_key(account: &Account) -> String {
+    let document = document(account, "http://host.test");
+    let key = &document["verificationMethod"][0]["publicKeyMultibase"];
+    key.as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_same_seed_makes_the_same_frames_and_another_seed_makes_others() {
+    let frames = |seed| network(seed, Shape::default()).log().to_vec();
+    assert_eq!(frames(3), frames(3));
+    assert_ne!(frames(3), frames(4));
+}
+
+#[test]
+fn every_kind_of_message_occurs() {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for entry in network(1, Shape::default()).log() {
+        *counts.entry(parse(entry).0).or_default() += 1;
+    }
+    for t in [
+        "#account",
+        "#commit",
+        "#identity",
+        "#info",
+        "#sync",
+        "#weather",
+    ] {
+        assert!(counts.contains_key(t), "no {t} in {counts:?}");
+    }
+}
+
+#[test]
+fn every_status_occurs_and_deleted_accounts_come_back() {
+    let mut network = Network::new(5, Shape::default());
+    let mut seen = Vec::new();
+    let mut have_returned = false;
+    let mut before = vec![None; network.accounts().len()];
+    for _ in 0..2000 {
+        network.step();
+        for (account, before) in network.accounts().iter().zip(&mut before) {
+            have_returned |= *before == Some(Status::Deleted) && account.is_active();
+            seen.extend(account.status);
+            *before = account.status;
+        }
+    }
+    assert!(Status::ALL.iter().all(|status| seen.contains(status)));
+    assert!(have_returned);
+}
+
+#[test]
+fn seqs_rise_and_sometimes_skip() {
+    let network = network(2, Shape::default());
+    let seqs: Vec<u64> = network.log().iter().filter_map(|entry| entry.seq).collect();
+    assert!(seqs.is_sorted_by(|before, after| before < after));
+    assert!(*seqs.last().unwrap() > seqs.len() as u64);
+}
+
+#[test]
+fn commits_name_the_commit_before_them_and_bring_whole_blocks() {
+    let shape = Shape {
+        migrations: 0,
+        key_rotations: 0,
+        statuses: 0,
+        ..Shape::default()
+    };
+    let network = network(6, shape);
+    let mut heads = BTreeMap::<String, (Cid, String)>::new();
+    for entry in network.log() {
+        let (t, payload) = parse(entry);
+        if t != "#commit" {
+            continue;
+        }
+        let (did, rev) = (text(&payload, "repo"), text(&payload, "rev"));
+        let (root, blocks) = car(&payload);
+        assert_eq!(payload["commit"], Ipld::Link(root));
+        assert!(blocks.iter().all(|(cid, block)| *cid == address_of(block)));
+        match heads.get(did) {
+            None => {
+                assert_eq!(payload["since"], Ipld::Null);
+                assert!(!payload.contains_key("prevData"));
+            }
+            Some((data, since)) => {
+                assert_eq!(payload["since"], Ipld::String(since.clone()));
+                assert_eq!(payload["prevData"], Ipld::Link(*data));
+                assert!(since.as_str() < rev);
+            }
+        }
+        let key = public_key(network.account(did).unwrap());
+        assert!(is_signed_by(&blocks[&root], &key));
+        heads.insert(did.to_owned(), (data_of(&blocks[&root]), rev.to_owned()));
+    }
+}
+
+#[test]
+fn after_a_key_rotation_commits_are_signed_by_the_key_in_the_did_document() {
+    let shape = Shape {
+        key_rotations: 40,
+        ..Shape::default()
+    };
+    let network = network(7, shape);
+    let active = network
+        .accounts()
+        .iter()
+        .filter(|account| account.is_active());
+    for account in active {
+        let (root, blocks) = read_car(&account.repo.export_car().unwrap()).unwrap();
+        assert!(is_signed_by(&blocks[&root], &public_key(account)));
+    }
+}
+
+#[test]
+fn the_oracle_agrees_with_the_repositories() {
+    let network = network(8, Shape::default());
+    let truth = network.oracle().now();
+    for account in network.accounts() {
+        let known = &truth[&account.did];
+        assert_eq!(known.status.as_deref(), account.status.map(Status::as_str));
+        if account.status == Some(Status::Deleted) {
+            assert!(known.records.is_empty());
+            continue;
+        }
+        assert!(
+            known
+                .records
+                .keys()
+                .map(String::as_str)
+                .eq(account.repo.paths())
+        );
+        for (path, record) in &known.records {
+            assert_eq!(account.repo.cid(path), Some(record.cid));
+        }
+    }
+    assert!(!oracle::records(&truth, Visibility::Live).is_empty());
+    assert!(!oracle::malformed(&truth, Visibility::Live).is_empty());
+    assert!(!oracle::near_misses(&truth, Visibility::Live).is_empty());
+}
+
+#[test]
+fn the_oracle_remembers_every_moment() {
+    let mut network = Network::new(9, Shape::default());
+    let mut moments = Vec::new();
+    for _ in 0..200 {
+        network.step();
+        let seq = network
+            .log()
+            .iter()
+            .filter_map(|entry| entry.seq)
+            .next_back();
+        moments.push((seq.unwrap(), network.oracle().now()));
+    }
+    for (seq, truth) in moments {
+        assert_eq!(network.oracle().at(seq), truth, "at {seq}");
+    }
+}
+
+#[test]
+fn after_a_reset_seqs_begin_at_one_and_the_truth_stays() {
+    let mut network = network(10, Shape::default());
+    let truth = network.oracle().now();
+    network.restart_sequence();
+    assert_eq!(network.oracle().at(0), truth);
+    while network.step().is_empty() {}
+    let first = network.log().iter().find_map(|entry| entry.seq);
+    assert_eq!(first, Some(1));
+}
