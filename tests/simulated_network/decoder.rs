@@ -1,0 +1,96 @@
+//! Frames, decoded and folded in the plainest way.
+
+use std::collections::BTreeMap;
+
+use huddle_firehose::filter::interest::Interest;
+use huddle_firehose::protocol::decode::{Content, decode};
+use huddle_firehose::protocol::event::{Change, Commit, Event};
+use huddle_firehose::protocol::json::dag_cbor_to_json;
+use simulated_network::network::{Network, Shape};
+use simulated_network::oracle::{Account, Record, Truth};
+
+use super::network;
+
+#[test]
+fn the_decoded_frames_fold_to_the_truth() {
+    for seed in 0..5 {
+        let mut network = network(seed);
+        network.steps(300);
+        assert_eq!(
+            folded(&network),
+            wanted(network.oracle().now()),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn every_frame_is_decoded_also_where_repositories_migrate() {
+    let mut network = Network::new(100, Shape::default());
+    network.steps(500);
+    folded(&network);
+}
+
+fn folded(network: &Network) -> Truth {
+    let interest = Interest::new(["com.huddle.*".parse().unwrap()]);
+    let mut truth = Truth::new();
+    for entry in network.log() {
+        let decoded = decode(&entry.frame, &interest).unwrap();
+        assert_eq!(decoded.seq, entry.seq);
+        let Content::Event(event) = decoded.content else {
+            continue;
+        };
+        match event {
+            Event::Account(account) => {
+                let known = known(&mut truth, account.did.as_str());
+                if account.status.as_deref() == Some("deleted") {
+                    known.records.clear();
+                }
+                assert_eq!(account.active, account.status.is_none());
+                known.status = account.status;
+            }
+            Event::Commit(commit) => {
+                let known = known(&mut truth, commit.did.as_str());
+                fold_commit(known, &commit);
+            }
+            Event::Identity(identity) if identity.handle.is_some() => {
+                known(&mut truth, identity.did.as_str()).handle = identity.handle;
+            }
+            Event::Identity(_) | Event::Info(_) | Event::Sync(_) => {}
+        }
+    }
+    truth
+}
+
+fn known<'a>(truth: &'a mut Truth, did: &str) -> &'a mut Account {
+    truth.entry(did.to_owned()).or_default()
+}
+
+fn fold_commit(account: &mut Account, commit: &Commit) {
+    for op in &commit.ops {
+        let path = format!("{}/{}", op.collection, op.rkey);
+        match &op.change {
+            Change::Put { cid, record, .. } => {
+                let value = dag_cbor_to_json(record).unwrap();
+                account.records.insert(path, Record { cid: *cid, value });
+            }
+            Change::Delete => {
+                account.records.remove(&path);
+            }
+            Change::Broken { reason } => panic!("{path}: {reason}"),
+        }
+    }
+}
+
+/// The truth without what nobody asked for.
+fn wanted(truth: Truth) -> Truth {
+    let only_wanted = |(did, mut account): (String, Account)| {
+        account.records = account
+            .records
+            .into_iter()
+            .filter(|(path, _)| path.starts_with("com.huddle."))
+            .collect::<BTreeMap<_, _>>();
+        (did, account)
+    };
+    truth.into_iter().map(only_wanted).collect()
+}
