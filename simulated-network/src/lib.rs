@@ -22,4 +22,5 @@ pub mod oracle;
 pub mod record;
 pub mod relay;
 pub mod repo;
+pub mod shape;
 pub mod tid;

@@ -84,6 +84,11 @@ impl Tree {
         blocks
     }
 
+    /// The topmost node.
+    pub fn root_block(&self) -> &[u8] {
+        &self.block
+    }
+
     /// Adds the nodes on the way to `key`, or to where it would be.
     pub fn add_path(&self, key: &str, blocks: &mut Blocks) {
         blocks.insert(self.root, self.block.clone());

@@ -13,6 +13,7 @@ use crate::key::SigningKey;
 use crate::oracle::{Oracle, Record, What};
 use crate::record::{self, SLOT_OFFER, StrongRef};
 use crate::repo::{CommitFrame, Repository, Write};
+use crate::shape::{Kind, Shape};
 use crate::tid::tid;
 
 /// 2026-01-01T00:00:00Z, in microseconds.
@@ -22,47 +23,6 @@ const BEGINNING: u64 = 1_767_225_600_000_000;
 const PAUSE: std::ops::Range<u64> = 1_000..2_000_000;
 /// Offers that others may refer to.
 const REMEMBERED_REFS: usize = 32;
-
-/// How large the network is, and how often what happens. A weight of 0 switches a thing off.
-#[derive(Clone, Debug)]
-pub struct Shape {
-    pub accounts: usize,
-    /// The most operations of a commit.
-    pub max_ops: usize,
-    pub commits: u32,
-    /// A handle changes, or nothing does.
-    pub identities: u32,
-    /// An account leaves, or comes back.
-    pub statuses: u32,
-    /// `#identity` and `#sync` by a new key.
-    pub key_rotations: u32,
-    /// The contents change without a commit, which only a `#sync` tells.
-    pub migrations: u32,
-    /// A `#sync` that says what is known.
-    pub syncs: u32,
-    pub infos: u32,
-    pub unknowns: u32,
-    /// Of a hundred seqs, so many are followed by a hole.
-    pub seq_gaps_percent: u32,
-}
-
-impl Default for Shape {
-    fn default() -> Self {
-        Self {
-            accounts: 8,
-            max_ops: 10,
-            commits: 80,
-            identities: 4,
-            statuses: 8,
-            key_rotations: 2,
-            migrations: 2,
-            syncs: 2,
-            infos: 1,
-            unknowns: 2,
-            seq_gaps_percent: 5,
-        }
-    }
-}
 
 #[derive(Debug)]
 pub struct Network {
@@ -79,18 +39,6 @@ pub struct Network {
 
 /// A path, and the record that it gets; `None` where the record goes.
 type Written = (String, Option<Value>);
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Commit,
-    Identity,
-    Info,
-    KeyRotation,
-    Migration,
-    Status,
-    Sync,
-    Unknown,
-}
 
 impl Network {
     /// A network whose accounts have each just been made. The same seed and shape make the same
@@ -146,7 +94,7 @@ impl Network {
         let before = self.log.len();
         let number = self.random.usize(..self.accounts.len());
         let is_active = self.accounts[number].is_active();
-        match self.kind() {
+        match self.shape.kind(&mut self.random) {
             Kind::Commit if is_active => self.commit(number),
             Kind::Identity => self.identity(number),
             Kind::Info => {
@@ -173,29 +121,6 @@ impl Network {
         self.clock += 3_600_000_000;
         self.log.clear();
         self.oracle.restart_sequence();
-    }
-
-    fn kind(&mut self) -> Kind {
-        let shape = &self.shape;
-        let weights = [
-            (Kind::Commit, shape.commits),
-            (Kind::Identity, shape.identities),
-            (Kind::Info, shape.infos),
-            (Kind::KeyRotation, shape.key_rotations),
-            (Kind::Migration, shape.migrations),
-            (Kind::Status, shape.statuses),
-            (Kind::Sync, shape.syncs),
-            (Kind::Unknown, shape.unknowns),
-        ];
-        let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
-        let mut point = self.random.u32(..total);
-        for (kind, weight) in weights {
-            if point < weight {
-                return kind;
-            }
-            point -= weight;
-        }
-        Kind::Commit
     }
 
     // === What happens ===

@@ -136,6 +136,8 @@ impl Repository {
         let mut blocks = self.proof(&ops);
         let new_nodes = self.tree.blocks().into_iter();
         blocks.extend(new_nodes.filter(|(cid, _)| !old_nodes.contains_key(cid)));
+        // Readers begin at the root, also where nothing below has changed.
+        blocks.insert(self.tree.root, self.tree.root_block().to_vec());
         blocks.insert(head.commit, head.block.clone());
         let car = write_car(head.commit, &blocks);
         self.head = Some(head.clone());

@@ -1,4 +1,5 @@
 //! The tree against vectors and repositories that others made.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -100,7 +101,7 @@ fn proof<'a>(
 ) -> Blocks {
     let mut blocks = Blocks::new();
     for path in paths {
-        let before = values.keys().filter(|key| *key < path).next_back();
+        let before = values.keys().rfind(|key| *key < path);
         let after = values.keys().find(|key| *key > path);
         for path in before.into_iter().chain([path]).chain(after) {
             tree.add_path(path, &mut blocks);

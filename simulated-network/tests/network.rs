@@ -1,16 +1,20 @@
 //! What the network says is well formed, signed, and the same for the same seed.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
 
 use std::collections::BTreeMap;
 
 use cid::Cid;
+use common::{car, data_of, parse, text};
 use ipld_core::ipld::Ipld;
 use simulated_network::account::{Account, Status};
-use simulated_network::car::{Blocks, address_of, read_car};
-use simulated_network::frame::LogEntry;
+use simulated_network::car::{address_of, read_car};
 use simulated_network::http::document;
-use simulated_network::network::{Network, Shape};
+use simulated_network::network::Network;
 use simulated_network::oracle::{self, Visibility};
 use simulated_network::repo::is_signed_by;
+use simulated_network::shape::Shape;
 
 const STEPS: usize = 400;
 
@@ -18,43 +22,6 @@ fn network(seed: u64, shape: Shape) -> Network {
     let mut network = Network::new(seed, shape);
     network.steps(STEPS);
     network
-}
-
-/// The type and the payload of a frame.
-fn parse(entry: &LogEntry) -> (String, BTreeMap<String, Ipld>) {
-    let mut objects = serde_ipld_dagcbor::de::Deserializer::from_slice(&entry.frame);
-    let mut next = || <Ipld as serde::Deserialize>::deserialize(&mut objects).unwrap();
-    let (header, payload) = (next(), next());
-    let t = match header.get("t").unwrap() {
-        Some(Ipld::String(t)) => t.clone(),
-        _ => String::new(),
-    };
-    let Ipld::Map(payload) = payload else {
-        panic!("a payload is a map");
-    };
-    (t, payload)
-}
-
-fn text<'a>(payload: &'a BTreeMap<String, Ipld>, field: &str) -> &'a str {
-    match &payload[field] {
-        Ipld::String(text) => text,
-        other => panic!("{field} is {other:?}"),
-    }
-}
-
-fn car(payload: &BTreeMap<String, Ipld>) -> (Cid, Blocks) {
-    match &payload["blocks"] {
-        Ipld::Bytes(blocks) => read_car(blocks).unwrap(),
-        other => panic!("blocks are {other:?}"),
-    }
-}
-
-fn data_of(block: &[u8]) -> Cid {
-    let commit: Ipld = serde_ipld_dagcbor::from_slice(block).unwrap();
-    match commit.get("data").unwrap() {
-        Some(Ipld::Link(data)) => *data,
-        other => panic!("data is {other:?}"),
-    }
 }
 
 fn public_key(account: &Account) -> String {

@@ -1,4 +1,5 @@
 //! The relay and the HTTP endpoints, asked over real sockets.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::{Arc, Mutex};
 
@@ -9,9 +10,10 @@ use simulated_network::account::Status;
 use simulated_network::car::read_car;
 use simulated_network::frame;
 use simulated_network::http::HttpServer;
-use simulated_network::network::{Network, Shape};
+use simulated_network::network::Network;
 use simulated_network::record::SLOT_OFFER;
 use simulated_network::relay::{Options, Relay};
+use simulated_network::shape::Shape;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};

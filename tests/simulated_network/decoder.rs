@@ -6,8 +6,9 @@ use huddle_firehose::filter::interest::Interest;
 use huddle_firehose::protocol::decode::{Content, decode};
 use huddle_firehose::protocol::event::{Change, Commit, Event};
 use huddle_firehose::protocol::json::dag_cbor_to_json;
-use simulated_network::network::{Network, Shape};
+use simulated_network::network::Network;
 use simulated_network::oracle::{Account, Record, Truth};
+use simulated_network::shape::Shape;
 
 use super::network;
 

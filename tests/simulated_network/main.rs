@@ -4,7 +4,8 @@
 mod decoder;
 mod tables;
 
-use simulated_network::network::{Network, Shape};
+use simulated_network::network::Network;
+use simulated_network::shape::Shape;
 
 /// What happens without a commit takes more than the stream to follow.
 const WITHOUT_MIGRATIONS: Shape = Shape {

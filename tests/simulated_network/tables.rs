@@ -97,6 +97,7 @@ async fn compare(store: &SqliteStore, truth: &Truth, seed: u64) {
     let live = wanted(Visibility::Live);
     let mut kept = wanted(Visibility::Hidden);
     kept.extend(live.clone());
+    assert!(!live.is_empty(), "seed {seed}");
 
     let table = "records WHERE deleted = 0";
     assert_eq!(
