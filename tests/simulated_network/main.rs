@@ -3,6 +3,7 @@
 
 mod decoder;
 mod tables;
+mod worker;
 
 use simulated_network::network::Network;
 use simulated_network::shape::Shape;

@@ -1,0 +1,128 @@
+//! The whole tree follows the network's relay into a real file.
+
+use std::time::Duration;
+
+use huddle_firehose::config::{Config, Layers};
+use huddle_firehose::store::sqlite::{Counts, SqliteStore};
+use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::worker;
+use simulated_network::network::Network;
+use simulated_network::relay::{Options, Relay};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+use super::network;
+use super::tables::assert_tables_equal;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_agrees_with_the_simulated_network() {
+    for seed in 0..4 {
+        let options = Options {
+            inclusive: seed % 2 == 0,
+            ..Options::default()
+        };
+        let mut followed = Followed::start(seed, options).await;
+        for round in 0..8 {
+            followed.grow(50);
+            if round % 3 == 2 {
+                followed.relay.drop_connections();
+            }
+            followed.until_applied().await;
+        }
+        assert_eq!(followed.compare().await.open_gaps, 0, "seed {seed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_agrees_also_after_the_relay_has_begun_a_new_sequence() {
+    for seed in 10..12 {
+        let mut followed = Followed::start(seed, Options::default()).await;
+        followed.grow(150);
+        followed.until_applied().await;
+        followed.network.restart_sequence();
+        followed.relay.forget();
+        followed.grow(100);
+        followed.until_applied().await;
+        assert_eq!(followed.compare().await.open_gaps, 1, "seed {seed}");
+    }
+}
+
+/// A network that a worker follows while it grows.
+struct Followed {
+    seed: u64,
+    network: Network,
+    relay: Relay,
+    tree: Tree,
+    database_url: String,
+    _directory: TempDir,
+}
+
+impl Followed {
+    async fn start(seed: u64, options: Options) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let database_url = format!("sqlite://{}", directory.path().join("huddle.db").display());
+        let network = network(seed);
+        let relay = Relay::start(options).await.unwrap();
+        relay.append(network.log());
+        let config = config(&relay, &database_url);
+        Self {
+            seed,
+            network,
+            relay,
+            tree: worker::start(config, None).await.unwrap(),
+            database_url,
+            _directory: directory,
+        }
+    }
+
+    fn grow(&mut self, steps: usize) {
+        self.relay.append(self.network.steps(steps));
+    }
+
+    /// Waits until the last event of the log is durable.
+    async fn until_applied(&self) {
+        let seqs = self.network.log().iter().filter_map(|entry| entry.seq);
+        let last = seqs.last();
+        let applied = || {
+            let status = self.tree.context().status.snapshot();
+            let source = status.sources.values().next();
+            source.map(|source| source.applied.seq)
+        };
+        let is_applied = async {
+            while applied() != last {
+                sleep(POLL_INTERVAL).await;
+            }
+        };
+        let (seed, is_late) = (self.seed, timeout(DEADLINE, is_applied).await.is_err());
+        assert!(!is_late, "seed {seed}: applied {:?} of {last:?}", applied());
+    }
+
+    /// Stops the worker, and holds every table against the truth.
+    async fn compare(self) -> Counts {
+        self.tree.drain().await.unwrap();
+        let store = SqliteStore::open(&self.database_url).await.unwrap();
+        let context = format!("seed {}", self.seed);
+        assert_tables_equal(&store, &self.network.oracle().now(), &context).await;
+        let counts = store.counts().await.unwrap();
+        assert_eq!(counts.dead_letters, 0, "{context}");
+        counts
+    }
+}
+
+fn config(relay: &Relay, database_url: &str) -> Config {
+    let mut config = Layers::new().resolve().unwrap().config;
+    config.source_url = relay.url().parse().unwrap();
+    config.database_url = database_url.to_owned();
+    config.validation = "flag".parse().unwrap();
+    config.collections = vec!["com.huddle.*".parse().unwrap()];
+    // Small enough that a batch ends within most of what happens.
+    config.batch_frames = 7;
+    config.index_batch = 5;
+    config.decoders = 3;
+    config.checkpoint_interval = Duration::from_millis(20);
+    config.reconnect_min = Duration::from_millis(10);
+    config
+}
