@@ -7,7 +7,7 @@ use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
 
 use crate::car::encode;
-use crate::repo::{CommitFrame, Head};
+use crate::repo::CommitFrame;
 
 /// One place of the relay's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,12 +70,12 @@ pub fn commit(stamp: Stamp, did: &str, commit: CommitFrame) -> Bytes {
     message("#commit", Ipld::Map(payload))
 }
 
-pub fn sync(stamp: Stamp, did: &str, head: &Head, blocks: Vec<u8>) -> Bytes {
+pub fn sync(stamp: Stamp, did: &str, rev: &str, blocks: Vec<u8>) -> Bytes {
     let payload = ipld!({
         "seq": integer(stamp.seq),
         "time": stamp.time,
         "did": did,
-        "rev": head.rev.as_str(),
+        "rev": rev,
         "blocks": Ipld::Bytes(blocks),
     });
     message("#sync", payload)

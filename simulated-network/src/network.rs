@@ -153,15 +153,13 @@ impl Network {
 
     fn identity(&mut self, number: usize) {
         let account = &mut self.accounts[number];
+        let did = account.did.clone();
         match self.random.u32(..4) {
             0 => {
-                let did = account.did.clone();
                 self.emit(|stamp| frame::identity(stamp, &did, None));
             }
-            1 => {
-                account.handle = "handle.invalid".to_owned();
-                self.announce_handle(number);
-            }
+            // The relay could not verify it; the DID document still has it.
+            1 => self.announce(&did, "handle.invalid"),
             _ => {
                 account.handle = format!("user{number}-{}.test", self.random.u32(..1000));
                 self.announce_handle(number);
@@ -213,26 +211,29 @@ impl Network {
     // === How it is said ===
 
     fn announce_handle(&mut self, number: usize) {
-        let Account { did, handle, .. } = self.accounts[number].clone();
-        let seq = self.emit(|stamp| frame::identity(stamp, &did, Some(&handle)));
-        self.oracle.note(seq, &did, What::Handle(handle));
+        let Account { did, handle, .. } = &self.accounts[number];
+        let (did, handle) = (did.clone(), handle.clone());
+        self.announce(&did, &handle);
+    }
+
+    fn announce(&mut self, did: &str, handle: &str) {
+        let seq = self.emit(|stamp| frame::identity(stamp, did, Some(handle)));
+        self.oracle.note(seq, did, What::Handle(handle.to_owned()));
     }
 
     fn announce_status(&mut self, number: usize) {
-        let Account { did, status, .. } = self.accounts[number].clone();
-        let status = status.map(Status::as_str);
+        let Account { did, status, .. } = &self.accounts[number];
+        let (did, status) = (did.clone(), status.map(Status::as_str));
         let seq = self.emit(|stamp| frame::account(stamp, &did, status));
         let status = status.map(str::to_owned);
         self.oracle.note(seq, &did, What::Status(status));
     }
 
     fn sync(&mut self, number: usize) -> u64 {
-        let account = self.accounts[number].clone();
-        let (head, blocks) = account
-            .repo
-            .sync_frame()
-            .expect("an active account has a commit");
-        self.emit(|stamp| frame::sync(stamp, &account.did, head, blocks))
+        let Account { did, repo, .. } = &self.accounts[number];
+        let (head, blocks) = repo.sync_frame().expect("an active account has a commit");
+        let (did, rev) = (did.clone(), head.rev.clone());
+        self.emit(|stamp| frame::sync(stamp, &did, &rev, blocks))
     }
 
     /// Gives a message the next seq and the next time, and appends it to the log.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -15,6 +16,7 @@ use simulated_network::record::SLOT_OFFER;
 use simulated_network::relay::{Options, Relay};
 use simulated_network::shape::Shape;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -131,6 +133,8 @@ async fn a_dropped_client_may_come_again_and_a_stalled_one_waits() {
     relay.stall(true);
     let more = network.steps(5);
     relay.append(more);
+    let silence = timeout(Duration::from_millis(50), next(&mut socket)).await;
+    assert!(silence.is_err(), "{silence:?}");
     relay.stall(false);
     assert_frames(&mut socket, more).await;
     assert_eq!(relay.sessions(), 2);
