@@ -78,7 +78,7 @@ fn fold_commit(account: &mut Account, commit: &Commit) {
             Change::Delete => {
                 account.records.remove(&path);
             }
-            Change::Broken { reason } => panic!("{path}: {reason}"),
+            Change::Broken { reason, .. } => panic!("{path}: {reason}"),
         }
     }
 }
