@@ -16,7 +16,7 @@ use crate::actors::cursor::CursorMessage;
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A running tree.
+/// A running tree. Dropping it leaves the actors running; [`Tree::drain`] ends them.
 pub struct Tree {
     context: Arc<Context>,
     supervisor: ActorRef<SupervisorMessage>,

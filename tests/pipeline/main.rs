@@ -7,6 +7,7 @@
 mod common;
 
 mod backpressure;
+mod crash;
 mod deaths;
 mod guarded;
 mod meltdown;
