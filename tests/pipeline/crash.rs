@@ -22,6 +22,8 @@ fn run(relay: &MockRelay, database: &Database) -> Child {
         .args(["--source-url", &relay.url()])
         .args(["--database-url", &database.url()])
         .stderr(Stdio::null())
+        // The worker knows no such setting, and says so.
+        .env_remove("HUDDLE_CRASHES")
         .kill_on_drop(true)
         .spawn()
         .unwrap()
