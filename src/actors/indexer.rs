@@ -10,18 +10,22 @@ use tokio::time::Instant;
 use super::Context;
 use super::batch::DecodedBatch;
 use super::cursor::CursorMessage;
+use crate::operate::rate_limit::RateLimit;
 use crate::operate::status::Failure;
 use crate::queue::accumulator::{Accumulator, IndexWork, Transaction};
-use crate::queue::effect::Effect;
+use crate::queue::effect::{DeadLetter, Effect};
 use crate::source::Position;
 use crate::store::{Rejection, StoreError, WriteBatch, Written};
 use crate::supervision::backoff::Backoff;
 use crate::supervision::fault::Point;
+use crate::supervision::ledger::Lease;
 use crate::supervision::progress::Progress;
 
 /// A transaction that takes longer counts as failed; whether it did happen, the next try tells.
 /// Shorter than a drain may take, so that one that hangs does not spoil it.
 const TRANSACTION_DEADLINE: Duration = Duration::from_secs(15);
+/// However many there are, one line tells of them in this time.
+const DEAD_LETTER_LOG_INTERVAL: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 const RETRY_JITTER: f64 = 0.2;
@@ -49,6 +53,7 @@ pub struct IndexerState {
     /// Cut, and not yet durable. Nothing overtakes it.
     current: Option<Current>,
     backoff: Backoff,
+    dead_letter_log: RateLimit,
 }
 
 struct Current {
@@ -75,6 +80,7 @@ impl Actor for IndexerActor {
             flush_scheduled: false,
             retry_scheduled: false,
             current: None,
+            dead_letter_log: RateLimit::new(DEAD_LETTER_LOG_INTERVAL),
             backoff: Backoff::try_new(RETRY_MIN, RETRY_MAX, RETRY_JITTER, fastrand::Rng::new())?,
             progress,
             context,
@@ -150,7 +156,7 @@ impl IndexerState {
         let Some(mut current) = self.current.take().or_else(|| self.cut()) else {
             return Ok(());
         };
-        current.take_in_hand();
+        self.hold_leases(&mut current, Lease::take_in_hand);
         let faults = self.context.faults.clone();
         faults.pass(Point::IndexerCut, myself.get_cell()).await?;
         let started = Instant::now();
@@ -192,7 +198,13 @@ impl IndexerState {
         for effect in &current.transaction.effects {
             if let Effect::DeadLetter(letter) = effect {
                 metrics.dead_letters(letter.stage).increment(1);
+                log_dead_letter(&mut self.dead_letter_log, letter);
             }
+        }
+        if current.transaction.is_unfinished
+            && let Some(batch) = self.waiting.first_duty()
+        {
+            batch.lease.lay_down();
         }
         for (batch, position) in current.transaction.completes {
             metrics
@@ -234,13 +246,6 @@ impl IndexerState {
             }
             let attempts = *refusals;
             let refused = &mut current.transaction.effects[effect];
-            tracing::warn!(
-                source = %self.context.ledger.source(),
-                uri = refused.uri(),
-                attempts,
-                reason,
-                "the database refuses this for good; kept as a dead letter"
-            );
             *refused = Effect::refused(refused, self.context.ledger.source(), attempts, reason);
         }
         self.hold(current);
@@ -265,8 +270,20 @@ impl IndexerState {
     }
 
     fn hold(&mut self, mut current: Current) {
-        current.lay_down();
+        self.hold_leases(&mut current, Lease::lay_down);
         self.current = Some(current);
+    }
+
+    /// Does `how` to the lease of each batch that has a part in the transaction.
+    fn hold_leases(&mut self, current: &mut Current, how: fn(&mut Lease)) {
+        for (batch, _) in &mut current.transaction.completes {
+            how(&mut batch.lease);
+        }
+        if current.transaction.is_unfinished
+            && let Some(batch) = self.waiting.first_duty()
+        {
+            how(&mut batch.lease);
+        }
     }
 
     fn show_depth(&self) {
@@ -281,16 +298,17 @@ impl IndexerState {
     }
 }
 
-impl Current {
-    fn take_in_hand(&mut self) {
-        for (batch, _) in &mut self.transaction.completes {
-            batch.lease.take_in_hand();
-        }
-    }
-
-    fn lay_down(&mut self) {
-        for (batch, _) in &mut self.transaction.completes {
-            batch.lease.lay_down();
-        }
+/// The letter is in the database with all that belongs to it; the record never is in the log.
+fn log_dead_letter(log: &mut RateLimit, letter: &DeadLetter) {
+    if let Some(held_back) = log.admit(Instant::now()) {
+        tracing::warn!(
+            stage = letter.stage.as_str(),
+            seq = letter.seq,
+            did = letter.did,
+            uri = letter.uri,
+            error = letter.error,
+            untold = held_back,
+            "kept as a dead letter"
+        );
     }
 }

@@ -35,6 +35,8 @@ pub struct Transaction<L> {
     pub sequence_restarted: bool,
     /// What is done once this is durable, each with the place behind it.
     pub completes: Vec<(L, Position)>,
+    /// Its last effects are the beginning of the work that waits first.
+    pub is_unfinished: bool,
 }
 
 /// Work that waits to be cut into transactions, in order.
@@ -69,6 +71,11 @@ impl<L> Accumulator<L> {
         self.waiting.is_empty()
     }
 
+    /// The duty of the work that waits first.
+    pub fn first_duty(&mut self) -> Option<&mut L> {
+        self.waiting.front_mut().map(|work| &mut work.duty)
+    }
+
     /// How many effects wait.
     pub fn depth(&self) -> usize {
         self.effects
@@ -87,6 +94,7 @@ impl<L> Accumulator<L> {
             position: self.waiting.front()?.position,
             sequence_restarted: false,
             completes: Vec::new(),
+            is_unfinished: false,
         };
         while let Some(work) = self.waiting.front_mut() {
             let is_first = transaction.effects.is_empty() && transaction.completes.is_empty();
@@ -105,6 +113,7 @@ impl<L> Accumulator<L> {
                         .effects
                         .extend(work.effects.drain(..mark.effects));
                     transaction.position = mark.position;
+                    transaction.is_unfinished = true;
                     work.shift_marks(mark.effects);
                     break;
                 }
@@ -191,8 +200,11 @@ mod tests {
         let first = accumulator.cut().unwrap();
         assert_eq!((first.effects.len(), first.position), (100, at(100)));
         assert_eq!(first.completes, [(61, at(61))]);
+        assert!(first.is_unfinished);
+        assert_eq!(accumulator.first_duty(), Some(&mut 121));
         let second = accumulator.cut().unwrap();
         assert_eq!((second.effects.len(), second.position), (20, at(121)));
+        assert!(!second.is_unfinished);
         assert!(accumulator.cut().is_none());
     }
 

@@ -1,0 +1,53 @@
+//! One log line an incident, however often it happens.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Lets one line through in each interval, and counts what it holds back.
+#[derive(Debug)]
+pub struct RateLimit {
+    interval: Duration,
+    last: Option<Instant>,
+    held_back: u64,
+}
+
+impl RateLimit {
+    pub fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            last: None,
+            held_back: 0,
+        }
+    }
+
+    /// Whether to log now, and if so, how many were held back since the last time.
+    pub fn admit(&mut self, now: Instant) -> Option<u64> {
+        let is_due = self
+            .last
+            .is_none_or(|last| now.saturating_duration_since(last) >= self.interval);
+        if !is_due {
+            self.held_back += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.held_back))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_is_let_through_in_each_interval_and_tells_of_the_others() {
+        let mut limit = RateLimit::new(Duration::from_secs(10));
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(limit.admit(after(0)), Some(0));
+        assert_eq!(limit.admit(after(1)), None);
+        assert_eq!(limit.admit(after(9)), None);
+        assert_eq!(limit.admit(after(10)), Some(2));
+        assert_eq!(limit.admit(after(30)), Some(0));
+    }
+}
