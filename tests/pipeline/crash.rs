@@ -17,7 +17,7 @@ const CRASHES: u32 = 30;
 
 fn run(relay: &MockRelay, database: &Database) -> Child {
     Command::new(env!("CARGO_BIN_EXE_huddle-firehose"))
-        .args(["run", "--listen", "127.0.0.1:0", "--stop-after-idle", "1"])
+        .args(["run", "--listen", "127.0.0.1:0", "--stop-after-idle", "3"])
         .args(["--batch-frames", "8", "--index-batch", "10"])
         .args(["--source-url", &relay.url()])
         .args(["--database-url", &database.url()])
