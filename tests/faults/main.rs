@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod drain;
 mod epochs;
 mod model;
 mod schedule;

@@ -385,11 +385,8 @@ impl State {
             .map_or(self.next_frame, |entry| entry.frames.first_frame)
     }
 
-    /// The entry that `lease` still is the lease of.
+    /// The entry that `lease` still is the lease of. No two leases share an id, whatever their epoch.
     fn leased(&mut self, lease: &Lease) -> Option<&mut Entry> {
-        if lease.epoch.epoch != self.epoch.epoch {
-            return None;
-        }
         let index = self.index_of(lease.first_frame)?;
         let entry = &mut self.entries[index];
         matches!(entry.standing, Standing::Leased { lease: id } if id == lease.id).then_some(entry)
