@@ -4,8 +4,7 @@ use std::ops::Range;
 
 use tokio::time::Instant;
 
-use crate::protocol::event::Event;
-use crate::queue::effect::DeadLetter;
+use crate::queue::effect::{DeadLetter, Effect};
 use crate::source::Position;
 use crate::supervision::budget::Charge;
 use crate::supervision::ledger::Lease;
@@ -31,7 +30,14 @@ pub enum Item {
     /// The stream stands here: told of the first frame, and wherever the seqs do not rise.
     At(Position),
     DeadLetter(Box<DeadLetter>),
-    Event(Event),
     /// The source says that it no longer holds what follows the cursor.
     OutdatedCursor,
+    Work(Work),
+}
+
+/// What one event asks of the tables; never nothing.
+#[derive(Debug)]
+pub struct Work {
+    pub position: Option<Position>,
+    pub effects: Vec<Effect>,
 }

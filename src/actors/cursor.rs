@@ -23,6 +23,9 @@ const QUERY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the place to start over from is waited for. Meanwhile nobody is told where to go on.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// So many runs in a row that came to no good end are a crash loop.
+pub const CRASH_LOOP: u32 = 2;
+
 /// See the module.
 pub struct CursorActor;
 
@@ -34,8 +37,9 @@ pub enum CursorMessage {
     Settled,
     /// Writes the checkpoint that is due, if any.
     Tick,
-    /// Writes the low watermark now. Answers whether the cursor stands there.
-    Checkpoint(RpcReplyPort<bool>),
+    /// Writes the low watermark, and that this run came to a good end. Answers whether both are
+    /// durable.
+    Finish(RpcReplyPort<bool>),
     /// Where to go on; no answer while the database cannot say.
     Resume(RpcReplyPort<Option<Resume>>),
     /// The source says that the cursor lies ahead of its log.
@@ -48,6 +52,8 @@ pub struct CursorState {
     /// What the cursor in the database is known to say.
     durable: Option<Position>,
     written_at: Instant,
+    /// This run has gone on beyond the place where earlier ones ended.
+    is_past_crashes: bool,
 }
 
 impl Actor for CursorActor {
@@ -67,6 +73,7 @@ impl Actor for CursorActor {
             progress,
             durable: None,
             written_at: Instant::now(),
+            is_past_crashes: false,
         })
     }
 
@@ -95,14 +102,15 @@ impl Actor for CursorActor {
             CursorMessage::Settled if state.written_at.elapsed() < CHECKPOINT_SPACING => {}
             CursorMessage::Settled | CursorMessage::Tick => {
                 state.checkpoint().await;
+                state.forget_crashes_once_past_them().await;
                 faults
                     .pass(Point::CursorCheckpointed, myself.get_cell())
                     .await?;
             }
-            CursorMessage::Checkpoint(reply) => {
-                let is_there = state.checkpoint().await;
+            CursorMessage::Finish(reply) => {
+                let is_durable = state.checkpoint().await && state.forget_crashes().await;
                 // Whoever asked may have gone.
-                let _gone = reply.send(is_there);
+                let _gone = reply.send(is_durable);
             }
             CursorMessage::Resume(reply) => {
                 let resume = state.resume().await;
@@ -149,10 +157,48 @@ impl CursorState {
         self.show_database(loaded.as_ref().err());
         let stored = loaded.ok()?;
         if !ledger.is_positioned() {
+            self.heed_crashes().await?;
             ledger.restart_at(stored.position, self.gap_before(&stored));
         }
         self.note_durable(stored.position);
         self.durable
+    }
+
+    /// Where the runs before this one crashed again and again, a frame may have done it: frames are
+    /// then read one by one, until all that may have been in flight is behind us.
+    async fn heed_crashes(&self) -> Option<()> {
+        let context = &self.context;
+        let begun = within_deadline(context.store.begin_run(context.source.id())).await;
+        self.show_database(begun.as_ref().err());
+        let history = begun.ok()?;
+        context.status.update(|status| {
+            status.crashes = history.crashes;
+        });
+        if history.crashes >= CRASH_LOOP {
+            tracing::warn!(
+                crashes = history.crashes,
+                "the worker has crashed again and again; reading one frame at a time"
+            );
+            context.ledger.hand_out_singly(context.budget.limit_bytes());
+        }
+        // Read by an earlier CursorActor, which died before it could say so.
+        let _known = context.crash_history.set(history);
+        Some(())
+    }
+
+    async fn forget_crashes_once_past_them(&mut self) {
+        let context = &self.context;
+        let is_past = context.ledger.settled_bytes() >= context.budget.limit_bytes();
+        if is_past && !self.is_past_crashes {
+            self.is_past_crashes = self.forget_crashes().await;
+        }
+    }
+
+    async fn forget_crashes(&self) -> bool {
+        let forgetting = self.context.store.forget_crashes(self.context.source.id());
+        let forgotten = within_deadline(forgetting).await;
+        self.show_database(forgotten.as_ref().err());
+        forgotten.is_ok()
     }
 
     /// Why events before the first one of a new source may be missing.

@@ -1,4 +1,5 @@
-//! The FilterActor: puts the decoded batches back in order and makes effects of their events.
+//! The FilterActor: puts the decoded batches back in order, watches the source's seqs, and parts what
+//! has to be written from what needs nothing.
 
 use std::sync::Arc;
 
@@ -10,9 +11,8 @@ use super::batch::{DecodedBatch, Item};
 use super::cursor::CursorMessage;
 use super::indexer::IndexerMessage;
 use crate::filter::sequence::{Observation, SequenceGuard};
-use crate::protocol::event::{Change, Event, PutAction};
 use crate::queue::accumulator::{IndexWork, Mark};
-use crate::queue::effect::{Effect, Stage};
+use crate::queue::effect::Effect;
 use crate::queue::reorder::Reorder;
 use crate::source::Position;
 use crate::supervision::fault::Point;
@@ -199,47 +199,13 @@ impl<'a> EffectsOf<'a> {
             }
             Item::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
             Item::OutdatedCursor => self.guard.note_outdated_cursor(),
-            Item::Event(event) => {
-                if let Some(position) = event.position() {
+            Item::Work(work) => {
+                if let Some(position) = work.position {
                     self.observe(position);
                 }
-                self.take(event);
+                self.effects.extend(work.effects);
+                self.kept += 1;
                 self.mark();
-            }
-        }
-    }
-
-    fn take(&mut self, event: Event) {
-        let metrics = &self.context.metrics;
-        if let Event::Commit(commit) = &event {
-            for op in &commit.ops {
-                let counters = metrics.collection(op.collection.as_str());
-                match op.change {
-                    Change::Put {
-                        action: PutAction::Create,
-                        ..
-                    } => counters.created.increment(1),
-                    Change::Put { .. } => counters.updated.increment(1),
-                    Change::Delete => counters.deleted.increment(1),
-                    Change::Broken { .. } => {}
-                }
-            }
-        }
-        let before = self.effects.len();
-        self.context.rules.effects_of(event, &mut self.effects);
-        self.kept += u64::from(self.effects.len() > before);
-        for effect in &self.effects[before..] {
-            match effect {
-                Effect::Upsert(upsert) => metrics
-                    .collection(upsert.version.collection.as_str())
-                    .validated(&upsert.validity)
-                    .increment(1),
-                Effect::DeadLetter(letter) if letter.stage == Stage::Validate => {
-                    if let Some(collection) = letter.collection() {
-                        metrics.collection(collection).rejected.increment(1);
-                    }
-                }
-                _ => {}
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ use crate::operate::http::HttpState;
 use crate::operate::metrics::{Metrics, SourceMetrics};
 use crate::operate::status::StatusBoard;
 use crate::source::Source;
-use crate::store::Store;
+use crate::store::{CrashHistory, Store};
 use crate::supervision::address::Address;
 use crate::supervision::budget::Budget;
 use crate::supervision::fault::Faults;
@@ -58,6 +59,10 @@ pub struct Context {
     pub indexer: Address<IndexerMessage>,
     pub cursor: Address<CursorMessage>,
     pub faults: Faults,
+    /// How earlier runs ended, once the database has told.
+    pub crash_history: OnceLock<CrashHistory>,
+    /// Held by the one decoder that reads, where frames are read one by one.
+    pub reading_alone: Mutex<()>,
     connected_at: OnceLock<Instant>,
 }
 
@@ -95,6 +100,8 @@ impl Context {
             indexer: Address::default(),
             cursor: Address::default(),
             faults,
+            crash_history: OnceLock::new(),
+            reading_alone: Mutex::new(()),
             connected_at: OnceLock::new(),
             source_metrics: metrics.source(source.id()),
             prometheus,

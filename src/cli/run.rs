@@ -14,7 +14,11 @@ use super::{Configuration, runtime};
 
 pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
     let config = configuration.load_and_log()?;
-    runtime()?.block_on(run(config))
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(run(config));
+    // A frame that hung its reader has left a thread behind, for which nobody is to wait.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {

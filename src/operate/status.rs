@@ -33,6 +33,8 @@ impl StatusBoard {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
     pub started_at: Option<Timestamp>,
+    /// How many runs in a row before this one came to no good end.
+    pub crashes: u32,
     /// Set once the worker has been told to stop.
     pub draining: bool,
     /// The supervisor's children by name.

@@ -4,6 +4,8 @@ mod datetime;
 mod fold;
 pub mod sqlite;
 
+use std::collections::BTreeMap;
+
 use futures_util::future::BoxFuture;
 
 use crate::queue::effect::{Effect, Gap};
@@ -34,6 +36,23 @@ pub trait Store: Send + Sync + 'static {
         &'a self,
         source: &'a SourceId,
     ) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// Notes that the worker begins to follow `source`, and tells how earlier runs ended. A frame
+    /// that was in hand when the last one ended is accused of it.
+    fn begin_run<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<CrashHistory, StoreError>>;
+
+    /// Notes which frame the worker is about to read, or that it has read it.
+    fn mark_in_hand<'a>(
+        &'a self,
+        source: &'a SourceId,
+        frame: Option<FrameDigest>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Forgets how earlier runs ended: this one has done well.
+    fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Deletes what has outlived its retention.
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>>;
@@ -70,6 +89,18 @@ pub struct StoredCursor {
     pub is_new: bool,
     /// Another source had been followed before this one was first seen.
     pub follows_another: bool,
+}
+
+/// The SHA-256 of a frame, which tells it from others also where it has no seq.
+pub type FrameDigest = [u8; 32];
+
+/// How the runs ended that came before this one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CrashHistory {
+    /// How many runs in a row have ended without coming to a good end.
+    pub crashes: u32,
+    /// How often each frame was in hand, alone, when the process ended.
+    pub suspects: BTreeMap<FrameDigest, u32>,
 }
 
 #[derive(Clone, Copy, Debug)]

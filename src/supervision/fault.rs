@@ -84,6 +84,10 @@ pub enum Fault {
 pub trait FaultPlan: Send + Sync + 'static {
     /// Asked each time a point is passed.
     fn strike(&self, point: Point) -> Option<Fault>;
+
+    /// Called with each frame that a decoder is about to read, on the thread that reads it. May do
+    /// whatever a frame that breaks its reader would do: panic, hang, end the process.
+    fn touch(&self, _frame: &[u8]) {}
 }
 
 /// The plan, if there is one.
@@ -93,6 +97,14 @@ pub struct Faults(Option<Arc<dyn FaultPlan>>);
 impl Faults {
     pub fn planned(plan: Arc<dyn FaultPlan>) -> Self {
         Self(Some(plan))
+    }
+
+    /// A decoder is about to read `frame`.
+    #[inline]
+    pub fn touch(&self, frame: &[u8]) {
+        if let Some(plan) = &self.0 {
+            plan.touch(frame);
+        }
     }
 
     /// Passes `point` in `actor`.

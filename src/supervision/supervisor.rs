@@ -16,7 +16,7 @@ use super::role::Role;
 use crate::actors::Context;
 use crate::operate::status::{ActorState, ActorStatus, Failure};
 
-/// How often the supervisor looks for who is stuck.
+/// How often the supervisor looks for who is stuck, at least.
 const INSPECTION_INTERVAL: Duration = Duration::from_secs(1);
 /// Deaths that accuse a batch of frames bring the search for the poison forward, so many more of
 /// them are borne than of the others.
@@ -93,7 +93,7 @@ impl Actor for Supervisor {
             state.children.insert(role, child);
             state.spawn(&myself, role).await;
         }
-        myself.send_interval(INSPECTION_INTERVAL, || SupervisorMessage::Inspect);
+        myself.send_interval(state.inspection_interval(), || SupervisorMessage::Inspect);
         Ok(())
     }
 
@@ -236,13 +236,14 @@ impl SupervisorState {
     /// Stuck is a failure too.
     fn inspect(&mut self) {
         let limit = self.context.config.stuck_after;
-        let stuck: Vec<_> = self
+        let busy: Vec<_> = self
             .children
             .iter()
-            .filter(|(_, child)| child.progress.busy_for().is_some_and(|busy| busy > limit))
-            .map(|(&role, _)| role)
+            .filter_map(|(&role, child)| Some((role, child.progress.busy_for()?)))
+            .filter(|(_, busy)| *busy > self.inspection_interval())
             .collect();
-        for role in &stuck {
+        let stuck = busy.iter().filter(|(_, busy)| *busy > limit);
+        for (role, _) in stuck {
             tracing::error!(actor = %role, limit_s = limit.as_secs(), "actor is stuck; killing it");
             self.kill(*role);
         }
@@ -252,10 +253,14 @@ impl SupervisorState {
             .waiting_since()
             .is_some_and(|since| since.elapsed() > limit);
         let is_blocked = self.context.status.snapshot().queue.blocked.is_some();
-        if waits_too_long && stuck.is_empty() && !is_blocked {
+        if waits_too_long && busy.is_empty() && !is_blocked {
             tracing::error!("work has waited too long and nobody is at it; handing it out again");
             self.context.ledger.begin_epoch();
         }
+    }
+
+    fn inspection_interval(&self) -> Duration {
+        INSPECTION_INTERVAL.min(self.context.config.stuck_after / 4)
     }
 
     fn kill(&self, role: Role) {

@@ -14,7 +14,7 @@ use crate::actors::cursor::CursorMessage;
 
 /// How often an end that comes by itself is looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(5);
+const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running tree. Dropping it leaves the actors running; [`Tree::drain`] ends them.
 pub struct Tree {
@@ -127,19 +127,19 @@ impl Tree {
     }
 }
 
-/// Returns once all that was read is durable, and the cursor says so.
+/// Returns once all that was read is durable, and the database says so.
 async fn settle(context: &Context) {
     context.ledger.idle().await;
-    while !checkpoint(context).await {
+    while !finish(context).await {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn checkpoint(context: &Context) -> bool {
+async fn finish(context: &Context) -> bool {
     let Some(cursor) = context.cursor.current() else {
         return false;
     };
-    let asked = cursor.call(CursorMessage::Checkpoint, Some(CHECKPOINT_DEADLINE));
+    let asked = cursor.call(CursorMessage::Finish, Some(FINISH_DEADLINE));
     matches!(asked.await, Ok(CallResult::Success(true)))
 }
 

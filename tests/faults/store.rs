@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use huddle_firehose::queue::effect::{Effect, Gap, RecordVersion};
 use huddle_firehose::source::{Position, SourceId};
 use huddle_firehose::store::{
-    Purged, Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
+    CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
+    Written,
 };
 
 use crate::model::{Model, Tables};
@@ -214,6 +215,28 @@ impl Store for ModelStore {
         _source: &'a SourceId,
     ) -> BoxFuture<'a, Result<u64, StoreError>> {
         async { Ok(0) }.boxed()
+    }
+
+    fn begin_run<'a>(
+        &'a self,
+        _source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<CrashHistory, StoreError>> {
+        async { Ok(CrashHistory::default()) }.boxed()
+    }
+
+    fn mark_in_hand<'a>(
+        &'a self,
+        _source: &'a SourceId,
+        _frame: Option<FrameDigest>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn forget_crashes<'a>(
+        &'a self,
+        _source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        async { Ok(()) }.boxed()
     }
 
     fn purge<'a>(&'a self, _retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {

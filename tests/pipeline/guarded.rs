@@ -6,7 +6,8 @@ use huddle_firehose::queue::effect::Gap;
 use huddle_firehose::source::{Position, SourceId};
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
-    Purged, Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
+    CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
+    Written,
 };
 
 /// Asks `guard` before each transaction; everything else goes through.
@@ -51,6 +52,25 @@ where
         source: &'a SourceId,
     ) -> BoxFuture<'a, Result<u64, StoreError>> {
         self.store.count_open_gaps(source)
+    }
+
+    fn begin_run<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<CrashHistory, StoreError>> {
+        self.store.begin_run(source)
+    }
+
+    fn mark_in_hand<'a>(
+        &'a self,
+        source: &'a SourceId,
+        frame: Option<FrameDigest>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.mark_in_hand(source, frame)
+    }
+
+    fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.forget_crashes(source)
     }
 
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {

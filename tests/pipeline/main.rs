@@ -14,6 +14,7 @@ mod meltdown;
 mod observed;
 mod oracle;
 mod poison;
+mod poisoned_decoder;
 mod production;
 mod resume;
 mod support;

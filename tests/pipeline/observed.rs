@@ -31,7 +31,11 @@ pub(crate) fn id() -> SourceId {
 
 impl Observed {
     pub(crate) fn at(relay: &MockRelay) -> Arc<Self> {
-        let url = relay.url().parse().unwrap();
+        Self::at_url(&relay.url())
+    }
+
+    pub(crate) fn at_url(url: &str) -> Arc<Self> {
+        let url = url.parse().unwrap();
         Arc::new(Self {
             id: id(),
             relay: WebSocketSource::try_new(url, WebSocketOptions::default()).unwrap(),

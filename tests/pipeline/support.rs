@@ -115,17 +115,22 @@ impl Worker {
     }
 
     pub(crate) async fn start_with(config: Config, relay: &MockRelay, store: impl Store) -> Self {
-        Self::start_at(config, Observed::at(relay), store).await
+        Self::start_at(config, Observed::at(relay), store, Faults::default()).await
     }
 
-    async fn start_at(config: Config, source: Arc<Observed>, store: impl Store) -> Self {
+    pub(crate) async fn start_at(
+        config: Config,
+        source: Arc<Observed>,
+        store: impl Store,
+        faults: Faults,
+    ) -> Self {
         let context = Context::new(Parts {
             rules: worker::rules(&config, source.as_ref()).unwrap(),
             config,
             source: source.clone(),
             store: Arc::new(store),
             listener: None,
-            faults: Faults::default(),
+            faults,
         });
         let tree = Tree::start(context).await.unwrap();
         Self { tree, source }
@@ -217,7 +222,7 @@ impl Process {
             .build()
             .unwrap();
         let (source, store) = (Observed::at(relay), database.store().await);
-        let worker = runtime.spawn(Worker::start_at(config(), source, store));
+        let worker = runtime.spawn(Worker::start_at(config(), source, store, Faults::default()));
         let worker = worker.await.unwrap();
         let runtime = RuntimeGuard(Some(runtime));
         Self { worker, runtime }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod crashes;
 mod cursor;
 mod fixture;
 mod gaps;

@@ -12,6 +12,7 @@ use crate::operate::status::{ActorStatus, BudgetStatus, QueueStatus, SourceStatu
 pub(super) struct Report<'a> {
     now: Timestamp,
     started_at: Option<Timestamp>,
+    crashes: u32,
     draining: bool,
     actors: &'a BTreeMap<String, ActorStatus>,
     sources: BTreeMap<&'a str, SourceReport<'a>>,
@@ -35,6 +36,7 @@ impl<'a> Report<'a> {
         // Taken apart, so that a new field can't be forgotten here.
         let Status {
             started_at,
+            crashes,
             draining,
             actors,
             sources,
@@ -53,6 +55,7 @@ impl<'a> Report<'a> {
         Self {
             now,
             started_at: *started_at,
+            crashes: *crashes,
             draining: *draining,
             actors,
             sources: sources.collect(),

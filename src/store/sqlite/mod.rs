@@ -2,6 +2,7 @@
 
 mod accounts;
 mod apply;
+mod crashes;
 mod cursor;
 mod dead_letters;
 mod error;
@@ -22,7 +23,10 @@ pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap};
 pub use self::open::Options;
 use self::writer::Writer;
 use super::datetime::sortable;
-use super::{Purged, Retention, Store, StoreError, StoredCursor, WriteBatch, Written};
+use super::{
+    CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
+    Written,
+};
 use crate::queue::effect::Gap;
 use crate::source::{Position, SourceId};
 
@@ -118,6 +122,25 @@ impl Store for SqliteStore {
         source: &'a SourceId,
     ) -> BoxFuture<'a, Result<u64, StoreError>> {
         Box::pin(self.count_open_gaps_of(source))
+    }
+
+    fn begin_run<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<CrashHistory, StoreError>> {
+        Box::pin(crashes::begin_run(&self.writer, source))
+    }
+
+    fn mark_in_hand<'a>(
+        &'a self,
+        source: &'a SourceId,
+        frame: Option<FrameDigest>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(crashes::mark_in_hand(&self.writer, source, frame))
+    }
+
+    fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(crashes::forget(&self.writer, source))
     }
 
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {

@@ -1,6 +1,7 @@
 //! The duty to settle a batch.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{EpochStart, Ledger};
 use crate::source::Position;
@@ -14,8 +15,16 @@ pub struct Lease {
     pub(super) first_frame: u64,
     pub(super) suspicion: u32,
     pub(super) in_hand: bool,
+    pub(super) witness: Witness,
     pub(super) settled: bool,
 }
+
+/// Tells, from whatever thread handles a batch, at which of its frames the handler is.
+#[derive(Clone, Debug)]
+pub struct Witness(Arc<AtomicU64>);
+
+/// No frame has this number.
+const NOWHERE: u64 = u64::MAX;
 
 impl Lease {
     pub fn epoch(&self) -> EpochStart {
@@ -33,14 +42,20 @@ impl Lease {
         self.suspicion > 0
     }
 
-    /// Says that a handler works on the batch: should it die now, the batch may be the reason.
+    /// Says that a handler works on the batch: should it die now, the batch may be the reason, or
+    /// the one frame of it at which the witness was last.
     pub fn take_in_hand(&mut self) {
         self.in_hand = true;
+    }
+
+    pub fn witness(&self) -> Witness {
+        self.witness.clone()
     }
 
     /// Says that the batch only waits, in a mailbox or a buffer.
     pub fn lay_down(&mut self) {
         self.in_hand = false;
+        self.witness.is_at(NOWHERE);
     }
 
     /// The batch's effects are durable, or it needed none; `position` is the place behind it.
@@ -52,6 +67,20 @@ impl Lease {
     /// Tells the ledger that the next stage is down: see [`Ledger::pause`].
     pub fn pause_ledger(&self) {
         self.ledger.pause(self.epoch.epoch);
+    }
+}
+
+impl Witness {
+    pub(super) fn nowhere() -> Self {
+        Self(Arc::new(AtomicU64::new(NOWHERE)))
+    }
+
+    pub fn is_at(&self, frame: u64) {
+        self.0.store(frame, Ordering::Relaxed);
+    }
+
+    pub(super) fn place(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|frame| *frame != NOWHERE)
     }
 }
 

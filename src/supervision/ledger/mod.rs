@@ -22,7 +22,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use self::lease::Lease;
+pub use self::lease::{Lease, Witness};
 pub use self::span::FrameSpan;
 use super::budget::Charge;
 use crate::queue::effect::GapCause;
@@ -60,9 +60,12 @@ struct State {
     next_lease: u64,
     received: u64,
     settled_through: Position,
-    last_settled_at: Instant,
+    last_progress_at: Instant,
     last_entered_at: Option<Instant>,
     suspicions: u64,
+    settled_bytes: usize,
+    /// Until so many bytes are settled, every frame is handed out alone.
+    singly_until: usize,
 }
 
 #[derive(Debug)]
@@ -106,6 +109,8 @@ pub struct FrameBatch {
     /// This single frame has killed every handler that touched it: it is to be kept as a dead
     /// letter, unread.
     pub is_poison: bool,
+    /// Frames are handed out singly: see [`Ledger::hand_out_singly`].
+    pub is_alone: bool,
 }
 
 // === impl Ledger ===
@@ -125,9 +130,11 @@ impl Ledger {
                 next_lease: 0,
                 received: 0,
                 settled_through: Position::default(),
-                last_settled_at: Instant::now(),
+                last_progress_at: Instant::now(),
                 last_entered_at: None,
                 suspicions: 0,
+                settled_bytes: 0,
+                singly_until: 0,
             }),
             wake: Mutex::new(None),
             settled: Notify::new(),
@@ -158,7 +165,7 @@ impl Ledger {
             let now = Instant::now();
             if state.entries.is_empty() {
                 // Nothing was waiting, so nothing has been waiting for long.
-                state.last_settled_at = now;
+                state.last_progress_at = now;
             }
             state.next_frame += frames.len() as u64;
             state.received = last_seq.unwrap_or(state.received);
@@ -193,6 +200,10 @@ impl Ledger {
         }
         let first_frame = state.owed.pop_first()?;
         let index = state.index_of(first_frame)?;
+        let is_alone = state.settled_bytes < state.singly_until;
+        if is_alone {
+            state.cut(index, 1);
+        }
         state.halve_if_suspect(index);
         let lease = state.next_lease;
         state.next_lease += 1;
@@ -207,13 +218,21 @@ impl Ledger {
                 first_frame,
                 suspicion: entry.suspicion,
                 in_hand: false,
+                witness: Witness::nowhere(),
                 settled: false,
             },
             frames: entry.frames.clone(),
             received_at: entry.received_at,
             is_redelivery: std::mem::replace(&mut entry.was_handed_out, true),
             is_poison: entry.suspicion >= SUSPICION_LIMIT,
+            is_alone,
         })
+    }
+
+    /// Hands out every frame alone until `bytes` of them are settled.
+    pub fn hand_out_singly(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.singly_until = state.settled_bytes + bytes;
     }
 
     /// Whether [`Self::lease_next`] would hand something out.
@@ -307,10 +326,15 @@ impl Ledger {
         self.lock().last_entered_at
     }
 
-    /// Since when there has been unsettled work and none of it was settled.
+    /// Since when there has been unsettled work, none of it was settled, and nobody died of it.
     pub fn waiting_since(&self) -> Option<Instant> {
         let state = self.lock();
-        (!state.entries.is_empty()).then_some(state.last_settled_at)
+        (!state.entries.is_empty()).then_some(state.last_progress_at)
+    }
+
+    /// The bytes of all frames that were settled, ever.
+    pub fn settled_bytes(&self) -> usize {
+        self.lock().settled_bytes
     }
 
     /// How often a batch died in a handler's hand, ever.
@@ -321,11 +345,11 @@ impl Ledger {
     fn settle(&self, lease: &Lease, position: Position) {
         {
             let mut state = self.lock();
-            let Some(entry) = state.leased(lease) else {
+            let Some(index) = state.leased(lease) else {
                 return;
             };
-            entry.standing = Standing::Settled { position };
-            state.last_settled_at = Instant::now();
+            state.entries[index].standing = Standing::Settled { position };
+            state.last_progress_at = Instant::now();
             state.release_settled();
         }
         self.settled.notify_waiters();
@@ -334,13 +358,14 @@ impl Ledger {
     fn owe(&self, lease: &Lease) {
         {
             let mut state = self.lock();
-            let Some(entry) = state.leased(lease) else {
+            let Some(index) = state.leased(lease) else {
                 return;
             };
-            entry.standing = Standing::Owed;
-            entry.suspicion += u32::from(lease.in_hand);
-            state.suspicions += u64::from(lease.in_hand);
+            state.entries[index].standing = Standing::Owed;
             state.owed.insert(lease.first_frame);
+            if lease.in_hand {
+                state.suspect(index, lease.witness.place());
+            }
         }
         self.wake();
     }
@@ -386,10 +411,10 @@ impl State {
     }
 
     /// The entry that `lease` still is the lease of. No two leases share an id, whatever their epoch.
-    fn leased(&mut self, lease: &Lease) -> Option<&mut Entry> {
+    fn leased(&self, lease: &Lease) -> Option<usize> {
         let index = self.index_of(lease.first_frame)?;
-        let entry = &mut self.entries[index];
-        matches!(entry.standing, Standing::Leased { lease: id } if id == lease.id).then_some(entry)
+        let standing = &self.entries[index].standing;
+        matches!(standing, Standing::Leased { lease: id } if *id == lease.id).then_some(index)
     }
 
     fn begin_epoch(&mut self, gap: Option<GapCause>) {
@@ -400,7 +425,7 @@ impl State {
             gap,
         };
         self.paused = !self.positioned;
-        self.last_settled_at = Instant::now();
+        self.last_progress_at = Instant::now();
         // Also what was settled behind something unsettled: stages expect every number in turn, and
         // applying it again changes nothing.
         self.owed.clear();
@@ -415,30 +440,58 @@ impl State {
             self.entries.front().map(|entry| &entry.standing)
         {
             self.settled_through = *position;
-            self.entries.pop_front();
+            let settled = self.entries.pop_front();
+            self.settled_bytes += settled.map_or(0, |entry| entry.frames.bytes());
         }
     }
 
-    /// Cuts a batch that keeps dying in two. The halves stay suspect: each further death cuts
-    /// again, so a batch of n frames gives up its poison after about log₂ n deaths.
+    /// Notes that an entry's handler died with it in hand, at the frame that `witness` names. That
+    /// one is set apart; the rest of its batch is innocent.
+    fn suspect(&mut self, index: usize, witness: Option<u64>) {
+        let mut accused = index;
+        if let Some(frame) = witness {
+            let before = frame.saturating_sub(self.entries[index].frames.first_frame);
+            if self.cut(index, before as usize) {
+                accused += 1;
+            }
+            self.cut(accused, 1);
+        }
+        self.entries[accused].suspicion += 1;
+        self.suspicions += 1;
+        // The search for the poison has come forward; nothing is forgotten.
+        self.last_progress_at = Instant::now();
+    }
+
+    /// Cuts a batch that keeps dying in two, where nobody saw which of its frames it was. The halves
+    /// stay suspect: each further death cuts again, so a batch of n frames gives up its poison after
+    /// about log₂ n deaths.
     fn halve_if_suspect(&mut self, index: usize) {
         let entry = &mut self.entries[index];
-        if entry.suspicion < SUSPICION_LIMIT {
+        if entry.suspicion < SUSPICION_LIMIT || entry.frames.len() < 2 {
             return;
         }
-        let Some(second) = entry.frames.split_half() else {
-            return;
-        };
         entry.suspicion = SUSPICION_LIMIT - 1;
+        let half = entry.frames.len() / 2;
+        self.cut(index, half);
+    }
+
+    /// Cuts the frames from the `at`-th on off an entry that nobody holds, into one of their own.
+    /// Answers whether there were any on both sides.
+    fn cut(&mut self, index: usize, at: usize) -> bool {
+        let entry = &mut self.entries[index];
+        let Some(second) = entry.frames.split_off(at) else {
+            return false;
+        };
         let second = Entry {
             received_at: entry.received_at,
             charge: entry.charge.split(second.bytes()),
             standing: Standing::Owed,
-            was_handed_out: true,
-            suspicion: SUSPICION_LIMIT - 1,
+            was_handed_out: entry.was_handed_out,
+            suspicion: entry.suspicion,
             frames: second,
         };
         self.owed.insert(second.frames.first_frame);
         self.entries.insert(index + 1, second);
+        true
     }
 }

@@ -28,17 +28,20 @@ impl FrameSpan {
         self.frames().iter().map(Bytes::len).sum()
     }
 
-    /// Cuts off and returns the second half; `None` where there is but one frame.
-    pub(super) fn split_half(&mut self) -> Option<Self> {
-        let half = self.part.len() / 2;
-        if half == 0 {
+    pub(super) fn len(&self) -> usize {
+        self.part.len()
+    }
+
+    /// Cuts off and returns the frames from the `at`-th on; `None` where there are none on one side.
+    pub(super) fn split_off(&mut self, at: usize) -> Option<Self> {
+        if at == 0 || at >= self.part.len() {
             return None;
         }
-        let middle = self.part.start + half;
+        let middle = self.part.start + at;
         let second = Self {
             batch: self.batch.clone(),
             part: middle..self.part.end,
-            first_frame: self.first_frame + half as u64,
+            first_frame: self.first_frame + at as u64,
         };
         self.part.end = middle;
         Some(second)

@@ -208,6 +208,49 @@ fn poison_is_found_by_halves() {
 }
 
 #[test]
+fn a_frame_that_its_handler_was_seen_to_die_at_is_set_apart_at_once() {
+    for poison in 0..16 {
+        let mut bench = Bench::new();
+        bench.enter(16);
+        let (mut deaths, mut given_up) = (0, Vec::new());
+        while let Some(mut batch) = bench.ledger.lease_next() {
+            let numbers = batch.frames.numbers();
+            if batch.is_poison {
+                given_up.push(numbers.start);
+            } else if numbers.contains(&poison) {
+                batch.lease.take_in_hand();
+                batch.lease.witness().is_at(poison);
+                deaths += 1;
+                continue;
+            } else {
+                assert!(!batch.lease.is_suspect(), "{numbers:?} is innocent");
+            }
+            batch.lease.settle(at(numbers.end));
+        }
+        assert_eq!((deaths, given_up), (SUSPICION_LIMIT, vec![poison]));
+        assert_eq!(bench.ledger.settled_through(), at(16));
+        assert_eq!(bench.budget.in_flight_bytes(), 0);
+    }
+}
+
+#[test]
+fn frames_are_handed_out_singly_until_enough_of_them_are_settled() {
+    let mut bench = Bench::new();
+    bench.ledger.hand_out_singly(20);
+    bench.enter(4);
+    for frame in 0..2 {
+        let batch = bench.lease();
+        assert!(batch.is_alone && !batch.is_redelivery);
+        assert_eq!(batch.frames.numbers(), frame..frame + 1);
+        batch.lease.settle(at(frame + 1));
+    }
+    let rest = bench.lease();
+    assert!(!rest.is_alone);
+    assert_eq!(rest.frames.numbers(), 2..4);
+    assert_eq!(bench.ledger.settled_bytes(), 20);
+}
+
+#[test]
 fn whoever_handles_frames_is_woken_when_some_are_owed() {
     let mut bench = Bench::new();
     let woken = Arc::new(AtomicUsize::new(0));
@@ -225,8 +268,14 @@ enum Step {
     Enter(u64),
     Lease,
     Settle(usize),
-    Drop { index: usize, in_hand: bool },
+    /// The holder dies; it may have been seen at a frame.
+    Drop {
+        index: usize,
+        in_hand: bool,
+        seen_at: Option<u64>,
+    },
     BeginEpoch,
+    HandOutSingly(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -234,8 +283,15 @@ fn step() -> impl Strategy<Value = Step> {
         (1..6_u64).prop_map(Step::Enter),
         Just(Step::Lease),
         (0..8_usize).prop_map(Step::Settle),
-        (0..8_usize, any::<bool>()).prop_map(|(index, in_hand)| Step::Drop { index, in_hand }),
+        (0..8_usize, any::<bool>(), prop::option::of(0..6_u64)).prop_map(
+            |(index, in_hand, seen_at)| Step::Drop {
+                index,
+                in_hand,
+                seen_at
+            }
+        ),
         Just(Step::BeginEpoch),
+        (0..60_usize).prop_map(Step::HandOutSingly),
     ]
 }
 
@@ -259,12 +315,17 @@ proptest! {
                     }
                     batch.lease.settle(at(numbers.end));
                 }
-                Step::Drop { index, in_hand } if index < held.len() => {
+                Step::Drop { index, in_hand, seen_at } if index < held.len() => {
                     let mut batch = held.swap_remove(index);
                     if in_hand {
                         batch.lease.take_in_hand();
                     }
+                    if let Some(offset) = seen_at {
+                        let numbers = batch.frames.numbers();
+                        batch.lease.witness().is_at((numbers.start + offset).min(numbers.end - 1));
+                    }
                 }
+                Step::HandOutSingly(bytes) => bench.ledger.hand_out_singly(bytes),
                 Step::BeginEpoch => bench.ledger.begin_epoch(),
                 Step::Settle(_) | Step::Drop { .. } => {}
             }

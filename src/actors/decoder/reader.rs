@@ -1,0 +1,194 @@
+//! Reads the frames of one batch, in order: all that is done with bytes from outside is done here.
+
+use bytes::Bytes;
+
+use super::tally::Tally;
+use crate::actors::Context;
+use crate::actors::batch::{Item, Work};
+use crate::filter::rules::Rules;
+use crate::operate::metrics::Metrics;
+use crate::protocol::decode::{Content, DecodeError, Place, decode};
+use crate::protocol::event::{Change, Event, PutAction};
+use crate::queue::effect::{DeadLetter, Effect, Stage};
+use crate::source::Position;
+use crate::supervision::ledger::{FrameSpan, SUSPICION_LIMIT, Witness};
+
+/// What the frames of a batch say.
+pub(super) struct Reading {
+    pub(super) items: Vec<Item>,
+    /// The bytes that the items hold beside the frames.
+    pub(super) weight: usize,
+    /// The position of the last frame that has one.
+    pub(super) last: Option<Position>,
+}
+
+/// Reads `frames`; `witness` is told of each before it is touched.
+pub(super) fn read(context: &Context, frames: &FrameSpan, witness: &Witness) -> Reading {
+    let mut reader = Reader::new(context);
+    for (number, frame) in frames.numbers().zip(frames.frames()) {
+        witness.is_at(number);
+        context.faults.touch(frame);
+        reader.read(frame);
+    }
+    reader.finish()
+}
+
+/// Keeps `frames` as dead letters, unread.
+pub(super) fn give_up(context: &Context, frames: &FrameSpan) -> Reading {
+    let mut reader = Reader::new(context);
+    for frame in frames.frames() {
+        reader.give_up(frame);
+    }
+    reader.finish()
+}
+
+struct Reader<'a> {
+    context: &'a Context,
+    items: Vec<Item>,
+    weight: usize,
+    /// Its time is read only once it is known to be the last one.
+    last: Option<Place<'a>>,
+    tally: Tally,
+}
+
+impl<'a> Reader<'a> {
+    fn new(context: &'a Context) -> Self {
+        Self {
+            context,
+            items: Vec::new(),
+            weight: 0,
+            last: None,
+            tally: Tally::default(),
+        }
+    }
+
+    fn finish(self) -> Reading {
+        self.tally.count(&self.context.source_metrics);
+        Reading {
+            items: self.items,
+            weight: self.weight,
+            last: self.last.map(Place::position),
+        }
+    }
+
+    fn read(&mut self, frame: &'a Bytes) {
+        self.tally.bytes += frame.len() as u64;
+        match decode(frame, &self.context.rules.interest) {
+            Err(error) => self.set_aside(frame, &error),
+            Ok(decoded) => {
+                self.tally.note(&decoded);
+                self.note_place(decoded.place());
+                match decoded.content {
+                    Content::Event(event) => self.keep(event, frame.len()),
+                    // The ConnectionActor has seen it too, and acts on it.
+                    Content::Error { .. } | Content::Unknown { .. } | Content::Unwanted => {}
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, event: Event, frame_bytes: usize) {
+        match event {
+            Event::Info(info) if info.name == "OutdatedCursor" => {
+                self.items.push(Item::OutdatedCursor);
+            }
+            Event::Info(info) => {
+                tracing::info!(name = info.name, message = info.message, "the source says");
+            }
+            event => {
+                let position = event.position();
+                let effects = effects_of(event, &self.context.rules, &self.context.metrics);
+                if effects.is_empty() {
+                    return;
+                }
+                // Records are copied out of the frame, and are there once more as JSON.
+                self.weight += 2 * frame_bytes;
+                self.items.push(Item::Work(Work { position, effects }));
+            }
+        }
+    }
+
+    /// A frame that can't be read is passed by, and kept as it came.
+    fn set_aside(&mut self, frame: &Bytes, error: &DecodeError) {
+        self.tally.malformed += 1;
+        self.keep_dead_letter(DeadLetter {
+            stage: Stage::Decode,
+            error: error.to_string(),
+            seq: error.seq,
+            did: error.did.clone(),
+            uri: None,
+            task: None,
+            raw: frame.clone(),
+            attempts: 1,
+        });
+    }
+
+    /// A frame that killed whoever read it is kept unread.
+    fn give_up(&mut self, frame: &Bytes) {
+        self.tally.bytes += frame.len() as u64;
+        self.tally.malformed += 1;
+        tracing::error!(
+            bytes = frame.len(),
+            "a frame has killed every actor that touched it; kept as a dead letter, unread"
+        );
+        self.keep_dead_letter(DeadLetter {
+            stage: Stage::Poison,
+            error: "killed every actor that touched it".to_owned(),
+            seq: None,
+            did: None,
+            uri: None,
+            task: None,
+            raw: frame.clone(),
+            attempts: SUSPICION_LIMIT,
+        });
+    }
+
+    fn keep_dead_letter(&mut self, letter: DeadLetter) {
+        self.items.push(Item::DeadLetter(Box::new(letter)));
+    }
+
+    fn note_place(&mut self, place: Option<Place<'a>>) {
+        let Some(place) = place else {
+            return;
+        };
+        if self.last.is_none_or(|last| place.seq <= last.seq) {
+            self.items.push(Item::At(place.position()));
+        }
+        self.last = Some(place);
+    }
+}
+
+/// What `event` asks of the tables, counted by collection.
+fn effects_of(event: Event, rules: &Rules, metrics: &Metrics) -> Vec<Effect> {
+    if let Event::Commit(commit) = &event {
+        for op in &commit.ops {
+            let counters = metrics.collection(op.collection.as_str());
+            match op.change {
+                Change::Put {
+                    action: PutAction::Create,
+                    ..
+                } => counters.created.increment(1),
+                Change::Put { .. } => counters.updated.increment(1),
+                Change::Delete => counters.deleted.increment(1),
+                Change::Broken { .. } => {}
+            }
+        }
+    }
+    let mut effects = Vec::new();
+    rules.effects_of(event, &mut effects);
+    for effect in &effects {
+        match effect {
+            Effect::Upsert(upsert) => metrics
+                .collection(upsert.version.collection.as_str())
+                .validated(&upsert.validity)
+                .increment(1),
+            Effect::DeadLetter(letter) if letter.stage == Stage::Validate => {
+                if let Some(collection) = letter.collection() {
+                    metrics.collection(collection).rejected.increment(1);
+                }
+            }
+            _ => {}
+        }
+    }
+    effects
+}

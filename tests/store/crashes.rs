@@ -1,0 +1,56 @@
+//! What a run learns of how the runs before it ended.
+
+use huddle_firehose::source::SourceId;
+use huddle_firehose::store::{CrashHistory, FrameDigest, Store};
+
+use crate::fixture::Database;
+
+const FRAME: FrameDigest = [7; 32];
+
+async fn begin(database: &Database, source: &SourceId) -> CrashHistory {
+    database.store.begin_run(source).await.unwrap()
+}
+
+#[tokio::test]
+async fn runs_that_come_to_no_good_end_are_counted_until_one_does() {
+    let database = Database::new().await;
+    let source = SourceId::new("wss://relay.example/");
+    for crashes in 0..3 {
+        assert_eq!(begin(&database, &source).await.crashes, crashes);
+    }
+    database.store.forget_crashes(&source).await.unwrap();
+    assert_eq!(begin(&database, &source).await, CrashHistory::default());
+}
+
+#[tokio::test]
+async fn a_frame_is_accused_of_each_crash_that_met_it_in_hand() {
+    let database = Database::new().await;
+    let source = SourceId::new("wss://relay.example/");
+    let mark = |frame| database.store.mark_in_hand(&source, frame);
+    begin(&database, &source).await;
+    for crashes in 1..=2 {
+        mark(Some(FRAME)).await.unwrap();
+        let suspects = begin(&database, &source).await.suspects;
+        assert_eq!(suspects.into_iter().collect::<Vec<_>>(), [(FRAME, crashes)]);
+    }
+    mark(Some([8; 32])).await.unwrap();
+    mark(None).await.unwrap();
+    let suspects = begin(&database, &source).await.suspects;
+    assert_eq!(suspects.into_iter().collect::<Vec<_>>(), [(FRAME, 2)]);
+}
+
+#[tokio::test]
+async fn the_crashes_of_one_source_are_not_those_of_another() {
+    let database = Database::new().await;
+    let (one, another) = (SourceId::new("wss://one/"), SourceId::new("wss://two/"));
+    begin(&database, &one).await;
+    database
+        .store
+        .mark_in_hand(&one, Some(FRAME))
+        .await
+        .unwrap();
+    begin(&database, &one).await;
+    assert_eq!(begin(&database, &another).await, CrashHistory::default());
+    database.store.forget_crashes(&another).await.unwrap();
+    assert_eq!(begin(&database, &one).await.crashes, 2);
+}
