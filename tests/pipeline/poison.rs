@@ -124,12 +124,19 @@ pub(crate) fn poisoned_frame(frames: &[Bytes]) -> &Bytes {
 }
 
 #[tokio::test]
-async fn a_frame_of_garbage_is_a_dead_letter_and_the_stream_goes_on() {
-    let garbage = Bytes::from_static(b"\xff\x00 this is no frame");
-    let (mut frames, database) = (frames(), Database::new());
+async fn frames_of_garbage_are_dead_letters_and_cost_no_other_frame() {
+    let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
-    frames.insert(frames.len() / 2, garbage.clone());
-    let relay = relay(frames).await;
+    let mut garbage = Vec::new();
+    let mut mixed = Vec::new();
+    for (number, frame) in frames.into_iter().enumerate() {
+        mixed.push(frame);
+        if number % 3 == 0 {
+            garbage.push(Bytes::from(format!("\u{ff} frame {number} is none")));
+            mixed.extend(garbage.last().cloned());
+        }
+    }
+    let relay = relay(mixed).await;
     let worker = Worker::start(&relay, &database).await;
     worker.reaches(end).await;
     assert_eq!(relay.connections(), 1);
@@ -137,11 +144,12 @@ async fn a_frame_of_garbage_is_a_dead_letter_and_the_stream_goes_on() {
 
     let mut stranger = database.stranger().await;
     let letters: Vec<(Vec<u8>, Option<i64>)> =
-        sqlx::query_as("SELECT raw, seq FROM dead_letters WHERE stage = 'decode'")
+        sqlx::query_as("SELECT raw, seq FROM dead_letters WHERE stage = 'decode' ORDER BY id")
             .fetch_all(&mut stranger)
             .await
             .unwrap();
-    assert_eq!(letters, [(garbage.to_vec(), None)]);
+    let expected: Vec<_> = garbage.iter().map(|frame| (frame.to_vec(), None)).collect();
+    assert_eq!(letters, expected);
     let mut found = database.tables().await;
     let letters = found.get_mut("dead_letters").unwrap();
     letters.retain(|row| !row.contains("'decode'"));
