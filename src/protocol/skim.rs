@@ -11,6 +11,10 @@ use std::ops::Range;
 
 use super::cbor::{CborError, Item, Reader};
 
+/// The seqs that there are. JavaScript's integers end at 2^53, so the protocol's do; 0 is the place
+/// before the first.
+pub const SEQS: Range<u64> = 1..1 << 53;
+
 /// The type of a message (`t` in the header).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -194,13 +198,16 @@ pub fn skim(frame: &[u8]) -> Result<Skim<'_>, SkimError> {
     }
 }
 
-/// The seq of a frame; `None` where it has none or can't be skimmed.
+/// The place of a frame in its stream; `None` where it has none, as an `#info`, or names one that no
+/// cursor could, or can't be skimmed.
 pub fn seq_of(frame: &[u8]) -> Option<u64> {
-    match skim(frame).ok()? {
+    let seq = match skim(frame).ok()? {
+        Skim::Message(envelope) if envelope.kind == Kind::Info => None,
         Skim::Message(envelope) => envelope.seq,
         Skim::Unknown(unknown) => unknown.seq,
         Skim::Error { .. } => None,
-    }
+    };
+    seq.filter(|seq| SEQS.contains(seq))
 }
 
 /// The frame with another `seq`, for a server that replays recorded frames.
@@ -476,6 +483,27 @@ mod tests {
             assert_eq!(envelope(&spliced).seq, Some(seq));
             assert_eq!(splice_seq(&spliced, 7).unwrap(), original);
         }
+    }
+
+    #[test]
+    fn what_no_cursor_could_name_is_no_place() {
+        let identity = frame(IDENTITY);
+        // {t: "#new", op: 1} {seq: 24}
+        let unknown = frame("a2 6174 64 236e6577 626f70 01 a1 63736571 1818");
+        for (seq, place) in [
+            (1, Some(1)),
+            ((1 << 53) - 1, Some((1 << 53) - 1)),
+            (0, None),
+            (1 << 53, None),
+            (u64::MAX, None),
+        ] {
+            for frame in [&identity, &unknown] {
+                assert_eq!(seq_of(&splice_seq(frame, seq).unwrap()), place);
+            }
+        }
+        // {t: "#info", op: 1} {seq: 7, name: "x"}
+        let info = frame("a2 6174 65 23696e666f 626f70 01 a2 63736571 07 646e616d65 6178");
+        assert_eq!(seq_of(&info), None);
     }
 
     #[test]

@@ -14,15 +14,12 @@ pub use error::{CommitFault, DecodeError, Fault};
 
 use super::datetime::parse_datetime;
 use super::event::{Event, Info};
-use super::skim::{Envelope, Kind, Skim, SkimFault, skim};
+use super::skim::{Envelope, Kind, SEQS, Skim, SkimFault, skim};
 use crate::filter::interest::Interest;
 use crate::source::Position;
 
 /// The longest frame that is looked at, in bytes, as the reference relay has it.
 pub const MAX_FRAME: usize = 5_000_000;
-
-/// One past the greatest seq: JavaScript's integers end there, so the protocol's do.
-const SEQ_END: u64 = 1 << 53;
 
 /// What a frame says, and where in the stream it says it.
 #[derive(Clone, Debug)]
@@ -30,7 +27,7 @@ pub struct Decoded<'a> {
     pub content: Content<'a>,
     /// `None` for an error frame and for what is unknown.
     pub kind: Option<Kind>,
-    /// Present in every message but `#info`.
+    /// Present in every message but `#info`, and never one that no cursor could name.
     pub seq: Option<u64>,
     time: Option<&'a str>,
 }
@@ -115,7 +112,7 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
                 t: unknown.t,
             },
             kind: None,
-            seq: unknown.seq,
+            seq: unknown.seq.filter(|seq| SEQS.contains(seq)),
             time: None,
         },
         Ok(Skim::Message(envelope)) => Decoded {
@@ -126,7 +123,8 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
                 fault,
             })?,
             kind: Some(envelope.kind),
-            seq: envelope.seq,
+            // An #info speaks about the stream; whatever it calls its seq is no place in it.
+            seq: envelope.seq.filter(|_| envelope.kind != Kind::Info),
             time: envelope.time,
         },
     };
@@ -163,7 +161,7 @@ fn decode_message(
 
 fn check_seq(envelope: &Envelope<'_>) -> Result<(), Fault> {
     let seq = envelope.seq.ok_or(SkimFault::Missing("seq"))?;
-    if (1..SEQ_END).contains(&seq) {
+    if SEQS.contains(&seq) {
         Ok(())
     } else {
         Err(Fault::Seq(seq))
@@ -325,13 +323,28 @@ mod tests {
 
     #[test]
     fn a_seq_is_positive_and_below_two_to_the_53() {
-        for seq in [0, SEQ_END, u64::MAX] {
+        for seq in [0, SEQS.end, u64::MAX] {
             let frame = frame(
                 "#identity",
                 &ipld!({ "seq": seq, "did": DID, "time": TIME }),
             );
             let error = decode(&frame, &Interest::default()).unwrap_err();
             assert!(matches!(error.fault, Fault::Seq(found) if found == seq));
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_or_only_speaks_of_the_stream_can_not_move_the_cursor_out_of_it() {
+        let unknown = |seq| frame("#weather", &ipld!({ "seq": seq }));
+        let info = frame("#info", &ipld!({ "name": "x", "seq": 9 }));
+        for (frame, place) in [
+            (unknown(9), Some(9)),
+            (unknown(0), None),
+            (unknown(SEQS.end), None),
+            (info, None),
+        ] {
+            let decoded = decode(&frame, &Interest::default()).unwrap();
+            assert_eq!(decoded.place().map(|place| place.seq), place);
         }
     }
 
