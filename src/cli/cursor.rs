@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use huddle_firehose::config::Config;
+use huddle_firehose::protocol::skim::SEQS;
 use huddle_firehose::queue::effect::{Gap, GapCause};
 use huddle_firehose::source::{Position, Source, SourceId};
 use huddle_firehose::store::Store;
@@ -20,6 +21,7 @@ pub(crate) enum Command {
     /// The worker must not run meanwhile: it would go on from where it is.
     Set {
         /// The last seq that counts as done
+        #[arg(value_parser = clap::value_parser!(u64).range(..SEQS.end))]
         seq: u64,
         #[command(flatten)]
         configuration: Configuration,

@@ -15,8 +15,9 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async
 use url::{Host, Url};
 
 use super::address::is_public;
+use super::cursor::with_cursor;
 use super::error::{ConnectError, RedirectError};
-use super::redirect::{Route, with_cursor};
+use super::redirect::Route;
 use super::{MAX_FRAME_BYTES, Resume, retry_after};
 
 pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;

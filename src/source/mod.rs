@@ -1,6 +1,7 @@
 //! Where events come from: live connections, recordings, and a relay to play them back.
 
 pub mod address;
+pub mod cursor;
 mod dial;
 pub mod error;
 pub mod mock_relay;
@@ -8,7 +9,7 @@ pub mod reconnect;
 pub mod record;
 pub mod recording;
 mod redirect;
-mod retry_after;
+pub mod retry_after;
 pub mod silence;
 mod tls;
 pub mod websocket;

@@ -2,6 +2,7 @@
 
 use url::Url;
 
+use super::cursor::with_cursor;
 use super::error::RedirectError;
 
 /// How often a dial may be sent elsewhere.
@@ -53,25 +54,6 @@ fn resolve(current: &Url, location: &str) -> Option<Url> {
     next.set_scheme(scheme).ok()?;
     next.set_fragment(None);
     next.has_host().then(|| with_cursor(&next, None))
-}
-
-/// `url` with this cursor parameter and no other; the rest of its query stays.
-pub(super) fn with_cursor(url: &Url, cursor: Option<u64>) -> Url {
-    let others: Vec<(String, String)> = url
-        .query_pairs()
-        .filter(|(name, _)| name != "cursor")
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect();
-    let mut url = url.clone();
-    url.set_query(None);
-    if !others.is_empty() {
-        url.query_pairs_mut().extend_pairs(others);
-    }
-    if let Some(cursor) = cursor {
-        url.query_pairs_mut()
-            .append_pair("cursor", &cursor.to_string());
-    }
-    url
 }
 
 #[cfg(test)]
@@ -139,21 +121,6 @@ mod tests {
         let start = Url::parse("ws://a.example/s?cursor=1").unwrap();
         let looped = Route::from(&start).follow(&start, "/s?cursor=7");
         assert!(matches!(looped, Err(RedirectError::Loop(_))));
-    }
-
-    #[test]
-    fn the_cursor_joins_the_query_that_is_there() {
-        let url = Url::parse("ws://a.example/s?a=1&cursor=5&b=x%20y").unwrap();
-        assert_eq!(
-            with_cursor(&url, Some(0)).as_str(),
-            "ws://a.example/s?a=1&b=x+y&cursor=0"
-        );
-        assert_eq!(
-            with_cursor(&url, None).as_str(),
-            "ws://a.example/s?a=1&b=x+y"
-        );
-        let bare = Url::parse("ws://a.example/s").unwrap();
-        assert_eq!(with_cursor(&bare, None).as_str(), "ws://a.example/s");
     }
 
     #[test]

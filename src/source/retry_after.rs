@@ -11,7 +11,7 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// How long to wait by the header's `value`, in seconds or as a date; at most [`LONGEST`]. `None`
 /// where it is neither.
-pub(super) fn parse(value: &str, now: Timestamp) -> Option<Duration> {
+pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     let delay = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than fit are still a number, and a long time.

@@ -60,6 +60,13 @@ fn a_cursor_that_is_moved_ahead_leaves_a_gap_and_one_that_is_moved_back_does_not
     assert_eq!(gap["cause"], "cursor_moved");
     assert_eq!((&gap["from_seq"], &gap["to_seq"]), (&0.into(), &500.into()));
 
+    // No event has such a seq, so the worker would wait for ever behind it.
+    let beyond = (1_u64 << 53).to_string();
+    let refused = with_database(&["cursor", "set", &beyond], &url);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains(&beyond));
+    assert_eq!(shown(&["cursor", "show"]), at(500));
+
     assert_eq!(shown(&["cursor", "set", "400"]), at(400));
     assert_eq!(shown(&["cursor", "reset"]), at(0));
     assert_eq!(status()["counts"]["open_gaps"], 1);

@@ -1,6 +1,6 @@
 //! One client of the relay, from its handshake to its end.
 
-use std::num::{NonZeroU32, ParseIntError};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::handshake::server::{
     Callback, ErrorResponse, Request, Response,
 };
-use tokio_tungstenite::tungstenite::http::{StatusCode, Uri};
+use tokio_tungstenite::tungstenite::http::StatusCode;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -21,6 +21,7 @@ use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 use super::Options;
 use super::log::{Log, Start};
 use super::messages::{FUTURE_CURSOR, OUTDATED_CURSOR};
+use crate::source::cursor::cursor_of;
 
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -75,26 +76,18 @@ struct ReadCursor<'a>(&'a mut Option<u64>);
 
 impl Callback for ReadCursor<'_> {
     fn on_request(self, request: &Request, response: Response) -> Result<Response, ErrorResponse> {
-        match cursor_of(request.uri()) {
+        match cursor_of(request.uri().query().unwrap_or_default()) {
             Ok(cursor) => {
                 *self.0 = cursor;
                 Ok(response)
             }
             Err(error) => {
-                let mut refusal = ErrorResponse::new(Some(format!("cursor: {error}")));
+                let mut refusal = ErrorResponse::new(Some(error.to_string()));
                 *refusal.status_mut() = StatusCode::BAD_REQUEST;
                 Err(refusal)
             }
         }
     }
-}
-
-fn cursor_of(uri: &Uri) -> Result<Option<u64>, ParseIntError> {
-    let query = uri.query().unwrap_or_default();
-    url::form_urlencoded::parse(query.as_bytes())
-        .find(|(name, _)| name == "cursor")
-        .map(|(_, cursor)| cursor.parse())
-        .transpose()
 }
 
 // === impl Session ===

@@ -1,6 +1,5 @@
 //! Each source's row of `firehose_cursor`.
 
-use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::source::{Position, SourceId};
@@ -110,15 +109,5 @@ pub(super) async fn touch(connection: &mut SqliteConnection) -> Result<(), sqlx:
 }
 
 pub(super) fn position(cursor: &str, event_time: Option<&str>) -> Result<Position, StoreError> {
-    let seq = cursor
-        .parse()
-        .map_err(|_| StoreError::Corrupt(format!("the cursor {cursor:?} is not a seq")))?;
-    let time = event_time
-        .map(|text| {
-            text.parse::<Timestamp>().map_err(|error| {
-                StoreError::Corrupt(format!("the cursor's time {text:?} is none: {error}"))
-            })
-        })
-        .transpose()?;
-    Ok(Position { seq, time })
+    Position::parse(cursor, event_time).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
