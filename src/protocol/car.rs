@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use iroh_car::CarReader;
 use sha2::{Digest, Sha256};
 
-use super::cbor::{CborError, Reader};
+use super::cbor::{self, CborError};
 
 /// The multicodec of DAG-CBOR.
 const DAG_CBOR: u64 = 0x71;
@@ -36,54 +36,77 @@ pub enum CarError {
     WouldWait,
 }
 
-/// The blocks that somebody asked for, as far as the CAR has them. Their hashes are not yet checked.
+/// The blocks of a CAR, or those of them that somebody asked for. Their hashes are not yet checked.
 #[derive(Debug)]
-pub(crate) struct Blocks {
-    pub(crate) root: Cid,
+pub struct Blocks {
+    /// The first of the roots that the CAR names. Its block need not be there.
+    pub root: Cid,
     found: HashMap<Cid, Bytes>,
 }
 
 impl Blocks {
-    /// Reads a whole CAR and keeps the blocks of `wanted`. Others are passed by; a block that comes
-    /// twice is kept once.
+    /// Reads a whole CAR and keeps every block; one that comes twice is kept once.
+    ///
+    /// # Errors
+    /// If `car` is no CAR, or is cut short.
+    pub fn read_all(car: &[u8]) -> Result<Self, CarError> {
+        Self::read_where(car, |_| true)
+    }
+
+    /// Reads a whole CAR and keeps the blocks of `wanted`. Others are passed by.
     pub(crate) fn read(car: &[u8], wanted: &HashSet<Cid>) -> Result<Self, CarError> {
+        Self::read_where(car, |cid| wanted.contains(cid))
+    }
+
+    fn read_where(car: &[u8], is_wanted: impl Fn(&Cid) -> bool) -> Result<Self, CarError> {
         check_lengths(car)?;
-        read_sections(car, wanted)
+        read_sections(car, is_wanted)
             .now_or_never()
             .ok_or(CarError::WouldWait)?
     }
 
-    pub(crate) fn get(&self, cid: &Cid) -> Option<&Bytes> {
+    pub fn get(&self, cid: &Cid) -> Option<&Bytes> {
         self.found.get(cid)
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Cid, &Bytes)> {
+        self.found.iter()
     }
 }
 
-async fn read_sections(car: &[u8], wanted: &HashSet<Cid>) -> Result<Blocks, CarError> {
+async fn read_sections(car: &[u8], is_wanted: impl Fn(&Cid) -> bool) -> Result<Blocks, CarError> {
     let mut reader = CarReader::new(car).await?;
     let [root, ..] = reader.header().roots() else {
         return Err(CarError::Truncated { offset: 0 });
     };
     let root = *root;
-    let mut found = HashMap::with_capacity(wanted.len());
+    let mut found = HashMap::new();
     while let Some((cid, block)) = reader.next_block().await? {
-        if wanted.contains(&cid) {
+        if is_wanted(&cid) {
             found.entry(cid).or_insert_with(|| block.into());
         }
     }
     Ok(Blocks { root, found })
 }
 
-/// Whether `cid` is the address of `block` as DAG-CBOR under SHA-256, the only kind that repositories
-/// are made of.
-pub(crate) fn is_address_of(cid: &Cid, block: &[u8]) -> bool {
+/// Whether `cid` is an address of DAG-CBOR under SHA-256, the only kind that repositories are made
+/// of.
+pub(crate) fn is_address(cid: &Cid) -> bool {
     cid.version() == cid::Version::V1
         && cid.codec() == DAG_CBOR
         && cid.hash().code() == SHA2_256
-        && *cid.hash().digest() == *Sha256::digest(block)
+        && cid.hash().size() == 32
+}
+
+/// Whether `cid` is the address of `block`.
+pub(crate) fn is_address_of(cid: &Cid, block: &[u8]) -> bool {
+    is_address(cid) && *cid.hash().digest() == *Sha256::digest(block)
 }
 
 /// Walks the sections without reading them: each must lie within the slice, and the header must be
-/// CBOR whose own lengths lie within it. So whatever iroh-car allocates is smaller than the slice.
+/// DAG-CBOR whose own lengths lie within it. So whatever iroh-car allocates is smaller than the
+/// slice. It would also take a header that is only nearly DAG-CBOR, which others refuse.
 fn check_lengths(car: &[u8]) -> Result<(), CarError> {
     let mut rest = car;
     let mut is_header = true;
@@ -91,9 +114,7 @@ fn check_lengths(car: &[u8]) -> Result<(), CarError> {
         let offset = car.len() - rest.len();
         let (section, behind) = split_section(rest).ok_or(CarError::Truncated { offset })?;
         if is_header {
-            let mut header = Reader::new(section);
-            header.skip()?;
-            header.end()?;
+            cbor::check(section)?;
             is_header = false;
         }
         rest = behind;
@@ -134,6 +155,15 @@ mod tests {
     }
 
     #[test]
+    fn all_blocks_are_kept_once() {
+        let bytes = car(cid_of(b"a"), &[b"a", b"b", b"a", b"c"]);
+        let blocks = Blocks::read_all(&bytes).unwrap();
+        let mut kept: Vec<&[u8]> = blocks.iter().map(|(_, block)| block.as_ref()).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, [b"a", b"b", b"c"]);
+    }
+
+    #[test]
     fn a_car_cut_inside_a_section_is_an_error() {
         let bytes = car(cid_of(b"first"), &[b"first", b"second"]);
         let header = 1 + usize::from(bytes[0]);
@@ -170,6 +200,14 @@ mod tests {
             Blocks::read(&bytes, &HashSet::new()),
             Err(CarError::Header(_))
         ));
+    }
+
+    #[test]
+    fn a_header_that_is_nearly_dag_cbor_is_refused() {
+        let mut bytes = car(cid_of(b"a"), &[b"a"]);
+        assert_eq!(bytes[2], 0x65, "the key `roots` is text of five bytes");
+        bytes[2] = 0x45;
+        assert!(matches!(Blocks::read_all(&bytes), Err(CarError::Header(_))));
     }
 
     #[test]
