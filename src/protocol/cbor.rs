@@ -131,6 +131,24 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], CborError> {
+        let start = self.at;
+        match self.item()? {
+            Item::Bytes(bytes) => Ok(bytes),
+            _ => Err(fault(CborFault::Unexpected("bytes"), start)),
+        }
+    }
+
+    /// A link, or null.
+    pub(crate) fn nullable_link(&mut self) -> Result<Option<Cid>, CborError> {
+        let start = self.at;
+        match self.item()? {
+            Item::Link(bytes) => link(bytes, start).map(Some),
+            Item::Null => Ok(None),
+            _ => Err(fault(CborFault::Unexpected("a link or null"), start)),
+        }
+    }
+
     pub(crate) fn text(&mut self) -> Result<&'a str, CborError> {
         let start = self.at;
         match self.item()? {
