@@ -1,0 +1,73 @@
+//! What others say of a place in the stream, or of the time to come back: a stored cursor, the
+//! `cursor` parameter, `Retry-After`.
+
+use std::time::Duration;
+
+use huddle_firehose::source::cursor::{cursor_of, with_cursor};
+use huddle_firehose::source::{Position, SourceId, retry_after};
+use jiff::Timestamp;
+use url::Url;
+
+const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
+
+/// The input's first line is one text, the rest another.
+pub fn check(input: &[u8]) {
+    let Ok(input) = std::str::from_utf8(input) else {
+        return;
+    };
+    let (first, second) = input.split_once('\n').unwrap_or((input, ""));
+    check_position(first, Some(second).filter(|second| !second.is_empty()));
+    check_query(first);
+    if let Ok(url) = Url::parse(first) {
+        check_url(&url, second.parse().ok());
+    }
+    check_retry_after(first, second.parse().unwrap_or(Timestamp::UNIX_EPOCH));
+}
+
+fn check_position(seq: &str, time: Option<&str>) {
+    match Position::parse(seq, time) {
+        Ok(position) => {
+            let (seq, time) = (
+                position.seq.to_string(),
+                position.time.map(|time| time.to_string()),
+            );
+            let again =
+                Position::parse(&seq, time.as_deref()).expect("it was written as it is read");
+            assert_eq!(again, position);
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+fn check_query(query: &str) {
+    match cursor_of(query) {
+        Ok(Some(cursor)) => assert_eq!(
+            cursor_of(&format!("cursor={cursor}&{query}")).ok(),
+            Some(Some(cursor))
+        ),
+        Ok(None) => assert_eq!(cursor_of(&format!("{query}&cursor=7")).ok(), Some(Some(7))),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// Whatever the URL asked for before, the server reads the cursor that is meant, and the source is
+/// the same.
+fn check_url(url: &Url, cursor: Option<u64>) {
+    let asked = with_cursor(url, cursor);
+    if asked.cannot_be_a_base() {
+        return;
+    }
+    assert_eq!(
+        cursor_of(asked.query().unwrap_or_default()).ok(),
+        Some(cursor)
+    );
+    assert_eq!(SourceId::of(&asked), SourceId::of(url));
+    assert_eq!(with_cursor(&asked, cursor), asked);
+    assert_eq!(Url::parse(asked.as_str()).as_ref(), Ok(&asked));
+}
+
+fn check_retry_after(value: &str, now: Timestamp) {
+    if let Some(delay) = retry_after::parse(value, now) {
+        assert!(delay <= LONGEST_DELAY);
+    }
+}

@@ -1,0 +1,194 @@
+//! A record on its way to a row: DAG-CBOR, JSON, lexicon, projection.
+
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use huddle_firehose::filter::interest::Interest;
+use huddle_firehose::filter::rules::Rules;
+use huddle_firehose::huddle::{Projection, project};
+use huddle_firehose::lexicon::sanitize::sanitize;
+use huddle_firehose::lexicon::{Schemas, Verdict};
+use huddle_firehose::protocol::event::{Change, Commit, Event, PutAction, RecordOp};
+use huddle_firehose::protocol::json::dag_cbor_to_json;
+use huddle_firehose::protocol::syntax::{Did, Nsid, RecordKey, Tid};
+use huddle_firehose::queue::effect::{Effect, RecordUpsert, Stage, Validity};
+use huddle_firehose::queue::task::IndexTask;
+use huddle_firehose::source::SourceId;
+use ipld_core::ipld::Ipld;
+use serde_json::Value;
+use simulated_network::car::address_of;
+
+const COLLECTIONS: [&str; 4] = [
+    "com.huddle.booking",
+    "com.huddle.bookingRequest",
+    "com.huddle.slotOffer",
+    "com.huddle.withoutSchema",
+];
+
+/// The rules under each policy.
+static RULES: LazyLock<[Rules; 3]> = LazyLock::new(|| {
+    ["reject", "flag", "off"].map(|policy| Rules {
+        source: SourceId::new("wss://relay.example/"),
+        interest: Arc::new(Interest::new(["*".parse().expect("a pattern")])),
+        schemas: Schemas::embedded().expect("the schemas of the program"),
+        policies: policy.parse().expect("a policy"),
+    })
+});
+
+pub fn check(cbor: &[u8]) {
+    let Ok(mut json) = dag_cbor_to_json(cbor) else {
+        return;
+    };
+    check_canonical(cbor);
+    let text = json.to_string();
+    assert_eq!(
+        serde_json::from_str::<Value>(&text).ok(),
+        Some(json.clone())
+    );
+    if !json.is_object() {
+        return;
+    }
+    for collection in COLLECTIONS {
+        check_effects(&created(collection, cbor));
+    }
+    // As if it had named the right collection, which chance rarely does.
+    for collection in COLLECTIONS {
+        json["$type"] = collection.into();
+        check_row(collection, &json);
+    }
+}
+
+/// What is read as DAG-CBOR has no other form.
+fn check_canonical(cbor: &[u8]) {
+    let value: Ipld = serde_ipld_dagcbor::from_slice(cbor).expect("another decoder reads it too");
+    let again = serde_ipld_dagcbor::to_vec(&value).expect("a value of the data model");
+    assert_eq!(again, cbor, "{value:?}");
+}
+
+fn check_row(collection: &str, json: &Value) {
+    let verdict = RULES[0].schemas.validate(collection, json);
+    if let Verdict::Invalid(error) = &verdict {
+        assert!(!error.reason.is_empty());
+    }
+    match project(collection, json) {
+        Ok(Some(row)) => check_projection(&row),
+        Ok(None) => assert_eq!(verdict, Verdict::NoSchema),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// Datetimes of a row sort as text, and its text is fit to be shown.
+fn check_projection(row: &Projection) {
+    let (datetimes, texts) = match row {
+        Projection::Booking(row) => {
+            assert!(row.starts_at < row.ends_at);
+            (
+                vec![&row.starts_at, &row.ends_at, &row.created_at],
+                vec![&row.status],
+            )
+        }
+        Projection::BookingRequest(row) => (
+            [&row.created_at]
+                .into_iter()
+                .chain(&row.requested_start)
+                .collect(),
+            [&row.status].into_iter().chain(&row.note).collect(),
+        ),
+        Projection::SlotOffer(row) => {
+            assert!(row.starts_at < row.ends_at);
+            let optional = [&row.description, &row.timezone, &row.location];
+            let texts = [&row.title, &row.status].into_iter();
+            (
+                vec![&row.starts_at, &row.ends_at, &row.created_at],
+                texts
+                    .chain(optional.into_iter().flatten())
+                    .chain(&row.tags)
+                    .collect(),
+            )
+        }
+    };
+    for datetime in datetimes {
+        assert_eq!(
+            datetime.len(),
+            "2026-01-31T23:59:59.999Z".len(),
+            "{datetime}"
+        );
+        assert!(datetime.ends_with('Z'));
+    }
+    for text in texts {
+        assert_eq!(sanitize(text), text.as_str());
+    }
+}
+
+fn created(collection: &str, record: &[u8]) -> Commit {
+    let op = RecordOp {
+        collection: Nsid::parse(collection).expect("a collection of this file"),
+        rkey: RecordKey::parse("self").expect("a record key"),
+        change: Change::Put {
+            action: PutAction::Create,
+            cid: address_of(record),
+            record: Bytes::copy_from_slice(record),
+        },
+    };
+    let cid = address_of(b"");
+    Commit {
+        seq: 7,
+        did: Did::parse("did:plc:ann").expect("a DID"),
+        rev: Tid::parse("3jzfcijpj2z2a").expect("a TID"),
+        since: None,
+        time: "2026-07-04T14:38:07Z".parse().expect("a time"),
+        commit: cid,
+        data: cid,
+        prev_data: None,
+        ops: vec![op],
+        misnamed: Vec::new(),
+    }
+}
+
+/// Each operation has an effect, and what is written of it can be read again.
+pub(crate) fn check_effects(commit: &Commit) {
+    for rules in &*RULES {
+        let mut effects = Vec::new();
+        rules.effects_of(Event::Commit(Box::new(commit.clone())), &mut effects);
+        assert!(effects.len() >= commit.ops.len() + commit.misnamed.len());
+        for effect in &effects {
+            match effect {
+                Effect::Upsert(upsert) => check_upsert(upsert, rules),
+                Effect::DeadLetter(letter) => {
+                    assert!(!letter.error.is_empty());
+                    assert_eq!(letter.task.is_some(), letter.stage == Stage::Validate);
+                    if let Some(task) = &letter.task {
+                        read_task(task);
+                    }
+                }
+                Effect::Delete(delete) => {
+                    let task = IndexTask::delete(delete, &rules.source, 1);
+                    read_task(&serde_json::to_string(&task).expect("a task is JSON"));
+                }
+                Effect::Account(_) | Effect::Gap(_) | Effect::Identity(_) => {
+                    panic!("a commit changes records only: {effect:?}")
+                }
+            }
+        }
+    }
+}
+
+fn check_upsert(upsert: &RecordUpsert, rules: &Rules) {
+    let json: Value = serde_json::from_str(&upsert.json).expect("the JSON of a record");
+    assert_eq!(dag_cbor_to_json(&upsert.cbor), Ok(json));
+    if let Validity::Invalid { reason } = &upsert.validity {
+        assert!(!reason.is_empty());
+        assert_eq!(upsert.projection, None);
+    }
+    if let Some(row) = &upsert.projection {
+        check_projection(row);
+    }
+    let task = IndexTask::upsert(upsert, &rules.source, 1);
+    assert!(task.record.is_some());
+    read_task(&serde_json::to_string(&task).expect("a task is JSON"));
+}
+
+fn read_task(json: &str) {
+    let task: IndexTask = serde_json::from_str(json).expect("a task reads back");
+    assert_eq!(task.seq, 7);
+}
