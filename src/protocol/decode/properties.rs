@@ -7,12 +7,13 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde::Deserialize;
 
-use super::sample::{CommitFrame, TIME, frame};
+use super::sample::{CommitFrame, DID, TIME, frame};
 use super::{Content, decode};
 use crate::filter::interest::Interest;
 use crate::protocol::car::is_address_of;
+use crate::protocol::datetime::parse_datetime;
 use crate::protocol::event::{Change, Event};
-use crate::protocol::skim::{Envelope, Kind, Skim, skim, splice_seq};
+use crate::protocol::skim::{Envelope, Kind, Skim, UnknownFrame, seq_of, skim, splice_seq};
 
 /// The envelope of a commit as serde reads it, all of it.
 #[derive(Debug, Deserialize, PartialEq)]
@@ -108,6 +109,44 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// A frame of any kind, known or not, whose fields may be missing or of any type.
+    fn any_frame()(
+        t in prop::sample::select(vec![
+            Some("#account"), Some("#commit"), Some("#handle"), Some("#identity"), Some("#info"),
+            Some("#sync"), Some("#tombstone"), Some("#weather"), None,
+        ]),
+        op in prop::sample::select(vec![1, 1, 1, -1, 2]),
+        seq in prop::option::weighted(0.9, prop_oneof![1..100_u64, any::<u64>()]),
+        usual in prop::sample::subsequence(USUAL_FIELDS.to_vec(), 0..=USUAL_FIELDS.len()),
+        unusual in prop::collection::btree_map("did|seq|rev|time|ops|error|[a-z]{1,9}", any_value(), 0..3),
+    ) -> Vec<u8> {
+        let text = |(name, value): (&str, &str)| (name.to_owned(), Ipld::from(value));
+        let mut header = BTreeMap::from([("op".to_owned(), Ipld::Integer(op))]);
+        header.extend(t.map(|t| text(("t", t))));
+        let mut payload: BTreeMap<String, Ipld> = usual.into_iter().map(text).collect();
+        payload.insert("active".to_owned(), Ipld::Bool(true));
+        payload.extend(seq.map(|seq| ("seq".to_owned(), Ipld::Integer(seq.into()))));
+        payload.extend(unusual);
+        [Ipld::Map(header), Ipld::Map(payload)]
+            .iter()
+            .flat_map(|map| serde_ipld_dagcbor::to_vec(map).unwrap())
+            .collect()
+    }
+}
+
+/// Text fields of all kinds, as they should be.
+const USUAL_FIELDS: [(&str, &str); 8] = [
+    ("did", DID),
+    ("error", "ConsumerTooSlow"),
+    ("handle", "ann.example"),
+    ("name", "OutdatedCursor"),
+    ("repo", DID),
+    ("rev", "3jzfcijpj2z2a"),
+    ("status", "takendown"),
+    ("time", TIME),
+];
+
 /// A change to a frame, as a broken or a malicious sender might make it.
 #[derive(Clone, Debug)]
 enum Damage {
@@ -169,6 +208,53 @@ proptest! {
             && let Some(oracle) = Oracle::of_payload(envelope.payload(&frame))
         {
             prop_assert_eq!(Oracle::of_envelope(&envelope), Some(oracle));
+        }
+    }
+
+    #[test]
+    fn of_every_kind_of_frame_skim_and_decode_say_the_same_or_both_refuse(frame in any_frame()) {
+        let decoded = decode(&frame, &everything());
+        let skimmed = match skim(&frame) {
+            Ok(skimmed) => skimmed,
+            Err(skimmed) => {
+                let refused = decoded.unwrap_err();
+                prop_assert_eq!(
+                    (refused.kind, refused.seq, refused.did),
+                    (skimmed.kind, skimmed.seq, skimmed.did)
+                );
+                return Ok(());
+            }
+        };
+        let Ok(decoded) = decoded else {
+            prop_assert!(matches!(skimmed, Skim::Message(_)), "there is no more to refuse in others");
+            return Ok(());
+        };
+        prop_assert_eq!(decoded.seq, seq_of(&frame));
+        match (skimmed, decoded.content) {
+            (Skim::Error { name, message }, content) => {
+                prop_assert_eq!(content, Content::Error { name, message });
+            }
+            (Skim::Unknown(UnknownFrame { op, t, .. }), content) => {
+                prop_assert_eq!(content, Content::Unknown { op, t });
+            }
+            (Skim::Message(envelope), Content::Event(event)) => {
+                prop_assert_eq!(decoded.kind, Some(envelope.kind));
+                let place = decoded.seq.zip(envelope.time.and_then(|time| parse_datetime(time).ok()));
+                let position = event.position().map(|position| (position.seq, position.time.unwrap()));
+                prop_assert_eq!(position, place);
+                let did = match event {
+                    Event::Account(account) => account.did,
+                    Event::Commit(commit) => commit.did,
+                    Event::Identity(identity) => identity.did,
+                    Event::Sync(sync) => sync.did,
+                    Event::Info(_) => return Ok(()),
+                };
+                prop_assert_eq!(Some(did.as_str()), envelope.did);
+            }
+            (Skim::Message(envelope), content) => {
+                prop_assert_eq!(content, Content::Unwanted);
+                prop_assert!(envelope.paths().all(|path| !everything().wants_path(path)));
+            }
         }
     }
 
