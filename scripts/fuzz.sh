@@ -8,8 +8,8 @@
 # mended, `fuzz/target/TARGET -merge=1 fuzz/corpus/TARGET fuzz/target/corpus/TARGET` keeps those that
 # the committed corpus lacks.
 #
-# Without a sanitizer: the code is safe Rust, so what can be found are panics, overflows, false
-# answers, memory and time, and several times as many inputs are tried in the same time.
+# Without a sanitizer, which costs time: the code is safe Rust, so what there is to find are panics,
+# overflows (which are checked), false answers, and too much memory or time.
 set -euo pipefail
 cd "$(dirname "$0")/../fuzz"
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use data_encoding::BASE64_NOPAD;
 use huddle_firehose::filter::interest::Interest;
 use huddle_firehose::filter::rules::Rules;
 use huddle_firehose::huddle::{Projection, project};
@@ -15,7 +16,7 @@ use huddle_firehose::queue::effect::{Effect, RecordUpsert, Stage, Validity};
 use huddle_firehose::queue::task::IndexTask;
 use huddle_firehose::source::SourceId;
 use ipld_core::ipld::Ipld;
-use serde_json::Value;
+use serde_json::{Value, json};
 use simulated_network::car::address_of;
 
 const COLLECTIONS: [&str; 4] = [
@@ -39,7 +40,7 @@ pub fn check(cbor: &[u8]) {
     let Ok(mut json) = dag_cbor_to_json(cbor) else {
         return;
     };
-    check_canonical(cbor);
+    check_decoding(cbor, &json);
     let text = json.to_string();
     assert_eq!(
         serde_json::from_str::<Value>(&text).ok(),
@@ -58,11 +59,32 @@ pub fn check(cbor: &[u8]) {
     }
 }
 
-/// What is read as DAG-CBOR has no other form.
-fn check_canonical(cbor: &[u8]) {
+/// What is read as DAG-CBOR has no other form, and is what another decoder reads.
+fn check_decoding(cbor: &[u8], json: &Value) {
     let value: Ipld = serde_ipld_dagcbor::from_slice(cbor).expect("another decoder reads it too");
     let again = serde_ipld_dagcbor::to_vec(&value).expect("a value of the data model");
     assert_eq!(again, cbor, "{value:?}");
+    assert_eq!(json_of(value), *json);
+}
+
+fn json_of(value: Ipld) -> Value {
+    match value {
+        Ipld::Null => Value::Null,
+        Ipld::Bool(bool) => bool.into(),
+        Ipld::Integer(integer) => match u64::try_from(integer) {
+            Ok(integer) => integer.into(),
+            Err(_) => i64::try_from(integer).expect("64 bits").into(),
+        },
+        Ipld::Float(float) => panic!("the data model has no {float}"),
+        Ipld::String(text) => text.into(),
+        Ipld::Bytes(bytes) => json!({ "$bytes": BASE64_NOPAD.encode(&bytes) }),
+        Ipld::List(items) => items.into_iter().map(json_of).collect(),
+        Ipld::Map(entries) => entries
+            .into_iter()
+            .map(|(key, value)| (key, json_of(value)))
+            .collect(),
+        Ipld::Link(cid) => json!({ "$link": cid.to_string() }),
+    }
 }
 
 fn check_row(collection: &str, json: &Value) {

@@ -84,7 +84,7 @@ impl Node {
         while let Some(key) = keys.next(&mut reader)? {
             match key {
                 b"e" => entries = Some(read_entries(&mut reader)?),
-                b"l" => left = Some(subtree(&mut reader)?),
+                b"l" => left = Some(link(&mut reader)?),
                 _ => return Err(NodeError::UnknownField),
             }
         }
@@ -156,8 +156,8 @@ fn read_entry<'a>(reader: &mut Reader<'a>) -> Result<RawEntry<'a>, NodeError> {
         match key {
             b"k" => rest = Some(reader.bytes()?),
             b"p" => shared = Some(reader.unsigned()?),
-            b"t" => right = Some(subtree(reader)?),
-            b"v" => value = subtree(reader)?,
+            b"t" => right = Some(link(reader)?),
+            b"v" => value = link(reader)?,
             _ => return Err(NodeError::UnknownField),
         }
     }
@@ -169,7 +169,7 @@ fn read_entry<'a>(reader: &mut Reader<'a>) -> Result<RawEntry<'a>, NodeError> {
     })
 }
 
-fn subtree(reader: &mut Reader<'_>) -> Result<Option<Cid>, NodeError> {
+fn link(reader: &mut Reader<'_>) -> Result<Option<Cid>, NodeError> {
     match reader.nullable_link()? {
         Some(cid) if !is_address(&cid) => Err(NodeError::Link),
         link => Ok(link),
