@@ -99,7 +99,7 @@ pub type FrameDigest = [u8; 32];
 pub struct CrashHistory {
     /// How many runs in a row have ended without coming to a good end.
     pub crashes: u32,
-    /// How often each frame was in hand, alone, when the process ended.
+    /// In how many of the last runs, all in a row, each frame was in hand when the process ended.
     pub suspects: BTreeMap<FrameDigest, u32>,
 }
 

@@ -33,10 +33,25 @@ async fn a_frame_is_accused_of_each_crash_that_met_it_in_hand() {
         let suspects = begin(&database, &source).await.suspects;
         assert_eq!(suspects.into_iter().collect::<Vec<_>>(), [(FRAME, crashes)]);
     }
-    mark(Some([8; 32])).await.unwrap();
-    mark(None).await.unwrap();
-    let suspects = begin(&database, &source).await.suspects;
-    assert_eq!(suspects.into_iter().collect::<Vec<_>>(), [(FRAME, 2)]);
+}
+
+/// Whoever kills a worker again and again meets now this frame in hand and now that one, or none.
+#[tokio::test]
+async fn a_crash_without_a_frame_in_hand_clears_it() {
+    for other in [Some([8; 32]), None] {
+        let database = Database::new().await;
+        let source = SourceId::new("wss://relay.example/");
+        begin(&database, &source).await;
+        for in_hand in [Some(FRAME), other] {
+            let mark = database.store.mark_in_hand(&source, in_hand);
+            mark.await.unwrap();
+            begin(&database, &source).await;
+        }
+        let mark = database.store.mark_in_hand(&source, Some(FRAME));
+        mark.await.unwrap();
+        let suspects = begin(&database, &source).await.suspects;
+        assert_eq!(suspects.into_iter().collect::<Vec<_>>(), [(FRAME, 1)]);
+    }
 }
 
 #[tokio::test]

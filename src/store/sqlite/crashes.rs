@@ -11,6 +11,14 @@ pub(super) async fn begin_run(
     source: &SourceId,
 ) -> Result<CrashHistory, StoreError> {
     let mut transaction = writer.begin().await?;
+    // What ends the process each time is in hand each time: one crash without it clears a frame.
+    sqlx::query(
+        "DELETE FROM crash_suspects WHERE source = ?1 AND frame_sha256 IS NOT \
+         (SELECT in_hand FROM unfinished_runs WHERE source = ?1)",
+    )
+    .bind(source.as_str())
+    .execute(&mut *transaction)
+    .await?;
     sqlx::query(
         "INSERT INTO crash_suspects (source, frame_sha256, crashes) \
          SELECT source, in_hand, 1 FROM unfinished_runs \
