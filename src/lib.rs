@@ -2,6 +2,7 @@
 
 pub mod actors;
 pub mod config;
+pub mod fault;
 pub mod filter;
 pub mod huddle;
 pub mod lexicon;

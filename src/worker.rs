@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::actors::{Context, Parts};
 use crate::config::Config;
+use crate::fault::Faults;
 use crate::filter::interest::Interest;
 use crate::filter::rules::Rules;
 use crate::lexicon::{SchemaError, Schemas};
@@ -12,7 +13,6 @@ use crate::source::Source;
 use crate::source::websocket::{InvalidSource, WebSocketOptions, WebSocketSource};
 use crate::store::StoreError;
 use crate::store::sqlite::SqliteStore;
-use crate::supervision::fault::Faults;
 use crate::supervision::tree::{Tree, TreeError};
 
 /// Why a worker did not start.

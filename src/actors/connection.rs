@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Context;
 use super::cursor::CursorMessage;
+use crate::fault::Point;
 use crate::operate::status::ConnectionState;
 use crate::protocol::skim::{Skim, seq_of, skim};
 use crate::source::error::{ConnectError, RetryAdvice};
@@ -19,7 +20,6 @@ use crate::source::reconnect::Reconnect;
 use crate::source::silence::{SilenceDetector, SilenceLimits};
 use crate::source::{BatchLimits, Frames, Resume};
 use crate::supervision::backoff::Backoff;
-use crate::supervision::fault::Point;
 use crate::supervision::progress::Progress;
 
 /// How long the CursorActor may take to say where to go on.

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use super::Context;
 use crate::config::Start;
+use crate::fault::Point;
 use crate::operate::status::Failure;
 use crate::queue::effect::{Gap, GapCause};
 use crate::source::{Position, Resume};
 use crate::store::{StoreError, StoredCursor, WriteBatch};
-use crate::supervision::fault::Point;
 use crate::supervision::progress::Progress;
 
 /// Checkpoints of events that needed nothing are at least this far apart, however fast they come.

@@ -10,12 +10,12 @@ use super::Context;
 use super::batch::{DecodedBatch, Item};
 use super::cursor::CursorMessage;
 use super::indexer::IndexerMessage;
+use crate::fault::Point;
 use crate::filter::sequence::{Observation, SequenceGuard};
 use crate::queue::accumulator::{IndexWork, Mark};
 use crate::queue::effect::Effect;
 use crate::queue::reorder::Reorder;
 use crate::source::Position;
-use crate::supervision::fault::Point;
 use crate::supervision::ledger::EpochStart;
 use crate::supervision::progress::Progress;
 

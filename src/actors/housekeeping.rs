@@ -6,8 +6,8 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::Context;
+use crate::fault::Point;
 use crate::store::Retention;
-use crate::supervision::fault::Point;
 
 /// How often the budget is shown, and the histograms' samples are folded in: the exporter keeps
 /// every single one until then.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Context;
 use super::batch::DecodedBatch;
 use super::cursor::CursorMessage;
+use crate::fault::Point;
 use crate::operate::rate_limit::RateLimit;
 use crate::operate::status::Failure;
 use crate::queue::accumulator::{Accumulator, IndexWork, Transaction};
@@ -17,7 +18,6 @@ use crate::queue::effect::{DeadLetter, Effect};
 use crate::source::Position;
 use crate::store::{Rejection, StoreError, WriteBatch, Written};
 use crate::supervision::backoff::Backoff;
-use crate::supervision::fault::Point;
 use crate::supervision::ledger::Lease;
 use crate::supervision::progress::Progress;
 

@@ -16,6 +16,7 @@ use self::decoder::Bell;
 use self::indexer::IndexerMessage;
 
 use crate::config::Config;
+use crate::fault::Faults;
 use crate::filter::rules::Rules;
 use crate::operate::health::Thresholds;
 use crate::operate::http::HttpState;
@@ -25,7 +26,6 @@ use crate::source::Source;
 use crate::store::{CrashHistory, Store};
 use crate::supervision::address::Address;
 use crate::supervision::budget::Budget;
-use crate::supervision::fault::Faults;
 use crate::supervision::ledger::Ledger;
 
 pub mod batch;

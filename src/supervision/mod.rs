@@ -4,8 +4,8 @@
 pub mod address;
 pub mod backoff;
 pub mod budget;
-pub mod fault;
 pub mod intensity;
+mod kill;
 pub mod ledger;
 pub mod progress;
 pub mod role;

@@ -9,11 +9,11 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Supervisio
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::fault::Point;
 use super::intensity::Intensity;
 use super::progress::Progress;
 use super::role::Role;
 use crate::actors::Context;
+use crate::fault::Point;
 use crate::operate::status::{ActorState, ActorStatus, Failure};
 
 /// How often the supervisor looks for who is stuck, at least.

@@ -11,6 +11,7 @@ use super::role::Role;
 use super::supervisor::{Supervisor, SupervisorMessage};
 use crate::actors::Context;
 use crate::actors::cursor::CursorMessage;
+use crate::fault::Point;
 
 /// How often an end that comes by itself is looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -139,8 +140,15 @@ async fn finish(context: &Context) -> bool {
     let Some(cursor) = context.cursor.current() else {
         return false;
     };
+    let faults = &context.faults;
+    let undisturbed = faults.pass_without_actor(Point::DrainSettled).await;
+    if undisturbed.is_err() {
+        return false;
+    }
     let asked = cursor.call(CursorMessage::Finish, Some(FINISH_DEADLINE));
-    matches!(asked.await, Ok(CallResult::Success(true)))
+    let is_written = matches!(asked.await, Ok(CallResult::Success(true)));
+    let undisturbed = faults.pass_without_actor(Point::DrainCheckpointed).await;
+    is_written && undisturbed.is_ok()
 }
 
 fn meltdown_error(meltdown: &OnceLock<String>) -> TreeError {

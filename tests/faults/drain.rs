@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_firehose::actors::{Context, Parts};
+use huddle_firehose::fault::Faults;
 use huddle_firehose::protocol::syntax::Did;
-use huddle_firehose::supervision::fault::Faults;
 use huddle_firehose::supervision::tree::Tree;
 use huddle_firehose::worker;
 

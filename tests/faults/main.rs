@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use huddle_firehose::actors::{Context, Parts};
 use huddle_firehose::config::{Config, Layers};
-use huddle_firehose::supervision::fault::Faults;
+use huddle_firehose::fault::Faults;
 use huddle_firehose::supervision::tree::Tree;
 use huddle_firehose::worker;
 

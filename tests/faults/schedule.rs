@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use huddle_firehose::supervision::fault::{Fault, FaultPlan, Point};
+use huddle_firehose::fault::{Fault, FaultPlan, Point};
 
 /// How often a point is passed before a fault may strike there, at most.
 const LATEST: u32 = 40;
@@ -58,7 +58,7 @@ impl Schedule {
                 store_strikes.push((rng.u32(0..LATEST), faults[rng.usize(..faults.len())]));
                 continue;
             }
-            let point = Point::ALL[rng.usize(..Point::ALL.len())];
+            let point = Point::IN_ACTORS[rng.usize(..Point::IN_ACTORS.len())];
             let faults = possible(point);
             strikes.push(Strike {
                 point,

@@ -19,7 +19,7 @@ use self::reader::Reading;
 use super::Context;
 use super::batch::DecodedBatch;
 use crate::supervision::address::Address;
-use crate::supervision::fault::Point;
+use crate::fault::Point;
 use crate::supervision::ledger::FrameBatch;
 use crate::supervision::progress::Progress;
 

@@ -3,11 +3,11 @@
 use std::slice;
 
 use sqlx::Executor;
-use sqlx::sqlite::SqliteConnection;
 
 use super::error::is_refusal;
-use super::writer::Writer;
+use super::writer::{Transaction, Writer};
 use super::{accounts, cursor, dead_letters, gaps, now, projections, records};
+use crate::fault::Point;
 use crate::queue::effect::Effect;
 use crate::source::SourceId;
 use crate::store::fold::{Sorted, last_changes};
@@ -29,12 +29,13 @@ pub(super) async fn apply(writer: &Writer, batch: &WriteBatch<'_>) -> Result<Wri
 }
 
 async fn write(
-    connection: &mut SqliteConnection,
+    transaction: &mut Transaction<'_>,
     batch: &WriteBatch<'_>,
 ) -> Result<Written, sqlx::Error> {
-    let written = write_effects(connection, batch.source, batch.effects).await?;
+    let written = write_effects(transaction, batch.source, batch.effects).await?;
+    transaction.pass(Point::StoreWriting).await?;
     cursor::advance(
-        connection,
+        transaction,
         batch.source,
         batch.position,
         batch.sequence_restarted,
@@ -46,22 +47,26 @@ async fn write(
 /// Accounts come first, so that a deletion within the batch removes what the batch itself brings
 /// from before it, wherever in the batch it stands.
 async fn write_effects(
-    connection: &mut SqliteConnection,
+    transaction: &mut Transaction<'_>,
     source: &SourceId,
     effects: &[Effect],
 ) -> Result<Written, sqlx::Error> {
     let now = now();
     let sorted = Sorted::new(effects);
 
-    accounts::write_statuses(connection, &sorted.statuses).await?;
-    accounts::write_handles(connection, &sorted.handles).await?;
-    accounts::remove(connection, &sorted.removals).await?;
+    accounts::write_statuses(transaction, &sorted.statuses).await?;
+    accounts::write_handles(transaction, &sorted.handles).await?;
+    accounts::remove(transaction, &sorted.removals).await?;
+    transaction.pass(Point::StoreWriting).await?;
 
-    let removed_at = accounts::removed_at(connection, &sorted.records).await?;
+    let removed_at = accounts::removed_at(transaction, &sorted.records).await?;
     let changes = last_changes(&sorted.records, &removed_at);
-    let accepted = records::write(connection, source, &changes, &now).await?;
-    projections::write(connection, &accepted, &now).await?;
-    records::write_repos(connection, source, &changes, &now).await?;
+    let accepted = records::write(transaction, source, &changes, &now).await?;
+    transaction.pass(Point::StoreWriting).await?;
+    projections::write(transaction, &accepted, &now).await?;
+    transaction.pass(Point::StoreWriting).await?;
+    records::write_repos(transaction, source, &changes, &now).await?;
+    transaction.pass(Point::StoreWriting).await?;
 
     let mut written = Written {
         records: accepted.len() as u64,
@@ -69,10 +74,10 @@ async fn write_effects(
         dead_letters: 0,
     };
     for letter in &sorted.dead_letters {
-        written.dead_letters += dead_letters::write(connection, source, letter, &now).await?;
+        written.dead_letters += dead_letters::write(transaction, source, letter, &now).await?;
     }
     for gap in &sorted.gaps {
-        gaps::open(connection, source, gap, &now).await?;
+        gaps::open(transaction, source, gap, &now).await?;
     }
     Ok(written)
 }

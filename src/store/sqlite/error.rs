@@ -1,5 +1,8 @@
 //! Tells what is wrong with the database from what is wrong with an effect.
 
+use std::io;
+
+use crate::fault::Injected;
 use crate::store::StoreError;
 
 /// The primary result codes that no waiting helps against: <https://www.sqlite.org/rescode.html>.
@@ -29,5 +32,17 @@ pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         Self::Unavailable(error)
+    }
+}
+
+impl From<Injected> for StoreError {
+    fn from(injected: Injected) -> Self {
+        sqlx::Error::from(injected).into()
+    }
+}
+
+impl From<Injected> for sqlx::Error {
+    fn from(injected: Injected) -> Self {
+        Self::Io(io::Error::other(injected))
     }
 }

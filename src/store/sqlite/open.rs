@@ -5,29 +5,34 @@ use std::time::Duration;
 
 use sqlx::SqlitePool;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
 
 use super::SqliteStore;
 use super::writer::Writer;
+use crate::fault::{Faults, Point};
 use crate::store::StoreError;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// Pages that the log may hold before they are copied back. SQLite's own 1000 halves the rate at
-/// which batches are written; 10 000 pages are 40 MB on disk.
-const CHECKPOINT_PAGES: &str = "10000";
 /// Bytes to which the log's file is cut after a checkpoint that found it larger.
 const JOURNAL_SIZE_LIMIT: &str = "67108864";
 /// The writer's page cache, in KiB (a negative number says so to SQLite).
 const WRITER_CACHE_KIB: &str = "-32768";
 
 /// What a caller may want otherwise than [`SqliteStore::open`] has it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How long a transaction waits for another process's write lock before it is `Unavailable`.
     pub busy_timeout: Duration,
+    /// Pages that the log may hold before they are copied back into the file. SQLite's own 1000
+    /// halves the rate at which batches are written; 10 000 pages are 40 MB on disk.
+    pub checkpoint_pages: u32,
     /// Whether a file that is not there is created.
     pub create_if_missing: bool,
+    /// None but in tests.
+    pub faults: Faults,
     /// The most connections that read at a time.
     pub readers: u32,
 }
@@ -36,7 +41,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             busy_timeout: Duration::from_secs(5),
+            checkpoint_pages: 10_000,
             create_if_missing: true,
+            faults: Faults::default(),
             readers: 4,
         }
     }
@@ -45,7 +52,9 @@ impl Default for Options {
 pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, StoreError> {
     let Options {
         busy_timeout,
+        checkpoint_pages,
         create_if_missing,
+        faults,
         readers,
     } = options;
     let file = SqliteConnectOptions::from_str(url)?
@@ -63,18 +72,30 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
         .create_if_missing(create_if_missing)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
-        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+        .pragma("wal_autocheckpoint", checkpoint_pages.to_string())
         .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
         .pragma("cache_size", WRITER_CACHE_KIB);
 
-    let writer = Writer::open(writing, async |connection| {
-        MIGRATIONS.run(connection).await.map_err(refuse_migration)
+    let writer = Writer::open(writing, faults.clone(), async |connection| {
+        migrate(connection, &faults).await
     })
     .await?;
     Ok(SqliteStore {
         writer,
         reader: reader(file, readers, busy_timeout),
     })
+}
+
+/// One migration after the other, each in a transaction of its own.
+async fn migrate(connection: &mut SqliteConnection, faults: &Faults) -> Result<(), StoreError> {
+    for migration in MIGRATIONS.iter() {
+        faults.pass_without_actor(Point::StoreMigrating).await?;
+        MIGRATIONS
+            .run_to(migration.version, &mut *connection)
+            .await
+            .map_err(refuse_migration)?;
+    }
+    Ok(())
 }
 
 fn reader(file: SqliteConnectOptions, connections: u32, deadline: Duration) -> SqlitePool {

@@ -13,12 +13,14 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Executor};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::fault::{Faults, Injected, Point};
 use crate::store::StoreError;
 
 #[derive(Debug)]
 pub(super) struct Writer {
     options: SqliteConnectOptions,
     file: FileIdentity,
+    faults: Faults,
     idle: Mutex<Option<SqliteConnection>>,
 }
 
@@ -26,12 +28,14 @@ pub(super) struct Writer {
 pub(super) struct Transaction<'a> {
     connection: SqliteConnection,
     slot: MutexGuard<'a, Option<SqliteConnection>>,
+    faults: &'a Faults,
 }
 
 impl Writer {
     /// Connects, and lets `prepare` bring the tables up to date.
     pub(super) async fn open(
         options: SqliteConnectOptions,
+        faults: Faults,
         prepare: impl AsyncFnOnce(&mut SqliteConnection) -> Result<(), StoreError>,
     ) -> Result<Self, StoreError> {
         let mut connection = options.connect().await?;
@@ -40,6 +44,7 @@ impl Writer {
             file: FileIdentity::of(options.get_filename())?,
             // Should the file vanish, an empty one in its place would be a silent loss.
             options: options.create_if_missing(false),
+            faults,
             idle: Mutex::new(Some(connection)),
         })
     }
@@ -55,7 +60,13 @@ impl Writer {
         // A deferred transaction that comes to write later can fail in a way that the busy timeout
         // doesn't cover.
         connection.execute("BEGIN IMMEDIATE").await?;
-        Ok(Transaction { connection, slot })
+        let transaction = Transaction {
+            connection,
+            slot,
+            faults: &self.faults,
+        };
+        transaction.pass(Point::StoreBegun).await?;
+        Ok(transaction)
     }
 
     /// SQLite goes on writing to a file that was deleted or replaced, for nobody to read. And a
@@ -73,11 +84,18 @@ impl Writer {
 impl Transaction<'_> {
     /// Makes the transaction durable. Where this future is dropped, it may be durable all the same.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
-        self.end("COMMIT").await
+        self.pass(Point::StoreCommitting).await?;
+        let faults = self.faults;
+        self.end("COMMIT").await?;
+        Ok(faults.pass_without_actor(Point::StoreCommitted).await?)
     }
 
     pub(super) async fn rollback(self) -> Result<(), StoreError> {
         self.end("ROLLBACK").await
+    }
+
+    pub(super) async fn pass(&self, point: Point) -> Result<(), Injected> {
+        self.faults.pass_without_actor(point).await
     }
 
     async fn end(mut self, statement: &'static str) -> Result<(), StoreError> {

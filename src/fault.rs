@@ -1,12 +1,11 @@
-//! The one seam at which tests make actors fail. Without a plan, which is always in production, each
-//! point costs one branch.
+//! The one seam at which tests make the worker fail. Without a plan, which is always in production,
+//! each point costs one branch.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{ActorCell, ActorProcessingErr};
-
-/// A place in an actor's work at which it may be made to fail.
+/// A place at which work may be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Point {
     ConnectionStart,
@@ -23,6 +22,10 @@ pub enum Point {
     DecoderLeased,
     /// The batch was passed on.
     DecoderPassedOn,
+    /// All that was read is settled, and the last checkpoint is not written.
+    DrainSettled,
+    /// It is written, and the actors still stand.
+    DrainCheckpointed,
     FilterStart,
     /// A batch was taken from the mailbox.
     FilterTaken,
@@ -41,10 +44,21 @@ pub enum Point {
     Spawn,
     /// The child stands and can be reached; the ledger does not know yet.
     Spawned,
+    /// A transaction holds the write lock.
+    StoreBegun,
+    /// It is durable, and its owner has not heard.
+    StoreCommitted,
+    /// All of it is written, and nothing is durable.
+    StoreCommitting,
+    /// Before each migration, also where it was applied long ago.
+    StoreMigrating,
+    /// Between two statements of a batch.
+    StoreWriting,
 }
 
 impl Point {
-    pub const ALL: [Self; 20] = [
+    /// Those that actors pass, whatever store they have.
+    pub const IN_ACTORS: [Self; 20] = [
         Self::ConnectionStart,
         Self::ConnectionStep,
         Self::ConnectionRead,
@@ -73,7 +87,8 @@ impl Point {
 pub enum Fault {
     Delay(Duration),
     Error,
-    /// The actor is killed at its next await, as the supervisor would kill it.
+    /// The actor is killed at its next await, as the supervisor would kill it. Where none is at
+    /// hand, this is a stall.
     Kill,
     Panic,
     /// The handler never ends by itself.
@@ -94,6 +109,11 @@ pub trait FaultPlan: Send + Sync + 'static {
 #[derive(Clone, Default)]
 pub struct Faults(Option<Arc<dyn FaultPlan>>);
 
+/// The error of [`Fault::Error`].
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("injected error at {0:?}")]
+pub struct Injected(Point);
+
 impl Faults {
     pub fn planned(plan: Arc<dyn FaultPlan>) -> Self {
         Self(Some(plan))
@@ -107,36 +127,41 @@ impl Faults {
         }
     }
 
-    /// Passes `point` in `actor`.
+    /// Passes `point`, with no actor at hand to be killed.
     ///
     /// # Errors
-    /// Where the plan has the actor fail with an error.
+    /// Where the plan has it fail with an error.
     #[inline]
-    pub async fn pass(&self, point: Point, actor: ActorCell) -> Result<(), ActorProcessingErr> {
-        match &self.0 {
+    pub async fn pass_without_actor(&self, point: Point) -> Result<(), Injected> {
+        match self.strike(point) {
             None => Ok(()),
-            Some(plan) => strike(plan.strike(point), point, actor).await,
+            Some(fault) => fault.happen(point).await,
         }
+    }
+
+    #[inline]
+    pub(crate) fn strike(&self, point: Point) -> Option<Fault> {
+        self.0.as_ref().and_then(|plan| plan.strike(point))
     }
 }
 
-async fn strike(
-    fault: Option<Fault>,
-    point: Point,
-    actor: ActorCell,
-) -> Result<(), ActorProcessingErr> {
-    match fault {
-        None => Ok(()),
-        Some(Fault::Delay(delay)) => {
-            tokio::time::sleep(delay).await;
-            Ok(())
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let planned = if self.0.is_some() { "planned" } else { "none" };
+        write!(f, "Faults({planned})")
+    }
+}
+
+impl Fault {
+    pub(crate) async fn happen(self, point: Point) -> Result<(), Injected> {
+        match self {
+            Self::Delay(delay) => {
+                tokio::time::sleep(delay).await;
+                Ok(())
+            }
+            Self::Error => Err(Injected(point)),
+            Self::Kill | Self::Stall => std::future::pending().await,
+            Self::Panic => std::panic::panic_any(format!("injected panic at {point:?}")),
         }
-        Some(Fault::Error) => Err(format!("injected error at {point:?}").into()),
-        Some(Fault::Kill) => {
-            actor.kill();
-            std::future::pending().await
-        }
-        Some(Fault::Panic) => std::panic::panic_any(format!("injected panic at {point:?}")),
-        Some(Fault::Stall) => std::future::pending().await,
     }
 }
