@@ -7,9 +7,12 @@
 mod common;
 
 mod backpressure;
+mod child;
 mod crash;
+mod crash_points;
 mod deaths;
 mod guarded;
+mod history;
 mod meltdown;
 mod observed;
 mod oracle;
@@ -17,5 +20,6 @@ mod poison;
 mod poisoned_decoder;
 mod production;
 mod resume;
+mod store_points;
 mod support;
 mod tables;

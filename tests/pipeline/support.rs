@@ -222,7 +222,8 @@ impl Process {
             .build()
             .unwrap();
         let (source, store) = (Observed::at(relay), database.store().await);
-        let worker = runtime.spawn(Worker::start_at(config(), source, store, Faults::default()));
+        let worker = Worker::start_at(config(), source, store, Faults::default());
+        let worker = runtime.spawn(worker);
         let worker = worker.await.unwrap();
         let runtime = RuntimeGuard(Some(runtime));
         Self { worker, runtime }

@@ -44,6 +44,21 @@ impl Database {
         Self(tempfile::tempdir().unwrap())
     }
 
+    /// The file as it would be found after the end of all that have it open, in another folder.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self::new();
+        for entry in self.0.path().read_dir().unwrap() {
+            let (from, name) = entry
+                .map(|entry| (entry.path(), entry.file_name()))
+                .unwrap();
+            // The index of the log is made anew by whoever comes first.
+            if name != "huddle.db-shm" {
+                std::fs::copy(from, copy.0.path().join(name)).unwrap();
+            }
+        }
+        copy
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.0.path().join("huddle.db")
     }

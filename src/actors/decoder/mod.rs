@@ -18,8 +18,8 @@ use tokio::task::{JoinError, spawn_blocking};
 use self::reader::Reading;
 use super::Context;
 use super::batch::DecodedBatch;
-use crate::supervision::address::Address;
 use crate::fault::Point;
+use crate::supervision::address::Address;
 use crate::supervision::ledger::FrameBatch;
 use crate::supervision::progress::Progress;
 

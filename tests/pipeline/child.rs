@@ -1,0 +1,112 @@
+//! A worker in a process of its own, which ends where a test wants it to.
+//!
+//! The program itself has no hook for that. So this test binary starts itself again, with one ignored
+//! test as the entry and its orders in the environment; it puts the same worker together, over the
+//! same socket, and ends itself at a named point.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use huddle_firehose::fault::{Fault, FaultPlan, Faults, Point};
+use huddle_firehose::source::mock_relay::MockRelay;
+use huddle_firehose::store::sqlite::{Options, SqliteStore};
+use serde::{Deserialize, Serialize};
+use tokio::process::{Child, Command};
+
+use crate::observed::Observed;
+use crate::support::{Worker, config, eventually};
+use crate::tables::Database;
+
+const ORDERS: &str = "HUDDLE_CHILD_ORDERS";
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Orders {
+    relay: String,
+    database: String,
+    /// How many pages SQLite's log may hold.
+    pub(crate) checkpoint_pages: u32,
+    /// The name of the point at which the process ends itself, and at which pass, from 1.
+    pub(crate) dies_at: Option<(String, u32)>,
+    /// It is drained once its cursor is here.
+    pub(crate) until: u64,
+}
+
+impl Orders {
+    pub(crate) fn new(relay: &MockRelay, database: &Database, until: u64) -> Self {
+        Self {
+            relay: relay.url(),
+            database: database.url(),
+            checkpoint_pages: Options::default().checkpoint_pages,
+            dies_at: None,
+            until,
+        }
+    }
+
+    pub(crate) fn start(&self) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["child::process", "--exact", "--ignored", "--nocapture"])
+            .env(ORDERS, serde_json::to_string(self).unwrap())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    }
+}
+
+/// Whether the process ended itself, rather than by failing.
+pub(crate) fn ended_itself(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    // What `abort` raises.
+    const SIGABRT: i32 = 6;
+    status.signal() == Some(SIGABRT)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the process that other tests start"]
+async fn process() {
+    let Ok(orders) = std::env::var(ORDERS) else {
+        return;
+    };
+    let orders: Orders = serde_json::from_str(&orders).unwrap();
+    let faults = orders
+        .dies_at
+        .map_or_else(Faults::default, |(point, pass)| {
+            Faults::planned(Arc::new(Death {
+                point,
+                passes_left: AtomicU32::new(pass),
+            }))
+        });
+    let options = Options {
+        checkpoint_pages: orders.checkpoint_pages,
+        faults: faults.clone(),
+        ..Options::default()
+    };
+    let store = SqliteStore::open_with(&orders.database, options)
+        .await
+        .unwrap();
+    let source = Observed::at_url(&orders.relay);
+    let worker = Worker::start_at(config(), source, store, faults).await;
+    eventually("the cursor is where it is to be", || {
+        worker.source_status().applied.seq >= orders.until
+    })
+    .await;
+    worker.drain().await;
+}
+
+/// Ends the process, as a crash would: nothing is dropped, closed or written.
+struct Death {
+    point: String,
+    passes_left: AtomicU32,
+}
+
+impl FaultPlan for Death {
+    fn strike(&self, point: Point) -> Option<Fault> {
+        if format!("{point:?}") == self.point
+            && self.passes_left.fetch_sub(1, Ordering::SeqCst) == 1
+        {
+            std::process::abort();
+        }
+        None
+    }
+}
