@@ -10,7 +10,6 @@ use tokio::time::Instant;
 use super::Context;
 use crate::config::Start;
 use crate::fault::Point;
-use crate::operate::status::Failure;
 use crate::queue::effect::{Gap, GapCause};
 use crate::source::{Position, Resume};
 use crate::store::{StoreError, StoredCursor, WriteBatch};
@@ -275,15 +274,10 @@ impl CursorState {
 
     /// A checkpoint is also how a dead database is noticed while nothing matches.
     fn show_database(&self, error: Option<&StoreError>) {
-        self.context.status.update(|status| match error {
-            None => status.queue.blocked = None,
-            Some(error) => {
-                status.queue.blocked.get_or_insert_with(|| Failure {
-                    at: Timestamp::now(),
-                    reason: error.to_string(),
-                });
-            }
-        });
+        match error {
+            None => self.context.note_unblocked(),
+            Some(error) => self.context.note_blocked(error),
+        }
     }
 }
 

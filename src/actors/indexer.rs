@@ -12,7 +12,6 @@ use super::batch::DecodedBatch;
 use super::cursor::CursorMessage;
 use crate::fault::Point;
 use crate::operate::rate_limit::RateLimit;
-use crate::operate::status::Failure;
 use crate::queue::accumulator::{Accumulator, IndexWork, Transaction};
 use crate::queue::effect::{DeadLetter, Effect};
 use crate::source::Position;
@@ -175,8 +174,8 @@ impl IndexerState {
                 self.complete(current, written, started);
             }
             Ok(Err(StoreError::Rejected(rejections))) => self.hold_refused(current, rejections),
-            Ok(Err(error)) => self.hold_blocked(current, &error.to_string()),
-            Err(_elapsed) => self.hold_blocked(current, "the transaction met its deadline"),
+            Ok(Err(error)) => self.hold_blocked(current, &error),
+            Err(_elapsed) => self.hold_blocked(current, &StoreError::Deadline),
         }
         faults.pass(Point::IndexerSettled, myself.get_cell()).await
     }
@@ -216,9 +215,9 @@ impl IndexerState {
         context.status.update(|status| {
             status.queue.applied += effects as u64;
             status.queue.dead_letters += written.dead_letters;
-            status.queue.blocked = None;
             status.queue.last_commit_at = Some(Timestamp::now());
         });
+        context.note_unblocked();
         self.tell_cursor(current.transaction.position);
         self.show_depth();
     }
@@ -251,21 +250,8 @@ impl IndexerState {
         self.hold(current);
     }
 
-    fn hold_blocked(&mut self, current: Current, reason: &str) {
-        let mut is_new = false;
-        self.context.status.update(|status| {
-            is_new = status.queue.blocked.is_none();
-            status.queue.blocked.get_or_insert_with(|| Failure {
-                at: Timestamp::now(),
-                reason: reason.to_owned(),
-            });
-        });
-        if is_new {
-            tracing::error!(
-                reason,
-                "the database takes nothing; holding what came and pushing back to the source"
-            );
-        }
+    fn hold_blocked(&mut self, current: Current, error: &StoreError) {
+        self.context.note_blocked(error);
         self.hold(current);
     }
 

@@ -23,7 +23,7 @@ use crate::operate::http::HttpState;
 use crate::operate::metrics::{Metrics, SourceMetrics};
 use crate::operate::status::StatusBoard;
 use crate::source::Source;
-use crate::store::{CrashHistory, Store};
+use crate::store::{CrashHistory, Store, StoreError};
 use crate::supervision::address::Address;
 use crate::supervision::budget::Budget;
 use crate::supervision::ledger::Ledger;
@@ -128,6 +128,30 @@ impl Context {
     /// When the source was reached for the first time.
     pub fn first_connected_at(&self) -> Option<Instant> {
         self.connected_at.get().copied()
+    }
+
+    /// Shows why the database takes nothing, in the log as well where that is news.
+    fn note_blocked(&self, error: &StoreError) {
+        let reason = error.to_string();
+        let mut is_news = false;
+        self.status
+            .update(|status| is_news = status.queue.set_blocked(&reason, Timestamp::now()));
+        if is_news {
+            tracing::error!(
+                reason,
+                "the database takes nothing; holding what came and pushing back to the source"
+            );
+        }
+    }
+
+    /// Shows that the database did what it was asked.
+    fn note_unblocked(&self) {
+        let mut blocked = None;
+        self.status
+            .update(|status| blocked = status.queue.blocked.take());
+        if let Some(blocked) = blocked {
+            tracing::info!(since = %blocked.at, "the database takes transactions again");
+        }
     }
 
     /// Keeps `now` where it is the first time; counts it as a reconnect where not.

@@ -188,6 +188,19 @@ pub struct QueueStatus {
     pub last_commit_at: Option<Timestamp>,
 }
 
+impl QueueStatus {
+    /// Notes why the database takes nothing. Answers whether that is news.
+    pub fn set_blocked(&mut self, reason: &str, now: Timestamp) -> bool {
+        let blocked = self.blocked.get_or_insert_with(|| Failure {
+            at: now,
+            reason: String::new(),
+        });
+        let is_news = blocked.reason != reason;
+        reason.clone_into(&mut blocked.reason);
+        is_news
+    }
+}
+
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct BudgetStatus {
     pub limit_bytes: u64,
@@ -253,6 +266,16 @@ mod tests {
         source.set_received(position(11, 1000), at(1001));
         assert_eq!(source.source_lag_seconds(at(1100)), Some(1000.0));
         assert_eq!(source.lag_seconds(), Some(900.0));
+    }
+
+    #[test]
+    fn a_database_is_blocked_since_its_first_refusal_and_for_its_last_reason() {
+        let mut queue = QueueStatus::default();
+        assert!(queue.set_blocked("locked", at(1)));
+        assert!(!queue.set_blocked("locked", at(2)));
+        assert!(queue.set_blocked("full", at(3)));
+        let blocked = queue.blocked.unwrap();
+        assert_eq!((blocked.at, blocked.reason.as_str()), (at(1), "full"));
     }
 
     #[test]

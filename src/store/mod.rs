@@ -128,6 +128,11 @@ pub enum StoreError {
     #[error("the database did not answer in time")]
     Deadline,
 
+    /// The file is not what SQLite wrote. Waiting doesn't mend it, and a dead letter would not
+    /// either, so the batch is held.
+    #[error("the database file is damaged, stop the worker and put a good copy in its place: {0}")]
+    Damaged(#[source] sqlx::Error),
+
     /// Single effects are the trouble; without them the batch can be applied.
     #[error("{} effect(s) of the batch were refused, the first one because: {}", .0.len(), .0.first().map_or("", |r| r.reason.as_str()))]
     Rejected(Vec<Rejection>),
@@ -143,11 +148,4 @@ pub struct Rejection {
     /// Its index in [`WriteBatch::effects`].
     pub effect: usize,
     pub reason: String,
-}
-
-impl StoreError {
-    /// Whether waiting may help.
-    pub fn is_transient(&self) -> bool {
-        !matches!(self, Self::Rejected(_))
-    }
 }

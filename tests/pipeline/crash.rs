@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use huddle_firehose::source::mock_relay::{MockRelay, Options};
-use huddle_firehose::source::websocket::{WebSocketOptions, WebSocketSource};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
-use crate::history::History;
+use crate::program;
 use crate::support::{frames, last_seq, relay_with, soon};
 use crate::tables::{Database, assert_same_tables};
 
@@ -24,15 +23,9 @@ pub(crate) fn crashes(default: u32) -> u32 {
 }
 
 fn run(relay: &MockRelay, database: &Database) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_huddle-firehose"))
-        .args(["run", "--listen", "127.0.0.1:0", "--stop-after-idle", "3"])
-        .args(["--batch-frames", "8", "--index-batch", "10"])
-        .args(["--source-url", &relay.url()])
-        .args(["--database-url", &database.url()])
+    program::run(relay, database)
+        .args(["--stop-after-idle", "3"])
         .stderr(Stdio::null())
-        // The worker knows no such setting, and says so.
-        .env_remove("HUDDLE_CRASHES")
-        .kill_on_drop(true)
         .spawn()
         .unwrap()
 }
@@ -41,12 +34,6 @@ async fn terminate(child: &Child) {
     let id = child.id().unwrap().to_string();
     let told = Command::new("kill").args(["-TERM", &id]).status();
     assert!(told.await.unwrap().success());
-}
-
-async fn history(relay: &MockRelay) -> History {
-    let url = relay.url().parse().unwrap();
-    let source = WebSocketSource::try_new(url, WebSocketOptions::default()).unwrap();
-    History::of(&source).await
 }
 
 /// Random numbers that come again where the seed is put here by hand.
@@ -70,7 +57,7 @@ async fn a_process_that_is_killed_again_and_again_loses_nothing() {
     let frames = frames();
     let end = last_seq(&frames);
     let relay = relay_with(frames, slow()).await;
-    let history = history(&relay).await;
+    let history = program::history(&relay).await;
 
     let (undisturbed, mut disturbed) = (Database::new(), Database::new());
     let mut reference = run(&relay, &undisturbed);
@@ -105,7 +92,7 @@ async fn a_process_that_is_killed_while_it_creates_its_database_leaves_one_that_
     let frames = frames();
     let end = last_seq(&frames);
     let relay = relay_with(frames, Options::default()).await;
-    let history = history(&relay).await;
+    let history = program::history(&relay).await;
 
     let mut database = Database::new();
     for _ in 0..crashes(CRASHES) {

@@ -45,6 +45,15 @@ impl History {
         Self(history)
     }
 
+    /// The seq of the first event that puts a row into `table`.
+    pub(crate) fn first(&self, table: &str) -> u64 {
+        let mut moments = self.0.iter();
+        let (seq, _) = moments
+            .find(|(_, tables)| !tables[table].is_empty())
+            .unwrap();
+        *seq
+    }
+
     /// Shows that `database`, which nobody has open, holds what the events up to its cursor make,
     /// whole, and nothing else. Returns the cursor.
     ///
@@ -55,10 +64,15 @@ impl History {
             assert_eq!(copy.rows("PRAGMA integrity_check").await, ["ok"]);
         }
         // Brings the schema up to date, as the next start would.
-        let cursors = copy.store().await.cursors().await.unwrap();
-        let cursor = cursors.iter().map(|row| row.position.seq).max().unwrap();
+        drop(copy.store().await);
+        self.assert_whole_while_open(&copy).await
+    }
+
+    /// Shows the same of a database that a worker has open.
+    pub(crate) async fn assert_whole_while_open(&self, database: &Database) -> u64 {
+        let (cursor, tables) = database.cursor_and_tables().await;
         let (_, expected) = self.0.range(..=cursor).next_back().unwrap();
-        assert_same_tables(&without_cursor(copy.tables().await), expected);
+        assert_same_tables(&without_cursor(tables), expected);
         cursor
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use huddle_firehose::actors::{Context, Parts};
 use huddle_firehose::config::{Config, Layers};
 use huddle_firehose::fault::Faults;
+use huddle_firehose::operate::health::{Readiness, Thresholds, readiness};
 use huddle_firehose::operate::status::{ActorState, SourceStatus, Status};
 use huddle_firehose::protocol::skim::seq_of;
 use huddle_firehose::source::mock_relay::{MockRelay, Options};
@@ -18,16 +19,17 @@ use huddle_firehose::store::Store;
 use huddle_firehose::supervision::role::Role;
 use huddle_firehose::supervision::tree::Tree;
 use huddle_firehose::worker;
+use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::observed::{self, Observed};
-use crate::tables::{Database, Tables};
+use crate::tables::{Database, Tables, assert_same_tables};
 
 /// Long enough for any machine; no test waits for it unless it fails.
-const PATIENCE: Duration = Duration::from_secs(30);
-const POLL_INTERVAL: Duration = Duration::from_millis(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Waits until `condition` holds.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -138,6 +140,37 @@ impl Worker {
 
     pub(crate) fn status(&self) -> Status {
         self.tree.context().status.snapshot()
+    }
+
+    /// What `/readyz` would answer.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let thresholds = Thresholds::from(&self.tree.context().config);
+        readiness(&self.status(), Timestamp::now(), &thresholds)
+    }
+
+    /// What it says of the database, if anything.
+    pub(crate) fn database_fault(&self) -> Option<String> {
+        let reasons = self.readiness().reasons.into_iter();
+        let mut faults = reasons.filter(|reason| reason.component == "database");
+        faults.next().map(|reason| reason.message)
+    }
+
+    /// Waits until the database is said to take nothing, for a reason with `words`.
+    pub(crate) async fn is_blocked_because(&self, words: &str) {
+        eventually(words, || {
+            self.database_fault()
+                .is_some_and(|fault| fault.contains(words))
+        })
+        .await;
+    }
+
+    /// Shows that nothing is missing in the end, with no restart, and stops.
+    pub(crate) async fn brings_everything(self, end: u64, database: &Database) {
+        self.reaches(end).await;
+        assert_eq!(self.database_fault(), None);
+        self.assert_restarted(&[]);
+        self.drain().await;
+        assert_same_tables(&database.tables().await, undisturbed().await);
     }
 
     pub(crate) fn source_status(&self) -> SourceStatus {

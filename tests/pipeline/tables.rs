@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use huddle_firehose::source::Position;
@@ -57,6 +57,30 @@ impl Database {
             }
         }
         copy
+    }
+
+    /// A good copy of one moment, made while others write.
+    pub(crate) async fn backup(&self) -> Self {
+        let backup = Self::new();
+        let to = backup.path();
+        let vacuum = AssertSqlSafe(format!("VACUUM INTO '{}'", to.display()));
+        sqlx::query(vacuum)
+            .execute(&mut self.stranger().await)
+            .await
+            .unwrap();
+        backup
+    }
+
+    /// Puts `other` in the place of this file, which a worker may have open.
+    pub(crate) fn replace_by(&self, other: &Self) {
+        for leftover in ["huddle.db-wal", "huddle.db-shm"] {
+            std::fs::remove_file(self.folder().join(leftover)).unwrap_or_default();
+        }
+        std::fs::rename(other.path(), self.path()).unwrap();
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.0.path()
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -115,13 +139,28 @@ impl Database {
     }
 
     pub(crate) async fn tables(&self) -> Tables {
-        let mut stranger = self.stranger().await;
-        let mut tables = Tables::new();
-        for table in TABLES {
-            tables.insert(table, rows_of(&mut stranger, table).await);
-        }
-        tables
+        tables_of(&mut self.stranger().await).await
     }
+
+    /// The farthest cursor, and the tables, of one moment.
+    pub(crate) async fn cursor_and_tables(&self) -> (u64, Tables) {
+        let mut stranger = self.stranger().await;
+        stranger.execute("BEGIN").await.unwrap();
+        let farthest = "SELECT max(CAST(cursor AS INTEGER)) FROM firehose_cursor";
+        let cursor: i64 = sqlx::query_scalar(farthest)
+            .fetch_one(&mut stranger)
+            .await
+            .unwrap();
+        (cursor.unsigned_abs(), tables_of(&mut stranger).await)
+    }
+}
+
+async fn tables_of(connection: &mut SqliteConnection) -> Tables {
+    let mut tables = Tables::new();
+    for table in TABLES {
+        tables.insert(table, rows_of(connection, table).await);
+    }
+    tables
 }
 
 async fn rows_of(connection: &mut SqliteConnection, table: &str) -> BTreeSet<String> {

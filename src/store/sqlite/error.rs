@@ -6,9 +6,11 @@ use crate::fault::Injected;
 use crate::store::StoreError;
 
 /// The primary result codes that no waiting helps against: <https://www.sqlite.org/rescode.html>.
+const SQLITE_CORRUPT: u32 = 11;
 const SQLITE_TOOBIG: u32 = 18;
 const SQLITE_CONSTRAINT: u32 = 19;
 const SQLITE_MISMATCH: u32 = 20;
+const SQLITE_NOTADB: u32 = 26;
 
 /// Whether the database refuses what was asked, and would refuse it again: a constraint, a trigger
 /// that raises, a value that is too big or of the wrong type.
@@ -16,22 +18,25 @@ const SQLITE_MISMATCH: u32 = 20;
 /// Everything else is the database's own trouble, a missing table and a corrupt page included: a
 /// dead letter would not mend it.
 pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(error) => {
-            let extended = error.code().and_then(|code| code.parse::<u32>().ok());
-            matches!(
-                extended.map(|code| code & 0xff),
-                Some(SQLITE_CONSTRAINT | SQLITE_MISMATCH | SQLITE_TOOBIG)
-            )
-        }
-        sqlx::Error::Encode(_) => true,
-        _ => false,
-    }
+    let is_value_of_no_use = matches!(error, sqlx::Error::Encode(_));
+    is_value_of_no_use
+        || matches!(
+            primary_code(error),
+            Some(SQLITE_CONSTRAINT | SQLITE_MISMATCH | SQLITE_TOOBIG)
+        )
+}
+
+fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let extended = error.as_database_error()?.code()?.parse::<u32>().ok()?;
+    Some(extended & 0xff)
 }
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Unavailable(error)
+        match primary_code(&error) {
+            Some(SQLITE_CORRUPT | SQLITE_NOTADB) => Self::Damaged(error),
+            _ => Self::Unavailable(error),
+        }
     }
 }
 

@@ -1,0 +1,179 @@
+//! A database that is taken away, replaced, damaged or slow under a worker that runs.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use huddle_firehose::fault::{Fault, Faults, Point};
+use huddle_firehose::source::mock_relay::Options;
+use huddle_firehose::store::sqlite::{self as store, SqliteStore};
+use sqlx::Executor;
+
+use crate::history::History;
+use crate::observed::Observed;
+use crate::store_points::Once;
+use crate::support::{
+    Process, Worker, config, eventually, frames, last_seq, relay_with, unhurried,
+};
+use crate::tables::Database;
+
+/// The default, and `PRAGMA page_size` could say otherwise only for a new file.
+const PAGE: u64 = 4096;
+const DAMAGED: &str = "the database file is damaged";
+
+#[tokio::test]
+async fn a_file_that_is_taken_away_holds_the_worker_until_it_is_back() {
+    let (frames, database) = (frames(), Database::new());
+    let end = last_seq(&frames);
+    let relay = relay_with(frames, unhurried()).await;
+    let worker = Worker::start(&relay, &database).await;
+    worker.is_amid(60).await;
+    let (path, elsewhere) = (database.path(), database.folder().join("elsewhere"));
+
+    fs::rename(&path, &elsewhere).unwrap();
+    worker.is_blocked_because("No such file").await;
+    assert!(!path.exists(), "an empty one in its place would be a loss");
+
+    fs::rename(&elsewhere, &path).unwrap();
+    worker.brings_everything(end, &database).await;
+}
+
+/// Only a restart reads the cursor of a file that was put in the place of another.
+#[tokio::test]
+async fn an_older_copy_put_in_its_place_is_taken_up_by_a_restart_and_what_it_lacks_is_read_again() {
+    let (frames, database) = (frames(), Database::new());
+    let end = last_seq(&frames);
+    let relay = relay_with(frames, unhurried()).await;
+    let history = History::of(Observed::at(&relay).as_ref()).await;
+    let process = Process::start(&relay, &database).await;
+    process.worker.is_amid(30).await;
+    let backup = database.backup().await;
+    process.worker.is_amid(90).await;
+    database.replace_by(&backup);
+    process
+        .worker
+        .is_blocked_because("replaced while it was open; restart")
+        .await;
+    process.crash().await;
+
+    let cursor = history.assert_whole(&database).await;
+    assert!(0 < cursor && cursor < end, "copied at {cursor}");
+    let worker = Worker::start(&relay, &database).await;
+    worker.brings_everything(end, &database).await;
+}
+
+/// Overwrites the page at which `table` begins with what is no page.
+async fn damage(database: &Database, table: &'static str) {
+    let root = "SELECT CAST(rootpage AS TEXT) FROM sqlite_master WHERE name = ";
+    let root = sqlx::AssertSqlSafe(format!("{root}'{table}'"));
+    let mut stranger = database.stranger().await;
+    let root: String = sqlx::query_scalar(root)
+        .fetch_one(&mut stranger)
+        .await
+        .unwrap();
+    let page: u64 = root.parse().unwrap();
+    // The log would hide it.
+    stranger
+        .execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        .await
+        .unwrap();
+    let file = fs::File::options()
+        .write(true)
+        .open(database.path())
+        .unwrap();
+    file.write_all_at(&[0xff; PAGE as usize], (page - 1) * PAGE)
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_page_that_is_damaged_under_a_worker_holds_it_and_a_good_copy_and_a_restart_mend_it() {
+    let (mut before, database) = (frames(), Database::new());
+    let end = last_seq(&before);
+    let after = before.split_off(before.len() / 2);
+    let quiet = last_seq(&before);
+    let relay = relay_with(before, Options::default()).await;
+    let history = History::of(Observed::at(&relay).as_ref()).await;
+    let process = Process::start(&relay, &database).await;
+    process.worker.reaches(quiet).await;
+    let backup = database.backup().await;
+
+    damage(&database, "records").await;
+    // What the worker has at hand it reads again only once somebody else has written.
+    let touch = "UPDATE firehose_cursor SET cursor = cursor";
+    database.stranger().await.execute(touch).await.unwrap();
+    for frame in after {
+        relay.push(frame);
+    }
+    process.worker.is_blocked_because(DAMAGED).await;
+    let cursor = database.cursor().await.seq;
+    assert!(quiet <= cursor && cursor < end);
+    process.crash().await;
+    assert_eq!(database.cursor().await.seq, cursor);
+
+    database.replace_by(&backup);
+    assert_eq!(history.assert_whole(&database).await, quiet);
+    let worker = Worker::start(&relay, &database).await;
+    worker.brings_everything(end, &database).await;
+}
+
+#[tokio::test]
+async fn a_page_that_was_damaged_before_the_start_holds_the_worker_where_it_is_met() {
+    let source = Observed::at(&relay_with(Vec::new(), Options::default()).await);
+    let first_record = History::of(source.as_ref()).await.first("records");
+    for (table, reached) in [("firehose_cursor", 0), ("records", first_record - 1)] {
+        let (frames, database) = (frames(), Database::new());
+        let relay = relay_with(frames, Options::default()).await;
+        drop(database.store().await);
+        damage(&database, table).await;
+        let worker = Worker::start(&relay, &database).await;
+        worker.is_blocked_because(DAMAGED).await;
+        assert!(worker.source_status().applied.seq <= reached, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_where_a_start_looks_is_refused_at_once() {
+    let database = Database::new();
+    drop(database.store().await);
+    damage(&database, "_sqlx_migrations").await;
+    let error = SqliteStore::open(&database.url()).await.unwrap_err();
+    assert!(error.to_string().contains(DAMAGED), "{error}");
+
+    let database = Database::new();
+    fs::write(database.path(), "this is no database".repeat(500)).unwrap();
+    let error = SqliteStore::open(&database.url()).await.unwrap_err();
+    assert!(error.to_string().contains(DAMAGED), "{error}");
+}
+
+/// The clock is moved by hand, for as long as the transaction is under way and nothing else is.
+async fn assert_given_up_after_its_deadline(point: Point) {
+    let (frames, database) = (frames(), Database::new());
+    let end = last_seq(&frames);
+    let relay = relay_with(frames, unhurried()).await;
+    let plan = Once::new(point, 9, Fault::Delay(Duration::from_secs(30)));
+    let options = store::Options {
+        faults: Faults::planned(plan.clone()),
+        ..store::Options::default()
+    };
+    let store = SqliteStore::open_with(&database.url(), options)
+        .await
+        .unwrap();
+    let worker = Worker::start_with(config(), &relay, store).await;
+    eventually("the delay", || plan.has_struck()).await;
+
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(16)).await;
+    tokio::time::resume();
+    worker.is_blocked_because("in time").await;
+    worker.brings_everything(end, &database).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_is_slower_than_its_deadline_is_given_up_and_done_again() {
+    assert_given_up_after_its_deadline(Point::StoreCommitting).await;
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_slower_than_its_deadline_changes_nothing_when_done_again() {
+    assert_given_up_after_its_deadline(Point::StoreCommitted).await;
+}
