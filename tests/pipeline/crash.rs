@@ -10,6 +10,7 @@ use huddle_firehose::source::mock_relay::{MockRelay, Options};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
+use crate::history::History;
 use crate::program;
 use crate::support::{frames, last_seq, relay_with, soon};
 use crate::tables::{Database, assert_same_tables};
@@ -57,7 +58,7 @@ async fn a_process_that_is_killed_again_and_again_loses_nothing() {
     let frames = frames();
     let end = last_seq(&frames);
     let relay = relay_with(frames, slow()).await;
-    let history = program::history(&relay).await;
+    let history = History::recorded_from(&relay.url()).await;
 
     let (undisturbed, mut disturbed) = (Database::new(), Database::new());
     let mut reference = run(&relay, &undisturbed);
@@ -92,7 +93,7 @@ async fn a_process_that_is_killed_while_it_creates_its_database_leaves_one_that_
     let frames = frames();
     let end = last_seq(&frames);
     let relay = relay_with(frames, Options::default()).await;
-    let history = program::history(&relay).await;
+    let history = History::recorded_from(&relay.url()).await;
 
     let mut database = Database::new();
     for _ in 0..crashes(CRASHES) {

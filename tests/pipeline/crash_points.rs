@@ -6,7 +6,6 @@ use huddle_firehose::fault::Point;
 use crate::child::{Orders, ended_itself};
 use crate::crash::{crashes, seeded};
 use crate::history::History;
-use crate::observed::Observed;
 use crate::support::{frames, last_seq, relay_with, soon, undisturbed, unhurried};
 use crate::tables::{Database, assert_same_tables};
 
@@ -78,7 +77,7 @@ async fn a_process_that_dies_at_any_point_leaves_whole_events_and_loses_nothing(
     let frames = frames();
     let end = last_seq(&frames);
     let relay = relay_with(frames, unhurried()).await;
-    let history = History::of(Observed::at(&relay).as_ref()).await;
+    let history = History::recorded().await;
 
     let mut victim = Victim::new();
     let (mut crashed, crashes) = (0, crashes(CRASHES));
@@ -108,7 +107,7 @@ async fn a_process_that_dies_at_any_point_leaves_whole_events_and_loses_nothing(
 #[tokio::test]
 async fn a_process_that_dies_between_two_migrations_leaves_whole_ones_and_the_next_goes_on() {
     let relay = relay_with(Vec::new(), unhurried()).await;
-    let history = History::of(Observed::at(&relay).as_ref()).await;
+    let history = History::recorded().await;
     let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations"));
     let migrations = u32::try_from(migrations.unwrap().count()).unwrap();
 

@@ -10,7 +10,6 @@ use huddle_firehose::store::sqlite::{self as store, SqliteStore};
 use sqlx::Executor;
 
 use crate::history::History;
-use crate::observed::Observed;
 use crate::store_points::Once;
 use crate::support::{
     Process, Worker, config, eventually, frames, last_seq, relay_with, unhurried,
@@ -44,7 +43,7 @@ async fn an_older_copy_put_in_its_place_is_taken_up_by_a_restart_and_what_it_lac
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay_with(frames, unhurried()).await;
-    let history = History::of(Observed::at(&relay).as_ref()).await;
+    let history = History::recorded().await;
     let process = Process::start(&relay, &database).await;
     process.worker.is_amid(30).await;
     let backup = database.backup().await;
@@ -92,7 +91,7 @@ async fn a_page_that_is_damaged_under_a_worker_holds_it_and_a_good_copy_and_a_re
     let after = before.split_off(before.len() / 2);
     let quiet = last_seq(&before);
     let relay = relay_with(before, Options::default()).await;
-    let history = History::of(Observed::at(&relay).as_ref()).await;
+    let history = History::recorded().await;
     let process = Process::start(&relay, &database).await;
     process.worker.reaches(quiet).await;
     let backup = database.backup().await;
@@ -118,8 +117,7 @@ async fn a_page_that_is_damaged_under_a_worker_holds_it_and_a_good_copy_and_a_re
 
 #[tokio::test]
 async fn a_page_that_was_damaged_before_the_start_holds_the_worker_where_it_is_met() {
-    let source = Observed::at(&relay_with(Vec::new(), Options::default()).await);
-    let first_record = History::of(source.as_ref()).await.first("records");
+    let first_record = History::recorded().await.first("records");
     for (table, reached) in [("firehose_cursor", 0), ("records", first_record - 1)] {
         let (frames, database) = (frames(), Database::new());
         let relay = relay_with(frames, Options::default()).await;

@@ -11,7 +11,6 @@ use reqwest::StatusCode;
 use sqlx::Executor;
 
 use crate::history::History;
-use crate::observed::Observed;
 use crate::program::{self, Program};
 use crate::support::{Worker, config, frames, last_seq, relay, relay_with, unhurried};
 use crate::tables::Database;
@@ -33,7 +32,7 @@ async fn a_file_that_may_not_grow_holds_the_worker_until_it_may() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay(frames).await;
-    let history = program::history(&relay).await;
+    let history = History::recorded_from(&relay.url()).await;
 
     // A limit that a process is not told of by a signal is an error of its write.
     let limited = "trap '' XFSZ; ulimit -S -f 1000; exec \"$0\" \"$@\"";
@@ -89,7 +88,7 @@ async fn a_disk_that_is_full_holds_the_worker_until_there_is_room() {
     };
     let end = last_seq(&frames);
     let relay = relay(frames).await;
-    let history = History::of(Observed::at(&relay).as_ref()).await;
+    let history = History::recorded().await;
     let store = database.store().await;
     let filler = database.folder().join("filler");
     fill(&filler);
@@ -128,7 +127,7 @@ async fn a_file_that_is_read_only_holds_the_worker_until_it_can_be_written_to() 
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay_with(frames, unhurried()).await;
-    let history = History::of(Observed::at(&relay).as_ref()).await;
+    let history = History::recorded().await;
     let worker = Worker::start_with(config(), &relay, database.impatient_store().await).await;
     worker.is_amid(60).await;
     let mut lock = database.lock().await;

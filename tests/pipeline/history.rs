@@ -7,47 +7,37 @@
 use std::collections::BTreeMap;
 
 use huddle_firehose::protocol::decode::{Content, Place, decode};
-use huddle_firehose::source::Source;
 use huddle_firehose::store::{Store, WriteBatch};
 use huddle_firehose::worker;
+use tokio::sync::OnceCell;
 
+use crate::observed::{self, Observed};
 use crate::support::{config, frames};
 use crate::tables::{Database, Tables, assert_same_tables};
 
-pub(crate) struct History(BTreeMap<u64, Tables>);
+pub(crate) struct History {
+    moments: &'static BTreeMap<u64, Tables>,
+    /// What the source is called whose events are followed.
+    source: String,
+}
 
 impl History {
-    /// As a worker that follows `source` makes it.
-    pub(crate) async fn of(source: &dyn Source) -> Self {
-        let rules = worker::rules(&config(), source).unwrap();
-        let database = Database::new();
-        let store = database.store().await;
-        let mut history = BTreeMap::from([(0, without_cursor(database.tables().await))]);
-        for frame in frames() {
-            let decoded = decode(&frame, &rules.interest).unwrap();
-            let position = decoded.place().map(Place::position).unwrap();
-            let mut effects = Vec::new();
-            if let Content::Event(event) = decoded.content {
-                rules.effects_of(event, &mut effects);
-            }
-            if effects.is_empty() {
-                continue;
-            }
-            let batch = WriteBatch {
-                source: source.id(),
-                effects: &effects,
-                position,
-                sequence_restarted: false,
-            };
-            store.apply(&batch).await.unwrap();
-            history.insert(position.seq, without_cursor(database.tables().await));
+    pub(crate) async fn recorded() -> Self {
+        Self::recorded_from(observed::id().as_str()).await
+    }
+
+    /// As a worker has it that calls the source so.
+    pub(crate) async fn recorded_from(source: &str) -> Self {
+        static MOMENTS: OnceCell<BTreeMap<u64, Tables>> = OnceCell::const_new();
+        Self {
+            moments: MOMENTS.get_or_init(moments).await,
+            source: source.to_owned(),
         }
-        Self(history)
     }
 
     /// The seq of the first event that puts a row into `table`.
     pub(crate) fn first(&self, table: &str) -> u64 {
-        let mut moments = self.0.iter();
+        let mut moments = self.moments.iter();
         let (seq, _) = moments
             .find(|(_, tables)| !tables[table].is_empty())
             .unwrap();
@@ -70,15 +60,61 @@ impl History {
 
     /// Shows the same of a database that a worker has open.
     pub(crate) async fn assert_whole_while_open(&self, database: &Database) -> u64 {
-        let (cursor, tables) = database.cursor_and_tables().await;
-        let (_, expected) = self.0.range(..=cursor).next_back().unwrap();
-        assert_same_tables(&without_cursor(tables), expected);
+        let (cursor, found) = database.cursor_and_tables().await;
+        let (_, expected) = self.moments.range(..=cursor).next_back().unwrap();
+        assert_same_tables(&comparable(found, &self.source), expected);
         cursor
     }
 }
 
-/// An event that needs nothing moves the cursor and no table.
-fn without_cursor(mut tables: Tables) -> Tables {
+/// Without the cursor, which an event that needs nothing moves alone; and as if the source that is
+/// called `source` were the tests' own.
+fn comparable(mut tables: Tables, source: &str) -> Tables {
     tables.remove("firehose_cursor");
+    for (table, rows) in &mut tables {
+        let renamed = rows.iter().map(|row| {
+            let row = row.replace(source, observed::id().as_str());
+            match row.split_once(' ') {
+                // A hash, of the source's name among others.
+                Some((_identity, row)) if *table == "dead_letters" => row.to_owned(),
+                _ => row,
+            }
+        });
+        *rows = renamed.collect();
+    }
     tables
+}
+
+async fn moments() -> BTreeMap<u64, Tables> {
+    let source = Observed::at_url("ws://127.0.0.1:1");
+    let rules = worker::rules(&config(), source.as_ref()).unwrap();
+    let database = Database::new();
+    let store = database.store().await;
+    let mut moments = BTreeMap::from([(
+        0,
+        comparable(database.tables().await, rules.source.as_str()),
+    )]);
+    for frame in frames() {
+        let decoded = decode(&frame, &rules.interest).unwrap();
+        let position = decoded.place().map(Place::position).unwrap();
+        let mut effects = Vec::new();
+        if let Content::Event(event) = decoded.content {
+            rules.effects_of(event, &mut effects);
+        }
+        if effects.is_empty() {
+            continue;
+        }
+        let batch = WriteBatch {
+            source: &rules.source,
+            effects: &effects,
+            position,
+            sequence_restarted: false,
+        };
+        store.apply(&batch).await.unwrap();
+        moments.insert(
+            position.seq,
+            comparable(database.tables().await, rules.source.as_str()),
+        );
+    }
+    moments
 }

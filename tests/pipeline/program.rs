@@ -3,14 +3,12 @@
 use std::process::Stdio;
 
 use huddle_firehose::source::mock_relay::MockRelay;
-use huddle_firehose::source::websocket::{WebSocketOptions, WebSocketSource};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{Instant, sleep};
 
-use crate::history::History;
 use crate::support::{PATIENCE, POLL_INTERVAL, soon};
 use crate::tables::Database;
 
@@ -34,13 +32,6 @@ pub(crate) fn arguments(relay: &MockRelay, database: &Database) -> Vec<String> {
     let places = ["--source-url", &relay, "--database-url", &database];
     let arguments = [&listen[..], &sizes[..], &places[..]].concat();
     arguments.into_iter().map(str::to_owned).collect()
-}
-
-/// What the tables hold behind each event, for a program that follows `relay`.
-pub(crate) async fn history(relay: &MockRelay) -> History {
-    let url = relay.url().parse().unwrap();
-    let source = WebSocketSource::try_new(url, WebSocketOptions::default()).unwrap();
-    History::of(&source).await
 }
 
 /// A program that runs.
