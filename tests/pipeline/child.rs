@@ -7,6 +7,7 @@
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use huddle_firehose::fault::{Fault, FaultPlan, Faults, Point};
 use huddle_firehose::source::mock_relay::MockRelay;
@@ -28,6 +29,8 @@ pub(crate) struct Orders {
     pub(crate) checkpoint_pages: u32,
     /// The name of the point at which the process ends itself, and at which pass, from 1.
     pub(crate) dies_at: Option<(String, u32)>,
+    /// For how long it goes on from there, so that it dies at any instruction.
+    pub(crate) lingers: Duration,
     /// It is drained once its cursor is here.
     pub(crate) until: u64,
 }
@@ -39,6 +42,7 @@ impl Orders {
             database: database.url(),
             checkpoint_pages: Options::default().checkpoint_pages,
             dies_at: None,
+            lingers: Duration::ZERO,
             until,
         }
     }
@@ -75,6 +79,7 @@ async fn process() {
             Faults::planned(Arc::new(Death {
                 point,
                 passes_left: AtomicU32::new(pass),
+                lingers: orders.lingers,
             }))
         });
     let options = Options {
@@ -98,15 +103,26 @@ async fn process() {
 struct Death {
     point: String,
     passes_left: AtomicU32,
+    lingers: Duration,
 }
 
 impl FaultPlan for Death {
     fn strike(&self, point: Point) -> Option<Fault> {
-        if format!("{point:?}") == self.point
-            && self.passes_left.fetch_sub(1, Ordering::SeqCst) == 1
-        {
-            std::process::abort();
+        let is_there = format!("{point:?}") == self.point;
+        if is_there && self.passes_left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            die_after(self.lingers);
         }
         None
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
+fn die_after(delay: Duration) {
+    if delay.is_zero() {
+        std::process::abort();
+    }
+    std::thread::spawn(move || {
+        std::thread::sleep(delay);
+        std::process::abort();
+    });
 }

@@ -20,6 +20,7 @@ mod observed;
 mod oracle;
 mod poison;
 mod poisoned_decoder;
+mod power_loss;
 mod production;
 mod program;
 mod resume;

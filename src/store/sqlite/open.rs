@@ -66,7 +66,7 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
     }
     // NORMAL doesn't wait for the disk at each commit. A power cut may take the last transactions
     // away, each of them whole, cursor and rows alike; what is left is an earlier state of the same
-    // file, from which the source is read again.
+    // file, from which the source is read again. tests/pipeline/power_loss.rs has the model.
     let writing = file
         .clone()
         .create_if_missing(create_if_missing)
@@ -113,5 +113,26 @@ fn refuse_migration(error: MigrateError) -> StoreError {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
         error => StoreError::Corrupt(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_writer_syncs_as_the_model_of_a_power_loss_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("huddle.db").display());
+        let store = SqliteStore::open(&url).await.unwrap();
+        let mut writer = store.writer.begin().await.unwrap();
+        let settings: (String, i64) = sqlx::query_as(
+            "SELECT journal_mode, synchronous FROM pragma_journal_mode, pragma_synchronous",
+        )
+        .fetch_one(&mut *writer)
+        .await
+        .unwrap();
+        // 1 is NORMAL.
+        assert_eq!(settings, ("wal".to_owned(), 1));
     }
 }
