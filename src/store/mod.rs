@@ -130,7 +130,10 @@ pub enum StoreError {
 
     /// The file is not what SQLite wrote. Waiting doesn't mend it, and a dead letter would not
     /// either, so the batch is held.
-    #[error("the database file is damaged, stop the worker and put a good copy in its place: {0}")]
+    #[error(
+        "the database file is damaged; stop the worker, and put a good copy in the place of the \
+         file and of its -wal and -shm: {0}"
+    )]
     Damaged(#[source] sqlx::Error),
 
     /// Single effects are the trouble; without them the batch can be applied.

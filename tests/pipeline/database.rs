@@ -16,7 +16,7 @@ use crate::support::{
 };
 use crate::tables::Database;
 
-/// The default, and `PRAGMA page_size` could say otherwise only for a new file.
+/// As SQLite has it where nothing else is asked for.
 const PAGE: u64 = 4096;
 const DAMAGED: &str = "the database file is damaged";
 

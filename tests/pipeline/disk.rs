@@ -12,7 +12,7 @@ use sqlx::Executor;
 
 use crate::history::History;
 use crate::program::{self, Program};
-use crate::support::{Worker, config, frames, last_seq, relay, relay_with, unhurried};
+use crate::support::{Worker, config, frames, last_seq, relay, relay_with, soon, unhurried};
 use crate::tables::Database;
 
 /// Does what may need rights that not everybody has. Where it can't be done, says so.
@@ -55,7 +55,7 @@ async fn a_file_that_may_not_grow_holds_the_worker_until_it_may() {
     }
     program.logs("the database takes transactions again").await;
     program.answers(StatusCode::OK).await;
-    while history.assert_whole_while_open(&database).await < end {}
+    soon(async { while history.assert_whole_while_open(&database).await < end {} }).await;
 }
 
 /// A file system of its own, as small as that.
