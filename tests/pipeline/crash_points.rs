@@ -67,6 +67,8 @@ fn pass(rng: &mut Rng, point: Point) -> u32 {
     match point {
         Point::DrainSettled | Point::DrainCheckpointed => 1,
         Point::StoreWriting => rng.u32(1..=20),
+        // Three transactions are begun before the first event is read.
+        Point::StoreBegun | Point::StoreCommitting | Point::StoreCommitted => rng.u32(1..=8),
         _ => rng.u32(1..=5),
     }
 }

@@ -138,6 +138,13 @@ impl Database {
         rows.await.unwrap()
     }
 
+    /// Whether a frame was set aside because workers died at it. Brings the schema up to date.
+    pub(crate) async fn has_accused_a_frame(&self) -> bool {
+        drop(self.store().await);
+        let accused = "SELECT error FROM dead_letters WHERE stage = 'poison'";
+        !self.rows(accused).await.is_empty()
+    }
+
     pub(crate) async fn tables(&self) -> Tables {
         tables_of(&mut self.stranger().await).await
     }
