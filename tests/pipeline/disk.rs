@@ -8,11 +8,10 @@ use std::path::Path;
 use std::process::Command;
 
 use reqwest::StatusCode;
-use sqlx::Executor;
 
 use crate::history::History;
 use crate::program::{self, Program};
-use crate::support::{Worker, config, frames, last_seq, relay, relay_with, soon, unhurried};
+use crate::support::{Worker, config, frames, last_seq, relay, soon};
 use crate::tables::Database;
 
 /// Does what may need rights that not everybody has. Where it can't be done, says so.
@@ -66,7 +65,7 @@ impl<'a> Disk<'a> {
     fn mount(folder: &'a Path, size: &str) -> Option<Self> {
         let (size, target) = (format!("size={size}"), folder.to_str().unwrap());
         let is_mounted = can("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", target]);
-        is_mounted.then_some(Self(folder))
+        is_mounted.then(|| Self(folder))
     }
 }
 
@@ -118,30 +117,29 @@ impl<'a> ReadOnly<'a> {
 impl Drop for ReadOnly<'_> {
     fn drop(&mut self) {
         let _where_it_was_set = Command::new("chattr").arg("-i").arg(self.0).output();
-        let _restored = fs::set_permissions(self.0, Permissions::from_mode(0o644));
+        // SQLite has given the mode of the file to those that it made beside it.
+        for file in self.0.parent().unwrap().read_dir().unwrap() {
+            let path = file.unwrap().path();
+            let _restored = fs::set_permissions(path, Permissions::from_mode(0o644));
+        }
     }
 }
 
-/// What is open already can be written to all the same, so a lock has the worker open it anew.
+/// Another process makes the file, because what this one has had open it could go on writing to.
 #[tokio::test]
 async fn a_file_that_is_read_only_holds_the_worker_until_it_can_be_written_to() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
-    let relay = relay_with(frames, unhurried()).await;
-    let history = History::recorded().await;
-    let worker = Worker::start_with(config(), &relay, database.impatient_store().await).await;
-    worker.is_amid(60).await;
-    let mut lock = database.lock().await;
-    worker.is_blocked_because("database is locked").await;
+    let relay = relay(frames).await;
+    let migrate = ["migrate", "--database-url", &database.url()];
+    assert!(can(program::PATH, &migrate));
     let path = database.path();
     let Some(read_only) = ReadOnly::make(&path) else {
         return;
     };
-    lock.execute("ROLLBACK").await.unwrap();
-    drop(lock);
+    let worker = Worker::start(&relay, &database).await;
     worker.is_blocked_because("readonly database").await;
 
     drop(read_only);
-    history.assert_whole_while_open(&database).await;
     worker.brings_everything(end, &database).await;
 }
