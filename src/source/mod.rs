@@ -26,9 +26,11 @@ use url::Url;
 
 use error::{ConnectError, ReadError};
 
-/// The most bytes that a frame may have: the protocol's 5,000,000 and a little for servers that
-/// count the payload without its header.
-pub const MAX_FRAME_BYTES: usize = 5_000_000 + 64 * 1024;
+/// The longest frame that is taken from a source, in bytes.
+///
+/// The protocol allows 5,000,000. One that is longer is taken all the same, so that the decoder can
+/// set it aside: a frame at which the connection is given up comes again after every reconnect.
+pub const MAX_FRAME_BYTES: usize = 8 << 20;
 
 /// Something that can be followed from a place in its sequence.
 pub trait Source: Send + Sync + 'static {

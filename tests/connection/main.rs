@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../common/server.rs"]
+mod server;
+
 mod dialling;
 mod reading;
 mod relay;
-mod server;
 
 use std::time::Duration;
 

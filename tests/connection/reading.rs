@@ -141,22 +141,23 @@ async fn frames_taken_before_a_read_was_dropped_stay_in_the_batch() {
 }
 
 #[tokio::test]
-async fn the_largest_frame_of_the_protocol_is_read_and_a_larger_one_is_refused() {
+async fn frames_somewhat_larger_than_the_protocol_allows_are_read_and_larger_ones_refused() {
     let server = Server::start(async |request: Request| {
         let mut socket = request.upgrade().await;
         send(&mut socket, vec![1; 5_000_000]).await;
+        send(&mut socket, vec![2; 6_000_000]).await;
         // The client leaves before it has taken all of this.
-        let _ = socket.send(vec![2; 6_000_000].into()).await;
+        let _ = socket.send(vec![3; 9_000_000].into()).await;
     });
     let server = server.await;
     let mut frames = connect(&server.url("/"), Resume::Live).await;
     let (read, error) = read_to_end(frames.as_mut()).await;
-    assert_eq!(read, [vec![1; 5_000_000]]);
+    assert_eq!(read, [vec![1; 5_000_000], vec![2; 6_000_000]]);
     assert!(
         matches!(
             error,
             ReadError::TooLarge {
-                bytes: 6_000_000,
+                bytes: 9_000_000,
                 limit: MAX_FRAME_BYTES
             }
         ),

@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/server.rs"]
+mod server;
 
 mod backpressure;
 mod child;
@@ -15,6 +17,7 @@ mod deaths;
 mod disk;
 mod guarded;
 mod history;
+mod losses;
 mod meltdown;
 mod observed;
 mod oracle;
@@ -25,5 +28,6 @@ mod production;
 mod program;
 mod resume;
 mod store_points;
+mod source;
 mod support;
 mod tables;

@@ -35,10 +35,13 @@ impl Observed {
     }
 
     pub(crate) fn at_url(url: &str) -> Arc<Self> {
-        let url = url.parse().unwrap();
+        Self::with_options(url, WebSocketOptions::default())
+    }
+
+    pub(crate) fn with_options(url: &str, options: WebSocketOptions) -> Arc<Self> {
         Arc::new(Self {
             id: id(),
-            relay: WebSocketSource::try_new(url, WebSocketOptions::default()).unwrap(),
+            relay: WebSocketSource::try_new(url.parse().unwrap(), options).unwrap(),
             asked: Mutex::default(),
             taken_bytes: Arc::default(),
         })

@@ -1,5 +1,10 @@
 //! A server that follows a script, on a real socket of loopback.
 
+#![allow(
+    dead_code,
+    reason = "every test binary has its own copy of this module"
+)]
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -20,6 +25,8 @@ pub(crate) struct Server {
 
 /// A request whose head has been read and which has not been answered.
 pub(crate) struct Request {
+    /// How many requests came before it.
+    pub(crate) number: usize,
     head: String,
     stream: TcpStream,
 }
@@ -42,8 +49,16 @@ impl Server {
                 let Some(head) = read_head(&mut stream).await else {
                     continue;
                 };
-                seen.lock().unwrap().push(head.clone());
-                scripts.spawn(script(Request { head, stream }));
+                let number = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(head.clone());
+                    seen.len() - 1
+                };
+                scripts.spawn(script(Request {
+                    number,
+                    head,
+                    stream,
+                }));
             }
         });
         Self {
@@ -70,12 +85,23 @@ impl Server {
         heads.iter().map(first_line).collect()
     }
 
+    /// The `cursor` parameter of each request so far.
+    pub(crate) fn cursors(&self) -> Vec<Option<u64>> {
+        let lines = self.request_lines();
+        lines.iter().map(|line| cursor_of(line)).collect()
+    }
+
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
 }
 
 impl Request {
+    /// Its `cursor` parameter.
+    pub(crate) fn cursor(&self) -> Option<u64> {
+        cursor_of(self.head.lines().next()?)
+    }
+
     pub(crate) async fn answer(mut self, answer: String) {
         self.stream.write_all(answer.as_bytes()).await.unwrap();
         // The client closes when it has read the answer.
@@ -103,6 +129,12 @@ impl Request {
         let stream = self.upgrade_raw().await;
         WebSocketStream::from_raw_socket(stream, Role::Server, None).await
     }
+}
+
+fn cursor_of(request_line: &str) -> Option<u64> {
+    let (_, cursor) = request_line.split_once("cursor=")?;
+    let digits = cursor.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
 }
 
 /// The value of a header in a request's head.

@@ -1,0 +1,57 @@
+//! Frames that can't be read, of a source that brings them again after every reconnect.
+
+use bytes::Bytes;
+use sqlx::Executor;
+
+use super::{SOME, Survived, behind, serve_some, survive};
+use crate::server::Request;
+use crate::support::{config, frames, undisturbed};
+use crate::tables::assert_same_tables;
+
+/// How long each frame is that was given up undecoded, and why.
+const LETTERS: &str = "SELECT length(raw) || ' bytes: ' || error FROM dead_letters \
+                       WHERE stage = 'decode'";
+
+/// All other tables, and all other letters, are as ever.
+async fn assert_set_aside_alone(survived: &Survived, letter: &str) {
+    assert_eq!(survived.database.rows(LETTERS).await, [letter]);
+    let mut stranger = survived.database.stranger().await;
+    let delete = "DELETE FROM dead_letters WHERE stage = 'decode'";
+    stranger.execute(delete).await.unwrap();
+    assert_same_tables(&survived.database.tables().await, undisturbed().await);
+}
+
+#[tokio::test]
+async fn a_bad_frame_that_comes_after_every_reconnect_is_one_dead_letter_and_no_loop() {
+    let mut frames = frames();
+    frames.insert(SOME, Bytes::from_static(b"\xff\x00 no frame"));
+    let behind_it = frames.len() - SOME - 1;
+    let survived = survive(
+        config(),
+        frames,
+        3,
+        move |request: Request, frames| async move {
+            let wanted = behind(&frames, request.cursor()).len();
+            // To break off behind the bad frame, whatever came before it.
+            serve_some(request, &frames, wanted - behind_it).await;
+        },
+    )
+    .await;
+    let error = "frame: an item of indefinite length at byte 0";
+    assert_set_aside_alone(&survived, &format!("11 bytes: {error}")).await;
+    let [Some(0), before, again, still] = survived.cursors[..] else {
+        panic!("{:?}", survived.cursors);
+    };
+    // It has no seq to go on behind.
+    assert_eq!((again, still), (before, before));
+}
+
+#[tokio::test]
+async fn a_frame_longer_than_the_protocol_allows_is_a_dead_letter_and_no_loop() {
+    let mut frames = frames();
+    frames.insert(SOME, vec![0xa1; 6_000_000].into());
+    let survived = survive(config(), frames, 0, async |_, _| {}).await;
+    assert!(survived.losses.is_empty(), "{:?}", survived.losses);
+    let error = "frame has 6000000 bytes, 5000000 are allowed";
+    assert_set_aside_alone(&survived, &format!("6000000 bytes: {error}")).await;
+}
