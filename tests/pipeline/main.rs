@@ -28,6 +28,7 @@ mod production;
 mod program;
 mod resume;
 mod store_points;
+mod seqs;
 mod source;
 mod support;
 mod tables;

@@ -1,0 +1,164 @@
+//! Seqs that repeat, fall, jump, or are none: what is wrong with an event's number costs no event,
+//! and never becomes the place where the stream goes on.
+
+use bytes::Bytes;
+use huddle_firehose::filter::interest::Interest;
+use huddle_firehose::protocol::decode::{Place, decode};
+use huddle_firehose::protocol::skim::{seq_of, splice_seq};
+use huddle_firehose::source::mock_relay::Options;
+use huddle_firehose::source::{Position, Resume};
+use ipld_core::ipld;
+use ipld_core::ipld::Ipld;
+use simulated_network::frame::{Stamp, identity, unknown};
+
+use crate::support::{Worker, eventually, frames, last_seq, relay, relay_with, undisturbed};
+use crate::tables::{Database, Tables, assert_same_tables};
+
+const DID: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+const SOME: usize = 100;
+/// One past the greatest seq.
+const END: u64 = 1 << 53;
+
+fn stamp(seq: u64) -> Stamp {
+    let time = "2026-11-23T14:54:55.329Z".to_owned();
+    Stamp { seq, time }
+}
+
+/// Two DAG-CBOR objects, whatever they say.
+fn framed(header: &Ipld, payload: &Ipld) -> Bytes {
+    let mut frame = serde_ipld_dagcbor::to_vec(header).unwrap();
+    frame.extend(serde_ipld_dagcbor::to_vec(payload).unwrap());
+    frame.into()
+}
+
+/// Everything but where the source stands.
+fn without_cursor(tables: &Tables) -> Tables {
+    let mut tables = tables.clone();
+    tables.remove("firehose_cursor");
+    tables
+}
+
+/// Follows a relay of `frames` to the seq `end`.
+async fn follow(frames: Vec<Bytes>, end: u64) -> Database {
+    let database = Database::new();
+    let relay = relay(frames).await;
+    let worker = Worker::start(&relay, &database).await;
+    worker.reaches(end).await;
+    worker.assert_restarted(&[]);
+    worker.drain().await;
+    assert_eq!(database.cursor().await.seq, end);
+    database
+}
+
+#[tokio::test]
+async fn seqs_beyond_the_protocols_are_never_where_the_stream_goes_on() {
+    let (mut all, database) = (frames(), Database::new());
+    let end = last_seq(&all);
+    let bad = [
+        identity(stamp(END), DID, None),
+        identity(stamp(u64::MAX), DID, None),
+        identity(stamp(0), DID, None),
+        framed(
+            &ipld!({ "op": 1, "t": "#identity" }),
+            &ipld!({ "did": DID, "seq": -1, "time": "2026-11-23T14:54:55Z" }),
+        ),
+    ];
+    // What is to be ignored has no say in it either.
+    let ignored = [
+        unknown(stamp(END), DID, 1),
+        unknown(stamp(u64::MAX), DID, 7),
+        framed(
+            &ipld!({ "op": 1, "t": "#info" }),
+            &ipld!({ "name": "Hello", "seq": END - 1 }),
+        ),
+    ];
+    let letters = bad.len();
+    let inserted = SOME..SOME + bad.len() + ignored.len();
+    all.splice(SOME..SOME, bad.into_iter().chain(ignored));
+    let before = seq_of(&all[SOME - 1]).unwrap();
+    let options = Options {
+        drop_after: Some(inserted.end as u64),
+        ..Options::default()
+    };
+    let relay = relay_with(all, options).await;
+    let worker = Worker::start(&relay, &database).await;
+    worker.reaches(end).await;
+    let asked = worker.source.asked();
+    assert_eq!(asked[..2], [Resume::Oldest, Resume::After(before)]);
+    worker.drain().await;
+
+    assert_eq!(database.cursor().await.seq, end);
+    let mut tables = database.tables().await;
+    let found = tables.get_mut("dead_letters").unwrap();
+    let count = found.len();
+    found.retain(|row| !row.contains("'decode'"));
+    assert_eq!(count - found.len(), letters);
+    assert_same_tables(&tables, undisturbed().await);
+}
+
+#[tokio::test]
+async fn events_that_come_twice_count_once() {
+    let twice: Vec<Bytes> = frames().into_iter().flat_map(|f| [f.clone(), f]).collect();
+    let end = last_seq(&twice);
+    let database = follow(twice, end).await;
+    assert_same_tables(&database.tables().await, undisturbed().await);
+}
+
+#[tokio::test]
+async fn a_stretch_that_comes_again_changes_nothing() {
+    let mut again = frames();
+    let stretch = again[SOME / 2..SOME].to_vec();
+    again.splice(SOME..SOME, stretch);
+    let end = last_seq(&again);
+    let database = follow(again, end).await;
+    assert_same_tables(&database.tables().await, undisturbed().await);
+}
+
+#[tokio::test]
+async fn a_jump_in_the_seqs_is_no_gap() {
+    const LEAP: u64 = 1 << 40;
+    let mut leaping = frames();
+    for frame in &mut leaping[SOME..] {
+        let seq = seq_of(frame).unwrap() + LEAP;
+        *frame = splice_seq(frame, seq).unwrap().into();
+    }
+    let end = last_seq(&leaping);
+    let database = follow(leaping, end).await;
+    let count = "SELECT CAST(count(*) AS TEXT) FROM records";
+    let records = undisturbed().await["records"].len().to_string();
+    assert_eq!(database.rows(count).await, [records]);
+    assert_eq!(database.rows("SELECT cause FROM gaps").await, [""; 0]);
+}
+
+/// The cursor of such a server is worth nothing, but each of its events is.
+#[tokio::test]
+async fn one_seq_far_ahead_takes_no_event_along() {
+    const AHEAD: u64 = END - 1;
+    let mut odd = frames();
+    let last = seq_of(&odd[SOME]).unwrap();
+    let time = time_of(&odd[SOME]);
+    odd.insert(SOME, identity(Stamp { seq: AHEAD, time }, DID, None));
+    let (database, events) = (Database::new(), odd.len() as u64);
+    let relay = relay(odd).await;
+    let worker = Worker::start(&relay, &database).await;
+    eventually("every event", || {
+        let source = worker.source_status();
+        source.events == events && source.applied.seq >= last
+    })
+    .await;
+    worker.drain().await;
+    let mut found = without_cursor(&database.tables().await);
+    let gaps = found.remove("gaps").unwrap();
+    let mut expected = without_cursor(undisturbed().await);
+    expected.remove("gaps");
+    assert_same_tables(&found, &expected);
+    let Position { seq, .. } = database.cursor().await;
+    let fell = gaps.iter().any(|gap| gap.contains("'sequence_reset'"));
+    assert!(seq == AHEAD || fell, "{seq} without a gap: {gaps:?}");
+}
+
+fn time_of(frame: &Bytes) -> String {
+    let decoded = decode(frame, &Interest::default()).unwrap();
+    let position = decoded.place().map(Place::position).unwrap();
+    position.time.unwrap().to_string()
+}
