@@ -1,5 +1,8 @@
 //! The TLS client configuration for `wss` sources.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use rustls::crypto::ring;
@@ -14,20 +17,15 @@ use tokio_tungstenite::Connector;
 /// # Errors
 /// Where the provider supports no TLS version that rustls does.
 pub(super) fn connector() -> Result<Connector, rustls::Error> {
-    let roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    trusting(RootCertStore::from_iter(
+        webpki_roots::TLS_SERVER_ROOTS.iter().cloned(),
+    ))
+}
+
+fn trusting(roots: RootCertStore) -> Result<Connector, rustls::Error> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Connector::Rustls(Arc::new(config)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tls_connector_can_be_built_in_any_process() {
-        assert!(matches!(connector(), Ok(Connector::Rustls(_))));
-    }
 }

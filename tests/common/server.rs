@@ -108,17 +108,27 @@ impl Request {
         let _ = self.stream.read(&mut [0; 64]).await;
     }
 
+    /// Leaves even the answer to the script.
+    pub(crate) fn unanswered(self) -> TcpStream {
+        self.stream
+    }
+
     /// Says nothing, ever.
     pub(crate) async fn ignore(mut self) {
         while self.stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {}
     }
 
     /// Completes the handshake and leaves the bytes to the script.
-    pub(crate) async fn upgrade_raw(mut self) -> TcpStream {
+    pub(crate) async fn upgrade_raw(self) -> TcpStream {
+        self.upgrade_saying("").await
+    }
+
+    /// The same, with further header lines in the answer.
+    pub(crate) async fn upgrade_saying(mut self, headers: &str) -> TcpStream {
         let key = header(&self.head, "sec-websocket-key").unwrap();
         let answer = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {}\r\n\r\n",
+             Sec-WebSocket-Accept: {}\r\n{headers}\r\n",
             derive_accept_key(key.as_bytes())
         );
         self.stream.write_all(answer.as_bytes()).await.unwrap();

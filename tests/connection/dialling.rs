@@ -7,6 +7,7 @@ use huddle_firehose::source::websocket::WebSocketOptions;
 use huddle_firehose::source::{Resume, Source};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 use crate::server::{Request, Server, header};
 use crate::{connect, connect_error, source, source_with};
@@ -21,6 +22,20 @@ fn redirect_to(location: &str) -> String {
 
 fn http(status: &str) -> String {
     format!("HTTP/1.1 {status}\r\nContent-Length: 6\r\n\r\n<html>")
+}
+
+async fn assert_left_at_the_deadline(url: &str) {
+    let connect_deadline = Duration::from_millis(100);
+    let options = WebSocketOptions {
+        connect_deadline,
+        ..WebSocketOptions::default()
+    };
+    let source = source_with(url, options);
+    let error = source.connect(Resume::Live).await.err().unwrap();
+    assert!(
+        matches!(error, ConnectError::Deadline(deadline) if deadline == connect_deadline),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -103,17 +118,53 @@ async fn each_http_answer_has_its_own_advice() {
 #[tokio::test]
 async fn a_handshake_that_is_never_answered_ends_by_the_deadline() {
     let server = Server::start(Request::ignore).await;
-    let connect_deadline = Duration::from_millis(100);
-    let options = WebSocketOptions {
-        connect_deadline,
-        ..WebSocketOptions::default()
-    };
-    let source = source_with(&server.url("/"), options);
-    let error = source.connect(Resume::Live).await.err().unwrap();
-    assert!(
-        matches!(error, ConnectError::Deadline(deadline) if deadline == connect_deadline),
-        "{error}"
-    );
+    assert_left_at_the_deadline(&server.url("/")).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_drips_in_is_not_waited_for_beyond_the_deadline() {
+    let server = Server::start(async |request: Request| {
+        let mut stream = request.unanswered();
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nX: ".iter().copied();
+        for byte in answer.chain(std::iter::repeat(b'x')) {
+            if stream.write_u8(byte).await.is_err() {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let server = server.await;
+    assert_left_at_the_deadline(&server.url("/")).await;
+}
+
+#[tokio::test]
+async fn headers_without_end_are_an_error_of_the_handshake() {
+    let server = Server::start(async |request: Request| {
+        let mut stream = request.unanswered();
+        let _ = stream.write_all(b"HTTP/1.1 101 Hello\r\n").await;
+        while stream.write_all(b"X: x\r\n").await.is_ok() {}
+    });
+    let server = server.await;
+    let error = connect_error(&server.url("/")).await;
+    assert!(matches!(error, ConnectError::Handshake(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_is_never_answered_ends_by_the_deadline() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // The kernel accepts, and nobody takes it from there.
+    let url = format!("wss://{}/", listener.local_addr().unwrap());
+    assert_left_at_the_deadline(&url).await;
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_has_is_an_error_of_dns() {
+    // A label of more than 63 characters can't be asked for, so no name server is.
+    let host = format!("{}.invalid", "x".repeat(64));
+    let error = connect_error(&format!("ws://{host}/")).await;
+    assert!(matches!(error, ConnectError::Dns { .. }), "{error}");
+    assert!(error.to_string().contains(&host), "{error}");
+    assert_eq!(error.advice(), RetryAdvice::Backoff);
 }
 
 #[tokio::test]
@@ -144,6 +195,17 @@ async fn a_server_that_does_not_speak_tls_is_an_error_of_tls() {
 #[tokio::test]
 async fn a_server_that_is_no_http_server_is_an_error_of_the_handshake() {
     let server = Server::answering("SSH-2.0-OpenSSH_9.9\r\n\r\n").await;
+    let error = connect_error(&server.url("/")).await;
+    assert!(matches!(error, ConnectError::Handshake(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_another_subprotocol_is_an_error_of_the_handshake() {
+    let server = Server::start(async |request: Request| {
+        let json = "Sec-WebSocket-Protocol: xrpc.v1.json\r\n";
+        let _held = request.upgrade_saying(json).await;
+    });
+    let server = server.await;
     let error = connect_error(&server.url("/")).await;
     assert!(matches!(error, ConnectError::Handshake(_)), "{error}");
 }

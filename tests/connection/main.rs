@@ -6,6 +6,7 @@
 mod server;
 
 mod dialling;
+mod framing;
 mod reading;
 mod relay;
 
