@@ -124,13 +124,30 @@ impl Repository {
     /// # Panics
     /// Where `rev` is not later, or something is deleted that is not there.
     pub fn apply(&mut self, writes: Vec<Write>, rev: String) -> CommitFrame {
+        let writes = writes.into_iter();
+        let blocks = writes.map(|write| (write.path, write.value.as_ref().map(encode)));
+        self.apply_blocks(blocks.collect(), rev)
+    }
+
+    /// The same of blocks, which need not be records.
+    ///
+    /// # Panics
+    /// As [`Self::apply`].
+    pub fn apply_blocks(
+        &mut self,
+        writes: Vec<(String, Option<Vec<u8>>)>,
+        rev: String,
+    ) -> CommitFrame {
         let before = self.head.take();
         assert!(
             before.as_ref().is_none_or(|head| head.rev < rev),
             "revs of a repository rise"
         );
         let old_nodes = self.tree.blocks();
-        let ops: Vec<Op> = writes.into_iter().map(|write| self.write(write)).collect();
+        let writes = writes.into_iter();
+        let ops: Vec<Op> = writes
+            .map(|(path, block)| self.write(path, block))
+            .collect();
         self.tree = Tree::build(&self.values());
         let head = self.sign(rev);
         let mut blocks = self.proof(&ops);
@@ -150,11 +167,9 @@ impl Repository {
         }
     }
 
-    fn write(&mut self, write: Write) -> Op {
-        let Write { path, value } = write;
-        let (cid, prev) = match value {
-            Some(value) => {
-                let block = encode(&value);
+    fn write(&mut self, path: String, block: Option<Vec<u8>>) -> Op {
+        let (cid, prev) = match block {
+            Some(block) => {
                 let cid = address_of(&block);
                 let record = Record { cid, block };
                 let before = self.records.insert(path.clone(), record);

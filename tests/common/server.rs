@@ -9,10 +9,14 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use huddle_firehose::protocol::skim::seq_of;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -139,6 +143,35 @@ impl Request {
         let stream = self.upgrade_raw().await;
         WebSocketStream::from_raw_socket(stream, Role::Server, None).await
     }
+
+    /// Sends the frames behind the cursor, at most so many, and leaves the rest to the script.
+    pub(crate) async fn serve_some(
+        self,
+        frames: &[Bytes],
+        most: usize,
+    ) -> Option<WebSocketStream<TcpStream>> {
+        let wanted = behind(frames, self.cursor());
+        let mut socket = self.upgrade().await;
+        for frame in wanted.iter().take(most) {
+            socket.feed(Message::Binary(frame.clone())).await.ok()?;
+        }
+        socket.flush().await.ok()?;
+        Some(socket)
+    }
+
+    /// Serves as a relay should, until the client leaves.
+    pub(crate) async fn serve(self, frames: &[Bytes]) {
+        if let Some(mut socket) = self.serve_some(frames, frames.len()).await {
+            while let Some(Ok(_)) = socket.next().await {}
+        }
+    }
+}
+
+/// What follows a cursor.
+pub(crate) fn behind(frames: &[Bytes], cursor: Option<u64>) -> &[Bytes] {
+    let is_known = |frame: &Bytes| seq_of(frame).is_some_and(|seq| Some(seq) <= cursor);
+    let known = frames.iter().rposition(is_known);
+    &frames[known.map_or(0, |last| last + 1)..]
 }
 
 fn cursor_of(request_line: &str) -> Option<u64> {

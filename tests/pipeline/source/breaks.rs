@@ -9,14 +9,14 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{SOME, serve_some, survive_unharmed};
+use super::{SOME, survive_unharmed};
 use crate::server::Request;
 use crate::support::config;
 
 #[tokio::test]
 async fn a_reset_amid_a_frame_costs_a_reconnect() {
     let survived = survive_unharmed(config(), 2, async |request, frames| {
-        let Some(socket) = serve_some(request, &frames, SOME).await else {
+        let Some(socket) = request.serve_some(&frames, SOME).await else {
             return;
         };
         let mut stream = socket.into_inner();
@@ -33,7 +33,7 @@ async fn a_reset_amid_a_frame_costs_a_reconnect() {
 async fn what_is_not_the_protocol_costs_a_reconnect() {
     let survived = survive_unharmed(config(), 2, async |request: Request, frames| {
         let compressed = request.number == 1;
-        let Some(socket) = serve_some(request, &frames, SOME).await else {
+        let Some(socket) = request.serve_some(&frames, SOME).await else {
             return;
         };
         let mut stream = socket.into_inner();
@@ -55,7 +55,7 @@ async fn what_is_not_the_protocol_costs_a_reconnect() {
 async fn an_error_frame_ends_the_connection_whether_or_not_the_server_closes_it() {
     let survived = survive_unharmed(config(), 2, async |request: Request, frames| {
         let closes = request.number == 1;
-        let Some(mut socket) = serve_some(request, &frames, SOME).await else {
+        let Some(mut socket) = request.serve_some(&frames, SOME).await else {
             return;
         };
         let error = Message::Binary(frame::error("ConsumerTooSlow"));

@@ -10,14 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use huddle_firehose::config::Config;
-use huddle_firehose::protocol::skim::seq_of;
 use huddle_firehose::source::websocket::WebSocketOptions;
 use huddle_firehose::supervision::fault::Faults;
-use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::losses::{Loss, Losses};
 use crate::observed::Observed;
@@ -41,39 +36,6 @@ async fn worker_at(server: &Server, config: Config, database: &Database) -> Work
     let store = database.store().await;
     Worker::start_at(config, source, store, Faults::default()).await
 }
-
-// === What a relay does ===
-
-/// What follows the cursor of a request.
-fn behind(frames: &[Bytes], cursor: Option<u64>) -> &[Bytes] {
-    let is_known = |frame: &Bytes| seq_of(frame).is_some_and(|seq| Some(seq) <= cursor);
-    let known = frames.iter().rposition(is_known);
-    &frames[known.map_or(0, |last| last + 1)..]
-}
-
-/// Sends frames behind the cursor, at most so many, and leaves the rest to the caller.
-async fn serve_some(
-    request: Request,
-    frames: &[Bytes],
-    most: usize,
-) -> Option<WebSocketStream<TcpStream>> {
-    let wanted = behind(frames, request.cursor());
-    let mut socket = request.upgrade().await;
-    for frame in wanted.iter().take(most) {
-        socket.feed(Message::Binary(frame.clone())).await.ok()?;
-    }
-    socket.flush().await.ok()?;
-    Some(socket)
-}
-
-/// Serves as a relay should, until the client leaves.
-async fn serve(request: Request, frames: &[Bytes]) {
-    if let Some(mut socket) = serve_some(request, frames, frames.len()).await {
-        while let Some(Ok(_)) = socket.next().await {}
-    }
-}
-
-// === What the worker makes of it ===
 
 struct Survived {
     losses: Vec<Loss>,
@@ -108,7 +70,7 @@ where
         async move {
             match request.number < times {
                 true => fault(request, frames).await,
-                false => serve(request, &frames).await,
+                false => request.serve(&frames).await,
             }
         }
     })

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{SOME, serve, serve_some, survive_unharmed};
+use super::{SOME, survive_unharmed};
 use crate::server::Request;
 use crate::support::config;
 
@@ -30,7 +30,7 @@ async fn a_half_open_link_is_given_up_and_the_stream_goes_on_where_it_was() {
     let survived = survive_unharmed(impatient(), 1, async |request, frames| {
         // The peer is gone, and its end of the connection was never closed: nobody reads, nobody
         // writes, no ping is answered.
-        let _held = serve_some(request, &frames, SOME).await;
+        let _held = request.serve_some(&frames, SOME).await;
         pending().await
     });
     let survived = survived.await;
@@ -46,9 +46,9 @@ async fn a_link_on_which_only_pings_are_answered_is_given_up() {
         let answered = answered.clone();
         async move {
             if answered.load(Ordering::SeqCst) >= ENOUGH {
-                return serve(request, &frames).await;
+                return request.serve(&frames).await;
             }
-            let Some(mut socket) = serve_some(request, &frames, SOME).await else {
+            let Some(mut socket) = request.serve_some(&frames, SOME).await else {
                 return;
             };
             // tungstenite answers a ping as the next message is awaited.
@@ -65,7 +65,7 @@ async fn a_link_on_which_only_pings_are_answered_is_given_up() {
 #[tokio::test]
 async fn a_frame_that_drips_in_and_never_ends_is_not_waited_for() {
     let survived = survive_unharmed(impatient(), 1, async |request, frames| {
-        let Some(socket) = serve_some(request, &frames, SOME).await else {
+        let Some(socket) = request.serve_some(&frames, SOME).await else {
             return;
         };
         let mut stream = socket.into_inner();
@@ -84,7 +84,7 @@ async fn a_frame_that_drips_in_and_never_ends_is_not_waited_for() {
 #[tokio::test]
 async fn text_without_end_is_no_sign_of_life() {
     let survived = survive_unharmed(impatient(), 1, async |request, frames| {
-        let Some(mut socket) = serve_some(request, &frames, SOME).await else {
+        let Some(mut socket) = request.serve_some(&frames, SOME).await else {
             return;
         };
         while socket.send(Message::text("{\"hello\":1}")).await.is_ok() {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use sqlx::Executor;
 
-use super::{SOME, Survived, behind, serve_some, survive};
-use crate::server::Request;
+use super::{SOME, Survived, survive};
+use crate::server::{Request, behind};
 use crate::support::{config, frames, undisturbed};
 use crate::tables::assert_same_tables;
 
@@ -33,7 +33,7 @@ async fn a_bad_frame_that_comes_after_every_reconnect_is_one_dead_letter_and_no_
         move |request: Request, frames| async move {
             let wanted = behind(&frames, request.cursor()).len();
             // To break off behind the bad frame, whatever came before it.
-            serve_some(request, &frames, wanted - behind_it).await;
+            request.serve_some(&frames, wanted - behind_it).await;
         },
     )
     .await;
