@@ -60,6 +60,8 @@ mod operator;
 mod order;
 mod scribe;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use huddle_firehose::config::Config;
 
@@ -70,6 +72,25 @@ use tables::Database;
 /// Has a worker index `frames`, in many small batches.
 async fn index(frames: Vec<Bytes>) -> Database {
     index_with(config(), frames).await
+}
+
+/// Has two workers index `frames`: one an effect at a time, the other in a single transaction.
+async fn index_both_ways(frames: &[Bytes]) -> [Database; 2] {
+    let alone = Config {
+        batch_frames: 1,
+        index_batch: 1,
+        ..config()
+    };
+    let together = Config {
+        batch_frames: 1000,
+        batch_wait: Duration::from_millis(50),
+        index_batch: 1000,
+        ..config()
+    };
+    [
+        index_with(alone, frames.to_vec()).await,
+        index_with(together, frames.to_vec()).await,
+    ]
 }
 
 async fn index_with(config: Config, frames: Vec<Bytes>) -> Database {

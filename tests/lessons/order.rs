@@ -1,6 +1,5 @@
 //! Lessons 12, 15, 17 and 23: events that come twice, in another order, or several for one record.
 
-use huddle_firehose::config::Config;
 use huddle_firehose::protocol::skim::splice_seq;
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnection;
@@ -8,7 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::scribe::{ANN, BOB, Scribe, booking, numbered, offer};
 use crate::support::config;
 use crate::tables::Database;
-use crate::{dead_letters, index, index_into, index_with, numbers};
+use crate::{dead_letters, index, index_both_ways, index_into, numbers};
 
 const NOTE: &str = "com.huddle.note/1";
 const OFFER: &str = "com.huddle.slotOffer/1";
@@ -44,18 +43,7 @@ async fn lesson_12_what_is_created_deleted_and_created_again_is_there() {
     scribe.put(ANN, NOTE, 1);
     scribe.delete(ANN, NOTE);
     scribe.put(ANN, NOTE, 2);
-    let alone = Config {
-        batch_frames: 1,
-        index_batch: 1,
-        ..config()
-    };
-    let together = Config {
-        batch_frames: 100,
-        index_batch: 100,
-        ..config()
-    };
-    for config in [alone, together] {
-        let database = index_with(config, scribe.log.clone()).await;
+    for database in index_both_ways(&scribe.log).await {
         assert_eq!(numbers(&database).await, [format!("ann/{NOTE} 2")]);
     }
 }
@@ -68,8 +56,9 @@ async fn lesson_12_an_older_creation_that_comes_late_resurrects_nothing() {
     scribe.delete(ANN, NOTE);
     // Another relay tells it again, under a number of its own.
     scribe.emit(|stamp| splice_seq(&created, stamp.seq).unwrap().into());
-    let database = index(scribe.log).await;
-    assert_eq!(numbers(&database).await, [""; 0]);
+    for database in index_both_ways(&scribe.log).await {
+        assert_eq!(numbers(&database).await, [""; 0]);
+    }
 }
 
 #[tokio::test]
@@ -137,10 +126,7 @@ async fn lesson_17_a_commit_may_touch_one_path_twice() {
         // What the first of the two wrote is not in the CAR.
         scribe.commit(ANN, &writes.map(|value| (NOTE, value)));
         let database = index(scribe.log).await;
-        let expected: Vec<_> = after
-            .map(|n| format!("ann/{NOTE} {n}"))
-            .into_iter()
-            .collect();
+        let expected: Vec<_> = after.iter().map(|n| format!("ann/{NOTE} {n}")).collect();
         assert_eq!(numbers(&database).await, expected, "{told}");
         assert_eq!(dead_letters(&database).await, [""; 0], "{told}");
     }
@@ -155,7 +141,8 @@ async fn lesson_23_a_deletion_counts_beside_a_creation_of_the_same_subject() {
     let second = "com.huddle.booking/2";
     let writes = [(second, Some(booking(&offer_uri()))), (BOOKING, None)];
     scribe.commit(BOB, &writes);
-    let database = index(scribe.log).await;
-    let booked = database.rows("SELECT uri FROM bookings").await;
-    assert_eq!(booked, [format!("at://{BOB}/{second}")]);
+    for database in index_both_ways(&scribe.log).await {
+        let booked = database.rows("SELECT uri FROM bookings").await;
+        assert_eq!(booked, [format!("at://{BOB}/{second}")]);
+    }
 }
