@@ -1,17 +1,21 @@
 //! The connections that were lost or never made, as the worker's log tells of them.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 use std::time::Duration;
 
 use tracing::field::{Field, Visit};
-use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Subscriber};
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::support::eventually;
+
+thread_local! {
+    /// The whole tree of a `tokio::test` runs on the thread of its test.
+    static HEARD: RefCell<Vec<Loss>> = const { RefCell::new(Vec::new()) };
+}
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Loss {
@@ -20,14 +24,12 @@ pub(crate) struct Loss {
     pub(crate) retry_in: Duration,
 }
 
-/// Listens to the log of this thread, on which the whole tree of a `tokio::test` runs.
-pub(crate) struct Losses {
-    seen: Seen,
-    _guard: DefaultGuard,
-}
+/// What was heard on this thread since it was made.
+pub(crate) struct Losses(());
 
-#[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<Loss>>>);
+/// Listens on all threads: with a listener for each, `tracing` may miss lines that were first
+/// written on a thread that has none.
+struct Listener;
 
 /// The fields of one line.
 #[derive(Default)]
@@ -38,18 +40,17 @@ struct Line {
 
 impl Losses {
     pub(crate) fn listen() -> Self {
-        let seen = Seen::default();
-        let guard = tracing_subscriber::registry()
-            .with(seen.clone())
-            .set_default();
-        Self {
-            seen,
-            _guard: guard,
-        }
+        static LISTENING: Once = Once::new();
+        LISTENING.call_once(|| {
+            let subscriber = tracing_subscriber::registry().with(Listener);
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+        });
+        HEARD.take();
+        Self(())
     }
 
     pub(crate) fn so_far(&self) -> Vec<Loss> {
-        self.seen.0.lock().unwrap().clone()
+        HEARD.with_borrow(Clone::clone)
     }
 
     /// The first `count` losses, once there are so many.
@@ -61,12 +62,16 @@ impl Losses {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Seen {
+impl<S: Subscriber> Layer<S> for Listener {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        metadata.target().ends_with("::connection")
+    }
+
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
         if line.message == "not connected" {
-            self.0.lock().unwrap().push(line.loss);
+            HEARD.with_borrow_mut(|heard| heard.push(line.loss));
         }
     }
 }
