@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use huddle_firehose::actors::{Context, Parts};
 use huddle_firehose::config::{Config, Layers};
+use huddle_firehose::fault::Faults;
 use huddle_firehose::source::Source;
 use huddle_firehose::source::mock_relay::MockRelay;
 use huddle_firehose::source::websocket::{WebSocketOptions, WebSocketSource};
 use huddle_firehose::store::Store;
-use huddle_firehose::supervision::fault::Faults;
 use huddle_firehose::supervision::tree::Tree;
 use huddle_firehose::worker;
 use reqwest::{Client, Method, StatusCode};
