@@ -30,6 +30,8 @@ pub enum Item {
     /// The stream stands here: told of the first frame, and wherever the seqs do not rise.
     At(Position),
     DeadLetter(Box<DeadLetter>),
+    /// The stream had come so far where its seqs cease to rise.
+    Reached(Position),
     /// The source says that it no longer holds what follows the cursor.
     OutdatedCursor,
     Work(Work),

@@ -197,6 +197,7 @@ impl<'a> EffectsOf<'a> {
                 }
                 self.observe(position);
             }
+            Item::Reached(position) => self.observe(position),
             Item::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
             Item::OutdatedCursor => self.guard.note_outdated_cursor(),
             Item::Work(work) => {

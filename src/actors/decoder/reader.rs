@@ -151,8 +151,13 @@ impl<'a> Reader<'a> {
         let Some(place) = place else {
             return;
         };
-        if self.last.is_none_or(|last| place.seq <= last.seq) {
-            self.items.push(Item::At(place.position()));
+        match self.last {
+            Some(last) if last.seq < place.seq => {}
+            last => {
+                let reached = last.map(|last| Item::Reached(last.position()));
+                self.items.extend(reached);
+                self.items.push(Item::At(place.position()));
+            }
         }
         self.last = Some(place);
     }
