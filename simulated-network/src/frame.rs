@@ -12,9 +12,38 @@ use crate::repo::CommitFrame;
 /// One place of the relay's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// `None` for an `#info`.
+    /// The number by which a client resumes behind it, whatever the frame itself says. `None` where
+    /// nobody resumes: for an `#info`, say.
     pub seq: Option<u64>,
     pub frame: Bytes,
+    /// It is sent as text, which frames never are.
+    pub is_text: bool,
+}
+
+impl LogEntry {
+    pub fn numbered(seq: u64, frame: Bytes) -> Self {
+        Self {
+            seq: Some(seq),
+            frame,
+            is_text: false,
+        }
+    }
+
+    pub fn unnumbered(frame: Bytes) -> Self {
+        Self {
+            seq: None,
+            frame,
+            is_text: false,
+        }
+    }
+
+    pub fn text(text: &str) -> Self {
+        Self {
+            seq: None,
+            frame: Bytes::copy_from_slice(text.as_bytes()),
+            is_text: true,
+        }
+    }
 }
 
 /// The seq and the time that every message but `#info` has.

@@ -13,6 +13,7 @@
 
 pub mod account;
 pub mod car;
+pub mod feed;
 pub mod frame;
 pub mod http;
 pub mod key;

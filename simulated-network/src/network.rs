@@ -99,7 +99,7 @@ impl Network {
             Kind::Identity => self.identity(number),
             Kind::Info => {
                 let frame = frame::info("Maintenance");
-                self.log.push(LogEntry { seq: None, frame });
+                self.log.push(LogEntry::unnumbered(frame));
             }
             Kind::KeyRotation if is_active => self.rotate_key(number),
             Kind::Migration if is_active => self.migrate(number),
@@ -246,10 +246,7 @@ impl Network {
         self.clock += self.random.u64(PAUSE);
         let time = self.time().to_string();
         let frame = message(Stamp { seq, time });
-        self.log.push(LogEntry {
-            seq: Some(seq),
-            frame,
-        });
+        self.log.push(LogEntry::numbered(seq, frame));
         seq
     }
 
