@@ -53,8 +53,11 @@ pub struct Stamp {
     pub time: String,
 }
 
-fn message(t: &str, payload: Ipld) -> Bytes {
-    framed(&ipld!({ "op": 1, "t": t }), &payload)
+/// The fields of a message.
+pub type Payload = BTreeMap<String, Ipld>;
+
+pub fn message(t: &str, payload: Payload) -> Bytes {
+    framed(&ipld!({ "op": 1, "t": t }), &Ipld::Map(payload))
 }
 
 fn framed(header: &Ipld, payload: &Ipld) -> Bytes {
@@ -62,6 +65,10 @@ fn framed(header: &Ipld, payload: &Ipld) -> Bytes {
 }
 
 pub fn commit(stamp: Stamp, did: &str, commit: CommitFrame) -> Bytes {
+    message("#commit", commit_payload(stamp, did, commit))
+}
+
+pub fn commit_payload(stamp: Stamp, did: &str, commit: CommitFrame) -> Payload {
     let ops: Vec<Ipld> = commit
         .ops
         .into_iter()
@@ -96,17 +103,13 @@ pub fn commit(stamp: Stamp, did: &str, commit: CommitFrame) -> Bytes {
     if let Some(data) = commit.prev_data {
         payload.insert("prevData".to_owned(), Ipld::Link(data));
     }
-    message("#commit", Ipld::Map(payload))
+    payload
 }
 
 pub fn sync(stamp: Stamp, did: &str, rev: &str, blocks: Vec<u8>) -> Bytes {
-    let payload = ipld!({
-        "seq": integer(stamp.seq),
-        "time": stamp.time,
-        "did": did,
-        "rev": rev,
-        "blocks": Ipld::Bytes(blocks),
-    });
+    let mut payload = stamped(stamp, did);
+    payload.insert("rev".to_owned(), Ipld::from(rev));
+    payload.insert("blocks".to_owned(), Ipld::Bytes(blocks));
     message("#sync", payload)
 }
 
@@ -115,7 +118,7 @@ pub fn identity(stamp: Stamp, did: &str, handle: Option<&str>) -> Bytes {
     if let Some(handle) = handle {
         payload.insert("handle".to_owned(), Ipld::from(handle));
     }
-    message("#identity", Ipld::Map(payload))
+    message("#identity", payload)
 }
 
 pub fn account(stamp: Stamp, did: &str, status: Option<&str>) -> Bytes {
@@ -124,7 +127,7 @@ pub fn account(stamp: Stamp, did: &str, status: Option<&str>) -> Bytes {
     if let Some(status) = status {
         payload.insert("status".to_owned(), Ipld::from(status));
     }
-    message("#account", Ipld::Map(payload))
+    message("#account", payload)
 }
 
 /// A message that no consumer has heard of: of an unknown type, or of an unknown op.
@@ -134,10 +137,11 @@ pub fn unknown(stamp: Stamp, did: &str, op: i64) -> Bytes {
 }
 
 pub fn info(name: &str) -> Bytes {
-    message(
-        "#info",
-        ipld!({ "name": name, "message": "for your information" }),
-    )
+    let payload = BTreeMap::from([
+        ("name".to_owned(), Ipld::from(name)),
+        ("message".to_owned(), Ipld::from("for your information")),
+    ]);
+    message("#info", payload)
 }
 
 pub fn error(name: &str) -> Bytes {
@@ -145,7 +149,8 @@ pub fn error(name: &str) -> Bytes {
     framed(&ipld!({ "op": -1 }), &payload)
 }
 
-fn stamped(stamp: Stamp, did: &str) -> BTreeMap<String, Ipld> {
+/// What every message but `#info` says; a commit calls the DID `repo`.
+pub fn stamped(stamp: Stamp, did: &str) -> Payload {
     BTreeMap::from([
         ("seq".to_owned(), integer(stamp.seq)),
         ("time".to_owned(), Ipld::String(stamp.time)),

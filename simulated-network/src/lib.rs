@@ -12,6 +12,7 @@
 )]
 
 pub mod account;
+mod adversary;
 pub mod car;
 pub mod feed;
 pub mod frame;

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fastrand::Rng;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::account::{Account, Status};
+use crate::adversary::{self, SpoiledOperation, Weapon};
 use crate::frame::{self, LogEntry, Stamp};
 use crate::key::SigningKey;
 use crate::oracle::{Oracle, Record, What};
@@ -21,6 +22,12 @@ const BEGINNING: u64 = 1_767_225_600_000_000;
 /// Events are at least a millisecond apart, which is as fine as many clocks are, and at most two
 /// seconds.
 const PAUSE: std::ops::Range<u64> = 1_000..2_000_000;
+/// Longer than clocks disagree, so that a consumer no longer takes a lower seq for a replay.
+const QUIET: u64 = 11_000_000;
+/// How far ahead of its time a lie is.
+const LEAP: u64 = 1_000_000;
+/// How many of the newest messages may come once more.
+const REPEATED_WITHIN: usize = 20;
 /// Offers that others may refer to.
 const REMEMBERED_REFS: usize = 32;
 
@@ -47,7 +54,7 @@ impl Network {
         let mut network = Self {
             random: Rng::with_seed(seed),
             clock: BEGINNING,
-            next_seq: 1,
+            next_seq: shape.first_seq,
             accounts: Vec::new(),
             refs: Vec::new(),
             log: Vec::new(),
@@ -96,17 +103,21 @@ impl Network {
         let is_active = self.accounts[number].is_active();
         match self.shape.kind(&mut self.random) {
             Kind::Commit if is_active => self.commit(number),
+            Kind::Hostile => self.hostile(number),
             Kind::Identity => self.identity(number),
             Kind::Info => {
                 let frame = frame::info("Maintenance");
                 self.log.push(LogEntry::unnumbered(frame));
             }
             Kind::KeyRotation if is_active => self.rotate_key(number),
+            Kind::Lie => self.lie(number),
             Kind::Migration if is_active => self.migrate(number),
+            Kind::Repeat => self.repeat(),
             Kind::Status => self.change_status(number),
-            Kind::Sync if is_active => {
-                self.sync(number);
-            }
+            Kind::Sync if is_active => self.sync(number),
+            Kind::Text => self
+                .log
+                .push(LogEntry::text("{\"op\":1,\"t\":\"#commit\"}")),
             Kind::Unknown => self.unknown(number),
             Kind::Commit | Kind::KeyRotation | Kind::Migration | Kind::Sync => {}
         }
@@ -123,24 +134,50 @@ impl Network {
         self.oracle.restart_sequence();
     }
 
+    /// Lets a while pass, and then one more thing happen, of which everybody hears.
+    pub fn conclude(&mut self) -> &[LogEntry] {
+        let before = self.log.len();
+        self.clock += QUIET;
+        self.announce_handle(0);
+        &self.log[before..]
+    }
+
     // === What happens ===
 
     fn commit(&mut self, number: usize) {
         let writes = self.writes(number);
         let (commit, changes) = self.apply(number, writes);
         let did = self.accounts[number].did.clone();
-        let seq = self.emit(|stamp| frame::commit(stamp, &did, commit));
-        self.note(seq, &did, changes);
+        let mut random = self.random.fork();
+        let is_spoiled = self.random.u32(..100) < self.shape.spoiled_percent;
+        let mut spoiled = None;
+        self.emit(|stamp| {
+            let mut payload = frame::commit_payload(stamp, &did, commit);
+            if is_spoiled {
+                spoiled = Some(adversary::spoil_operation(&mut payload, &mut random));
+            }
+            frame::message("#commit", payload)
+        });
+        for change in changes {
+            let is_told = spoiled.as_ref().is_none_or(|op| !change.is_of(&op.path));
+            self.oracle.note(&did, change, is_told);
+        }
+        if let Some(SpoiledOperation { path, block }) = spoiled {
+            self.oracle
+                .refuse(Some(format!("at://{did}/{path}")), block);
+        }
     }
 
     /// The repository moves to another host and comes out different there.
     fn migrate(&mut self, number: usize) {
         let writes = self.writes(number);
-        let (_unheard, changes) = self.apply(number, writes);
+        let (_unsaid, changes) = self.apply(number, writes);
         self.announce_handle(number);
-        let seq = self.sync(number);
+        self.sync(number);
         let did = self.accounts[number].did.clone();
-        self.note(seq, &did, changes);
+        for change in changes {
+            self.oracle.note(&did, change, false);
+        }
     }
 
     fn rotate_key(&mut self, number: usize) {
@@ -155,9 +192,7 @@ impl Network {
         let account = &mut self.accounts[number];
         let did = account.did.clone();
         match self.random.u32(..4) {
-            0 => {
-                self.emit(|stamp| frame::identity(stamp, &did, None));
-            }
+            0 => self.emit(|stamp| frame::identity(stamp, &did, None)),
             // The relay could not verify it; the DID document still has it.
             1 => self.announce(&did, "handle.invalid"),
             _ => {
@@ -208,6 +243,50 @@ impl Network {
         self.emit(|stamp| frame::unknown(stamp, &did, op));
     }
 
+    /// A frame that nobody can take, made of a commit that never was.
+    fn hostile(&mut self, number: usize) {
+        let rev = tid(self.clock, number as u16);
+        let mut random = self.random.fork();
+        let Account { did, repo, .. } = &self.accounts[number];
+        let did = did.clone();
+        let write = Write {
+            path: record::path(&mut random),
+            value: Some(record::to_ipld(&json!({ "text": "never" }))),
+        };
+        let path = write.path.clone();
+        let commit = repo.clone().apply(vec![write], rev);
+        let mut hostile = Bytes::new();
+        let mut is_refused = false;
+        self.emit(|stamp| {
+            let payload = frame::commit_payload(stamp.clone(), &did, commit);
+            let weapon = Weapon::choose(&mut random);
+            is_refused = weapon.is_always_noticed() || record::is_looked_at(&path);
+            hostile = weapon.frame(stamp, &did, payload, &mut random);
+            hostile.clone()
+        });
+        if is_refused {
+            self.oracle.refuse(None, hostile);
+        }
+    }
+
+    fn lie(&mut self, number: usize) {
+        self.clock += self.random.u64(PAUSE);
+        let seq = self.next_seq + LEAP;
+        let time = self.time().to_string();
+        let frame = frame::identity(Stamp { seq, time }, &self.accounts[number].did, None);
+        self.oracle.lie(seq);
+        self.log.push(LogEntry::unnumbered(frame));
+    }
+
+    fn repeat(&mut self) {
+        let recent = self.log.len().saturating_sub(REPEATED_WITHIN);
+        let index = self.random.usize(recent..self.log.len().max(recent + 1));
+        let numbered = self.log.get(index).filter(|entry| entry.seq.is_some());
+        if let Some(frame) = numbered.map(|entry| entry.frame.clone()) {
+            self.log.push(LogEntry::unnumbered(frame));
+        }
+    }
+
     // === How it is said ===
 
     fn announce_handle(&mut self, number: usize) {
@@ -217,43 +296,38 @@ impl Network {
     }
 
     fn announce(&mut self, did: &str, handle: &str) {
-        let seq = self.emit(|stamp| frame::identity(stamp, did, Some(handle)));
-        self.oracle.note(seq, did, What::Handle(handle.to_owned()));
+        self.emit(|stamp| frame::identity(stamp, did, Some(handle)));
+        self.oracle.note(did, What::Handle(handle.to_owned()), true);
     }
 
     fn announce_status(&mut self, number: usize) {
         let Account { did, status, .. } = &self.accounts[number];
         let (did, status) = (did.clone(), status.map(Status::as_str));
-        let seq = self.emit(|stamp| frame::account(stamp, &did, status));
+        self.emit(|stamp| frame::account(stamp, &did, status));
         let status = status.map(str::to_owned);
-        self.oracle.note(seq, &did, What::Status(status));
+        self.oracle.note(&did, What::Status(status), true);
     }
 
-    fn sync(&mut self, number: usize) -> u64 {
+    fn sync(&mut self, number: usize) {
         let Account { did, repo, .. } = &self.accounts[number];
         let (head, blocks) = repo.sync_frame().expect("an active account has a commit");
         let (did, rev) = (did.clone(), head.rev.clone());
-        self.emit(|stamp| frame::sync(stamp, &did, &rev, blocks))
+        self.emit(|stamp| frame::sync(stamp, &did, &rev, blocks));
     }
 
     /// Gives a message the next seq and the next time, and appends it to the log.
-    fn emit(&mut self, message: impl FnOnce(Stamp) -> Bytes) -> u64 {
+    fn emit(&mut self, message: impl FnOnce(Stamp) -> Bytes) {
         let seq = self.next_seq;
         self.next_seq += 1;
         if self.random.u32(..100) < self.shape.seq_gaps_percent {
             self.next_seq += self.random.u64(1..20);
         }
         self.clock += self.random.u64(PAUSE);
-        let time = self.time().to_string();
+        let time = self.time();
+        self.oracle.place(seq, time);
+        let time = time.to_string();
         let frame = message(Stamp { seq, time });
         self.log.push(LogEntry::numbered(seq, frame));
-        seq
-    }
-
-    fn note(&mut self, seq: u64, did: &str, changes: Vec<What>) {
-        for change in changes {
-            self.oracle.note(seq, did, change);
-        }
     }
 
     // === What is written ===

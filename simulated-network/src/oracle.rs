@@ -1,30 +1,57 @@
 //! What the network holds, told by a model that is as simple as can be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use cid::Cid;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::record::{WANTED, is_malformed};
 
-/// Everything that ever changed, in order.
+/// Everything that was ever said, in order, and what it means.
 #[derive(Clone, Debug, Default)]
 pub struct Oracle {
-    history: Vec<(Moment, Change)>,
+    places: Vec<Place>,
+    changes: Vec<Change>,
+    refusals: Vec<Refusal>,
+    lies: Vec<u64>,
     /// How often the relay's seqs began anew.
     sequence: u32,
 }
 
+/// A place among all that the relay says, also where its seqs began anew in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Moment {
-    sequence: u32,
-    seq: u64,
+pub struct Moment {
+    pub sequence: u32,
+    pub seq: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    moment: Moment,
+    time: Timestamp,
 }
 
 #[derive(Clone, Debug)]
 pub struct Change {
+    pub moment: Moment,
+    pub time: Timestamp,
     pub did: String,
     pub what: What,
+    /// Whether a consumer of the stream alone can know. It can't of what a migration brought, nor of
+    /// a record that the commit does not bring along.
+    pub is_told: bool,
+}
+
+/// Something said that can't be taken, and that a consumer has to put aside.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub moment: Moment,
+    /// The record that is spoken of; `None` for a whole frame.
+    pub uri: Option<String>,
+    /// The frame, or the block that was brought as the record.
+    pub raw: Bytes,
 }
 
 #[derive(Clone, Debug)]
@@ -70,17 +97,77 @@ pub enum Visibility {
 }
 
 impl Oracle {
-    pub(crate) fn note(&mut self, seq: u64, did: &str, what: What) {
-        let moment = Moment {
-            sequence: self.sequence,
-            seq,
-        };
+    /// The relay says something that has a place.
+    pub(crate) fn place(&mut self, seq: u64, time: Timestamp) {
+        let moment = self.moment(seq);
+        self.places.push(Place { moment, time });
+    }
+
+    /// What was said last has changed something.
+    pub(crate) fn note(&mut self, did: &str, what: What, is_told: bool) {
+        let Place { moment, time } = self.here();
         let did = did.to_owned();
-        self.history.push((moment, Change { did, what }));
+        self.changes.push(Change {
+            moment,
+            time,
+            did,
+            what,
+            is_told,
+        });
+    }
+
+    /// What was said last can't be taken.
+    pub(crate) fn refuse(&mut self, uri: Option<String>, raw: Bytes) {
+        let moment = self.here().moment;
+        self.refusals.push(Refusal { moment, uri, raw });
+    }
+
+    /// A message gives itself a seq that is not its own.
+    pub(crate) fn lie(&mut self, seq: u64) {
+        self.lies.push(seq);
     }
 
     pub(crate) fn restart_sequence(&mut self) {
         self.sequence += 1;
+    }
+
+    fn here(&self) -> Place {
+        *self.places.last().expect("something was said")
+    }
+
+    fn moment(&self, seq: u64) -> Moment {
+        let sequence = self.sequence;
+        Moment { sequence, seq }
+    }
+
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    pub fn refusals(&self) -> &[Refusal] {
+        &self.refusals
+    }
+
+    pub fn lies(&self) -> &[u64] {
+        &self.lies
+    }
+
+    /// How far a consumer claims to be whose cursor says `seq` and the time of the event there. A seq
+    /// that is a lie stands for what was said before that time.
+    pub fn reached(&self, seq: u64, time: Option<Timestamp>) -> Option<Moment> {
+        let time = time?;
+        let until = self.places.partition_point(|place| place.time <= time);
+        let by_time = self.places[..until].last()?.moment;
+        let by_seq = Moment { seq, ..by_time };
+        let is_true = self
+            .places
+            .binary_search_by_key(&by_seq, |place| place.moment)
+            .is_ok();
+        Some(if is_true {
+            by_seq.max(by_time)
+        } else {
+            by_time
+        })
     }
 
     /// The truth after everything that has happened.
@@ -90,19 +177,35 @@ impl Oracle {
 
     /// The truth after the event with this seq of the present sequence.
     pub fn at(&self, seq: u64) -> Truth {
-        let end = Moment {
-            sequence: self.sequence,
-            seq,
-        };
-        let until = self.history.partition_point(|(moment, _)| *moment <= end);
-        let mut truth = Truth::new();
-        for (_, change) in &self.history[..until] {
-            truth
-                .entry(change.did.clone())
-                .or_default()
-                .change(&change.what);
+        let end = self.moment(seq);
+        let until = self.changes.partition_point(|change| change.moment <= end);
+        fold(&self.changes[..until])
+    }
+
+    /// What a consumer of the stream alone holds after everything that has happened, if it has not
+    /// heard what was said at these moments.
+    pub fn told(&self, unheard: &BTreeSet<Moment>) -> Truth {
+        let changes = self.changes.iter();
+        fold(changes.filter(|change| change.is_told && !unheard.contains(&change.moment)))
+    }
+}
+
+fn fold<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Truth {
+    let mut truth = Truth::new();
+    for change in changes {
+        let account = truth.entry(change.did.clone()).or_default();
+        account.change(&change.what);
+    }
+    truth
+}
+
+impl What {
+    /// Whether it is about the record at `path`.
+    pub fn is_of(&self, record: &str) -> bool {
+        match self {
+            Self::Put { path, .. } | Self::Delete { path } => path == record,
+            Self::Handle(_) | Self::Status(_) => false,
         }
-        truth
     }
 }
 

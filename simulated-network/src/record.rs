@@ -11,6 +11,9 @@ pub const BOOKING: &str = "com.huddle.booking";
 /// The collections that an indexer of appointments wants.
 pub const WANTED: [&str; 3] = [SLOT_OFFER, BOOKING_REQUEST, BOOKING];
 
+/// What all collections begin with that such an indexer looks at.
+const LOOKED_AT: &str = "com.huddle.";
+
 /// The rkeys of records that break their schema begin so.
 pub const MALFORMED: &str = "bad-";
 
@@ -56,6 +59,11 @@ pub fn path(random: &mut Rng) -> String {
         "com.huddle.profile" => format!("{collection}/self"),
         _ => format!("{collection}/{prefix}{number}"),
     }
+}
+
+/// Whether an indexer of appointments looks at `path` at all.
+pub fn is_looked_at(path: &str) -> bool {
+    path.starts_with(LOOKED_AT)
 }
 
 /// Whether the record at `path` is one that breaks its schema.

@@ -21,8 +21,20 @@ pub struct Shape {
     pub syncs: u32,
     pub infos: u32,
     pub unknowns: u32,
+    /// A frame that nobody can take, or that nobody has to look into.
+    pub hostiles: u32,
+    /// A message with a seq far ahead of its time; the next one is where it should be.
+    pub lies: u32,
+    /// A message of a short while ago comes once more.
+    pub repeats: u32,
+    /// A text message among the frames.
+    pub texts: u32,
+    /// Of a hundred commits, so many have an operation that nobody can follow.
+    pub spoiled_percent: u32,
     /// Of a hundred seqs, so many are followed by a hole.
     pub seq_gaps_percent: u32,
+    /// The relay's first seq. After a reset it begins with 1.
+    pub first_seq: u64,
 }
 
 impl Default for Shape {
@@ -38,7 +50,13 @@ impl Default for Shape {
             syncs: 2,
             infos: 1,
             unknowns: 2,
+            hostiles: 0,
+            lies: 0,
+            repeats: 0,
+            texts: 0,
+            spoiled_percent: 0,
             seq_gaps_percent: 5,
+            first_seq: 1,
         }
     }
 }
@@ -47,26 +65,46 @@ impl Default for Shape {
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Commit,
+    Hostile,
     Identity,
     Info,
     KeyRotation,
+    Lie,
     Migration,
+    Repeat,
     Status,
     Sync,
+    Text,
     Unknown,
 }
 
 impl Shape {
+    /// A network with everything that a relay should not say, among what it should.
+    pub fn adversarial() -> Self {
+        Self {
+            hostiles: 15,
+            lies: 1,
+            repeats: 6,
+            texts: 1,
+            spoiled_percent: 10,
+            ..Self::default()
+        }
+    }
+
     /// What happens next.
     pub(crate) fn kind(&self, random: &mut Rng) -> Kind {
         let weights = [
             (Kind::Commit, self.commits),
+            (Kind::Hostile, self.hostiles),
             (Kind::Identity, self.identities),
             (Kind::Info, self.infos),
             (Kind::KeyRotation, self.key_rotations),
+            (Kind::Lie, self.lies),
             (Kind::Migration, self.migrations),
+            (Kind::Repeat, self.repeats),
             (Kind::Status, self.statuses),
             (Kind::Sync, self.syncs),
+            (Kind::Text, self.texts),
             (Kind::Unknown, self.unknowns),
         ];
         let total: u32 = weights.iter().map(|(_, weight)| weight).sum();

@@ -1,7 +1,8 @@
 //! Frames, decoded and folded in the plainest way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use huddle_firehose::filter::interest::Interest;
 use huddle_firehose::protocol::decode::{Content, decode};
 use huddle_firehose::protocol::event::{Change, Commit, Event};
@@ -30,6 +31,50 @@ fn every_frame_is_decoded_also_where_repositories_migrate() {
     let mut network = Network::new(100, Shape::default());
     network.steps(500);
     folded(&network);
+}
+
+#[test]
+fn what_the_decoder_refuses_is_what_nobody_can_take_and_nothing_else() {
+    let mut refused = 0;
+    for seed in 0..10 {
+        let mut network = Network::new(seed, Shape::adversarial());
+        network.steps(300);
+        let refusals = network.oracle().refusals().iter();
+        let expected: BTreeSet<Refused> = refusals
+            .map(|refusal| (refusal.uri.clone(), refusal.raw.clone()))
+            .collect();
+        assert_eq!(refusals_of(&network), expected, "seed {seed}");
+        refused += expected.len();
+    }
+    assert!(refused > 300, "{refused}");
+}
+
+/// A record's URI, or none for a whole frame, and the bytes at fault.
+type Refused = (Option<String>, Bytes);
+
+fn refusals_of(network: &Network) -> BTreeSet<Refused> {
+    let interest = Interest::new(["com.huddle.*".parse().unwrap()]);
+    let mut refused = BTreeSet::new();
+    for entry in network.log().iter().filter(|entry| !entry.is_text) {
+        let Ok(decoded) = decode(&entry.frame, &interest) else {
+            refused.insert((None, entry.frame.clone()));
+            continue;
+        };
+        let Content::Event(Event::Commit(commit)) = decoded.content else {
+            continue;
+        };
+        let uri = |path: &str| Some(format!("at://{}/{path}", commit.did));
+        for op in &commit.misnamed {
+            refused.insert((uri(&op.path), op.record.clone()));
+        }
+        for op in &commit.ops {
+            if let Change::Broken { record, .. } = &op.change {
+                let path = format!("{}/{}", op.collection, op.rkey);
+                refused.insert((uri(&path), record.clone()));
+            }
+        }
+    }
+    refused
 }
 
 fn folded(network: &Network) -> Truth {

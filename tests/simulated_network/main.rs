@@ -8,21 +8,11 @@ mod worker;
 use simulated_network::network::Network;
 use simulated_network::shape::Shape;
 
-/// What happens without a commit takes more than the stream to follow.
-const WITHOUT_MIGRATIONS: Shape = Shape {
-    accounts: 8,
-    max_ops: 10,
-    commits: 80,
-    identities: 4,
-    statuses: 8,
-    key_rotations: 2,
-    migrations: 0,
-    syncs: 2,
-    infos: 1,
-    unknowns: 2,
-    seq_gaps_percent: 5,
-};
-
+/// A network without migrations: what happens without a commit takes more than the stream to follow.
 fn network(seed: u64) -> Network {
-    Network::new(seed, WITHOUT_MIGRATIONS)
+    let shape = Shape {
+        migrations: 0,
+        ..Shape::default()
+    };
+    Network::new(seed, shape)
 }
