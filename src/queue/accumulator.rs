@@ -135,10 +135,15 @@ impl<L> Accumulator<L> {
 
 impl<L> IndexWork<L> {
     /// The last place to cut within `room` effects; the first one of all where something must go.
+    /// What follows the last mark goes whole.
     fn cut_mark(&self, room: usize, must: bool) -> Option<Mark> {
+        let end = Mark {
+            effects: self.effects.len(),
+            position: self.position,
+        };
         let fitting = self.marks.iter().rev().find(|mark| mark.effects <= room);
-        let first = self.marks.first().filter(|_| must);
-        fitting.or(first).copied()
+        let first = self.marks.first().unwrap_or(&end);
+        fitting.or(must.then_some(first)).copied()
     }
 
     fn shift_marks(&mut self, gone: usize) {
@@ -234,6 +239,21 @@ mod tests {
         assert_eq!(sizes, [1, 1, 1]);
     }
 
+    /// Dead letters of frames that cannot be read: nothing says where in the stream they stand.
+    #[test]
+    fn effects_without_a_place_go_whole() {
+        let mut accumulator = Accumulator::new(2);
+        let mut unmarked = work(1, &[1; 5]);
+        unmarked.marks.truncate(1);
+        accumulator.push(unmarked);
+        let first = accumulator.cut().unwrap();
+        assert_eq!((first.effects.len(), first.position), (1, at(1)));
+        let second = accumulator.cut().unwrap();
+        assert_eq!((second.effects.len(), second.position), (4, at(6)));
+        assert_eq!(second.completes, [(6, at(6))]);
+        assert!(accumulator.cut().is_none());
+    }
+
     #[test]
     fn work_without_effects_is_completed_too() {
         let mut accumulator = Accumulator::new(100);
@@ -244,22 +264,29 @@ mod tests {
 
     proptest! {
         /// Rule 1: at each cut, every effect at or before the position is in this transaction or an
-        /// earlier one, and nothing is lost or turned round.
+        /// earlier one, and nothing is lost or turned round; whatever is marked.
         #[test]
         fn the_position_never_leads(
-            batches in prop::collection::vec((prop::collection::vec(1..40_usize, 0..20), any::<bool>()), 1..10),
+            batches in prop::collection::vec(
+                (prop::collection::vec(0..40_usize, 0..20), any::<bool>(), any::<u32>()),
+                1..10,
+            ),
             size in 1..60_usize,
         ) {
             let mut accumulator = Accumulator::new(size);
             let (mut seq, mut expected) = (1, Vec::new());
-            for (sizes, is_suspect) in &batches {
-                let work = IndexWork { is_suspect: *is_suspect, ..work(seq, sizes) };
+            for (sizes, is_suspect, marked) in &batches {
+                let mut work = IndexWork { is_suspect: *is_suspect, ..work(seq, sizes) };
+                let mut bits = (0..u32::BITS).map(|bit| marked >> bit & 1 == 1);
+                work.marks.retain(|_| bits.next() == Some(true));
                 seq = work.position.seq + 1;
                 expected.extend(work.effects.clone());
                 accumulator.push(work);
             }
             let (mut written, mut completed) = (Vec::new(), 0);
             while let Some(transaction) = accumulator.cut() {
+                let is_progress = !transaction.completes.is_empty() || transaction.is_unfinished;
+                prop_assert!(is_progress, "it would go on for ever");
                 written.extend(transaction.effects);
                 completed += transaction.completes.len();
                 let behind = expected.iter().take_while(|effect| seq_of(effect) <= transaction.position.seq);
