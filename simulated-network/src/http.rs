@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Deserialize;
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::account::{Account, Status};
+use crate::mishap::{Endpoint, Mishap, Mishaps, meddle};
 use crate::network::Network;
 
 const DEFAULT_PAGE: usize = 500;
@@ -25,6 +27,7 @@ const DEFAULT_PAGE: usize = 500;
 #[derive(Debug)]
 pub struct HttpServer {
     address: SocketAddr,
+    mishaps: Mishaps,
     serving: JoinHandle<()>,
 }
 
@@ -53,6 +56,7 @@ impl HttpServer {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let endpoint = format!("http://{address}");
+        let mishaps = Mishaps::default();
         let routes = Router::new()
             .route("/{did}", get(did_document))
             .route("/xrpc/com.atproto.sync.getRepo", get(repo))
@@ -62,15 +66,30 @@ impl HttpServer {
                 "/xrpc/com.atproto.sync.listReposByCollection",
                 get(repos_by_collection),
             )
-            .with_state(Shared { network, endpoint });
+            .with_state(Shared { network, endpoint })
+            .layer(from_fn_with_state(mishaps.clone(), meddle));
         let serving = tokio::spawn(async move {
             axum::serve(listener, routes).await.ok();
         });
-        Ok(Self { address, serving })
+        Ok(Self {
+            address,
+            mishaps,
+            serving,
+        })
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Lets the next `times` answers of `endpoint` go wrong.
+    pub fn misbehave(&self, endpoint: Endpoint, mishap: Mishap, times: u64) {
+        self.mishaps.plan(endpoint, mishap, times);
+    }
+
+    /// How often `endpoint` was asked.
+    pub fn requests(&self, endpoint: Endpoint) -> u64 {
+        self.mishaps.requests(endpoint)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod feed;
 pub mod frame;
 pub mod http;
 pub mod key;
+pub mod mishap;
 pub mod mst;
 pub mod network;
 pub mod oracle;

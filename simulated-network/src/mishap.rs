@@ -1,0 +1,155 @@
+//! What goes wrong with HTTP answers, when a test says so.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+use futures_util::{StreamExt, stream};
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Endpoint {
+    DidDocument,
+    GetLatestCommit,
+    GetRepo,
+    GetRepoStatus,
+    ListReposByCollection,
+}
+
+/// What becomes of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    /// It is so many bytes longer than it should be.
+    Oversized(usize),
+    /// It leads to the same place again.
+    RedirectLoop,
+    /// It is 429, and asks for so many seconds of patience.
+    RetryAfter(u32),
+    /// It comes after so long.
+    Slow(Duration),
+    /// It is this status, and no more.
+    Status(u16),
+    /// The connection ends in the middle of it.
+    Truncated,
+    /// It is a page of HTML.
+    WrongType,
+}
+
+/// The mishaps of one server. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mishaps(Arc<Mutex<BTreeMap<Endpoint, Prospect>>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Prospect {
+    /// What goes wrong, and how often from now on.
+    mishap: Option<(Mishap, u64)>,
+    requests: u64,
+}
+
+impl Endpoint {
+    fn of(path: &str) -> Option<Self> {
+        Some(match path.strip_prefix("/xrpc/com.atproto.sync.") {
+            None if path.starts_with("/did:") => Self::DidDocument,
+            Some("getLatestCommit") => Self::GetLatestCommit,
+            Some("getRepo") => Self::GetRepo,
+            Some("getRepoStatus") => Self::GetRepoStatus,
+            Some("listReposByCollection") => Self::ListReposByCollection,
+            _ => return None,
+        })
+    }
+}
+
+impl Mishaps {
+    pub(crate) fn plan(&self, endpoint: Endpoint, mishap: Mishap, times: u64) {
+        self.lock().entry(endpoint).or_default().mishap = Some((mishap, times));
+    }
+
+    pub(crate) fn requests(&self, endpoint: Endpoint) -> u64 {
+        self.lock().entry(endpoint).or_default().requests
+    }
+
+    /// Counts a request, and says what goes wrong with it.
+    fn next(&self, endpoint: Endpoint) -> Option<Mishap> {
+        let mut prospects = self.lock();
+        let prospect = prospects.entry(endpoint).or_default();
+        prospect.requests += 1;
+        let (mishap, times) = prospect.mishap.take()?;
+        let left = times.saturating_sub(1);
+        prospect.mishap = (left > 0).then_some((mishap, left));
+        Some(mishap)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Endpoint, Prospect>> {
+        self.0.lock().expect("nothing panics with the lock")
+    }
+}
+
+/// Stands before all answers.
+pub(crate) async fn meddle(
+    State(mishaps): State<Mishaps>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mishap = Endpoint::of(request.uri().path()).and_then(|endpoint| mishaps.next(endpoint));
+    let here = request.uri().to_string();
+    match mishap {
+        None => next.run(request).await,
+        Some(Mishap::Oversized(more)) => oversized(next.run(request).await, more).await,
+        Some(Mishap::RedirectLoop) => Redirect::temporary(&here).into_response(),
+        Some(Mishap::RetryAfter(seconds)) => {
+            let retry_after = [(header::RETRY_AFTER, seconds.to_string())];
+            (StatusCode::TOO_MANY_REQUESTS, retry_after).into_response()
+        }
+        Some(Mishap::Slow(delay)) => {
+            tokio::time::sleep(delay).await;
+            next.run(request).await
+        }
+        Some(Mishap::Status(status)) => StatusCode::from_u16(status)
+            .expect("a test names a status that there is")
+            .into_response(),
+        Some(Mishap::Truncated) => truncated(next.run(request).await).await,
+        Some(Mishap::WrongType) => {
+            let html = [(header::CONTENT_TYPE, "text/html")];
+            (html, "<!doctype html><title>Hello</title>").into_response()
+        }
+    }
+}
+
+/// The answer, and zeros behind it. How long it is, it does not say.
+async fn oversized(answer: Response, more: usize) -> Response {
+    const PIECE: usize = 64 << 10;
+    let (mut parts, body) = taken_apart(answer).await;
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let zeros = (0..more)
+        .step_by(PIECE)
+        .map(move |sent| Bytes::from(vec![0; PIECE.min(more - sent)]));
+    let pieces = std::iter::once(body).chain(zeros).map(Ok::<_, io::Error>);
+    Response::from_parts(parts, Body::from_stream(stream::iter(pieces)))
+}
+
+/// Half of the answer, which says that it is whole.
+async fn truncated(answer: Response) -> Response {
+    let (mut parts, body) = taken_apart(answer).await;
+    let length = HeaderValue::from(body.len());
+    parts.headers.insert(header::CONTENT_LENGTH, length);
+    let half = body.slice(..body.len() / 2);
+    let end = async {
+        // What comes before the end is sent meanwhile.
+        tokio::task::yield_now().await;
+        Err(io::Error::from(io::ErrorKind::ConnectionReset))
+    };
+    let pieces = stream::iter([Ok(half)]).chain(stream::once(end));
+    Response::from_parts(parts, Body::from_stream(pieces))
+}
+
+async fn taken_apart(answer: Response) -> (axum::http::response::Parts, Bytes) {
+    let (parts, body) = answer.into_parts();
+    let body = to_bytes(body, usize::MAX).await;
+    (parts, body.expect("the server's own answers are whole"))
+}
