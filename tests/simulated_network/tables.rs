@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use huddle_firehose::store::sqlite::SqliteStore;
 use serde_json::Value;
-use simulated_network::oracle::{Record, Truth, Visibility, malformed, records, select};
+use simulated_network::oracle::{Record, Refusal, Truth, Visibility, malformed, records, select};
 use simulated_network::record::{BOOKING, BOOKING_REQUEST, SLOT_OFFER};
 
 /// Panics with `context` where a worker under the policy `flag` for `com.huddle.*` has left anything
@@ -37,6 +37,46 @@ pub(crate) async fn assert_tables_equal(store: &SqliteStore, truth: &Truth, cont
         let rows: BTreeSet<String> = rows.into_iter().map(|(uri,)| uri).collect();
         assert_eq!(rows, expected, "{table}, {context}");
     }
+}
+
+/// Panics with `context` where a worker under the policy `flag` has put aside anything else than
+/// `refusals`. What a frame that can't be taken says of itself is not compared.
+pub(crate) async fn assert_dead_letters_equal(
+    store: &SqliteStore,
+    refusals: &[Refusal],
+    context: &str,
+) {
+    let expected: BTreeSet<DeadLetter> = refusals
+        .iter()
+        .map(|refusal| DeadLetter {
+            stage: "decode".to_owned(),
+            seq: refusal.uri.as_ref().map(|_| refusal.moment.seq as i64),
+            uri: refusal.uri.clone(),
+            raw: refusal.raw.to_vec(),
+        })
+        .collect();
+    let query = "SELECT stage, iif(uri IS NULL, NULL, seq) AS seq, uri, raw FROM dead_letters";
+    let stored: Vec<DeadLetter> = fetch(store, query).await;
+    let stored: BTreeSet<DeadLetter> = stored.into_iter().collect();
+    let shown = |letters: &BTreeSet<DeadLetter>, others: &BTreeSet<DeadLetter>| {
+        let alone = letters.difference(others);
+        let shown = alone.map(|letter| (letter.seq, letter.uri.clone(), letter.raw.len()));
+        shown.collect::<Vec<_>>()
+    };
+    let (unexpected, missing) = (shown(&stored, &expected), shown(&expected, &stored));
+    assert_eq!(
+        (unexpected, missing),
+        (vec![], vec![]),
+        "dead letters, {context}"
+    );
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::FromRow)]
+struct DeadLetter {
+    stage: String,
+    seq: Option<i64>,
+    uri: Option<String>,
+    raw: Vec<u8>,
 }
 
 /// The URIs of records that have a row of their own, of active and hidden accounts.
