@@ -3,8 +3,9 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use cid::Cid;
 use common::{car, data_of, parse, text};
 use ipld_core::ipld::Ipld;
@@ -188,4 +189,71 @@ fn after_a_reset_seqs_begin_at_one_and_the_truth_stays() {
     while network.step().is_empty() {}
     let first = network.log().iter().find_map(|entry| entry.seq);
     assert_eq!(first, Some(1));
+}
+
+#[test]
+fn an_adversarial_network_says_what_it_should_not_among_what_it_should() {
+    let network = network(11, Shape::adversarial());
+    let oracle = network.oracle();
+    let (records, frames): (Vec<_>, Vec<_>) = oracle
+        .refusals()
+        .iter()
+        .partition(|refusal| refusal.uri.is_some());
+    assert!(records.len() > 10, "{}", records.len());
+    assert!(frames.len() > 20, "{}", frames.len());
+    for refusal in frames {
+        let said = network
+            .log()
+            .iter()
+            .find(|entry| entry.frame == refusal.raw);
+        assert_eq!(said.unwrap().seq, Some(refusal.moment.seq));
+    }
+    assert!(!oracle.lies().is_empty());
+    assert!(network.log().iter().any(|entry| entry.is_text));
+    let numbered: BTreeSet<_> = entries_with_seq(&network, true).collect();
+    assert!(entries_with_seq(&network, false).any(|frame| numbered.contains(frame)));
+}
+
+fn entries_with_seq(network: &Network, has_seq: bool) -> impl Iterator<Item = &Bytes> {
+    let entries = network.log().iter();
+    let entries = entries.filter(move |entry| entry.seq.is_some() == has_seq);
+    entries.map(|entry| &entry.frame)
+}
+
+#[test]
+fn the_stream_alone_does_not_tell_what_a_migration_brought() {
+    let everything_heard = BTreeSet::new();
+    let without = Shape {
+        migrations: 0,
+        ..Shape::default()
+    };
+    let oracle = network(12, without).oracle().clone();
+    assert_eq!(oracle.told(&everything_heard), oracle.now());
+    let oracle = network(12, Shape::default()).oracle().clone();
+    assert_ne!(oracle.told(&everything_heard), oracle.now());
+}
+
+#[test]
+fn who_has_missed_something_holds_what_was_before() {
+    let mut network = network(13, Shape::default());
+    let told = network.oracle().told(&BTreeSet::new());
+    let before = network.oracle().changes().len();
+    network.steps(50);
+    let missed = network.oracle().changes()[before..].iter();
+    let missed = missed.map(|change| change.moment).collect();
+    assert_eq!(network.oracle().told(&missed), told);
+}
+
+#[test]
+fn a_seq_that_is_a_lie_stands_for_what_was_said_before_its_time() {
+    let mut network = network(14, Shape::adversarial());
+    network.restart_sequence();
+    network.steps(50);
+    let oracle = network.oracle();
+    for change in oracle.changes() {
+        let (moment, time) = (change.moment, Some(change.time));
+        assert_eq!(oracle.reached(moment.seq, time), Some(moment));
+        assert_eq!(oracle.reached(moment.seq + 1_000_000, time), Some(moment));
+    }
+    assert_eq!(oracle.reached(7, None), None);
 }
