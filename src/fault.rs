@@ -54,11 +54,14 @@ pub enum Point {
     StoreMigrating,
     /// Between two statements of a batch.
     StoreWriting,
+    /// A child has ended, and the supervisor has not heard of it yet.
+    SupervisorEvent,
+    SupervisorMessage,
 }
 
 impl Point {
     /// Those that actors pass, whatever store they have.
-    pub const IN_ACTORS: [Self; 20] = [
+    pub const IN_ACTORS: [Self; 22] = [
         Self::ConnectionStart,
         Self::ConnectionStep,
         Self::ConnectionRead,
@@ -79,6 +82,8 @@ impl Point {
         Self::IndexerSettled,
         Self::Spawn,
         Self::Spawned,
+        Self::SupervisorEvent,
+        Self::SupervisorMessage,
     ];
 }
 

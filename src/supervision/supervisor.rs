@@ -103,6 +103,10 @@ impl Actor for Supervisor {
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        let faults = &state.context.faults;
+        faults
+            .pass(Point::SupervisorMessage, myself.get_cell())
+            .await?;
         match message {
             SupervisorMessage::Respawn { role, generation } => {
                 let is_due = state
@@ -125,6 +129,10 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        let faults = &state.context.faults;
+        faults
+            .pass(Point::SupervisorEvent, myself.get_cell())
+            .await?;
         match event {
             SupervisionEvent::ActorFailed(cell, error) => {
                 state.note_end(&myself, cell.get_id(), error.to_string());

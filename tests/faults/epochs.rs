@@ -3,21 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use huddle_firehose::actors::Context;
 use huddle_firehose::actors::batch::DecodedBatch;
 use huddle_firehose::actors::indexer::{IndexerActor, IndexerMessage};
-use huddle_firehose::actors::{Context, Parts};
-use huddle_firehose::fault::Faults;
 use huddle_firehose::queue::accumulator::IndexWork;
 use huddle_firehose::source::Position;
 use huddle_firehose::supervision::progress::Progress;
-use huddle_firehose::worker;
 use ractor::Actor;
 
-use crate::config;
-use crate::model::Model;
-use crate::schedule::Schedule;
-use crate::script::ScriptedSource;
-use crate::store::ModelStore;
+use crate::run::Run;
 
 /// The first batch of a ledger that holds one, as work without effects.
 fn work_of_the_epoch(context: &Arc<Context>) -> IndexWork<DecodedBatch> {
@@ -43,21 +37,10 @@ fn work_of_the_epoch(context: &Arc<Context>) -> IndexWork<DecodedBatch> {
 /// What its predecessor held is lacking in the epoch in which the predecessor died.
 #[tokio::test(start_paused = true)]
 async fn a_new_indexer_takes_nothing_of_the_epoch_in_which_the_old_one_died() {
-    let model = Arc::new(Model::of_recording());
-    let schedule = Arc::new(Schedule::default());
-    let store = Arc::new(ModelStore::new(model.clone(), schedule));
-    let source = Arc::new(ScriptedSource::new(model.frames.clone(), 0));
-    let config = config(0);
-    let context = Context::new(Parts {
-        rules: worker::rules(&config, source.as_ref()).unwrap(),
-        config,
-        source,
-        store: store.clone(),
-        listener: None,
-        faults: Faults::default(),
-    });
+    let run = Run::without_faults();
+    let context = run.context();
     context.ledger.restart_at(Position::default(), None);
-    let frames = vec![model.frames[0].clone()];
+    let frames = vec![run.history.eras[0][0].frame.clone()];
     let charge = context.budget.charge(frames[0].len());
     context.ledger.enter(frames, Some(7), charge);
 
@@ -66,7 +49,7 @@ async fn a_new_indexer_takes_nothing_of_the_epoch_in_which_the_old_one_died() {
     let (indexer, _) = Actor::spawn(None, IndexerActor, arguments).await.unwrap();
     indexer.cast(IndexerMessage::Index(Box::new(late))).unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(store.position(), 0, "work of the old epoch was applied");
+    assert_eq!(run.store.position(), 0, "work of the old epoch was applied");
     assert!(!context.ledger.has_owed(), "it would only come again");
 
     context.ledger.begin_epoch();
@@ -75,7 +58,7 @@ async fn a_new_indexer_takes_nothing_of_the_epoch_in_which_the_old_one_died() {
         .cast(IndexerMessage::Index(Box::new(again)))
         .unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(store.position(), 7);
+    assert_eq!(run.store.position(), 7);
     assert!(context.ledger.is_idle());
     indexer.stop(None);
 }

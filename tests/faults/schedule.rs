@@ -1,36 +1,69 @@
 //! Which faults strike when: a function of the seed.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use fastrand::Rng;
 use huddle_firehose::fault::{Fault, FaultPlan, Point};
+use huddle_firehose::supervision::role::Role;
 
 /// How often a point is passed before a fault may strike there, at most.
-const LATEST: u32 = 40;
+const LATEST: u32 = 60;
+/// A life of the process that is cut short lasts so long at most.
+const SHORT_LIFE_MILLIS: u64 = 4_000;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Schedule {
-    strikes: Vec<Strike>,
-    store_strikes: Vec<(u32, StoreFault)>,
-    passed: Mutex<Passed>,
+    plan: Plan,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Passed {
-    points: HashMap<Point, u32>,
-    transactions: u32,
+pub(crate) struct Plan {
+    strikes: Vec<Strike>,
+    pub(crate) blow: Option<Blow>,
+    pub(crate) ends: Vec<End>,
 }
 
+/// One fault, which strikes once.
 #[derive(Debug)]
 struct Strike {
-    point: Point,
-    /// Strikes when the point is passed for the so many-th time, from 0.
-    pass: u32,
-    fault: Fault,
+    target: Target,
+    trigger: Trigger,
 }
 
-/// What goes wrong in a transaction.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    Actor(Point, Fault),
+    Store(StoreFault),
+}
+
+/// When the target is passed for the so many-th time, from 0.
+#[derive(Clone, Copy, Debug)]
+enum Trigger {
+    Ever(u32),
+    /// Since another fault has struck: while something else is down, or has only just come back.
+    SinceAnother(u32),
+    SinceDraining(u32),
+}
+
+/// Kills from outside, all at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Blow {
+    pub(crate) at: Duration,
+    pub(crate) roles: Vec<Role>,
+}
+
+/// How a life of the process ends before its work is done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    pub(crate) after: Duration,
+    /// In good order, or from one moment to the next.
+    pub(crate) drains: bool,
+}
+
+/// What goes wrong in a query or a transaction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum StoreFault {
     /// It is committed, and the answer says it is not.
@@ -43,95 +76,239 @@ pub(crate) enum StoreFault {
     Refused,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    passes: HashMap<Option<Point>, Passes>,
+    is_draining: bool,
+    struck: Vec<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Passes {
+    ever: u32,
+    since_another: u32,
+    since_draining: u32,
+}
+
 impl Schedule {
     pub(crate) fn seeded(seed: u64) -> Self {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let (mut strikes, mut store_strikes) = (Vec::new(), Vec::new());
-        for _ in 0..rng.u32(1..=5) {
-            if rng.u8(..) < 64 {
-                let faults = [
-                    StoreFault::CommittedUnseen,
-                    StoreFault::CommittedWithoutAnswer,
-                    StoreFault::Hangs,
-                    StoreFault::Refused,
-                ];
-                store_strikes.push((rng.u32(0..LATEST), faults[rng.usize(..faults.len())]));
-                continue;
-            }
-            let point = Point::IN_ACTORS[rng.usize(..Point::IN_ACTORS.len())];
-            let faults = possible(point);
-            strikes.push(Strike {
-                point,
-                pass: if matches!(point, Point::Spawn | Point::Spawned) {
-                    rng.u32(0..12)
-                } else if is_rare(point) {
-                    rng.u32(0..3)
-                } else {
-                    rng.u32(0..LATEST)
-                },
-                fault: faults[rng.usize(..faults.len())],
-            });
-        }
+        let mut rng = Rng::with_seed(seed);
+        let strikes = (0..rng.u32(1..=5)).map(|_| Strike::random(&mut rng));
+        let plan = Plan {
+            strikes: strikes.collect(),
+            blow: (rng.u8(..) < 64).then(|| Blow::random(&mut rng)),
+            ends: match rng.u32(..10) {
+                0..6 => Vec::new(),
+                6..8 => vec![End::random(&mut rng)],
+                _ => (0..3).map(|_| End::random(&mut rng)).collect(),
+            },
+        };
         Self {
-            strikes,
-            store_strikes,
-            passed: Mutex::default(),
+            plan,
+            state: Mutex::default(),
         }
     }
 
-    /// What goes wrong in the transaction that begins now.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(crate) fn note_draining(&self, is_draining: bool) {
+        self.state().is_draining = is_draining;
+    }
+
+    /// What goes wrong in the query or transaction that begins now.
     pub(crate) fn strike_store(&self) -> Option<StoreFault> {
-        let mut passed = self.passed.lock().unwrap();
-        let transaction = passed.transactions;
-        passed.transactions += 1;
-        self.store_strikes
+        match self.pass(None)? {
+            Target::Store(fault) => Some(fault),
+            Target::Actor(..) => None,
+        }
+    }
+
+    /// How many faults have struck that may have killed whoever had a batch in hand.
+    pub(crate) fn deaths(&self) -> usize {
+        let state = self.state();
+        let struck = state
+            .struck
             .iter()
-            .find(|(pass, _)| *pass == transaction)
-            .map(|(_, fault)| *fault)
+            .map(|index| self.plan.strikes[*index].target);
+        let strikes = struck.filter(|target| {
+            !matches!(target, Target::Store(_) | Target::Actor(_, Fault::Delay(_)))
+        });
+        strikes.count() + self.plan.blow.iter().flat_map(|blow| &blow.roles).count()
+    }
+
+    /// Whether somebody was made to wait without end.
+    pub(crate) fn has_stopped_somebody(&self) -> bool {
+        let state = self.state();
+        state.struck.iter().any(|index| {
+            matches!(
+                self.plan.strikes[*index].target,
+                Target::Actor(_, Fault::Stall)
+                    | Target::Store(StoreFault::CommittedWithoutAnswer | StoreFault::Hangs)
+            )
+        })
+    }
+
+    /// Whether the supervisor itself was struck, which is the end of the process.
+    pub(crate) fn has_struck_the_supervisor(&self) -> bool {
+        let state = self.state();
+        state.struck.iter().any(|index| {
+            matches!(
+                self.plan.strikes[*index].target,
+                Target::Actor(
+                    Point::SupervisorMessage | Point::SupervisorEvent,
+                    Fault::Error | Fault::Kill | Fault::Panic
+                )
+            )
+        })
+    }
+
+    /// `None` stands for the store.
+    fn pass(&self, point: Option<Point>) -> Option<Target> {
+        let mut state = self.state();
+        let is_draining = state.is_draining;
+        let passes = state.passes.entry(point).or_default();
+        let strikes = |strike: &Strike| {
+            let (wanted, count) = match strike.trigger {
+                Trigger::Ever(count) => (Some(passes.ever), count),
+                Trigger::SinceAnother(count) => (Some(passes.since_another), count),
+                Trigger::SinceDraining(count) => {
+                    (is_draining.then_some(passes.since_draining), count)
+                }
+            };
+            strike.target.point() == point && wanted == Some(count)
+        };
+        let candidates: Vec<usize> = (0..self.plan.strikes.len())
+            .filter(|index| strikes(&self.plan.strikes[*index]))
+            .collect();
+        passes.ever += 1;
+        passes.since_draining += u32::from(is_draining);
+        passes.since_another += 1;
+        let has_struck_before = !state.struck.is_empty();
+        let index = candidates.into_iter().find(|index| {
+            let is_due = has_struck_before
+                || !matches!(self.plan.strikes[*index].trigger, Trigger::SinceAnother(_));
+            is_due && !state.struck.contains(index)
+        })?;
+        state.struck.push(index);
+        for passes in state.passes.values_mut() {
+            passes.since_another = 0;
+        }
+        Some(self.plan.strikes[index].target)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
     }
 }
 
 impl FaultPlan for Schedule {
     fn strike(&self, point: Point) -> Option<Fault> {
-        let mut passed = self.passed.lock().unwrap();
-        let count = passed.points.entry(point).or_default();
-        let pass = *count;
-        *count += 1;
-        self.strikes
-            .iter()
-            .find(|strike| strike.point == point && strike.pass == pass)
-            .map(|strike| strike.fault)
+        match self.pass(Some(point))? {
+            Target::Actor(_, fault) => Some(fault),
+            Target::Store(_) => None,
+        }
     }
 }
 
-/// Passed only a few times in a run.
-fn is_rare(point: Point) -> bool {
-    matches!(
-        point,
-        Point::ConnectionStart
-            | Point::CursorStart
-            | Point::DecoderStart
-            | Point::FilterStart
-            | Point::IndexerStart
-    )
+impl Strike {
+    fn random(rng: &mut Rng) -> Self {
+        let target = Target::random(rng);
+        let trigger = match rng.u32(..8) {
+            0 => Trigger::SinceDraining(rng.u32(..3)),
+            1..3 => Trigger::SinceAnother(rng.u32(..3)),
+            _ => Trigger::Ever(rng.u32(..target.passes())),
+        };
+        Self { target, trigger }
+    }
 }
 
-/// A start runs within the supervisor's own handler, so it can't be killed or stall by itself. The
-/// supervisor's end is the tree's, and has tests of its own. A connection may wait for hours and be
-/// well, so nobody would call it stuck.
+impl Target {
+    fn random(rng: &mut Rng) -> Self {
+        if rng.u8(..) < 64 {
+            let faults = [
+                StoreFault::CommittedUnseen,
+                StoreFault::CommittedWithoutAnswer,
+                StoreFault::Hangs,
+                StoreFault::Refused,
+            ];
+            return Self::Store(faults[rng.usize(..faults.len())]);
+        }
+        let point = Point::IN_ACTORS[rng.usize(..Point::IN_ACTORS.len())];
+        let faults = possible(point);
+        Self::Actor(point, faults[rng.usize(..faults.len())])
+    }
+
+    fn point(self) -> Option<Point> {
+        match self {
+            Self::Actor(point, _) => Some(point),
+            Self::Store(_) => None,
+        }
+    }
+
+    /// About how often it is passed in a run, where that is seldom.
+    fn passes(self) -> u32 {
+        match self.point() {
+            Some(Point::Spawn | Point::Spawned) => 12,
+            Some(
+                Point::ConnectionStart
+                | Point::CursorStart
+                | Point::DecoderStart
+                | Point::FilterStart
+                | Point::IndexerStart
+                | Point::SupervisorEvent,
+            ) => 4,
+            _ => LATEST,
+        }
+    }
+}
+
+/// A start runs within the supervisor's own handler, so it can't be killed or stall by itself.
+/// Nobody watches the supervisor, so it may not stall either. A connection may wait for hours and
+/// be well, so nobody would call it stuck.
 fn possible(point: Point) -> &'static [Fault] {
     const DELAY: Fault = Fault::Delay(Duration::from_millis(700));
     match point {
-        Point::Spawn => &[DELAY, Fault::Error],
-        Point::Spawned => &[DELAY],
+        Point::Spawn | Point::Spawned => &[DELAY, Fault::Error],
         Point::ConnectionStart
         | Point::CursorStart
         | Point::DecoderStart
         | Point::FilterStart
-        | Point::IndexerStart => &[Fault::Error, Fault::Panic],
-        Point::ConnectionStep | Point::ConnectionRead | Point::HousekeepingMessage => {
-            &[DELAY, Fault::Error, Fault::Kill, Fault::Panic]
-        }
+        | Point::IndexerStart => &[DELAY, Fault::Error, Fault::Panic],
+        Point::ConnectionStep
+        | Point::ConnectionRead
+        | Point::HousekeepingMessage
+        | Point::SupervisorEvent
+        | Point::SupervisorMessage => &[DELAY, Fault::Error, Fault::Kill, Fault::Panic],
         _ => &[DELAY, Fault::Error, Fault::Kill, Fault::Panic, Fault::Stall],
+    }
+}
+
+impl Blow {
+    fn random(rng: &mut Rng) -> Self {
+        let mut roles = vec![
+            Role::Connection,
+            Role::Cursor,
+            Role::Decoder(0),
+            Role::Filter,
+            Role::Housekeeping,
+            Role::Indexer,
+        ];
+        rng.shuffle(&mut roles);
+        roles.truncate(rng.usize(1..=3));
+        Self {
+            at: Duration::from_millis(rng.u64(..SHORT_LIFE_MILLIS)),
+            roles,
+        }
+    }
+}
+
+impl End {
+    fn random(rng: &mut Rng) -> Self {
+        Self {
+            after: Duration::from_millis(rng.u64(..SHORT_LIFE_MILLIS)),
+            drains: rng.bool(),
+        }
     }
 }

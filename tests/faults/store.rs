@@ -1,47 +1,54 @@
-//! A store in memory that fails as its schedule says, and that looks at every commit whether the
-//! cursor leads.
+//! A store in memory that fails as its schedule says, and that has each commit audited.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use tokio::sync::watch;
 
-use huddle_firehose::queue::effect::{Effect, Gap, RecordVersion};
+use huddle_firehose::queue::effect::Gap;
 use huddle_firehose::source::{Position, SourceId};
 use huddle_firehose::store::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
     Written,
 };
 
-use crate::model::{Model, Tables};
+use crate::audit::Audit;
 use crate::schedule::{Schedule, StoreFault};
+use crate::tables::Tables;
 
 pub(crate) struct ModelStore {
-    model: Arc<Model>,
     schedule: Arc<Schedule>,
     state: Mutex<State>,
     position: watch::Sender<u64>,
 }
 
-#[derive(Default)]
 struct State {
     tables: Tables,
-    cursor: Position,
-    status_as_of: BTreeMap<String, (Timestamp, u64)>,
-    handle_as_of: BTreeMap<String, (Timestamp, u64)>,
-    removed_at: BTreeMap<String, Timestamp>,
-    oddities: Vec<String>,
+    runs: Runs,
+    audit: Audit,
+}
+
+/// How the lives of the process ended.
+#[derive(Default)]
+struct Runs {
+    unfinished: u32,
+    in_hand: Option<FrameDigest>,
+    suspects: BTreeMap<FrameDigest, u32>,
 }
 
 impl ModelStore {
-    pub(crate) fn new(model: Arc<Model>, schedule: Arc<Schedule>) -> Self {
+    pub(crate) fn new(schedule: Arc<Schedule>, audit: Audit) -> Self {
         Self {
-            model,
             schedule,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                tables: Tables::default(),
+                runs: Runs::default(),
+                audit,
+            }),
             position: watch::Sender::new(0),
         }
     }
@@ -50,113 +57,59 @@ impl ModelStore {
         *self.position.borrow()
     }
 
-    /// Returns once the cursor has come to `seq`.
-    pub(crate) async fn reaches(&self, seq: u64) {
+    /// Returns once the cursor stands at `seq`.
+    pub(crate) async fn stands_at(&self, seq: u64) {
         let mut position = self.position.subscribe();
-        position
-            .wait_for(|position| *position >= seq)
-            .await
-            .unwrap();
+        let stands_there = position.wait_for(|position| *position == seq);
+        stands_there.await.expect("the store is here");
     }
 
-    /// What is not as the model has it.
+    /// What is not as the network has it, now that all was said.
     pub(crate) fn differences(&self) -> Vec<String> {
-        let state = self.state.lock().unwrap();
-        let mut differences = state.oddities.clone();
-        let expected = self.model.behind(self.model.last_seq());
-        if state.tables != expected {
-            differences.push(format!("{:#?} is not {expected:#?}", state.tables));
-        }
-        if state.cursor.seq != self.model.last_seq() {
-            differences.push(format!("the cursor stands at {:?}", state.cursor));
-        }
-        differences
+        let State { tables, audit, .. } = &mut *self.state();
+        audit.conclude(tables)
     }
 
     fn commit(&self, batch: &WriteBatch<'_>) {
-        let mut state = self.state.lock().unwrap();
-        for effect in batch.effects {
-            state.apply(effect);
-        }
-        if batch.position.seq > state.cursor.seq {
-            state.cursor = batch.position;
-        }
-        let cursor = state.cursor.seq;
-        let expected = self.model.behind(cursor);
-        // Tables may be ahead of the cursor where a transaction was applied whose answer was lost.
-        // They may never be behind it.
-        for (uri, (rev, _)) in &expected.records {
-            let has = state.tables.records.get(uri).map(|(rev, _)| rev);
-            let did = uri.split('/').nth(2).unwrap();
-            if has.is_none_or(|has| has < rev) && !state.removed_at.contains_key(did) {
-                state
-                    .oddities
-                    .push(format!("the cursor leads: {cursor} without {uri} at {rev}"));
+        let State { tables, audit, .. } = &mut *self.state();
+        tables.apply(batch);
+        audit.note_commit(tables);
+        self.position.send_replace(tables.cursor.seq);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics with the lock")
+    }
+
+    /// Does what is asked as the schedule has it.
+    async fn act<T>(&self, act: impl FnOnce() -> T) -> Result<T, StoreError> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        match self.schedule.strike_store() {
+            None => Ok(act()),
+            Some(StoreFault::CommittedUnseen) => {
+                act();
+                Err(StoreError::Deadline)
             }
+            Some(StoreFault::CommittedWithoutAnswer) => {
+                act();
+                pending().await
+            }
+            Some(StoreFault::Hangs) => pending().await,
+            Some(StoreFault::Refused) => Err(StoreError::Deadline),
         }
-        drop(state);
-        self.position.send_replace(cursor);
     }
 }
 
-impl State {
-    fn apply(&mut self, effect: &Effect) {
-        match effect {
-            Effect::Upsert(upsert) => {
-                self.put(&upsert.version, Some(upsert.cid.to_string()));
-            }
-            Effect::Delete(delete) => self.put(&delete.version, None),
-            Effect::Account(change) => {
-                let did = change.did.to_string();
-                if change.is_deletion() {
-                    self.tables.forget(&did);
-                    self.removed_at.insert(did.clone(), change.time);
-                }
-                let as_of = (change.time, change.seq);
-                if self
-                    .status_as_of
-                    .get(&did)
-                    .is_none_or(|before| as_of > *before)
-                {
-                    self.status_as_of.insert(did.clone(), as_of);
-                    self.tables
-                        .statuses
-                        .insert(did, (change.active, change.status.clone()));
-                }
-            }
-            Effect::Identity(change) => {
-                let did = change.did.to_string();
-                let as_of = (change.time, change.seq);
-                if self
-                    .handle_as_of
-                    .get(&did)
-                    .is_none_or(|before| as_of > *before)
-                {
-                    self.handle_as_of.insert(did.clone(), as_of);
-                    let handle = change.handle.clone().unwrap();
-                    self.tables.handles.insert(did, handle);
-                }
-            }
-            Effect::DeadLetter(letter) => {
-                self.oddities.push(format!("a dead letter: {letter:?}"));
-            }
-            Effect::Gap(gap) => self.oddities.push(format!("a gap: {gap:?}")),
+impl Runs {
+    fn begin(&mut self) -> CrashHistory {
+        if let Some(frame) = self.in_hand.take() {
+            *self.suspects.entry(frame).or_default() += 1;
         }
-    }
-
-    fn put(&mut self, version: &RecordVersion, cid: Option<String>) {
-        let removed_at = self.removed_at.get(version.did.as_str());
-        if removed_at.is_some_and(|removed_at| version.time <= *removed_at) {
-            return;
-        }
-        let (uri, rev) = (version.uri(), version.rev.to_string());
-        let is_newer = self
-            .tables
-            .records
-            .get(&uri)
-            .is_none_or(|(before, _)| rev > *before);
-        if is_newer {
-            self.tables.records.insert(uri, (rev, cid));
+        let crashes = self.unfinished;
+        self.unfinished += 1;
+        CrashHistory {
+            crashes,
+            suspects: self.suspects.clone(),
         }
     }
 }
@@ -166,77 +119,68 @@ impl Store for ModelStore {
         &'a self,
         batch: &'a WriteBatch<'a>,
     ) -> BoxFuture<'a, Result<Written, StoreError>> {
-        async move {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            match self.schedule.strike_store() {
-                None => self.commit(batch),
-                Some(StoreFault::CommittedUnseen) => {
-                    self.commit(batch);
-                    return Err(StoreError::Deadline);
-                }
-                Some(StoreFault::CommittedWithoutAnswer) => {
-                    self.commit(batch);
-                    return std::future::pending().await;
-                }
-                Some(StoreFault::Hangs) => return std::future::pending().await,
-                Some(StoreFault::Refused) => return Err(StoreError::Deadline),
-            }
-            Ok(Written::default())
-        }
-        .boxed()
+        let apply = || {
+            self.commit(batch);
+            Written::default()
+        };
+        self.act(apply).boxed()
     }
 
     fn load_cursor<'a>(
         &'a self,
         _source: &'a SourceId,
     ) -> BoxFuture<'a, Result<StoredCursor, StoreError>> {
-        let position = self.state.lock().unwrap().cursor;
-        async move {
-            Ok(StoredCursor {
-                position,
-                is_new: position.seq == 0,
+        let load = || {
+            let State { tables, .. } = &*self.state();
+            StoredCursor {
+                position: tables.cursor,
+                is_new: !tables.is_known,
                 follows_another: false,
-            })
-        }
-        .boxed()
+            }
+        };
+        self.act(load).boxed()
     }
 
     fn move_cursor<'a>(
         &'a self,
         _source: &'a SourceId,
         position: Position,
-        _gap: Option<&'a Gap>,
+        gap: Option<&'a Gap>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        panic!("nobody asked for {position:?}");
+        let move_cursor = move || {
+            self.state().tables.move_cursor(position, gap);
+            self.position.send_replace(position.seq);
+        };
+        self.act(move_cursor).boxed()
     }
 
     fn count_open_gaps<'a>(
         &'a self,
         _source: &'a SourceId,
     ) -> BoxFuture<'a, Result<u64, StoreError>> {
-        async { Ok(0) }.boxed()
+        async { Ok(self.state().tables.gaps.len() as u64) }.boxed()
     }
 
     fn begin_run<'a>(
         &'a self,
         _source: &'a SourceId,
     ) -> BoxFuture<'a, Result<CrashHistory, StoreError>> {
-        async { Ok(CrashHistory::default()) }.boxed()
+        self.act(|| self.state().runs.begin()).boxed()
     }
 
     fn mark_in_hand<'a>(
         &'a self,
         _source: &'a SourceId,
-        _frame: Option<FrameDigest>,
+        frame: Option<FrameDigest>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        async { Ok(()) }.boxed()
+        self.act(move || self.state().runs.in_hand = frame).boxed()
     }
 
     fn forget_crashes<'a>(
         &'a self,
         _source: &'a SourceId,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        async { Ok(()) }.boxed()
+        self.act(|| self.state().runs = Runs::default()).boxed()
     }
 
     fn purge<'a>(&'a self, _retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {

@@ -1,0 +1,231 @@
+//! One seed: a tree follows a history, in one life of the process or in several.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use fastrand::Rng;
+use huddle_firehose::actors::{Context, Parts};
+use huddle_firehose::config::{Config, Layers};
+use huddle_firehose::fault::Faults;
+use huddle_firehose::supervision::tree::{Tree, TreeError};
+use huddle_firehose::worker;
+use tokio::time::{Instant, sleep_until};
+
+use crate::audit::Audit;
+use crate::history::History;
+use crate::schedule::{End, Schedule};
+use crate::store::ModelStore;
+use crate::traffic::Traffic;
+use crate::upstream::Upstream;
+
+/// In the tree's own, paused time.
+const PATIENCE: Duration = Duration::from_secs(1200);
+/// Nothing waits so long but for somebody who has to be found stuck first.
+const WAITING: Duration = Duration::from_secs(40);
+/// More than faults can end.
+const MOST_LIVES: usize = 12;
+
+/// What one seed needs, across the lives of the process.
+pub(crate) struct Run {
+    seed: u64,
+    pub(crate) config: Config,
+    pub(crate) history: Arc<History>,
+    schedule: Arc<Schedule>,
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) store: Arc<ModelStore>,
+    traffic: Traffic,
+}
+
+/// How a life ended.
+enum Ended {
+    /// All was said, and is applied.
+    Done,
+    Early,
+}
+
+/// Why a tree has to stop.
+enum Stop {
+    AllApplied,
+    /// In good order.
+    Asked,
+    Died(TreeError),
+    /// From one moment to the next.
+    Killed,
+}
+
+/// Panics where anything is lost, led, or stands still.
+pub(crate) fn run(seed: u64, history: &Arc<History>) {
+    let mut run = Run::new(seed, history.clone(), Schedule::seeded(seed));
+    let mut ends = run.schedule.plan().ends.clone().into_iter();
+    let is_done = (0..MOST_LIVES).any(|_| matches!(run.live(ends.next()), Ended::Done));
+    assert!(is_done, "{}: too many lives", run.name());
+    let differences = run.store.differences();
+    assert!(differences.is_empty(), "{}: {differences:#?}", run.name());
+}
+
+/// What a worker has whose operator has set nothing.
+static DEFAULTS: LazyLock<Config> = LazyLock::new(|| Layers::new().resolve().unwrap().config);
+
+fn config(seed: u64) -> Config {
+    let mut config = DEFAULTS.clone();
+    let mut rng = Rng::with_seed(seed);
+    config.decoders = rng.usize(1..4);
+    config.batch_frames = rng.usize(1..40);
+    config.index_batch = rng.usize(1..60);
+    if rng.u8(..) < 64 {
+        // Less than the frames of a run, so that the socket has to wait now and then.
+        config.memory_budget = 20_000;
+    }
+    config.drain_timeout = match rng.u8(..) {
+        0..64 => Duration::from_secs(3),
+        // Longer than it takes to find a stuck actor.
+        _ => Duration::from_secs(300),
+    };
+    config
+}
+
+impl Run {
+    fn new(seed: u64, history: Arc<History>, schedule: Schedule) -> Self {
+        let mut config = config(seed);
+        let rejects = seed.is_multiple_of(2);
+        config.validation = if rejects { "reject" } else { "flag" }.parse().unwrap();
+        let schedule = Arc::new(schedule);
+        let upstream = Arc::new(Upstream::new(history.options, seed));
+        let audit = Audit::new(history.clone(), upstream.clone(), schedule.clone(), rejects);
+        Self {
+            seed,
+            config,
+            traffic: Traffic::new(history.clone(), upstream.clone(), seed),
+            store: Arc::new(ModelStore::new(schedule.clone(), audit)),
+            history,
+            schedule,
+            upstream,
+        }
+    }
+
+    /// A run of a peaceful history in which nothing goes wrong but what the test does.
+    pub(crate) fn without_faults() -> Self {
+        Self::new(0, Arc::new(History::peaceful()), Schedule::default())
+    }
+
+    /// What a tree of this run needs.
+    pub(crate) fn context(&self) -> Arc<Context> {
+        Context::new(Parts {
+            rules: worker::rules(&self.config, self.upstream.as_ref()).unwrap(),
+            config: self.config.clone(),
+            source: self.upstream.clone(),
+            store: self.store.clone(),
+            listener: None,
+            faults: Faults::planned(self.schedule.clone()),
+        })
+    }
+
+    /// One life of the process, to `end` at the latest.
+    fn live(&mut self, end: Option<End>) -> Ended {
+        // Backoffs draw from the thread's own generator.
+        fastrand::seed(self.seed);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(self.follow(end))
+    }
+
+    async fn follow(&mut self, end: Option<End>) -> Ended {
+        self.schedule.note_draining(false);
+        let context = self.context();
+        let mut tree = match Tree::start(context.clone()).await {
+            Ok(tree) => tree,
+            Err(error) => return self.died(&error),
+        };
+        let is_done = match self.watch(&mut tree, &context, end).await {
+            Stop::AllApplied => true,
+            Stop::Asked => false,
+            Stop::Died(error) => return self.died(&error),
+            Stop::Killed => return Ended::Early,
+        };
+        self.schedule.note_draining(true);
+        match tree.drain().await {
+            Ok(()) => self.look_at_drained(&context),
+            Err(TreeError::DrainDeadline(_)) => return Ended::Early,
+            Err(error) => return self.died(&error),
+        }
+        match is_done {
+            true => Ended::Done,
+            false => Ended::Early,
+        }
+    }
+
+    /// Lets things happen until the tree has to stop.
+    async fn watch(&mut self, tree: &mut Tree, context: &Context, end: Option<End>) -> Stop {
+        let begun = Instant::now();
+        let mut blow = self.schedule.plan().blow.clone();
+        loop {
+            let blow_at = begun + blow.as_ref().map_or(PATIENCE, |blow| blow.at);
+            let end_at = begun + end.map_or(PATIENCE, |end| end.after);
+            tokio::select! {
+                error = tree.failed() => return Stop::Died(error),
+                () = self.traffic.flow(&self.store) => return Stop::AllApplied,
+                () = sleep_until(end_at), if end.is_some() => {
+                    return match end {
+                        Some(End { drains: false, .. }) => Stop::Killed,
+                        _ => Stop::Asked,
+                    };
+                }
+                () = sleep_until(blow_at), if blow.is_some() => {
+                    let roles = blow.take().into_iter().flat_map(|blow| blow.roles);
+                    roles.for_each(|role| tree.kill(role));
+                }
+                () = forgotten(context) => {
+                    let is_explained = self.schedule.has_stopped_somebody();
+                    assert!(is_explained, "{}: work was forgotten", self.name());
+                }
+                () = sleep_until(begun + PATIENCE) => {
+                    panic!("{}: stood still at {}", self.name(), self.store.position());
+                }
+            }
+        }
+    }
+
+    /// What was read is applied, and the cursor says so.
+    fn look_at_drained(&self, context: &Context) {
+        assert!(
+            context.ledger.is_idle(),
+            "{}: something is left",
+            self.name()
+        );
+        let settled = context.ledger.settled_through().seq;
+        let position = self.store.position();
+        // A move to the beginning may have been done without anybody hearing of it.
+        let is_there = position == settled || position == 0;
+        assert!(is_there, "{}: {position}, not {settled}", self.name());
+    }
+
+    /// The process ends because its tree did.
+    fn died(&self, error: &TreeError) -> Ended {
+        let is_explained = self.schedule.has_struck_the_supervisor();
+        assert!(is_explained, "{}: {error}", self.name());
+        Ended::Early
+    }
+
+    /// How to run it again, and what was planned.
+    fn name(&self) -> String {
+        format!(
+            "HUDDLE_FAULT_SEEDS={} cargo test --test faults ({:?})",
+            self.seed,
+            self.schedule.plan()
+        )
+    }
+}
+
+/// Returns once work has waited for too long, although nobody was at it all the time.
+async fn forgotten(context: &Context) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let since = context.ledger.waiting_since();
+        if since.is_some_and(|since| since.elapsed() > WAITING) {
+            return;
+        }
+    }
+}

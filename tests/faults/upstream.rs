@@ -1,0 +1,161 @@
+//! The network's relay as a source in the same process: it says what the feed says, in pieces, and
+//! breaks off now and then.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use simulated_network::feed::{Feed, Follower, Next, Options};
+use simulated_network::frame::{LogEntry, error};
+use simulated_network::oracle::Moment;
+
+use huddle_firehose::source::error::{ConnectError, ReadError};
+use huddle_firehose::source::{BatchLimits, Frames, Resume, Source, SourceId};
+
+pub(crate) struct Upstream {
+    id: SourceId,
+    feed: Feed,
+    state: Mutex<State>,
+}
+
+struct State {
+    rng: Rng,
+    sequence: u32,
+    missed: BTreeSet<Moment>,
+    /// Of these, what was missed before there was a cursor that could tell.
+    missed_at_first: BTreeSet<Moment>,
+    has_cursor: bool,
+}
+
+struct UpstreamFrames {
+    follower: Follower,
+    /// After so many messages the connection is lost.
+    lost_after: Option<usize>,
+    ignored: u64,
+    rng: Rng,
+}
+
+impl Upstream {
+    pub(crate) fn new(options: Options, seed: u64) -> Self {
+        Self {
+            id: SourceId::new("ws://relay.test/"),
+            feed: Feed::new(options),
+            state: Mutex::new(State {
+                rng: Rng::with_seed(seed),
+                sequence: 0,
+                missed: BTreeSet::new(),
+                missed_at_first: BTreeSet::new(),
+                has_cursor: false,
+            }),
+        }
+    }
+
+    pub(crate) fn say(&self, entries: &[LogEntry]) {
+        self.feed.append(entries);
+    }
+
+    /// Forgets everything, and will begin a new sequence.
+    pub(crate) fn begin_anew(&self) {
+        self.state().sequence += 1;
+        self.feed.forget();
+    }
+
+    /// What no connection brought, nor will.
+    pub(crate) fn missed(&self) -> BTreeSet<Moment> {
+        self.state().missed.clone()
+    }
+
+    /// The part of it that nobody could notice: who is new begins with the oldest that is left.
+    pub(crate) fn missed_at_first(&self) -> BTreeSet<Moment> {
+        self.state().missed_at_first.clone()
+    }
+
+    pub(crate) fn note_cursor(&self) {
+        self.state().has_cursor = true;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl Source for Upstream {
+    fn id(&self) -> &SourceId {
+        &self.id
+    }
+
+    fn connect(&self, resume: Resume) -> BoxFuture<'_, Result<Box<dyn Frames>, ConnectError>> {
+        let mut rng = self.state().rng.fork();
+        async move {
+            tokio::time::sleep(Duration::from_millis(rng.u64(0..50))).await;
+            if rng.u8(..) < 16 {
+                return Err(ConnectError::Http {
+                    status: 500,
+                    retry_after: None,
+                });
+            }
+            let follower = self.feed.follow(resume.cursor());
+            let mut state = self.state();
+            let sequence = state.sequence;
+            for &seq in follower.missed() {
+                state.missed.insert(Moment { sequence, seq });
+                if !state.has_cursor {
+                    state.missed_at_first.insert(Moment { sequence, seq });
+                }
+            }
+            let frames = UpstreamFrames {
+                follower,
+                lost_after: (rng.u8(..) < 80).then(|| rng.usize(1..150)),
+                ignored: 0,
+                rng,
+            };
+            Ok(Box::new(frames) as Box<dyn Frames>)
+        }
+        .boxed()
+    }
+}
+
+impl Frames for UpstreamFrames {
+    fn read_batch<'a>(
+        &'a mut self,
+        limits: BatchLimits,
+        into: &'a mut Vec<Bytes>,
+    ) -> BoxFuture<'a, Result<(), ReadError>> {
+        async move {
+            tokio::time::sleep(Duration::from_micros(self.rng.u64(0..3000))).await;
+            let most = self.rng.usize(1..=limits.frames);
+            while into.len() < most {
+                if self.lost_after == Some(0) {
+                    if self.rng.u8(..) < 64 {
+                        into.push(error("ConsumerTooSlow"));
+                    }
+                    return Err(ReadError::Reset);
+                }
+                match self.follower.step() {
+                    Next::Close => return Err(ReadError::Ended),
+                    Next::Cut => return Err(ReadError::Reset),
+                    Next::Say(entry) if entry.is_text => self.ignored += 1,
+                    Next::Say(entry) => into.push(entry.frame),
+                    Next::Wait if into.is_empty() => {
+                        self.follower.changed().await;
+                        continue;
+                    }
+                    Next::Wait => return Ok(()),
+                }
+                if let Some(left) = &mut self.lost_after {
+                    *left -= 1;
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn ignored(&self) -> u64 {
+        self.ignored
+    }
+}
