@@ -186,7 +186,7 @@ async fn lesson_16_a_request_without_end_is_not_listened_to() {
         request.write_all(begin.as_bytes()).await.unwrap();
         let sent = async { while request.write_all(more.as_bytes()).await.is_ok() {} };
         let answered = async { while answer.read(&mut [0; 1024]).await.is_ok_and(|n| n > 0) {} };
-        // Both directions come to an end, and not by anybody's patience.
+        // Both directions come to an end.
         soon(async { tokio::join!(sent, answered) }).await;
     }
     worker.drain().await;
