@@ -6,6 +6,7 @@ use std::sync::Arc;
 use huddle_firehose::actors::{Context, Parts};
 use huddle_firehose::config::{Config, Layers};
 use huddle_firehose::fault::Faults;
+use huddle_firehose::operate::status::ConnectionState;
 use huddle_firehose::source::Source;
 use huddle_firehose::source::mock_relay::MockRelay;
 use huddle_firehose::source::websocket::{WebSocketOptions, WebSocketSource};
@@ -64,10 +65,8 @@ impl Operated {
 
     fn is_connected(&self) -> bool {
         let status = self.tree.context().status.snapshot();
-        status.sources.values().all(|source| {
-            source.disconnected_since.is_none()
-                && self.tree.context().first_connected_at().is_some()
-        })
+        let mut sources = status.sources.values();
+        sources.any(|source| matches!(source.connection, ConnectionState::Connected { .. }))
     }
 
     async fn drain(self) {
