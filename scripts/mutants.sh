@@ -1,38 +1,50 @@
 #!/usr/bin/env bash
 # Applies deliberate bugs one at a time and shows that the tests notice each.
 #
-#   scripts/mutants.sh [NAME ...]      all of tests/mutants/*.patch, or those named
+#   scripts/mutants.sh                all of tests/mutants/*.patch
+#   scripts/mutants.sh NAME ...       those named
+#   scripts/mutants.sh --sample N     N of them, others for each commit
 #
+# A patch says in its head what would go wrong, and by which tests it is caught; only those are run.
 # Exit status 1 where one survives: then a test is missing. A bug that makes the tests hang counts as
 # noticed after SECONDS_EACH (default 150).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
+mutants=$here/tests/mutants
 seconds=${SECONDS_EACH:-150}
-tree=$(mktemp -d)
+if [ $# -eq 0 ]; then
+  set -- $(cd "$mutants" && ls -- *.patch)
+elif [ "$1" = --sample ]; then
+  commit=$(git -C "$here" rev-parse HEAD)
+  set -- $(cd "$mutants" && ls -- *.patch | shuf -n "$2" --random-source=<(yes "$commit"))
+fi
+
+# Always at the same place, so that builds are of use to the next run.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$here/target}
+tree=$CARGO_TARGET_DIR/mutants-tree
+mkdir -p "$CARGO_TARGET_DIR"
+[ ! -e "$tree" ] || git -C "$here" worktree remove --force "$tree"
 git -C "$here" worktree add --quiet --detach "$tree" HEAD
 trap 'git -C "$here" worktree remove --force "$tree"' EXIT
-export CARGO_TARGET_DIR=$here/target/mutants
 
-if [ $# -eq 0 ]; then
-  set -- "$here"/tests/mutants/*.patch
-fi
 killed=0 survivors=()
 for mutant in "$@"; do
-  name=$(basename "$mutant" .patch)
-  git -C "$tree" apply "$here/tests/mutants/$name.patch"
-  if ! (cd "$tree" && cargo build --quiet --tests) 2>"$tree/build.log"; then
+  name=${mutant%.patch}
+  patch=$mutants/$name.patch
+  read -ra tests <<<"$(sed -n 's/^Caught-by: //p' "$patch")"
+  git -C "$tree" apply "$patch"
+  if ! (cd "$tree" && cargo test --quiet --no-run "${tests[@]}") 2>"$tree/build.log"; then
     echo "$name: does not compile"
     tail -n 20 "$tree/build.log"
     exit 1
   fi
-  if (cd "$tree" && timeout "$seconds" cargo test --quiet --lib --test store --test faults \
-    --test pipeline --test connection) >/dev/null 2>&1; then
+  if (cd "$tree" && timeout "$seconds" cargo test --quiet "${tests[@]}") >/dev/null 2>&1; then
     survivors+=("$name")
-    echo "$name: SURVIVED"
+    echo "$name: SURVIVED ${tests[*]}"
   else
     killed=$((killed + 1))
-    echo "$name: killed"
+    echo "$name: killed by ${tests[*]}"
   fi
   git -C "$tree" checkout --quiet .
 done
