@@ -9,7 +9,7 @@ use huddle_firehose::fault::{Fault, FaultPlan, Point};
 use huddle_firehose::supervision::role::Role;
 
 /// How often a point is passed before a fault may strike there, at most.
-const LATEST: u32 = 60;
+const LATEST: u32 = 40;
 /// A life of the process that is cut short lasts so long at most.
 const SHORT_LIFE_MILLIS: u64 = 4_000;
 
@@ -94,7 +94,7 @@ impl Schedule {
     pub(crate) fn seeded(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let strikes = (0..rng.u32(1..=5)).map(|_| Strike::random(&mut rng));
-        let plan = Plan {
+        let mut plan = Plan {
             strikes: strikes.collect(),
             blow: (rng.u8(..) < 64).then(|| Blow::random(&mut rng)),
             ends: match rng.u32(..10) {
@@ -103,6 +103,12 @@ impl Schedule {
                 _ => (0..3).map(|_| End::random(&mut rng)).collect(),
             },
         };
+        if plan.strikes.iter().any(Strike::waits_for_a_drain) {
+            // Once all is applied, little is left to drain, and to go wrong.
+            let mut amid_the_traffic = End::random(&mut rng);
+            amid_the_traffic.drains = true;
+            plan.ends.insert(0, amid_the_traffic);
+        }
         Self {
             plan,
             state: Mutex::default(),
@@ -216,11 +222,15 @@ impl Strike {
     fn random(rng: &mut Rng) -> Self {
         let target = Target::random(rng);
         let trigger = match rng.u32(..8) {
-            0 => Trigger::SinceDraining(rng.u32(..3)),
+            0 => Trigger::SinceDraining(rng.u32(..2)),
             1..3 => Trigger::SinceAnother(rng.u32(..3)),
             _ => Trigger::Ever(rng.u32(..target.passes())),
         };
         Self { target, trigger }
+    }
+
+    fn waits_for_a_drain(&self) -> bool {
+        matches!(self.trigger, Trigger::SinceDraining(_))
     }
 }
 
