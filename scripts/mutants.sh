@@ -20,6 +20,8 @@ elif [ "$1" = --sample ]; then
   set -- $(cd "$mutants" && ls -- *.patch | shuf -n "$2" --random-source=<(yes "$commit"))
 fi
 
+# Enough of the campaign's seeds to meet a bug, and few enough not to be taken for a hang.
+export HUDDLE_FAULT_SEEDS=${HUDDLE_FAULT_SEEDS:-0..400}
 # Always at the same place, so that builds are of use to the next run.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$here/target}
 tree=$CARGO_TARGET_DIR/mutants-tree
