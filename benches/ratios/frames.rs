@@ -1,0 +1,82 @@
+//! The frames that are replayed, as bytes of a WebSocket whose seqs can be rewritten in place.
+
+use std::path::{Path, PathBuf};
+
+use huddle_firehose::protocol::skim::{Skim, skim, splice_seq};
+use huddle_firehose::source::recording;
+
+/// Seqs begin here: from here on each of them takes nine bytes of CBOR.
+pub(crate) const FIRST_SEQ: u64 = 1 << 33;
+
+/// Frames one behind the other, each with its WebSocket header.
+pub(crate) struct Loop {
+    pub(crate) bytes: Vec<u8>,
+    /// Where the eight bytes of each seq are.
+    seqs: Vec<usize>,
+}
+
+impl Loop {
+    pub(crate) fn of(frames: &[Vec<u8>]) -> Self {
+        let mut this = Self {
+            bytes: Vec::new(),
+            seqs: Vec::new(),
+        };
+        for frame in frames {
+            this.push(&splice_seq(frame, FIRST_SEQ).unwrap());
+        }
+        this
+    }
+
+    fn push(&mut self, frame: &[u8]) {
+        let Ok(Skim::Message(envelope)) = skim(frame) else {
+            panic!("a frame that is no message");
+        };
+        // FIN and "binary"; a server does not mask.
+        self.bytes.push(0x82);
+        match frame.len() {
+            length @ 0..126 => self.bytes.push(length as u8),
+            length @ 126..=0xffff => {
+                self.bytes.push(126);
+                self.bytes.extend((length as u16).to_be_bytes());
+            }
+            length => {
+                self.bytes.push(127);
+                self.bytes.extend((length as u64).to_be_bytes());
+            }
+        }
+        // Behind the byte that says how long the integer is.
+        let seq = envelope.seq_span.unwrap().start + 1;
+        self.seqs.push(self.bytes.len() + seq);
+        self.bytes.extend(frame);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.seqs.len()
+    }
+
+    /// Numbers the frames from `seq` on.
+    pub(crate) fn number_from(&mut self, seq: u64) {
+        for (seq, &at) in (seq..).zip(&self.seqs) {
+            self.bytes[at..at + 8].copy_from_slice(&seq.to_be_bytes());
+        }
+    }
+}
+
+/// The recording that `BENCH_FRAMES` names, else that of this repository. None of its records is of a
+/// collection that the benchmark asks for.
+pub(crate) fn unmatched() -> PathBuf {
+    match std::env::var_os("BENCH_FRAMES") {
+        Some(path) => path.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("recordings/testbed.bin"),
+    }
+}
+
+pub(crate) fn load(path: &Path) -> Vec<Vec<u8>> {
+    let frames = recording::load(path).unwrap();
+    let has_seq = |frame: &&bytes::Bytes| splice_seq(frame, FIRST_SEQ).is_ok();
+    frames
+        .iter()
+        .filter(has_seq)
+        .map(|frame| frame.to_vec())
+        .collect()
+}

@@ -1,0 +1,53 @@
+//! What the worker costs beside the bare limit of the same machine in the same minute.
+//!
+//! `cargo bench` runs every row; `cargo bench -- unmatched` those that are named. Each round measures
+//! the bare limit and the worker in turn, so that what else the machine does falls on both alike; a
+//! row gives the median of the rounds' ratios, and their spread.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a benchmark that can't go on has nothing to say"
+)]
+
+mod bare;
+mod frames;
+mod replay;
+mod rows;
+mod service;
+mod table;
+
+use rows::ROWS;
+
+/// Rounds of each row; `ROUNDS` says otherwise.
+const ROUNDS: usize = 5;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    // The source runs in a process of its own, as a relay does.
+    if let [first, rest @ ..] = &arguments[..]
+        && first == replay::COMMAND
+    {
+        return replay::serve(rest);
+    }
+    let rounds = std::env::var("ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
+    let named = |name: &str| {
+        arguments.is_empty() || arguments.iter().any(|part| name.contains(part.as_str()))
+    };
+    table::print_head();
+    for (name, measure) in ROWS {
+        if named(name) {
+            table::print_row(name, &(0..rounds).map(|_| measure()).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// As the service's.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
