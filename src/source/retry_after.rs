@@ -9,7 +9,7 @@ use jiff::fmt::rfc2822::DateTimeParser;
 /// away until the server's window has passed.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
-/// How long to wait by the header's `value`, in seconds or as a date; at most [`LONGEST`]. `None`
+/// How long to wait by the header's `value`, in seconds or as a date; at most a quarter of an hour. `None`
 /// where it is neither.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
