@@ -8,7 +8,7 @@ use crate::replay::Replay;
 use crate::{bare, frames, service};
 
 /// Events of an unmatched round.
-const UNMATCHED: u64 = 400_000;
+const UNMATCHED: u64 = 1_500_000;
 
 /// One round: the same work, bare and by the worker.
 pub(crate) struct Round {

@@ -13,8 +13,10 @@ use crate::supervision::ledger::Lease;
 #[derive(Debug)]
 pub struct DecodedBatch {
     pub lease: Lease,
-    /// The numbers of the frames.
+    /// The numbers of the portions that were read.
     pub numbers: Range<u64>,
+    /// How many frames of the stream they stand for.
+    pub events: u64,
     pub received_at: Instant,
     /// In the order of the source.
     pub items: Vec<Item>,

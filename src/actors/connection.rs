@@ -13,12 +13,14 @@ use tokio::time::Instant;
 use super::Context;
 use super::cursor::CursorMessage;
 use crate::fault::Point;
+use crate::filter::sieve::{Portion, Sieve};
 use crate::operate::status::ConnectionState;
-use crate::protocol::skim::{Skim, seq_of, skim};
+use crate::protocol::skim::{Skim, skim};
 use crate::source::error::{ConnectError, RetryAdvice};
+use crate::source::intake::{BatchLimits, Intake};
 use crate::source::reconnect::Reconnect;
 use crate::source::silence::{SilenceDetector, SilenceLimits};
-use crate::source::{BatchLimits, Frames, Resume};
+use crate::source::{Frames, Resume};
 use crate::supervision::backoff::Backoff;
 use crate::supervision::progress::Progress;
 
@@ -83,7 +85,6 @@ impl Actor for ConnectionActor {
             limits: BatchLimits {
                 frames: config.batch_frames,
                 bytes: config.batch_bytes as usize,
-                linger: config.batch_wait,
             },
             connection: None,
             myself: myself.get_cell(),
@@ -174,8 +175,9 @@ impl ConnectionActorState {
                 .record(waited_from.elapsed());
             self.silence.wait_from(Instant::now());
         }
-        let mut frames = Vec::new();
-        let reading = connection.read_batch(self.limits, &mut frames);
+        let mut sieve = Sieve::new(self.context.rules.interest.clone(), self.limits);
+        let linger = self.context.config.batch_wait;
+        let reading = connection.read_batch(linger, &mut sieve);
         let outcome = tokio::time::timeout_at(self.silence.deadline(), reading).await;
         let faults = &self.context.faults;
         faults
@@ -186,7 +188,7 @@ impl ConnectionActorState {
                 reason: error.to_string(),
             })?;
         // What was taken before an end is good.
-        self.enter(frames)?;
+        self.enter(sieve)?;
         match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Loss {
@@ -204,19 +206,20 @@ impl ConnectionActorState {
         }
     }
 
-    fn enter(&mut self, frames: Vec<Bytes>) -> Result<(), Loss> {
-        let Some(last) = frames.last() else {
+    fn enter(&mut self, sieve: Sieve) -> Result<(), Loss> {
+        if sieve.is_empty() {
             return Ok(());
-        };
-        let error = error_frame(last);
-        let last_seq = frames.iter().rev().find_map(|frame| seq_of(frame));
+        }
+        let error = sieve.last_frame().and_then(error_frame);
+        let last_seq = sieve.last_seq();
         if last_seq.is_some() {
             self.reconnect.received();
             self.silence.data(Instant::now());
         }
-        let bytes = frames.iter().map(Bytes::len).sum();
+        let portions = sieve.into_portions();
+        let bytes = portions.iter().map(Portion::weight).sum();
         let charge = self.context.budget.charge(bytes);
-        self.context.ledger.enter(frames, last_seq, charge);
+        self.context.ledger.enter(portions, last_seq, charge);
         match error {
             Some((name, reason)) => Err(self.error_frame_loss(&name, reason)),
             None => Ok(()),

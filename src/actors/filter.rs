@@ -103,7 +103,7 @@ impl FilterState {
 
     fn pass_on(&mut self, mut batch: DecodedBatch) {
         batch.lease.take_in_hand();
-        let events = batch.numbers.end - batch.numbers.start;
+        let events = batch.events;
         let mut work = EffectsOf::new(&self.context, &mut self.guard);
         for item in batch.items.drain(..) {
             work.add(item);

@@ -3,3 +3,4 @@
 pub mod interest;
 pub mod rules;
 pub mod sequence;
+pub mod sieve;

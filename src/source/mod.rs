@@ -4,6 +4,7 @@ pub mod address;
 pub mod cursor;
 mod dial;
 pub mod error;
+pub mod intake;
 pub mod mock_relay;
 pub mod reconnect;
 pub mod record;
@@ -18,13 +19,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use error::{ConnectError, ReadError};
+use intake::Intake;
 
 /// The longest frame that is taken from a source, in bytes.
 ///
@@ -44,15 +45,15 @@ pub trait Source: Send + Sync + 'static {
 
 /// The frames of one connection, in the order of the source.
 pub trait Frames: Send {
-    /// Waits for a frame, then takes what else comes until a limit is reached.
+    /// Waits for a frame, then hands over what else comes, until `into` is full or `linger` is over.
     ///
     /// Whatever the outcome, the frames in `into` are good: an error concerns what follows them. The
-    /// future may be dropped at any time; what it has taken stays in `into`, and a later call goes
-    /// on from there (frames already in `into` count towards the limits).
+    /// future may be dropped at any time; what it has handed over stays there, and a later call with
+    /// the same `into` goes on from there.
     fn read_batch<'a>(
         &'a mut self,
-        limits: BatchLimits,
-        into: &'a mut Vec<Bytes>,
+        linger: Duration,
+        into: &'a mut dyn Intake,
     ) -> BoxFuture<'a, Result<(), ReadError>>;
 
     /// Messages of this connection that were no frames of the stream (text) and were passed by.
@@ -79,16 +80,6 @@ impl Resume {
             Self::Oldest => Some(0),
         }
     }
-}
-
-/// When a batch is full. Each limit is checked after a frame was taken, so that a batch may exceed
-/// `bytes` by one frame.
-#[derive(Clone, Copy, Debug)]
-pub struct BatchLimits {
-    pub frames: usize,
-    pub bytes: usize,
-    /// How long a batch with something in it waits for more.
-    pub linger: Duration,
 }
 
 /// Names one sequence of events: the source's URL with scheme, host, port and path, without query.

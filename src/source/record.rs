@@ -7,14 +7,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{ConnectError, ReadError};
+use super::intake::{BatchLimits, Unsifted};
 use super::recording::{RecordingError, RecordingWriter};
-use super::{BatchLimits, Frames, Resume, Source};
+use super::{Frames, Resume, Source};
 
 const LIMITS: BatchLimits = BatchLimits {
     frames: 256,
     bytes: 4 * 1024 * 1024,
-    linger: Duration::from_millis(5),
 };
+const LINGER: Duration = Duration::from_millis(5);
 
 /// What was recorded, and why no more.
 #[derive(Debug)]
@@ -66,10 +67,10 @@ pub async fn record<W: AsyncWrite + Unpin>(
     };
     let mut connection = connected?;
 
-    let mut batch = Vec::new();
+    let mut batch = Unsifted::new(LIMITS);
     loop {
         let ending = read(connection.as_mut(), &mut batch, idle, stop).await;
-        for frame in batch.drain(..) {
+        for frame in batch.frames.drain(..) {
             writer.write(&frame).await?;
             recorded.frames += 1;
             recorded.bytes += frame.len() as u64;
@@ -85,16 +86,16 @@ pub async fn record<W: AsyncWrite + Unpin>(
 /// Reads frames into `batch`; `Some` if they are the last ones.
 async fn read(
     connection: &mut dyn Frames,
-    batch: &mut Vec<bytes::Bytes>,
+    batch: &mut Unsifted,
     idle: Option<Duration>,
     stop: &CancellationToken,
 ) -> Option<Ending> {
     let patience = idle.unwrap_or(Duration::MAX);
-    let reading = timeout(patience, connection.read_batch(LIMITS, batch));
+    let reading = timeout(patience, connection.read_batch(LINGER, batch));
     match stop.run_until_cancelled(reading).await {
         None => Some(Ending::Stopped),
         // A frame may have come in the last moment; then the source was not idle.
-        Some(Err(_)) if batch.is_empty() => Some(Ending::Idle),
+        Some(Err(_)) if batch.frames.is_empty() => Some(Ending::Idle),
         Some(Err(_) | Ok(Ok(()))) => None,
         Some(Ok(Err(error))) => Some(Ending::Lost(error)),
     }

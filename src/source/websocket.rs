@@ -1,5 +1,7 @@
 //! The source that speaks `com.atproto.sync.subscribeRepos`: frames as binary WebSocket messages.
 
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +15,8 @@ use url::Url;
 
 use super::dial::{Dialer, Socket};
 use super::error::{ConnectError, ReadError};
-use super::{BatchLimits, Frames, Resume, Source, SourceId, tls};
+use super::intake::Intake;
+use super::{Frames, Resume, Source, SourceId, tls};
 
 /// A server's event stream over WebSocket.
 pub struct WebSocketSource {
@@ -129,21 +132,17 @@ impl WebSocketFrames {
         }
     }
 
-    /// The next frame. Cancel-safe: a frame is either returned or still in the socket.
-    async fn next(&mut self) -> Result<Bytes, ReadError> {
+    /// The next frame. Where there is data, no timer is looked at: this is done for every frame.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, ReadError>> {
         loop {
-            let message = tokio::select! {
-                // Where there is data, nobody needs a ping.
-                biased;
-                message = self.socket.next() => message,
-                _ = self.ping.tick() => {
-                    self.send_ping();
-                    continue;
-                }
+            let Poll::Ready(message) = self.socket.poll_next_unpin(cx) else {
+                ready!(self.ping.poll_tick(cx));
+                self.send_ping();
+                continue;
             };
             match message.ok_or(ReadError::Ended)?? {
-                Message::Binary(frame) => return Ok(frame),
-                Message::Close(close) => return Err(self.closed(close)),
+                Message::Binary(frame) => return Poll::Ready(Ok(frame)),
+                Message::Close(close) => return Poll::Ready(Err(self.closed(close))),
                 Message::Text(_) => self.ignored += 1,
                 // Pings are answered by tungstenite as we read on; raw frames are never read.
                 Message::Frame(_) | Message::Ping(_) | Message::Pong(_) => {}
@@ -168,35 +167,32 @@ impl WebSocketFrames {
         }
     }
 
-    async fn fill(&mut self, limits: BatchLimits, into: &mut Vec<Bytes>) -> Result<(), ReadError> {
+    async fn fill(&mut self, linger: Duration, into: &mut dyn Intake) -> Result<(), ReadError> {
         if into.is_empty() {
-            into.push(self.next().await?);
+            into.take(poll_fn(|cx| self.poll_next(cx)).await?);
         }
-        let mut bytes: usize = into.iter().map(Bytes::len).sum();
-        let linger = sleep(limits.linger);
+        let linger = sleep(linger);
         tokio::pin!(linger);
-        while into.len() < limits.frames && bytes < limits.bytes {
-            tokio::select! {
-                biased;
-                frame = self.next() => {
-                    let frame = frame?;
-                    bytes += frame.len();
-                    into.push(frame);
+        poll_fn(|cx| {
+            while !into.is_full() {
+                match self.poll_next(cx) {
+                    Poll::Ready(frame) => into.take(frame?),
+                    Poll::Pending => return linger.as_mut().poll(cx).map(Ok),
                 }
-                () = &mut linger => break,
             }
-        }
-        Ok(())
+            Poll::Ready(Ok(()))
+        })
+        .await
     }
 }
 
 impl Frames for WebSocketFrames {
     fn read_batch<'a>(
         &'a mut self,
-        limits: BatchLimits,
-        into: &'a mut Vec<Bytes>,
+        linger: Duration,
+        into: &'a mut dyn Intake,
     ) -> BoxFuture<'a, Result<(), ReadError>> {
-        Box::pin(self.fill(limits, into))
+        Box::pin(self.fill(linger, into))
     }
 
     fn ignored(&self) -> u64 {

@@ -14,20 +14,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huddle_firehose::source::error::{ConnectError, ReadError};
+use huddle_firehose::source::intake::{BatchLimits, Unsifted};
 use huddle_firehose::source::websocket::{WebSocketOptions, WebSocketSource};
-use huddle_firehose::source::{BatchLimits, Frames, Resume, Source};
+use huddle_firehose::source::{Frames, Resume, Source};
 use tokio::time::timeout;
 use url::Url;
 
 /// Long enough for any machine; no test waits for it unless it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Batches that are handed over as soon as the socket has nothing more.
-const AT_ONCE: BatchLimits = BatchLimits {
-    frames: 1000,
-    bytes: 64 * 1024 * 1024,
-    linger: Duration::ZERO,
-};
+/// A batch is handed over as soon as the socket has nothing more.
+const AT_ONCE: Duration = Duration::ZERO;
+
+/// An intake that is full with `frames` frames.
+fn up_to(frames: usize) -> Unsifted {
+    Unsifted::new(BatchLimits {
+        frames,
+        bytes: 64 * 1024 * 1024,
+    })
+}
 
 fn source(url: &str) -> WebSocketSource {
     source_with(url, WebSocketOptions::default())
@@ -50,27 +55,22 @@ async fn connect_error(url: &str) -> ConnectError {
 
 /// Reads until `count` frames have come.
 async fn read(frames: &mut dyn Frames, count: usize) -> Vec<Bytes> {
-    let mut read = Vec::new();
-    while read.len() < count {
-        let limits = BatchLimits {
-            frames: count,
-            linger: PATIENCE,
-            ..AT_ONCE
-        };
-        let batch = timeout(PATIENCE, frames.read_batch(limits, &mut read));
+    let mut read = up_to(count);
+    while read.frames.len() < count {
+        let batch = timeout(PATIENCE, frames.read_batch(PATIENCE, &mut read));
         batch.await.unwrap().unwrap();
     }
-    read
+    read.frames
 }
 
 /// Reads to the end: all frames, and the error that ended it.
 async fn read_to_end(frames: &mut dyn Frames) -> (Vec<Bytes>, ReadError) {
     let mut all = Vec::new();
     loop {
-        let mut batch = Vec::new();
+        let mut batch = up_to(1000);
         let outcome = timeout(PATIENCE, frames.read_batch(AT_ONCE, &mut batch));
         let outcome = outcome.await.unwrap();
-        all.append(&mut batch);
+        all.append(&mut batch.frames);
         if let Err(error) = outcome {
             return (all, error);
         }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use huddle_firehose::source::error::ReadError;
+use huddle_firehose::source::intake::{BatchLimits, Unsifted};
 use huddle_firehose::source::websocket::WebSocketOptions;
-use huddle_firehose::source::{BatchLimits, MAX_FRAME_BYTES, Resume, Source};
+use huddle_firehose::source::{MAX_FRAME_BYTES, Resume, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -18,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::server::{Request, Server};
-use crate::{AT_ONCE, PATIENCE, connect, read, read_to_end, source_with};
+use crate::{AT_ONCE, PATIENCE, connect, read, read_to_end, source_with, up_to};
 
 /// The bytes of a short binary message, as a server writes them.
 fn binary(payload: &[u8]) -> Vec<u8> {
@@ -67,22 +68,16 @@ async fn a_batch_ends_at_its_limit_and_the_next_one_goes_on() {
     });
     let server = server.await;
     let mut frames = connect(&server.url("/"), Resume::Live).await;
-    let mut batch = Vec::new();
-    let by_count = BatchLimits {
-        frames: 4,
-        linger: PATIENCE,
-        ..AT_ONCE
-    };
-    frames.read_batch(by_count, &mut batch).await.unwrap();
-    assert_eq!(batch.len(), 4);
-    batch.clear();
-    let by_bytes = BatchLimits {
+    let mut by_count = up_to(4);
+    frames.read_batch(PATIENCE, &mut by_count).await.unwrap();
+    assert_eq!(by_count.frames.len(), 4);
+    let mut by_bytes = Unsifted::new(BatchLimits {
+        frames: 1000,
         bytes: 17,
-        linger: PATIENCE,
-        ..AT_ONCE
-    };
-    frames.read_batch(by_bytes, &mut batch).await.unwrap();
-    assert_eq!(batch, [[4; 8], [5; 8], [6; 8]].map(Bytes::from_owner));
+    });
+    frames.read_batch(PATIENCE, &mut by_bytes).await.unwrap();
+    let expected = [[4; 8], [5; 8], [6; 8]].map(Bytes::from_owner);
+    assert_eq!(by_bytes.frames, expected);
 }
 
 #[tokio::test]
@@ -103,16 +98,16 @@ async fn a_silent_server_keeps_the_reader_waiting_and_a_dropped_read_loses_nothi
     });
     let server = server.await;
     let mut frames = connect(&server.url("/"), Resume::Live).await;
-    let mut batch = Vec::new();
+    let mut batch = up_to(1000);
     let waited = timeout(
         Duration::from_millis(50),
         frames.read_batch(AT_ONCE, &mut batch),
     );
     assert!(waited.await.is_err());
-    assert!(batch.is_empty());
+    assert!(batch.frames.is_empty());
     speak.notify_one();
     frames.read_batch(AT_ONCE, &mut batch).await.unwrap();
-    assert_eq!(batch, ["late"]);
+    assert_eq!(batch.frames, ["late"]);
 }
 
 #[tokio::test]
@@ -124,20 +119,16 @@ async fn frames_taken_before_a_read_was_dropped_stay_in_the_batch() {
     });
     let server = server.await;
     let mut frames = connect(&server.url("/"), Resume::Live).await;
-    let mut batch = Vec::new();
-    let lingering = BatchLimits {
-        linger: PATIENCE,
-        ..AT_ONCE
-    };
-    while batch.is_empty() {
+    let mut batch = up_to(1000);
+    while batch.frames.is_empty() {
         let a_moment = Duration::from_millis(20);
-        let dropped = timeout(a_moment, frames.read_batch(lingering, &mut batch));
+        let dropped = timeout(a_moment, frames.read_batch(PATIENCE, &mut batch));
         assert!(dropped.await.is_err());
     }
-    assert_eq!(batch, ["early"]);
+    assert_eq!(batch.frames, ["early"]);
     // The next call goes on with what is there, and does not wait for a first frame.
     frames.read_batch(AT_ONCE, &mut batch).await.unwrap();
-    assert_eq!(batch, ["early"]);
+    assert_eq!(batch.frames, ["early"]);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use huddle_firehose::actors::Context;
 use huddle_firehose::actors::batch::DecodedBatch;
 use huddle_firehose::actors::indexer::{IndexerActor, IndexerMessage};
+use huddle_firehose::filter::sieve::Portion;
 use huddle_firehose::queue::accumulator::IndexWork;
 use huddle_firehose::source::Position;
 use huddle_firehose::supervision::progress::Progress;
@@ -20,6 +21,7 @@ fn work_of_the_epoch(context: &Arc<Context>) -> IndexWork<DecodedBatch> {
     IndexWork {
         duty: DecodedBatch {
             numbers: batch.frames.numbers(),
+            events: batch.frames.events(),
             received_at: batch.received_at,
             lease: batch.lease,
             items: Vec::new(),
@@ -40,9 +42,9 @@ async fn a_new_indexer_takes_nothing_of_the_epoch_in_which_the_old_one_died() {
     let run = Run::without_faults();
     let context = run.context();
     context.ledger.restart_at(Position::default(), None);
-    let frames = vec![run.history.eras[0][0].frame.clone()];
-    let charge = context.budget.charge(frames[0].len());
-    context.ledger.enter(frames, Some(7), charge);
+    let frame = Portion::Frame(run.history.eras[0][0].frame.clone());
+    let charge = context.budget.charge(frame.weight());
+    context.ledger.enter(vec![frame], Some(7), charge);
 
     let late = work_of_the_epoch(&context);
     let arguments = (context.clone(), Progress::new());

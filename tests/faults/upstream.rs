@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
 use fastrand::Rng;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -14,7 +13,11 @@ use simulated_network::frame::{LogEntry, error};
 use simulated_network::oracle::Moment;
 
 use huddle_firehose::source::error::{ConnectError, ReadError};
-use huddle_firehose::source::{BatchLimits, Frames, Resume, Source, SourceId};
+use huddle_firehose::source::intake::Intake;
+use huddle_firehose::source::{Frames, Resume, Source, SourceId};
+
+/// The most messages that come at once.
+const MOST: usize = 40;
 
 pub(crate) struct Upstream {
     id: SourceId,
@@ -122,16 +125,16 @@ impl Source for Upstream {
 impl Frames for UpstreamFrames {
     fn read_batch<'a>(
         &'a mut self,
-        limits: BatchLimits,
-        into: &'a mut Vec<Bytes>,
+        _linger: Duration,
+        into: &'a mut dyn Intake,
     ) -> BoxFuture<'a, Result<(), ReadError>> {
         async move {
             tokio::time::sleep(Duration::from_micros(self.rng.u64(0..3000))).await;
-            let most = self.rng.usize(1..=limits.frames);
-            while into.len() < most {
+            let mut most = self.rng.usize(1..=MOST);
+            while most > 0 && !into.is_full() {
                 if self.lost_after == Some(0) {
                     if self.rng.u8(..) < 64 {
-                        into.push(error("ConsumerTooSlow"));
+                        into.take(error("ConsumerTooSlow"));
                     }
                     return Err(ReadError::Reset);
                 }
@@ -139,7 +142,10 @@ impl Frames for UpstreamFrames {
                     Next::Close => return Err(ReadError::Ended),
                     Next::Cut => return Err(ReadError::Reset),
                     Next::Say(entry) if entry.is_text => self.ignored += 1,
-                    Next::Say(entry) => into.push(entry.frame),
+                    Next::Say(entry) => {
+                        into.take(entry.frame);
+                        most -= 1;
+                    }
                     Next::Wait if into.is_empty() => {
                         self.follower.changed().await;
                         continue;

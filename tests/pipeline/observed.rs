@@ -3,14 +3,16 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use huddle_firehose::source::error::{ConnectError, ReadError};
+use huddle_firehose::source::intake::Intake;
 use huddle_firehose::source::mock_relay::MockRelay;
 use huddle_firehose::source::websocket::{WebSocketOptions, WebSocketSource};
-use huddle_firehose::source::{BatchLimits, Frames, Resume, Source, SourceId};
+use huddle_firehose::source::{Frames, Resume, Source, SourceId};
 
 pub(crate) struct Observed {
     id: SourceId,
@@ -22,6 +24,12 @@ pub(crate) struct Observed {
 struct Counted {
     frames: Box<dyn Frames>,
     taken_bytes: Arc<AtomicUsize>,
+}
+
+/// Counts what it hands on.
+struct Counting<'a> {
+    into: &'a mut dyn Intake,
+    taken_bytes: &'a AtomicUsize,
 }
 
 /// What every [`Observed`] source is called.
@@ -76,18 +84,33 @@ impl Source for Observed {
     }
 }
 
+impl Intake for Counting<'_> {
+    fn take(&mut self, frame: Bytes) {
+        self.taken_bytes.fetch_add(frame.len(), Ordering::SeqCst);
+        self.into.take(frame);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.into.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.into.is_full()
+    }
+}
+
 impl Frames for Counted {
     fn read_batch<'a>(
         &'a mut self,
-        limits: BatchLimits,
-        into: &'a mut Vec<Bytes>,
+        linger: Duration,
+        into: &'a mut dyn Intake,
     ) -> BoxFuture<'a, Result<(), ReadError>> {
         async move {
-            let before = into.len();
-            let outcome = self.frames.read_batch(limits, into).await;
-            let taken = into[before..].iter().map(Bytes::len).sum();
-            self.taken_bytes.fetch_add(taken, Ordering::SeqCst);
-            outcome
+            let mut counting = Counting {
+                into,
+                taken_bytes: &self.taken_bytes,
+            };
+            self.frames.read_batch(linger, &mut counting).await
         }
         .boxed()
     }

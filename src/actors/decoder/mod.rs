@@ -1,8 +1,8 @@
 //! The DecoderActors: turn frames into effects. They are stateless and take the ledger's batches as
 //! they come free, so how many there are and which of them die is all one.
 //!
-//! They alone touch bytes from outside, and they do so beside the runtime: a frame that hangs
-//! whoever reads it costs a thread, and neither the actor nor the runtime.
+//! Beyond the skim at the socket they alone touch bytes from outside, and they do so beside the
+//! runtime: a frame that hangs whoever reads it costs a thread, and neither the actor nor the runtime.
 
 mod alone;
 mod reader;
@@ -103,6 +103,9 @@ impl DecoderState {
         if batch.is_poison {
             return Ok(reader::give_up(&context, &batch.frames));
         }
+        if batch.frames.frames().next().is_none() {
+            return Ok(reader::pass(&context, &batch.frames));
+        }
         if batch.is_alone {
             return alone::read(&context, batch).await;
         }
@@ -116,6 +119,7 @@ impl DecoderState {
         let decoded = DecodedBatch {
             lease: batch.lease,
             numbers: batch.frames.numbers(),
+            events: batch.frames.events(),
             received_at: batch.received_at,
             last: reading.last,
             charge: self.context.budget.charge(reading.weight),

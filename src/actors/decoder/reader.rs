@@ -6,6 +6,7 @@ use super::tally::Tally;
 use crate::actors::Context;
 use crate::actors::batch::{Item, Work};
 use crate::filter::rules::Rules;
+use crate::filter::sieve::{Passage, Portion};
 use crate::operate::metrics::Metrics;
 use crate::protocol::decode::{Content, DecodeError, Place, decode};
 use crate::protocol::event::{Change, Event, PutAction};
@@ -25,10 +26,26 @@ pub(super) struct Reading {
 /// Reads `frames`; `witness` is told of each before it is touched.
 pub(super) fn read(context: &Context, frames: &FrameSpan, witness: &Witness) -> Reading {
     let mut reader = Reader::new(context);
-    for (number, frame) in frames.numbers().zip(frames.frames()) {
-        witness.is_at(number);
-        context.faults.touch(frame);
-        reader.read(frame);
+    for (number, portion) in frames.numbers().zip(frames.portions()) {
+        match portion {
+            Portion::Passed(passage) => reader.pass(passage),
+            Portion::Frame(frame) => {
+                witness.is_at(number);
+                context.faults.touch(frame);
+                reader.read(frame);
+            }
+        }
+    }
+    reader.finish()
+}
+
+/// Passes by `frames`, of which none is to be read.
+pub(super) fn pass(context: &Context, frames: &FrameSpan) -> Reading {
+    let mut reader = Reader::new(context);
+    for portion in frames.portions() {
+        if let Portion::Passed(passage) = portion {
+            reader.pass(passage);
+        }
     }
     reader.finish()
 }
@@ -145,6 +162,13 @@ impl<'a> Reader<'a> {
 
     fn keep_dead_letter(&mut self, letter: DeadLetter) {
         self.items.push(Item::DeadLetter(Box::new(letter)));
+    }
+
+    fn pass(&mut self, passage: &'a Passage) {
+        self.tally.commit += passage.events;
+        self.tally.bytes += passage.bytes;
+        self.note_place(Some(passage.first()));
+        self.last = Some(passage.last());
     }
 
     fn note_place(&mut self, place: Option<Place<'a>>) {

@@ -9,7 +9,7 @@ use crate::protocol::skim::Kind;
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     account: u64,
-    commit: u64,
+    pub(super) commit: u64,
     error: u64,
     handle: u64,
     identity: u64,

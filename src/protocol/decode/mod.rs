@@ -46,7 +46,7 @@ impl<'a> Decoded<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
     pub seq: u64,
-    time: Option<&'a str>,
+    pub time: Option<&'a str>,
 }
 
 impl Place<'_> {
@@ -131,6 +131,21 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
     Ok(decoded)
 }
 
+/// The place of a frame that [`decode`] would find [`Content::Unwanted`]; of any other, none.
+pub fn unwanted<'a>(frame: &'a [u8], interest: &Interest) -> Option<Place<'a>> {
+    let Ok(Skim::Message(envelope)) = skim(frame) else {
+        return None;
+    };
+    let is_unwanted = frame.len() <= MAX_FRAME
+        && envelope.kind == Kind::Commit
+        && !wants(interest, &envelope, envelope.did?);
+    let seq = envelope.seq.filter(|seq| SEQS.contains(seq))?;
+    is_unwanted.then_some(Place {
+        seq,
+        time: envelope.time,
+    })
+}
+
 fn decode_message(
     frame: &[u8],
     envelope: &Envelope<'_>,
@@ -143,9 +158,7 @@ fn decode_message(
     let event = match envelope.kind {
         Kind::Commit => {
             let repo = envelope.did.ok_or(SkimFault::Missing("repo"))?;
-            let is_wanted =
-                envelope.paths().any(|path| interest.wants_path(path)) && interest.wants_did(repo);
-            if !is_wanted {
+            if !wants(interest, envelope, repo) {
                 return Ok(Content::Unwanted);
             }
             Event::Commit(Box::new(commit::decode(payload, interest)?))
@@ -157,6 +170,10 @@ fn decode_message(
         Kind::Tombstone => Event::Account(account::decode_tombstone(payload)?),
     };
     Ok(Content::Event(event))
+}
+
+fn wants(interest: &Interest, envelope: &Envelope<'_>, repo: &str) -> bool {
+    envelope.paths().any(|path| interest.wants_path(path)) && interest.wants_did(repo)
 }
 
 fn check_seq(envelope: &Envelope<'_>) -> Result<(), Fault> {

@@ -8,7 +8,7 @@ use proptest::sample::Index;
 use serde::Deserialize;
 
 use super::sample::{CommitFrame, DID, TIME, frame};
-use super::{Content, decode};
+use super::{Content, Place, decode, unwanted};
 use crate::filter::interest::Interest;
 use crate::protocol::car::is_address_of;
 use crate::protocol::datetime::parse_datetime;
@@ -256,6 +256,23 @@ proptest! {
                 prop_assert!(envelope.paths().all(|path| !everything().wants_path(path)));
             }
         }
+    }
+
+    #[test]
+    fn what_is_passed_by_at_the_socket_is_what_a_decoder_finds_unwanted(
+        frame in prop_oneof![any_frame(), any_commit(), Just(wanted_commit())],
+        damage in prop::option::of(any_damage()),
+        pattern in prop::sample::select(vec!["com.huddle.*", "com.huddle.slotOffer", "org.example.*"]),
+    ) {
+        let frame = damage.map_or(frame.clone(), |damage| damaged(frame, &damage));
+        let interest = Interest::new([pattern.parse().unwrap()]);
+        let decoded = decode(&frame, &interest).ok();
+        let found = decoded.filter(|decoded| decoded.content == Content::Unwanted);
+        let place = |place: Place<'_>| (place.seq, place.time.map(str::to_owned));
+        prop_assert_eq!(
+            unwanted(&frame, &interest).map(place),
+            found.and_then(|decoded| decoded.place()).map(place)
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! it unsettled (a panic, a killed actor, a mailbox that died with it) makes the batch *owed*: it
 //! is handed out again, from memory, to whoever asks next. So nobody has to know who held what.
 //!
-//! Frames are numbered from 0 as they leave the socket, and a batch is a span of such numbers.
+//! What leaves the socket is numbered from 0: each frame, and each run of frames that were passed by
+//! unread (a [`Portion`]). A batch is a span of such numbers.
 //! That makes a batch that must be cut in two, to find the frame that kills its handlers, no
 //! special case for the stages that put batches back in order.
 
@@ -18,13 +19,13 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use self::lease::{Lease, Witness};
 pub use self::span::FrameSpan;
 use super::budget::Charge;
+use crate::filter::sieve::Portion;
 use crate::queue::effect::GapCause;
 use crate::source::{Position, SourceId};
 
@@ -150,10 +151,10 @@ impl Ledger {
         *self.wake.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(wake));
     }
 
-    /// Enters frames as they came from the socket; `last_seq` is the last seq among them, if any.
+    /// Enters what came from the socket; `last_seq` is the last seq among them, if any.
     /// After [`Self::close`] it does nothing.
-    pub fn enter(&self, frames: Vec<Bytes>, last_seq: Option<u64>, charge: Charge) {
-        if frames.is_empty() {
+    pub fn enter(&self, portions: Vec<Portion>, last_seq: Option<u64>, charge: Charge) {
+        if portions.is_empty() {
             return;
         }
         {
@@ -167,14 +168,14 @@ impl Ledger {
                 // Nothing was waiting, so nothing has been waiting for long.
                 state.last_progress_at = now;
             }
-            state.next_frame += frames.len() as u64;
+            state.next_frame += portions.len() as u64;
             state.received = last_seq.unwrap_or(state.received);
             state.last_entered_at = Some(now);
             state.owed.insert(first_frame);
             state.entries.push_back(Entry {
                 frames: FrameSpan {
-                    part: 0..frames.len(),
-                    batch: frames.into(),
+                    part: 0..portions.len(),
+                    batch: portions.into(),
                     first_frame,
                 },
                 received_at: now,

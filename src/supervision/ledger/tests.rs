@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -24,7 +25,7 @@ impl Bench {
 
     /// Enters a batch of `count` frames of 10 bytes each.
     fn enter(&mut self, count: u64) {
-        let frames = vec![Bytes::from_static(b"0123456789"); count as usize];
+        let frames = vec![frame(); count as usize];
         let charge = self.budget.charge(10 * count as usize);
         self.seq += count;
         self.ledger.enter(frames, Some(self.seq), charge);
@@ -33,6 +34,10 @@ impl Bench {
     fn lease(&self) -> FrameBatch {
         self.ledger.lease_next().expect("something is owed")
     }
+}
+
+fn frame() -> Portion {
+    Portion::Frame(Bytes::from_static(b"0123456789"))
 }
 
 fn at(seq: u64) -> Position {
@@ -236,7 +241,8 @@ fn a_frame_that_its_handler_was_seen_to_die_at_is_set_apart_at_once() {
 #[test]
 fn frames_are_handed_out_singly_until_enough_of_them_are_settled() {
     let mut bench = Bench::new();
-    bench.ledger.hand_out_singly(20);
+    let two_frames = 2 * frame().weight();
+    bench.ledger.hand_out_singly(two_frames);
     bench.enter(4);
     for frame in 0..2 {
         let batch = bench.lease();
@@ -247,7 +253,7 @@ fn frames_are_handed_out_singly_until_enough_of_them_are_settled() {
     let rest = bench.lease();
     assert!(!rest.is_alone);
     assert_eq!(rest.frames.numbers(), 2..4);
-    assert_eq!(bench.ledger.settled_bytes(), 20);
+    assert_eq!(bench.ledger.settled_bytes(), two_frames);
 }
 
 #[test]

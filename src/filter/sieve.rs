@@ -1,0 +1,323 @@
+//! The first look at a frame, where it leaves the socket: is it of interest to anybody?
+//!
+//! Most frames are not. They are passed by while their bytes are still in the processor's cache, and
+//! what is left of them is their place in the stream; so they cost no memory, no allocation and no
+//! way through the mailboxes. The rest is copied out of the socket's buffer, which can then be used
+//! again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::interest::Interest;
+use crate::protocol::decode::{Place, unwanted};
+use crate::protocol::skim::seq_of;
+use crate::source::intake::{BatchLimits, Intake};
+
+/// So many unwanted frames fill a batch too, since the cursor must move on.
+const PASSED_LIMIT: u64 = 4096;
+
+/// A part of a batch, in the order of the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Portion {
+    /// Somebody may want it, or wants to know what is wrong with it.
+    Frame(Bytes),
+    Passed(Passage),
+}
+
+/// Frames that nobody wants, one behind the other, with rising seqs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passage {
+    pub events: u64,
+    pub bytes: u64,
+    first: End,
+    last: End,
+}
+
+/// A [`Place`] that owns its text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct End {
+    seq: u64,
+    time: Option<String>,
+}
+
+/// Gathers one batch.
+#[derive(Debug)]
+pub struct Sieve {
+    interest: Arc<Interest>,
+    limits: BatchLimits,
+    portions: Vec<Portion>,
+    passed: u64,
+    frames: usize,
+    frame_bytes: usize,
+    last_seq: Option<u64>,
+}
+
+// === impl Portion ===
+
+impl Portion {
+    /// The bytes of memory that it takes.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Frame(frame) => frame.len(),
+                Self::Passed(_) => 0,
+            }
+    }
+
+    /// How many frames of the stream it stands for.
+    pub fn events(&self) -> u64 {
+        match self {
+            Self::Frame(_) => 1,
+            Self::Passed(passage) => passage.events,
+        }
+    }
+}
+
+// === impl Passage ===
+
+impl Passage {
+    fn of(place: Place<'_>, bytes: usize) -> Self {
+        let mut end = End::default();
+        end.set(place);
+        Self {
+            events: 1,
+            bytes: bytes as u64,
+            first: end.clone(),
+            last: end,
+        }
+    }
+
+    fn add(&mut self, place: Place<'_>, bytes: usize) {
+        self.events += 1;
+        self.bytes += bytes as u64;
+        self.last.set(place);
+    }
+
+    pub fn first(&self) -> Place<'_> {
+        self.first.place()
+    }
+
+    pub fn last(&self) -> Place<'_> {
+        self.last.place()
+    }
+}
+
+impl End {
+    /// Keeps the text's allocation, since this is done for every frame.
+    fn set(&mut self, place: Place<'_>) {
+        self.seq = place.seq;
+        match (&mut self.time, place.time) {
+            (Some(own), Some(time)) => {
+                own.clear();
+                own.push_str(time);
+            }
+            (own, time) => *own = time.map(str::to_owned),
+        }
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            seq: self.seq,
+            time: self.time.as_deref(),
+        }
+    }
+}
+
+// === impl Sieve ===
+
+impl Sieve {
+    pub fn new(interest: Arc<Interest>, limits: BatchLimits) -> Self {
+        Self {
+            interest,
+            limits,
+            portions: Vec::new(),
+            passed: 0,
+            frames: 0,
+            frame_bytes: 0,
+            last_seq: None,
+        }
+    }
+
+    /// The last frame, if it was kept.
+    pub fn last_frame(&self) -> Option<&Bytes> {
+        match self.portions.last()? {
+            Portion::Frame(frame) => Some(frame),
+            Portion::Passed(_) => None,
+        }
+    }
+
+    /// The seq of the last frame that has one.
+    pub fn last_seq(&self) -> Option<u64> {
+        self.last_seq
+    }
+
+    pub fn into_portions(self) -> Vec<Portion> {
+        self.portions
+    }
+
+    fn keep(&mut self, frame: &[u8]) {
+        self.frames += 1;
+        self.frame_bytes += frame.len();
+        self.last_seq = seq_of(frame).or(self.last_seq);
+        self.portions
+            .push(Portion::Frame(Bytes::copy_from_slice(frame)));
+    }
+
+    fn pass(&mut self, place: Place<'_>, bytes: usize) {
+        self.passed += 1;
+        self.last_seq = Some(place.seq);
+        match self.portions.last_mut() {
+            Some(Portion::Passed(passage)) if passage.last.seq < place.seq => {
+                passage.add(place, bytes);
+            }
+            _ => {
+                let passage = Passage::of(place, bytes);
+                self.portions.push(Portion::Passed(passage));
+            }
+        }
+    }
+}
+
+impl Intake for Sieve {
+    fn take(&mut self, frame: Bytes) {
+        // A frame that breaks the skimmer goes to the decoders, where it is found and set aside.
+        let skimmed = catch_unwind(AssertUnwindSafe(|| unwanted(&frame, &self.interest)));
+        match skimmed {
+            Ok(Some(place)) => self.pass(place, frame.len()),
+            Ok(None) | Err(_) => self.keep(&frame),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.portions.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.frames >= self.limits.frames
+            || self.frame_bytes >= self.limits.bytes
+            || self.passed >= PASSED_LIMIT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipld_core::ipld;
+    use ipld_core::ipld::Ipld;
+
+    use super::*;
+    use crate::protocol::decode::sample::{CommitFrame, DID, frame};
+    use crate::protocol::skim::splice_seq;
+
+    const LIMITS: BatchLimits = BatchLimits {
+        frames: 3,
+        bytes: 1 << 20,
+    };
+
+    fn sieve() -> Sieve {
+        let pattern = "com.huddle.*".parse().unwrap();
+        Sieve::new(Arc::new(Interest::new([pattern])), LIMITS)
+    }
+
+    fn commit(path: &str, seq: u64) -> Bytes {
+        let commit = CommitFrame::default().create(path, &ipld!({})).bytes();
+        splice_seq(&commit, seq).unwrap().into()
+    }
+
+    fn unwanted_at(seq: u64) -> Bytes {
+        commit("app.bsky.feed.like/a", seq)
+    }
+
+    fn sift(frames: impl IntoIterator<Item = Bytes>) -> Vec<Portion> {
+        let mut sieve = sieve();
+        frames.into_iter().for_each(|frame| sieve.take(frame));
+        sieve.into_portions()
+    }
+
+    /// The events, the first seq and the last one.
+    fn span(portion: &Portion) -> (u64, u64, u64) {
+        match portion {
+            Portion::Passed(passage) => (passage.events, passage.first().seq, passage.last().seq),
+            Portion::Frame(_) => panic!("kept: {portion:?}"),
+        }
+    }
+
+    #[test]
+    fn unwanted_frames_leave_only_their_places() {
+        let portions = sift([unwanted_at(7), unwanted_at(8), unwanted_at(30)]);
+        assert_eq!(portions.iter().map(span).collect::<Vec<_>>(), [(3, 7, 30)]);
+    }
+
+    #[test]
+    fn a_wanted_frame_is_kept_where_it_stood() {
+        let wanted = commit("com.huddle.booking/a", 8);
+        let portions = sift([unwanted_at(7), wanted.clone(), unwanted_at(9)]);
+        assert_eq!(span(&portions[0]), (1, 7, 7));
+        assert_eq!(portions[1], Portion::Frame(wanted));
+        assert_eq!(span(&portions[2]), (1, 9, 9));
+    }
+
+    #[test]
+    fn a_seq_that_does_not_rise_begins_another_run() {
+        let portions = sift([7, 8, 8, 3, 4].map(unwanted_at));
+        let spans: Vec<_> = portions.iter().map(span).collect();
+        assert_eq!(spans, [(2, 7, 8), (1, 8, 8), (2, 3, 4)]);
+    }
+
+    #[test]
+    fn whatever_is_not_plainly_an_unwanted_commit_is_kept() {
+        let unknown = frame("#weather", &ipld!({ "seq": 9 }));
+        let account = frame("#account", &ipld!({ "seq": 9, "did": DID, "active": true }));
+        let without_seq = frame(
+            "#commit",
+            &ipld!({ "repo": DID, "ops": Ipld::List(vec![]) }),
+        );
+        let frames = [unknown, account, without_seq, b"no frame".to_vec()].map(Bytes::from);
+        assert_eq!(sift(frames.clone()), frames.map(Portion::Frame));
+    }
+
+    #[test]
+    fn it_knows_the_last_seq_and_the_last_frame_if_that_was_kept() {
+        let mut sieve = sieve();
+        sieve.take(unwanted_at(7));
+        assert_eq!((sieve.last_seq(), sieve.last_frame()), (Some(7), None));
+        let wanted = commit("com.huddle.booking/a", 8);
+        sieve.take(wanted.clone());
+        assert_eq!(
+            (sieve.last_seq(), sieve.last_frame()),
+            (Some(8), Some(&wanted))
+        );
+        sieve.take(Bytes::from_static(b"no frame"));
+        assert_eq!(sieve.last_seq(), Some(8));
+    }
+
+    #[test]
+    fn it_is_full_of_frames_of_bytes_or_of_what_passed() {
+        let mut frames = sieve();
+        for seq in 1..=3 {
+            assert!(!frames.is_full());
+            frames.take(commit("com.huddle.booking/a", seq));
+        }
+        assert!(frames.is_full());
+
+        let mut bytes = sieve();
+        bytes.take(vec![0; LIMITS.bytes].into());
+        assert!(bytes.is_full());
+
+        let mut passed = sieve();
+        for seq in 1..=PASSED_LIMIT {
+            assert!(!passed.is_full());
+            passed.take(unwanted_at(seq));
+        }
+        assert!(passed.is_full());
+    }
+
+    #[test]
+    fn a_kept_frame_does_not_hold_on_to_the_buffer_of_the_socket() {
+        let buffer = Bytes::from(vec![0; 1 << 20]);
+        let mut sieve = sieve();
+        sieve.take(buffer.slice(..100));
+        assert!(buffer.is_unique());
+    }
+}
