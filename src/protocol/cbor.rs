@@ -19,6 +19,16 @@ const CID_TAG: u64 = 42;
 const SHA2_256: u64 = 0x12;
 
 /// Bytes that are not the DAG-CBOR that was expected.
+// The major types.
+const UNSIGNED: u8 = 0;
+const NEGATIVE: u8 = 1;
+const BYTES: u8 = 2;
+const TEXT: u8 = 3;
+const ARRAY: u8 = 4;
+const MAP: u8 = 5;
+const TAG: u8 = 6;
+const SIMPLE: u8 = 7;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{fault} at byte {offset}")]
 pub struct CborError {
@@ -96,13 +106,13 @@ impl<'a> Reader<'a> {
         let start = self.at;
         let (major, argument) = self.head()?;
         Ok(match major {
-            0 => Item::Unsigned(argument),
-            1 => Item::Negative(argument),
-            2 => Item::Bytes(self.take(argument, start)?),
-            3 => Item::Text(self.take(argument, start)?),
-            4 => Item::Array(self.count(argument, 1, start)?),
-            5 => Item::Map(self.count(argument, 2, start)?),
-            6 => self.link(argument, start)?,
+            UNSIGNED => Item::Unsigned(argument),
+            NEGATIVE => Item::Negative(argument),
+            BYTES => Item::Bytes(self.take(argument, start)?),
+            TEXT => Item::Text(self.take(argument, start)?),
+            ARRAY => Item::Array(self.count(argument, 1, start)?),
+            MAP => Item::Map(self.count(argument, 2, start)?),
+            TAG => self.link(argument, start)?,
             _ => match (self.at - start, argument) {
                 (1, 20) => Item::Bool(false),
                 (1, 21) => Item::Bool(true),
@@ -116,8 +126,8 @@ impl<'a> Reader<'a> {
     /// Enters a map whose keys are then asked for one by one.
     pub(crate) fn map(&mut self) -> Result<MapKeys<'a>, CborError> {
         let start = self.at;
-        match self.item()? {
-            Item::Map(remaining) => Ok(MapKeys::new(remaining)),
+        match self.head()? {
+            (MAP, count) => Ok(MapKeys::new(self.count(count, 2, start)?)),
             _ => Err(fault(CborFault::Unexpected("a map"), start)),
         }
     }
@@ -125,8 +135,8 @@ impl<'a> Reader<'a> {
     /// Enters an array and says how many items follow.
     pub(crate) fn array(&mut self) -> Result<usize, CborError> {
         let start = self.at;
-        match self.item()? {
-            Item::Array(count) => Ok(count),
+        match self.head()? {
+            (ARRAY, count) => self.count(count, 1, start),
             _ => Err(fault(CborFault::Unexpected("an array"), start)),
         }
     }
@@ -151,16 +161,16 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn text(&mut self) -> Result<&'a str, CborError> {
         let start = self.at;
-        match self.item()? {
-            Item::Text(bytes) => utf8(bytes, start),
+        match self.head()? {
+            (TEXT, length) => utf8(self.take(length, start)?, start),
             _ => Err(fault(CborFault::Unexpected("text"), start)),
         }
     }
 
     pub(crate) fn unsigned(&mut self) -> Result<u64, CborError> {
         let start = self.at;
-        match self.item()? {
-            Item::Unsigned(value) => Ok(value),
+        match self.head()? {
+            (UNSIGNED, value) => Ok(value),
             _ => Err(fault(CborFault::Unexpected("an unsigned integer"), start)),
         }
     }
@@ -174,7 +184,7 @@ impl<'a> Reader<'a> {
     /// Passes over one value of any shape. Its heads are checked; the order of its keys, its text
     /// and its links are not.
     pub(crate) fn skip(&mut self) -> Result<(), CborError> {
-        let mut pending = items_within(self.item()?);
+        let mut pending = self.skip_head()?;
         if pending == 0 {
             return Ok(());
         }
@@ -190,7 +200,7 @@ impl<'a> Reader<'a> {
             }
             pending -= 1;
             let start = self.at;
-            let within = items_within(self.item()?);
+            let within = self.skip_head()?;
             if within > 0 {
                 let Some(slot) = outer.get_mut(depth) else {
                     return Err(fault(CborFault::Nesting, start));
@@ -198,6 +208,23 @@ impl<'a> Reader<'a> {
                 *slot = pending;
                 depth += 1;
                 pending = within;
+            }
+        }
+    }
+
+    /// Passes over one item's head, with the content of a string or link, and says how many items
+    /// follow that belong to it.
+    #[inline]
+    fn skip_head(&mut self) -> Result<usize, CborError> {
+        let start = self.at;
+        match self.head()? {
+            (UNSIGNED | NEGATIVE, _) => Ok(0),
+            (BYTES | TEXT, length) => self.take(length, start).map(|_| 0),
+            (ARRAY, count) => self.count(count, 1, start),
+            (MAP, count) => Ok(self.count(count, 2, start)? * 2),
+            _ => {
+                self.at = start;
+                self.item().map(|_| 0)
             }
         }
     }
@@ -211,45 +238,54 @@ impl<'a> Reader<'a> {
     }
 
     /// The major type and the argument of the next head.
+    #[inline]
     fn head(&mut self) -> Result<(u8, u64), CborError> {
         let start = self.at;
-        let initial = *self
-            .bytes
-            .get(start)
-            .ok_or(fault(CborFault::Truncated, start))?;
+        let Some(&initial) = self.bytes.get(start) else {
+            return Err(fault(CborFault::Truncated, start));
+        };
         let (major, info) = (initial >> 5, initial & 0x1f);
-        let (width, smallest) = match info {
-            0..24 => (0, 0),
-            24 => (1, 24),
-            25 => (2, 1 << 8),
-            26 => (4, 1 << 16),
-            27 => (8, 1 << 32),
+        self.at += 1;
+        if info < 24 {
+            return Ok((major, u64::from(info)));
+        }
+        let (argument, smallest) = match info {
+            24 => (u64::from(u8::from_be_bytes(self.array_of(start)?)), 24),
+            25 => (u64::from(u16::from_be_bytes(self.array_of(start)?)), 1 << 8),
+            26 => (
+                u64::from(u32::from_be_bytes(self.array_of(start)?)),
+                1 << 16,
+            ),
+            27 => (u64::from_be_bytes(self.array_of(start)?), 1 << 32),
             31 => return Err(fault(CborFault::Indefinite, start)),
             _ => return Err(fault(CborFault::Unsupported, start)),
         };
-        self.at += 1;
-        if width == 0 {
-            return Ok((major, u64::from(info)));
-        }
-        let argument = self
-            .take(width, start)?
-            .iter()
-            .fold(0, |argument, byte| argument << 8 | u64::from(*byte));
         // Behind major type 7 stand the bits of a float, or a simple value that is refused later.
-        if argument < smallest && major != 7 {
+        if argument < smallest && major != SIMPLE {
             return Err(fault(CborFault::NotMinimal, start));
         }
         Ok((major, argument))
     }
 
+    #[inline]
+    fn array_of<const N: usize>(&mut self, start: usize) -> Result<[u8; N], CborError> {
+        let Some(array) = self.bytes[self.at..].first_chunk() else {
+            return Err(fault(CborFault::Truncated, start));
+        };
+        self.at += N;
+        Ok(*array)
+    }
+
+    #[inline]
     fn take(&mut self, length: u64, start: usize) -> Result<&'a [u8], CborError> {
         let rest = &self.bytes[self.at..];
-        let taken = usize::try_from(length)
-            .ok()
-            .and_then(|length| rest.get(..length))
-            .ok_or(fault(CborFault::Truncated, start))?;
-        self.at += taken.len();
-        Ok(taken)
+        match usize::try_from(length) {
+            Ok(length) if length <= rest.len() => {
+                self.at += length;
+                Ok(&rest[..length])
+            }
+            _ => Err(fault(CborFault::Truncated, start)),
+        }
     }
 
     /// The number of entries of a container, each of which takes at least `smallest` bytes.
@@ -305,9 +341,10 @@ impl<'a> MapKeys<'a> {
         }
         self.remaining -= 1;
         let start = reader.position();
-        let Item::Text(key) = reader.item()? else {
+        let (TEXT, length) = reader.head()? else {
             return Err(fault(CborFault::Unexpected("a text key"), start));
         };
+        let key = reader.take(length, start)?;
         if let Some(previous) = self.previous
             && (previous.len(), previous) >= (key.len(), key)
         {
@@ -378,15 +415,6 @@ pub(crate) fn utf8(bytes: &[u8], offset: usize) -> Result<&str, CborError> {
 
 pub(crate) fn fault(fault: CborFault, offset: usize) -> CborError {
     CborError { fault, offset }
-}
-
-/// How many items follow that belong to `item`.
-fn items_within(item: Item<'_>) -> usize {
-    match item {
-        Item::Array(count) => count,
-        Item::Map(count) => count * 2,
-        _ => 0,
-    }
 }
 
 fn signed(item: Item<'_>) -> Option<i64> {

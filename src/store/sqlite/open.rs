@@ -19,7 +19,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 /// Bytes to which the log's file is cut after a checkpoint that found it larger.
 const JOURNAL_SIZE_LIMIT: &str = "67108864";
 /// The writer's page cache, in KiB (a negative number says so to SQLite).
-const WRITER_CACHE_KIB: &str = "-32768";
+const WRITER_CACHE_KIB: &str = "-16384";
 
 /// What a caller may want otherwise than [`SqliteStore::open`] has it.
 #[derive(Clone, Debug)]

@@ -1,10 +1,11 @@
 //! Records, tombstones, and the chain state of their repositories.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::accounts::json_array;
 use super::integer;
 use super::multi_row::MultiRow;
 use crate::protocol::syntax::Did;
@@ -39,8 +40,7 @@ static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
          record = excluded.record, record_cbor = excluded.record_cbor, \
          validity = excluded.validity, invalid_reason = excluded.invalid_reason, \
          last_indexed_at = excluded.last_indexed_at, deleted = excluded.deleted \
-         WHERE excluded.rev > records.rev \
-         RETURNING uri",
+         WHERE excluded.rev > records.rev",
     )
 });
 
@@ -71,13 +71,18 @@ pub(super) async fn write<'a, 'e>(
     changes: &'a BTreeMap<String, RecordChange<'e>>,
     now: &str,
 ) -> Result<Vec<(&'a str, RecordChange<'e>)>, sqlx::Error> {
+    let held = held_revs(connection, changes.keys()).await?;
+    let is_newer = |(uri, change): &(&str, RecordChange<'_>)| {
+        let held = held.get(*uri);
+        held.is_none_or(|held| change.version().rev.as_str() > held.as_str())
+    };
     let rows: Vec<(&str, RecordChange<'_>)> = changes
         .iter()
         .map(|(uri, change)| (uri.as_str(), *change))
+        .filter(is_newer)
         .collect();
-    let mut accepted = HashSet::with_capacity(rows.len());
     for (statement, chunk) in RECORDS.cut(&rows) {
-        let mut query = sqlx::query_scalar::<_, String>(statement);
+        let mut query = sqlx::query(statement);
         for (uri, change) in chunk {
             let version = change.version();
             let upsert = match change {
@@ -102,10 +107,24 @@ pub(super) async fn write<'a, 'e>(
                 .bind(now)
                 .bind(upsert.is_none());
         }
-        accepted.extend(query.fetch_all(&mut *connection).await?);
+        query.execute(&mut *connection).await?;
     }
-    let is_accepted = |(uri, _): &(&str, RecordChange<'_>)| accepted.contains(*uri);
-    Ok(rows.into_iter().filter(is_accepted).collect())
+    Ok(rows)
+}
+
+/// The revs of those of the records that are there already. Asking first is cheaper than having
+/// every written row returned, and as exact: nobody else writes within the transaction.
+async fn held_revs(
+    connection: &mut SqliteConnection,
+    uris: impl Iterator<Item = &String>,
+) -> Result<HashMap<String, String>, sqlx::Error> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT uri, rev FROM records WHERE uri IN (SELECT value FROM json_each(?))",
+    )
+    .bind(json_array(uris.map(String::as_str)))
+    .fetch_all(&mut *connection)
+    .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// Notes the newest commit of each repository, as one whose proof nobody has checked.

@@ -10,10 +10,18 @@
 )]
 
 mod bare;
+mod commits;
+mod database;
 mod frames;
+mod latency;
+mod memory;
+mod network;
+mod process;
 mod replay;
 mod rows;
 mod service;
+mod sift;
+mod startup;
 mod table;
 
 use rows::ROWS;
@@ -32,6 +40,11 @@ fn main() {
     {
         return replay::serve(rest);
     }
+    if let [first, rest @ ..] = &arguments[..]
+        && first == sift::COMMAND
+    {
+        return sift::run(rest);
+    }
     let rounds = std::env::var("ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
     let named = |name: &str| {
         arguments.is_empty() || arguments.iter().any(|part| name.contains(part.as_str()))
@@ -40,6 +53,16 @@ fn main() {
     for (name, measure) in ROWS {
         if named(name) {
             table::print_row(name, &(0..rounds).map(|_| measure()).collect::<Vec<_>>());
+        }
+    }
+    let others: [(&str, fn()); 3] = [
+        ("latency", latency::measure),
+        ("memory", memory::measure),
+        ("startup", startup::measure),
+    ];
+    for (name, measure) in others {
+        if named(name) {
+            measure();
         }
     }
 }

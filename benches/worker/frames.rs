@@ -1,9 +1,13 @@
 //! The frames that are replayed, as bytes of a WebSocket whose seqs can be rewritten in place.
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use huddle_firehose::protocol::skim::{Skim, skim, splice_seq};
 use huddle_firehose::source::recording;
+
+use crate::network;
 
 /// Seqs begin here: from here on each of them takes nine bytes of CBOR.
 pub(crate) const FIRST_SEQ: u64 = 1 << 33;
@@ -13,6 +17,8 @@ pub(crate) struct Loop {
     pub(crate) bytes: Vec<u8>,
     /// Where the eight bytes of each seq are.
     seqs: Vec<usize>,
+    /// Where each frame ends.
+    ends: Vec<usize>,
 }
 
 impl Loop {
@@ -20,6 +26,7 @@ impl Loop {
         let mut this = Self {
             bytes: Vec::new(),
             seqs: Vec::new(),
+            ends: Vec::new(),
         };
         for frame in frames {
             this.push(&splice_seq(frame, FIRST_SEQ).unwrap());
@@ -48,6 +55,15 @@ impl Loop {
         let seq = envelope.seq_span.unwrap().start + 1;
         self.seqs.push(self.bytes.len() + seq);
         self.bytes.extend(frame);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// The frames one by one.
+    pub(crate) fn each(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.bytes[*start..*end])
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -62,15 +78,27 @@ impl Loop {
     }
 }
 
-/// The recording that `BENCH_FRAMES` names, else that of this repository. None of its records is of a
-/// collection that the benchmark asks for.
-pub(crate) fn unmatched() -> PathBuf {
+/// Traffic of which nothing is kept: the recording that `BENCH_FRAMES` names, else what is like
+/// that of the network.
+pub(crate) fn unmatched() -> Vec<Vec<u8>> {
     match std::env::var_os("BENCH_FRAMES") {
-        Some(path) => path.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("recordings/testbed.bin"),
+        Some(path) => load(path.as_ref()),
+        None => network::frames(),
     }
 }
 
+/// `matched`, and `others` frames of unmatched traffic before each of them.
+pub(crate) fn mixed(matched: Vec<Vec<u8>>, others: usize) -> Vec<Vec<u8>> {
+    let unmatched = unmatched();
+    let mut filler = unmatched.iter().cycle();
+    let with_filler = |frame| {
+        let filler = filler.by_ref().take(others).cloned().collect::<Vec<_>>();
+        filler.into_iter().chain([frame])
+    };
+    matched.into_iter().flat_map(with_filler).collect()
+}
+
+/// The frames of a recording that have a seq.
 pub(crate) fn load(path: &Path) -> Vec<Vec<u8>> {
     let frames = recording::load(path).unwrap();
     let has_seq = |frame: &&bytes::Bytes| splice_seq(frame, FIRST_SEQ).is_ok();
@@ -79,4 +107,15 @@ pub(crate) fn load(path: &Path) -> Vec<Vec<u8>> {
         .filter(has_seq)
         .map(|frame| frame.to_vec())
         .collect()
+}
+
+/// Writes `frames` as a recording.
+pub(crate) fn save(frames: &[Vec<u8>], path: &Path) {
+    let mut file = BufWriter::new(File::create(path).unwrap());
+    for frame in frames {
+        let length = u32::try_from(frame.len()).unwrap();
+        file.write_all(&length.to_be_bytes()).unwrap();
+        file.write_all(frame).unwrap();
+    }
+    file.flush().unwrap();
 }

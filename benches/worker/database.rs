@@ -1,0 +1,193 @@
+//! The bare limit of the database: a loop that writes rows which are there already.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use huddle_firehose::store::sqlite::SqliteStore;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row, TypeInfo, ValueRef};
+use tokio::time::Instant;
+
+/// Records of one transaction, as the worker has it by default.
+const BATCH: usize = 100;
+
+/// The tables that have a row for each record.
+const PROJECTIONS: [&str; 3] = ["offers_index", "booking_requests", "bookings"];
+
+pub(crate) enum Value {
+    Null,
+    Integer(i64),
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+/// Rows of one table.
+pub(crate) struct Rows {
+    table: &'static str,
+    columns: Vec<String>,
+    rows: Vec<Vec<Value>>,
+}
+
+/// The rows of one transaction.
+pub(crate) type Batch = Vec<Rows>;
+
+/// What the worker has written into the database at `path`, in batches.
+pub(crate) async fn read(path: &Path) -> Vec<Batch> {
+    let mut connection = connect(path).await;
+    let all = select(&mut connection, "records", "ORDER BY seq").await;
+    let mut batches = Vec::new();
+    let mut records = all.rows.into_iter().peekable();
+    while records.peek().is_some() {
+        let rows: Vec<Vec<Value>> = records.by_ref().take(BATCH).collect();
+        let (uris, dids) = (texts(&rows, 0), texts(&rows, 1));
+        let mut batch = vec![Rows {
+            table: all.table,
+            columns: all.columns.clone(),
+            rows,
+        }];
+        for table in PROJECTIONS {
+            let those = format!("WHERE uri IN ({uris})");
+            batch.push(select(&mut connection, table, &those).await);
+        }
+        let those = format!("WHERE did IN ({dids})");
+        batch.push(select(&mut connection, "repos", &those).await);
+        batch.retain(|rows| !rows.rows.is_empty());
+        batches.push(batch);
+    }
+    batches
+}
+
+/// The texts of a column, each once, as SQL has a list of them.
+fn texts(rows: &[Vec<Value>], column: usize) -> String {
+    let quoted = |row: &Vec<Value>| match &row[column] {
+        Value::Text(text) => Some(format!("'{text}'")),
+        _ => None,
+    };
+    let texts: HashSet<String> = rows.iter().filter_map(quoted).collect();
+    texts.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+async fn select(connection: &mut SqliteConnection, table: &'static str, rest: &str) -> Rows {
+    let columns = sqlx::query_scalar("SELECT name FROM pragma_table_info(?) ORDER BY cid")
+        .bind(table)
+        .fetch_all(&mut *connection);
+    let columns: Vec<String> = columns.await.unwrap();
+    let select = format!("SELECT {} FROM {table} {rest}", columns.join(", "));
+    let rows = connection.fetch_all(AssertSqlSafe(select)).await.unwrap();
+    Rows {
+        table,
+        columns,
+        rows: rows.iter().map(values).collect(),
+    }
+}
+
+fn values(row: &SqliteRow) -> Vec<Value> {
+    let value = |index: usize| {
+        let raw = row.try_get_raw(index).unwrap();
+        if raw.is_null() {
+            return Value::Null;
+        }
+        match raw.type_info().name() {
+            "INTEGER" => Value::Integer(row.get(index)),
+            "TEXT" => Value::Text(row.get(index)),
+            "BLOB" => Value::Blob(row.get(index)),
+            other => panic!("a value of the type {other}"),
+        }
+    };
+    (0..row.len()).map(value).collect()
+}
+
+/// How long it takes to write `batches` into an empty database at `path`, each in a transaction and
+/// with the cursor.
+pub(crate) async fn write(path: &Path, batches: &[Batch]) -> Duration {
+    create(path).await;
+    let mut connection = connect(path).await;
+    let started = Instant::now();
+    for (number, batch) in batches.iter().enumerate() {
+        connection.execute("BEGIN IMMEDIATE").await.unwrap();
+        for rows in batch {
+            insert(&mut connection, rows).await;
+        }
+        sqlx::query("UPDATE firehose_cursor SET cursor = ?, updated_at = unixepoch()")
+            .bind(number.to_string())
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        connection.execute("COMMIT").await.unwrap();
+    }
+    started.elapsed()
+}
+
+/// All rows of the table in one statement, which is prepared once for each number of rows.
+async fn insert(connection: &mut SqliteConnection, rows: &Rows) {
+    let Rows {
+        table,
+        columns,
+        rows,
+    } = rows;
+    let row = format!("({})", vec!["?"; columns.len()].join(", "));
+    let statement = format!(
+        "INSERT OR REPLACE INTO {table} ({}) VALUES {}",
+        columns.join(", "),
+        vec![row; rows.len()].join(", ")
+    );
+    let mut query = sqlx::query(AssertSqlSafe(statement));
+    for value in rows.iter().flatten() {
+        query = match value {
+            Value::Null => query.bind(None::<i64>),
+            Value::Integer(integer) => query.bind(integer),
+            Value::Text(text) => query.bind(text),
+            Value::Blob(blob) => query.bind(blob),
+        };
+    }
+    query.execute(connection).await.unwrap();
+}
+
+/// An empty database with the worker's tables.
+pub(crate) async fn create(path: &Path) {
+    SqliteStore::open(&url(path)).await.unwrap();
+}
+
+/// A database with as many records and tracked repositories as `rows` says.
+pub(crate) async fn fill(path: &Path, rows: u64) {
+    create(path).await;
+    let mut connection = connect(path).await;
+    for statement in [
+        "INSERT INTO repos SELECT printf('did:plc:%024d', value), '3mptbypluud2a', '', 1, '', \
+         '2026-08-04T14:38:07.877Z', 'unverified', '' FROM series",
+        "INSERT INTO records (uri, did, collection, rkey, cid, rev, seq, source, time, record, \
+         first_indexed_at, last_indexed_at) \
+         SELECT printf('at://did:plc:%024d/com.huddle.profile/self', value), \
+         printf('did:plc:%024d', value), 'com.huddle.profile', 'self', '', '3mptbypluud2a', 1, '', \
+         '2026-08-04T14:38:07.877Z', '{}', '', '' FROM series",
+    ] {
+        let series = "WITH RECURSIVE series(value) AS \
+             (SELECT 1 UNION ALL SELECT value + 1 FROM series WHERE value < ?)";
+        sqlx::query(AssertSqlSafe(format!("{series} {statement}")))
+            .bind(rows as i64)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+}
+
+pub(crate) fn url(path: &Path) -> String {
+    format!("sqlite://{}", path.display())
+}
+
+/// With the settings of the worker's writer.
+async fn connect(path: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
+        .pragma("wal_autocheckpoint", "10000")
+        .pragma("cache_size", "-16384")
+        .statement_cache_capacity(500)
+        .connect()
+        .await
+        .unwrap()
+}

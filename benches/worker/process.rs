@@ -1,0 +1,64 @@
+//! The service as a process of its own, as an operator runs it.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::database;
+
+pub(crate) struct Process {
+    child: Child,
+    status_url: String,
+}
+
+impl Process {
+    /// Starts `run` on the database at `path`, with `options` beside.
+    pub(crate) fn run(source_url: &str, path: &Path, options: &[&str]) -> Self {
+        let listen = free_address();
+        let child = Command::new(env!("CARGO_BIN_EXE_huddle-firehose"))
+            .args(["run", "--source-url", source_url, "--listen", &listen])
+            .args(["--database-url", &database::url(path)])
+            .args(options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            status_url: format!("http://{listen}/status"),
+        }
+    }
+
+    /// The seq up to which everything is applied, once the service says so.
+    pub(crate) async fn applied(&self) -> Option<u64> {
+        let response = reqwest::get(&self.status_url).await.ok()?;
+        let status: serde_json::Value = response.json().await.ok()?;
+        let sources = status["sources"].as_object()?;
+        sources.values().next()?["applied"]["seq"].as_u64()
+    }
+
+    /// The resident set now and at its largest, in bytes.
+    pub(crate) fn resident(&self) -> (u64, u64) {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            let kib = line.split_whitespace().nth(1).unwrap();
+            kib.parse::<u64>().unwrap() * 1024
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Free a moment ago, and most likely still.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}

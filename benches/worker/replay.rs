@@ -1,0 +1,126 @@
+//! A source that sends as fast as the socket takes: the bytes are ready, only the seqs are written
+//! into them.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::{self, WebSocket};
+
+use crate::frames::{FIRST_SEQ, Loop, load, save};
+
+pub(crate) const COMMAND: &str = "replay";
+
+/// A replay in a process of its own. It serves one client after the other.
+pub(crate) struct Replay {
+    process: Child,
+    pub(crate) url: String,
+    pub(crate) count: u64,
+    pub(crate) last_seq: u64,
+    _folder: TempDir,
+}
+
+impl Replay {
+    /// Sends `frames` to each client, over and over until there were at least `count`; `rate` of
+    /// them a second, if it is not zero.
+    pub(crate) fn start(frames: &[Vec<u8>], count: u64, rate: u64) -> Self {
+        let count = count.next_multiple_of(frames.len() as u64);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("frames.bin");
+        save(frames, &path);
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .arg(COMMAND)
+            .arg(path)
+            .arg(count.to_string())
+            .arg(rate.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut address)
+            .unwrap();
+        Self {
+            process,
+            url: format!("ws://{}/", address.trim()),
+            count,
+            last_seq: FIRST_SEQ + count - 1,
+            _folder: folder,
+        }
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+/// The process itself.
+pub(crate) fn serve(arguments: &[String]) {
+    let [path, count, rate] = arguments else {
+        panic!("replay FILE COUNT RATE");
+    };
+    let mut frames = Loop::of(&load(Path::new(path)));
+    let count = count.parse().unwrap();
+    let rate = rate.parse().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    for stream in listener.incoming() {
+        let stream = stream.unwrap();
+        // A client that has seen enough goes away.
+        let _gone = match rate {
+            0 => send(stream, &mut frames, count),
+            rate => send_slowly(stream, &mut frames, count, rate),
+        };
+    }
+}
+
+/// As fast as the client takes it.
+fn send(stream: TcpStream, frames: &mut Loop, count: u64) -> io::Result<()> {
+    let mut socket = tungstenite::accept(stream).map_err(io::Error::other)?;
+    let mut sent = 0;
+    while sent < count {
+        frames.number_from(FIRST_SEQ + sent);
+        socket.get_mut().write_all(&frames.bytes)?;
+        sent += frames.len() as u64;
+    }
+    until_closed(socket)
+}
+
+/// `rate` frames a second, each at its time.
+fn send_slowly(stream: TcpStream, frames: &mut Loop, count: u64, rate: u64) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut socket = tungstenite::accept(stream).map_err(io::Error::other)?;
+    let started = Instant::now();
+    let mut sent = 0;
+    while sent < count {
+        frames.number_from(FIRST_SEQ + sent);
+        for frame in frames.each() {
+            let due = started + Duration::from_micros(sent * 1_000_000 / rate);
+            wait_until(due);
+            socket.get_mut().write_all(frame)?;
+            sent += 1;
+        }
+    }
+    until_closed(socket)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no runtime in this process"
+)]
+fn wait_until(due: Instant) {
+    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+}
+
+/// Until the client has had enough.
+fn until_closed(mut socket: WebSocket<TcpStream>) -> io::Result<()> {
+    let _closed = socket.read();
+    Ok(())
+}

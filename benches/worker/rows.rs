@@ -1,0 +1,99 @@
+//! What is measured.
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use huddle_firehose::config::Config;
+
+use crate::replay::Replay;
+use crate::{bare, commits, database, frames, runtime, service};
+
+/// Events of an unmatched round.
+const UNMATCHED: u64 = 1_500_000;
+/// Commits of a round of which nearly all are kept.
+const MATCHED: usize = 10_000;
+
+/// One round: the same work, bare and by the worker.
+pub(crate) struct Round {
+    pub(crate) events: u64,
+    pub(crate) bare: Duration,
+    pub(crate) worker: Duration,
+}
+
+type Measure = fn() -> Round;
+
+pub(crate) const ROWS: &[(&str, Measure)] = &[
+    ("unmatched", || unmatched(|_| {})),
+    ("unmatched, 1 decoder", || {
+        unmatched(|config| config.decoders = 1)
+    }),
+    ("unmatched, 4 decoders", || {
+        unmatched(|config| config.decoders = 4)
+    }),
+    ("unmatched, 10 patterns", || {
+        unmatched(|config| add_patterns(config, 9))
+    }),
+    ("unmatched, 100 patterns", || {
+        unmatched(|config| add_patterns(config, 99))
+    }),
+    ("unmatched, 10 thousand repos", || unmatched_beside(10_000)),
+    ("unmatched, 1 million repos", || unmatched_beside(1_000_000)),
+    ("matched 1 %", || matched(MATCHED / 5, 99)),
+    ("matched 10 %", || matched(MATCHED, 9)),
+    ("matched 100 %", || matched(MATCHED, 0)),
+];
+
+/// Against a client that throws everything away.
+fn unmatched(change: impl FnOnce(&mut Config)) -> Round {
+    let folder = tempfile::tempdir().unwrap();
+    unmatched_on(&folder.path().join("worker.db"), change)
+}
+
+/// The same with a database that holds `repos` repositories and as many records.
+fn unmatched_beside(repos: u64) -> Round {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker.db");
+    runtime().block_on(database::fill(&path, repos));
+    unmatched_on(&path, |_| {})
+}
+
+fn unmatched_on(path: &Path, change: impl FnOnce(&mut Config)) -> Round {
+    let replay = Replay::start(&frames::unmatched(), UNMATCHED, 0);
+    let worker = service::follow(&replay, path, |config| {
+        config.collections = vec!["org.example.nothing".parse().unwrap()];
+        change(config);
+    });
+    Round {
+        events: replay.count,
+        bare: runtime().block_on(bare::read(replay.url.clone(), replay.count)),
+        worker: runtime().block_on(worker),
+    }
+}
+
+fn add_patterns(config: &mut Config, count: usize) {
+    let pattern = |number| format!("org.example.p{number}.*").parse().unwrap();
+    config.collections.extend((0..count).map(pattern));
+}
+
+/// Against a client that throws everything away while a bare loop writes the rows that come of it.
+fn matched(count: usize, others: usize) -> Round {
+    static COMMITS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    let commits = COMMITS.get_or_init(|| commits::matched(MATCHED))[..count].to_vec();
+    let frames = frames::mixed(commits, others);
+    let replay = Replay::start(&frames, frames.len() as u64, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker.db");
+    let worker = runtime().block_on(service::follow(&replay, &path, |_| {}));
+    let bare = runtime().block_on(async {
+        let rows = database::read(&path).await;
+        let reading = tokio::spawn(bare::read(replay.url.clone(), replay.count));
+        let writing = database::write(&folder.path().join("bare.db"), &rows).await;
+        writing.max(reading.await.unwrap())
+    });
+    Round {
+        events: replay.count,
+        bare,
+        worker,
+    }
+}

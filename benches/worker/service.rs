@@ -1,0 +1,62 @@
+//! The whole worker: a real socket, the supervisor tree, a SQLite file.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use huddle_firehose::config::{Config, Layers};
+use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::worker;
+use tokio::time::Instant;
+
+use crate::database;
+use crate::replay::Replay;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How long it takes until the cursor stands behind everything that `replay` sends. The database at
+/// `path` is there before.
+pub(crate) async fn follow(
+    replay: &Replay,
+    path: &Path,
+    change: impl FnOnce(&mut Config),
+) -> Duration {
+    database::create(path).await;
+    let config = config(replay, path, change);
+    let tree = worker::start(config, None).await.unwrap();
+    let started = Instant::now();
+    wait_for(&tree, replay.last_seq).await;
+    let elapsed = started.elapsed();
+    tree.drain().await.unwrap();
+    elapsed
+}
+
+pub(crate) fn config(replay: &Replay, path: &Path, change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = Layers::new().resolve().unwrap().config;
+    config.database_url = database::url(path);
+    config.listen = (Ipv4Addr::LOCALHOST, 0).into();
+    config.source_url = replay.url.parse().unwrap();
+    change(&mut config);
+    config
+}
+
+/// Until the cursor stands at `seq`.
+pub(crate) async fn wait_for(tree: &Tree, seq: u64) {
+    while applied(tree) < seq {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// The seq up to which everything is applied.
+pub(crate) fn applied(tree: &Tree) -> u64 {
+    let status = tree.context().status.snapshot();
+    let applied = status.sources.values().map(|source| source.applied.seq);
+    applied.max().unwrap_or(0)
+}
+
+/// The newest seq that has come so far.
+pub(crate) fn received(tree: &Tree) -> u64 {
+    let status = tree.context().status.snapshot();
+    let received = status.sources.values().map(|source| source.received.seq);
+    received.max().unwrap_or(0)
+}
