@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Context;
@@ -47,12 +48,19 @@ pub struct IndexerState {
     waiting: Accumulator<DecodedBatch>,
     /// What carries a lower one is discarded.
     epoch: u64,
-    flush_scheduled: bool,
+    flush: Flush,
     retry_scheduled: bool,
     /// Cut, and not yet durable. Nothing overtakes it.
     current: Option<Current>,
     backoff: Backoff,
     dead_letter_log: RateLimit,
+}
+
+/// Whether a [`IndexerMessage::Flush`] is on its way.
+enum Flush {
+    None,
+    Later(AbortHandle),
+    Now,
 }
 
 struct Current {
@@ -76,7 +84,7 @@ impl Actor for IndexerActor {
         Ok(IndexerState {
             waiting: Accumulator::new(context.config.index_batch),
             epoch: context.ledger.next_epoch(),
-            flush_scheduled: false,
+            flush: Flush::None,
             retry_scheduled: false,
             current: None,
             dead_letter_log: RateLimit::new(DEAD_LETTER_LOG_INTERVAL),
@@ -100,7 +108,7 @@ impl Actor for IndexerActor {
         match message {
             IndexerMessage::Index(work) => state.take(*work),
             IndexerMessage::Flush => {
-                state.flush_scheduled = false;
+                state.flush = Flush::None;
                 state.write_one(&myself).await?;
             }
             IndexerMessage::Retry => {
@@ -133,18 +141,30 @@ impl IndexerState {
 
     /// One message, one transaction: between two of them the actor can be stopped.
     fn schedule(&mut self, myself: &ActorRef<IndexerMessage>) {
-        if self.retry_scheduled || self.flush_scheduled {
+        if self.retry_scheduled {
             return;
         }
         if self.current.is_some() {
             self.retry_scheduled = true;
             myself.send_after(self.backoff.next_delay(), || IndexerMessage::Retry);
         } else if self.waiting.is_due() {
-            // Refused only while the actor is being drained; then nothing more is written.
-            self.flush_scheduled = myself.cast(IndexerMessage::Flush).is_ok();
-        } else if !self.waiting.is_empty() {
-            self.flush_scheduled = true;
-            myself.send_after(self.context.config.index_wait, || IndexerMessage::Flush);
+            self.flush_now(myself);
+        } else if !self.waiting.is_empty() && matches!(self.flush, Flush::None) {
+            let timer = myself.send_after(self.context.config.index_wait, || IndexerMessage::Flush);
+            self.flush = Flush::Later(timer.abort_handle());
+        }
+    }
+
+    /// What has become due does not wait for the timer of what was not.
+    fn flush_now(&mut self, myself: &ActorRef<IndexerMessage>) {
+        match std::mem::replace(&mut self.flush, Flush::Now) {
+            Flush::Now => return,
+            Flush::Later(timer) => timer.abort(),
+            Flush::None => {}
+        }
+        // Refused only while the actor is being drained; then nothing more is written.
+        if myself.cast(IndexerMessage::Flush).is_err() {
+            self.flush = Flush::None;
         }
     }
 
