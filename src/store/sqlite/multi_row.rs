@@ -1,42 +1,46 @@
 //! Statements that write many rows at once.
 
-/// How many rows one statement may write. A statement of each size is prepared once and kept; one
-/// text for each length that a batch may have would turn the statement cache over all the time.
-///
-/// Each statement is a way to the database's thread and back, and powers of two make it few of them.
-const SIZES: [usize; 8] = [128, 64, 32, 16, 8, 4, 2, 1];
+/// How many rows the statements have room for. One of each size is prepared once and kept; one text
+/// for each length that a batch may have would turn the statement cache over all the time.
+const SIZES: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, LARGEST];
+const LARGEST: usize = 128;
 
 /// An insert of rows of one shape, in all its sizes.
+///
+/// Each statement is a way to the database's thread and back, which takes longer than writing a few
+/// rows; so a chunk is written by one statement that has room enough. What is not bound is NULL, and
+/// a row whose first column is NULL is left out.
 #[derive(Debug)]
 pub(super) struct MultiRow {
     statements: [String; SIZES.len()],
 }
 
 impl MultiRow {
-    /// `{insert} (columns…) VALUES (?, …), … {conflict}`
+    /// `{insert} (columns…) SELECT * FROM (VALUES (?, …), …) WHERE … {conflict}`; the first of the
+    /// columns must not be NULL.
     pub(super) fn new(insert: &str, columns: &[&str], conflict: &str) -> Self {
         let row = format!("({})", vec!["?"; columns.len()].join(", "));
         let columns = columns.join(", ");
         Self {
-            statements: SIZES.map(|rows| {
-                let values = vec![row.as_str(); rows].join(", ");
-                format!("{insert} ({columns}) VALUES {values} {conflict}")
+            statements: SIZES.map(|size| {
+                let values = vec![row.as_str(); size].join(", ");
+                format!(
+                    "{insert} ({columns}) SELECT * FROM (VALUES {values}) \
+                     WHERE column1 IS NOT NULL {conflict}"
+                )
             }),
         }
     }
 
-    /// Cuts `rows` into chunks, each with the statement that writes as many.
+    /// Cuts `rows` into chunks, each with the statement that writes it. The chunk's values are bound
+    /// in order, and nothing behind them.
     pub(super) fn cut<'r, T>(
         &'static self,
-        mut rows: &'r [T],
+        rows: &'r [T],
     ) -> impl Iterator<Item = (&'static str, &'r [T])> {
-        std::iter::from_fn(move || {
-            let (size, statement) = SIZES
-                .iter()
-                .zip(&self.statements)
-                .find(|(size, _)| **size <= rows.len())?;
-            let (chunk, rest) = rows.split_at(*size);
-            rows = rest;
+        rows.chunks(LARGEST).filter_map(|chunk| {
+            let has_room = |(size, _): &(&usize, &String)| **size >= chunk.len();
+            let (_, statement) = SIZES.iter().zip(&self.statements).find(has_room)?;
             Some((statement.as_str(), chunk))
         })
     }
@@ -45,6 +49,9 @@ impl MultiRow {
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
+
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{ConnectOptions, Executor};
 
     use super::*;
 
@@ -56,10 +63,11 @@ mod tests {
         let (statement, _) = PAIRS.cut(&[()]).next().unwrap();
         assert_eq!(
             statement,
-            "INSERT INTO pairs (a, b) VALUES (?, ?) ON CONFLICT DO NOTHING"
+            "INSERT INTO pairs (a, b) SELECT * FROM (VALUES (?, ?)) \
+             WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
         );
         let (statement, _) = PAIRS.cut(&[(); 5]).next().unwrap();
-        assert_eq!(statement.matches("(?, ?)").count(), 5);
+        assert_eq!(statement.matches("(?, ?)").count(), 8);
     }
 
     #[test]
@@ -69,6 +77,35 @@ mod tests {
         let sizes: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
         assert_eq!(sizes, [128, 128, 1]);
         assert_eq!(chunks.concat(), rows);
+    }
+
+    #[tokio::test]
+    async fn room_that_is_left_over_writes_nothing() {
+        let mut connection = SqliteConnectOptions::new().connect().await.unwrap();
+        connection
+            .execute("CREATE TABLE pairs (a INTEGER PRIMARY KEY, b INTEGER)")
+            .await
+            .unwrap();
+        for rows in [5, 7, 200, 1] {
+            // Statements are used again, with what was bound before forgotten.
+            connection.execute("DELETE FROM pairs").await.unwrap();
+            let rows: Vec<i64> = (0..rows).collect();
+            for (statement, chunk) in PAIRS.cut(&rows) {
+                let mut query = sqlx::query(statement);
+                for row in chunk {
+                    query = query.bind(row).bind(row * 2);
+                }
+                query.execute(&mut connection).await.unwrap();
+            }
+            let written: Vec<(i64, i64)> = sqlx::query_as("SELECT a, b FROM pairs ORDER BY a")
+                .fetch_all(&mut connection)
+                .await
+                .unwrap();
+            assert_eq!(
+                written,
+                rows.iter().map(|a| (*a, a * 2)).collect::<Vec<_>>()
+            );
+        }
     }
 
     #[test]
