@@ -6,6 +6,7 @@ pub mod datetime;
 pub mod decode;
 pub mod event;
 pub mod json;
+pub mod key;
 pub mod mst;
 pub mod pattern;
 pub mod skim;
