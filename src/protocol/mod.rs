@@ -9,5 +9,6 @@ pub mod json;
 pub mod key;
 pub mod mst;
 pub mod pattern;
+pub mod signed_commit;
 pub mod skim;
 pub mod syntax;
