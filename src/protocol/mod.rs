@@ -2,6 +2,7 @@
 
 pub mod car;
 pub mod cbor;
+mod cbor_writer;
 pub mod datetime;
 pub mod decode;
 pub mod event;
