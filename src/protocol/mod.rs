@@ -13,3 +13,4 @@ pub mod pattern;
 pub mod signed_commit;
 pub mod skim;
 pub mod syntax;
+pub mod verify;
