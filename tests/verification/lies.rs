@@ -23,7 +23,7 @@ fn nothing() -> Ipld {
 }
 
 /// The lies, each by the name of its error.
-const LIES: [(&str, Lie); 44] = [
+const LIES: [(&str, Lie); 46] = [
     // The message
     ("payload", |commit| {
         commit.payload.remove("blocks").map(drop)
@@ -220,11 +220,23 @@ const LIES: [(&str, Lie); 44] = [
         commit.set("since", Ipld::Null);
         (link(&prev_data) != empty_root()).then_some(())
     }),
+    ("prev_data_missing", |commit| {
+        // As servers did that knew nothing of trees before.
+        commit.payload.remove("prevData")?;
+        commit.set("since", Ipld::Null);
+        commit.op("delete")?.remove("prev").map(drop)
+    }),
     ("op_without_prev", |commit| {
         commit.op("update")?.remove("prev").map(drop)
     }),
     ("op_without_prev", |commit| {
         commit.op("delete")?.remove("prev").map(drop)
+    }),
+    ("op_without_prev", |commit| {
+        // In a first commit there is nothing to delete.
+        let is_first = !commit.payload.contains_key("prevData");
+        let op = ipld!({ "action": "delete", "path": "a/1", "cid": null });
+        is_first.then(|| commit.ops().push(op))
     }),
     ("op_create_with_prev", |commit| {
         commit.op("create")?.insert("prev".to_owned(), nothing());

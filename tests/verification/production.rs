@@ -5,7 +5,9 @@ use std::fs;
 
 use huddle_firehose::protocol::key::VerifyingKey;
 use huddle_firehose::protocol::verify::{CommitEvidence, Level};
+use ipld_core::ipld::Ipld;
 use serde_json::Value;
+use simulated_network::car::encode;
 
 use super::common;
 use super::support::{split, verify};
@@ -60,4 +62,48 @@ fn every_commit_of_production_verifies_at_level_chain() {
     }
     assert_eq!(commits, 148);
     assert!(ops >= 150, "only {ops} operations");
+}
+
+/// The data model's JSON, as far as a commit needs it.
+fn ipld(json: &Value) -> Ipld {
+    let text = |field: &str| json.get(field).and_then(Value::as_str);
+    if let Some(cid) = text("$link") {
+        return Ipld::Link(cid.parse().unwrap());
+    }
+    if let Some(bytes) = text("$bytes") {
+        return Ipld::Bytes(
+            data_encoding::BASE64_NOPAD
+                .decode(bytes.as_bytes())
+                .unwrap(),
+        );
+    }
+    match json {
+        Value::Null => Ipld::Null,
+        Value::Bool(bool) => Ipld::Bool(*bool),
+        Value::Number(number) => Ipld::Integer(number.as_i64().unwrap().into()),
+        Value::String(text) => Ipld::from(text.as_str()),
+        Value::Array(items) => Ipld::List(items.iter().map(ipld).collect()),
+        Value::Object(fields) => {
+            let fields = fields.iter();
+            Ipld::Map(
+                fields
+                    .map(|(key, value)| (key.clone(), ipld(value)))
+                    .collect(),
+            )
+        }
+    }
+}
+
+#[test]
+fn an_older_commit_of_production_is_read_and_names_no_tree_before_it() {
+    let Some(folder) = common::shared_data("production") else {
+        return;
+    };
+    for seq in [4_621_317_030_u64, 4_621_317_332] {
+        let file = folder.join(format!("indigo_firehose_commit_{seq}.json"));
+        let payload: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+        let evidence = CommitEvidence::of(&encode(&ipld(&payload))).unwrap();
+        assert_eq!(evidence.ops.len(), 1);
+        assert_eq!((evidence.since, evidence.prev_data), (None, None));
+    }
 }

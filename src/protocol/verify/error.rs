@@ -12,6 +12,9 @@ use crate::protocol::mst::{ProofError, ProofFault};
 use crate::protocol::signed_commit::CommitBlockError;
 use crate::protocol::syntax::{SyntaxError, Tid};
 
+/// So much is told of a path, in characters. No key of a tree is longer.
+const MAX_SHOWN_PATH: usize = 1024;
+
 /// Why a commit or a `#sync` is not to be believed.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
@@ -149,4 +152,9 @@ impl VerifyError {
             _ => Level::Commit,
         }
     }
+}
+
+/// A path as errors tell it.
+pub(super) fn shown(path: &str) -> String {
+    path.chars().take(MAX_SHOWN_PATH).collect()
 }

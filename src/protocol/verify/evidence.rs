@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use cid::Cid;
 
-use super::VerifyError;
+use super::error::{VerifyError, shown};
 use crate::protocol::car::{Blocks, is_address_of};
 use crate::protocol::cbor;
 use crate::protocol::decode::payload::{
@@ -116,7 +116,7 @@ impl Op {
     }
 
     fn of(op: &PayloadOp<'_>) -> Result<Self, VerifyError> {
-        let path = || op.path.to_owned();
+        let path = || shown(op.path);
         let prev = op.prev;
         match (op.action, op.cid) {
             ("create", Some(cid)) => Ok(Self::Create { cid, prev }),
@@ -156,8 +156,8 @@ fn signed_commit(blocks: &Blocks, did: &str, rev: &str) -> Result<SignedCommit, 
 fn operations(payload: &[PayloadOp<'_>]) -> Result<BTreeMap<String, Op>, VerifyError> {
     let mut ops = BTreeMap::new();
     for op in payload {
-        let path = op.path.to_owned();
-        if ops.insert(path.clone(), Op::of(op)?).is_some() {
+        if ops.insert(op.path.to_owned(), Op::of(op)?).is_some() {
+            let path = shown(op.path);
             return Err(VerifyError::DuplicatePath { path });
         }
     }
@@ -171,7 +171,7 @@ fn check_records(ops: &BTreeMap<String, Op>, blocks: &Blocks) -> Result<(), Veri
         let Some(cid) = op.cid().filter(|cid| checked.insert(*cid)) else {
             continue;
         };
-        let path = || path.clone();
+        let path = || shown(path);
         let record = blocks
             .get(&cid)
             .ok_or_else(|| VerifyError::RecordMissing { path: path() })?;

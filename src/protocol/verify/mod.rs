@@ -3,6 +3,10 @@
 //! Spec: <https://atproto.com/specs/sync>. What takes more than one commit to tell (that its rev is
 //! later than the last one, that it begins where the last one ended) is not here, nor is what
 //! concerns one record alone: a path that names no record, a record that can't be read.
+//!
+//! Of the tree it is the nodes around the operations that are looked at. A subtree that stays closed
+//! is the same before and after the commit; that its own keys are in order was for the commit to show
+//! that made it, or is for a reader of the whole repository.
 
 mod error;
 mod evidence;
@@ -82,7 +86,7 @@ fn prove_operations(evidence: &CommitEvidence) -> Result<Inversion<'_>, VerifyEr
     let inversion = Inversion::new(&evidence.blocks, evidence.commit.data, &before)
         .map_err(VerifyError::Tree)?;
     for ((path, op), found) in evidence.ops.iter().zip(inversion.found()) {
-        let path = || path.clone();
+        let path = || error::shown(path);
         match (op.cid(), *found) {
             (Some(cid), Presence::Present(value)) if cid == value => {}
             (None, Presence::Absent) => {}
@@ -96,14 +100,31 @@ fn prove_operations(evidence: &CommitEvidence) -> Result<Inversion<'_>, VerifyEr
     Ok(inversion)
 }
 
-/// Holds the tree before the operations against the one that the message names. A first commit names
-/// none: there was nothing.
+/// Holds the tree before the operations against the one that the message names. A first commit may
+/// name none: then there was nothing before.
 fn verify_chain(evidence: &CommitEvidence, inversion: Inversion<'_>) -> Result<(), VerifyError> {
-    if evidence.prev_data.is_none() && evidence.since.is_some() {
-        return Err(VerifyError::PrevDataMissing);
+    let Some(prev_data) = evidence.prev_data else {
+        let is_first = evidence.since.is_none() && inversion.root() == Ok(empty_root());
+        return match is_first {
+            true => check_prevs(&evidence.ops),
+            false => Err(VerifyError::PrevDataMissing),
+        };
+    };
+    check_prevs(&evidence.ops)?;
+    let found = inversion.root().map_err(VerifyError::Inversion)?;
+    if found != prev_data {
+        return Err(VerifyError::PrevData {
+            prev_data: Box::new(prev_data),
+            found: Box::new(found),
+        });
     }
-    for (path, op) in &evidence.ops {
-        let path = || path.clone();
+    Ok(())
+}
+
+/// Each operation says whether something was before, and what.
+fn check_prevs(ops: &BTreeMap<String, Op>) -> Result<(), VerifyError> {
+    for (path, op) in ops {
+        let path = || error::shown(path);
         match (op, op.prev()) {
             (Op::Create { .. }, Some(_)) => {
                 return Err(VerifyError::CreateWithPrev { path: path() });
@@ -114,14 +135,5 @@ fn verify_chain(evidence: &CommitEvidence, inversion: Inversion<'_>) -> Result<(
             _ => {}
         }
     }
-    let found = inversion.root().map_err(VerifyError::Inversion)?;
-    match evidence.prev_data {
-        Some(prev_data) if prev_data == found => Ok(()),
-        Some(prev_data) => Err(VerifyError::PrevData {
-            prev_data: Box::new(prev_data),
-            found: Box::new(found),
-        }),
-        None if found == empty_root() => Ok(()),
-        None => Err(VerifyError::PrevDataMissing),
-    }
+    Ok(())
 }
