@@ -126,10 +126,8 @@ impl Place {
 impl Opened {
     /// The subtree before the entry at `index`, or behind the last one.
     pub(super) fn gap(&self, index: usize) -> Result<Option<Place>, ProofError> {
-        let key = |index: usize| self.node.entries.get(index).map(|entry| entry.key.clone());
-        let previous = index
-            .checked_sub(1)
-            .and_then(|index| self.node.entries.get(index));
+        let entries = &self.node.entries;
+        let previous = index.checked_sub(1).and_then(|index| entries.get(index));
         let Some(cid) = previous.map_or(self.node.left, |entry| entry.right) else {
             return Ok(None);
         };
@@ -138,9 +136,11 @@ impl Opened {
             cid,
             layer: Some(below.ok_or_else(|| ProofError::new(cid, ProofFault::TooDeep))?),
             after: previous
-                .map(|entry| entry.key.clone())
-                .or_else(|| self.place.after.clone()),
-            before: key(index).or_else(|| self.place.before.clone()),
+                .map_or_else(|| self.place.after.clone(), |entry| Some(entry.key.clone())),
+            before: entries.get(index).map_or_else(
+                || self.place.before.clone(),
+                |entry| Some(entry.key.clone()),
+            ),
         }))
     }
 }

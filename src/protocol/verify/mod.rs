@@ -5,8 +5,8 @@
 //! concerns one record alone: a path that names no record, a record that can't be read.
 //!
 //! Of the tree it is the nodes around the operations that are looked at. A subtree that stays closed
-//! is the same before and after the commit; that its own keys are in order was for the commit to show
-//! that made it, or is for a reader of the whole repository.
+//! is the same before and after the commit. Whether its keys belong where it now stands, next to a key
+//! that was created, only a reader of the whole repository can tell.
 
 mod error;
 mod evidence;
