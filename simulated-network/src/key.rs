@@ -49,6 +49,26 @@ impl SigningKey {
         }
     }
 
+    /// The same signature with the higher of the two `s`, which the protocol forbids.
+    pub fn sign_high(&self, message: &[u8]) -> Vec<u8> {
+        let signature = self.sign(message);
+        match self {
+            Self::K256(_) => k256::ecdsa::Signature::from_slice(&signature)
+                .and_then(|low| {
+                    let (r, s) = low.split_scalars();
+                    k256::ecdsa::Signature::from_scalars(r, -s)
+                })
+                .map(|high| high.to_bytes().to_vec()),
+            Self::P256(_) => p256::ecdsa::Signature::from_slice(&signature)
+                .and_then(|low| {
+                    let (r, s) = low.split_scalars();
+                    p256::ecdsa::Signature::from_scalars(r, -s)
+                })
+                .map(|high| high.to_bytes().to_vec()),
+        }
+        .expect("the negative of a scalar is one")
+    }
+
     /// The public key as `publicKeyMultibase` of a DID document.
     pub fn public_multibase(&self) -> String {
         let (prefix, point) = match self {
@@ -106,6 +126,7 @@ mod tests {
             let signature = key.sign(b"message");
             assert!(verifies(&public, b"message", &signature));
             assert!(!verifies(&public, b"massage", &signature));
+            assert!(!verifies(&public, b"message", &key.sign_high(b"message")));
         }
     }
 }

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use cid::Cid;
+use cid::multihash::Multihash;
 use futures_util::FutureExt;
 use iroh_car::CarReader;
 use sha2::{Digest, Sha256};
@@ -69,6 +70,10 @@ impl Blocks {
         self.found.get(cid)
     }
 
+    pub(crate) fn contains(&self, cid: &Cid) -> bool {
+        self.found.contains_key(cid)
+    }
+
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&Cid, &Bytes)> {
         self.found.iter()
@@ -97,6 +102,13 @@ pub(crate) fn is_address(cid: &Cid) -> bool {
         && cid.codec() == DAG_CBOR
         && cid.hash().code() == SHA2_256
         && cid.hash().size() == 32
+}
+
+/// The address of `block` as DAG-CBOR under SHA-256.
+pub(crate) fn address_of(block: &[u8]) -> Cid {
+    #[expect(clippy::expect_used, reason = "32 bytes fit into 64")]
+    let hash = Multihash::wrap(SHA2_256, &Sha256::digest(block)).expect("a SHA-256 fits");
+    Cid::new_v1(DAG_CBOR, hash)
 }
 
 /// Whether `cid` is the address of `block`.

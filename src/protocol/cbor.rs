@@ -13,7 +13,7 @@ use cid::Cid;
 pub const MAX_DEPTH: usize = 64;
 
 /// The tag of a CID, the only one that DAG-CBOR knows.
-const CID_TAG: u64 = 42;
+pub(crate) const CID_TAG: u64 = 42;
 
 /// The multihash code of SHA-256.
 const SHA2_256: u64 = 0x12;

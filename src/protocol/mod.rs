@@ -2,11 +2,15 @@
 
 pub mod car;
 pub mod cbor;
+mod cbor_writer;
 pub mod datetime;
 pub mod decode;
 pub mod event;
 pub mod json;
+pub mod key;
 pub mod mst;
 pub mod pattern;
+pub mod signed_commit;
 pub mod skim;
 pub mod syntax;
+pub mod verify;

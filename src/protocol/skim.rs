@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use super::cbor::{CborError, Item, Reader};
+use super::cbor_writer::Writer;
 
 /// The seqs that there are. JavaScript's integers end at 2^53, so the protocol's do; 0 is the place
 /// before the first.
@@ -221,11 +222,9 @@ pub fn splice_seq(frame: &[u8], seq: u64) -> Result<Vec<u8>, SkimError> {
         Skim::Unknown(unknown) => unknown.seq_span,
     };
     let span = span.ok_or(SkimFault::Missing("seq"))?;
-    let mut spliced = Vec::with_capacity(frame.len() + 8);
-    spliced.extend_from_slice(&frame[..span.start]);
-    push_unsigned(&mut spliced, seq);
-    spliced.extend_from_slice(&frame[span.end..]);
-    Ok(spliced)
+    let mut number = Writer::default();
+    number.unsigned(seq);
+    Ok([&frame[..span.start], &number.finish(), &frame[span.end..]].concat())
 }
 
 fn read_header<'a>(reader: &mut Reader<'a>) -> Result<(i64, Option<&'a str>), SkimFault> {
@@ -341,27 +340,6 @@ fn read_unknown<'a>(
         seq,
         seq_span,
     })
-}
-
-/// Writes an unsigned integer in its shortest form.
-fn push_unsigned(out: &mut Vec<u8>, value: u64) {
-    let bytes = value.to_be_bytes();
-    match value {
-        0..24 => out.push(bytes[7]),
-        24..0x100 => out.extend([0x18, bytes[7]]),
-        0x100..0x1_0000 => {
-            out.push(0x19);
-            out.extend(&bytes[6..]);
-        }
-        0x1_0000..0x1_0000_0000 => {
-            out.push(0x1a);
-            out.extend(&bytes[4..]);
-        }
-        _ => {
-            out.push(0x1b);
-            out.extend(bytes);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// A string that is not what it should be.
@@ -87,6 +88,24 @@ identifier!(
     Tid, "TID", is_tid
 );
 
+impl Tid {
+    /// When it was made, by the clock of whoever made it: the upper of its 64 bits are microseconds
+    /// since 1970, the lower ten a number of that clock.
+    pub fn timestamp(&self) -> Timestamp {
+        let bits = self.0.bytes().fold(0_u64, |bits, character| {
+            let digit = match character {
+                b'2'..=b'7' => character - b'2',
+                _ => character.wrapping_sub(b'a') + 6,
+            };
+            bits << 5 | u64::from(digit)
+        });
+        i64::try_from(bits >> 10)
+            .ok()
+            .and_then(|micros| Timestamp::from_microsecond(micros).ok())
+            .unwrap_or(Timestamp::MAX)
+    }
+}
+
 pub(crate) fn is_did(text: &str) -> bool {
     let Some((method, id)) = text
         .strip_prefix("did:")
@@ -137,4 +156,21 @@ pub(crate) fn is_tid(text: &str) -> bool {
     text.len() == 13
         && matches!(text.as_bytes()[0], b'2'..=b'7' | b'a'..=b'j')
         && text.bytes().all(|b| matches!(b, b'2'..=b'7' | b'a'..=b'z'))
+}
+
+#[cfg(test)]
+mod tests {
+    use simulated_network::tid::tid;
+
+    use super::*;
+
+    #[test]
+    fn a_tid_tells_its_time() {
+        for micros in [0, 1, 1_767_225_600_123_456, (1 << 53) - 1] {
+            let tid = Tid::parse(&tid(micros, 1023)).unwrap();
+            assert_eq!(tid.timestamp().as_microsecond(), micros as i64);
+        }
+        let last = Tid::parse("jzzzzzzzzzzzz").unwrap();
+        assert_eq!(last.timestamp().as_microsecond(), (1 << 54) - 1);
+    }
 }

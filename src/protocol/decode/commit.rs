@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cid::Cid;
 use serde::Deserialize;
 
+use super::payload::{CommitPayload, MAX_BLOCKS, MAX_OPS, MAX_SYNC_BLOCKS, Op, SyncPayload};
 use super::{CommitFault, Fault, at_most};
 use crate::filter::interest::Interest;
 use crate::protocol::car::{Blocks, is_address_of};
@@ -14,12 +15,6 @@ use crate::protocol::datetime::parse_datetime;
 use crate::protocol::event::{Change, Commit, MisnamedOp, PutAction, RecordOp, Sync};
 use crate::protocol::syntax::{Did, Nsid, RecordKey, SyntaxError, Tid};
 
-/// The most operations of one commit.
-const MAX_OPS: usize = 200;
-/// The longest CAR of a commit, in bytes. The lexicon says 2,000,000; servers mean 2 MiB.
-const MAX_BLOCKS: usize = 2 << 20;
-/// The longest CAR of a `#sync`, in bytes.
-const MAX_SYNC_BLOCKS: usize = 10_000;
 /// The longest record, in bytes.
 const MAX_RECORD: usize = 1 << 20;
 /// So much is told of a path that names no record, in characters; the longest NSID and record key
@@ -27,30 +22,6 @@ const MAX_RECORD: usize = 1 << 20;
 const MAX_SHOWN_PATH: usize = 1024;
 /// The repository format.
 const VERSION: u64 = 3;
-
-/// `tooBig`, `rebase` and `blobs` are not read, so it does not matter whether they are there.
-#[derive(Deserialize)]
-struct CommitPayload<'a> {
-    seq: u64,
-    repo: &'a str,
-    rev: &'a str,
-    since: Option<&'a str>,
-    time: &'a str,
-    commit: Cid,
-    #[serde(rename = "prevData")]
-    prev_data: Option<Cid>,
-    #[serde(with = "serde_bytes")]
-    blocks: &'a [u8],
-    #[serde(borrow)]
-    ops: Vec<Op<'a>>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-struct Op<'a> {
-    action: &'a str,
-    path: &'a str,
-    cid: Option<Cid>,
-}
 
 /// The block that the account's key has signed.
 #[derive(Deserialize)]
@@ -123,16 +94,7 @@ pub(super) fn decode(payload: &[u8], interest: &Interest) -> Result<Commit, Faul
 }
 
 pub(super) fn decode_sync(payload: &[u8]) -> Result<Sync, Fault> {
-    #[derive(Deserialize)]
-    struct Payload<'a> {
-        seq: u64,
-        did: &'a str,
-        rev: &'a str,
-        time: &'a str,
-        #[serde(with = "serde_bytes")]
-        blocks: &'a [u8],
-    }
-    let payload: Payload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
+    let payload: SyncPayload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
     at_most(
         "sync",
         payload.blocks.len(),
@@ -149,7 +111,7 @@ pub(super) fn decode_sync(payload: &[u8]) -> Result<Sync, Fault> {
 }
 
 /// Some servers write `""` where a first commit has no rev before it.
-fn since(text: Option<&str>) -> Result<Option<Tid>, SyntaxError> {
+pub(crate) fn since(text: Option<&str>) -> Result<Option<Tid>, SyntaxError> {
     text.filter(|text| !text.is_empty())
         .map(Tid::parse)
         .transpose()

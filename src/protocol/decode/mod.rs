@@ -3,6 +3,7 @@
 mod account;
 mod commit;
 mod error;
+pub(crate) mod payload;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -10,6 +11,7 @@ pub(crate) mod sample;
 
 use serde::Deserialize;
 
+pub(crate) use commit::since;
 pub use error::{CommitFault, DecodeError, Fault};
 
 use super::datetime::parse_datetime;

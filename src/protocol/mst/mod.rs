@@ -11,8 +11,12 @@
 //! of another shape, or a node that is written in another way, would be signed just as well, and
 //! would be read in different ways by different readers.
 
+mod inversion;
 mod node;
+mod place;
 mod proof;
 
+pub use inversion::{Inversion, empty_root};
 pub use node::{Entry, MAX_ENTRIES, MAX_KEY_BYTES, MAX_NODE_BYTES, Node, NodeError, layer_of};
-pub use proof::{Presence, ProofError, ProofFault, find};
+pub use place::{ProofError, ProofFault};
+pub use proof::{Presence, find};

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::protocol::car::is_address;
 use crate::protocol::cbor::{CborError, Reader};
+use crate::protocol::cbor_writer::Writer;
 
 /// The longest block of a node, in bytes: as long as a record may be.
 pub const MAX_NODE_BYTES: usize = 1 << 20;
@@ -95,6 +96,40 @@ impl Node {
             layer: common_layer(&entries)?,
             entries,
         })
+    }
+
+    /// A node of `layer`, which all its keys are of.
+    pub(super) fn new(layer: u32, left: Option<Cid>, entries: Vec<Entry>) -> Self {
+        Self {
+            left,
+            layer: (!entries.is_empty()).then_some(layer),
+            entries,
+        }
+    }
+
+    /// The block of this node: what [`decode`](Self::decode) reads it from.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.map(2);
+        writer.text("e");
+        writer.array(self.entries.len());
+        let mut previous: &[u8] = &[];
+        for Entry { key, value, right } in &self.entries {
+            let shared = common_prefix(previous, key);
+            writer.map(4);
+            writer.text("k");
+            writer.bytes(&key[shared..]);
+            writer.text("p");
+            writer.unsigned(shared as u64);
+            writer.text("t");
+            writer.nullable_link(right.as_ref());
+            writer.text("v");
+            writer.link(value);
+            previous = key;
+        }
+        writer.text("l");
+        writer.nullable_link(self.left.as_ref());
+        writer.finish()
     }
 
     /// The layer of its keys; `None` where it has none, and stands on the layer that its place in
@@ -295,6 +330,22 @@ mod tests {
         assert_eq!(node.entries[2].right, Some(right));
         assert_eq!(node.entries[2].value, cid_of(b"record"));
         assert_eq!(node.layer(), Some(0));
+    }
+
+    #[test]
+    fn a_node_is_written_as_it_was_read() {
+        let mut last = entry(3, b"2");
+        map(&mut last).insert("t".to_owned(), Ipld::Link(cid_of(b"right")));
+        let long = b"c/".iter().chain([b'x'; 300].iter()).copied();
+        let entries = vec![entry(0, b"a/4"), entry(0, b"b/31"), last];
+        for node in [
+            node(Vec::new()),
+            node(vec![entry(0, &long.collect::<Vec<u8>>())]),
+            ipld!({ "l": Ipld::Link(cid_of(b"left")), "e": entries }),
+        ] {
+            let block = serde_ipld_dagcbor::to_vec(&node).unwrap();
+            assert_eq!(Node::decode(&block).unwrap().encode(), block);
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use cid::Cid;
 
-use super::node::{Node, NodeError};
-use crate::protocol::car::{Blocks, is_address_of};
+use super::place::{Place, ProofError};
+use crate::protocol::car::Blocks;
 
 /// What a tree says of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,44 +12,6 @@ pub enum Presence {
     Absent,
     /// The key is in the tree, with this value.
     Present(Cid),
-}
-
-/// Why blocks prove nothing of a key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("node {node}: {fault}")]
-pub struct ProofError {
-    /// The node at fault.
-    pub node: Box<Cid>,
-    pub fault: ProofFault,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProofFault {
-    #[error("its block does not hash to its CID")]
-    Address,
-    #[error("it has no entries, and is neither an empty tree nor between two layers")]
-    Empty,
-    #[error("it is of layer {found}, in a place of layer {expected}")]
-    Layer { expected: u32, found: u32 },
-    #[error("its block is missing")]
-    Missing,
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    #[error("it has keys that do not belong in its place")]
-    Order,
-    #[error("it stands below layer 0")]
-    TooDeep,
-}
-
-/// A place in a tree, and what a node there must be.
-struct Place {
-    cid: Cid,
-    /// `None` at the root, whose keys decide it.
-    layer: Option<u32>,
-    /// Every key below is greater than this one.
-    after: Option<Box<[u8]>>,
-    /// Every key below is less than this one.
-    before: Option<Box<[u8]>>,
 }
 
 /// Looks for `key` in the tree under `root`, as far as `blocks` hold it: those of a commit's CAR, where
@@ -62,89 +24,20 @@ struct Place {
 /// # Errors
 /// If a node on the way is missing, is not the one that its CID names, or does not belong there.
 pub fn find(blocks: &Blocks, root: Cid, key: &[u8]) -> Result<Presence, ProofError> {
-    let mut place = Place {
-        cid: root,
-        layer: None,
-        after: None,
-        before: None,
-    };
+    let mut place = Place::root(root);
     loop {
-        let at_fault = |fault| ProofError {
-            node: Box::new(place.cid),
-            fault,
-        };
-        let node = place.node(blocks).map_err(at_fault)?;
-        let Some(layer) = place.layer_of(&node).map_err(at_fault)? else {
-            return Ok(Presence::Absent);
-        };
-        place.check_range(&node).map_err(at_fault)?;
-
-        let index = node.entries.partition_point(|entry| *entry.key < *key);
-        let next = node.entries.get(index);
-        if let Some(entry) = next
+        let opened = place.open(blocks)?;
+        let entries = &opened.node.entries;
+        let index = entries.partition_point(|entry| *entry.key < *key);
+        if let Some(entry) = entries.get(index)
             && *entry.key == *key
         {
             return Ok(Presence::Present(entry.value));
         }
-        let previous = index
-            .checked_sub(1)
-            .and_then(|index| node.entries.get(index));
-        let Some(cid) = previous.map_or(node.left, |entry| entry.right) else {
+        let Some(below) = opened.gap(index)? else {
             return Ok(Presence::Absent);
         };
-        place = Place {
-            cid,
-            layer: Some(layer.checked_sub(1).ok_or_else(|| ProofError {
-                node: Box::new(cid),
-                fault: ProofFault::TooDeep,
-            })?),
-            after: previous.map_or(place.after, |entry| Some(entry.key.clone())),
-            before: next.map_or(place.before, |entry| Some(entry.key.clone())),
-        };
-    }
-}
-
-impl Place {
-    fn node(&self, blocks: &Blocks) -> Result<Node, ProofFault> {
-        let block = blocks.get(&self.cid).ok_or(ProofFault::Missing)?;
-        if !is_address_of(&self.cid, block) {
-            return Err(ProofFault::Address);
-        }
-        Ok(Node::decode(block)?)
-    }
-
-    /// The layer on which `node` stands here; `None` for the one node of an empty tree. A node
-    /// without entries is there to link the layer above to the one below: so it has a subtree, and
-    /// is not the root.
-    fn layer_of(&self, node: &Node) -> Result<Option<u32>, ProofFault> {
-        match (self.layer, node.layer()) {
-            (Some(expected), Some(found)) if expected != found => {
-                Err(ProofFault::Layer { expected, found })
-            }
-            (_, Some(layer)) => Ok(Some(layer)),
-            (Some(layer), None) if node.left.is_some() => Ok(Some(layer)),
-            (None, None) if node.left.is_none() => Ok(None),
-            (_, None) => Err(ProofFault::Empty),
-        }
-    }
-
-    /// A node's keys rise, so the first and the last tell of all.
-    fn check_range(&self, node: &Node) -> Result<(), ProofFault> {
-        let is_after = |key: &[u8]| self.after.as_deref().is_none_or(|bound| key > bound);
-        let is_before = |key: &[u8]| self.before.as_deref().is_none_or(|bound| key < bound);
-        if node
-            .entries
-            .first()
-            .is_none_or(|entry| is_after(&entry.key))
-            && node
-                .entries
-                .last()
-                .is_none_or(|entry| is_before(&entry.key))
-        {
-            Ok(())
-        } else {
-            Err(ProofFault::Order)
-        }
+        place = below;
     }
 }
 
@@ -157,7 +50,7 @@ mod tests {
     use simulated_network::mst::Tree;
 
     use super::*;
-    use crate::protocol::mst::layer_of;
+    use crate::protocol::mst::{NodeError, ProofFault, layer_of};
 
     fn value(key: &str) -> Cid {
         address_of(key.as_bytes())

@@ -1,0 +1,67 @@
+//! DAG-CBOR written item by item, each in its shortest form. That counts are kept and map keys come
+//! in canonical order is up to the caller.
+
+use cid::Cid;
+
+use super::cbor::CID_TAG;
+
+#[derive(Debug, Default)]
+pub(crate) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.0
+    }
+
+    pub(crate) fn unsigned(&mut self, value: u64) {
+        self.head(0, value);
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.head(2, bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+
+    pub(crate) fn text(&mut self, text: &str) {
+        self.head(3, text.len() as u64);
+        self.0.extend(text.as_bytes());
+    }
+
+    /// An array of as many items as `count`, which follow.
+    pub(crate) fn array(&mut self, count: usize) {
+        self.head(4, count as u64);
+    }
+
+    /// A map of as many pairs as `count`, which follow.
+    pub(crate) fn map(&mut self, count: usize) {
+        self.head(5, count as u64);
+    }
+
+    pub(crate) fn link(&mut self, cid: &Cid) {
+        let cid = cid.to_bytes();
+        self.head(6, CID_TAG);
+        self.head(2, cid.len() as u64 + 1);
+        self.0.push(0);
+        self.0.extend(cid);
+    }
+
+    pub(crate) fn nullable_link(&mut self, cid: Option<&Cid>) {
+        match cid {
+            Some(cid) => self.link(cid),
+            None => self.0.push(0xf6),
+        }
+    }
+
+    fn head(&mut self, major: u8, argument: u64) {
+        let bytes = argument.to_be_bytes();
+        let (info, width) = match argument {
+            0..24 => (bytes[7], 0),
+            24..0x100 => (24, 1),
+            0x100..0x1_0000 => (25, 2),
+            0x1_0000..0x1_0000_0000 => (26, 4),
+            _ => (27, 8),
+        };
+        self.0.push(major << 5 | info);
+        self.0.extend(&bytes[8 - width..]);
+    }
+}

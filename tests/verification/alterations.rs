@@ -1,0 +1,101 @@
+//! A commit in which anything was altered is refused, or says what it said before.
+
+use std::collections::BTreeMap;
+
+use cid::Cid;
+use fastrand::Rng;
+use huddle_firehose::protocol::mst::empty_root;
+use huddle_firehose::protocol::verify::{CommitEvidence, Level, Op};
+
+use super::support::{Message, commits, verify};
+
+/// What a commit says, all of it that is proven.
+#[derive(Debug, PartialEq)]
+struct Meaning {
+    cid: Cid,
+    did: String,
+    rev: String,
+    data: Cid,
+    /// A first commit may name no tree before it, or the empty one.
+    prev_data: Cid,
+    ops: BTreeMap<String, Op>,
+    records: Vec<Vec<u8>>,
+}
+
+impl Meaning {
+    fn of(evidence: CommitEvidence) -> Self {
+        let records = evidence.ops.values().filter_map(Op::cid);
+        let records = records.map(|cid| evidence.blocks.get(&cid).unwrap().to_vec());
+        Self {
+            cid: evidence.cid,
+            did: evidence.commit.did.to_string(),
+            rev: evidence.commit.rev.to_string(),
+            data: evidence.commit.data,
+            prev_data: evidence.prev_data.unwrap_or_else(empty_root),
+            records: records.collect(),
+            ops: evidence.ops,
+        }
+    }
+}
+
+/// Holds what was altered against the truth; false where it was refused.
+fn says_the_same(message: &Message, truth: &Meaning, altered: &[u8], what: &str) -> bool {
+    match verify(altered, &message.public(), Level::Chain) {
+        Ok(evidence) => {
+            assert_eq!(Meaning::of(evidence), *truth, "{what}");
+            true
+        }
+        Err(error) => {
+            assert!(!error.name().is_empty());
+            false
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_noticed_or_does_not_matter() {
+    let (mut refused, mut accepted) = (0, 0);
+    for seed in 0..3 {
+        let mut random = Rng::with_seed(seed);
+        for message in commits(seed, 40) {
+            let bytes = message.bytes();
+            let truth = Meaning::of(message.verify(Level::Chain).unwrap());
+            for _ in 0..40 {
+                let (at, bit) = (random.usize(..bytes.len()), random.u32(..8));
+                let mut altered = bytes.clone();
+                altered[at] ^= 1 << bit;
+                let what = format!("seed {seed}: bit {bit} of byte {at}");
+                match says_the_same(&message, &truth, &altered, &what) {
+                    true => accepted += 1,
+                    false => refused += 1,
+                }
+            }
+        }
+    }
+    assert!(refused > 4 * accepted, "{refused} refused, {accepted} not");
+}
+
+#[test]
+fn a_commit_that_was_cut_or_put_together_anew_is_noticed_or_says_the_same() {
+    for seed in 0..2 {
+        let mut random = Rng::with_seed(seed);
+        let commits = commits(seed, 50);
+        for message in &commits {
+            let bytes = message.bytes();
+            let truth = Meaning::of(message.verify(Level::Chain).unwrap());
+            for _ in 0..20 {
+                let cut = random.usize(..bytes.len());
+                let what = format!("seed {seed}: cut at {cut}");
+                assert!(!says_the_same(message, &truth, &bytes[..cut], &what));
+
+                let other = &commits[random.usize(..commits.len())];
+                let fields: Vec<&String> = other.payload.keys().collect();
+                let field = fields[random.usize(..fields.len())];
+                let mut mixed = message.clone();
+                mixed.set(field, other.payload[field].clone());
+                let what = format!("seed {seed}: {field} of another commit");
+                says_the_same(message, &truth, &mixed.bytes(), &what);
+            }
+        }
+    }
+}

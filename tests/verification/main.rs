@@ -1,0 +1,13 @@
+//! Proofs of commits: true ones of the protocol's vectors, of production and of a simulated network,
+//! and what becomes of them once anything in them is changed.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod alterations;
+mod lies;
+mod network;
+mod production;
+mod support;
+mod vectors;

@@ -1,0 +1,131 @@
+//! What a simulated network says is true.
+
+use huddle_firehose::filter::interest::Interest;
+use huddle_firehose::protocol::decode::{Content, decode};
+use huddle_firehose::protocol::event::{Event, Sync};
+use huddle_firehose::protocol::verify::{
+    CommitEvidence, Level, SyncEvidence, VerifyError, verify_commit, verify_sync,
+};
+use jiff::SignedDuration;
+
+use super::support::{Message, commits, messages, now};
+
+#[test]
+fn every_commit_verifies_at_every_level() {
+    let mut firsts = 0;
+    let mut verified = 0;
+    for seed in 0..2 {
+        for message in commits(seed, 300) {
+            for level in [Level::Commit, Level::Chain] {
+                let evidence = message.verify(level).unwrap();
+                assert_eq!(evidence.commit.data, message.data());
+            }
+            verified += 1;
+            firsts += usize::from(!message.payload.contains_key("prevData"));
+        }
+    }
+    assert!(verified > 300, "only {verified}");
+    assert!(firsts >= 16, "only {firsts} first commits");
+}
+
+#[test]
+fn a_path_that_is_changed_twice_in_one_commit_is_refused() {
+    let mut refused = 0;
+    for mut message in (0..4).flat_map(|seed| messages(seed, 300)) {
+        if message.t != "#commit" {
+            continue;
+        }
+        let ops = message.ops().len();
+        match message.verify(Level::Commit) {
+            Ok(evidence) => assert_eq!(evidence.ops.len(), ops),
+            Err(VerifyError::DuplicatePath { .. }) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 2, "only {refused}");
+}
+
+fn sync(message: &Message) -> Option<Sync> {
+    match decode(&message.frame, &Interest::default())
+        .unwrap()
+        .content
+    {
+        Content::Event(Event::Sync(sync)) => Some(sync),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_sync_verifies_by_its_accounts_key_and_no_other() {
+    let messages = messages(2, 600);
+    let mut verified = 0;
+    for message in &messages {
+        let Some(sync) = sync(message) else {
+            continue;
+        };
+        let evidence = SyncEvidence::of(&sync).unwrap();
+        assert_eq!(evidence.commit.data, message.data());
+        verify_sync(&evidence, &message.public(), now()).unwrap();
+        let other = messages.iter().map(Message::public);
+        for key in other.filter(|key| *key != message.public()).take(2) {
+            let error = verify_sync(&evidence, &key, now()).unwrap_err();
+            assert_eq!(error.name(), "signature");
+        }
+        verified += 1;
+    }
+    assert!(verified > 20, "only {verified}");
+}
+
+#[test]
+fn a_sync_that_contradicts_itself_is_refused() {
+    let messages = messages(2, 100);
+    let (message, sync) = messages
+        .iter()
+        .find_map(|message| Some((message, sync(message)?)))
+        .unwrap();
+    let name = |change: fn(&mut Message, &mut Sync)| {
+        let (mut message, mut sync) = (message.clone(), sync.clone());
+        change(&mut message, &mut sync);
+        if let ipld_core::ipld::Ipld::Bytes(blocks) = &message.payload["blocks"] {
+            sync.blocks = blocks.clone().into();
+        }
+        SyncEvidence::of(&sync).unwrap_err().name()
+    };
+    assert_eq!(
+        name(|_, sync| sync.did = "did:plc:mallory".to_owned().try_into().unwrap()),
+        "did"
+    );
+    assert_eq!(
+        name(|_, sync| sync.rev = "3jzfcijpj2z2a".to_owned().try_into().unwrap()),
+        "rev"
+    );
+    assert_eq!(
+        name(|message, _| message.change_car(|root, blocks| drop(blocks.remove(root)))),
+        "commit_missing"
+    );
+    assert_eq!(
+        name(|message, _| message.set("blocks", vec![0; 10_001])),
+        "blocks_size"
+    );
+}
+
+#[test]
+fn a_rev_may_be_five_minutes_ahead_and_no_more() {
+    let five_minutes = SignedDuration::from_mins(5);
+    let moment = SignedDuration::from_micros(1);
+    let message = commits(3, 20).pop().unwrap();
+    let evidence = CommitEvidence::of(&message.bytes()).unwrap();
+    let latest = evidence.commit.rev.timestamp() - five_minutes;
+    let verify = |now| verify_commit(&evidence, &message.public(), Level::Chain, now);
+    assert!(verify(latest).is_ok());
+    assert_eq!(verify(latest - moment).unwrap_err().name(), "rev_future");
+
+    let evidence = messages(2, 100)
+        .iter()
+        .find_map(sync)
+        .map(|sync| SyncEvidence::of(&sync).unwrap())
+        .unwrap();
+    let earlier = evidence.commit.rev.timestamp() - five_minutes - moment;
+    let error = verify_sync(&evidence, &message.public(), earlier).unwrap_err();
+    assert_eq!(error.name(), "rev_future");
+}
