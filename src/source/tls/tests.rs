@@ -25,7 +25,7 @@ const KEY: &[u8] = include_bytes!("server.key.der");
 fn trusting_our_root() -> Connector {
     let mut roots = RootCertStore::empty();
     roots.add(ROOT.into()).unwrap();
-    trusting(roots).unwrap()
+    Connector::Rustls(Arc::new(trusting(roots).unwrap()))
 }
 
 /// Dials a server that shows `certificate` and then sends one message.
