@@ -113,15 +113,19 @@ impl Fetcher {
     /// Where the crypto provider supports no TLS version that rustls does.
     pub fn new(allow_private_addresses: bool) -> Result<Self, rustls::Error> {
         let tls = tls::client_config()?;
+        Ok(Self::trusting(tls, allow_private_addresses))
+    }
+
+    pub(crate) fn trusting(tls: ClientConfig, allow_private_addresses: bool) -> Self {
         let reach = if allow_private_addresses {
             Reach::Anywhere
         } else {
             Reach::PublicOnly
         };
-        Ok(Self {
+        Self {
             operators: Connections::new(Reach::Anywhere, tls.clone(), IDLE_TO_OPERATORS),
             strangers: Connections::new(reach, tls, IDLE_TO_STRANGERS),
-        })
+        }
     }
 
     /// The body of what is at `url`: all of it within `deadline`, and at most so many bytes.
