@@ -5,6 +5,7 @@ pub mod config;
 pub mod fault;
 pub mod filter;
 pub mod huddle;
+pub mod identity;
 pub mod lexicon;
 pub mod operate;
 pub mod protocol;

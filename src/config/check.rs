@@ -168,6 +168,12 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             config.listen
         ));
     }
+    if config.allow_private_addresses {
+        warnings.push(
+            "allow_private_addresses: whoever makes up a DID can have this network's hosts asked"
+                .to_owned(),
+        );
+    }
     for (key, url) in [
         ("source_url", &config.source_url),
         ("plc_url", &config.plc_url),
@@ -268,11 +274,13 @@ mod tests {
         let mut layers = Layers::new();
         layers.file(
             Path::new("huddle.toml"),
-            "listen = '0.0.0.0:80'\nsource_url = 'ws://pds.example'\nplc_url = 'http://[::1]:2582'",
+            "listen = '0.0.0.0:80'\nsource_url = 'ws://pds.example'\nplc_url = 'http://[::1]:2582'\n\
+             allow_private_addresses = true",
         );
         let warnings = layers.resolve().unwrap().warnings;
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert!(warnings[0].starts_with("listen: "));
-        assert!(warnings[1].starts_with("source_url: "));
+        assert!(warnings[1].starts_with("allow_private_addresses: "));
+        assert!(warnings[2].starts_with("source_url: "));
     }
 }

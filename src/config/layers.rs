@@ -158,10 +158,11 @@ impl Layers {
 }
 
 /// What a variable's text would be in TOML. No setting takes both numbers and words that look like
-/// numbers, so the look decides.
+/// numbers, or both truth values and words that look like these, so the look decides.
 fn from_text(text: &str) -> Value {
-    text.parse::<i64>()
-        .map_or_else(|_| Value::from(text), Value::from)
+    let number = text.parse::<i64>().map(Value::from).ok();
+    let truth = || text.parse::<bool>().map(Value::from).ok();
+    number.or_else(truth).unwrap_or_else(|| Value::from(text))
 }
 
 /// `--dids-deny ''` is an empty list.
@@ -263,6 +264,25 @@ mod tests {
         let patterns = ["com.huddle.*", "app.bsky.feed.*"].map(|text| text.parse().unwrap());
         assert_eq!(config.collections, patterns);
         assert_eq!(config.validation, "flag".parse().unwrap());
+    }
+
+    #[test]
+    fn truth_reads_the_same_from_every_layer() {
+        let mut layers = Layers::new();
+        layers.environment(variables(&[("HUDDLE_ALLOW_PRIVATE_ADDRESSES", "true")]));
+        assert!(layers.resolve().unwrap().config.allow_private_addresses);
+
+        let mut layers = file("allow_private_addresses = true");
+        layers.flags(&Settings {
+            allow_private_addresses: Some(false),
+            ..Settings::default()
+        });
+        assert!(!layers.resolve().unwrap().config.allow_private_addresses);
+
+        let mut layers = Layers::new();
+        layers.environment(variables(&[("HUDDLE_ALLOW_PRIVATE_ADDRESSES", "yes")]));
+        let told = problems(layers);
+        assert!(told[0].starts_with("allow_private_addresses ("), "{told:?}");
     }
 
     #[test]

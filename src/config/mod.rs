@@ -60,6 +60,7 @@ pub struct Config {
     pub validation: Policies,
     #[serde(deserialize_with = "value::plc_url")]
     pub plc_url: Url,
+    pub allow_private_addresses: bool,
 
     #[serde(deserialize_with = "value::database_url")]
     pub database_url: String,

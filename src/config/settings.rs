@@ -36,6 +36,9 @@ pub struct Settings {
     /// The PLC directory, which knows the keys of did:plc accounts
     #[arg(long, value_name = "URL")]
     pub plc_url: Option<String>,
+    /// Ask the hosts that DIDs name also where they are in a private network
+    #[arg(long, value_name = "BOOL")]
+    pub allow_private_addresses: Option<bool>,
 
     /// The database, as sqlite://PATH
     #[arg(long, value_name = "URL")]

@@ -2,6 +2,21 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Which addresses may be dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The operator's own URL leads wherever the operator likes.
+    Anywhere,
+    /// A stranger must not send us into the network that we stand in.
+    PublicOnly,
+}
+
+impl Reach {
+    pub fn admits(self, ip: IpAddr) -> bool {
+        self == Self::Anywhere || is_public(ip)
+    }
+}
+
 /// Whether `ip` is an address that a stranger may send us to. Loopback, private networks,
 /// link-local, shared, reserved and multicast addresses are not, in whichever notation they hide.
 pub fn is_public(ip: IpAddr) -> bool {

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{self, handshake::client::Request};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 use url::{Host, Url};
 
-use super::address::is_public;
+use super::address::{Reach, is_public};
 use super::cursor::with_cursor;
 use super::error::{ConnectError, RedirectError};
 use super::redirect::Route;
@@ -45,15 +45,6 @@ pub(super) struct Dialer {
 enum Answer {
     Connected(Box<Socket>),
     Redirect { location: String },
-}
-
-/// Which addresses may be dialled.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// The operator's own URL leads wherever the operator likes.
-    Anywhere,
-    /// A public server must not send us into the network that we stand in.
-    PublicOnly,
 }
 
 // === impl Dialer ===
@@ -90,7 +81,7 @@ impl Dialer {
         })?;
         if reach == Reach::PublicOnly {
             // What was checked is what is dialled; the name is not resolved again.
-            addresses.retain(|address| is_public(address.ip()));
+            addresses.retain(|address| reach.admits(address.ip()));
             if addresses.is_empty() {
                 return Err(RedirectError::PrivateAddress(host).into());
             }

@@ -78,7 +78,7 @@ pub enum RedirectError {
     #[error("redirected from TLS to plain text, to {0}")]
     Downgrade(String),
 
-    #[error("redirected to what is no WebSocket URL: {0:?}")]
+    #[error("redirected to what cannot be followed: {0:?}")]
     InvalidLocation(String),
 
     #[error("redirected in a loop, again to {0}")]

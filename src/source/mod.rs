@@ -9,10 +9,10 @@ pub mod mock_relay;
 pub mod reconnect;
 pub mod record;
 pub mod recording;
-mod redirect;
+pub(crate) mod redirect;
 pub mod retry_after;
 pub mod silence;
-mod tls;
+pub(crate) mod tls;
 pub mod websocket;
 
 use std::fmt;

@@ -1,36 +1,37 @@
-//! Redirects of a dial: pure decisions about where it may lead.
+//! Redirects of a dial or a request: pure decisions about where they may lead.
 
 use url::Url;
 
 use super::cursor::with_cursor;
 use super::error::RedirectError;
 
-/// How often a dial may be sent elsewhere.
+/// How often one may be sent elsewhere.
 const MAX_REDIRECTS: usize = 5;
 
-/// The URLs that one dial has visited, the latest last.
+/// The URLs that one dial or request has visited, the latest last.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(crate) struct Route {
     visited: Vec<Url>,
 }
 
 impl Route {
-    pub(super) fn from(start: &Url) -> Self {
+    pub(crate) fn from(start: &Url) -> Self {
         Self {
-            visited: vec![with_cursor(start, None)],
+            visited: vec![without_cursor(start)],
         }
     }
 
-    /// Moves on to where `location`, seen at `current`, points; it may be relative. A cursor in it is
-    /// dropped, since each request says by itself where it begins.
+    /// Moves on to where `location`, seen at `current`, points; it may be relative. A WebSocket is
+    /// followed to a WebSocket, and a cursor in the URL is dropped, since each dial says by itself
+    /// where it begins.
     ///
     /// # Errors
-    /// Refuses what is no WebSocket URL, a step from TLS to plain text, a loop, and a route that
+    /// Refuses what is no URL of a server, a step from TLS to plain text, a loop, and a route that
     /// is too long.
-    pub(super) fn follow(&mut self, current: &Url, location: &str) -> Result<Url, RedirectError> {
+    pub(crate) fn follow(&mut self, current: &Url, location: &str) -> Result<Url, RedirectError> {
         let next = resolve(current, location)
             .ok_or_else(|| RedirectError::InvalidLocation(location.chars().take(256).collect()))?;
-        if current.scheme() == "wss" && next.scheme() == "ws" {
+        if is_encrypted(current) && !is_encrypted(&next) {
             return Err(RedirectError::Downgrade(next.into()));
         }
         if self.visited.contains(&next) {
@@ -46,14 +47,36 @@ impl Route {
 
 fn resolve(current: &Url, location: &str) -> Option<Url> {
     let mut next = current.join(location).ok()?;
+    let (plain, encrypted) = if is_websocket(current) {
+        ("ws", "wss")
+    } else {
+        ("http", "https")
+    };
     let scheme = match next.scheme() {
-        "http" | "ws" => "ws",
-        "https" | "wss" => "wss",
+        "http" | "ws" => plain,
+        "https" | "wss" => encrypted,
         _ => return None,
     };
     next.set_scheme(scheme).ok()?;
     next.set_fragment(None);
-    next.has_host().then(|| with_cursor(&next, None))
+    next.has_host().then(|| without_cursor(&next))
+}
+
+fn is_websocket(url: &Url) -> bool {
+    matches!(url.scheme(), "ws" | "wss")
+}
+
+fn is_encrypted(url: &Url) -> bool {
+    matches!(url.scheme(), "https" | "wss")
+}
+
+/// In the URL of a request, `cursor` may mean something else.
+fn without_cursor(url: &Url) -> Url {
+    if is_websocket(url) {
+        with_cursor(url, None)
+    } else {
+        url.clone()
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +101,19 @@ mod tests {
             follow(start, "https://b.example/s").unwrap(),
             "wss://b.example/s"
         );
+    }
+
+    #[test]
+    fn a_request_stays_a_request_and_keeps_its_query() {
+        let start = "https://a.example/s?cursor=1";
+        assert_eq!(
+            follow(start, "https://b.example/s?cursor=1").unwrap(),
+            "https://b.example/s?cursor=1"
+        );
+        let refused = follow(start, "http://b.example/s");
+        assert!(matches!(refused, Err(RedirectError::Downgrade(_))));
+        let looped = follow(start, "?cursor=1#again");
+        assert!(matches!(looped, Err(RedirectError::Loop(_))));
     }
 
     #[test]

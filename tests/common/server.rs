@@ -82,6 +82,10 @@ impl Server {
         format!("ws://{}{path}", self.address)
     }
 
+    pub(crate) fn http_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
     /// The first line of each request so far.
     pub(crate) fn request_lines(&self) -> Vec<String> {
         let heads = self.heads.lock().unwrap();
@@ -104,6 +108,10 @@ impl Request {
     /// Its `cursor` parameter.
     pub(crate) fn cursor(&self) -> Option<u64> {
         cursor_of(self.head.lines().next()?)
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        header(&self.head, name)
     }
 
     pub(crate) async fn answer(mut self, answer: String) {

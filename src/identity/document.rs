@@ -1,0 +1,312 @@
+//! DID documents: <https://atproto.com/specs/did>.
+
+use std::sync::Arc;
+
+use multibase::Base;
+use serde_json::Value;
+use url::Url;
+
+use crate::lexicon::format::Format;
+use crate::protocol::syntax::Did;
+
+/// Keys of either curve have about 50 characters. What is cached has to be small.
+const MAX_KEY_CHARS: usize = 128;
+
+const MAX_PDS_CHARS: usize = 512;
+
+/// Multicodec prefixes of compressed public keys.
+const SECP256K1: [u8; 2] = [0xe7, 0x01];
+const P256: [u8; 2] = [0x80, 0x24];
+
+/// What the network has to know of an account: who signs its commits, and where it lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub did: Did,
+    /// The key that signs the account's commits, as the text of a Multikey, whichever form the
+    /// document gives it. Nobody has looked yet whether it is a point of its curve.
+    pub signing_key: String,
+    /// The account's host: scheme, host name and port. `None` where the document names none, or
+    /// none that can be asked.
+    pub pds: Option<Url>,
+    /// The name that the account claims. Only its domain could confirm it.
+    pub handle: Option<String>,
+}
+
+/// A document that says nothing sensible about its DID.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    #[error("the document is of {0:?}")]
+    AnotherDid(String),
+
+    /// The text is the parser's.
+    #[error("the document is no JSON: {0}")]
+    Json(Arc<str>),
+
+    #[error("the document has no key #atproto")]
+    NoSigningKey,
+
+    #[error("the key #atproto is not one of type {0:?}")]
+    SigningKey(String),
+
+    #[error("the key #atproto has the type {0:?}, which is not known")]
+    SigningKeyType(String),
+}
+
+impl Identity {
+    /// Reads the document of `did`. What else it says is of no interest, whatever it is.
+    ///
+    /// # Errors
+    /// A document of another DID, or without a signing key.
+    pub fn parse(did: &Did, json: &[u8]) -> Result<Self, DocumentError> {
+        let document: Value = serde_json::from_slice(json)
+            .map_err(|error| DocumentError::Json(error.to_string().into()))?;
+        let id = document["id"].as_str().unwrap_or_default();
+        if id != did.as_str() {
+            return Err(DocumentError::AnotherDid(excerpt(id)));
+        }
+        let method = entry(&document, "verificationMethod", did, "#atproto")
+            .ok_or(DocumentError::NoSigningKey)?;
+        Ok(Self {
+            did: did.clone(),
+            signing_key: signing_key(method)?,
+            pds: entry(&document, "service", did, "#atproto_pds").and_then(pds),
+            handle: handle(&document),
+        })
+    }
+}
+
+/// The first entry of `list` with this id, which may be written with the DID or without.
+fn entry<'a>(document: &'a Value, list: &str, did: &Did, fragment: &str) -> Option<&'a Value> {
+    let is_it = |id: &str| id.strip_prefix(did.as_str()).unwrap_or(id) == fragment;
+    document[list]
+        .as_array()?
+        .iter()
+        .find(|entry| entry["id"].as_str().is_some_and(is_it))
+}
+
+fn signing_key(method: &Value) -> Result<String, DocumentError> {
+    let kind = method["type"].as_str().unwrap_or_default();
+    let text = method["publicKeyMultibase"].as_str().unwrap_or_default();
+    let key = match kind {
+        "Multikey" => text.starts_with('z').then(|| text.to_owned()),
+        "EcdsaSecp256k1VerificationKey2019" => multikey(SECP256K1, text),
+        "EcdsaSecp256r1VerificationKey2019" => multikey(P256, text),
+        _ => return Err(DocumentError::SigningKeyType(excerpt(kind))),
+    };
+    key.filter(|key| key.len() <= MAX_KEY_CHARS)
+        .ok_or_else(|| DocumentError::SigningKey(kind.to_owned()))
+}
+
+/// The older types hold the bare point, compressed or not, and their name alone tells the curve.
+fn multikey(curve: [u8; 2], text: &str) -> Option<String> {
+    // base58 takes quadratic time.
+    if text.len() > MAX_KEY_CHARS {
+        return None;
+    }
+    let (_, point) = multibase::decode(text).ok()?;
+    let compressed = match point.as_slice() {
+        [2 | 3, x @ ..] if x.len() == 32 => point,
+        [4, xy @ ..] if xy.len() == 64 => {
+            let (x, y) = xy.split_at(32);
+            let sign_of_y = 2 + (y[31] & 1);
+            [&[sign_of_y], x].concat()
+        }
+        _ => return None,
+    };
+    let key = [curve.as_slice(), &compressed].concat();
+    Some(multibase::encode(Base::Base58Btc, key))
+}
+
+fn pds(service: &Value) -> Option<Url> {
+    let endpoint = service["serviceEndpoint"].as_str()?;
+    if service["type"] != "AtprotoPersonalDataServer" || endpoint.len() > MAX_PDS_CHARS {
+        return None;
+    }
+    let url = Url::parse(endpoint).ok()?;
+    let is_bare = url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    (matches!(url.scheme(), "http" | "https") && is_bare).then_some(url)
+}
+
+fn handle(document: &Value) -> Option<String> {
+    document["alsoKnownAs"]
+        .as_array()?
+        .iter()
+        .find_map(|name| name.as_str()?.strip_prefix("at://"))
+        .filter(|handle| Format::Handle.accepts(handle))
+        .map(str::to_owned)
+}
+
+fn excerpt(text: &str) -> String {
+    text.chars().take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const DID: &str = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
+    const KEY: &str = "zQ3shunBKsXixLxKtC5qeSG9E4J5RkGN57im31pcTzbNQnm5w";
+
+    fn parse(document: &Value) -> Result<Identity, DocumentError> {
+        let did = Did::parse(DID).unwrap();
+        Identity::parse(&did, document.to_string().as_bytes())
+    }
+
+    fn document() -> Value {
+        json!({
+            "@context": ["https://www.w3.org/ns/did/v1"],
+            "id": DID,
+            "alsoKnownAs": ["https://example.com", "at://atproto.example", "at://other.example"],
+            "verificationMethod": [
+                { "id": "#other", "type": "Multikey", "publicKeyMultibase": "zOther" },
+                {
+                    "id": format!("{DID}#atproto"),
+                    "type": "Multikey",
+                    "controller": DID,
+                    "publicKeyMultibase": KEY,
+                },
+            ],
+            "service": [
+                { "id": "#atproto_labeler", "type": "AtprotoLabeler", "serviceEndpoint": "https://mod.example" },
+                {
+                    "id": "#atproto_pds",
+                    "type": "AtprotoPersonalDataServer",
+                    "serviceEndpoint": "https://pds.example",
+                },
+            ],
+        })
+    }
+
+    #[test]
+    fn a_document_tells_key_host_and_handle() {
+        let identity = parse(&document()).unwrap();
+        assert_eq!(identity.did.as_str(), DID);
+        assert_eq!(identity.signing_key, KEY);
+        assert_eq!(identity.pds, Url::parse("https://pds.example").ok());
+        assert_eq!(identity.handle.as_deref(), Some("atproto.example"));
+    }
+
+    #[test]
+    fn ids_may_be_relative_or_absolute_but_not_of_another_did() {
+        let mut document = document();
+        document["verificationMethod"][1]["id"] = "#atproto".into();
+        document["service"][1]["id"] = format!("{DID}#atproto_pds").into();
+        assert_eq!(parse(&document), parse(&self::document()));
+
+        document["verificationMethod"][1]["id"] = "did:plc:another#atproto".into();
+        assert_eq!(parse(&document), Err(DocumentError::NoSigningKey));
+    }
+
+    #[test]
+    fn a_document_of_another_did_is_refused() {
+        let mut document = document();
+        document["id"] = "did:plc:another".into();
+        let another = DocumentError::AnotherDid("did:plc:another".to_owned());
+        assert_eq!(parse(&document), Err(another));
+        document["id"] = json!(7);
+        let none = DocumentError::AnotherDid(String::new());
+        assert_eq!(parse(&document), Err(none));
+    }
+
+    #[test]
+    fn what_is_no_json_or_no_object_is_refused() {
+        let did = Did::parse(DID).unwrap();
+        for text in ["", "<!doctype html>", "{", &"[".repeat(1000)] {
+            let refused = Identity::parse(&did, text.as_bytes());
+            assert!(matches!(refused, Err(DocumentError::Json(_))), "{text}");
+        }
+        for text in ["[]", "null", "\"did\"", "{}"] {
+            let refused = Identity::parse(&did, text.as_bytes());
+            assert!(
+                matches!(refused, Err(DocumentError::AnotherDid(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_usable_key_there_is_no_identity() {
+        let refused = |change: fn(&mut Value)| {
+            let mut document = document();
+            change(&mut document["verificationMethod"]);
+            parse(&document).unwrap_err()
+        };
+        let no_key = DocumentError::NoSigningKey;
+        assert_eq!(refused(|methods| *methods = Value::Null), no_key);
+        assert_eq!(refused(|methods| *methods = json!([{}, 7])), no_key);
+        assert_eq!(
+            refused(|methods| methods[1]["type"] = "JsonWebKey2020".into()),
+            DocumentError::SigningKeyType("JsonWebKey2020".to_owned())
+        );
+        let not_one = DocumentError::SigningKey("Multikey".to_owned());
+        for key in [json!(null), json!("Q3sh"), json!("z".repeat(129))] {
+            let mut document = document();
+            document["verificationMethod"][1]["publicKeyMultibase"] = key;
+            assert_eq!(parse(&document), Err(not_one.clone()));
+        }
+    }
+
+    #[test]
+    fn keys_of_the_older_types_become_multikeys() {
+        // Each pair is one key: as a Multikey, and as the bare point.
+        let (_, k256) = multibase::decode(KEY).unwrap();
+        assert_eq!(k256[..2], SECP256K1);
+        let compressed = multibase::encode(Base::Base58Btc, &k256[2..]);
+        assert_eq!(multikey(SECP256K1, &compressed).as_deref(), Some(KEY));
+
+        for last_byte_of_y in [6, 7] {
+            let uncompressed = [&[4], [9; 32].as_slice(), &[5; 31], &[last_byte_of_y]].concat();
+            let expected = [&P256[..], &[2 + last_byte_of_y % 2], &[9; 32]].concat();
+            let mut document = document();
+            let method = &mut document["verificationMethod"][1];
+            method["type"] = "EcdsaSecp256r1VerificationKey2019".into();
+            method["publicKeyMultibase"] = multibase::encode(Base::Base58Btc, uncompressed).into();
+            let expected = multibase::encode(Base::Base58Btc, expected);
+            assert_eq!(parse(&document).unwrap().signing_key, expected);
+        }
+
+        let short = multibase::encode(Base::Base58Btc, [4; 64]);
+        for wrong in ["", "z0", &short, &"z1".repeat(500)] {
+            assert_eq!(multikey(SECP256K1, wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_asked_is_none() {
+        for endpoint in [
+            json!("ftp://pds.example"),
+            json!("https://user@pds.example"),
+            json!("https://pds.example/path"),
+            json!("https://pds.example/?query"),
+            json!("pds.example"),
+            json!(format!("https://{}", "a.".repeat(300))),
+            json!(["https://pds.example"]),
+        ] {
+            let mut document = document();
+            document["service"][1]["serviceEndpoint"] = endpoint;
+            assert_eq!(parse(&document).unwrap().pds, None, "{document}");
+        }
+        let mut document = document();
+        document["service"][1]["type"] = "Another".into();
+        assert_eq!(parse(&document).unwrap().pds, None);
+    }
+
+    #[test]
+    fn a_name_that_is_no_handle_is_none() {
+        for names in [
+            json!(null),
+            json!(["https://example.com"]),
+            json!(["at://no_handle"]),
+        ] {
+            let mut document = document();
+            document["alsoKnownAs"] = names;
+            assert_eq!(parse(&document).unwrap().handle, None);
+        }
+    }
+}

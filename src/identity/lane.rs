@@ -1,0 +1,91 @@
+//! How many requests are under way at once, and how fast they follow each other.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep};
+
+/// Lets requests through one by one.
+#[derive(Debug)]
+pub(super) struct Lane {
+    places: Semaphore,
+    pace: Mutex<Pace>,
+}
+
+/// A token bucket: so many requests a second in the long run, and `burst` at once after a pause.
+#[derive(Debug)]
+struct Pace {
+    interval: Duration,
+    burst: u32,
+    /// When the next request would be due if all had kept the interval.
+    due: Option<Instant>,
+}
+
+impl Lane {
+    pub(super) fn new(places: usize, per_second: u32, burst: u32) -> Self {
+        Self {
+            places: Semaphore::new(places),
+            pace: Mutex::new(Pace {
+                interval: Duration::from_secs(1) / per_second.max(1),
+                burst: burst.max(1),
+                due: None,
+            }),
+        }
+    }
+
+    /// Waits for one's turn, which lasts until what is given is dropped. First come, first served.
+    pub(super) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
+        // Nobody closes the semaphore, so this is always a permit.
+        let place = self.places.acquire().await.ok();
+        let wait = {
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.reserve(Instant::now())
+        };
+        sleep(wait).await;
+        place
+    }
+}
+
+impl Pace {
+    /// Takes the next turn, and says how long to wait for it.
+    fn reserve(&mut self, now: Instant) -> Duration {
+        let due = self.due.map_or(now, |due| due.max(now));
+        self.due = Some(due + self.interval);
+        let head_start = self.interval * (self.burst - 1);
+        due.duration_since(now).saturating_sub(head_start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
+        let lane = Lane::new(1, 10, 3);
+        let mut pace = lane.pace.into_inner().unwrap();
+        let start = Instant::now();
+        let mut wait_at = |millis| {
+            pace.reserve(start + Duration::from_millis(millis))
+                .as_millis()
+        };
+        let waits: Vec<_> = (0..5).map(|_| wait_at(0)).collect();
+        assert_eq!(waits, [0, 0, 0, 100, 200]);
+        // Two of the five are still to come when a third of a second is over; a pause of any length
+        // earns no more than the burst.
+        assert_eq!(wait_at(350), 0);
+        let waits: Vec<_> = (0..4).map(|_| wait_at(100_000)).collect();
+        assert_eq!(waits, [0, 0, 0, 100]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_free_again_when_its_turn_is_over() {
+        let lane = Lane::new(1, 1000, 1000);
+        let turn = lane.enter().await;
+        let second = tokio::time::timeout(Duration::from_secs(3600), lane.enter()).await;
+        assert!(second.is_err());
+        drop(turn);
+        assert!(lane.enter().await.is_some());
+    }
+}

@@ -1,0 +1,188 @@
+//! Looks documents up.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+use url::Url;
+
+use super::document::{DocumentError, Identity};
+use super::fetch::{FetchError, Fetcher, Named};
+use super::locate::{LocateError, is_plc, locate};
+use crate::protocol::syntax::Did;
+
+/// Documents have a few hundred bytes, seldom a few thousand.
+const MAX_DOCUMENT_BYTES: usize = 256 << 10;
+
+/// From a DID to its identity.
+pub trait Resolve: Send + Sync + 'static {
+    /// Finds out what holds now. It ends by a deadline of its own and may be dropped at any time.
+    fn resolve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<Identity, ResolveError>>;
+}
+
+/// Why there is no identity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// There is an answer, and it makes no sense.
+    #[error("the DID has no valid identity: {0}")]
+    Invalid(#[from] Invalid),
+
+    #[error("there is no such DID")]
+    NotFound,
+
+    /// It was given up for good.
+    #[error("the DID is tombstoned")]
+    Tombstoned,
+
+    /// Nobody knows. This says nothing against the account.
+    #[error("the DID's identity is unknown for now: {0}")]
+    Unavailable(#[from] Unavailable),
+}
+
+/// What makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    #[error(transparent)]
+    Did(#[from] LocateError),
+
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+
+    #[error("the document has more than {limit} bytes")]
+    TooLarge { limit: usize },
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// Too many ask, or it takes too long. The look-up may go on.
+    #[error("no answer came in time")]
+    Busy,
+
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+
+    #[error("the look-up died")]
+    Interrupted,
+
+    /// It is not asked until then.
+    #[error("the PLC directory wants to be left alone for {0:?}")]
+    Paused(Duration),
+}
+
+/// Looks documents up in a PLC directory, and at the hosts of `did:web`.
+#[derive(Debug)]
+pub struct Resolver {
+    fetcher: Fetcher,
+    plc_url: Url,
+    allow_private_addresses: bool,
+    deadline: Duration,
+    /// Until when the directory wants to be left alone. A host of `did:web` answers for itself only.
+    directory_pause: Mutex<Option<Instant>>,
+}
+
+// === impl ResolveError ===
+
+impl ResolveError {
+    /// Whether this is no answer at all.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
+    /// How long not to ask again, where the server said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable(Unavailable::Fetch(FetchError::Status { retry_after, .. })) => {
+                *retry_after
+            }
+            Self::Unavailable(Unavailable::Paused(rest)) => Some(*rest),
+            _ => None,
+        }
+    }
+}
+
+// === impl Resolver ===
+
+impl Resolver {
+    /// Resolves within `deadline`, redirects and all. The directory's own URL may be private
+    /// whatever `allow_private_addresses` says.
+    ///
+    /// # Errors
+    /// Where the crypto provider supports no TLS version that rustls does.
+    pub fn new(
+        plc_url: Url,
+        allow_private_addresses: bool,
+        deadline: Duration,
+    ) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            fetcher: Fetcher::new(allow_private_addresses)?,
+            plc_url,
+            allow_private_addresses,
+            deadline,
+            directory_pause: Mutex::default(),
+        })
+    }
+
+    async fn look_up(&self, did: &Did) -> Result<Identity, ResolveError> {
+        let url = locate(did, &self.plc_url, self.allow_private_addresses);
+        let url = url.map_err(Invalid::from)?;
+        if is_plc(did) {
+            self.ask_directory(did, &url).await
+        } else {
+            read(did, self.fetch(&url, Named::ByStranger).await)
+        }
+    }
+
+    async fn ask_directory(&self, did: &Did, url: &Url) -> Result<Identity, ResolveError> {
+        if let Some(rest) = self.rest_of_pause() {
+            return Err(Unavailable::Paused(rest).into());
+        }
+        let answer = self.fetch(url, Named::ByOperator).await;
+        if let Err(FetchError::Status { status: 410, .. }) = answer {
+            return Err(ResolveError::Tombstoned);
+        }
+        let identity = read(did, answer);
+        if let Some(pause) = identity.as_ref().err().and_then(ResolveError::retry_after) {
+            *self.pause() = Some(Instant::now() + pause);
+        }
+        identity
+    }
+
+    async fn fetch(&self, url: &Url, named: Named) -> Result<Bytes, FetchError> {
+        self.fetcher
+            .get_whole(url, named, MAX_DOCUMENT_BYTES, self.deadline)
+            .await
+    }
+
+    fn rest_of_pause(&self) -> Option<Duration> {
+        let end = (*self.pause())?;
+        let rest = end.saturating_duration_since(Instant::now());
+        (!rest.is_zero()).then_some(rest)
+    }
+
+    fn pause(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Every state of it is whole.
+        self.directory_pause
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<Identity, ResolveError>> {
+        Box::pin(self.look_up(did))
+    }
+}
+
+fn read(did: &Did, answer: Result<Bytes, FetchError>) -> Result<Identity, ResolveError> {
+    match answer {
+        Ok(json) => Ok(Identity::parse(did, &json).map_err(Invalid::from)?),
+        Err(FetchError::Status {
+            status: 404 | 410, ..
+        }) => Err(ResolveError::NotFound),
+        Err(FetchError::TooLarge { limit }) => Err(Invalid::TooLarge { limit }.into()),
+        Err(error) => Err(Unavailable::from(error).into()),
+    }
+}

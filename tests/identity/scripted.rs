@@ -1,0 +1,119 @@
+//! A resolver that does what a test says.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use huddle_firehose::identity::fetch::FetchError;
+use huddle_firehose::identity::resolve::{Resolve, ResolveError, Unavailable};
+use huddle_firehose::identity::{Identities, Identity, Limits};
+use huddle_firehose::protocol::syntax::Did;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
+
+/// Clones are the same.
+#[derive(Clone, Default)]
+pub(crate) struct Scripted(Arc<Mutex<Script>>);
+
+#[derive(Default)]
+struct Script {
+    /// What goes wrong with a DID; any other has an identity.
+    failures: BTreeMap<Did, Failure>,
+    /// How long an answer takes.
+    delay: Duration,
+    requests: Vec<(Did, Instant)>,
+    under_way: usize,
+    most_under_way: usize,
+}
+
+#[derive(Clone)]
+pub(crate) enum Failure {
+    Error(ResolveError),
+    Panic,
+}
+
+pub(crate) fn unavailable(retry_after: Option<Duration>) -> ResolveError {
+    let status = FetchError::Status {
+        status: 503,
+        retry_after,
+    };
+    Unavailable::from(status).into()
+}
+
+impl Scripted {
+    pub(crate) fn with_delay(delay: Duration) -> Self {
+        let scripted = Self::default();
+        scripted.0.lock().unwrap().delay = delay;
+        scripted
+    }
+
+    pub(crate) fn cache(&self, limits: Limits) -> Identities {
+        Identities::new(self.clone(), limits)
+    }
+
+    pub(crate) fn fail(&self, did: &Did, failure: Failure) {
+        self.0.lock().unwrap().failures.insert(did.clone(), failure);
+    }
+
+    pub(crate) fn recover(&self, did: &Did) {
+        self.0.lock().unwrap().failures.remove(did);
+    }
+
+    /// How often anybody was asked for.
+    pub(crate) fn requests(&self) -> usize {
+        self.0.lock().unwrap().requests.len()
+    }
+
+    /// Waits, in no time, until so many requests have been made.
+    pub(crate) async fn reached(&self, requests: usize) {
+        for _ in 0..1000 {
+            if self.requests() >= requests {
+                return;
+            }
+            yield_now().await;
+        }
+        panic!("{} requests instead of {requests}", self.requests());
+    }
+
+    /// When `did` was asked for.
+    pub(crate) fn times(&self, did: &Did) -> Vec<Instant> {
+        let script = self.0.lock().unwrap();
+        let of_did = script.requests.iter().filter(|(asked, _)| asked == did);
+        of_did.map(|(_, at)| *at).collect()
+    }
+
+    pub(crate) fn most_under_way(&self) -> usize {
+        self.0.lock().unwrap().most_under_way
+    }
+
+    /// Which request it is, how long it takes, and what goes wrong with it.
+    fn begin(&self, did: &Did) -> (usize, Duration, Option<Failure>) {
+        let mut script = self.0.lock().unwrap();
+        script.requests.push((did.clone(), Instant::now()));
+        script.under_way += 1;
+        script.most_under_way = script.most_under_way.max(script.under_way);
+        let number = script.requests.len();
+        (number, script.delay, script.failures.get(did).cloned())
+    }
+}
+
+impl Resolve for Scripted {
+    fn resolve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<Identity, ResolveError>> {
+        Box::pin(async move {
+            let (number, delay, failure) = self.begin(did);
+            sleep(delay).await;
+            self.0.lock().unwrap().under_way -= 1;
+            match failure {
+                None => Ok(Identity {
+                    did: did.clone(),
+                    signing_key: format!("key {number}"),
+                    pds: None,
+                    handle: None,
+                }),
+                Some(Failure::Error(error)) => Err(error),
+                Some(Failure::Panic) => panic!("a resolver that panics"),
+            }
+        })
+    }
+}
