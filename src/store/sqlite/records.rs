@@ -39,8 +39,7 @@ static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
          seq = excluded.seq, source = excluded.source, time = excluded.time, \
          record = excluded.record, record_cbor = excluded.record_cbor, \
          validity = excluded.validity, invalid_reason = excluded.invalid_reason, \
-         last_indexed_at = excluded.last_indexed_at, deleted = excluded.deleted \
-         WHERE excluded.rev > records.rev",
+         last_indexed_at = excluded.last_indexed_at, deleted = excluded.deleted",
     )
 });
 
@@ -64,13 +63,17 @@ static REPOS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Writes those of `changes` that no equal or higher rev has overtaken, and returns them.
+/// Writes those of `changes` that no equal or higher rev has overtaken, and returns them. What is
+/// deleted has its rev too, so that an older create can't bring it back.
 pub(super) async fn write<'a, 'e>(
     connection: &mut SqliteConnection,
     source: &SourceId,
     changes: &'a BTreeMap<String, RecordChange<'e>>,
     now: &str,
 ) -> Result<Vec<(&'a str, RecordChange<'e>)>, sqlx::Error> {
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
     let held = held_revs(connection, changes.keys()).await?;
     let is_newer = |(uri, change): &(&str, RecordChange<'_>)| {
         let held = held.get(*uri);
