@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
+use huddle_firehose::actors::decoder::EFFECT_BYTES;
 use huddle_firehose::config::Config;
+use huddle_firehose::protocol::skim::{Skim, skim};
 use huddle_firehose::store::{StoreError, WriteBatch};
 use sqlx::Executor;
 
@@ -53,8 +55,8 @@ async fn assert_pushed_back(
     // The last batch began while there was room, and may exceed its limit by one frame.
     let readable = BUDGET + BATCH + largest;
     assert!(readable < total / 2, "the recording is too short for this");
-    // An event weighs twice its frame beside it.
-    let holdable = 3 * readable;
+    // An event weighs twice its frame beside it, and so much more for each effect.
+    let holdable = 3 * readable + EFFECT_BYTES * most_effects(frames, readable);
 
     let budget = &worker.tree.context().budget;
     let mut was_pushed_back = false;
@@ -67,6 +69,22 @@ async fn assert_pushed_back(
     .await;
     let blocked = worker.status().queue.blocked.unwrap();
     assert!(blocked.reason.contains(reason), "{}", blocked.reason);
+}
+
+/// How many effects the first `bytes` of the frames can have at most.
+fn most_effects(frames: &[Bytes], mut bytes: usize) -> usize {
+    let mut effects = 0;
+    for frame in frames {
+        let Some(rest) = bytes.checked_sub(frame.len()) else {
+            break;
+        };
+        bytes = rest;
+        effects += match skim(frame) {
+            Ok(Skim::Message(envelope)) => envelope.paths().len().max(1),
+            _ => 1,
+        };
+    }
+    effects
 }
 
 async fn assert_everything_arrives(worker: Worker, frames: &[Bytes], database: &Database) {

@@ -15,6 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinError, spawn_blocking};
 
+pub use self::reader::EFFECT_BYTES;
 use self::reader::Reading;
 use super::Context;
 use super::batch::DecodedBatch;

@@ -16,7 +16,7 @@ use crate::supervision::ledger::{FrameSpan, SUSPICION_LIMIT, Witness};
 
 /// What an effect takes beside the bytes of its record, in small allocations, until it is written
 /// (`cargo bench -- memory` shows it).
-const EFFECT_BYTES: usize = 8192;
+pub const EFFECT_BYTES: usize = 8192;
 
 /// What the frames of a batch say.
 pub(super) struct Reading {
