@@ -130,6 +130,37 @@ async fn a_jump_in_the_seqs_is_no_gap() {
     assert_eq!(database.rows("SELECT cause FROM gaps").await, [""; 0]);
 }
 
+/// Of such frames only their places are left, and these tell it too.
+#[tokio::test]
+async fn a_new_sequence_that_begins_with_what_nobody_wants_is_a_gap() {
+    let mut all = frames();
+    let end = last_seq(&all) + 100;
+    all.extend((1..=end).map(unwanted_much_later));
+    let (database, events) = (Database::new(), all.len() as u64);
+    let relay = relay(all).await;
+    let worker = Worker::start(&relay, &database).await;
+    eventually("every event", || {
+        let source = worker.source_status();
+        source.events == events && source.applied.seq == end
+    })
+    .await;
+    worker.drain().await;
+    let causes = database.rows("SELECT cause FROM gaps").await;
+    assert_eq!(causes, ["sequence_reset"]);
+}
+
+fn unwanted_much_later(seq: u64) -> Bytes {
+    framed(
+        &ipld!({ "op": 1, "t": "#commit" }),
+        &ipld!({
+            "ops": [{ "path": "app.bsky.feed.like/a" }],
+            "repo": DID,
+            "seq": seq,
+            "time": "2027-06-01T00:00:00Z",
+        }),
+    )
+}
+
 /// The cursor of such a server is worth nothing, but each of its events is.
 #[tokio::test]
 async fn one_seq_far_ahead_takes_no_event_along() {
