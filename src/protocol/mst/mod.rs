@@ -15,8 +15,10 @@ mod inversion;
 mod node;
 mod place;
 mod proof;
+mod walk;
 
 pub use inversion::{Inversion, empty_root};
 pub use node::{Entry, MAX_ENTRIES, MAX_KEY_BYTES, MAX_NODE_BYTES, Node, NodeError, layer_of};
 pub use place::{ProofError, ProofFault};
 pub use proof::{Presence, find};
+pub use walk::{Leaf, Walk, WalkError};

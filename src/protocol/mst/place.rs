@@ -1,5 +1,6 @@
 //! A place in a tree, and what a node there must be.
 
+use bytes::Bytes;
 use cid::Cid;
 
 use super::node::{Node, NodeError};
@@ -71,15 +72,21 @@ impl Place {
         }
     }
 
-    /// Reads the node, and holds it to its CID, its layer and its range of keys.
     pub(super) fn open(self, blocks: &Blocks) -> Result<Opened, ProofError> {
+        let block = blocks.get(&self.cid).map(Bytes::as_ref);
+        self.open_block(block)
+    }
+
+    /// Reads the node from what is said to be its block, and holds it to its CID, its layer and its
+    /// range of keys.
+    pub(super) fn open_block(self, block: Option<&[u8]>) -> Result<Opened, ProofError> {
         let cid = self.cid;
-        self.opened(blocks)
+        self.opened(block)
             .map_err(|fault| ProofError::new(cid, fault))
     }
 
-    fn opened(self, blocks: &Blocks) -> Result<Opened, ProofFault> {
-        let block = blocks.get(&self.cid).ok_or(ProofFault::Missing)?;
+    fn opened(self, block: Option<&[u8]>) -> Result<Opened, ProofFault> {
+        let block = block.ok_or(ProofFault::Missing)?;
         if !is_address_of(&self.cid, block) {
             return Err(ProofFault::Address);
         }
