@@ -10,6 +10,7 @@ pub mod lexicon;
 pub mod operate;
 pub mod protocol;
 pub mod queue;
+pub mod snapshot;
 pub mod source;
 pub mod store;
 pub mod supervision;

@@ -1,0 +1,218 @@
+//! What a CAR must be, whatever is in it.
+
+use std::fs;
+
+use cid::Cid;
+use cid::multihash::Multihash;
+use fastrand::Rng;
+use huddle_firehose::snapshot::{MAX_SECTION, Spool, SpoolError};
+use simulated_network::car::address_of;
+use tokio::io::{AsyncReadExt, repeat};
+
+use super::support::{PLENTY, Repo, Section, push_section, push_varint, spool, write};
+
+async fn error(car: &[u8]) -> SpoolError {
+    spool(car).await.unwrap_err()
+}
+
+fn block(bytes: &[u8]) -> Section {
+    (address_of(bytes), bytes.to_vec())
+}
+
+/// A CAR without a block.
+fn header() -> Vec<u8> {
+    write(&[address_of(b"root")], &[])
+}
+
+#[tokio::test]
+async fn every_block_is_found_and_no_other() {
+    let repo = Repo::large();
+    let spool = spool(&repo.car()).await.unwrap();
+    assert_eq!(*spool.root(), repo.root);
+    for (cid, block) in &repo.blocks {
+        assert_eq!(spool.get(cid).unwrap().unwrap(), block);
+        assert!(spool.contains(cid).unwrap());
+    }
+    let other = address_of(b"other");
+    assert_eq!(spool.get(&other).unwrap(), None);
+    assert!(!spool.contains(&other).unwrap());
+}
+
+#[tokio::test]
+async fn blocks_may_come_in_any_order_and_twice_and_be_of_no_use() {
+    let repo = Repo::large();
+    for seed in 0..20 {
+        let mut random = Rng::with_seed(seed);
+        let mut sections = repo.sections();
+        sections.push(block(b"of no use"));
+        sections.extend_from_within(..random.usize(..sections.len()));
+        random.shuffle(&mut sections);
+        let spool = spool(&write(&[repo.root], &sections)).await.unwrap();
+        for (cid, block) in &sections {
+            let found = spool.get(cid).unwrap();
+            assert_eq!(found.as_deref(), Some(block.as_slice()), "seed {seed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn blocks_of_kinds_that_repositories_lack_are_passed_by() {
+    let raw = Cid::new_v1(0x55, *address_of(b"raw").hash());
+    let unknown = Cid::new_v1(0x71, Multihash::wrap(0x1e, &[7; 32]).unwrap());
+    let sections = [
+        (raw, b"raw".to_vec()),
+        (unknown, b"x".to_vec()),
+        block(b"a"),
+    ];
+    let spool = spool(&write(&[raw], &sections)).await.unwrap();
+    assert_eq!(spool.get(&raw).unwrap(), None);
+    assert_eq!(spool.get(&unknown).unwrap(), None);
+    assert!(spool.contains(&address_of(b"a")).unwrap());
+}
+
+#[tokio::test]
+async fn a_block_must_hash_to_its_cid() {
+    let repo = Repo::large();
+    for index in 0..repo.blocks.len() {
+        let mut sections = repo.sections();
+        let (cid, block) = &mut sections[index];
+        *block.last_mut().unwrap() ^= 1;
+        let cid = *cid;
+        let error = error(&write(&[repo.root], &sections)).await;
+        assert!(matches!(error, SpoolError::Address(at) if *at == cid));
+    }
+}
+
+#[tokio::test]
+async fn a_car_that_breaks_off_inside_a_section_is_cut_short() {
+    let sections = [block(b"first"), block(&[7; 300])];
+    let car = write(&[address_of(b"first")], &sections);
+    let boundaries = [0, 1, 2].map(|count| write(&[sections[0].0], &sections[..count]).len());
+    for end in (0..car.len()).filter(|end| !boundaries.contains(end)) {
+        let expected = boundaries.into_iter().rfind(|boundary| *boundary < end);
+        let expected = expected.unwrap_or(0) as u64;
+        let error = error(&car[..end]).await;
+        assert!(
+            matches!(error, SpoolError::Truncated { offset } if offset == expected),
+            "{end}: {error}"
+        );
+    }
+    for end in boundaries {
+        assert!(spool(&car[..end]).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn what_follows_the_last_block_must_be_a_block() {
+    let whole = write(&[address_of(b"root")], &[block(b"root")]);
+    for garbage in [&[0][..], &[0; 4096], b"\x04what", b"<html>", &[0xff; 3]] {
+        let car = [&whole, garbage].concat();
+        let error = error(&car).await;
+        let at_garbage = match error {
+            SpoolError::Cid { offset } | SpoolError::Truncated { offset } => offset,
+            other => panic!("{garbage:?}: {other}"),
+        };
+        assert_eq!(at_garbage, whole.len() as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_section_that_is_too_long_is_refused_before_it_is_read() {
+    for length in [MAX_SECTION + 1, 1 << 27, 1 << 28, 1 << 40, usize::MAX >> 1] {
+        let mut car = header();
+        let expected = car.len() as u64;
+        push_varint(&mut car, length);
+        // Whoever reads on reads too much.
+        let endless = car.chain(repeat(0));
+        let read = Spool::read(endless, PLENTY, &std::env::temp_dir()).await;
+        assert!(
+            matches!(read, Err(SpoolError::SectionLength { offset }) if offset == expected),
+            "{length}"
+        );
+    }
+    let longest = block(&vec![7; MAX_SECTION - 36]);
+    let spool = spool(&write(&[longest.0], std::slice::from_ref(&longest))).await;
+    assert_eq!(spool.unwrap().get(&longest.0).unwrap().unwrap(), longest.1);
+}
+
+#[tokio::test]
+async fn a_car_has_no_more_bytes_than_are_allowed() {
+    let sections = [block(&[1; 200]), block(&[2; 200])];
+    let car = write(&[sections[0].0], &sections);
+    let limit = car.len() as u64;
+    let folder = std::env::temp_dir();
+    assert!(Spool::read(&*car, limit, &folder).await.is_ok());
+    for limit in [0, 1, 10, 200, limit - 1] {
+        let read = Spool::read(&*car, limit, &folder).await;
+        assert!(matches!(read, Err(SpoolError::TooLarge { limit: at }) if at == limit));
+    }
+}
+
+#[tokio::test]
+async fn a_car_has_no_more_blocks_than_such_a_repository_could_have() {
+    let sections: Vec<Section> = (0..101_u8).map(|n| block(&[n])).collect();
+    let limit = 100 * 128;
+    for (count, is_allowed) in [(100, true), (101, false)] {
+        let car = write(&[sections[0].0], &sections[..count]);
+        let read = Spool::read(&*car, limit, &std::env::temp_dir()).await;
+        assert_eq!(read.is_ok(), is_allowed);
+        if let Err(error) = read {
+            assert!(matches!(error, SpoolError::TooMany { limit: 100 }));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_repository_has_one_root() {
+    let (a, b) = (address_of(b"a"), address_of(b"b"));
+    assert!(matches!(
+        error(&write(&[a, b], &[])).await,
+        SpoolError::Roots(2)
+    ));
+    assert!(matches!(
+        error(&write(&[], &[])).await,
+        SpoolError::HeaderFields(_)
+    ));
+    assert!(spool(&header()).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_has_no_header_of_a_car_is_none() {
+    let with_header = |header: &[u8]| {
+        let mut car = Vec::new();
+        push_section(&mut car, header);
+        car
+    };
+    let html = b"<!doctype html><title>Hello, there is nothing of what you look for</title>";
+    assert!(matches!(error(html).await, SpoolError::Header(_)));
+    assert!(matches!(
+        error(b"").await,
+        SpoolError::Truncated { offset: 0 }
+    ));
+    // {roots: [ … 2^32 items
+    let announcing = with_header(b"\xa1\x65roots\x9b\x00\x00\x00\x01\x00\x00\x00\x00");
+    assert!(matches!(error(&announcing).await, SpoolError::Header(_)));
+    let mut version_2 = header();
+    *version_2.last_mut().unwrap() = 2;
+    assert!(matches!(
+        error(&version_2).await,
+        SpoolError::HeaderFields(_)
+    ));
+}
+
+#[tokio::test]
+async fn the_blocks_leave_no_file_behind_even_while_they_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let car = Repo::large().car();
+    let spool = Spool::read(&*car, PLENTY, folder.path()).await.unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert!(spool.contains(spool.root()).unwrap());
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_is_our_own_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let read = Spool::read(&*header(), PLENTY, &missing).await;
+    assert!(matches!(read, Err(SpoolError::File(_))));
+}
