@@ -338,6 +338,22 @@ fn broken_off(error: io::Error, offset: u64) -> SpoolError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::decode::sample::{car, cid_of};
+
+    #[tokio::test]
+    async fn blocks_with_one_key_are_told_apart() {
+        let [a, b, c] = [b"a", b"b", b"c"].map(|block| cid_of(block));
+        let bytes = car(a, &[b"a", b"b"]);
+        let read = Spool::read(&*bytes, 1024, &std::env::temp_dir()).await;
+        let mut spool = read.unwrap();
+        for cid in [a, b, c] {
+            let key = key(&spool.hasher, cid.hash().digest());
+            spool.index.iter_mut().for_each(|located| located.key = key);
+            let found = spool.get(&cid).unwrap();
+            let expected = [(a, "a"), (b, "b")].into_iter().find(|(at, _)| *at == cid);
+            assert_eq!(found, expected.map(|(_, block)| block.into()));
+        }
+    }
 
     #[test]
     fn a_block_costs_sixteen_bytes_of_memory() {
