@@ -1,5 +1,6 @@
 //! The network's HTTP side: DID documents, and repositories on demand.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -45,7 +46,13 @@ struct OfRepo {
 #[derive(Deserialize)]
 struct OfCollection {
     collection: String,
+}
+
+/// Which of the accounts by DID.
+#[derive(Deserialize)]
+struct Page {
     limit: Option<usize>,
+    /// The last DID of the page before.
     cursor: Option<String>,
 }
 
@@ -62,6 +69,7 @@ impl HttpServer {
             .route("/xrpc/com.atproto.sync.getRepo", get(repo))
             .route("/xrpc/com.atproto.sync.getRepoStatus", get(repo_status))
             .route("/xrpc/com.atproto.sync.getLatestCommit", get(latest_commit))
+            .route("/xrpc/com.atproto.sync.listRepos", get(repos))
             .route(
                 "/xrpc/com.atproto.sync.listReposByCollection",
                 get(repos_by_collection),
@@ -186,29 +194,57 @@ async fn latest_commit(
     })
 }
 
-/// Active accounts by DID; the cursor is the last DID of the page before.
+/// All accounts but deleted ones, which have left no repository.
+async fn repos(State(shared): State<Shared>, Query(page): Query<Page>) -> Json<Value> {
+    let network = shared.network();
+    let accounts = network.accounts().iter();
+    let listed = accounts.filter_map(|account| {
+        let head = account.repo.head()?;
+        let mut repo = json!({
+            "did": account.did,
+            "head": head.commit.to_string(),
+            "rev": head.rev,
+            "active": account.is_active(),
+        });
+        match account.status {
+            Some(Status::Deleted) => return None,
+            Some(status) => repo["status"] = status.as_str().into(),
+            None => {}
+        }
+        Some((account.did.as_str(), repo))
+    });
+    page.of(listed.collect())
+}
+
+/// Active accounts.
 async fn repos_by_collection(
     State(shared): State<Shared>,
-    Query(query): Query<OfCollection>,
+    Query(OfCollection { collection }): Query<OfCollection>,
+    Query(page): Query<Page>,
 ) -> Json<Value> {
     let network = shared.network();
-    let mut dids: Vec<&str> = network
-        .accounts()
-        .iter()
-        .filter(|account| account.is_active() && account.repo.has_collection(&query.collection))
-        .map(|account| account.did.as_str())
-        .filter(|did| query.cursor.as_deref().is_none_or(|cursor| *did > cursor))
-        .collect();
-    dids.sort_unstable();
-    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
-    let has_more = dids.len() > limit;
-    dids.truncate(limit);
-    let repos: Vec<Value> = dids.iter().map(|did| json!({ "did": did })).collect();
-    let mut answer = json!({ "repos": repos });
-    if let Some(last) = dids.last().filter(|_| has_more) {
-        answer["cursor"] = (*last).into();
+    let accounts = network.accounts().iter();
+    let listed = accounts
+        .filter(|account| account.is_active() && account.repo.has_collection(&collection))
+        .map(|account| (account.did.as_str(), json!({ "did": account.did })));
+    page.of(listed.collect())
+}
+
+impl Page {
+    fn of(&self, mut repos: BTreeMap<&str, Value>) -> Json<Value> {
+        if let Some(cursor) = &self.cursor {
+            repos.retain(|did, _| *did > cursor.as_str());
+        }
+        let limit = self.limit.unwrap_or(DEFAULT_PAGE);
+        let last = repos.keys().take(limit).next_back().copied();
+        let has_more = repos.len() > limit;
+        let listed: Vec<Value> = repos.into_values().take(limit).collect();
+        let mut answer = json!({ "repos": listed });
+        if let Some(last) = last.filter(|_| has_more) {
+            answer["cursor"] = last.into();
+        }
+        Json(answer)
     }
-    Json(answer)
 }
 
 /// Why the repository of an inactive account is not given out.

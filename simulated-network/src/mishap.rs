@@ -19,6 +19,7 @@ pub enum Endpoint {
     GetLatestCommit,
     GetRepo,
     GetRepoStatus,
+    ListRepos,
     ListReposByCollection,
 }
 
@@ -59,6 +60,7 @@ impl Endpoint {
             Some("getLatestCommit") => Self::GetLatestCommit,
             Some("getRepo") => Self::GetRepo,
             Some("getRepoStatus") => Self::GetRepoStatus,
+            Some("listRepos") => Self::ListRepos,
             Some("listReposByCollection") => Self::ListReposByCollection,
             _ => return None,
         })

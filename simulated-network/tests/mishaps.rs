@@ -40,6 +40,7 @@ impl Host {
             Endpoint::GetLatestCommit => format!("{sync}.getLatestCommit?did={did}"),
             Endpoint::GetRepo => format!("{sync}.getRepo?did={did}"),
             Endpoint::GetRepoStatus => format!("{sync}.getRepoStatus?did={did}"),
+            Endpoint::ListRepos => format!("{sync}.listRepos"),
             Endpoint::ListReposByCollection => {
                 format!("{sync}.listReposByCollection?collection={SLOT_OFFER}")
             }
@@ -68,9 +69,10 @@ async fn a_mishap_befalls_one_endpoint_for_so_many_answers() {
         Endpoint::GetLatestCommit,
         Endpoint::GetRepo,
         Endpoint::GetRepoStatus,
+        Endpoint::ListRepos,
         Endpoint::ListReposByCollection,
     ];
-    for (befallen, status) in all.into_iter().zip([404, 500, 501, 502, 503]) {
+    for (befallen, status) in all.into_iter().zip([404, 410, 500, 501, 502, 503]) {
         host.server.misbehave(befallen, Mishap::Status(status), 2);
         for endpoint in all {
             let expected = if endpoint == befallen { status } else { 200 };
@@ -79,7 +81,7 @@ async fn a_mishap_befalls_one_endpoint_for_so_many_answers() {
         assert_eq!(host.ask(befallen).await.unwrap().status(), status);
         assert_eq!(host.ask(befallen).await.unwrap().status(), 200);
     }
-    assert_eq!(host.server.requests(Endpoint::GetRepo), 7);
+    assert_eq!(host.server.requests(Endpoint::GetRepo), 8);
 }
 
 #[tokio::test]

@@ -269,3 +269,32 @@ async fn the_repositories_of_a_collection_come_in_pages() {
     assert!(expected.len() > 2);
     assert_eq!(listed, expected);
 }
+
+#[tokio::test]
+async fn all_repositories_are_listed_with_their_status_but_those_that_are_gone() {
+    let network = shared();
+    let server = HttpServer::start(network.clone()).await.unwrap();
+    network.lock().unwrap().steps(300);
+    let mut listed = Vec::new();
+    let mut page = "?limit=3".to_owned();
+    loop {
+        let (_, answer) = ask(&server, &format!("/xrpc/com.atproto.sync.listRepos{page}")).await;
+        listed.extend(answer["repos"].as_array().unwrap().clone());
+        match answer["cursor"].as_str() {
+            Some(cursor) => page = format!("?limit=3&cursor={cursor}"),
+            None => break,
+        }
+    }
+    let mut accounts = network.lock().unwrap().accounts().to_vec();
+    accounts.retain(|account| account.status != Some(Status::Deleted));
+    accounts.sort_by(|one, other| one.did.cmp(&other.did));
+    assert_eq!(listed.len(), accounts.len());
+    for (repo, account) in listed.iter().zip(&accounts) {
+        let head = account.repo.head().unwrap();
+        assert_eq!(repo["did"], account.did);
+        assert_eq!(repo["head"], head.commit.to_string());
+        assert_eq!(repo["active"], account.is_active());
+        assert_eq!(repo["status"].as_str(), account.status.map(Status::as_str));
+    }
+    assert!(accounts.iter().any(|account| !account.is_active()));
+}
