@@ -4,6 +4,7 @@ pub mod actors;
 pub mod config;
 pub mod fault;
 pub mod filter;
+pub mod hosts;
 pub mod huddle;
 pub mod identity;
 pub mod lexicon;

@@ -41,7 +41,7 @@ const IDLE_TO_STRANGERS: usize = 0;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who named a URL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Named {
     /// It leads wherever the operator likes. Where redirects lead from there, the server says.
     ByOperator,
@@ -141,13 +141,7 @@ impl Fetcher {
     ) -> Result<Bytes, FetchError> {
         let whole = async {
             let response = self.get(url, named).await?;
-            // Lengths that servers announce are not to be trusted, so it is counted.
-            let body = Limited::new(response.into_body(), limit).collect().await;
-            match body {
-                Ok(body) => Ok(body.to_bytes()),
-                Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge { limit }),
-                Err(error) => Err(FetchError::Transport(causes(error.as_ref()))),
-            }
+            read_whole(response.into_body(), limit).await
         };
         timeout(deadline, whole)
             .await
@@ -160,6 +154,25 @@ impl Fetcher {
     /// # Errors
     /// Any status but 200 is one.
     pub async fn get(&self, url: &Url, named: Named) -> Result<Response<Incoming>, FetchError> {
+        let response = self.ask(url, named).await?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            status => Err(FetchError::Status {
+                status: status.as_u16(),
+                retry_after: retry_after(&response),
+            }),
+        }
+    }
+
+    /// The same with any status, whose body may say more.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub(crate) async fn ask(
+        &self,
+        url: &Url,
+        named: Named,
+    ) -> Result<Response<Incoming>, FetchError> {
         let mut connections = match named {
             Named::ByOperator => &self.operators,
             Named::ByStranger => &self.strangers,
@@ -168,29 +181,37 @@ impl Fetcher {
         let mut at = url.clone();
         loop {
             let response = connections.ask(&at).await?;
-            match (response.status(), text(&response, header::LOCATION)) {
-                (StatusCode::OK, _) => return Ok(response),
-                (status, Some(location)) if is_redirect(status) => {
+            match text(&response, header::LOCATION) {
+                Some(location) if is_redirect(response.status()) => {
                     at = route.follow(&at, location)?;
                     connections = &self.strangers;
                 }
-                (status, _) => {
-                    return Err(FetchError::Status {
-                        status: status.as_u16(),
-                        retry_after: text(&response, header::RETRY_AFTER)
-                            .and_then(|value| retry_after::parse(value, Timestamp::now())),
-                    });
-                }
+                _ => return Ok(response),
             }
         }
     }
+}
+
+/// All of a body, which may have so many bytes.
+pub(crate) async fn read_whole(body: Incoming, limit: usize) -> Result<Bytes, FetchError> {
+    // Lengths that servers announce are not to be trusted, so it is counted.
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge { limit }),
+        Err(error) => Err(FetchError::Transport(causes(error.as_ref()))),
+    }
+}
+
+/// The server's `Retry-After`, capped.
+pub(crate) fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
+    retry_after::parse(text(response, header::RETRY_AFTER)?, Timestamp::now())
 }
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn text(response: &Response<Incoming>, name: HeaderName) -> Option<&str> {
+pub(crate) fn text(response: &Response<Incoming>, name: HeaderName) -> Option<&str> {
     response.headers().get(name)?.to_str().ok()
 }
 

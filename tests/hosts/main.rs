@@ -1,0 +1,55 @@
+//! Hosts over real sockets: those of a simulated network, honest or befallen by mishaps, and some that
+//! follow a script.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod answers;
+mod car;
+mod network;
+mod refusals;
+#[path = "../common/server.rs"]
+mod server;
+
+use std::time::Duration;
+
+use huddle_firehose::hosts::{Deadlines, Host, HttpHosts};
+use huddle_firehose::identity::fetch::{Fetcher, Named};
+use huddle_firehose::protocol::syntax::Did;
+use url::Url;
+
+/// Long enough for any machine; no test waits for it unless it fails.
+const PATIENCE: Deadlines = Deadlines {
+    answer: Duration::from_secs(20),
+    silence: Duration::from_secs(20),
+    transfer: Duration::from_secs(20),
+};
+
+/// So long wait those that wait in vain.
+const SHORT: Duration = Duration::from_millis(200);
+
+fn ann() -> Did {
+    Did::parse("did:plc:ann").unwrap()
+}
+
+/// A host that an operator named.
+fn host(url: &str) -> Host {
+    Host {
+        url: Url::parse(url).unwrap(),
+        named: Named::ByOperator,
+    }
+}
+
+fn hosts() -> HttpHosts {
+    hosts_within(PATIENCE)
+}
+
+fn hosts_within(deadlines: Deadlines) -> HttpHosts {
+    HttpHosts::new(Fetcher::new(false).unwrap(), deadlines)
+}
+
+/// A whole HTTP answer.
+fn answer(status: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{headers}connection: close\r\n\r\n{body}"
+    )
+}
