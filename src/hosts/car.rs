@@ -24,12 +24,17 @@ pub(super) fn reader(
         let deadline = end.min(Instant::now() + silence);
         let piece = match timeout_at(deadline, piece(&mut body)).await {
             Ok(piece) => piece?,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            Err(_) if deadline == end => Err(late(format!("not whole within {transfer:?}"))),
+            Err(_) => Err(late(format!("nothing more came within {silence:?}"))),
         };
         let rest = piece.is_ok().then_some(body);
         Some((piece, rest))
     });
     StreamReader::new(Box::pin(pieces))
+}
+
+fn late(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, reason)
 }
 
 /// What comes next of a body; `None` at its end.

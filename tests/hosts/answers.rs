@@ -124,9 +124,9 @@ async fn an_answer_without_end_is_left() {
 #[tokio::test]
 async fn what_makes_no_sense_is_told_in_few_words() {
     let nonsense = "x".repeat(100_000);
-    let server = saying(&format!(r#"{{"cid":"{CID}","rev":3,"{nonsense}":1}}"#)).await;
+    let server = saying(&format!(r#"{{"did":"did:plc:ann","active":"{nonsense}"}}"#)).await;
     match hosts()
-        .latest_commit(&host(&server.http_url("")), &ann())
+        .repo_status(&host(&server.http_url("")), &ann())
         .await
     {
         Err(HostError::Invalid(reason)) => assert!(reason.len() <= 256),

@@ -72,8 +72,13 @@ async fn dripping(interval: Option<Duration>) -> Server {
     .await
 }
 
-fn is_timed_out(fetched: Result<Spool, SpoolError>) -> bool {
-    matches!(fetched, Err(SpoolError::Read(error)) if error.kind() == io::ErrorKind::TimedOut)
+fn reason_of_timeout(fetched: Result<Spool, SpoolError>) -> String {
+    match fetched {
+        Err(SpoolError::Read(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            error.to_string()
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
@@ -83,9 +88,11 @@ async fn a_host_that_falls_silent_is_left() {
         silence: SHORT,
         ..PATIENCE
     });
-    assert!(is_timed_out(
-        fetch(&hosts, &host(&server.http_url("")), &ann()).await
-    ));
+    let fetched = fetch(&hosts, &host(&server.http_url("")), &ann()).await;
+    assert_eq!(
+        reason_of_timeout(fetched),
+        format!("nothing more came within {SHORT:?}")
+    );
 }
 
 #[tokio::test]
@@ -102,5 +109,8 @@ async fn a_host_that_takes_forever_is_left() {
         .unwrap();
     let car = tokio::io::AsyncReadExt::chain(&[0xff, 0x7f][..], car);
     let fetched = Spool::read(car, LIMIT, &std::env::temp_dir()).await;
-    assert!(is_timed_out(fetched));
+    assert_eq!(
+        reason_of_timeout(fetched),
+        format!("not whole within {SHORT:?}")
+    );
 }
