@@ -4,7 +4,10 @@
 
 mod answers;
 mod car;
+#[path = "../common/mod.rs"]
+mod common;
 mod network;
+mod recorded;
 mod refusals;
 #[path = "../common/server.rs"]
 mod server;

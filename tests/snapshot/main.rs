@@ -2,6 +2,10 @@
 //! anything in them is changed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../common/mod.rs"]
+mod common;
+
+mod others;
 mod records;
 mod spool;
 mod support;
