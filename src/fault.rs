@@ -8,6 +8,8 @@ use std::time::Duration;
 /// A place at which work may be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Point {
+    BackfillStart,
+    BackfillStep,
     ConnectionStart,
     /// Before it dials or reads.
     ConnectionStep,
@@ -40,6 +42,8 @@ pub enum Point {
     IndexerCommitted,
     /// Its leases are settled.
     IndexerSettled,
+    RepositoriesStart,
+    RepositoriesMessage,
     /// The supervisor is about to start a child.
     Spawn,
     /// The child stands and can be reached; the ledger does not know yet.

@@ -15,4 +15,5 @@ pub mod snapshot;
 pub mod source;
 pub mod store;
 pub mod supervision;
+pub mod verification;
 pub mod worker;

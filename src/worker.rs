@@ -1,19 +1,36 @@
 //! One worker, put together from its configuration.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use url::Url;
+
+use crate::actors::repositories::{Backfill, HostLanes, Repositories};
 use crate::actors::{Context, Parts};
-use crate::config::Config;
+use crate::config::{Config, Verify};
 use crate::fault::Faults;
 use crate::filter::interest::Interest;
 use crate::filter::rules::Rules;
+use crate::filter::tracked::Tracked;
+use crate::hosts::{Deadlines, HttpHosts};
+use crate::identity::fetch::Fetcher;
+use crate::identity::{Identities, Limits, Resolver};
 use crate::lexicon::{SchemaError, Schemas};
+use crate::protocol::pattern::Pattern;
+use crate::protocol::syntax::Nsid;
 use crate::source::Source;
 use crate::source::websocket::{InvalidSource, WebSocketOptions, WebSocketSource};
 use crate::store::StoreError;
 use crate::store::sqlite::SqliteStore;
+use crate::supervision::address::Address;
 use crate::supervision::tree::{Tree, TreeError};
+use crate::verification::Verification;
+
+/// How long it may take to look an identity up.
+const RESOLVE_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Why a worker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +43,9 @@ pub enum StartError {
 
     #[error("the database {url} cannot be opened: {error}")]
     Store { url: String, error: StoreError },
+
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
 
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -45,11 +65,14 @@ pub async fn start(config: Config, listener: Option<TcpListener>) -> Result<Tree
         })?;
     let source = Arc::new(source(&config)?);
     let rules = rules(&config, source.as_ref())?;
+    let store = Arc::new(store);
+    let repositories = repositories(&config, &rules.schemas, store.clone())?;
     let context = Context::new(Parts {
         config,
         source,
-        store: Arc::new(store),
+        store,
         rules,
+        repositories,
         listener,
         faults: Faults::default(),
     });
@@ -69,6 +92,79 @@ pub fn source(config: &Config) -> Result<WebSocketSource, InvalidSource> {
     WebSocketSource::try_new(config.source_url.clone(), options)
 }
 
+/// What it takes to verify as much as `config` says, with the tables of `store`; `None` where nothing
+/// is to be verified.
+///
+/// # Errors
+/// Where TLS can't be set up.
+pub fn repositories(
+    config: &Config,
+    schemas: &Schemas,
+    store: Arc<SqliteStore>,
+) -> Result<Option<Repositories>, rustls::Error> {
+    if config.verify == Verify::None {
+        return Ok(None);
+    }
+    let resolver = Resolver::new(
+        config.plc_url.clone(),
+        config.allow_private_addresses,
+        RESOLVE_DEADLINE,
+    )?;
+    let source_http = over_http(&config.source_url);
+    let backfill = Backfill {
+        is_wanted: config.backfill,
+        directory: config
+            .directory_url
+            .clone()
+            .unwrap_or_else(|| source_http.clone()),
+        collections: collections(&config.collections, schemas),
+    };
+    let fetcher = Fetcher::new(config.allow_private_addresses)?;
+    Ok(Some(Repositories {
+        verification: Verification {
+            level: config.verify,
+            identities: Identities::new(resolver, Limits::default()),
+            source_url: config.source_url.clone(),
+        },
+        hosts: Arc::new(HttpHosts::new(fetcher, Deadlines::default())),
+        folder: store.folder(),
+        store,
+        lanes: HostLanes::default(),
+        source_http,
+        backfill,
+        address: Address::default(),
+        is_settled: AtomicBool::new(false),
+    }))
+}
+
+/// The collections that can be looked for: those that are named, and those that are known below a
+/// prefix.
+fn collections(patterns: &[Pattern], schemas: &Schemas) -> Vec<Nsid> {
+    let named = patterns.iter().filter_map(|pattern| match pattern {
+        Pattern::Exact(nsid) => Nsid::parse(nsid).ok(),
+        Pattern::Prefix(_) => None,
+    });
+    let known = schemas.collections().into_iter().filter(|known| {
+        let mut patterns = patterns.iter();
+        patterns.any(|pattern| pattern.matches(known.as_str()))
+    });
+    let collections: BTreeSet<Nsid> = named.chain(known).collect();
+    collections.into_iter().collect()
+}
+
+/// Where a server that is followed at `url` is asked.
+fn over_http(url: &Url) -> Url {
+    let mut http = url.clone();
+    let scheme = match url.scheme() {
+        "wss" => "https",
+        _ => "http",
+    };
+    // Refused only between schemes of different kinds, which these are not.
+    let _kept = http.set_scheme(scheme);
+    http.set_path("/");
+    http
+}
+
 /// The rules that `config` sets for events of `source`.
 ///
 /// # Errors
@@ -77,6 +173,13 @@ pub fn rules(config: &Config, source: &dyn Source) -> Result<Rules, SchemaError>
     let interest = Interest::new(config.collections.iter().cloned())
         .allowing(config.dids_allow.iter().cloned())
         .denying(config.dids_deny.iter().cloned());
+    let interest = match config.verify {
+        Verify::None => interest,
+        Verify::Commit => interest.with_evidence(),
+        Verify::Chain | Verify::Lenient => interest
+            .with_evidence()
+            .tracking(Arc::new(Tracked::default())),
+    };
     Ok(Rules {
         source: source.id().clone(),
         interest: Arc::new(interest),

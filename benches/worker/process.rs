@@ -17,6 +17,8 @@ impl Process {
         let listen = free_address();
         let child = Command::new(env!("CARGO_BIN_EXE_huddle-firehose"))
             .args(["run", "--source-url", source_url, "--listen", &listen])
+            // What is made for the occasion nobody has signed.
+            .args(["--verify", "none"])
             .args(["--database-url", &database::url(path)])
             .args(options)
             .stdout(Stdio::null())

@@ -171,7 +171,7 @@ fn created(collection: &str, record: &[u8]) -> Commit {
 pub(crate) fn check_effects(commit: &Commit) {
     for rules in &*RULES {
         let mut effects = Vec::new();
-        rules.effects_of(Event::Commit(Box::new(commit.clone())), &mut effects);
+        rules.effects_of(Event::Commit(Box::new(commit.clone())), None, &mut effects);
         assert!(effects.len() >= commit.ops.len() + commit.misnamed.len());
         for effect in &effects {
             match effect {
@@ -187,7 +187,11 @@ pub(crate) fn check_effects(commit: &Commit) {
                     let task = IndexTask::delete(delete, &rules.source, 1);
                     read_task(&serde_json::to_string(&task).expect("a task is JSON"));
                 }
-                Effect::Account(_) | Effect::Gap(_) | Effect::Identity(_) => {
+                Effect::Account(_)
+                | Effect::Commit(_)
+                | Effect::Doubt(_)
+                | Effect::Gap(_)
+                | Effect::Identity(_) => {
                     panic!("a commit changes records only: {effect:?}")
                 }
             }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use tokio::time::Instant;
 
-use crate::queue::effect::{DeadLetter, Effect};
+use crate::queue::effect::{DeadLetter, Doubt, Effect};
 use crate::source::Position;
 use crate::supervision::budget::Charge;
 use crate::supervision::ledger::Lease;
@@ -32,6 +32,7 @@ pub enum Item {
     /// The stream stands here: told of the first frame, and wherever the seqs do not rise.
     At(Position),
     DeadLetter(Box<DeadLetter>),
+    Doubt(Doubt),
     /// The stream had come so far where its seqs cease to rise.
     Reached(Position),
     /// The source says that it no longer holds what follows the cursor.

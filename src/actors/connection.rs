@@ -138,6 +138,7 @@ impl ConnectionActorState {
     async fn dial(&mut self) -> Result<(), Loss> {
         let _busy = self.progress.busy();
         self.show(ConnectionState::Connecting);
+        load_tracked(&self.context).await?;
         let resume = resume(&self.context).await?;
         let connected = self.context.source.connect(resume).await;
         let connection = connected.map_err(|error| {
@@ -267,6 +268,24 @@ impl ConnectionActorState {
             source.set_connection(connection, Timestamp::now());
         });
     }
+}
+
+/// Has the tables say which repositories are tracked, where nobody has asked yet.
+async fn load_tracked(context: &Context) -> Result<(), Loss> {
+    let (Some(repositories), Some(tracked)) =
+        (&context.repositories, context.rules.interest.tracked())
+    else {
+        return Ok(());
+    };
+    if tracked.is_loaded() {
+        return Ok(());
+    }
+    let dids = repositories.store.tracked().await.map_err(|error| Loss {
+        advice: RetryAdvice::Backoff,
+        reason: format!("the tracked repositories cannot be read: {error}"),
+    })?;
+    tracked.load(dids.iter().map(String::as_str));
+    Ok(())
 }
 
 /// Asks the CursorActor where to go on.

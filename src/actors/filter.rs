@@ -199,6 +199,7 @@ impl<'a> EffectsOf<'a> {
             }
             Item::Reached(position) => self.observe(position),
             Item::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
+            Item::Doubt(doubt) => self.effects.push(Effect::Doubt(doubt)),
             Item::OutdatedCursor => self.guard.note_outdated_cursor(),
             Item::Work(work) => {
                 if let Some(position) = work.position {

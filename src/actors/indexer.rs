@@ -14,9 +14,9 @@ use super::cursor::CursorMessage;
 use crate::fault::Point;
 use crate::operate::rate_limit::RateLimit;
 use crate::queue::accumulator::{Accumulator, IndexWork, Transaction};
-use crate::queue::effect::{DeadLetter, Effect};
+use crate::queue::effect::{DeadLetter, Effect, Rejection};
 use crate::source::Position;
-use crate::store::{Rejection, StoreError, WriteBatch, Written};
+use crate::store::{StoreError, WriteBatch, Written};
 use crate::supervision::backoff::Backoff;
 use crate::supervision::ledger::Lease;
 use crate::supervision::progress::Progress;
@@ -238,6 +238,12 @@ impl IndexerState {
             status.queue.last_commit_at = Some(Timestamp::now());
         });
         context.note_unblocked();
+        let brings_gap = |effect: &Effect| matches!(effect, Effect::Gap(_));
+        if let Some(repositories) = &context.repositories
+            && (written.leaves_work || current.transaction.effects.iter().any(brings_gap))
+        {
+            repositories.wake();
+        }
         self.tell_cursor(current.transaction.position);
         self.show_depth();
     }

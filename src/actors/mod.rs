@@ -14,6 +14,7 @@ use self::batch::DecodedBatch;
 use self::cursor::CursorMessage;
 use self::decoder::Bell;
 use self::indexer::IndexerMessage;
+use self::repositories::Repositories;
 
 use crate::config::Config;
 use crate::fault::Faults;
@@ -28,14 +29,17 @@ use crate::supervision::address::Address;
 use crate::supervision::budget::Budget;
 use crate::supervision::ledger::Ledger;
 
+pub mod backfill;
 pub mod batch;
 pub mod connection;
 pub mod cursor;
 pub mod decoder;
+mod examination;
 pub mod filter;
 pub mod housekeeping;
 pub mod http;
 pub mod indexer;
+pub mod repositories;
 
 /// What the actors of one tree share. It outlives every one of them.
 pub struct Context {
@@ -43,6 +47,8 @@ pub struct Context {
     pub source: Arc<dyn Source>,
     pub store: Arc<dyn Store>,
     pub rules: Rules,
+    /// `None` where nothing is verified.
+    pub repositories: Option<Repositories>,
     pub ledger: Arc<Ledger>,
     pub budget: Arc<Budget>,
     pub metrics: Metrics,
@@ -72,6 +78,7 @@ pub struct Parts {
     pub source: Arc<dyn Source>,
     pub store: Arc<dyn Store>,
     pub rules: Rules,
+    pub repositories: Option<Repositories>,
     pub listener: Option<TcpListener>,
     /// None but in tests.
     pub faults: Faults,
@@ -84,6 +91,7 @@ impl Context {
             source,
             store,
             rules,
+            repositories,
             listener,
             faults,
         } = parts;
@@ -110,6 +118,7 @@ impl Context {
             source,
             store,
             rules,
+            repositories,
             metrics,
             listener,
         })

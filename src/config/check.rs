@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Config;
 use super::value::bytes::{format_bytes, mebibytes};
+use super::{Config, Verify};
 
 /// Values that can't hold together, or one beyond its limits.
 pub(super) struct Contradiction {
@@ -31,6 +31,7 @@ pub(super) fn check(config: &Config) -> Vec<Contradiction> {
     check_order(config, &mut found);
     check_memory(config, &mut found);
     check_filter(config, &mut found);
+    check_backfill(config, &mut found);
     found
 }
 
@@ -111,6 +112,16 @@ fn check_order(config: &Config, found: &mut Vec<Contradiction>) {
                 format!("{} is more than {}", least.as_millis(), most.as_millis()),
             ));
         }
+    }
+}
+
+/// What is fetched as a whole is proven as a whole.
+fn check_backfill(config: &Config, found: &mut Vec<Contradiction>) {
+    if config.backfill && config.verify == Verify::None {
+        found.push(Contradiction::new(
+            &["backfill", "verify"],
+            "a backfill verifies what it fetches, and verify is none",
+        ));
     }
 }
 

@@ -24,7 +24,7 @@ pub use layers::{Layers, load};
 pub use origin::Origin;
 pub use problem::{ConfigError, Problem};
 pub use resolve::Loaded;
-pub use settings::{LogFormat, Settings, Start};
+pub use settings::{LogFormat, Settings, Start, Verify};
 
 use crate::lexicon::Policies;
 use crate::protocol::pattern::Pattern;
@@ -58,8 +58,16 @@ pub struct Config {
     pub dids_deny: Vec<Did>,
     #[serde(with = "value::validation")]
     pub validation: Policies,
+    pub verify: Verify,
     #[serde(deserialize_with = "value::plc_url")]
     pub plc_url: Url,
+    pub backfill: bool,
+    #[serde(
+        default,
+        deserialize_with = "value::directory_url",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub directory_url: Option<Url>,
     pub allow_private_addresses: bool,
 
     #[serde(deserialize_with = "value::database_url")]

@@ -33,9 +33,18 @@ pub struct Settings {
     /// What becomes of an invalid record (reject, flag, off), for all or by collection pattern
     #[arg(long, value_name = "[PATTERN=]POLICY,…", value_delimiter = ',')]
     pub validation: Option<Vec<String>>,
+    /// How much of a commit is verified before it is believed
+    #[arg(long)]
+    pub verify: Option<Verify>,
     /// The PLC directory, which knows the keys of did:plc accounts
     #[arg(long, value_name = "URL")]
     pub plc_url: Option<String>,
+    /// Look for records from before the stream's window: in every repository that holds any
+    #[arg(long, value_name = "BOOL")]
+    pub backfill: Option<bool>,
+    /// Who knows which repositories hold a collection; by default the source
+    #[arg(long, value_name = "URL")]
+    pub directory_url: Option<String>,
     /// Ask the hosts that DIDs name also where they are in a private network
     #[arg(long, value_name = "BOOL")]
     pub allow_private_addresses: Option<bool>,
@@ -149,6 +158,29 @@ pub enum Start {
     Oldest,
     /// At what happens next; what was before is recorded as a gap.
     Live,
+}
+
+/// How much of a commit is verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Nothing: the source is trusted.
+    None,
+    /// Its signature, its blocks, and each of its operations against the tree.
+    Commit,
+    /// And that it follows from the commit before, which makes every loss show.
+    #[default]
+    Chain,
+    /// The same, but what a commit says of the tree before it is counted where it is wrong, not
+    /// refused: some servers leave it out.
+    Lenient,
+}
+
+impl Verify {
+    /// Whether a commit has to follow from the one before.
+    pub fn follows_chains(self) -> bool {
+        matches!(self, Self::Chain | Self::Lenient)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

@@ -1,5 +1,8 @@
 //! Which records are wanted: compiled once, then asked for every operation of the stream.
 
+use std::sync::Arc;
+
+use super::tracked::Tracked;
 use crate::protocol::pattern::Pattern;
 use crate::protocol::syntax::Did;
 
@@ -15,6 +18,8 @@ pub struct Interest {
     allowed: Box<[Did]>,
     /// Sorted.
     denied: Box<[Did]>,
+    wants_evidence: bool,
+    tracked: Option<Arc<Tracked>>,
 }
 
 impl Interest {
@@ -49,6 +54,35 @@ impl Interest {
     pub fn denying(mut self, dids: impl IntoIterator<Item = Did>) -> Self {
         self.denied = sorted(dids);
         self
+    }
+
+    /// Asks for the proofs of commits too.
+    #[must_use]
+    pub fn with_evidence(mut self) -> Self {
+        self.wants_evidence = true;
+        self
+    }
+
+    /// Asks for every commit of the repositories in `tracked`, whatever it touches.
+    #[must_use]
+    pub fn tracking(mut self, tracked: Arc<Tracked>) -> Self {
+        self.tracked = Some(tracked);
+        self
+    }
+
+    pub fn wants_evidence(&self) -> bool {
+        self.wants_evidence
+    }
+
+    /// Whether the chain of this repository is followed. It may say so of one whose chain is not.
+    pub fn tracks(&self, did: &str) -> bool {
+        let tracked = self.tracked.as_ref();
+        tracked.is_some_and(|tracked| tracked.contains(did))
+    }
+
+    /// The repositories whose chains are followed, where any are.
+    pub fn tracked(&self) -> Option<&Tracked> {
+        self.tracked.as_deref()
     }
 
     /// Whether the record at `path` (`collection/rkey`) belongs to a wanted collection.

@@ -4,3 +4,4 @@ pub mod interest;
 pub mod rules;
 pub mod sequence;
 pub mod sieve;
+pub mod tracked;

@@ -11,6 +11,7 @@ use crate::lexicon::{Policies, Policy, Schemas, Verdict};
 
 use crate::protocol::event::{Account, Change, Commit, Event, Identity, MisnamedOp, RecordOp};
 use crate::protocol::json::dag_cbor_to_json;
+use crate::protocol::verify::Level;
 use crate::queue::effect::{
     AccountChange, DeadLetter, Effect, IdentityChange, RecordDelete, RecordUpsert, RecordVersion,
     Stage, Validity,
@@ -28,12 +29,12 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Appends what `event` asks of the tables.
-    pub fn effects_of(&self, event: Event, effects: &mut Vec<Effect>) {
+    /// Appends what `event` asks of the tables; `verified` is how much of it was.
+    pub fn effects_of(&self, event: Event, verified: Option<Level>, effects: &mut Vec<Effect>) {
         match event {
             Event::Commit(commit) => {
                 for op in &commit.ops {
-                    self.effects_of_op(&commit, op, effects);
+                    self.effects_of_op(&commit, verified, op, effects);
                 }
                 effects.extend(commit.misnamed.iter().map(|op| misnamed(&commit, op)));
             }
@@ -48,7 +49,13 @@ impl Rules {
         }
     }
 
-    fn effects_of_op(&self, commit: &Commit, op: &RecordOp, effects: &mut Vec<Effect>) {
+    fn effects_of_op(
+        &self,
+        commit: &Commit,
+        verified: Option<Level>,
+        op: &RecordOp,
+        effects: &mut Vec<Effect>,
+    ) {
         let version = RecordVersion {
             did: commit.did.clone(),
             collection: op.collection.clone(),
@@ -57,6 +64,7 @@ impl Rules {
             seq: commit.seq,
             time: commit.time,
             data: commit.data,
+            verified,
         };
         match &op.change {
             Change::Delete => effects.push(Effect::Delete(RecordDelete { version })),
@@ -198,6 +206,7 @@ fn status_change(account: Account) -> Effect {
         did: account.did,
         active: account.active,
         status: account.status,
+        is_hearsay: false,
         seq: account.seq,
         time: account.time,
     })
@@ -272,7 +281,7 @@ mod tests {
 
     fn effects(policies: &str, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
-        rules(policies).effects_of(event, &mut effects);
+        rules(policies).effects_of(event, None, &mut effects);
         effects
     }
 

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::interest::Interest;
-use crate::protocol::decode::{Place, unwanted};
-use crate::protocol::skim::seq_of;
+use crate::protocol::decode::{Glance, Place, glance};
 use crate::source::intake::{BatchLimits, Intake};
 
 /// So many unwanted frames fill a batch too, since the cursor must move on.
@@ -157,10 +156,10 @@ impl Sieve {
         self.portions
     }
 
-    fn keep(&mut self, frame: &[u8]) {
+    fn keep(&mut self, frame: &[u8], seq: Option<u64>) {
         self.frames += 1;
         self.frame_bytes += frame.len();
-        self.last_seq = seq_of(frame).or(self.last_seq);
+        self.last_seq = seq.or(self.last_seq);
         self.portions
             .push(Portion::Frame(Bytes::copy_from_slice(frame)));
     }
@@ -183,10 +182,18 @@ impl Sieve {
 impl Intake for Sieve {
     fn take(&mut self, frame: Bytes) {
         // A frame that breaks the skimmer goes to the decoders, where it is found and set aside.
-        let skimmed = catch_unwind(AssertUnwindSafe(|| unwanted(&frame, &self.interest)));
-        match skimmed {
-            Ok(Some(place)) => self.pass(place, frame.len()),
-            Ok(None) | Err(_) => self.keep(&frame),
+        let glance = catch_unwind(AssertUnwindSafe(|| glance(&frame, &self.interest)));
+        match glance {
+            Ok(Glance::Unwanted(place)) => self.pass(place, frame.len()),
+            Ok(Glance::Kept { seq, repo }) => {
+                // From here on its chain is followed: this commit will only be in the tables when
+                // the next ones have passed here.
+                if let (Some(tracked), Some(repo)) = (self.interest.tracked(), repo) {
+                    tracked.insert(repo);
+                }
+                self.keep(&frame, seq);
+            }
+            Err(_) => self.keep(&frame, None),
         }
     }
 

@@ -18,6 +18,14 @@ use crate::protocol::syntax::Did;
 /// An identity, or why there is none.
 pub type Answer = Result<Arc<Identity>, ResolveError>;
 
+/// An answer that needed no asking.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub answer: Answer,
+    /// It was looked up anew a short while ago, so there is no use in doing that again.
+    pub was_refreshed: bool,
+}
+
 /// The bounds of [`Identities`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -129,6 +137,18 @@ impl Identities {
         self.wait(landing).await
     }
 
+    /// What is known of `did` without asking anybody; `None` where nothing is, or no longer.
+    pub fn known(&self, did: &Did) -> Option<Known> {
+        let mut entries = self.0.entries();
+        let entry = entries.get(did)?;
+        let now = Instant::now();
+        let (answer, _) = entry.answer.as_ref().filter(|(_, until)| now < *until)?;
+        Some(Known {
+            answer: answer.clone(),
+            was_refreshed: entry.was_refreshed(now, &self.0.limits),
+        })
+    }
+
     /// Looks `did` up anew, because what is known does not fit what was signed. `None` where that
     /// was done a short while ago, so that what is known is all there is to know.
     ///
@@ -142,9 +162,7 @@ impl Identities {
             if let Some(error) = entry.trouble_at(now) {
                 return Err(error);
             }
-            let interval = self.0.limits.refresh_interval;
-            let is_recent = |at: Instant| now.duration_since(at) < interval;
-            if entry.refreshed.is_some_and(is_recent) {
+            if entry.was_refreshed(now, &self.0.limits) {
                 return Ok(None);
             }
             self.0.join(did, entry, true)
@@ -156,6 +174,11 @@ impl Identities {
     /// seen the old state: those who wait for it get it, and nobody else.
     pub fn forget(&self, did: &Did) {
         self.0.entries().remove(did);
+    }
+
+    /// Drops what is known, because nobody knows what has changed.
+    pub fn forget_all(&self) {
+        self.0.entries().clear();
     }
 
     async fn wait(&self, mut landing: watch::Receiver<Option<Answer>>) -> Answer {
@@ -263,6 +286,11 @@ impl Entry {
     fn trouble_at(&self, now: Instant) -> Option<ResolveError> {
         let trouble = self.trouble.as_ref()?;
         (now < trouble.retry).then(|| trouble.error.clone())
+    }
+
+    fn was_refreshed(&self, now: Instant, limits: &Limits) -> bool {
+        let is_recent = |at: Instant| now.duration_since(at) < limits.refresh_interval;
+        self.refreshed.is_some_and(is_recent)
     }
 
     fn awaits(&self, flight: &Arc<Flight>) -> bool {

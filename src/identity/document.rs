@@ -1,12 +1,13 @@
 //! DID documents: <https://atproto.com/specs/did>.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use multibase::Base;
 use serde_json::Value;
 use url::Url;
 
 use crate::lexicon::format::Format;
+use crate::protocol::key::{KeyError, VerifyingKey};
 use crate::protocol::syntax::Did;
 
 /// Keys of either curve have about 50 characters. What is cached has to be small.
@@ -30,7 +31,22 @@ pub struct Identity {
     pub pds: Option<Url>,
     /// The name that the account claims. Only its domain could confirm it.
     pub handle: Option<String>,
+    /// [`Self::signing_key`] once it was read.
+    pub(crate) read_key: ReadKey,
 }
+
+/// A key is read when it is first asked for, and then used for every commit of its account.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ReadKey(OnceLock<Result<VerifyingKey, KeyError>>);
+
+/// It says nothing that the text does not.
+impl PartialEq for ReadKey {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ReadKey {}
 
 /// A document that says nothing sensible about its DID.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,11 +83,29 @@ impl Identity {
         let method = entry(&document, "verificationMethod", did, "#atproto")
             .ok_or(DocumentError::NoSigningKey)?;
         Ok(Self {
-            did: did.clone(),
-            signing_key: signing_key(method)?,
             pds: entry(&document, "service", did, "#atproto_pds").and_then(pds),
             handle: handle(&document),
+            ..Self::new(did.clone(), signing_key(method)?)
         })
+    }
+
+    /// An identity of which no more is known than who signs.
+    pub fn new(did: Did, signing_key: String) -> Self {
+        Self {
+            did,
+            signing_key,
+            pds: None,
+            handle: None,
+            read_key: ReadKey::default(),
+        }
+    }
+
+    /// The key that signs the account's commits.
+    ///
+    /// # Errors
+    /// If the document's key is none.
+    pub fn verifying_key(&self) -> Result<VerifyingKey, KeyError> {
+        *self.read_key.0.get_or_init(|| self.signing_key.parse())
     }
 }
 

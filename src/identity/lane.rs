@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 /// Lets requests through one by one.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     places: Semaphore,
     pace: Mutex<Pace>,
 }
@@ -23,7 +23,7 @@ struct Pace {
 }
 
 impl Lane {
-    pub(super) fn new(places: usize, per_second: u32, burst: u32) -> Self {
+    pub(crate) fn new(places: usize, per_second: u32, burst: u32) -> Self {
         Self {
             places: Semaphore::new(places),
             pace: Mutex::new(Pace {
@@ -35,7 +35,7 @@ impl Lane {
     }
 
     /// Waits for one's turn, which lasts until what is given is dropped. First come, first served.
-    pub(super) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
         // Nobody closes the semaphore, so this is always a permit.
         let place = self.places.acquire().await.ok();
         let wait = {

@@ -7,10 +7,10 @@
 pub mod cache;
 pub mod document;
 pub mod fetch;
-mod lane;
+pub(crate) mod lane;
 pub mod locate;
 pub mod resolve;
 
-pub use cache::{Identities, Limits};
+pub use cache::{Identities, Known, Limits};
 pub use document::Identity;
 pub use resolve::{Resolve, ResolveError, Resolver};

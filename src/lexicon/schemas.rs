@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::documents::{Definition, Document, SchemaError, absolute};
 use super::validate::{ValidationError, Validator};
+use crate::protocol::syntax::Nsid;
 
 /// The documents in `lexicons/`.
 const EMBEDDED: [&str; 4] = [
@@ -56,6 +57,20 @@ impl Schemas {
         let schemas = Self { definitions };
         schemas.check_refs()?;
         Ok(schemas)
+    }
+
+    /// The collections that have a schema, in order.
+    pub fn collections(&self) -> Vec<Nsid> {
+        let records = self
+            .definitions
+            .iter()
+            .filter_map(|(name, definition)| match definition {
+                Definition::Record(_) => Nsid::parse(name).ok(),
+                _ => None,
+            });
+        let mut collections: Vec<Nsid> = records.collect();
+        collections.sort_unstable();
+        collections
     }
 
     /// Holds `record`, in the protocol's JSON form, against the schema of `collection`. The

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::task::IndexTask;
 use crate::huddle::Projection;
 use crate::protocol::syntax::{Did, Nsid, RecordKey, Tid};
+use crate::protocol::verify::Level;
 use crate::source::SourceId;
 
 /// One change to the tables. Effects are idempotent and monotone: each carries what guards it
@@ -14,7 +15,12 @@ use crate::source::SourceId;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     Account(AccountChange),
+    /// What follows it, up to the next effect that is about no record, is what this commit did.
+    Commit(Box<CommitStep>),
     DeadLetter(Box<DeadLetter>),
+    /// Something of this repository could not be believed, so its host is to be asked whether it is
+    /// still where the tables have it.
+    Doubt(Doubt),
     Delete(RecordDelete),
     Gap(Gap),
     Identity(IdentityChange),
@@ -28,8 +34,26 @@ impl Effect {
             Self::Delete(delete) => Some(delete.version.uri()),
             Self::Upsert(upsert) => Some(upsert.version.uri()),
             Self::DeadLetter(letter) => letter.uri.clone(),
-            Self::Account(_) | Self::Gap(_) | Self::Identity(_) => None,
+            Self::Account(_)
+            | Self::Commit(_)
+            | Self::Doubt(_)
+            | Self::Gap(_)
+            | Self::Identity(_) => None,
         }
+    }
+
+    /// `effects` with dead letters in the place of those that the database refused.
+    pub fn without_refused(
+        mut effects: Vec<Self>,
+        source: &SourceId,
+        rejections: Vec<Rejection>,
+    ) -> Vec<Self> {
+        for Rejection { effect, reason } in rejections {
+            if let Some(refused) = effects.get_mut(effect) {
+                *refused = refused.refused(source, 1, reason);
+            }
+        }
+        effects
     }
 
     /// The dead letter of an effect that the database refused `attempts` times.
@@ -41,6 +65,7 @@ impl Effect {
         };
         let (seq, did) = match self {
             Self::Account(change) => (Some(change.seq), Some(change.did.to_string())),
+            Self::Commit(step) => (Some(step.seq), Some(step.did.to_string())),
             Self::Delete(delete) => (
                 Some(delete.version.seq),
                 Some(delete.version.did.to_string()),
@@ -51,9 +76,11 @@ impl Effect {
                 Some(upsert.version.did.to_string()),
             ),
             Self::DeadLetter(letter) => (letter.seq, letter.did.clone()),
+            Self::Doubt(doubt) => (None, Some(doubt.did.to_string())),
             Self::Gap(gap) => (gap.to_seq, None),
         };
         let raw = match self {
+            Self::Commit(step) => step.frame.clone(),
             Self::DeadLetter(letter) => letter.raw.clone(),
             Self::Upsert(upsert) => upsert.cbor.clone(),
             _ => Bytes::new(),
@@ -71,6 +98,23 @@ impl Effect {
     }
 }
 
+/// An effect that the database refuses whatever is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its index in what was to be written.
+    pub effect: usize,
+    pub reason: String,
+}
+
+/// See [`Effect::Doubt`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    pub did: Did,
+    /// What could not be believed would have been kept, so the repository is fetched also where it is
+    /// not tracked.
+    pub is_wanted: bool,
+}
+
 /// Where a record stands, and which commit said so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordVersion {
@@ -84,6 +128,42 @@ pub struct RecordVersion {
     pub time: Timestamp,
     /// The MST root of the commit, for the repository's chain state.
     pub data: Cid,
+    /// How much of the commit was verified; `None` is nothing.
+    pub verified: Option<Level>,
+}
+
+/// A repository says that it has gone from one state to the next. Whether what it did is to be
+/// believed depends on the state in which the tables have it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommitStep {
+    pub did: Did,
+    /// The rev and the MST root that it has come to.
+    pub rev: Tid,
+    pub data: Cid,
+    pub seq: u64,
+    pub time: Timestamp,
+    pub claim: Claim,
+    /// Where it is the first that is seen of its repository, what was before it is wanted too.
+    pub wants_history: bool,
+    /// The frame that says so, to be read again where it has to wait.
+    pub frame: Bytes,
+}
+
+/// Where a step begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// A commit, proven by itself.
+    From {
+        since: Option<Tid>,
+        /// `None` for the first commit of a repository. Where a chain is followed leniently it may be
+        /// missing elsewhere too.
+        prev_data: Option<Cid>,
+        is_lenient: bool,
+    },
+    /// A `#sync`, which doesn't say.
+    Anywhere,
+    /// Not proven: who signs for the account is not known for now, or may have changed.
+    Unproven,
 }
 
 impl RecordVersion {
@@ -141,6 +221,9 @@ pub struct AccountChange {
     pub did: Did,
     pub active: bool,
     pub status: Option<String>,
+    /// Said by somebody else than the account's host, so it has to be asked before anything is
+    /// removed.
+    pub is_hearsay: bool,
     pub seq: u64,
     pub time: Timestamp,
 }
@@ -149,6 +232,11 @@ impl AccountChange {
     /// Whether the account's records are to be removed rather than hidden.
     pub fn is_deletion(&self) -> bool {
         !self.active && self.status.as_deref() == Some("deleted")
+    }
+
+    /// Whether it is said that the account will not come back.
+    pub fn is_destructive(&self) -> bool {
+        !self.active && matches!(self.status.as_deref(), Some("deleted" | "takendown"))
     }
 }
 
@@ -201,10 +289,18 @@ pub enum Stage {
     Poison,
     /// Its collection's lexicon or `$type` refused it.
     Validate,
+    /// It is not proven to be of its account's repository.
+    Verify,
 }
 
 impl Stage {
-    pub const ALL: [Self; 4] = [Self::Decode, Self::Index, Self::Poison, Self::Validate];
+    pub const ALL: [Self; 5] = [
+        Self::Decode,
+        Self::Index,
+        Self::Poison,
+        Self::Validate,
+        Self::Verify,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -212,6 +308,7 @@ impl Stage {
             Self::Index => "index",
             Self::Poison => "poison",
             Self::Validate => "validate",
+            Self::Verify => "verify",
         }
     }
 }

@@ -39,6 +39,8 @@ const HEAD: usize = DIGEST + size_of::<u32>();
 #[derive(Debug)]
 pub struct Spool {
     root: Cid,
+    /// Of the file.
+    bytes: u64,
     file: File,
     /// In the order of the keys.
     index: Vec<Located>,
@@ -134,6 +136,11 @@ impl Spool {
     /// The one root that the CAR names. Its block need not be there.
     pub fn root(&self) -> &Cid {
         &self.root
+    }
+
+    /// How much there is of it.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The block at this address. It blocks its thread, for as long as the disk takes.
@@ -235,6 +242,7 @@ impl Spooling {
         self.index.sort_unstable();
         Ok(Spool {
             root,
+            bytes: self.written,
             file: self.file.into_inner().into_std().await,
             index: self.index,
             hasher: self.hasher,

@@ -3,12 +3,15 @@
 //! It makes the transaction small, lets a multi-row statement name each row once, and sorts the
 //! rows by key, so that neighbours in a B-tree are written one after the other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
 
 use super::datetime::sortable;
 use crate::protocol::syntax::Did;
 use crate::queue::effect::{
-    AccountChange, DeadLetter, Effect, Gap, RecordDelete, RecordUpsert, RecordVersion,
+    AccountChange, CommitStep, DeadLetter, Doubt, Effect, Gap, RecordDelete, RecordUpsert,
+    RecordVersion,
 };
 
 /// A batch, sorted by what its effects are about.
@@ -20,8 +23,11 @@ pub(crate) struct Sorted<'a> {
     pub(crate) removals: BTreeMap<&'a Did, String>,
     /// The latest handle of each account.
     pub(crate) handles: BTreeMap<&'a Did, Handle<'a>>,
-    /// All of them, in the order of the batch.
-    pub(crate) records: Vec<RecordChange<'a>>,
+    /// In the order of the batch.
+    pub(crate) steps: Vec<&'a CommitStep>,
+    /// All of them, in the order of the batch, each with the index of the step that it is part of.
+    pub(crate) records: Vec<(RecordChange<'a>, Option<usize>)>,
+    pub(crate) doubts: Vec<&'a Doubt>,
     pub(crate) dead_letters: Vec<&'a DeadLetter>,
     pub(crate) gaps: Vec<&'a Gap>,
 }
@@ -54,8 +60,10 @@ impl<'a> Sorted<'a> {
         for effect in effects {
             match effect {
                 Effect::Account(change) => sorted.add_account(change),
+                Effect::Commit(step) => sorted.steps.push(step),
                 Effect::DeadLetter(letter) => sorted.dead_letters.push(letter),
-                Effect::Delete(delete) => sorted.records.push(RecordChange::Delete(delete)),
+                Effect::Doubt(doubt) => sorted.doubts.push(doubt),
+                Effect::Delete(delete) => sorted.add_record(RecordChange::Delete(delete)),
                 Effect::Gap(gap) => sorted.gaps.push(gap),
                 Effect::Identity(change) => {
                     if let Some(handle) = &change.handle {
@@ -63,10 +71,38 @@ impl<'a> Sorted<'a> {
                         sorted.add_handle(&change.did, Handle { handle, as_of });
                     }
                 }
-                Effect::Upsert(upsert) => sorted.records.push(RecordChange::Upsert(upsert)),
+                Effect::Upsert(upsert) => sorted.add_record(RecordChange::Upsert(upsert)),
             }
         }
         sorted
+    }
+
+    fn add_record(&mut self, change: RecordChange<'a>) {
+        let version = change.version();
+        let step = self.steps.len().checked_sub(1).filter(|last| {
+            let step = self.steps[*last];
+            step.did == version.did && step.rev == version.rev
+        });
+        self.records.push((change, step));
+    }
+
+    /// The changes that no step speaks for.
+    pub(crate) fn unchained(
+        &self,
+        removed_at: &HashMap<String, String>,
+    ) -> impl Iterator<Item = RecordChange<'a>> {
+        let unchained = self.records.iter().filter(|(_, step)| step.is_none());
+        unchained.map(|(change, _)| *change).filter(|change| {
+            let version = change.version();
+            !is_removed(&version.did, version.time, removed_at)
+        })
+    }
+
+    /// The DIDs whose repositories the batch is about.
+    pub(crate) fn repos(&self) -> BTreeSet<&'a Did> {
+        let of_records = self.records.iter().map(|(change, _)| &change.version().did);
+        let of_steps = self.steps.iter().map(|step| &step.did);
+        of_records.chain(of_steps).collect()
     }
 
     fn add_account(&mut self, change: &'a AccountChange) {
@@ -75,7 +111,7 @@ impl<'a> Sorted<'a> {
         if as_of(change) > as_of(latest) {
             *latest = change;
         }
-        if change.is_deletion() {
+        if change.is_deletion() && !change.is_hearsay {
             let time = sortable(change.time);
             let removed_at = self.removals.entry(&change.did).or_default();
             if time > *removed_at {
@@ -98,24 +134,28 @@ impl<'a> Sorted<'a> {
 /// The order in which changes and removals come doesn't matter as long as the revs of a repository
 /// and the times of its events rise together, which is for its server to see to.
 pub(crate) fn last_changes<'a>(
-    changes: &[RecordChange<'a>],
+    changes: impl Iterator<Item = RecordChange<'a>>,
     removed_at: &HashMap<String, String>,
 ) -> BTreeMap<String, RecordChange<'a>> {
     let mut last = BTreeMap::new();
     for change in changes {
         let version = change.version();
-        let is_removed = removed_at
-            .get(version.did.as_str())
-            .is_some_and(|removed_at| sortable(version.time) <= *removed_at);
-        if is_removed {
+        if is_removed(&version.did, version.time, removed_at) {
             continue;
         }
-        let kept = last.entry(version.uri()).or_insert(*change);
+        let kept = last.entry(version.uri()).or_insert(change);
         if version.rev >= kept.version().rev {
-            *kept = *change;
+            *kept = change;
         }
     }
     last
+}
+
+/// Whether what `did` did at `time` went with its account.
+pub(crate) fn is_removed(did: &Did, time: Timestamp, removed_at: &HashMap<String, String>) -> bool {
+    removed_at
+        .get(did.as_str())
+        .is_some_and(|removed_at| sortable(time) <= *removed_at)
 }
 
 /// The newest commit of each repository.
@@ -136,7 +176,6 @@ pub(crate) fn newest_commits<'a>(
 #[cfg(test)]
 mod tests {
     use cid::Cid;
-    use jiff::Timestamp;
 
     use super::*;
     use crate::protocol::syntax::{Nsid, RecordKey, Tid};
@@ -160,6 +199,7 @@ mod tests {
                 seq,
                 time: second(time),
                 data: Cid::default(),
+                verified: None,
             },
         })
     }
@@ -169,6 +209,7 @@ mod tests {
             did: did("alice"),
             active: status.is_none(),
             status: status.map(str::to_owned),
+            is_hearsay: false,
             seq,
             time: second(time),
         })
@@ -179,7 +220,9 @@ mod tests {
             .iter()
             .map(|(name, time)| (did(name).to_string(), sortable(second(*time))))
             .collect();
-        last_changes(&Sorted::new(effects).records, &removed_at)
+        let sorted = Sorted::new(effects);
+        let changes = sorted.records.iter().map(|(change, _)| *change);
+        last_changes(changes, &removed_at)
             .into_values()
             .map(|change| change.version().seq)
             .collect()

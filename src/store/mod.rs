@@ -1,14 +1,18 @@
 //! Where rows go. One small trait, so that another database can stand behind the pipeline.
 
+mod chain;
 mod datetime;
 mod fold;
+pub mod repos;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
 
+pub use self::chain::RepoState;
+
 use futures_util::future::BoxFuture;
 
-use crate::queue::effect::{Effect, Gap};
+use crate::queue::effect::{Effect, Gap, Rejection};
 use crate::source::{Position, SourceId};
 
 /// The one writer of the tables and of the cursor.
@@ -80,6 +84,10 @@ pub struct Written {
     pub stale: u64,
     /// Dead letters that were new.
     pub dead_letters: u64,
+    /// Commits that have to wait.
+    pub waiting: u64,
+    /// A repository waits for somebody to see to it.
+    pub leaves_work: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,12 +151,4 @@ pub enum StoreError {
     /// What is stored is not what this version writes.
     #[error("the database holds what this version cannot read: {0}")]
     Corrupt(String),
-}
-
-/// An effect that the database refuses whatever is done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// Its index in [`WriteBatch::effects`].
-    pub effect: usize,
-    pub reason: String,
 }

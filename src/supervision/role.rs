@@ -7,6 +7,7 @@ use ractor::{Actor, ActorCell, SpawnErr};
 
 use super::progress::Progress;
 use crate::actors::Context;
+use crate::actors::backfill::BackfillActor;
 use crate::actors::connection::ConnectionActor;
 use crate::actors::cursor::CursorActor;
 use crate::actors::decoder::DecoderActor;
@@ -14,6 +15,7 @@ use crate::actors::filter::FilterActor;
 use crate::actors::housekeeping::HousekeepingActor;
 use crate::actors::http::HttpActor;
 use crate::actors::indexer::IndexerActor;
+use crate::actors::repositories::RepositoriesActor;
 
 /// A place in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +25,8 @@ pub enum Role {
     Filter,
     Decoder(usize),
     Connection,
+    Repositories,
+    Backfill,
     Housekeeping,
     Http,
 }
@@ -32,6 +36,9 @@ impl Role {
     pub(super) fn all(context: &Context) -> Vec<Self> {
         let mut roles = vec![Self::Cursor, Self::Indexer, Self::Filter];
         roles.extend((0..context.decoders.len()).map(Self::Decoder));
+        if context.repositories.is_some() {
+            roles.extend([Self::Repositories, Self::Backfill]);
+        }
         roles.extend([Self::Housekeeping, Self::Connection]);
         if context.listener.is_some() {
             roles.push(Self::Http);
@@ -83,6 +90,21 @@ impl Role {
                     Actor::spawn_linked(None, ConnectionActor, arguments, supervisor).await?;
                 actor.get_cell()
             }
+            Self::Repositories => {
+                let arguments = (shared, progress);
+                let (actor, _) =
+                    Actor::spawn_linked(None, RepositoriesActor, arguments, supervisor).await?;
+                if let Some(repositories) = &context.repositories {
+                    repositories.address.set(actor.clone());
+                }
+                actor.get_cell()
+            }
+            Self::Backfill => {
+                let arguments = (shared, progress);
+                let (actor, _) =
+                    Actor::spawn_linked(None, BackfillActor, arguments, supervisor).await?;
+                actor.get_cell()
+            }
             Self::Housekeeping => {
                 let (actor, _) =
                     Actor::spawn_linked(None, HousekeepingActor, shared, supervisor).await?;
@@ -100,7 +122,16 @@ impl Role {
             Self::Cursor => context.cursor.clear(),
             Self::Indexer => context.indexer.clear(),
             Self::Filter => context.filter.clear(),
-            Self::Decoder(_) | Self::Connection | Self::Housekeeping | Self::Http => {}
+            Self::Repositories => {
+                if let Some(repositories) = &context.repositories {
+                    repositories.address.clear();
+                }
+            }
+            Self::Decoder(_)
+            | Self::Connection
+            | Self::Backfill
+            | Self::Housekeeping
+            | Self::Http => {}
         }
     }
 }
@@ -113,6 +144,8 @@ impl fmt::Display for Role {
             Self::Filter => f.write_str("filter"),
             Self::Decoder(index) => write!(f, "decoder-{index}"),
             Self::Connection => f.write_str("connection"),
+            Self::Repositories => f.write_str("repositories"),
+            Self::Backfill => f.write_str("backfill"),
             Self::Housekeeping => f.write_str("housekeeping"),
             Self::Http => f.write_str("http"),
         }

@@ -1,5 +1,6 @@
 //! The tree from outside: start it, wait for it, drain it.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -93,6 +94,7 @@ impl Tree {
                     .max(context.first_connected_at());
                 if quiet_since.is_some_and(|since| since.elapsed() >= idle)
                     && context.ledger.is_idle()
+                    && is_settled(&context)
                 {
                     return;
                 }
@@ -126,6 +128,12 @@ impl Tree {
         let _ended = handle.await;
         settled.map_err(|_elapsed| TreeError::DrainDeadline(limit))
     }
+}
+
+/// Whether no repository waits for anybody to see to it now.
+fn is_settled(context: &Context) -> bool {
+    let repositories = context.repositories.as_ref();
+    repositories.is_none_or(|repositories| repositories.is_settled.load(Ordering::Acquire))
 }
 
 /// Returns once all that was read is durable, and the database says so.

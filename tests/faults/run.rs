@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use huddle_firehose::actors::{Context, Parts};
-use huddle_firehose::config::{Config, Layers};
+use huddle_firehose::config::{Config, Layers, Verify};
 use huddle_firehose::fault::Faults;
 use huddle_firehose::supervision::tree::{Tree, TreeError};
 use huddle_firehose::worker;
@@ -69,6 +69,7 @@ static DEFAULTS: LazyLock<Config> = LazyLock::new(|| Layers::new().resolve().unw
 fn config(seed: u64) -> Config {
     let mut config = DEFAULTS.clone();
     let mut rng = Rng::with_seed(seed);
+    config.verify = Verify::None;
     config.decoders = rng.usize(1..4);
     config.batch_frames = rng.usize(1..40);
     config.index_batch = rng.usize(1..60);
@@ -115,6 +116,7 @@ impl Run {
             config: self.config.clone(),
             source: self.upstream.clone(),
             store: self.store.clone(),
+            repositories: None,
             listener: None,
             faults: Faults::planned(self.schedule.clone()),
         })

@@ -110,6 +110,7 @@ impl Tables {
                 self.letters.insert(Letter::of(letter));
             }
             Effect::Gap(gap) => self.open(gap),
+            Effect::Commit(_) | Effect::Doubt(_) => panic!("nothing is verified here: {effect:?}"),
         }
     }
 

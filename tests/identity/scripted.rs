@@ -105,12 +105,7 @@ impl Resolve for Scripted {
             sleep(delay).await;
             self.0.lock().unwrap().under_way -= 1;
             match failure {
-                None => Ok(Identity {
-                    did: did.clone(),
-                    signing_key: format!("key {number}"),
-                    pds: None,
-                    handle: None,
-                }),
+                None => Ok(Identity::new(did.clone(), format!("key {number}"))),
                 Some(Failure::Error(error)) => Err(error),
                 Some(Failure::Panic) => panic!("a resolver that panics"),
             }

@@ -40,6 +40,7 @@ impl Operated {
         let address = listener.local_addr().unwrap();
         let context = Context::new(Parts {
             rules: worker::rules(&config, source.as_ref()).unwrap(),
+            repositories: None,
             config,
             source,
             store: Arc::new(store),

@@ -99,7 +99,7 @@ async fn moments() -> BTreeMap<u64, Tables> {
         let position = decoded.place().map(Place::position).unwrap();
         let mut effects = Vec::new();
         if let Content::Event(event) = decoded.content {
-            rules.effects_of(event, &mut effects);
+            rules.effects_of(event, None, &mut effects);
         }
         if effects.is_empty() {
             continue;

@@ -27,7 +27,7 @@ pub(crate) fn run(relay: &MockRelay, database: &Database) -> Command {
 
 pub(crate) fn arguments(relay: &MockRelay, database: &Database) -> Vec<String> {
     let (relay, database) = (relay.url(), database.url());
-    let listen = ["run", "--listen", "127.0.0.1:0"];
+    let listen = ["run", "--listen", "127.0.0.1:0", "--verify", "none"];
     let sizes = ["--batch-frames", "8", "--index-batch", "10"];
     let places = ["--source-url", &relay, "--database-url", &database];
     let arguments = [&listen[..], &sizes[..], &places[..]].concat();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huddle_firehose::actors::{Context, Parts};
-use huddle_firehose::config::{Config, Layers};
+use huddle_firehose::config::{Config, Layers, Verify};
 use huddle_firehose::fault::Faults;
 use huddle_firehose::operate::health::{Readiness, Thresholds, readiness};
 use huddle_firehose::operate::status::{ActorState, SourceStatus, Status};
@@ -69,6 +69,7 @@ pub(crate) fn config() -> Config {
         reconnect_max: ms(20),
         restart_min: ms(5),
         restart_max: ms(20),
+        verify: Verify::None,
         ..Layers::new().resolve().unwrap().config
     }
 }
@@ -131,6 +132,7 @@ impl Worker {
             config,
             source: source.clone(),
             store: Arc::new(store),
+            repositories: None,
             listener: None,
             faults,
         });

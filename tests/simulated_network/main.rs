@@ -3,6 +3,7 @@
 
 mod decoder;
 mod tables;
+mod verified;
 mod worker;
 
 use simulated_network::network::Network;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use huddle_firehose::config::{Config, Layers};
+use huddle_firehose::config::{Config, Layers, Verify};
 use huddle_firehose::store::sqlite::{Counts, SqliteStore};
 use huddle_firehose::supervision::tree::Tree;
 use huddle_firehose::worker;
@@ -137,10 +137,11 @@ impl Followed {
     }
 }
 
-fn config(relay: &Relay, database_url: &str) -> Config {
+pub(crate) fn config(relay: &Relay, database_url: &str) -> Config {
     let mut config = Layers::new().resolve().unwrap().config;
     config.source_url = relay.url().parse().unwrap();
     config.database_url = database_url.to_owned();
+    config.verify = Verify::None;
     config.validation = "flag".parse().unwrap();
     config.collections = vec!["com.huddle.*".parse().unwrap()];
     // Small enough that a batch ends within most of what happens.

@@ -182,6 +182,7 @@ fn version(did: &str, collection: &str, rkey: &str, n: u64) -> RecordVersion {
         seq: n,
         time: second(n),
         data: Cid::default(),
+        verified: None,
     }
 }
 
@@ -276,6 +277,7 @@ pub(crate) fn account(did: &str, status: Option<&str>, n: u64) -> Effect {
         did: Did::parse(did).unwrap(),
         active: status.is_none(),
         status: status.map(str::to_owned),
+        is_hearsay: false,
         seq: n,
         time: second(n),
     })

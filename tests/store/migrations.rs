@@ -73,9 +73,11 @@ fn no_migration_says_what_d1_refuses() {
             .collect::<Vec<_>>()
             .join("\n")
             .to_uppercase();
-        for word in ["PRAGMA", "BEGIN", "COMMIT", "SAVEPOINT", "ATTACH", "VACUUM"] {
-            assert!(!statements.contains(word), "{name} says {word}");
-        }
+        let words =
+            statements.split(|character: char| !character.is_alphanumeric() && character != '_');
+        let refused = ["PRAGMA", "BEGIN", "COMMIT", "SAVEPOINT", "ATTACH", "VACUUM"];
+        let said: Vec<&str> = words.filter(|word| refused.contains(word)).collect();
+        assert!(said.is_empty(), "{name} says {said:?}");
     }
 }
 

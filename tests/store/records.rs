@@ -29,6 +29,7 @@ async fn a_replay_of_a_batch_changes_nothing() {
         records,
         stale,
         dead_letters,
+        ..Written::default()
     };
     assert_eq!(first, written(3, 0, 1));
     assert_eq!(again, written(0, 3, 0));
@@ -162,7 +163,7 @@ async fn the_chain_state_is_that_of_a_repositorys_newest_commit() {
     let repos = "SELECT did || ' ' || seq || ' ' || state FROM repos ORDER BY did";
     assert_eq!(
         database.column(repos).await,
-        ["did:plc:alice 3 unverified", "did:plc:bob 2 unverified"]
+        ["did:plc:alice 3 unchained", "did:plc:bob 2 unchained"]
     );
 }
 

@@ -5,12 +5,13 @@ use bytes::Bytes;
 use super::tally::Tally;
 use crate::actors::Context;
 use crate::actors::batch::{Item, Work};
-use crate::filter::rules::Rules;
+use crate::actors::examination;
 use crate::filter::sieve::{Passage, Portion};
-use crate::operate::metrics::Metrics;
-use crate::protocol::decode::{Content, DecodeError, Place, decode};
-use crate::protocol::event::{Change, Event, PutAction};
-use crate::queue::effect::{DeadLetter, Effect, Stage};
+use crate::protocol::decode::{Content, DecodeError, Evidence, Fault, Place, decode};
+use crate::protocol::event::Event;
+use crate::protocol::skim::Kind;
+use crate::protocol::syntax::Did;
+use crate::queue::effect::{DeadLetter, Doubt, Stage};
 use crate::source::Position;
 use crate::supervision::ledger::{FrameSpan, SUSPICION_LIMIT, Witness};
 
@@ -100,7 +101,7 @@ impl<'a> Reader<'a> {
                 self.tally.note(&decoded);
                 self.note_place(decoded.place());
                 match decoded.content {
-                    Content::Event(event) => self.keep(event, frame.len()),
+                    Content::Event(event) => self.keep(event, decoded.evidence.as_ref(), frame),
                     // The ConnectionActor has seen it too, and acts on it.
                     Content::Error { .. } | Content::Unknown { .. } | Content::Unwanted => {}
                 }
@@ -108,7 +109,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn keep(&mut self, event: Event, frame_bytes: usize) {
+    fn keep(&mut self, event: Event, evidence: Option<&Evidence>, frame: &Bytes) {
         match event {
             Event::Info(info) if info.name == "OutdatedCursor" => {
                 self.items.push(Item::OutdatedCursor);
@@ -118,12 +119,12 @@ impl<'a> Reader<'a> {
             }
             event => {
                 let position = event.position();
-                let effects = effects_of(event, &self.context.rules, &self.context.metrics);
+                let effects = examination::effects_of(self.context, event, evidence, frame);
                 if effects.is_empty() {
                     return;
                 }
                 // Records are copied out of the frame, and are there once more as JSON.
-                self.weight += 2 * frame_bytes + effects.len() * EFFECT_BYTES;
+                self.weight += 2 * frame.len() + effects.len() * EFFECT_BYTES;
                 self.items.push(Item::Work(Work { position, effects }));
             }
         }
@@ -132,8 +133,18 @@ impl<'a> Reader<'a> {
     /// A frame that can't be read is passed by, and kept as it came.
     fn set_aside(&mut self, frame: &Bytes, error: &DecodeError) {
         self.tally.malformed += 1;
+        if let Fault::Proof(fault) = &error.fault {
+            self.context
+                .metrics
+                .verify_errors(fault.name())
+                .increment(1);
+        }
+        self.doubt(error);
         self.keep_dead_letter(DeadLetter {
-            stage: Stage::Decode,
+            stage: match error.fault {
+                Fault::Proof(_) => Stage::Verify,
+                _ => Stage::Decode,
+            },
             error: error.to_string(),
             seq: error.seq,
             did: error.did.clone(),
@@ -142,6 +153,18 @@ impl<'a> Reader<'a> {
             raw: frame.clone(),
             attempts: 1,
         });
+    }
+
+    /// A frame that can't be read may have been a step of a repository from which something is kept.
+    fn doubt(&mut self, error: &DecodeError) {
+        if self.context.repositories.is_none() {
+            return;
+        }
+        // Whose paths could be read is looked into only because one of them is wanted.
+        let is_wanted = error.kind == Some(Kind::Commit) && !matches!(error.fault, Fault::Skim(_));
+        if let Some(Ok(did)) = error.did.as_deref().map(Did::parse) {
+            self.items.push(Item::Doubt(Doubt { did, is_wanted }));
+        }
     }
 
     /// A frame that killed whoever read it is kept unread.
@@ -189,39 +212,4 @@ impl<'a> Reader<'a> {
         }
         self.last = Some(place);
     }
-}
-
-/// What `event` asks of the tables, counted by collection.
-fn effects_of(event: Event, rules: &Rules, metrics: &Metrics) -> Vec<Effect> {
-    if let Event::Commit(commit) = &event {
-        for op in &commit.ops {
-            let counters = metrics.collection(op.collection.as_str());
-            match op.change {
-                Change::Put {
-                    action: PutAction::Create,
-                    ..
-                } => counters.created.increment(1),
-                Change::Put { .. } => counters.updated.increment(1),
-                Change::Delete => counters.deleted.increment(1),
-                Change::Broken { .. } => {}
-            }
-        }
-    }
-    let mut effects = Vec::new();
-    rules.effects_of(event, &mut effects);
-    for effect in &effects {
-        match effect {
-            Effect::Upsert(upsert) => metrics
-                .collection(upsert.version.collection.as_str())
-                .validated(&upsert.validity)
-                .increment(1),
-            Effect::DeadLetter(letter) if letter.stage == Stage::Validate => {
-                if let Some(collection) = letter.collection() {
-                    metrics.collection(collection).rejected.increment(1);
-                }
-            }
-            _ => {}
-        }
-    }
-    effects
 }

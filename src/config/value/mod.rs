@@ -10,4 +10,4 @@ pub(super) mod validation;
 
 pub(super) use duration::{hours, millis, optional_seconds};
 pub(super) use list::list;
-pub(super) use url::{database_url, plc_url, source_url};
+pub(super) use url::{database_url, directory_url, plc_url, source_url};

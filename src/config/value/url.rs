@@ -46,6 +46,12 @@ pub(in crate::config) fn plc_url<'de, D: Deserializer<'de>>(
     parse_plc_url(&text).map_err(D::Error::custom)
 }
 
+pub(in crate::config) fn directory_url<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Url>, D::Error> {
+    plc_url(deserializer).map(Some)
+}
+
 fn parse_plc_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("{text:?} is no URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {

@@ -36,6 +36,9 @@
 //! | `huddle_seq_anomalies_total` | counter | kind | [`Metrics::seq_anomalies`] |
 //! | `huddle_socket_to_commit_seconds` | histogram | | [`Metrics::socket_to_commit_seconds`] |
 //! | `huddle_source_lag_seconds` | gauge | source | status |
+//! | `huddle_unproven_total` | counter | | [`Metrics::unproven`] |
+//! | `huddle_verified_total` | counter | level | [`Metrics::verified`] |
+//! | `huddle_verify_errors_total` | counter | error | [`Metrics::verify_errors`] |
 
 mod collection;
 mod names;
@@ -48,6 +51,7 @@ use std::sync::Arc;
 use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::protocol::verify::Level;
 use crate::queue::effect::{GapCause, Stage};
 use crate::source::SourceId;
 use collection::Collections;
@@ -71,7 +75,10 @@ pub struct Metrics {
     pub redelivered: Counter,
     /// Seconds.
     pub socket_to_commit_seconds: Histogram,
+    pub unproven: Counter,
 
+    verified_commit: Counter,
+    verified_chain: Counter,
     collections: Arc<Collections>,
     registry: Arc<Registry>,
 }
@@ -84,13 +91,18 @@ impl Metrics {
     pub fn new() -> (Self, PrometheusHandle) {
         let (registry, handle) = Registry::new();
         let registry = Arc::new(registry);
+        let verified =
+            |level: Level| registry.counter(names::VERIFIED_TOTAL, &[("level", level.as_str())]);
         let metrics = Self {
+            verified_commit: verified(Level::Commit),
+            verified_chain: verified(Level::Chain),
             budget_wait_seconds: registry.histogram(names::BUDGET_WAIT_SECONDS),
             index_batch_size: registry.histogram(names::INDEX_BATCH_SIZE),
             index_commit_seconds: registry.histogram(names::INDEX_COMMIT_SECONDS),
             index_retries: registry.counter(names::INDEX_RETRIES_TOTAL, &[]),
             redelivered: registry.counter(names::REDELIVERED_TOTAL, &[]),
             socket_to_commit_seconds: registry.histogram(names::SOCKET_TO_COMMIT_SECONDS),
+            unproven: registry.counter(names::UNPROVEN_TOTAL, &[]),
             collections: Arc::new(Collections::new(registry.clone())),
             registry,
         };
@@ -122,6 +134,20 @@ impl Metrics {
     pub fn gaps(&self, cause: GapCause) -> Counter {
         let labels = [("cause", cause.as_str())];
         self.registry.counter(names::GAPS_TOTAL, &labels)
+    }
+
+    /// Commits that were found to be as good as `level` says.
+    pub fn verified(&self, level: Level) -> &Counter {
+        match level {
+            Level::Commit => &self.verified_commit,
+            Level::Chain => &self.verified_chain,
+        }
+    }
+
+    /// `error` is the name of one, never a text of the wire.
+    pub fn verify_errors(&self, error: &'static str) -> Counter {
+        let labels = [("error", error)];
+        self.registry.counter(names::VERIFY_ERRORS_TOTAL, &labels)
     }
 
     /// `kind` is one of a few words of this program, never of the wire.
@@ -181,6 +207,8 @@ mod tests {
         metrics.collection("com.huddle.booking");
         metrics.seq_anomalies("regression").increment(0);
         metrics.rejected_connections(503).increment(0);
+        metrics.verified(Level::Chain).increment(0);
+        metrics.verify_errors("signature").increment(0);
         metrics.publish(&status, Timestamp::UNIX_EPOCH);
         let text = metrics.registry.render();
         for Family { name, kind, help } in FAMILIES {

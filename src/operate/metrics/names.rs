@@ -93,4 +93,10 @@ families! {
         "From the arrival of a batch's first frame to the commit of its effects";
     SOURCE_LAG_SECONDS = "huddle_source_lag_seconds", Kind::Gauge,
         "How far the tables are behind the source, events that it holds back for us included";
+    UNPROVEN_TOTAL = "huddle_unproven_total", Kind::Counter,
+        "Commits that wait because their account's key is not known, or may have changed";
+    VERIFIED_TOTAL = "huddle_verified_total", Kind::Counter,
+        "Commits that were verified, by how much";
+    VERIFY_ERRORS_TOTAL = "huddle_verify_errors_total", Kind::Counter,
+        "What was wrong with the proofs of commits, whether they were refused for it or not";
 }

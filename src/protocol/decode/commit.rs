@@ -14,6 +14,7 @@ use crate::protocol::cbor::{self, CborError, Item, Reader};
 use crate::protocol::datetime::parse_datetime;
 use crate::protocol::event::{Change, Commit, MisnamedOp, PutAction, RecordOp, Sync};
 use crate::protocol::syntax::{Did, Nsid, RecordKey, SyntaxError, Tid};
+use crate::protocol::verify::CommitEvidence;
 
 /// The longest record, in bytes.
 const MAX_RECORD: usize = 1 << 20;
@@ -49,6 +50,7 @@ enum RecordError {
     WithoutCid,
 }
 
+/// The commit as its message has it, unproven.
 pub(super) fn decode(payload: &[u8], interest: &Interest) -> Result<Commit, Fault> {
     let payload: CommitPayload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
     at_most("commit", payload.ops.len(), MAX_OPS, "operations")?;
@@ -58,35 +60,48 @@ pub(super) fn decode(payload: &[u8], interest: &Interest) -> Result<Commit, Faul
         MAX_BLOCKS,
         "bytes of blocks",
     )?;
-
-    let did = Did::parse(payload.repo)?;
-    let rev = Tid::parse(payload.rev)?;
-    let since = since(payload.since)?;
-    let time = parse_datetime(payload.time)?;
-
     let ops = last_wanted_ops(&payload.ops, interest);
     let cids = ops.iter().filter_map(|op| op.cid).chain([payload.commit]);
     let blocks = Blocks::read(payload.blocks, &cids.collect())?;
-    let data = data_of_commit(&payload, &blocks)?;
+    let data = data_of_commit(&payload, &blocks);
+    commit(&payload, &ops, &blocks, data)
+}
 
+/// The commit, and what its message brings to prove it.
+pub(super) fn decode_with_evidence(
+    payload: &[u8],
+    interest: &Interest,
+) -> Result<(Commit, CommitEvidence), Fault> {
+    let payload: CommitPayload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
+    let evidence = CommitEvidence::of_payload(&payload)?;
+    let ops = last_wanted_ops(&payload.ops, interest);
+    let commit = commit(&payload, &ops, &evidence.blocks, Ok(evidence.commit.data))?;
+    Ok((commit, evidence))
+}
+
+fn commit(
+    payload: &CommitPayload<'_>,
+    ops: &[Op<'_>],
+    blocks: &Blocks,
+    data: Result<Cid, CommitFault>,
+) -> Result<Commit, Fault> {
     let mut misnamed = Vec::new();
     let ops = ops
         .iter()
         .filter_map(|op| {
-            record_op(op, &blocks)
-                .map_err(|error| misnamed.push(misnamed_op(op, &blocks, &error)))
+            record_op(op, blocks)
+                .map_err(|error| misnamed.push(misnamed_op(op, blocks, &error)))
                 .ok()
         })
         .collect();
-
     Ok(Commit {
         seq: payload.seq,
-        did,
-        rev,
-        since,
-        time,
+        did: Did::parse(payload.repo)?,
+        rev: Tid::parse(payload.rev)?,
+        since: since(payload.since)?,
+        time: parse_datetime(payload.time)?,
         commit: payload.commit,
-        data,
+        data: data?,
         prev_data: payload.prev_data,
         ops,
         misnamed,

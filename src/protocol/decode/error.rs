@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use crate::protocol::car::CarError;
 use crate::protocol::skim::{Kind, SkimFault};
 use crate::protocol::syntax::SyntaxError;
+use crate::protocol::verify::VerifyError;
 
 /// A frame that can't be believed or read as a whole, and what is known of it all the same.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,8 @@ pub enum Fault {
     Car(#[from] CarError),
     #[error("payload: {0}")]
     Payload(#[from] serde_ipld_dagcbor::DecodeError<Infallible>),
+    #[error(transparent)]
+    Proof(#[from] VerifyError),
     #[error("seq {0} is not within 1..2^53")]
     Seq(u64),
     #[error("frame: {0}")]

@@ -16,7 +16,9 @@ pub use error::{CommitFault, DecodeError, Fault};
 
 use super::datetime::parse_datetime;
 use super::event::{Event, Info};
+use super::signed_commit::SignedCommit;
 use super::skim::{Envelope, Kind, SEQS, Skim, SkimFault, skim};
+use super::verify::{CommitEvidence, SyncEvidence};
 use crate::filter::interest::Interest;
 use crate::source::Position;
 
@@ -24,9 +26,12 @@ use crate::source::Position;
 pub const MAX_FRAME: usize = 5_000_000;
 
 /// What a frame says, and where in the stream it says it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Decoded<'a> {
     pub content: Content<'a>,
+    /// What a commit, or a `#sync` of a tracked repository, brings to prove it, where `interest` asks
+    /// for that.
+    pub evidence: Option<Evidence>,
     /// `None` for an error frame and for what is unknown.
     pub kind: Option<Kind>,
     /// Present in every message but `#info`, and never one that no cursor could name.
@@ -41,6 +46,23 @@ impl<'a> Decoded<'a> {
             seq: self.seq?,
             time: self.time,
         })
+    }
+}
+
+/// What an event brings to prove what it says of its repository. Nobody has looked at the signature yet.
+#[derive(Debug)]
+pub enum Evidence {
+    Commit(Box<CommitEvidence>),
+    Sync(Box<SyncEvidence>),
+}
+
+impl Evidence {
+    /// The commit that the repository is said to have come to.
+    pub fn commit(&self) -> &SignedCommit {
+        match self {
+            Self::Commit(evidence) => &evidence.commit,
+            Self::Sync(evidence) => &evidence.commit,
+        }
     }
 }
 
@@ -74,7 +96,8 @@ pub enum Content<'a> {
         op: i64,
         t: Option<&'a str>,
     },
-    /// A commit that touches no wanted record. Only its envelope was read.
+    /// A commit that touches no wanted record, of a repository that is not tracked. Only its envelope
+    /// was read.
     Unwanted,
 }
 
@@ -104,6 +127,7 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
         }
         Ok(Skim::Error { name, message }) => Decoded {
             content: Content::Error { name, message },
+            evidence: None,
             kind: None,
             seq: None,
             time: None,
@@ -113,69 +137,118 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
                 op: unknown.op,
                 t: unknown.t,
             },
+            evidence: None,
             kind: None,
             seq: unknown.seq.filter(|seq| SEQS.contains(seq)),
             time: None,
         },
-        Ok(Skim::Message(envelope)) => Decoded {
-            content: decode_message(frame, &envelope, interest).map_err(|fault| DecodeError {
+        Ok(Skim::Message(envelope)) => {
+            let (content, evidence) =
+                decode_message(frame, &envelope, interest).map_err(|fault| DecodeError {
+                    kind: Some(envelope.kind),
+                    seq: envelope.seq,
+                    did: envelope.did.map(str::to_owned),
+                    fault,
+                })?;
+            Decoded {
+                content,
+                evidence,
                 kind: Some(envelope.kind),
-                seq: envelope.seq,
-                did: envelope.did.map(str::to_owned),
-                fault,
-            })?,
-            kind: Some(envelope.kind),
-            // An #info speaks about the stream; whatever it calls its seq is no place in it.
-            seq: envelope.seq.filter(|_| envelope.kind != Kind::Info),
-            time: envelope.time,
-        },
+                // An #info speaks about the stream; whatever it calls its seq is no place in it.
+                seq: envelope.seq.filter(|_| envelope.kind != Kind::Info),
+                time: envelope.time,
+            }
+        }
     };
     Ok(decoded)
 }
 
-/// The place of a frame that [`decode`] would find [`Content::Unwanted`]; of any other, none.
-pub fn unwanted<'a>(frame: &'a [u8], interest: &Interest) -> Option<Place<'a>> {
-    let Ok(Skim::Message(envelope)) = skim(frame) else {
-        return None;
+/// What the envelope of a frame tells of whether anybody wants it.
+#[derive(Clone, Copy, Debug)]
+pub enum Glance<'a> {
+    /// [`decode`] would find it [`Content::Unwanted`].
+    Unwanted(Place<'a>),
+    /// Anything else, also what can't be read.
+    Kept {
+        /// As a cursor could name it.
+        seq: Option<u64>,
+        /// The repository of a commit.
+        repo: Option<&'a str>,
+    },
+}
+
+/// Looks no further into a frame than has to be to know whether it is wanted.
+pub fn glance<'a>(frame: &'a [u8], interest: &Interest) -> Glance<'a> {
+    let kept = |seq: Option<u64>, repo| Glance::Kept {
+        seq: seq.filter(|seq| SEQS.contains(seq)),
+        repo,
     };
-    let is_unwanted = frame.len() <= MAX_FRAME
-        && envelope.kind == Kind::Commit
-        && !wants(interest, &envelope, envelope.did?);
-    let seq = envelope.seq.filter(|seq| SEQS.contains(seq))?;
-    is_unwanted.then_some(Place {
-        seq,
-        time: envelope.time,
-    })
+    let envelope = match skim(frame) {
+        Ok(Skim::Message(envelope)) => envelope,
+        Ok(Skim::Unknown(unknown)) => return kept(unknown.seq, None),
+        Ok(Skim::Error { .. }) | Err(_) => return kept(None, None),
+    };
+    match (envelope.kind, envelope.seq, envelope.did) {
+        (Kind::Info, ..) => kept(None, None),
+        (Kind::Commit, Some(seq), Some(repo))
+            if frame.len() <= MAX_FRAME
+                && SEQS.contains(&seq)
+                && !wants(interest, &envelope, repo) =>
+        {
+            Glance::Unwanted(Place {
+                seq,
+                time: envelope.time,
+            })
+        }
+        (Kind::Commit, seq, repo) => kept(seq, repo),
+        (_, seq, _) => kept(seq, None),
+    }
 }
 
 fn decode_message(
     frame: &[u8],
     envelope: &Envelope<'_>,
     interest: &Interest,
-) -> Result<Content<'static>, Fault> {
+) -> Result<(Content<'static>, Option<Evidence>), Fault> {
     let payload = envelope.payload(frame);
     if envelope.kind != Kind::Info {
         check_seq(envelope)?;
     }
+    let mut evidence = None;
     let event = match envelope.kind {
         Kind::Commit => {
             let repo = envelope.did.ok_or(SkimFault::Missing("repo"))?;
             if !wants(interest, envelope, repo) {
-                return Ok(Content::Unwanted);
+                return Ok((Content::Unwanted, None));
             }
-            Event::Commit(Box::new(commit::decode(payload, interest)?))
+            let commit = if interest.wants_evidence() {
+                let (commit, of_commit) = commit::decode_with_evidence(payload, interest)?;
+                evidence = Some(Evidence::Commit(Box::new(of_commit)));
+                commit
+            } else {
+                commit::decode(payload, interest)?
+            };
+            Event::Commit(Box::new(commit))
         }
         Kind::Account => Event::Account(account::decode_account(payload)?),
         Kind::Handle | Kind::Identity => Event::Identity(account::decode_identity(payload)?),
         Kind::Info => Event::Info(decode_info(payload)?),
-        Kind::Sync => Event::Sync(commit::decode_sync(payload)?),
+        Kind::Sync => {
+            let sync = commit::decode_sync(payload)?;
+            if interest.tracks(sync.did.as_str()) && interest.wants_did(sync.did.as_str()) {
+                evidence = Some(Evidence::Sync(Box::new(SyncEvidence::of(&sync)?)));
+            }
+            Event::Sync(sync)
+        }
         Kind::Tombstone => Event::Account(account::decode_tombstone(payload)?),
     };
-    Ok(Content::Event(event))
+    Ok((Content::Event(event), evidence))
 }
 
+/// Of a tracked repository everything is wanted that its chain goes through.
 fn wants(interest: &Interest, envelope: &Envelope<'_>, repo: &str) -> bool {
-    envelope.paths().any(|path| interest.wants_path(path)) && interest.wants_did(repo)
+    let names_wanted = || envelope.paths().any(|path| interest.wants_path(path));
+    (names_wanted() || interest.tracks(repo)) && interest.wants_did(repo)
 }
 
 fn check_seq(envelope: &Envelope<'_>) -> Result<(), Fault> {

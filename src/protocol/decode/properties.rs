@@ -8,7 +8,7 @@ use proptest::sample::Index;
 use serde::Deserialize;
 
 use super::sample::{CommitFrame, DID, TIME, frame};
-use super::{Content, Place, decode, unwanted};
+use super::{Content, Glance, Place, decode, glance};
 use crate::filter::interest::Interest;
 use crate::protocol::car::is_address_of;
 use crate::protocol::datetime::parse_datetime;
@@ -269,8 +269,12 @@ proptest! {
         let decoded = decode(&frame, &interest).ok();
         let found = decoded.filter(|decoded| decoded.content == Content::Unwanted);
         let place = |place: Place<'_>| (place.seq, place.time.map(str::to_owned));
+        let passed_by = match glance(&frame, &interest) {
+            Glance::Unwanted(place) => Some(place),
+            Glance::Kept { .. } => None,
+        };
         prop_assert_eq!(
-            unwanted(&frame, &interest).map(place),
+            passed_by.map(place),
             found.and_then(|decoded| decoded.place()).map(place)
         );
     }

@@ -35,6 +35,15 @@ pub enum Level {
     Chain,
 }
 
+impl Level {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Chain => "chain",
+        }
+    }
+}
+
 /// Verifies a commit by the key of its account. `now` is to tell revs of the future.
 ///
 /// # Errors

@@ -10,14 +10,22 @@ use super::multi_row::MultiRow;
 use crate::protocol::syntax::Did;
 use crate::queue::effect::AccountChange;
 use crate::store::datetime::sortable;
-use crate::store::fold::{Handle, RecordChange};
+use crate::store::fold::Handle;
 
 static STATUSES: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         "INSERT INTO accounts",
-        &["did", "active", "status", "as_of", "as_of_seq"],
+        &[
+            "did",
+            "active",
+            "status",
+            "as_of",
+            "as_of_seq",
+            "is_hearsay",
+        ],
         "ON CONFLICT (did) DO UPDATE SET active = excluded.active, status = excluded.status, \
-         as_of = excluded.as_of, as_of_seq = excluded.as_of_seq \
+         as_of = excluded.as_of, as_of_seq = excluded.as_of_seq, \
+         is_hearsay = excluded.is_hearsay, retry_at = NULL, attempts = 0 \
          WHERE accounts.as_of IS NULL \
          OR (excluded.as_of, excluded.as_of_seq) > (accounts.as_of, accounts.as_of_seq)",
     )
@@ -45,11 +53,17 @@ static REMOVALS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 
 /// What goes with an account, by the DIDs in a JSON array. A projection goes where its record went.
-const REMOVE: [&str; 5] = [
+const REMOVE: [&str; 7] = [
     "DELETE FROM records WHERE did IN (SELECT value FROM json_each(?)) \
      AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = records.did)",
-    "DELETE FROM repos WHERE did IN (SELECT value FROM json_each(?)) \
+    "DELETE FROM waiting_commits WHERE did IN (SELECT value FROM json_each(?))",
+    "DELETE FROM repos WHERE did IN (SELECT value FROM json_each(?)) AND state = 'unchained' \
      AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = repos.did)",
+    // Should the account come back, so does its repository.
+    "UPDATE repos SET rev = NULL, data = NULL, state = 'desynchronized', cause = 'returned', \
+     has_waiting = 0, retry_at = NULL, attempts = 0 \
+     WHERE did IN (SELECT value FROM json_each(?)) AND state <> 'unchained' \
+     AND (time IS NULL OR time <= (SELECT removed_at FROM accounts WHERE accounts.did = repos.did))",
     "DELETE FROM offers_index WHERE did IN (SELECT value FROM json_each(?)) \
      AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = offers_index.uri)",
     "DELETE FROM booking_requests WHERE did IN (SELECT value FROM json_each(?)) \
@@ -71,11 +85,31 @@ pub(super) async fn write_statuses(
                 .bind(change.active)
                 .bind(change.status.as_deref())
                 .bind(sortable(change.time))
-                .bind(integer(change.seq));
+                .bind(integer(change.seq))
+                .bind(change.is_hearsay && change.is_destructive());
         }
         query.execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+/// Has the repositories of accounts that come back fetched as a whole: nobody knows what happened
+/// meanwhile. To be called before the new statuses are written.
+pub(super) async fn note_returns(
+    connection: &mut SqliteConnection,
+    statuses: &BTreeMap<&Did, &AccountChange>,
+) -> Result<bool, sqlx::Error> {
+    let active = statuses.values().filter(|change| change.active);
+    let dids = active.map(|change| change.did.as_str());
+    let noted = sqlx::query(
+        "UPDATE repos SET state = 'desynchronized', cause = 'returned', retry_at = NULL, \
+         attempts = 0 WHERE did IN (SELECT value FROM json_each(?)) AND state <> 'unchained' \
+         AND did IN (SELECT did FROM accounts WHERE active = 0)",
+    )
+    .bind(json_array(dids))
+    .execute(&mut *connection)
+    .await?;
+    Ok(noted.rows_affected() > 0)
 }
 
 pub(super) async fn write_handles(
@@ -124,23 +158,19 @@ pub(super) async fn remove(
     Ok(())
 }
 
-/// When the accounts that `changes` speak of were removed, of those that ever were.
+/// When the accounts of `dids` were removed, of those that ever were.
 pub(super) async fn removed_at(
     connection: &mut SqliteConnection,
-    changes: &[RecordChange<'_>],
+    dids: &BTreeSet<&Did>,
 ) -> Result<HashMap<String, String>, sqlx::Error> {
-    if changes.is_empty() {
+    if dids.is_empty() {
         return Ok(HashMap::new());
     }
-    let dids: BTreeSet<&str> = changes
-        .iter()
-        .map(|change| change.version().did.as_str())
-        .collect();
     let rows: Vec<(String, String)> = sqlx::query_as(
         "SELECT did, removed_at FROM accounts \
          WHERE did IN (SELECT value FROM json_each(?)) AND removed_at IS NOT NULL",
     )
-    .bind(json_array(dids.into_iter()))
+    .bind(json_array(dids.iter().map(|did| did.as_str())))
     .fetch_all(&mut *connection)
     .await?;
     Ok(rows.into_iter().collect())

@@ -6,23 +6,45 @@ use sqlx::Executor;
 
 use super::error::is_refusal;
 use super::writer::{Transaction, Writer};
-use super::{accounts, cursor, dead_letters, gaps, now, projections, records};
+use super::{accounts, cursor, dead_letters, gaps, now, projections, records, repos};
 use crate::fault::Point;
-use crate::queue::effect::Effect;
+use crate::queue::effect::{Effect, Rejection};
 use crate::source::SourceId;
 use crate::store::fold::{Sorted, last_changes};
-use crate::store::{Rejection, StoreError, WriteBatch, Written};
+use crate::store::{StoreError, WriteBatch, Written};
+
+/// Where effects come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Stream,
+    /// From what had to wait.
+    Queue,
+    /// From a repository that was fetched as a whole.
+    Snapshot,
+}
 
 pub(super) async fn apply(writer: &Writer, batch: &WriteBatch<'_>) -> Result<Written, StoreError> {
     let mut transaction = writer.begin().await?;
-    match write(&mut transaction, batch).await {
+    let written = write(&mut transaction, batch).await;
+    conclude(writer, transaction, written, batch.source, batch.effects).await
+}
+
+/// Commits what was written. Where it was refused, tells which of `effects` are to blame.
+pub(super) async fn conclude<T>(
+    writer: &Writer,
+    transaction: Transaction<'_>,
+    written: Result<T, sqlx::Error>,
+    source: &SourceId,
+    effects: &[Effect],
+) -> Result<T, StoreError> {
+    match written {
         Ok(written) => {
             transaction.commit().await?;
             Ok(written)
         }
         Err(error) if is_refusal(&error) => {
             transaction.rollback().await?;
-            Err(name_refused(writer, batch, error).await?)
+            Err(name_refused(writer, source, effects, error).await?)
         }
         Err(error) => Err(error.into()),
     }
@@ -32,7 +54,7 @@ async fn write(
     transaction: &mut Transaction<'_>,
     batch: &WriteBatch<'_>,
 ) -> Result<Written, sqlx::Error> {
-    let written = write_effects(transaction, batch.source, batch.effects).await?;
+    let written = write_effects(transaction, batch.source, batch.effects, Origin::Stream).await?;
     transaction.pass(Point::StoreWriting).await?;
     cursor::advance(
         transaction,
@@ -46,32 +68,59 @@ async fn write(
 
 /// Accounts come first, so that a deletion within the batch removes what the batch itself brings
 /// from before it, wherever in the batch it stands.
-async fn write_effects(
+pub(super) async fn write_effects(
     transaction: &mut Transaction<'_>,
     source: &SourceId,
     effects: &[Effect],
+    origin: Origin,
 ) -> Result<Written, sqlx::Error> {
     let now = now();
     let sorted = Sorted::new(effects);
 
+    let returned = match sorted.statuses.is_empty() {
+        true => false,
+        false => accounts::note_returns(transaction, &sorted.statuses).await?,
+    };
     accounts::write_statuses(transaction, &sorted.statuses).await?;
     accounts::write_handles(transaction, &sorted.handles).await?;
     accounts::remove(transaction, &sorted.removals).await?;
     transaction.pass(Point::StoreWriting).await?;
 
-    let removed_at = accounts::removed_at(transaction, &sorted.records).await?;
-    let changes = last_changes(&sorted.records, &removed_at);
+    let removed_at = accounts::removed_at(transaction, &sorted.repos()).await?;
+    let is_their_turn = origin == Origin::Queue;
+    let judged = repos::judge_steps(transaction, &sorted, &removed_at, is_their_turn).await?;
+    let admitted = sorted
+        .records
+        .iter()
+        .filter(|(_, step)| judged.admits(*step));
+    let changes = last_changes(admitted.map(|(change, _)| *change), &removed_at);
     let accepted = records::write(transaction, source, &changes, &now).await?;
     transaction.pass(Point::StoreWriting).await?;
     projections::write(transaction, &accepted, &now).await?;
     transaction.pass(Point::StoreWriting).await?;
-    records::write_repos(transaction, source, &changes, &now).await?;
+    repos::write_steps(
+        transaction,
+        source,
+        &sorted.steps,
+        &judged,
+        is_their_turn,
+        &now,
+    )
+    .await?;
+    if origin != Origin::Snapshot {
+        let unchained = sorted.unchained(&removed_at);
+        repos::write_unchained(transaction, source, unchained, &now).await?;
+    }
     transaction.pass(Point::StoreWriting).await?;
+
+    let doubted = repos::doubt(transaction, &sorted.doubts, &now).await?;
 
     let mut written = Written {
         records: accepted.len() as u64,
         stale: (sorted.records.len() - accepted.len()) as u64,
         dead_letters: 0,
+        waiting: judged.waiting(),
+        leaves_work: returned || doubted || judged.waiting() > 0,
     };
     for letter in &sorted.dead_letters {
         written.dead_letters += dead_letters::write(transaction, source, letter, &now).await?;
@@ -89,14 +138,16 @@ async fn write_effects(
 /// would mend it: then `error`, by which the batch was refused, is the database's.
 async fn name_refused(
     writer: &Writer,
-    batch: &WriteBatch<'_>,
+    source: &SourceId,
+    effects: &[Effect],
     error: sqlx::Error,
 ) -> Result<StoreError, StoreError> {
     let mut rejections = Vec::new();
     let mut trial = writer.begin().await?;
-    for (index, effect) in batch.effects.iter().enumerate() {
+    for (index, effect) in effects.iter().enumerate() {
         trial.execute("SAVEPOINT effect").await?;
-        match write_effects(&mut trial, batch.source, slice::from_ref(effect)).await {
+        let alone = slice::from_ref(effect);
+        match write_effects(&mut trial, source, alone, Origin::Stream).await {
             Ok(_) => {}
             Err(error) if is_refusal(&error) => {
                 trial.execute("ROLLBACK TO effect").await?;

@@ -5,15 +5,21 @@ mod apply;
 mod crashes;
 mod cursor;
 mod dead_letters;
+mod enumerations;
 mod error;
 mod gaps;
+mod hearsay;
 mod inspect;
 mod multi_row;
 mod open;
 mod projections;
 mod purge;
 mod records;
+mod repos;
+mod resync;
 mod writer;
+
+use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -23,11 +29,16 @@ pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap};
 pub use self::open::Options;
 use self::writer::Writer;
 use super::datetime::sortable;
+use super::repos::{
+    EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, Reconciled, RepoCounts, RepoStore,
+    Resync, Settled, SnapshotPart, Truth, Unsettled, Waiting,
+};
 use super::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
     Written,
 };
-use crate::queue::effect::Gap;
+use crate::protocol::syntax::{Did, Nsid};
+use crate::queue::effect::{Effect, Gap};
 use crate::source::{Position, SourceId};
 
 /// A SQLite file, its tables brought up to date.
@@ -59,6 +70,15 @@ impl SqliteStore {
     /// Connections that can't write, for the status page and the command line.
     pub fn reader(&self) -> &SqlitePool {
         &self.reader
+    }
+
+    /// The folder that the file is in.
+    pub fn folder(&self) -> PathBuf {
+        let folder = self.writer.path().parent().unwrap_or(Path::new(""));
+        match folder.as_os_str().is_empty() {
+            true => PathBuf::from("."),
+            false => folder.to_owned(),
+        }
     }
 
     /// Whether the database would take a transaction now: takes the write lock, touches a page, and
@@ -145,6 +165,125 @@ impl Store for SqliteStore {
 
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
         Box::pin(purge::purge(&self.writer, retention))
+    }
+}
+
+impl RepoStore for SqliteStore {
+    fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        Box::pin(resync::tracked(self))
+    }
+
+    fn unsettled(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unsettled>, StoreError>> {
+        Box::pin(resync::unsettled(self, now, limit))
+    }
+
+    fn desynchronize<'a>(
+        &'a self,
+        did: &'a Did,
+        cause: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(resync::desynchronize(&self.writer, did, cause))
+    }
+
+    fn begin_resync<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(resync::begin(&self.writer, did))
+    }
+
+    fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>> {
+        Box::pin(resync::held(self, range))
+    }
+
+    fn write_snapshot<'a>(
+        &'a self,
+        part: &'a SnapshotPart<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        Box::pin(resync::write_snapshot(&self.writer, part))
+    }
+
+    fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(resync::end(&self.writer, resync))
+    }
+
+    fn first_waiting<'a>(
+        &'a self,
+        did: &'a Did,
+    ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>> {
+        Box::pin(resync::first_waiting(self, did))
+    }
+
+    fn settle_waiting<'a>(
+        &'a self,
+        waiting: &'a Waiting,
+        effects: &'a [Effect],
+    ) -> BoxFuture<'a, Result<Settled, StoreError>> {
+        Box::pin(resync::settle_waiting(&self.writer, waiting, effects))
+    }
+
+    fn postpone<'a>(
+        &'a self,
+        did: &'a Did,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(resync::postpone(&self.writer, did, until))
+    }
+
+    fn settle_doubt<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(resync::settle_doubt(&self.writer, did))
+    }
+
+    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
+        Box::pin(gaps::reconcile(&self.writer))
+    }
+
+    fn hearsay(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>> {
+        Box::pin(hearsay::all(self, now, limit))
+    }
+
+    fn suspect<'a>(
+        &'a self,
+        did: &'a Did,
+        status: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(hearsay::suspect(&self.writer, did, status))
+    }
+
+    fn settle_hearsay<'a>(
+        &'a self,
+        hearsay: &'a Hearsay,
+        truth: &'a Truth,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(hearsay::settle(&self.writer, hearsay, truth))
+    }
+
+    fn begin_enumeration<'a>(
+        &'a self,
+        collections: &'a [Nsid],
+        anew: bool,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(enumerations::begin(&self.writer, collections, anew))
+    }
+
+    fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>> {
+        Box::pin(enumerations::all(self))
+    }
+
+    fn note_page<'a>(
+        &'a self,
+        page: &'a EnumeratedPage<'a>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(enumerations::note_page(&self.writer, page))
+    }
+
+    fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {
+        Box::pin(enumerations::counts(self))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Records, tombstones, and the chain state of their repositories.
+//! Records and tombstones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
@@ -8,11 +8,11 @@ use sqlx::sqlite::SqliteConnection;
 use super::accounts::json_array;
 use super::integer;
 use super::multi_row::MultiRow;
-use crate::protocol::syntax::Did;
-use crate::queue::effect::{RecordVersion, Validity};
+use crate::protocol::verify::Level;
+use crate::queue::effect::Validity;
 use crate::source::SourceId;
 use crate::store::datetime::sortable;
-use crate::store::fold::{RecordChange, newest_commits};
+use crate::store::fold::RecordChange;
 
 static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
@@ -34,32 +34,14 @@ static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
             "first_indexed_at",
             "last_indexed_at",
             "deleted",
+            "verified",
         ],
         "ON CONFLICT (uri) DO UPDATE SET cid = excluded.cid, rev = excluded.rev, \
          seq = excluded.seq, source = excluded.source, time = excluded.time, \
          record = excluded.record, record_cbor = excluded.record_cbor, \
          validity = excluded.validity, invalid_reason = excluded.invalid_reason, \
-         last_indexed_at = excluded.last_indexed_at, deleted = excluded.deleted",
-    )
-});
-
-static REPOS: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
-        "INSERT INTO repos",
-        &[
-            "did",
-            "rev",
-            "data",
-            "seq",
-            "source",
-            "time",
-            "state",
-            "updated_at",
-        ],
-        "ON CONFLICT (did) DO UPDATE SET rev = excluded.rev, data = excluded.data, \
-         seq = excluded.seq, source = excluded.source, time = excluded.time, \
-         state = excluded.state, updated_at = excluded.updated_at \
-         WHERE excluded.rev > repos.rev",
+         last_indexed_at = excluded.last_indexed_at, deleted = excluded.deleted, \
+         verified = excluded.verified",
     )
 });
 
@@ -108,7 +90,8 @@ pub(super) async fn write<'a, 'e>(
                 .bind(upsert.and_then(|upsert| reason(&upsert.validity)))
                 .bind(now)
                 .bind(now)
-                .bind(upsert.is_none());
+                .bind(upsert.is_none())
+                .bind(version.verified.map_or("none", Level::as_str));
         }
         query.execute(&mut *connection).await?;
     }
@@ -128,34 +111,6 @@ async fn held_revs(
     .fetch_all(&mut *connection)
     .await?;
     Ok(rows.into_iter().collect())
-}
-
-/// Notes the newest commit of each repository, as one whose proof nobody has checked.
-pub(super) async fn write_repos(
-    connection: &mut SqliteConnection,
-    source: &SourceId,
-    changes: &BTreeMap<String, RecordChange<'_>>,
-    now: &str,
-) -> Result<(), sqlx::Error> {
-    let commits: Vec<(&Did, &RecordVersion)> = newest_commits(changes.values().copied())
-        .into_iter()
-        .collect();
-    for (statement, chunk) in REPOS.cut(&commits) {
-        let mut query = sqlx::query(statement);
-        for (did, version) in chunk {
-            query = query
-                .bind(did.as_str())
-                .bind(version.rev.as_str())
-                .bind(version.data.to_string())
-                .bind(integer(version.seq))
-                .bind(source.as_str())
-                .bind(sortable(version.time))
-                .bind("unverified")
-                .bind(now);
-        }
-        query.execute(&mut *connection).await?;
-    }
-    Ok(())
 }
 
 fn reason(validity: &Validity) -> Option<&str> {

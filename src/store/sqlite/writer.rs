@@ -49,6 +49,10 @@ impl Writer {
         })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        self.options.get_filename()
+    }
+
     /// Waits for the transaction before this one, then for the database's write lock.
     pub(super) async fn begin(&self) -> Result<Transaction<'_>, StoreError> {
         let mut slot = self.idle.lock().await;

@@ -1,0 +1,72 @@
+//! Asks the host of an account whether it is really gone.
+
+use std::sync::Arc;
+
+use super::fetch::own_host;
+use super::{Repositories, retry_at};
+use crate::actors::Context;
+use crate::hosts::{HostError, RepoError};
+use crate::identity::{Identity, ResolveError};
+use crate::store::repos::{Hearsay, Truth};
+
+/// Asks, and notes what the answer is.
+pub(super) async fn see_to(context: &Context, hearsay: &Hearsay) {
+    let Some(repositories) = &context.repositories else {
+        return;
+    };
+    let truth = ask(repositories, hearsay).await;
+    match &truth {
+        Truth::Unknown(_) => {}
+        truth => tracing::info!(
+            did = %hearsay.did,
+            said = hearsay.status,
+            ?truth,
+            "asked an account's host whether it is gone"
+        ),
+    }
+    if let Err(error) = repositories.store.settle_hearsay(hearsay, &truth).await {
+        tracing::debug!(did = %hearsay.did, %error, "cannot note what a host says");
+    }
+}
+
+async fn ask(repositories: &Repositories, hearsay: &Hearsay) -> Truth {
+    let unknown = |after| Truth::Unknown(retry_at(hearsay.attempts, after));
+    let identity = match current_identity(repositories, hearsay).await {
+        Ok(identity) => identity,
+        Err(ResolveError::Tombstoned) => return Truth::Deleted,
+        Err(error) => return unknown(error.retry_after()),
+    };
+    let Some(host) = own_host(&identity) else {
+        return unknown(None);
+    };
+    let lane = repositories.lanes.of(&host.url);
+    let answer = match lane.enter().await {
+        Ok(_turn) => lane.heed(repositories.hosts.repo_status(&host, &hearsay.did).await),
+        Err(error) => Err(error),
+    };
+    match answer {
+        Ok(status) if status.active => Truth::Active,
+        Ok(status) if status.status.as_deref() == Some("deleted") => Truth::Deleted,
+        Ok(status) => Truth::Inactive(status.status),
+        Err(HostError::Repo(RepoError::NotFound)) => Truth::Deleted,
+        Err(HostError::Repo(RepoError::Takendown)) => Truth::Inactive(Some("takendown".to_owned())),
+        Err(HostError::Repo(RepoError::Suspended)) => Truth::Inactive(Some("suspended".to_owned())),
+        Err(HostError::Repo(RepoError::Deactivated)) => {
+            Truth::Inactive(Some("deactivated".to_owned()))
+        }
+        Err(HostError::Throttled { retry_after }) => unknown(retry_after),
+        Err(_) => unknown(None),
+    }
+}
+
+/// An account that has moved is gone only from where it was, so what is known of it is not enough.
+async fn current_identity(
+    repositories: &Repositories,
+    hearsay: &Hearsay,
+) -> Result<Arc<Identity>, ResolveError> {
+    let identities = &repositories.verification.identities;
+    match identities.refresh(&hearsay.did).await? {
+        Some(identity) => Ok(identity),
+        None => identities.get(&hearsay.did).await,
+    }
+}

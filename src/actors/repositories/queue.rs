@@ -1,0 +1,125 @@
+//! Lets through what had to wait, in its order.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Repositories;
+use crate::actors::{Context, examination};
+use crate::identity::ResolveError;
+use crate::protocol::decode::{Content, Evidence, Fault, decode};
+use crate::protocol::syntax::Did;
+use crate::queue::effect::{DeadLetter, Effect, Stage};
+use crate::store::StoreError;
+use crate::store::repos::{Settled, Waiting};
+use crate::verification::Judgement;
+
+/// How far it came.
+pub(super) enum Drained {
+    Empty,
+    /// The next one doesn't follow from what is known.
+    Broken,
+    /// The key of the next one is not known.
+    Unknown {
+        retry_after: Option<Duration>,
+    },
+}
+
+/// Why a frame can't be judged now.
+struct Unknown {
+    retry_after: Option<Duration>,
+}
+
+pub(super) async fn drain(
+    context: &Context,
+    repositories: &Repositories,
+    did: &Did,
+) -> Result<Drained, StoreError> {
+    let store = &repositories.store;
+    while let Some(waiting) = store.first_waiting(did).await? {
+        let effects = match examine(context, repositories, &waiting).await {
+            Ok(effects) => effects,
+            Err(Unknown { retry_after }) => return Ok(Drained::Unknown { retry_after }),
+        };
+        let settled = match store.settle_waiting(&waiting, &effects).await {
+            Err(StoreError::Rejected(rejections)) => {
+                let effects = Effect::without_refused(effects, &waiting.source, rejections);
+                store.settle_waiting(&waiting, &effects).await?
+            }
+            settled => settled?,
+        };
+        if settled == Settled::Held {
+            return Ok(Drained::Broken);
+        }
+    }
+    Ok(Drained::Empty)
+}
+
+/// What a frame asks of the tables, now that its key can be asked for.
+async fn examine(
+    context: &Context,
+    repositories: &Repositories,
+    waiting: &Waiting,
+) -> Result<Vec<Effect>, Unknown> {
+    let decoded = match decode(&waiting.frame, &context.rules.interest) {
+        Ok(decoded) => decoded,
+        Err(error) => return Ok(vec![unreadable(waiting, &error.fault)]),
+    };
+    // What is wanted may have changed since it came.
+    let (Content::Event(event), Some(evidence)) = (decoded.content, decoded.evidence) else {
+        return Ok(Vec::new());
+    };
+    let judgement = judge(repositories, &waiting.did, &evidence).await?;
+    let frame = &waiting.frame;
+    Ok(examination::effects_of_judged(
+        context, event, &evidence, judgement, frame,
+    ))
+}
+
+/// Judges by the key that the account has now: where the one that is known does not fit, by what its
+/// document says when it is looked up anew.
+async fn judge(
+    repositories: &Repositories,
+    did: &Did,
+    evidence: &Evidence,
+) -> Result<Judgement, Unknown> {
+    let verification = &repositories.verification;
+    let unknown = |error: ResolveError| Unknown {
+        retry_after: error.retry_after(),
+    };
+    match verification.identities.get(did).await {
+        Err(error) if error.is_unknown() => return Err(unknown(error)),
+        // That there is none is known then, and said again below.
+        Ok(_) | Err(_) => {}
+    }
+    match verification.judge(evidence, Timestamp::now()) {
+        Judgement::Unproven => {}
+        judgement => return Ok(judgement),
+    }
+    match verification.identities.refresh(did).await {
+        Err(error) if error.is_unknown() => return Err(unknown(error)),
+        Ok(_) | Err(_) => {}
+    }
+    match verification.judge(evidence, Timestamp::now()) {
+        // It was forgotten meanwhile, since an event says that it has changed once more.
+        Judgement::Unproven => Err(Unknown { retry_after: None }),
+        judgement => Ok(judgement),
+    }
+}
+
+/// It could be read when it came, so what can be read has changed since.
+fn unreadable(waiting: &Waiting, fault: &Fault) -> Effect {
+    Effect::DeadLetter(Box::new(DeadLetter {
+        stage: match fault {
+            Fault::Proof(_) => Stage::Verify,
+            _ => Stage::Decode,
+        },
+        error: fault.to_string(),
+        seq: None,
+        did: Some(waiting.did.to_string()),
+        uri: None,
+        task: None,
+        raw: waiting.frame.clone(),
+        attempts: 1,
+    }))
+}

@@ -1,0 +1,300 @@
+//! What those need from the tables who see to repositories: to ones that have to be fetched as a whole,
+//! whose commits wait, or of which nobody knows whether they are still where we think they are.
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+
+use super::chain::RepoState;
+use super::{StoreError, Written};
+use crate::protocol::syntax::{Did, Nsid};
+use crate::queue::effect::Effect;
+use crate::source::SourceId;
+
+/// The tables, as far as they are about whole repositories. Like every [`Store`](super::Store), it
+/// does each thing whole or not at all.
+pub trait RepoStore: Send + Sync + 'static {
+    /// The DIDs of all repositories that have or had a record that is kept.
+    fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
+
+    /// Repositories that somebody has to see to now, at most so many; first those that were found by
+    /// the stream, last those of a backfill. Accounts that are not active are left alone.
+    fn unsettled(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unsettled>, StoreError>>;
+
+    /// Has a repository fetched as a whole, whatever is known of it.
+    fn desynchronize<'a>(
+        &'a self,
+        did: &'a Did,
+        cause: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Notes that a repository is being fetched. What comes of it meanwhile, waits.
+    fn begin_resync<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The records of a repository, tombstones too, by their paths: behind `after`, up to `through`,
+    /// at most so many.
+    fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>>;
+
+    /// Writes a part of what a repository holds.
+    fn write_snapshot<'a>(
+        &'a self,
+        part: &'a SnapshotPart<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>>;
+
+    /// Notes how an attempt to fetch a repository has ended, and moves its state accordingly.
+    fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The first of the frames of a repository that wait.
+    fn first_waiting<'a>(
+        &'a self,
+        did: &'a Did,
+    ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>>;
+
+    /// Applies what a frame that waited asks for, and takes it out of the queue. One that does not
+    /// follow from what is known stays there, and its repository is to be fetched.
+    fn settle_waiting<'a>(
+        &'a self,
+        waiting: &'a Waiting,
+        effects: &'a [Effect],
+    ) -> BoxFuture<'a, Result<Settled, StoreError>>;
+
+    /// Has a repository left alone until then. It was tried in vain.
+    fn postpone<'a>(
+        &'a self,
+        did: &'a Did,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Notes that a repository was found where it was thought to be.
+    fn settle_doubt<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Has every tracked repository doubted for the sake of gaps that have ended, and closes those of
+    /// which all were seen to.
+    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
+
+    /// Tracked accounts of which somebody else than their host says that they are gone.
+    fn hearsay(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>>;
+
+    /// Notes that an account's host gives its repository out no longer, by this status: as of the last
+    /// that is known of it, so that whatever comes of it in the stream says more.
+    fn suspect<'a>(
+        &'a self,
+        did: &'a Did,
+        status: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Notes what the account's own host says; nothing where the account has another status by now.
+    fn settle_hearsay<'a>(
+        &'a self,
+        hearsay: &'a Hearsay,
+        truth: &'a Truth,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Begins to look for the repositories that hold these collections, those that were not looked for
+    /// yet; `anew` also where they were.
+    fn begin_enumeration<'a>(
+        &'a self,
+        collections: &'a [Nsid],
+        anew: bool,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The enumerations, ended or not.
+    fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>>;
+
+    /// Notes a page of an enumeration: repositories that were never seen as a whole are to be fetched.
+    fn note_page<'a>(
+        &'a self,
+        page: &'a EnumeratedPage<'a>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// How many repositories are in which state, and how far the backfill is.
+    fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>>;
+}
+
+/// A repository that somebody has to see to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    pub did: Did,
+    pub state: RepoState,
+    /// Where it stands, where that is known.
+    pub rev: Option<String>,
+    /// The time of the event that set the status of its account, if one did.
+    pub status_as_of: Option<Timestamp>,
+    pub cause: Option<String>,
+    pub has_waiting: bool,
+    /// A gap lies between us and what is known of it.
+    pub is_doubted: bool,
+    /// How often it was tried in vain.
+    pub attempts: u32,
+}
+
+/// Which of a repository's records are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldRange<'a> {
+    pub did: &'a Did,
+    /// A path (`collection/rkey`); empty is the beginning.
+    pub after: &'a str,
+    /// A path; `None` is the end.
+    pub through: Option<&'a str>,
+    pub limit: usize,
+}
+
+/// A record as the tables have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub path: String,
+    /// `None` is a tombstone.
+    pub cid: Option<String>,
+    pub rev: String,
+}
+
+/// A part of a repository.
+#[derive(Debug)]
+pub struct SnapshotPart<'a> {
+    /// Where it was fetched.
+    pub source: &'a SourceId,
+    pub did: &'a Did,
+    pub effects: &'a [Effect],
+    /// Paths of records that are as the tables have them.
+    pub confirmed: &'a [String],
+}
+
+/// An attempt to fetch a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resync {
+    pub did: Did,
+    pub cause: String,
+    /// Where it was asked for, if it came to that.
+    pub host: Option<String>,
+    pub started_at: Timestamp,
+    pub outcome: Result<Resynced, ResyncFailure>,
+}
+
+/// What a repository has come to, and what that changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resynced {
+    pub rev: String,
+    pub data: String,
+    /// As of when, by the stream's clock.
+    pub time: Timestamp,
+    pub created: u64,
+    pub updated: u64,
+    pub deleted: u64,
+    pub unchanged: u64,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResyncFailure {
+    pub error: String,
+    /// Its host wants to be left alone.
+    pub is_throttled: bool,
+    /// There is no such repository, so that nothing is lost where nothing of it is kept.
+    pub is_gone: bool,
+    pub retry_at: Timestamp,
+}
+
+/// A frame that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub id: i64,
+    pub did: Did,
+    pub source: SourceId,
+    pub frame: bytes::Bytes,
+}
+
+/// What became of a frame that waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is applied, or came too late.
+    Done,
+    /// It stays where it is: something before it was missed.
+    Held,
+}
+
+/// What has become of gaps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// How many repositories are doubted now because of gaps that have ended; `None` where none has.
+    pub doubted: Option<u64>,
+    pub closed: Vec<ClosedGap>,
+}
+
+/// A gap of which every repository was seen to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedGap {
+    pub id: i64,
+    pub resolution: String,
+}
+
+/// What is said of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hearsay {
+    pub did: Did,
+    pub status: Option<String>,
+    /// The time of the event that said so.
+    pub as_of: String,
+    pub attempts: u32,
+}
+
+/// What the host of an account says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Truth {
+    Active,
+    /// Gone for good.
+    Deleted,
+    /// Not active, by this status.
+    Inactive(Option<String>),
+    /// It could not be asked; again then.
+    Unknown(Timestamp),
+}
+
+/// The search for the repositories that hold a collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enumeration {
+    pub collection: Nsid,
+    pub cursor: Option<String>,
+    pub repos: u64,
+    pub is_over: bool,
+}
+
+/// A page of an enumeration.
+#[derive(Clone, Copy, Debug)]
+pub struct EnumeratedPage<'a> {
+    pub collection: &'a Nsid,
+    pub dids: &'a [Did],
+    /// Where it goes on; `None` is the end.
+    pub cursor: Option<&'a str>,
+}
+
+/// Repositories by their state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RepoCounts {
+    pub synchronized: u64,
+    pub desynchronized: u64,
+    pub resyncing: u64,
+    pub throttled: u64,
+    pub unchained: u64,
+    /// Frames that wait.
+    pub waiting_commits: u64,
+    /// Repositories that are to be asked whether they are where they are thought to be.
+    pub doubted: u64,
+    pub backfill: BackfillCounts,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct BackfillCounts {
+    /// Collections whose repositories are still being looked for.
+    pub enumerating: u64,
+    /// Repositories that a directory has named.
+    pub found: u64,
+    /// Those of them that are still to be fetched.
+    pub left: u64,
+}
