@@ -29,6 +29,8 @@ mkdir -p "$CARGO_TARGET_DIR"
 [ ! -e "$tree" ] || git -C "$here" worktree remove --force "$tree"
 git -C "$here" worktree add --quiet --detach "$tree" HEAD
 trap 'git -C "$here" worktree remove --force "$tree"' EXIT
+# All of them: one that has lost its place would show only on the day when it is drawn.
+for patch in "$mutants"/*.patch; do git -C "$tree" apply --check "$patch"; done
 
 killed=0 survivors=()
 for mutant in "$@"; do
