@@ -33,6 +33,7 @@ worker_run() { # database, policy, further flags
   local database=$1 policy=$2
   shift 2
   "$worker" run --source-url "$source_url" --database-url "sqlite://$database" \
+    --plc-url "http://127.0.0.1:$plc_port" --allow-private-addresses true \
     --validation "com.huddle.*=$policy" --listen 127.0.0.1:0 "$@"
 }
 
@@ -99,13 +100,13 @@ sleep 1
 worker_run "$work/replayed.db" flag --stop-after-idle 3 2>"$work/replayed.log"
 
 failed=0
-check() { # title, database, policy
+check() { # title, database, policy, further flags
   printf '\n== %s\n' "$1"
-  python3 "$compare" --database "$work/$2.db" --oracle "$work/oracle.json" --policy "$3" || failed=1
+  python3 "$compare" --database "$work/$2.db" --oracle "$work/oracle.json" --policy "$3" "${@:4}" || failed=1
 }
 check "live, flag" flag flag
 check "live, reject" reject reject
-check "live, killed $killed times" killed flag
-check "from the recording" replayed flag
+check "live, killed $killed times" killed flag --late
+check "from the recording" replayed flag --late
 printf '\nlogs and databases: %s\n' "$work"
 exit $failed
