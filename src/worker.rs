@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::actors::repositories::{Backfill, HostLanes, Repositories};
+use crate::actors::repositories::{Backfill, HostLanes, Repositories, TurnLog};
 use crate::actors::{Context, Parts};
 use crate::config::{Config, Verify};
 use crate::fault::Faults;
@@ -130,6 +130,7 @@ pub fn repositories(
         folder: store.folder(),
         store,
         lanes: HostLanes::default(),
+        log: TurnLog::default(),
         source_http,
         backfill,
         address: Address::default(),
@@ -139,7 +140,7 @@ pub fn repositories(
 
 /// The collections that can be looked for: those that are named, and those that are known below a
 /// prefix.
-fn collections(patterns: &[Pattern], schemas: &Schemas) -> Vec<Nsid> {
+pub fn collections(patterns: &[Pattern], schemas: &Schemas) -> Vec<Nsid> {
     let named = patterns.iter().filter_map(|pattern| match pattern {
         Pattern::Exact(nsid) => Nsid::parse(nsid).ok(),
         Pattern::Prefix(_) => None,

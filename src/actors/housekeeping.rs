@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::timeout;
 
 use super::Context;
 use crate::fault::Point;
@@ -12,9 +13,9 @@ use crate::store::Retention;
 /// How often the budget is shown, and the histograms' samples are folded in: the exporter keeps
 /// every single one until then.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the gaps on record are counted.
-const GAPS_INTERVAL: Duration = Duration::from_secs(5);
-const GAPS_DEADLINE: Duration = Duration::from_secs(5);
+/// How often the gaps on record are counted, and the repositories that wait for something.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 /// How often rows that outlived their retention are looked for, the first time after a minute.
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 const FIRST_PURGE: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ pub struct HousekeepingActor;
 #[derive(Debug)]
 pub enum HousekeepingMessage {
     Upkeep,
-    LookAtGaps,
+    Count,
     Purge,
 }
 
@@ -41,7 +42,7 @@ impl Actor for HousekeepingActor {
         context: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         myself.send_interval(UPKEEP_INTERVAL, || HousekeepingMessage::Upkeep);
-        myself.send_interval(GAPS_INTERVAL, || HousekeepingMessage::LookAtGaps);
+        myself.send_interval(COUNT_INTERVAL, || HousekeepingMessage::Count);
         myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
         Ok(context)
     }
@@ -58,7 +59,10 @@ impl Actor for HousekeepingActor {
             .await?;
         match message {
             HousekeepingMessage::Upkeep => upkeep(context),
-            HousekeepingMessage::LookAtGaps => look_at_gaps(context).await,
+            HousekeepingMessage::Count => {
+                count_gaps(context).await;
+                count_repositories(context).await;
+            }
             HousekeepingMessage::Purge => {
                 purge(context).await;
                 myself.send_after(PURGE_INTERVAL, || HousekeepingMessage::Purge);
@@ -77,14 +81,26 @@ fn upkeep(context: &Context) {
     context.prometheus.run_upkeep();
 }
 
-async fn look_at_gaps(context: &Context) {
+// That the database does not answer is told by those who write to it.
+async fn count_gaps(context: &Context) {
     let source = context.ledger.source();
-    let counted = tokio::time::timeout(GAPS_DEADLINE, context.store.count_open_gaps(source)).await;
-    // That the database does not answer is told by those who write to it.
+    let counted = timeout(COUNT_DEADLINE, context.store.count_open_gaps(source)).await;
     if let Ok(Ok(open_gaps)) = counted {
         context
             .status
             .update(|status| status.source_mut(source).open_gaps = open_gaps);
+    }
+}
+
+async fn count_repositories(context: &Context) {
+    let Some(repositories) = &context.repositories else {
+        return;
+    };
+    let counted = timeout(COUNT_DEADLINE, repositories.store.repo_counts()).await;
+    if let Ok(Ok(counts)) = counted {
+        context
+            .status
+            .update(|status| status.repositories = Some(counts));
     }
 }
 
@@ -93,11 +109,12 @@ async fn purge(context: &Context) {
         inactive_request_days: context.config.request_retention_days,
         dead_letter_days: context.config.dead_letter_retention_days,
     };
-    let purged = tokio::time::timeout(PURGE_DEADLINE, context.store.purge(retention)).await;
+    let purged = timeout(PURGE_DEADLINE, context.store.purge(retention)).await;
     match purged {
         Ok(Ok(purged)) => tracing::info!(
             booking_requests = purged.booking_requests,
             dead_letters = purged.dead_letters,
+            resyncs = purged.resyncs,
             "purged what outlived its retention"
         ),
         Ok(Err(error)) => tracing::warn!(%error, "could not purge; trying again later"),

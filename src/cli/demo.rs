@@ -1,6 +1,6 @@
 //! `demo`: the real pipeline, from a relay in this process to a SQLite file.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use huddle_firehose::source::recording::Recording;
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::worker;
 
+use super::progress::ProgressLine;
 use super::{print, runtime};
 
 /// What the testbed's reference server sent while people offered and booked, taken with `record`.
@@ -93,13 +94,9 @@ impl Demo {
     }
 }
 
-/// Rewrites one line on a terminal; elsewhere, adds one each time. Ends only where it cannot write.
+/// Ends only where it cannot write.
 async fn show_progress(status: StatusBoard) -> io::Result<()> {
-    let (before, after) = if io::stdout().is_terminal() {
-        ("\r\x1b[2K", "")
-    } else {
-        ("", "\n")
-    };
+    let line = ProgressLine::new();
     let mut ticks = interval(PROGRESS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut events_before = 0;
@@ -109,9 +106,7 @@ async fn show_progress(status: StatusBoard) -> io::Result<()> {
         let source = status.sources.values().next().cloned().unwrap_or_default();
         let rate = (source.events - events_before) as f64 / PROGRESS_INTERVAL.as_secs_f64();
         events_before = source.events;
-        let line = progress_line(&source, status.queue.applied, rate);
-        print(&format!("{before}{line}{after}"))?;
-        io::Write::flush(&mut io::stdout())?;
+        line.show(&progress_line(&source, status.queue.applied, rate))?;
     }
 }
 

@@ -1,11 +1,14 @@
 //! The commands, one file each.
 
+mod backfill;
 mod config;
 mod cursor;
 mod demo;
 mod migrate;
 mod mock_relay;
+mod progress;
 mod record;
+mod resync;
 mod run;
 mod signals;
 mod status;
@@ -29,6 +32,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Backfill(backfill::Backfill),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -43,6 +47,7 @@ enum Command {
     MockRelay(mock_relay::MockRelayCommand),
     /// Write a source's raw frames to a file
     Record(record::Record),
+    Resync(resync::ResyncCommand),
     /// Follow the source and keep the tables up to date
     Run(Configuration),
     /// Show what the database holds: cursors, tables, gaps, dead letters
@@ -57,12 +62,14 @@ impl Cli {
     /// command.
     pub(crate) fn execute(self) -> anyhow::Result<()> {
         match self.command {
+            Command::Backfill(backfill) => backfill.execute(),
             Command::Config(command) => command.execute(),
             Command::Cursor(command) => command.execute(),
             Command::Demo(demo) => demo.execute(),
             Command::Migrate(configuration) => migrate::execute(&configuration),
             Command::MockRelay(command) => command.execute(),
             Command::Record(command) => command.execute(),
+            Command::Resync(command) => command.execute(),
             Command::Run(configuration) => run::execute(&configuration),
             Command::Status(configuration) => status::execute(&configuration),
         }

@@ -52,7 +52,7 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-async fn drain(tree: Tree, signals: &mut StopSignals) -> anyhow::Result<()> {
+pub(super) async fn drain(tree: Tree, signals: &mut StopSignals) -> anyhow::Result<()> {
     tokio::select! {
         drained = tree.drain() => Ok(drained?),
         signal = signals.next() => {

@@ -1,8 +1,12 @@
 //! `status`: what the database holds, whether a worker runs or not.
 
+use huddle_firehose::store::repos::RepoStore;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 
 use super::{Configuration, print, runtime};
+
+/// So many attempts to fetch a repository are shown.
+const LAST_RESYNCS: u32 = 20;
 
 pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
     let config = configuration.load_and_log()?;
@@ -18,6 +22,8 @@ pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
             "counts": store.counts().await?,
             "collections": store.collection_counts().await?,
             "open_gaps": store.open_gaps().await?,
+            "repositories": store.repo_counts().await?,
+            "last_resyncs": store.last_resyncs(LAST_RESYNCS).await?,
         });
         anyhow::Ok(serde_json::to_string_pretty(&report)?)
     })?;

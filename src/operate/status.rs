@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::source::{Position, SourceId};
+use crate::store::repos::RepoCounts;
 
 /// The shared copy of the [`Status`].
 #[derive(Clone, Debug, Default)]
@@ -42,6 +43,8 @@ pub struct Status {
     /// The sources by id.
     pub sources: BTreeMap<String, SourceStatus>,
     pub queue: QueueStatus,
+    /// How the tracked repositories stand; `None` where nothing is verified.
+    pub repositories: Option<RepoCounts>,
     pub budget: BudgetStatus,
 }
 

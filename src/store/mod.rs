@@ -115,7 +115,7 @@ pub struct CrashHistory {
 pub struct Retention {
     /// Age, in days, at which a booking request that is no longer active is purged.
     pub inactive_request_days: u32,
-    /// Age, in days, at which a dead letter is purged.
+    /// Age, in days, at which a dead letter is purged, and what is told of a fetched repository.
     pub dead_letter_days: u32,
 }
 
@@ -123,6 +123,7 @@ pub struct Retention {
 pub struct Purged {
     pub booking_requests: u64,
     pub dead_letters: u64,
+    pub resyncs: u64,
 }
 
 #[derive(Debug, thiserror::Error)]

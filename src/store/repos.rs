@@ -178,7 +178,7 @@ pub struct Resync {
 }
 
 /// What a repository has come to, and what that changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resynced {
     pub rev: String,
     pub data: String,
@@ -274,27 +274,42 @@ pub struct EnumeratedPage<'a> {
     pub cursor: Option<&'a str>,
 }
 
-/// Repositories by their state.
+/// How the tracked repositories stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RepoCounts {
-    pub synchronized: u64,
+    /// All of them.
+    pub tracked: u64,
+    /// To be fetched as a whole.
     pub desynchronized: u64,
+    /// Being fetched.
     pub resyncing: u64,
+    /// To be fetched once their hosts allow it.
     pub throttled: u64,
-    pub unchained: u64,
-    /// Frames that wait.
-    pub waiting_commits: u64,
-    /// Repositories that are to be asked whether they are where they are thought to be.
+    /// To be asked whether they are where they are thought to be.
     pub doubted: u64,
+    /// Of which commits wait for a key, or for the repository to be fetched.
+    pub waiting: u64,
+    /// The commits that wait.
+    pub waiting_commits: u64,
     pub backfill: BackfillCounts,
 }
 
+/// How far the backfill is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct BackfillCounts {
     /// Collections whose repositories are still being looked for.
     pub enumerating: u64,
-    /// Repositories that a directory has named.
-    pub found: u64,
-    /// Those of them that are still to be fetched.
+    /// Repositories that were fetched since the search began.
+    pub fetched: u64,
+    /// Repositories that are still to be fetched.
     pub left: u64,
+    /// Those of them that were tried, so far in vain.
+    pub failing: u64,
+}
+
+impl BackfillCounts {
+    /// Whether everything was tried that a directory has named.
+    pub fn is_over(&self) -> bool {
+        self.enumerating == 0 && self.left <= self.failing
+    }
 }

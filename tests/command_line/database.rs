@@ -1,4 +1,4 @@
-//! `migrate`, `cursor` and `status`: the database while no worker runs.
+//! `migrate`, `cursor`, `resync` and `status`: the database while no worker runs.
 
 use serde_json::Value;
 
@@ -70,4 +70,41 @@ fn a_cursor_that_is_moved_ahead_leaves_a_gap_and_one_that_is_moved_back_does_not
     assert_eq!(shown(&["cursor", "set", "400"]), at(400));
     assert_eq!(shown(&["cursor", "reset"]), at(0));
     assert_eq!(status()["counts"]["open_gaps"], 1);
+}
+
+#[test]
+fn an_operator_can_have_a_repository_fetched() {
+    let folder = Folder::new();
+    let url = folder.database_url();
+    assert_success(&with_database(&["migrate"], &url));
+    let asked = with_database(&["resync", "did:plc:ann", "did:web:bob.example"], &url);
+    assert_success(&asked);
+    assert_eq!(
+        stdout(&asked),
+        "did:plc:ann\tto be fetched\ndid:web:bob.example\tto be fetched\n"
+    );
+    let status = with_database(&["status"], &url);
+    let status: Value = serde_json::from_str(stdout(&status)).unwrap();
+    assert_eq!(status["repositories"]["desynchronized"], 2);
+    assert_eq!(status["last_resyncs"], serde_json::json!([]));
+}
+
+#[test]
+fn a_repository_that_would_never_be_fetched_is_not_asked_for() {
+    let folder = Folder::new();
+    let url = folder.database_url();
+    assert_success(&with_database(&["migrate"], &url));
+    for (arguments, code, message) in [
+        (&["resync", "ann"][..], 2, "ann"),
+        (
+            &["resync", "did:plc:ann", "--dids-deny", "did:plc:ann"],
+            1,
+            "dids_deny",
+        ),
+        (&["resync", "did:plc:ann", "--verify", "none"], 1, "verify"),
+    ] {
+        let refused = with_database(arguments, &url);
+        assert_eq!(refused.status.code(), Some(code), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(message), "{}", stderr(&refused));
+    }
 }

@@ -73,9 +73,24 @@ async fn old_dead_letters_are_purged_however_many() {
     let expected = Purged {
         booking_requests: 0,
         dead_letters: 2100,
+        resyncs: 0,
     };
     assert_eq!(purged, expected);
     assert_eq!(database.store.dead_letter_count().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_is_told_of_fetched_repositories_goes_with_the_dead_letters() {
+    let database = Database::new().await;
+    database
+        .execute(
+            "INSERT INTO resyncs (did, cause, started_at, ended_at) VALUES \
+             ('did:plc:alice', 'gap', '2020-01-01T00:00:00.000Z', '2020-01-01T00:00:01.000Z'), \
+             ('did:plc:bob', 'gap', '2999-01-01T00:00:00.000Z', '2999-01-01T00:00:01.000Z')",
+        )
+        .await;
+    assert_eq!(database.store.purge(RETENTION).await.unwrap().resyncs, 1);
+    assert_eq!(database.column("SELECT did FROM resyncs").await, [BOB]);
 }
 
 #[tokio::test]

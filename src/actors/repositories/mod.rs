@@ -24,6 +24,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use url::Url;
 
 pub use self::host_lanes::HostLanes;
+pub use self::turn::TurnLog;
 use super::Context;
 use crate::fault::Point;
 use crate::hosts::Hosts;
@@ -49,6 +50,7 @@ pub struct Repositories {
     pub store: Arc<dyn RepoStore>,
     /// How each host is spared.
     pub lanes: HostLanes,
+    pub log: TurnLog,
     /// Where repositories that are fetched are put for the time being.
     pub folder: PathBuf,
     /// The source over HTTP, which is asked where an account's own host gives no answer.

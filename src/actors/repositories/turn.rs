@@ -1,15 +1,21 @@
 //! One repository's turn.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::fetch::{self, FetchFailure};
 use super::queue::{self, Drained};
 use super::{Repositories, compare, retry_at};
 use crate::actors::Context;
-use crate::store::repos::{Resync, ResyncFailure, Unsettled};
+use crate::operate::rate_limit::RateLimit;
+use crate::store::repos::{Resync, ResyncFailure, Resynced, Unsettled};
 use crate::store::{RepoState, StoreError};
+
+/// A line about repositories in so much time at most, of each kind.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Does for `repo` what can be done now. That it has been in vain is in the tables, and in the log.
 pub(super) async fn see_to(context: &Context, repo: &Unsettled) {
@@ -118,16 +124,7 @@ async fn resync(
         }
     };
     let is_done = outcome.is_ok();
-    match &outcome {
-        Ok(done) => tracing::info!(
-            did = %repo.did, cause, created = done.created, updated = done.updated,
-            deleted = done.deleted, "fetched a repository"
-        ),
-        Err(failure) => tracing::warn!(
-            did = %repo.did, cause, attempts = repo.attempts + 1, error = %failure,
-            "cannot fetch a repository; trying again later"
-        ),
-    }
+    note_outcome(context, repositories, repo, cause, &outcome);
     if let Err(failure) = &outcome {
         repositories.note_status(repo, failure).await?;
     }
@@ -145,6 +142,69 @@ async fn resync(
     };
     repositories.store.end_resync(&resync).await?;
     Ok(is_done)
+}
+
+/// Counts it and logs it: every single one is a row, so of many at once a line tells for all.
+fn note_outcome(
+    context: &Context,
+    repositories: &Repositories,
+    repo: &Unsettled,
+    cause: &str,
+    outcome: &Result<Resynced, FetchFailure>,
+) {
+    match outcome {
+        Ok(done) => {
+            context.metrics.resynced(done);
+            if let Some(more) = repositories.log.admit_done() {
+                tracing::info!(
+                    did = %repo.did, cause, created = done.created, updated = done.updated,
+                    deleted = done.deleted, more, "fetched a repository"
+                );
+            }
+        }
+        Err(failure) => {
+            let is_throttled = failure.is_throttled();
+            context.metrics.failed_resyncs(is_throttled).increment(1);
+            if let Some(more) = repositories.log.admit_failure() {
+                tracing::warn!(
+                    did = %repo.did, cause, host = failure.host, attempts = repo.attempts + 1,
+                    error = %failure, more, "cannot fetch a repository; trying again later"
+                );
+            }
+        }
+    }
+}
+
+/// Holds back lines about repositories where they come by the thousand.
+pub struct TurnLog {
+    done: Mutex<RateLimit>,
+    failures: Mutex<RateLimit>,
+}
+
+impl Default for TurnLog {
+    fn default() -> Self {
+        let limit = || Mutex::new(RateLimit::new(LOG_INTERVAL));
+        Self {
+            done: limit(),
+            failures: limit(),
+        }
+    }
+}
+
+impl TurnLog {
+    /// How many lines were held back, if this one is not.
+    fn admit_done(&self) -> Option<u64> {
+        admit(&self.done)
+    }
+
+    fn admit_failure(&self) -> Option<u64> {
+        admit(&self.failures)
+    }
+}
+
+fn admit(limit: &Mutex<RateLimit>) -> Option<u64> {
+    let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+    limit.admit(Instant::now())
 }
 
 impl Repositories {

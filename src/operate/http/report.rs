@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::operate::status::{ActorStatus, BudgetStatus, QueueStatus, SourceStatus, Status};
+use crate::store::repos::RepoCounts;
 
 /// The status, and what follows from it and the time.
 #[derive(Debug, Serialize)]
@@ -17,6 +18,7 @@ pub(super) struct Report<'a> {
     actors: &'a BTreeMap<String, ActorStatus>,
     sources: BTreeMap<&'a str, SourceReport<'a>>,
     queue: &'a QueueStatus,
+    repositories: Option<&'a RepoCounts>,
     budget: &'a BudgetStatus,
 }
 
@@ -41,6 +43,7 @@ impl<'a> Report<'a> {
             actors,
             sources,
             queue,
+            repositories,
             budget,
         } = status;
         let sources = sources.iter().map(|(id, source)| {
@@ -60,6 +63,7 @@ impl<'a> Report<'a> {
             actors,
             sources: sources.collect(),
             queue,
+            repositories: repositories.as_ref(),
             budget,
         }
     }

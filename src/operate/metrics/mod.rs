@@ -9,6 +9,7 @@
 //!
 //! | metric | kind | labels | written by |
 //! |---|---|---|---|
+//! | `huddle_backfill_repos` | gauge | state | status |
 //! | `huddle_budget_limit_bytes` | gauge | | status |
 //! | `huddle_budget_wait_seconds` | histogram | | [`Metrics::budget_wait_seconds`] |
 //! | `huddle_connected` | gauge | source | status |
@@ -32,13 +33,17 @@
 //! | `huddle_records_validated_total` | counter | collection, validity | [`Metrics::collection`] |
 //! | `huddle_redelivered_total` | counter | | [`Metrics::redelivered`] |
 //! | `huddle_rejected_connections_total` | counter | status | [`Metrics::rejected_connections`] |
+//! | `huddle_repos` | gauge | state | status |
 //! | `huddle_restarts_total` | counter | actor | status |
+//! | `huddle_resynced_records_total` | counter | operation | [`Metrics::resynced`] |
+//! | `huddle_resyncs_total` | counter | outcome | [`Metrics::resynced`], [`Metrics::failed_resyncs`] |
 //! | `huddle_seq_anomalies_total` | counter | kind | [`Metrics::seq_anomalies`] |
 //! | `huddle_socket_to_commit_seconds` | histogram | | [`Metrics::socket_to_commit_seconds`] |
 //! | `huddle_source_lag_seconds` | gauge | source | status |
 //! | `huddle_unproven_total` | counter | | [`Metrics::unproven`] |
 //! | `huddle_verified_total` | counter | level | [`Metrics::verified`] |
 //! | `huddle_verify_errors_total` | counter | error | [`Metrics::verify_errors`] |
+//! | `huddle_waiting_commits` | gauge | | status |
 
 mod collection;
 mod names;
@@ -54,6 +59,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::protocol::verify::Level;
 use crate::queue::effect::{GapCause, Stage};
 use crate::source::SourceId;
+use crate::store::repos::Resynced;
 use collection::Collections;
 use registry::Registry;
 
@@ -150,6 +156,32 @@ impl Metrics {
         self.registry.counter(names::VERIFY_ERRORS_TOTAL, &labels)
     }
 
+    /// Counts a repository that was fetched, and what that has changed.
+    pub fn resynced(&self, done: &Resynced) {
+        self.resyncs("done").increment(1);
+        for (operation, records) in [
+            ("create", done.created),
+            ("update", done.updated),
+            ("delete", done.deleted),
+        ] {
+            let labels = [("operation", operation)];
+            let counter = self
+                .registry
+                .counter(names::RESYNCED_RECORDS_TOTAL, &labels);
+            counter.increment(records);
+        }
+    }
+
+    /// Repositories that could not be fetched, or not now.
+    pub fn failed_resyncs(&self, is_throttled: bool) -> Counter {
+        self.resyncs(if is_throttled { "throttled" } else { "failed" })
+    }
+
+    fn resyncs(&self, outcome: &'static str) -> Counter {
+        let labels = [("outcome", outcome)];
+        self.registry.counter(names::RESYNCS_TOTAL, &labels)
+    }
+
     /// `kind` is one of a few words of this program, never of the wire.
     pub fn seq_anomalies(&self, kind: &'static str) -> Counter {
         let labels = [("kind", kind)];
@@ -175,6 +207,7 @@ mod tests {
     use super::*;
     use crate::operate::status::{ActorState, ActorStatus, SourceStatus, Status};
     use crate::source::Position;
+    use crate::store::repos::RepoCounts;
 
     fn a_busy_worker() -> (Metrics, Status) {
         let (metrics, _) = Metrics::new();
@@ -195,6 +228,7 @@ mod tests {
         let status = Status {
             sources: [("wss://relay/".to_owned(), source)].into(),
             actors: [("indexer".to_owned(), actor)].into(),
+            repositories: Some(RepoCounts::default()),
             ..Status::default()
         };
         (metrics, status)
@@ -209,6 +243,7 @@ mod tests {
         metrics.rejected_connections(503).increment(0);
         metrics.verified(Level::Chain).increment(0);
         metrics.verify_errors("signature").increment(0);
+        metrics.resynced(&Resynced::default());
         metrics.publish(&status, Timestamp::UNIX_EPOCH);
         let text = metrics.registry.render();
         for Family { name, kind, help } in FAMILIES {

@@ -39,6 +39,8 @@ macro_rules! families {
 }
 
 families! {
+    BACKFILL_REPOS = "huddle_backfill_repos", Kind::Gauge,
+        "Repositories of the backfill: fetched since it began, left, and those of the latter that were tried in vain";
     BUDGET_LIMIT_BYTES = "huddle_budget_limit_bytes", Kind::Gauge,
         "The byte budget: what may be in flight at once";
     BUDGET_WAIT_SECONDS = "huddle_budget_wait_seconds", Kind::Histogram(SECONDS),
@@ -85,8 +87,14 @@ families! {
         "Batches handed out again because whoever held them failed";
     REJECTED_CONNECTIONS_TOTAL = "huddle_rejected_connections_total", Kind::Counter,
         "Dials that the source answered with an HTTP status instead of a stream";
+    REPOS = "huddle_repos", Kind::Gauge,
+        "Tracked repositories, all of them and those that somebody has to see to, by why";
     RESTARTS_TOTAL = "huddle_restarts_total", Kind::Counter,
         "Restarts of an actor by its supervisor";
+    RESYNCED_RECORDS_TOTAL = "huddle_resynced_records_total", Kind::Counter,
+        "Records in which the tables were another way than a repository that was fetched, by what was done";
+    RESYNCS_TOTAL = "huddle_resyncs_total", Kind::Counter,
+        "Attempts to fetch a repository as a whole, by what came of them";
     SEQ_ANOMALIES_TOTAL = "huddle_seq_anomalies_total", Kind::Counter,
         "Seqs that were not what they should be, by kind";
     SOCKET_TO_COMMIT_SECONDS = "huddle_socket_to_commit_seconds", Kind::Histogram(SECONDS),
@@ -99,4 +107,6 @@ families! {
         "Commits that were verified, by how much";
     VERIFY_ERRORS_TOTAL = "huddle_verify_errors_total", Kind::Counter,
         "What was wrong with the proofs of commits, whether they were refused for it or not";
+    WAITING_COMMITS = "huddle_waiting_commits", Kind::Gauge,
+        "Commits that wait for a key, or for their repository to be fetched";
 }

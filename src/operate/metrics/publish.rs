@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{Metrics, names};
 use crate::operate::status::{ConnectionState, SourceStatus, Status};
+use crate::store::repos::RepoCounts;
 
 impl Metrics {
     /// Writes what `status` knows into the metrics, at the time `now`. To be called before each
@@ -17,6 +18,9 @@ impl Metrics {
             names::DATABASE_BLOCKED,
             flag(status.queue.blocked.is_some()),
         );
+        if let Some(counts) = &status.repositories {
+            self.publish_repositories(counts);
+        }
         for (name, actor) in &status.actors {
             self.registry
                 .counter(names::RESTARTS_TOTAL, &[("actor", name)])
@@ -25,6 +29,26 @@ impl Metrics {
         for (id, source) in &status.sources {
             self.publish_source(id, source, now);
         }
+    }
+
+    fn publish_repositories(&self, counts: &RepoCounts) {
+        let backfill = &counts.backfill;
+        for (name, state, count) in [
+            (names::REPOS, "tracked", counts.tracked),
+            (names::REPOS, "desynchronized", counts.desynchronized),
+            (names::REPOS, "resyncing", counts.resyncing),
+            (names::REPOS, "throttled", counts.throttled),
+            (names::REPOS, "doubted", counts.doubted),
+            (names::REPOS, "waiting", counts.waiting),
+            (names::BACKFILL_REPOS, "fetched", backfill.fetched),
+            (names::BACKFILL_REPOS, "left", backfill.left),
+            (names::BACKFILL_REPOS, "failing", backfill.failing),
+        ] {
+            let gauge = self.registry.gauge(name, &[("state", state)]);
+            gauge.set(count as f64);
+        }
+        let waiting = self.registry.gauge(names::WAITING_COMMITS, &[]);
+        waiting.set(counts.waiting_commits as f64);
     }
 
     fn publish_source(&self, id: &str, source: &SourceStatus, now: Timestamp) {
@@ -93,11 +117,19 @@ mod tests {
         });
         status.sources.insert("wss://relay/".to_owned(), source);
 
+        status.repositories = Some(RepoCounts {
+            tracked: 12,
+            waiting_commits: 4,
+            ..RepoCounts::default()
+        });
+
         let (metrics, text) = Metrics::new();
         metrics.publish(&status, at(200));
         let text = text.render();
         for line in [
             "huddle_queue_depth 7",
+            "huddle_repos{state=\"tracked\"} 12",
+            "huddle_waiting_commits 4",
             "huddle_database_blocked 1",
             "huddle_connected{source=\"wss://relay/\"} 1",
             "huddle_reconnects_total{source=\"wss://relay/\"} 3",

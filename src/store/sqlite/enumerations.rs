@@ -80,36 +80,58 @@ pub(super) async fn note_page(
     transaction.commit().await
 }
 
+/// A row of [`counts`] as it is stored.
+#[derive(sqlx::FromRow)]
+struct Row {
+    tracked: i64,
+    desynchronized: i64,
+    resyncing: i64,
+    throttled: i64,
+    doubted: i64,
+    waiting: i64,
+    waiting_commits: i64,
+    enumerating: i64,
+    fetched: i64,
+    left: i64,
+    failing: i64,
+}
+
+/// Those that nobody has to see to are counted in an index, and the others are in one of their own.
 pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError> {
-    let states: Vec<(String, i64)> = sqlx::query_as("SELECT state, count(*) FROM repos GROUP BY 1")
-        .fetch_all(store.reader())
-        .await?;
-    let in_state = |wanted: &str| {
-        let found = states.iter().find(|(state, _)| state == wanted);
-        found.map_or(0, |(_, count)| count.unsigned_abs())
-    };
-    let (waiting, doubted, enumerating, found, left): (i64, i64, i64, i64, i64) = sqlx::query_as(
-        "SELECT (SELECT count(*) FROM waiting_commits), \
-         (SELECT count(*) FROM repos WHERE doubted_by IS NOT NULL), \
-         (SELECT count(*) FROM enumerations WHERE ended_at IS NULL), \
-         (SELECT coalesce(sum(repos), 0) FROM enumerations), \
-         (SELECT count(*) FROM repos WHERE cause = 'backfill' \
-             AND state IN ('desynchronized', 'resyncing', 'throttled'))",
+    let row: Row = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM repos) AS tracked, \
+         count(*) FILTER (WHERE state = 'desynchronized') AS desynchronized, \
+         count(*) FILTER (WHERE state = 'resyncing') AS resyncing, \
+         count(*) FILTER (WHERE state = 'throttled') AS throttled, \
+         count(*) FILTER (WHERE doubted_by IS NOT NULL) AS doubted, \
+         count(*) FILTER (WHERE has_waiting) AS waiting, \
+         (SELECT count(*) FROM waiting_commits) AS waiting_commits, \
+         (SELECT count(*) FROM enumerations WHERE ended_at IS NULL) AS enumerating, \
+         (SELECT count(*) FROM resyncs WHERE cause = 'backfill' AND error IS NULL \
+             AND ended_at >= (SELECT min(started_at) FROM enumerations)) AS fetched, \
+         count(*) FILTER (WHERE is_left) AS left, \
+         count(*) FILTER (WHERE is_left AND attempts > 0) AS failing \
+         FROM (SELECT *, cause = 'backfill' \
+             AND state IN ('desynchronized', 'resyncing', 'throttled') AND NOT EXISTS ( \
+                 SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0) AS is_left \
+             FROM repos WHERE state IN ('desynchronized', 'resyncing', 'throttled') \
+             OR has_waiting = 1 OR doubted_by IS NOT NULL)",
     )
     .fetch_one(store.reader())
     .await?;
     Ok(RepoCounts {
-        synchronized: in_state("synchronized"),
-        desynchronized: in_state("desynchronized"),
-        resyncing: in_state("resyncing"),
-        throttled: in_state("throttled"),
-        unchained: in_state("unchained"),
-        waiting_commits: waiting.unsigned_abs(),
-        doubted: doubted.unsigned_abs(),
+        tracked: row.tracked.unsigned_abs(),
+        desynchronized: row.desynchronized.unsigned_abs(),
+        resyncing: row.resyncing.unsigned_abs(),
+        throttled: row.throttled.unsigned_abs(),
+        doubted: row.doubted.unsigned_abs(),
+        waiting: row.waiting.unsigned_abs(),
+        waiting_commits: row.waiting_commits.unsigned_abs(),
         backfill: BackfillCounts {
-            enumerating: enumerating.unsigned_abs(),
-            found: found.unsigned_abs(),
-            left: left.unsigned_abs(),
+            enumerating: row.enumerating.unsigned_abs(),
+            fetched: row.fetched.unsigned_abs(),
+            left: row.left.unsigned_abs(),
+            failing: row.failing.unsigned_abs(),
         },
     })
 }

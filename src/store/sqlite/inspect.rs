@@ -53,6 +53,24 @@ pub struct CollectionCount {
     pub tombstones: i64,
 }
 
+/// An attempt to fetch a repository as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct ResyncRow {
+    pub did: String,
+    pub cause: String,
+    pub host: Option<String>,
+    pub started_at: String,
+    pub ended_at: String,
+    /// What it came to; `None` where it failed.
+    pub rev: Option<String>,
+    pub created: i64,
+    pub updated: i64,
+    pub deleted: i64,
+    pub unchanged: i64,
+    pub bytes: i64,
+    pub error: Option<String>,
+}
+
 impl SqliteStore {
     /// All cursors, in the order in which their sources were first seen.
     pub async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
@@ -108,6 +126,17 @@ impl SqliteStore {
             "SELECT collection, sum(deleted = 0) AS records, sum(deleted) AS tombstones \
              FROM records GROUP BY collection ORDER BY collection",
         )
+        .fetch_all(self.reader())
+        .await?)
+    }
+
+    /// The last `limit` attempts to fetch a repository, the newest first.
+    pub async fn last_resyncs(&self, limit: u32) -> Result<Vec<ResyncRow>, StoreError> {
+        Ok(sqlx::query_as(
+            "SELECT did, cause, host, started_at, ended_at, rev, created, updated, deleted, \
+             unchanged, bytes, error FROM resyncs ORDER BY id DESC LIMIT ?",
+        )
+        .bind(limit)
         .fetch_all(self.reader())
         .await?)
     }

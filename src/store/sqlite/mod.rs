@@ -25,7 +25,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use sqlx::SqlitePool;
 
-pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap};
+pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
 pub use self::open::Options;
 use self::writer::Writer;
 use super::datetime::sortable;

@@ -17,6 +17,10 @@ const ENDED_REQUESTS: &str = "DELETE FROM booking_requests WHERE uri IN ( \
 const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE id IN ( \
      SELECT id FROM dead_letters WHERE created_at < ? LIMIT 1000)";
 
+/// What a gap came to is told by its row.
+const RESYNCS: &str = "DELETE FROM resyncs WHERE id IN ( \
+     SELECT id FROM resyncs WHERE ended_at < ? LIMIT 1000)";
+
 pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purged, StoreError> {
     let now = Timestamp::now();
     Ok(Purged {
@@ -29,6 +33,12 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
         dead_letters: delete_before(
             writer,
             DEAD_LETTERS,
+            days_before(now, retention.dead_letter_days),
+        )
+        .await?,
+        resyncs: delete_before(
+            writer,
+            RESYNCS,
             days_before(now, retention.dead_letter_days),
         )
         .await?,

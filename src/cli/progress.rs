@@ -1,0 +1,61 @@
+//! One line that tells how far something is.
+
+use std::io::{self, IsTerminal, Write};
+
+use super::print;
+
+/// So many characters has a bar.
+const BAR: usize = 24;
+
+/// Rewrites its line on a terminal; elsewhere, adds one each time.
+pub(super) struct ProgressLine {
+    is_terminal: bool,
+}
+
+impl ProgressLine {
+    pub(super) fn new() -> Self {
+        Self {
+            is_terminal: io::stdout().is_terminal(),
+        }
+    }
+
+    /// Whether the line is rewritten, so that showing it often costs nobody anything.
+    pub(super) fn is_rewritten(&self) -> bool {
+        self.is_terminal
+    }
+
+    pub(super) fn show(&self, line: &str) -> io::Result<()> {
+        match self.is_terminal {
+            true => print(&format!("\r\x1b[2K{line}"))?,
+            false => print(&format!("{line}\n"))?,
+        }
+        io::stdout().flush()
+    }
+
+    /// Leaves the line as it is; what is printed next is below it.
+    pub(super) fn leave(&self) -> io::Result<()> {
+        match self.is_terminal {
+            true => print("\n"),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A bar that is filled as far as `done` is of `all`.
+pub(super) fn bar(done: u64, all: u64) -> String {
+    let share = done as f64 / all.max(1) as f64;
+    let filled = ((share * BAR as f64) as usize).min(BAR);
+    format!("[{}{}]", "#".repeat(filled), "-".repeat(BAR - filled))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_filled_by_its_share_and_never_overflows() {
+        assert_eq!(bar(0, 0), format!("[{}]", "-".repeat(24)));
+        assert_eq!(bar(1, 2), format!("[{}{}]", "#".repeat(12), "-".repeat(12)));
+        assert_eq!(bar(9, 3), format!("[{}]", "#".repeat(24)));
+    }
+}

@@ -1,0 +1,54 @@
+//! `resync`: has repositories fetched as a whole.
+
+use anyhow::bail;
+use clap::Args;
+
+use huddle_firehose::config::Verify;
+use huddle_firehose::protocol::syntax::Did;
+use huddle_firehose::store::repos::RepoStore;
+use huddle_firehose::store::sqlite::{Options, SqliteStore};
+use huddle_firehose::worker;
+
+use super::{Configuration, print, runtime};
+
+/// Have repositories fetched as a whole, and the tables made equal to them
+///
+/// The worker that runs on this database does it, or the next one that does.
+#[derive(Args, Debug)]
+pub(crate) struct ResyncCommand {
+    /// Whose repositories
+    #[arg(required = true, value_name = "DID", value_parser = Did::parse)]
+    dids: Vec<Did>,
+    #[command(flatten)]
+    configuration: Configuration,
+}
+
+impl ResyncCommand {
+    pub(crate) fn execute(&self) -> anyhow::Result<()> {
+        let config = self.configuration.load_and_log()?;
+        if config.verify == Verify::None {
+            bail!("verify is none, so the worker fetches no repositories");
+        }
+        let source = worker::source(&config)?;
+        let interest = worker::rules(&config, &source)?.interest;
+        if let Some(did) = self
+            .dids
+            .iter()
+            .find(|did| !interest.wants_did(did.as_str()))
+        {
+            bail!("{did}: dids_allow or dids_deny keeps it out");
+        }
+        runtime()?.block_on(async {
+            let options = Options {
+                create_if_missing: false,
+                ..Options::default()
+            };
+            let store = SqliteStore::open_with(&config.database_url, options).await?;
+            for did in &self.dids {
+                store.desynchronize(did, "operator").await?;
+                print(&format!("{did}\tto be fetched\n"))?;
+            }
+            Ok(())
+        })
+    }
+}
