@@ -24,7 +24,15 @@ CREATE TABLE repos_with_chains (
     -- When somebody is to see to it again, and how often it was in vain; NULL is at once.
     retry_at TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
-    updated_at TEXT NOT NULL
+    updated_at TEXT NOT NULL,
+    -- What is to be done, the most urgent first: 0 let through what waits, 1 fetch it because of what
+    -- the stream said, 2 compare it, 3 fetch it for a backfill. NULL is nothing.
+    urgency INTEGER GENERATED ALWAYS AS (CASE
+        WHEN state IN ('desynchronized', 'resyncing', 'throttled')
+        THEN iif(cause IS 'backfill' AND has_waiting = 0, 3, 1)
+        WHEN has_waiting = 1 THEN 0
+        WHEN doubted_by IS NOT NULL THEN 2
+    END) VIRTUAL
 );
 
 INSERT INTO repos_with_chains (did, rev, data, seq, source, time, state, updated_at)
@@ -33,21 +41,22 @@ SELECT did, rev, data, seq, source, time, 'unchained', updated_at FROM repos;
 DROP TABLE repos;
 ALTER TABLE repos_with_chains RENAME TO repos;
 
-CREATE INDEX repos_unsettled ON repos (retry_at)
-WHERE state IN ('desynchronized', 'resyncing', 'throttled') OR has_waiting = 1
-OR doubted_by IS NOT NULL;
+CREATE INDEX repos_urgent ON repos (urgency, retry_at) WHERE urgency IS NOT NULL;
 
 -- Frames of tracked repositories that wait for a key or for a resync, in their order.
 CREATE TABLE waiting_commits (
-    id INTEGER PRIMARY KEY,
+    -- Never given twice: whoever is at a frame that was dropped meanwhile must not settle another.
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     did TEXT NOT NULL,
     source TEXT NOT NULL,
     seq INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
     frame BLOB NOT NULL,
     created_at TEXT NOT NULL
 );
 
-CREATE INDEX waiting_commits_by_did ON waiting_commits (did, id);
+-- With the bytes, so that they are added up without a look at the frames.
+CREATE INDEX waiting_commits_by_did ON waiting_commits (did, id, bytes);
 
 -- Each attempt to fetch a repository as a whole.
 CREATE TABLE resyncs (
@@ -76,7 +85,8 @@ CREATE INDEX resyncs_by_age ON resyncs (ended_at);
 -- be in the tree) or 'chain' (and nothing was missed before it).
 ALTER TABLE records ADD COLUMN verified TEXT NOT NULL DEFAULT 'none';
 
--- 1 while the account's own host has not been asked whether it is really gone.
+-- 1 while the account's own host has not been asked whether it is really gone. Only of accounts whose
+-- repositories are tracked.
 ALTER TABLE accounts ADD COLUMN is_hearsay INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE accounts ADD COLUMN retry_at TEXT;
 ALTER TABLE accounts ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
@@ -90,6 +100,8 @@ CREATE TABLE enumerations (
     repos INTEGER NOT NULL DEFAULT 0,
     started_at TEXT NOT NULL,
     ended_at TEXT,
+    -- How often in a row the list could not be had, and why the last time.
+    attempts INTEGER NOT NULL DEFAULT 0,
     error TEXT
 );
 

@@ -3,11 +3,13 @@
 //! Nothing is asked for here and nobody waits: either the account's key is at hand, or the event is
 //! *unproven* and has to wait for whoever asks ([`Judgement::Unproven`]).
 
+use std::time::Duration;
+
 use jiff::Timestamp;
-use url::Url;
 
 use crate::config::Verify;
 use crate::identity::{Identities, Identity, ResolveError};
+use crate::operate::rate_limit::SharedRateLimit;
 use crate::protocol::decode::Evidence;
 use crate::protocol::key::{KeyError, SignatureError};
 use crate::protocol::syntax::Did;
@@ -16,12 +18,14 @@ use crate::protocol::verify::{
 };
 use crate::queue::effect::Claim;
 
+/// A line about what was let pass in so much time at most.
+const LENIENCE_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How much is verified, and by whose keys.
 pub struct Verification {
     pub level: Verify,
     pub identities: Identities,
-    /// Where the events come from.
-    pub source_url: Url,
+    lenience_log: SharedRateLimit,
 }
 
 /// What becomes of an event.
@@ -48,6 +52,8 @@ pub enum Refusal {
     Identity(#[from] ResolveError),
     #[error("the account's document has {0}")]
     Key(#[from] KeyError),
+    #[error("the account's document names no host")]
+    NoHost,
 }
 
 impl Refusal {
@@ -55,25 +61,37 @@ impl Refusal {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Proof(error) => error.name(),
+            Self::Identity(ResolveError::Tombstoned) => "identity_tombstoned",
             Self::Identity(_) => "identity",
             Self::Key(_) => "key",
+            Self::NoHost => "no_host",
         }
     }
 
-    /// Whether another key might be the right one.
-    pub fn accuses_key(&self) -> bool {
+    /// Whether the account's document may have changed since.
+    pub fn accuses_document(&self) -> bool {
         let mismatch = SignatureError::Mismatch;
-        matches!(self, Self::Key(_))
+        matches!(self, Self::Key(_) | Self::NoHost)
             || matches!(self, Self::Proof(VerifyError::Signature(error)) if *error == mismatch)
     }
 }
 
-/// Host and port. A port that goes without saying is the same for WebSockets as for HTTP.
-fn place(url: &Url) -> (Option<&str>, Option<u16>) {
-    (url.host_str(), url.port_or_known_default())
-}
-
 impl Verification {
+    pub fn new(level: Verify, identities: Identities) -> Self {
+        Self {
+            level,
+            identities,
+            lenience_log: SharedRateLimit::new(LENIENCE_LOG_INTERVAL),
+        }
+    }
+
+    /// Tells the operator what was let pass.
+    pub fn report(&self, did: &Did, lenience: &VerifyError) {
+        if let Some(untold) = self.lenience_log.admit() {
+            tracing::warn!(%did, error = %lenience, untold, "let a commit pass that is not as it should be");
+        }
+    }
+
     /// Judges by what is known without asking anybody.
     pub fn judge(&self, evidence: &Evidence, now: Timestamp) -> Judgement {
         let Some(known) = self.identities.known(&evidence.commit().did) else {
@@ -84,22 +102,17 @@ impl Verification {
             Err(error) => Judgement::Refused(error.into()),
         };
         match judged {
-            Judgement::Refused(refusal) if refusal.accuses_key() && !known.was_refreshed => {
+            Judgement::Refused(refusal) if refusal.accuses_document() && !known.was_refreshed => {
                 Judgement::Unproven
             }
             judged => judged,
         }
     }
 
-    /// Whether the source is known to be where the account lives, and so to be asked about it.
-    pub fn source_hosts(&self, did: &Did) -> bool {
-        let known = self.identities.known(did);
-        let identity = known.and_then(|known| known.answer.ok());
-        let host = identity.and_then(|identity| identity.pds.clone());
-        host.is_some_and(|host| place(&host) == place(&self.source_url))
-    }
-
     fn judge_by(&self, identity: &Identity, evidence: &Evidence, now: Timestamp) -> Judgement {
+        if identity.pds.is_none() {
+            return Judgement::Refused(Refusal::NoHost);
+        }
         let judged = match evidence {
             Evidence::Commit(commit) => self.judge_commit(identity, commit, now),
             Evidence::Sync(sync) => self.judge_sync(identity, sync, now),
@@ -119,6 +132,7 @@ impl Verification {
             false => Level::Commit,
         };
         let is_lenient = self.level == Verify::Lenient;
+        // What is let pass proves nothing of the tree before.
         let (verified, lenience) = match verify_commit(evidence, &key, level, now) {
             Ok(()) => (level, None),
             Err(error) if is_lenient && error.level() == Level::Chain => {
@@ -128,8 +142,8 @@ impl Verification {
         };
         let claim = self.level.follows_chains().then(|| Claim::From {
             since: evidence.since.clone(),
-            prev_data: evidence.prev_data,
-            is_lenient,
+            prev_data: evidence.prev_data.filter(|_| lenience.is_none()),
+            is_lenient: lenience.is_some(),
         });
         Ok(Judgement::Believed {
             verified,

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use url::Url;
 
-use crate::actors::repositories::{Backfill, HostLanes, Repositories, TurnLog};
+use crate::actors::repositories::{Backfill, HostLanes, Repositories, Rest, TurnLog};
 use crate::actors::{Context, Parts};
 use crate::config::{Config, Verify};
 use crate::fault::Faults;
@@ -121,11 +120,10 @@ pub fn repositories(
     };
     let fetcher = Fetcher::new(config.allow_private_addresses)?;
     Ok(Some(Repositories {
-        verification: Verification {
-            level: config.verify,
-            identities: Identities::new(resolver, Limits::default()),
-            source_url: config.source_url.clone(),
-        },
+        verification: Verification::new(
+            config.verify,
+            Identities::new(resolver, Limits::default()),
+        ),
         hosts: Arc::new(HttpHosts::new(fetcher, Deadlines::default())),
         folder: store.folder(),
         store,
@@ -134,7 +132,7 @@ pub fn repositories(
         source_http,
         backfill,
         address: Address::default(),
-        is_settled: AtomicBool::new(false),
+        rest: Rest::default(),
     }))
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::Context;
-use super::repositories::Repositories;
+use super::repositories::{Refused, Repositories};
 use crate::fault::Point;
 use crate::hosts::{Host, HostError, Page};
 use crate::identity::fetch::Named;
@@ -100,6 +100,8 @@ enum StepError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
+    Lane(#[from] Refused),
+    #[error(transparent)]
     Store(#[from] StoreError),
 }
 
@@ -107,6 +109,7 @@ impl StepError {
     fn retry_after(&self) -> Duration {
         match self {
             Self::Host(HostError::Throttled { retry_after }) => retry_after.unwrap_or_default(),
+            Self::Lane(Refused::Resting(rest)) => *rest,
             _ => Duration::ZERO,
         }
     }
@@ -121,6 +124,9 @@ impl BackfillState {
         };
         if repositories.backfill.is_wanted && !self.has_begun {
             let collections = &repositories.backfill.collections;
+            if collections.is_empty() {
+                tracing::warn!("none of the collections is named in full or known: no backfill");
+            }
             repositories
                 .store
                 .begin_enumeration(collections, false)
@@ -128,10 +134,23 @@ impl BackfillState {
             self.has_begun = true;
         }
         let enumerations = repositories.store.enumerations().await?;
-        let Some(next) = enumerations.iter().find(|enumeration| !enumeration.is_over) else {
+        let next = enumerations.iter().find(|enumeration| !enumeration.is_over);
+        repositories.rest.set_found(next.is_none());
+        let Some(next) = next else {
             return Ok(false);
         };
-        let page = self.ask(repositories, &enumerations, next).await?;
+        let mut page = match self.ask(repositories, &enumerations, next).await {
+            Ok(page) => page,
+            Err(error) => {
+                let store = &repositories.store;
+                store
+                    .note_failed_page(&next.collection, &error.to_string())
+                    .await?;
+                return Err(error);
+            }
+        };
+        let interest = &context.rules.interest;
+        page.dids.retain(|did| interest.wants_did(did.as_str()));
         let noted = EnumeratedPage {
             collection: &next.collection,
             dids: &page.dids,
@@ -154,7 +173,7 @@ impl BackfillState {
         repositories: &Repositories,
         enumerations: &[Enumeration],
         next: &Enumeration,
-    ) -> Result<Page, HostError> {
+    ) -> Result<Page, StepError> {
         let directory = Host {
             url: repositories.backfill.directory.clone(),
             named: Named::ByOperator,
@@ -167,22 +186,23 @@ impl BackfillState {
             match lane.heed(page.await) {
                 Err(HostError::NotSupported) => {
                     self.lists_all = true;
-                    tracing::info!(
+                    tracing::warn!(
                         directory = %directory.url,
-                        "the directory does not know who holds a collection; asking who is there"
+                        "the directory does not know who holds a collection; \
+                         fetching the repositories of all who are there"
                     );
                 }
-                page => return page,
+                page => return Ok(page?),
             }
         }
         // Who is there at all is listed once, for the first of the collections.
         let is_first = enumerations.first() == Some(next);
-        match is_first {
-            true => lane.heed(hosts.repos(&directory, cursor).await),
-            false => Ok(Page {
+        Ok(match is_first {
+            true => lane.heed(hosts.repos(&directory, cursor).await)?,
+            false => Page {
                 dids: Vec::new(),
                 cursor: None,
-            }),
-        }
+            },
+        })
     }
 }

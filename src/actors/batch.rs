@@ -33,6 +33,8 @@ pub enum Item {
     At(Position),
     DeadLetter(Box<DeadLetter>),
     Doubt(Doubt),
+    /// What follows came by another connection.
+    Joint,
     /// The stream had come so far where its seqs cease to rise.
     Reached(Position),
     /// The source says that it no longer holds what follows the cursor.

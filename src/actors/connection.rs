@@ -43,6 +43,8 @@ pub struct ConnectionActorState {
     silence: SilenceDetector,
     limits: BatchLimits,
     connection: Option<Box<dyn Frames>>,
+    /// Nothing has come by the connection yet.
+    is_fresh: bool,
     myself: ActorCell,
 }
 
@@ -87,6 +89,7 @@ impl Actor for ConnectionActor {
                 bytes: config.batch_bytes as usize,
             },
             connection: None,
+            is_fresh: true,
             myself: myself.get_cell(),
             progress,
             context,
@@ -159,6 +162,7 @@ impl ConnectionActorState {
         self.silence.wait_from(now);
         self.context.note_connected(now);
         self.connection = Some(connection);
+        self.is_fresh = true;
         self.show(ConnectionState::Connected {
             since: Timestamp::now(),
         });
@@ -177,6 +181,9 @@ impl ConnectionActorState {
             self.silence.wait_from(Instant::now());
         }
         let mut sieve = Sieve::new(self.context.rules.interest.clone(), self.limits);
+        if self.is_fresh {
+            sieve = sieve.behind_joint();
+        }
         let linger = self.context.config.batch_wait;
         let reading = connection.read_batch(linger, &mut sieve);
         let outcome = tokio::time::timeout_at(self.silence.deadline(), reading).await;
@@ -211,6 +218,7 @@ impl ConnectionActorState {
         if sieve.is_empty() {
             return Ok(());
         }
+        self.is_fresh = false;
         let error = sieve.last_frame().and_then(error_frame);
         let last_seq = sieve.last_seq();
         if last_seq.is_some() {

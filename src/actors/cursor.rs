@@ -209,7 +209,8 @@ impl CursorState {
         }
     }
 
-    /// Where the source is to go on: behind all that was read, which the ledger remembers.
+    /// Where the source is to go on: with the last event that was read, which the ledger remembers. That
+    /// it comes once more shows that the sequence is still the same one.
     async fn resume(&mut self) -> Option<Resume> {
         self.load().await?;
         let ledger = &self.context.ledger;
@@ -217,7 +218,7 @@ impl CursorState {
         Some(match ledger.received() {
             0 if joins_live => Resume::Live,
             0 => Resume::Oldest,
-            seq => Resume::After(seq),
+            seq => Resume::After(seq - 1),
         })
     }
 

@@ -10,7 +10,7 @@ use crate::protocol::event::{Change, Commit, Event, PutAction};
 use crate::protocol::verify::Level;
 use crate::queue::effect::{Claim, CommitStep, DeadLetter, Doubt, Effect, Stage};
 use crate::source::Position;
-use crate::verification::{Judgement, Refusal, Verification};
+use crate::verification::{Judgement, Refusal};
 
 /// What `event`, which came as `frame`, asks of the tables.
 pub(super) fn effects_of(
@@ -35,7 +35,7 @@ pub(super) fn effects_of(
             verification.identities.forget(&identity.did);
             believed(context, event, None)
         }
-        (Event::Account(_), None) => on_hearsay(verification, believed(context, event, None)),
+        (Event::Account(_), None) => on_hearsay(believed(context, event, None)),
         _ => believed(context, event, None),
     }
 }
@@ -49,11 +49,12 @@ pub(super) fn effects_of_judged(
     frame: &Bytes,
 ) -> Vec<Effect> {
     let metrics = &context.metrics;
+    let did = &evidence.commit().did;
     match judgement {
         Judgement::Refused(refusal) => {
             metrics.verify_errors(refusal.name()).increment(1);
             let doubt = Effect::Doubt(Doubt {
-                did: evidence.commit().did.clone(),
+                did: did.clone(),
                 is_wanted: matches!(&event, Event::Commit(commit) if !commit.ops.is_empty()),
             });
             vec![refused(evidence, event.position(), &refusal, frame), doubt]
@@ -71,6 +72,9 @@ pub(super) fn effects_of_judged(
             metrics.verified(verified).increment(1);
             if let Some(error) = lenience {
                 metrics.verify_errors(error.name()).increment(1);
+                if let Some(repositories) = &context.repositories {
+                    repositories.verification.report(did, &error);
+                }
             }
             let step =
                 claim.and_then(|claim| step(context, evidence, event.position(), claim, frame));
@@ -123,11 +127,12 @@ fn refused(
     }))
 }
 
-/// Only an account's own host knows that it is gone. What others say hides it until the host was asked.
-fn on_hearsay(verification: &Verification, mut effects: Vec<Effect>) -> Vec<Effect> {
+/// Only an account's own host knows that it is gone, and nobody has signed what was said. It hides the
+/// account until the host was asked, also where the source may have been the host: that may be over.
+fn on_hearsay(mut effects: Vec<Effect>) -> Vec<Effect> {
     for effect in &mut effects {
         if let Effect::Account(change) = effect {
-            change.is_hearsay = !change.active && !verification.source_hosts(&change.did);
+            change.is_hearsay = true;
         }
     }
     effects

@@ -188,7 +188,7 @@ impl<'a> EffectsOf<'a> {
     fn add(&mut self, item: Item) {
         match item {
             Item::At(position) => {
-                if position.seq <= self.guard.position().seq {
+                if position.seq <= self.guard.position().seq && !self.guard.is_proof(position) {
                     // A replay after a reconnect, or a server that repeats itself.
                     self.context
                         .metrics
@@ -198,6 +198,7 @@ impl<'a> EffectsOf<'a> {
                 self.observe(position);
             }
             Item::Reached(position) => self.observe(position),
+            Item::Joint => self.guard.note_joint(),
             Item::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
             Item::Doubt(doubt) => self.effects.push(Effect::Doubt(doubt)),
             Item::OutdatedCursor => self.guard.note_outdated_cursor(),

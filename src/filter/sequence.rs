@@ -4,6 +4,9 @@
 //! exclusive; the relay in production sends neither `OutdatedCursor` nor `FutureCursor`
 //! (bluesky-social/indigo#1328); and a host name may come to stand for another server with other
 //! seqs. So every jump is judged by the events' time as well.
+//!
+//! A new connection is asked to begin with the event that was the last one of the connection before.
+//! Where that comes with the time that it had, the sequence is the same, and nothing was missed.
 
 use std::time::Duration;
 
@@ -22,6 +25,8 @@ pub struct SequenceGuard {
     window: Duration,
     /// Why the next event may follow on a gap, and what lies before that gap.
     pending: Option<(GapCause, Position)>,
+    /// A new connection has not shown yet that it goes on where the last one ended.
+    is_at_joint: bool,
 }
 
 /// What an event's position means.
@@ -42,7 +47,18 @@ impl SequenceGuard {
             position,
             window,
             pending: gap.map(|cause| (cause, position)),
+            is_at_joint: false,
         }
+    }
+
+    /// What comes next comes by another connection.
+    pub fn note_joint(&mut self) {
+        self.is_at_joint = self.position != Position::default();
+    }
+
+    /// Whether `event` is the one that is to come first by a new connection.
+    pub fn is_proof(&self, event: Position) -> bool {
+        self.is_at_joint && event.seq == self.position.seq
     }
 
     /// The place behind everything that was observed.
@@ -64,32 +80,82 @@ impl SequenceGuard {
 
     /// Judges the next event's position.
     pub fn observe(&mut self, event: Position) -> Observation {
-        let before = self.position;
-        if event.seq <= before.seq {
-            if !self.is_new_sequence(event) {
-                return Observation::Replay;
+        let cause = if self.is_at_joint {
+            self.cause_at_joint(event)
+        } else {
+            self.is_new_sequence(event)
+                .then_some(GapCause::SequenceReset)
+        };
+        match cause {
+            Some(cause @ (GapCause::SequenceReset | GapCause::FutureCursor)) => {
+                self.restart(cause, event)
             }
-            self.position = event;
-            self.pending = None;
-            return Observation::Restart {
-                gap: gap(GapCause::SequenceReset, before, Some(event)),
-            };
+            _ if event.seq <= self.position.seq => {
+                self.position.time = self.position.time.or(event.time);
+                Observation::Replay
+            }
+            cause => self.advance(cause, event),
         }
+    }
+
+    fn restart(&mut self, cause: GapCause, event: Position) -> Observation {
+        let gap = gap(cause, self.position, Some(event));
+        self.position = event;
+        self.pending = None;
+        self.is_at_joint = false;
+        Observation::Restart { gap }
+    }
+
+    fn advance(&mut self, cause: Option<GapCause>, event: Position) -> Observation {
+        let before = self.position;
         self.position = Position {
             seq: event.seq,
             time: event.time.or(before.time),
         };
+        let by_clock = self.is_beyond_window(before, event);
+        let cause = cause.or(by_clock.then_some(GapCause::OutdatedCursor));
         let gap = match self.pending.take() {
             Some((cause, from)) => Some(gap(cause, from, Some(event))),
-            None if self.is_beyond_window(before, event) => {
-                Some(gap(GapCause::OutdatedCursor, before, Some(event)))
-            }
-            None => None,
+            None => cause.map(|cause| gap(cause, before, Some(event))),
         };
         Observation::Advance { gap }
     }
 
+    /// Why events may be missing before one that comes by a new connection.
+    fn cause_at_joint(&mut self, event: Position) -> Option<GapCause> {
+        let before = self.position;
+        let ahead = before
+            .time
+            .zip(event.time)
+            .map(|(before, now)| now.duration_since(before));
+        if event.seq < before.seq {
+            // Servers may begin a little earlier than they were asked to.
+            return match ahead {
+                Some(_) => self
+                    .is_new_sequence(event)
+                    .then_some(GapCause::SequenceReset),
+                // A cursor that was set by hand, to where this sequence has not come yet.
+                None => (event.seq + 1 < before.seq).then_some(GapCause::FutureCursor),
+            };
+        }
+        self.is_at_joint = false;
+        let slack = signed(REPLAY_SLACK);
+        match ahead? {
+            ahead if event.seq == before.seq => {
+                (!ahead.is_zero()).then_some(GapCause::SequenceReset)
+            }
+            // What we had last is there no longer, nor perhaps what followed it.
+            ahead if ahead > slack => Some(GapCause::OutdatedCursor),
+            // It has our seq behind it, and its time before it.
+            ahead if ahead < -slack => Some(GapCause::SequenceReset),
+            _ => None,
+        }
+    }
+
     fn is_new_sequence(&self, event: Position) -> bool {
+        if event.seq > self.position.seq {
+            return false;
+        }
         match (self.position.time, event.time) {
             (Some(before), Some(now)) => now.duration_since(before) > signed(REPLAY_SLACK),
             _ => false,
@@ -187,6 +253,87 @@ mod tests {
         };
         assert_eq!((gap.from_seq, gap.to_seq), (10, Some(90)));
         assert_eq!(guard.unfinished_gap(), None);
+    }
+
+    /// At the 1000th event, with a new connection before the next one.
+    fn guard_at_joint() -> SequenceGuard {
+        let mut guard = guard_at(at(1000, 0));
+        guard.note_joint();
+        guard
+    }
+
+    fn cause(observation: &Observation) -> Option<GapCause> {
+        match observation {
+            Observation::Advance { gap } => gap.as_ref().map(|gap| gap.cause),
+            Observation::Restart { gap } => Some(gap.cause),
+            Observation::Replay => None,
+        }
+    }
+
+    #[test]
+    fn a_connection_that_begins_with_the_last_event_goes_on_where_it_ended() {
+        let mut guard = guard_at_joint();
+        // An inclusive server.
+        assert_eq!(guard.observe(at(999, -1)), Observation::Replay);
+        assert!(guard.is_proof(at(1000, 0)));
+        assert_eq!(guard.observe(at(1000, 0)), Observation::Replay);
+        // However long nothing has happened.
+        let next = guard.observe(at(1001, 20 * HOUR));
+        assert_eq!(next, Observation::Advance { gap: None });
+    }
+
+    #[test]
+    fn the_last_event_at_another_time_is_one_of_another_sequence() {
+        // Two relays whose seqs are alike, and not the same.
+        for seconds in [-3, 3] {
+            let observed = guard_at_joint().observe(at(1000, seconds));
+            assert_eq!(cause(&observed), Some(GapCause::SequenceReset));
+            assert!(matches!(observed, Observation::Restart { .. }));
+        }
+    }
+
+    #[test]
+    fn where_the_last_event_is_gone_what_followed_it_may_be_too() {
+        let observed = guard_at_joint().observe(at(5000, 96 * HOUR));
+        assert_eq!(cause(&observed), Some(GapCause::OutdatedCursor));
+        let observed = guard_at_joint().observe(at(5000, HOUR));
+        assert_eq!(cause(&observed), Some(GapCause::OutdatedCursor));
+        // A server erases the events of an account that is deleted.
+        let observed = guard_at_joint().observe(at(1001, 1));
+        assert_eq!(cause(&observed), None);
+    }
+
+    #[test]
+    fn higher_seqs_at_an_earlier_time_are_a_new_sequence() {
+        let mut guard = guard_at_joint();
+        let observed = guard.observe(at(26_000_000, -70 * HOUR));
+        assert_eq!(cause(&observed), Some(GapCause::SequenceReset));
+        assert_eq!(guard.position(), at(26_000_000, -70 * HOUR));
+    }
+
+    #[test]
+    fn a_cursor_that_was_set_too_high_is_noticed_though_nobody_says_so() {
+        let by_hand = Position {
+            seq: 1000,
+            time: None,
+        };
+        let mut guard = guard_at(by_hand);
+        guard.note_joint();
+        let observed = guard.observe(at(7, 0));
+        assert_eq!(cause(&observed), Some(GapCause::FutureCursor));
+        assert_eq!(guard.position(), at(7, 0));
+
+        let mut guard = guard_at(by_hand);
+        guard.note_joint();
+        assert_eq!(guard.observe(at(1000, 0)), Observation::Replay);
+        assert_eq!(guard.position(), at(1000, 0));
+    }
+
+    #[test]
+    fn a_source_that_was_never_followed_has_nothing_to_prove() {
+        let mut guard = guard_at(Position::default());
+        guard.note_joint();
+        assert_eq!(guard.observe(at(7, 0)), Observation::Advance { gap: None });
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Portion {
     /// Somebody may want it, or wants to know what is wrong with it.
     Frame(Bytes),
     Passed(Passage),
+    /// What follows came by another connection than what was before.
+    Joint,
 }
 
 /// Frames that nobody wants, one behind the other, with rising seqs.
@@ -61,7 +63,7 @@ impl Portion {
         size_of::<Self>()
             + match self {
                 Self::Frame(frame) => frame.len(),
-                Self::Passed(_) => 0,
+                Self::Passed(_) | Self::Joint => 0,
             }
     }
 
@@ -70,6 +72,7 @@ impl Portion {
         match self {
             Self::Frame(_) => 1,
             Self::Passed(passage) => passage.events,
+            Self::Joint => 0,
         }
     }
 }
@@ -139,11 +142,18 @@ impl Sieve {
         }
     }
 
+    /// One for the first batch of a connection.
+    #[must_use]
+    pub fn behind_joint(mut self) -> Self {
+        self.portions.push(Portion::Joint);
+        self
+    }
+
     /// The last frame, if it was kept.
     pub fn last_frame(&self) -> Option<&Bytes> {
         match self.portions.last()? {
             Portion::Frame(frame) => Some(frame),
-            Portion::Passed(_) => None,
+            Portion::Passed(_) | Portion::Joint => None,
         }
     }
 
@@ -198,7 +208,7 @@ impl Intake for Sieve {
     }
 
     fn is_empty(&self) -> bool {
-        self.portions.is_empty()
+        self.frames == 0 && self.passed == 0
     }
 
     fn is_full(&self) -> bool {
@@ -246,7 +256,7 @@ mod tests {
     fn span(portion: &Portion) -> (u64, u64, u64) {
         match portion {
             Portion::Passed(passage) => (passage.events, passage.first().seq, passage.last().seq),
-            Portion::Frame(_) => panic!("kept: {portion:?}"),
+            Portion::Frame(_) | Portion::Joint => panic!("not passed: {portion:?}"),
         }
     }
 
@@ -297,6 +307,17 @@ mod tests {
         );
         sieve.take(Bytes::from_static(b"no frame"));
         assert_eq!(sieve.last_seq(), Some(8));
+    }
+
+    #[test]
+    fn a_joint_stands_before_the_frames_and_is_nothing_by_itself() {
+        let mut sieve = sieve().behind_joint();
+        assert!(sieve.is_empty());
+        sieve.take(unwanted_at(7));
+        assert!(!sieve.is_empty());
+        let portions = sieve.into_portions();
+        assert_eq!(portions[0], Portion::Joint);
+        assert_eq!(span(&portions[1]), (1, 7, 7));
     }
 
     #[test]

@@ -11,23 +11,35 @@ use tokio::io::AsyncRead;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::io::StreamReader;
 
-/// Reads a body that may be silent for so long at once, and take so long altogether. What goes wrong
-/// comes as an error of the reader.
-pub(super) fn reader(
-    body: Incoming,
-    silence: Duration,
-    transfer: Duration,
-) -> impl AsyncRead + Send + Unpin {
-    let end = Instant::now() + transfer;
-    let pieces = stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
+use super::Deadlines;
+
+/// Reads a body within `deadlines`. What goes wrong comes as an error of the reader.
+pub(super) fn reader(body: Incoming, deadlines: Deadlines) -> impl AsyncRead + Send + Unpin {
+    let Deadlines {
+        silence,
+        transfer,
+        least_rate,
+        ..
+    } = deadlines;
+    let start = Instant::now();
+    let pieces = stream::unfold(Some((body, 0)), move |state| async move {
+        let (mut body, received) = state?;
+        // Who drips holds a place that others wait for.
+        let pace = silence + Duration::from_secs(received / least_rate);
+        let end = start + transfer.min(pace);
         let deadline = end.min(Instant::now() + silence);
         let piece = match timeout_at(deadline, piece(&mut body)).await {
             Ok(piece) => piece?,
-            Err(_) if deadline == end => Err(late(format!("not whole within {transfer:?}"))),
-            Err(_) => Err(late(format!("nothing more came within {silence:?}"))),
+            Err(_) if deadline < end => Err(late(format!("nothing more came within {silence:?}"))),
+            Err(_) if pace < transfer => {
+                Err(late(format!("less than {least_rate} bytes a second")))
+            }
+            Err(_) => Err(late(format!("not whole within {transfer:?}"))),
         };
-        let rest = piece.is_ok().then_some(body);
+        let rest = match &piece {
+            Ok(piece) => Some((body, received + piece.len() as u64)),
+            Err(_) => None,
+        };
         Some((piece, rest))
     });
     StreamReader::new(Box::pin(pieces))

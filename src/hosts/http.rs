@@ -41,6 +41,8 @@ pub struct Deadlines {
     pub silence: Duration,
     /// For a CAR altogether, from its beginning.
     pub transfer: Duration,
+    /// How many bytes of a CAR have to come a second in the long run, beyond the first silence.
+    pub least_rate: u64,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +76,7 @@ impl Default for Deadlines {
             answer: Duration::from_secs(30),
             silence: Duration::from_secs(60),
             transfer: Duration::from_secs(60 * 60),
+            least_rate: 64 << 10,
         }
     }
 }
@@ -180,12 +183,10 @@ impl Hosts for HttpHosts {
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Box<dyn AsyncRead + Send + Unpin>, HostError>> {
         async move {
-            let Deadlines {
-                silence, transfer, ..
-            } = self.deadlines;
+            let silence = self.deadlines.silence;
             let query = [("did", did.as_str())];
             let response = within(silence, self.get(host, "getRepo", &query)).await?;
-            let car = car::reader(response.into_body(), silence, transfer);
+            let car = car::reader(response.into_body(), self.deadlines);
             Ok(Box::new(car) as Box<dyn AsyncRead + Send + Unpin>)
         }
         .boxed()

@@ -176,9 +176,12 @@ impl Identities {
         self.0.entries().remove(did);
     }
 
-    /// Drops what is known, because nobody knows what has changed.
-    pub fn forget_all(&self) {
-        self.0.entries().clear();
+    /// Lets every DID be refreshed again, because nobody knows what has changed. What is known is kept
+    /// until it is found not to fit.
+    pub fn doubt_all(&self) {
+        for (_, entry) in self.0.entries().iter_mut() {
+            entry.refreshed = None;
+        }
     }
 
     async fn wait(&self, mut landing: watch::Receiver<Option<Answer>>) -> Answer {

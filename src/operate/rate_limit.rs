@@ -1,5 +1,6 @@
 //! One log line an incident, however often it happens.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -32,6 +33,22 @@ impl RateLimit {
         }
         self.last = Some(now);
         Some(std::mem::take(&mut self.held_back))
+    }
+}
+
+/// A [`RateLimit`] of many who log.
+#[derive(Debug)]
+pub struct SharedRateLimit(Mutex<RateLimit>);
+
+impl SharedRateLimit {
+    pub fn new(interval: Duration) -> Self {
+        Self(Mutex::new(RateLimit::new(interval)))
+    }
+
+    /// See [`RateLimit::admit`].
+    pub fn admit(&self) -> Option<u64> {
+        let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        limit.admit(Instant::now())
     }
 }
 

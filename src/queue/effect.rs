@@ -155,9 +155,10 @@ pub enum Claim {
     /// A commit, proven by itself.
     From {
         since: Option<Tid>,
-        /// `None` for the first commit of a repository. Where a chain is followed leniently it may be
-        /// missing elsewhere too.
+        /// The tree before it, proven. `None` for the first commit of a repository, and where that is
+        /// let pass unproven.
         prev_data: Option<Cid>,
+        /// Whether it is let pass.
         is_lenient: bool,
     },
     /// A `#sync`, which doesn't say.
@@ -221,8 +222,8 @@ pub struct AccountChange {
     pub did: Did,
     pub active: bool,
     pub status: Option<String>,
-    /// Said by somebody else than the account's host, so it has to be asked before anything is
-    /// removed.
+    /// The account's host is asked: whether the account is really gone before anything is removed, and
+    /// for all that it has where it returns.
     pub is_hearsay: bool,
     pub seq: u64,
     pub time: Timestamp,
@@ -232,11 +233,6 @@ impl AccountChange {
     /// Whether the account's records are to be removed rather than hidden.
     pub fn is_deletion(&self) -> bool {
         !self.active && self.status.as_deref() == Some("deleted")
-    }
-
-    /// Whether it is said that the account will not come back.
-    pub fn is_destructive(&self) -> bool {
-        !self.active && matches!(self.status.as_deref(), Some("deleted" | "takendown"))
     }
 }
 

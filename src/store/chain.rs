@@ -4,6 +4,7 @@
 //! it must begin at the rev and the tree where the last one ended. Where it does not, something was
 //! missed, and the repository has to be fetched as a whole before anything more is believed of it.
 
+use crate::protocol::mst::empty_root;
 use crate::queue::effect::{Claim, CommitStep};
 
 /// How well a repository is known.
@@ -15,7 +16,7 @@ pub enum RepoState {
     Desynchronized,
     /// It is being fetched.
     Resyncing,
-    /// Its host wants to be left alone for a while.
+    /// It is to be fetched, but not now: its host wants to be left alone, or it was fetched often.
     Throttled,
     /// Nobody has asked whether its commits follow from each other.
     Unchained,
@@ -120,8 +121,22 @@ pub(crate) fn judge(head: Option<&Head>, step: &CommitStep, is_its_turn: bool) -
 /// Judges the first commit that is seen of a repository.
 fn begin_with(step: &CommitStep) -> Verdict {
     match &step.claim {
-        Claim::From { since: Some(_), .. } if step.wants_history => Verdict::Breaks(Break::History),
+        Claim::From { .. } if step.wants_history && !is_very_first(step) => {
+            Verdict::Breaks(Break::History)
+        }
         _ => Verdict::Follows,
+    }
+}
+
+/// Whether nothing was there before it. Its `since` alone says nothing: nobody has signed that.
+pub(crate) fn is_very_first(step: &CommitStep) -> bool {
+    match &step.claim {
+        Claim::From {
+            since: None,
+            prev_data,
+            ..
+        } => prev_data.is_none_or(|prev_data| prev_data == empty_root()),
+        _ => false,
     }
 }
 
@@ -138,8 +153,11 @@ fn continue_from(rev: &str, data: &str, step: &CommitStep) -> Verdict {
             prev_data,
             is_lenient,
         } => {
-            let is_same_tree = prev_data.is_some_and(|prev_data| prev_data.to_string() == data);
-            if !is_same_tree && !is_lenient {
+            let is_same_tree = match prev_data {
+                Some(prev_data) => prev_data.to_string() == data,
+                None => *is_lenient,
+            };
+            if !is_same_tree {
                 return Verdict::Breaks(Break::PrevData);
             }
             let is_same_rev = since.as_ref().is_some_and(|since| since.as_str() == rev);
@@ -223,6 +241,14 @@ mod tests {
         assert_eq!(verdict, Verdict::Follows);
         let verdict = judge(None, &wants_history(commit(5, 4)), false);
         assert_eq!(verdict, Verdict::Breaks(Break::History));
+        // Nobody has signed that there was nothing before.
+        let with_something_before = Claim::From {
+            since: None,
+            prev_data: Some(tree(4)),
+            is_lenient: false,
+        };
+        let verdict = judge(None, &wants_history(step(5, with_something_before)), false);
+        assert_eq!(verdict, Verdict::Breaks(Break::History));
         // One that waited for its key.
         let unknown = Head {
             commit: None,
@@ -272,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn leniently_the_rev_alone_makes_the_chain() {
+    fn leniently_the_rev_alone_makes_the_chain_where_no_tree_is_proven() {
         let lenient = |since: u8, prev_data| {
             step(
                 6,
@@ -288,8 +314,9 @@ mod tests {
             judge(Some(&head), &lenient(4, None), false),
             Verdict::Follows
         );
-        let wrong_tree = lenient(4, Some(tree(9)));
-        assert_eq!(judge(Some(&head), &wrong_tree, false), Verdict::Follows);
+        // One that was proven tells of something that was missed, however lenient one is.
+        let verdict = judge(Some(&head), &lenient(4, Some(tree(9))), false);
+        assert_eq!(verdict, Verdict::Breaks(Break::PrevData));
         let verdict = judge(Some(&head), &lenient(5, None), false);
         assert_eq!(verdict, Verdict::Breaks(Break::Since));
     }

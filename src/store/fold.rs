@@ -19,6 +19,8 @@ use crate::queue::effect::{
 pub(crate) struct Sorted<'a> {
     /// The latest status of each account.
     pub(crate) statuses: BTreeMap<&'a Did, &'a AccountChange>,
+    /// Accounts that were not active at some time, whatever they are now.
+    pub(crate) inactive: BTreeSet<&'a Did>,
     /// The latest deletion of each account, also where a later status has brought it back.
     pub(crate) removals: BTreeMap<&'a Did, String>,
     /// The latest handle of each account.
@@ -110,6 +112,9 @@ impl<'a> Sorted<'a> {
         let latest = self.statuses.entry(&change.did).or_insert(change);
         if as_of(change) > as_of(latest) {
             *latest = change;
+        }
+        if !change.active {
+            self.inactive.insert(&change.did);
         }
         if change.is_deletion() && !change.is_hearsay {
             let time = sortable(change.time);

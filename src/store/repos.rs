@@ -4,7 +4,6 @@
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-use super::chain::RepoState;
 use super::{StoreError, Written};
 use crate::protocol::syntax::{Did, Nsid};
 use crate::queue::effect::Effect;
@@ -16,10 +15,11 @@ pub trait RepoStore: Send + Sync + 'static {
     /// The DIDs of all repositories that have or had a record that is kept.
     fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
 
-    /// Repositories that somebody has to see to now, at most so many; first those that were found by
-    /// the stream, last those of a backfill. Accounts that are not active are left alone.
-    fn unsettled(
+    /// Repositories of this urgency that somebody has to see to now, at most so many: first those that
+    /// nobody has seen to yet.
+    fn due(
         &self,
+        urgency: Urgency,
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Unsettled>, StoreError>>;
@@ -31,7 +31,15 @@ pub trait RepoStore: Send + Sync + 'static {
         cause: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Notes that a repository is being fetched. What comes of it meanwhile, waits.
+    /// How often it was tried to fetch a repository since then, and when the last time was.
+    fn resyncs_since<'a>(
+        &'a self,
+        did: &'a Did,
+        since: Timestamp,
+    ) -> BoxFuture<'a, Result<RecentResyncs, StoreError>>;
+
+    /// Notes that a repository is being fetched. What comes of it meanwhile, waits. The answer to
+    /// whatever was doubted of it before is what is fetched from now on.
     fn begin_resync<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// The records of a repository, tombstones too, by their paths: behind `after`, up to `through`,
@@ -44,7 +52,8 @@ pub trait RepoStore: Send + Sync + 'static {
         part: &'a SnapshotPart<'a>,
     ) -> BoxFuture<'a, Result<Written, StoreError>>;
 
-    /// Notes how an attempt to fetch a repository has ended, and moves its state accordingly.
+    /// Notes how an attempt to fetch a repository has ended, and moves its state accordingly, unless
+    /// something has happened meanwhile for which it has to be fetched once more.
     fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// The first of the frames of a repository that wait.
@@ -61,12 +70,26 @@ pub trait RepoStore: Send + Sync + 'static {
         effects: &'a [Effect],
     ) -> BoxFuture<'a, Result<Settled, StoreError>>;
 
+    /// Notes that nothing of a repository waits any more, if that is so.
+    fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
+
     /// Has a repository left alone until then. It was tried in vain.
     fn postpone<'a>(
         &'a self,
         did: &'a Did,
         until: Timestamp,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Has a repository left alone until then: nobody had the time to try.
+    fn defer<'a>(&'a self, did: &'a Did, until: Timestamp)
+    -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Has a repository left alone until its account is active again, and the account's host asked
+    /// whether it is.
+    fn shelve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Forgets what was to be done for a repository: nobody wants it any more.
+    fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Notes that a repository was found where it was thought to be.
     fn settle_doubt<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
@@ -105,6 +128,13 @@ pub trait RepoStore: Send + Sync + 'static {
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// Notes that the next page of an enumeration could not be had.
+    fn note_failed_page<'a>(
+        &'a self,
+        collection: &'a Nsid,
+        error: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
     /// The enumerations, ended or not.
     fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>>;
 
@@ -118,21 +148,47 @@ pub trait RepoStore: Send + Sync + 'static {
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>>;
 }
 
+/// What is to be done for a repository, the most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Let through what waits.
+    Waiting,
+    /// Fetch it, because the stream has shown that something was missed.
+    Broken,
+    /// Ask its host whether it is where it is thought to be.
+    Doubted,
+    /// Fetch it for a backfill.
+    Backfill,
+}
+
+impl Urgency {
+    pub const ALL: [Self; 4] = [Self::Waiting, Self::Broken, Self::Doubted, Self::Backfill];
+}
+
 /// A repository that somebody has to see to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsettled {
     pub did: Did,
-    pub state: RepoState,
+    /// Its account is active, as far as is known.
+    pub is_active: bool,
     /// Where it stands, where that is known.
     pub rev: Option<String>,
     /// The time of the event that set the status of its account, if one did.
     pub status_as_of: Option<Timestamp>,
+    /// When its account was removed, if it was. What is of that time or earlier is gone.
+    pub removed_at: Option<Timestamp>,
     pub cause: Option<String>,
-    pub has_waiting: bool,
-    /// A gap lies between us and what is known of it.
-    pub is_doubted: bool,
     /// How often it was tried in vain.
     pub attempts: u32,
+}
+
+/// Attempts to fetch a repository.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecentResyncs {
+    pub count: u32,
+    /// What the successful ones have brought.
+    pub bytes: u64,
+    pub last_ended_at: Option<Timestamp>,
 }
 
 /// Which of a repository's records are asked for.
@@ -241,6 +297,7 @@ pub struct Hearsay {
     pub status: Option<String>,
     /// The time of the event that said so.
     pub as_of: String,
+    /// How often its host was asked in vain.
     pub attempts: u32,
 }
 

@@ -1,6 +1,5 @@
 //! The tree from outside: start it, wait for it, drain it.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -133,7 +132,7 @@ impl Tree {
 /// Whether no repository waits for anybody to see to it now.
 fn is_settled(context: &Context) -> bool {
     let repositories = context.repositories.as_ref();
-    repositories.is_none_or(|repositories| repositories.is_settled.load(Ordering::Acquire))
+    repositories.is_none_or(|repositories| repositories.rest.is_at_rest())
 }
 
 /// Returns once all that was read is durable, and the database says so.

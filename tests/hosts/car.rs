@@ -96,6 +96,26 @@ async fn a_host_that_falls_silent_is_left() {
 }
 
 #[tokio::test]
+async fn a_host_that_drips_is_left_though_it_is_never_silent() {
+    let server = dripping(Some(Duration::from_millis(10))).await;
+    let hosts = hosts_within(Deadlines {
+        silence: SHORT,
+        least_rate: 1 << 20,
+        ..PATIENCE
+    });
+    let car = hosts
+        .repo(&host(&server.http_url("")), &ann())
+        .await
+        .unwrap();
+    let car = tokio::io::AsyncReadExt::chain(&[0xff, 0x7f][..], car);
+    let fetched = Spool::read(car, LIMIT, &std::env::temp_dir()).await;
+    assert_eq!(
+        reason_of_timeout(fetched),
+        "less than 1048576 bytes a second"
+    );
+}
+
+#[tokio::test]
 async fn a_host_that_takes_forever_is_left() {
     let server = dripping(Some(Duration::from_millis(10))).await;
     let hosts = hosts_within(Deadlines {

@@ -24,6 +24,7 @@ const PATIENCE: Deadlines = Deadlines {
     answer: Duration::from_secs(20),
     silence: Duration::from_secs(20),
     transfer: Duration::from_secs(20),
+    least_rate: 1,
 };
 
 /// So long wait those that wait in vain.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use huddle_firehose::config::Verify;
 use huddle_firehose::protocol::syntax::Nsid;
+use huddle_firehose::store::repos::{RepoStore, Unsettled, Urgency};
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::supervision::tree::Tree;
 use huddle_firehose::worker;
@@ -160,11 +161,7 @@ impl Verified {
         let repositories = context.repositories.as_ref().unwrap();
         let settled = async {
             loop {
-                let unsettled = repositories
-                    .store
-                    .unsettled(Timestamp::MAX, 1)
-                    .await
-                    .unwrap();
+                let unsettled = unsettled(&*repositories.store).await;
                 let hearsay = repositories.store.hearsay(Timestamp::MAX, 1).await.unwrap();
                 if applied() == last && unsettled.is_empty() && hearsay.is_empty() {
                     return;
@@ -173,17 +170,15 @@ impl Verified {
             }
         };
         let is_late = timeout(DEADLINE, settled).await.is_err();
-        let unsettled = repositories
-            .store
-            .unsettled(Timestamp::MAX, 9)
-            .await
-            .unwrap();
+        let unsettled = unsettled(&*repositories.store).await;
         let hearsay = repositories.store.hearsay(Timestamp::MAX, 9).await.unwrap();
+        let store = SqliteStore::open(&self.database_url).await.unwrap();
         assert!(
             !is_late,
-            "seed {}: applied {:?} of {last:?}, {unsettled:?}, {hearsay:?}",
+            "seed {}: applied {:?} of {last:?}, {unsettled:?}, {hearsay:?}, {:?}",
             self.seed,
-            applied()
+            applied(),
+            store.last_resyncs(9).await.unwrap()
         );
     }
 
@@ -255,6 +250,19 @@ impl Verified {
             _directory: self.directory,
         }
     }
+}
+
+/// Repositories that somebody has to see to, now or later, unless their accounts are gone, or were never
+/// there: somebody made them up.
+async fn unsettled(store: &dyn RepoStore) -> Vec<Unsettled> {
+    let mut unsettled = Vec::new();
+    for urgency in Urgency::ALL {
+        let due = store.due(urgency, Timestamp::MAX, 9).await.unwrap();
+        let is_made_up =
+            |repo: &Unsettled| repo.attempts > 0 && repo.cause.as_deref() == Some("refused");
+        unsettled.extend(due.into_iter().filter(|repo| !is_made_up(repo)));
+    }
+    unsettled
 }
 
 /// What a worker has left.

@@ -33,6 +33,7 @@ pub(super) fn read(context: &Context, frames: &FrameSpan, witness: &Witness) -> 
     let mut reader = Reader::new(context);
     for (number, portion) in frames.numbers().zip(frames.portions()) {
         match portion {
+            Portion::Joint => reader.items.push(Item::Joint),
             Portion::Passed(passage) => reader.pass(passage),
             Portion::Frame(frame) => {
                 witness.is_at(number);
@@ -48,8 +49,10 @@ pub(super) fn read(context: &Context, frames: &FrameSpan, witness: &Witness) -> 
 pub(super) fn pass(context: &Context, frames: &FrameSpan) -> Reading {
     let mut reader = Reader::new(context);
     for portion in frames.portions() {
-        if let Portion::Passed(passage) = portion {
-            reader.pass(passage);
+        match portion {
+            Portion::Joint => reader.items.push(Item::Joint),
+            Portion::Passed(passage) => reader.pass(passage),
+            Portion::Frame(_) => {}
         }
     }
     reader.finish()
@@ -161,7 +164,8 @@ impl<'a> Reader<'a> {
             return;
         }
         // Whose paths could be read is looked into only because one of them is wanted.
-        let is_wanted = error.kind == Some(Kind::Commit) && !matches!(error.fault, Fault::Skim(_));
+        let is_wanted = error.kind == Some(Kind::Commit)
+            && !matches!(error.fault, Fault::Skim(_) | Fault::Seq(_));
         if let Some(Ok(did)) = error.did.as_deref().map(Did::parse) {
             self.items.push(Item::Doubt(Doubt { did, is_wanted }));
         }

@@ -1,6 +1,6 @@
 //! Makes the tables equal to a repository.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::Repositories;
 use super::fetch::{FetchError, FetchFailure, Fetched};
+use crate::actors::decoder::EFFECT_BYTES;
 use crate::actors::{Context, examination};
 use crate::protocol::event::{Change, Commit, Event, PutAction, RecordOp};
 use crate::protocol::syntax::{Did, Nsid, RecordKey};
@@ -22,8 +23,13 @@ use crate::store::repos::{Held, HeldRange, Resynced, SnapshotPart};
 
 /// So many records are compared at a time.
 const PART: usize = 100;
+/// Records are read and written once they have so many bytes, or a few more.
+const PART_BYTES: usize = 1 << 20;
 
 type Part = Vec<(String, Cid)>;
+
+/// A path, and what is to be done there: nothing is a deletion.
+type PathChange = (String, Option<(PutAction, Cid)>);
 
 /// Writes what in the tables is another way than in the repository, part by part. Where it breaks off,
 /// what was written is right all the same.
@@ -134,10 +140,8 @@ impl Comparison<'_> {
             }
             self.flush(&mut changes, &mut confirmed).await?;
         }
-        for (path, cid) in wanted {
-            self.done.created += 1;
-            changes.push((path, Some((PutAction::Create, cid))));
-        }
+        let creates = wanted.into_iter();
+        changes.extend(creates.map(|(path, cid)| (path, Some((PutAction::Create, cid)))));
         self.flush(&mut changes, &mut confirmed).await
     }
 
@@ -146,7 +150,7 @@ impl Comparison<'_> {
         &mut self,
         held: &Held,
         wanted: &mut BTreeMap<String, Cid>,
-        changes: &mut Vec<(String, Option<(PutAction, Cid)>)>,
+        changes: &mut Vec<PathChange>,
         confirmed: &mut Vec<String>,
     ) {
         let collection = held.path.split('/').next().unwrap_or_default();
@@ -163,37 +167,76 @@ impl Comparison<'_> {
             }
             _ if is_settled => self.done.unchanged += 1,
             (Some(cid), Some(_)) => {
-                self.done.updated += 1;
                 changes.push((held.path.clone(), Some((PutAction::Update, cid))));
             }
             (Some(cid), None) => {
-                self.done.created += 1;
                 changes.push((held.path.clone(), Some((PutAction::Create, cid))));
             }
-            (None, Some(_)) => {
-                self.done.deleted += 1;
-                changes.push((held.path.clone(), None));
-            }
+            (None, Some(_)) => changes.push((held.path.clone(), None)),
             (None, None) => {}
         }
     }
 
     async fn flush(
         &mut self,
-        changes: &mut Vec<(String, Option<(PutAction, Cid)>)>,
+        changes: &mut Vec<PathChange>,
         confirmed: &mut Vec<String>,
     ) -> Result<(), FetchFailure> {
-        let (changes, confirmed) = (std::mem::take(changes), std::mem::take(confirmed));
-        let effects = self.effects_of(changes).await?;
-        if effects.is_empty() && confirmed.is_empty() {
-            return Ok(());
+        let mut changes = VecDeque::from(std::mem::take(changes));
+        let mut confirmed = std::mem::take(confirmed);
+        while !changes.is_empty() || !confirmed.is_empty() {
+            let snapshot = Arc::clone(&self.fetched.snapshot);
+            let read = spawn_blocking(move || read(&snapshot, changes)).await;
+            let (ops, rest) = read.map_err(|_| FetchError::BrokenOff)??;
+            changes = rest;
+            self.write_ops(ops, &std::mem::take(&mut confirmed)).await?;
         }
-        match self.write(&effects, &confirmed).await {
+        Ok(())
+    }
+
+    async fn write_ops(
+        &mut self,
+        ops: Vec<RecordOp>,
+        confirmed: &[String],
+    ) -> Result<(), FetchFailure> {
+        let bytes: usize = ops.iter().map(record_bytes).sum();
+        // Each record is there as it is signed, as JSON, and on its way to the database.
+        let weight = 4 * bytes + ops.len() * EFFECT_BYTES;
+        let _charge = self.context.budget.charge(weight);
+        let actions: BTreeMap<String, Option<PutAction>> = ops
+            .iter()
+            .map(|op| (format!("{}/{}", op.collection, op.rkey), action(op)))
+            .collect();
+        let effects = self.effects_of(ops);
+        match self.write(&effects, confirmed).await {
             Err(StoreError::Rejected(rejections)) => {
                 let effects = Effect::without_refused(effects, &self.source, rejections);
-                Ok(self.write(&effects, &confirmed).await?)
+                self.write(&effects, confirmed).await?;
+                self.count(&effects, &actions);
             }
-            written => Ok(written?),
+            written => {
+                written?;
+                self.count(&effects, &actions);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what was done. A record that is refused is no change, however often it is met.
+    fn count(&mut self, effects: &[Effect], actions: &BTreeMap<String, Option<PutAction>>) {
+        for effect in effects {
+            let version = match effect {
+                Effect::Upsert(upsert) => &upsert.version,
+                Effect::Delete(delete) => &delete.version,
+                _ => continue,
+            };
+            let path = format!("{}/{}", version.collection, version.rkey);
+            match (effect, actions.get(&path)) {
+                (Effect::Upsert(_), Some(Some(PutAction::Create))) => self.done.created += 1,
+                (Effect::Upsert(_), _) => self.done.updated += 1,
+                (_, Some(None)) => self.done.deleted += 1,
+                _ => {}
+            }
         }
     }
 
@@ -208,18 +251,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    async fn effects_of(
-        &self,
-        changes: Vec<(String, Option<(PutAction, Cid)>)>,
-    ) -> Result<Vec<Effect>, FetchFailure> {
-        let snapshot = Arc::clone(&self.fetched.snapshot);
-        let ops = spawn_blocking(move || {
-            let ops = changes
-                .into_iter()
-                .map(|(path, put)| op(&snapshot, &path, put));
-            ops.collect::<Result<Vec<_>, _>>()
-        });
-        let ops = ops.await.map_err(|_| FetchError::BrokenOff)??;
+    fn effects_of(&self, ops: Vec<RecordOp>) -> Vec<Effect> {
         let signed = &self.fetched.snapshot.commit;
         let commit = Commit {
             seq: 0,
@@ -230,15 +262,41 @@ impl Comparison<'_> {
             commit: self.fetched.snapshot.cid,
             data: signed.data,
             prev_data: None,
-            ops: ops.into_iter().flatten().collect(),
+            ops,
             misnamed: Vec::new(),
         };
         let event = Event::Commit(Box::new(commit));
-        Ok(examination::believed(
-            self.context,
-            event,
-            Some(Level::Chain),
-        ))
+        examination::believed(self.context, event, Some(Level::Chain))
+    }
+}
+
+/// Reads records until there are bytes enough. What is left comes back too.
+fn read(
+    snapshot: &Snapshot,
+    mut changes: VecDeque<PathChange>,
+) -> Result<(Vec<RecordOp>, VecDeque<PathChange>), SnapshotError> {
+    let (mut ops, mut bytes) = (Vec::new(), 0);
+    while bytes < PART_BYTES
+        && let Some((path, put)) = changes.pop_front()
+    {
+        let op = op(snapshot, &path, put)?;
+        bytes += op.as_ref().map_or(0, record_bytes);
+        ops.extend(op);
+    }
+    Ok((ops, changes))
+}
+
+fn record_bytes(op: &RecordOp) -> usize {
+    match &op.change {
+        Change::Put { record, .. } | Change::Broken { record, .. } => record.len(),
+        Change::Delete => 0,
+    }
+}
+
+fn action(op: &RecordOp) -> Option<PutAction> {
+    match op.change {
+        Change::Put { action, .. } => Some(action),
+        Change::Delete | Change::Broken { .. } => None,
     }
 }
 

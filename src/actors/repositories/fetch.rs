@@ -3,22 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::task::spawn_blocking;
 
-use super::Repositories;
+use super::{Refused, Repositories};
 use crate::actors::Context;
 use crate::hosts::{Host, HostError, RepoError};
 use crate::identity::fetch::Named;
 use crate::identity::{Identity, ResolveError};
 use crate::protocol::key::{KeyError, SignatureError};
+use crate::protocol::syntax::{Did, Tid};
 use crate::protocol::verify::VerifyError;
 use crate::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
 use crate::store::StoreError;
 use crate::store::repos::Unsettled;
 
-/// The largest repository that is fetched, in bytes.
-const MAX_REPOSITORY: u64 = 4 << 30;
+/// The largest repository that is fetched, in bytes. So much is on the disk for each that is fetched at
+/// once, and up to an eighth of it in memory (as a rule a twentieth).
+const MAX_REPOSITORY: u64 = 1 << 30;
 
 /// A repository that was proven.
 pub(super) struct Fetched {
@@ -49,6 +51,8 @@ pub(super) enum FetchError {
     Identity(#[from] ResolveError),
     #[error("the account's document has {0}")]
     Key(#[from] KeyError),
+    #[error(transparent)]
+    Lane(#[from] Refused),
     #[error("the host has it at {found}, and here it is at {known} already")]
     Old { found: String, known: String },
     #[error(transparent)]
@@ -75,13 +79,33 @@ impl FetchFailure {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match &self.error {
             FetchError::Host(HostError::Throttled { retry_after }) => *retry_after,
+            FetchError::Lane(Refused::Resting(rest)) => Some(*rest),
             FetchError::Identity(error) => error.retry_after(),
             _ => None,
         }
     }
 
     pub(super) fn is_throttled(&self) -> bool {
-        matches!(self.error, FetchError::Host(HostError::Throttled { .. }))
+        matches!(
+            self.error,
+            FetchError::Host(HostError::Throttled { .. }) | FetchError::Lane(_)
+        )
+    }
+
+    /// Nobody was asked, since others are at the host.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self.error, FetchError::Lane(Refused::Busy))
+    }
+
+    /// What an account's own host says of it nobody knows better.
+    fn is_last_word(&self) -> bool {
+        let is_answer = matches!(
+            self.error,
+            FetchError::Host(HostError::Repo(_) | HostError::Throttled { .. })
+                | FetchError::Identity(_)
+                | FetchError::Lane(_)
+        );
+        self.is_own_host && is_answer
     }
 
     /// Neither the directory nor the account's own host know of any such repository.
@@ -116,29 +140,66 @@ impl FetchFailure {
     }
 }
 
-/// Asks the account's own host whether its repository is where we think it is.
+/// Asks the account's own host whether its repository is where we think it is, or where that gives no
+/// answer, the source.
 pub(super) async fn is_where_it_was(
     repositories: &Repositories,
     repo: &Unsettled,
 ) -> Result<bool, FetchFailure> {
     let identity = repositories.verification.identities.get(&repo.did).await?;
-    let host = own_host(&identity).unwrap_or_else(|| source(repositories));
-    let lane = repositories.lanes.of(&host.url);
-    let at_host = |error: HostError| FetchFailure::at(&host, error);
-    let _turn = lane.enter().await.map_err(at_host)?;
-    let hosts = &repositories.hosts;
-    let status = lane
-        .heed(hosts.repo_status(&host, &repo.did).await)
-        .map_err(at_host)?;
-    let rev = match (status.active, status.rev) {
-        (false, _) => return Err(at_host(inactive(status.status.as_deref()).into())),
-        (true, Some(rev)) => rev,
-        (true, None) => {
-            let latest = lane.heed(hosts.latest_commit(&host, &repo.did).await);
-            latest.map_err(at_host)?.rev
+    let mut first = None;
+    for host in hosts_of(repositories, &identity) {
+        match rev_at(repositories, &repo.did, &host).await {
+            Ok(found) => return compare_revs(repo.rev.as_deref(), &found),
+            Err(error) => unless_last_word(&mut first, FetchFailure::at(&host, error))?,
         }
-    };
-    Ok(repo.rev.as_deref() == Some(rev.as_str()))
+    }
+    Err(nobody_answered(first))
+}
+
+fn compare_revs(known: Option<&str>, found: &Tid) -> Result<bool, FetchFailure> {
+    match known {
+        // It is the host that lags behind, and a repository that is fetched there would be refused.
+        Some(known) if found.as_str() < known => Err(old(found, known).into()),
+        known => Ok(known == Some(found.as_str())),
+    }
+}
+
+async fn rev_at(repositories: &Repositories, did: &Did, host: &Host) -> Result<Tid, FetchError> {
+    let lane = repositories.lanes.of(&host.url);
+    let _turn = lane.enter().await?;
+    let status = lane.heed(repositories.hosts.repo_status(host, did).await)?;
+    match (status.active, status.rev) {
+        (false, _) => Err(HostError::from(inactive(status.status.as_deref())).into()),
+        (true, Some(rev)) => Ok(rev),
+        (true, None) => Ok(lane
+            .heed(repositories.hosts.latest_commit(host, did).await)?
+            .rev),
+    }
+}
+
+/// Who is asked: the account's own host, and the source where that has no last word.
+fn hosts_of(
+    repositories: &Repositories,
+    identity: &Identity,
+) -> impl Iterator<Item = Host> + use<> {
+    own_host(identity).into_iter().chain([source(repositories)])
+}
+
+/// Keeps the first failure, which is the one that matters; or gives up at one that is an answer.
+fn unless_last_word(
+    first: &mut Option<FetchFailure>,
+    failure: FetchFailure,
+) -> Result<(), FetchFailure> {
+    if failure.is_last_word() {
+        return Err(failure);
+    }
+    first.get_or_insert(failure);
+    Ok(())
+}
+
+fn nobody_answered(first: Option<FetchFailure>) -> FetchFailure {
+    first.unwrap_or_else(|| HostError::NotSupported.into())
 }
 
 /// The reason for which a host with this status for an account would not give its repository out.
@@ -159,25 +220,14 @@ pub(super) async fn fetch(
     repo: &Unsettled,
 ) -> Result<Fetched, FetchFailure> {
     let identity = repositories.verification.identities.get(&repo.did).await?;
-    let own = own_host(&identity);
-    let is_answer = |failure: &FetchFailure| {
-        matches!(
-            failure.error,
-            FetchError::Host(HostError::Repo(_) | HostError::Throttled { .. })
-                | FetchError::Identity(_)
-        )
-    };
-    let mut last = None;
-    for host in own.into_iter().chain([source(repositories)]) {
+    let mut first = None;
+    for host in hosts_of(repositories, &identity) {
         match fetch_from(context, repositories, repo, &identity, &host).await {
             Ok(fetched) => return Ok(fetched),
-            // What an account's own host says of it nobody knows better.
-            Err(failure) if failure.is_own_host && is_answer(&failure) => return Err(failure),
-            // Of two failures the first one is the one that matters.
-            Err(failure) => last = last.or(Some(failure)),
+            Err(failure) => unless_last_word(&mut first, failure)?,
         }
     }
-    Err(last.unwrap_or_else(|| HostError::NotSupported.into()))
+    Err(nobody_answered(first))
 }
 
 async fn fetch_from(
@@ -189,10 +239,11 @@ async fn fetch_from(
 ) -> Result<Fetched, FetchFailure> {
     let spool = {
         let lane = repositories.lanes.of(&host.url);
-        let at_host = |error: HostError| FetchFailure::at(host, error);
-        let _turn = lane.enter().await.map_err(at_host)?;
+        let turn = lane.enter().await;
+        let _turn = turn.map_err(|error| FetchFailure::at(host, error))?;
         let car = lane.heed(repositories.hosts.repo(host, &repo.did).await);
-        let spool = Spool::read(car.map_err(at_host)?, MAX_REPOSITORY, &repositories.folder);
+        let car = car.map_err(|error| FetchFailure::at(host, error))?;
+        let spool = Spool::read(car, MAX_REPOSITORY, &repositories.folder);
         spool.await.map_err(|error| FetchFailure::at(host, error))?
     };
     let bytes = spool.bytes();
@@ -200,15 +251,23 @@ async fn fetch_from(
     let snapshot = snapshot
         .await
         .map_err(|error| FetchFailure::at(host, error))?;
-    let committed_at = snapshot.commit.rev.timestamp();
     Ok(Fetched {
         host: host.clone(),
-        snapshot,
         bytes,
-        as_of: repo
-            .status_as_of
-            .map_or(committed_at, |status| status.max(committed_at)),
+        as_of: as_of(repo, snapshot.commit.rev.timestamp()),
+        snapshot,
     })
+}
+
+/// Later than the account's removal, if it was removed: what it has now it has all the same.
+fn as_of(repo: &Unsettled, committed_at: Timestamp) -> Timestamp {
+    let behind_removal = repo
+        .removed_at
+        .and_then(|removed_at| removed_at.checked_add(SignedDuration::from_millis(1)).ok());
+    [repo.status_as_of, behind_removal]
+        .into_iter()
+        .flatten()
+        .fold(committed_at, Timestamp::max)
 }
 
 /// Proves a repository by the account's key; where that is not the one that has signed, by the one that
@@ -237,11 +296,15 @@ async fn prove(
     };
     let found = snapshot.commit.rev.as_str();
     match repo.rev.as_deref() {
-        Some(known) if found < known => Err(FetchError::Old {
-            found: found.to_owned(),
-            known: known.to_owned(),
-        }),
+        Some(known) if found < known => Err(old(&snapshot.commit.rev, known)),
         _ => Ok(Arc::new(snapshot)),
+    }
+}
+
+fn old(found: &Tid, known: &str) -> FetchError {
+    FetchError::Old {
+        found: found.to_string(),
+        known: known.to_owned(),
     }
 }
 

@@ -3,30 +3,29 @@
 use std::sync::Arc;
 
 use super::fetch::own_host;
-use super::{Repositories, retry_at};
+use super::{Refused, Repositories, retry_at};
 use crate::actors::Context;
 use crate::hosts::{HostError, RepoError};
 use crate::identity::{Identity, ResolveError};
+use crate::store::StoreError;
 use crate::store::repos::{Hearsay, Truth};
 
 /// Asks, and notes what the answer is.
-pub(super) async fn see_to(context: &Context, hearsay: &Hearsay) {
+pub(super) async fn see_to(context: &Context, hearsay: &Hearsay) -> Result<(), StoreError> {
     let Some(repositories) = &context.repositories else {
-        return;
+        return Ok(());
     };
     let truth = ask(repositories, hearsay).await;
     match &truth {
         Truth::Unknown(_) => {}
-        truth => tracing::info!(
+        truth => tracing::debug!(
             did = %hearsay.did,
             said = hearsay.status,
             ?truth,
             "asked an account's host whether it is gone"
         ),
     }
-    if let Err(error) = repositories.store.settle_hearsay(hearsay, &truth).await {
-        tracing::debug!(did = %hearsay.did, %error, "cannot note what a host says");
-    }
+    repositories.store.settle_hearsay(hearsay, &truth).await
 }
 
 async fn ask(repositories: &Repositories, hearsay: &Hearsay) -> Truth {
@@ -40,11 +39,12 @@ async fn ask(repositories: &Repositories, hearsay: &Hearsay) -> Truth {
         return unknown(None);
     };
     let lane = repositories.lanes.of(&host.url);
-    let answer = match lane.enter().await {
-        Ok(_turn) => lane.heed(repositories.hosts.repo_status(&host, &hearsay.did).await),
-        Err(error) => Err(error),
+    let _turn = match lane.enter().await {
+        Ok(turn) => turn,
+        Err(Refused::Busy) => return unknown(None),
+        Err(Refused::Resting(rest)) => return unknown(Some(rest)),
     };
-    match answer {
+    match lane.heed(repositories.hosts.repo_status(&host, &hearsay.did).await) {
         Ok(status) if status.active => Truth::Active,
         Ok(status) if status.status.as_deref() == Some("deleted") => Truth::Deleted,
         Ok(status) => Truth::Inactive(status.status),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hashlink::LruCache;
 use tokio::sync::SemaphorePermit;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use crate::hosts::HostError;
@@ -18,6 +18,8 @@ const HOSTS: usize = 1000;
 const AT_ONCE: usize = 2;
 const PER_SECOND: u32 = 10;
 const BURST: u32 = 20;
+/// How long one waits for one's turn. A host that has long transfers under way holds up nobody.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a host is left alone that asks for it and does not say how long.
 const REST: Duration = Duration::from_secs(30);
 
@@ -28,6 +30,15 @@ pub struct HostLanes(Mutex<LruCache<String, Arc<HostLane>>>);
 pub(in crate::actors) struct HostLane {
     lane: Lane,
     rest_until: Mutex<Option<Instant>>,
+}
+
+/// Why a host is not asked now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::actors) enum Refused {
+    #[error("others are at the host")]
+    Busy,
+    #[error("the host wants to be left alone for another {} s", .0.as_secs())]
+    Resting(Duration),
 }
 
 impl Default for HostLanes {
@@ -54,10 +65,11 @@ impl HostLane {
     /// Waits for one's turn, which lasts until what is given is dropped.
     ///
     /// # Errors
-    /// While the host wants to be left alone.
-    pub(in crate::actors) async fn enter(&self) -> Result<Option<SemaphorePermit<'_>>, HostError> {
+    /// While the host wants to be left alone, or others are before us for too long.
+    pub(in crate::actors) async fn enter(&self) -> Result<Option<SemaphorePermit<'_>>, Refused> {
         self.check_rest()?;
-        let turn = self.lane.enter().await;
+        let turn = timeout(PATIENCE, self.lane.enter()).await;
+        let turn = turn.map_err(|_| Refused::Busy)?;
         self.check_rest()?;
         Ok(turn)
     }
@@ -71,13 +83,11 @@ impl HostLane {
         answer
     }
 
-    fn check_rest(&self) -> Result<(), HostError> {
+    fn check_rest(&self) -> Result<(), Refused> {
         let until = *self.rest_until();
         let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
         match rest {
-            Some(rest) if !rest.is_zero() => Err(HostError::Throttled {
-                retry_after: Some(rest),
-            }),
+            Some(rest) if !rest.is_zero() => Err(Refused::Resting(rest)),
             _ => Ok(()),
         }
     }

@@ -1,121 +1,108 @@
 //! One repository's turn.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use tokio::time::Instant;
+use jiff::{SignedDuration, Timestamp};
 
 use super::fetch::{self, FetchFailure};
 use super::queue::{self, Drained};
 use super::{Repositories, compare, retry_at};
 use crate::actors::Context;
-use crate::operate::rate_limit::RateLimit;
-use crate::store::repos::{Resync, ResyncFailure, Resynced, Unsettled};
-use crate::store::{RepoState, StoreError};
+use crate::operate::rate_limit::SharedRateLimit;
+use crate::store::StoreError;
+use crate::store::repos::{RecentResyncs, Resync, ResyncFailure, Resynced, Unsettled, Urgency};
 
 /// A line about repositories in so much time at most, of each kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// Who is busy is asked again after so long, and half as long again by chance.
+const DEFERRAL: Duration = Duration::from_secs(1);
+/// What is asked for a key, or whether a repository is where it was, is soon asked again: events wait.
+const QUESTION_RETRY_MAX: Duration = Duration::from_secs(300);
+/// A repository may be fetched so often within the hour, one time more for each so many bytes.
+const FETCHES_PER_HOUR: u64 = 20;
+const BYTES_PER_FETCH: u64 = 4 << 20;
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+/// For each time beyond that it has to wait for so long.
+const WAIT_PER_FETCH: SignedDuration = SignedDuration::from_secs(30);
+/// An operator knows better.
+const OPERATOR: &str = "operator";
 
 /// Does for `repo` what can be done now. That it has been in vain is in the tables, and in the log.
-pub(super) async fn see_to(context: &Context, repo: &Unsettled) {
+///
+/// # Errors
+/// Where the tables cannot say so either. It stays in them as it was.
+pub(super) async fn see_to(
+    context: &Context,
+    urgency: Urgency,
+    repo: &Unsettled,
+) -> Result<(), StoreError> {
     let Some(repositories) = &context.repositories else {
-        return;
+        return Ok(());
     };
-    if let Err(error) = take(context, repositories, repo).await {
-        // It stays in the tables as it was.
-        tracing::debug!(did = %repo.did, %error, "the database does not let a repository be seen to");
+    let interest = &context.rules.interest;
+    if !interest.wants_did(repo.did.as_str()) {
+        return repositories.store.release(&repo.did).await;
+    }
+    // What waits is read as what comes is, also before anything has come.
+    if let Some(tracked) = interest.tracked() {
+        tracked.insert(repo.did.as_str());
+    }
+    if !repo.is_active {
+        return repositories.store.shelve(&repo.did).await;
+    }
+    match urgency {
+        Urgency::Waiting => let_through(context, repositories, repo).await,
+        Urgency::Doubted => compare_heads(repositories, repo).await,
+        Urgency::Broken | Urgency::Backfill => resync(context, repositories, repo).await,
     }
 }
 
-async fn take(
+/// Where something breaks the chain, the tables have the repository fetched next.
+async fn let_through(
     context: &Context,
     repositories: &Repositories,
     repo: &Unsettled,
 ) -> Result<(), StoreError> {
-    let is_settled = matches!(repo.state, RepoState::Synchronized | RepoState::Unchained);
-    let mut reason = match is_settled {
-        false => Some(repo.cause.as_deref().unwrap_or("operator")),
-        true if repo.is_doubted => match compare_heads(repositories, repo).await? {
-            Compared::Same => None,
-            Compared::Differs => Some("gap"),
-            Compared::Unknown => return Ok(()),
-        },
-        true => None,
-    };
-    // What waits may break the chain, and then the repository is fetched after all: once a turn.
-    let mut was_fetched = false;
-    loop {
-        if let Some(cause) = reason.take() {
-            was_fetched = true;
-            if !resync(context, repositories, repo, cause).await? {
-                return Ok(());
-            }
-        }
-        match queue::drain(context, repositories, &repo.did).await? {
-            Drained::Empty => return Ok(()),
-            Drained::Broken if !was_fetched => reason = Some("queue"),
-            Drained::Broken => return postpone(repositories, repo, None).await,
-            Drained::Unknown { retry_after } => {
-                return postpone(repositories, repo, retry_after).await;
-            }
-        }
+    match queue::drain(context, repositories, &repo.did).await? {
+        Drained::Empty => repositories.store.finish_queue(&repo.did).await,
+        Drained::Broken => Ok(()),
+        Drained::Unknown { retry_after } => postpone(repositories, repo, retry_after).await,
     }
 }
 
-async fn postpone(
-    repositories: &Repositories,
-    repo: &Unsettled,
-    retry_after: Option<Duration>,
-) -> Result<(), StoreError> {
-    let until = retry_at(repo.attempts, retry_after);
-    repositories.store.postpone(&repo.did, until).await
-}
-
-/// What came of comparing a repository with what its host has.
-enum Compared {
-    Same,
-    Differs,
-    /// Nobody says, for now.
-    Unknown,
-}
-
-async fn compare_heads(
-    repositories: &Repositories,
-    repo: &Unsettled,
-) -> Result<Compared, StoreError> {
+async fn compare_heads(repositories: &Repositories, repo: &Unsettled) -> Result<(), StoreError> {
     match fetch::is_where_it_was(repositories, repo).await {
-        Ok(true) => {
-            repositories.store.settle_doubt(&repo.did).await?;
-            Ok(Compared::Same)
-        }
-        Ok(false) => {
-            repositories.store.desynchronize(&repo.did, "gap").await?;
-            Ok(Compared::Differs)
-        }
+        Ok(true) => repositories.store.settle_doubt(&repo.did).await,
+        Ok(false) => repositories.store.desynchronize(&repo.did, "gap").await,
+        Err(failure) if failure.is_busy() => defer(repositories, repo).await,
         Err(failure) => {
             tracing::debug!(did = %repo.did, error = %failure, "cannot compare a repository");
-            repositories.note_status(repo, &failure).await?;
-            postpone(repositories, repo, failure.retry_after()).await?;
-            Ok(Compared::Unknown)
+            note_status(repositories, repo, &failure).await?;
+            postpone(repositories, repo, failure.retry_after()).await
         }
     }
 }
 
-/// Fetches a repository, and makes the tables equal to it. Says whether that was done.
+/// Fetches a repository, and makes the tables equal to it.
 async fn resync(
     context: &Context,
     repositories: &Repositories,
     repo: &Unsettled,
-    cause: &str,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
+    let store = &repositories.store;
+    let cause = repo.cause.as_deref().unwrap_or(OPERATOR);
     let started_at = Timestamp::now();
-    if let Some(tracked) = context.rules.interest.tracked() {
-        tracked.insert(repo.did.as_str());
+    let hour_ago = started_at.saturating_sub(HOUR).unwrap_or(Timestamp::MIN);
+    let recent = store.resyncs_since(&repo.did, hour_ago).await?;
+    let allowed_at = allowed_at(&recent).filter(|allowed_at| *allowed_at > started_at);
+    if let Some(allowed_at) = allowed_at
+        && cause != OPERATOR
+    {
+        return store.defer(&repo.did, allowed_at).await;
     }
-    repositories.store.begin_resync(&repo.did).await?;
-    let fetched = fetch::fetch(context, repositories, repo).await;
-    let (host, outcome) = match fetched {
+    store.begin_resync(&repo.did).await?;
+    let (host, outcome) = match fetch::fetch(context, repositories, repo).await {
+        Err(failure) if failure.is_busy() => return defer(repositories, repo).await,
         Err(failure) => (failure.host.clone(), Err(failure)),
         Ok(fetched) => {
             let host = Some(fetched.host.url.to_string());
@@ -123,10 +110,9 @@ async fn resync(
             (host, compared)
         }
     };
-    let is_done = outcome.is_ok();
     note_outcome(context, repositories, repo, cause, &outcome);
     if let Err(failure) = &outcome {
-        repositories.note_status(repo, failure).await?;
+        note_status(repositories, repo, failure).await?;
     }
     let resync = Resync {
         did: repo.did.clone(),
@@ -140,8 +126,50 @@ async fn resync(
             retry_at: retry_at(repo.attempts, failure.retry_after()),
         }),
     };
-    repositories.store.end_resync(&resync).await?;
-    Ok(is_done)
+    store.end_resync(&resync).await
+}
+
+/// When a repository may be fetched again that was fetched so often within the hour; `None` is at once.
+///
+/// One that breaks each time (because its server leaves something out, or somebody makes commits up)
+/// would have it asked for again and again.
+fn allowed_at(recent: &RecentResyncs) -> Option<Timestamp> {
+    let spent = u64::from(recent.count) + recent.bytes / BYTES_PER_FETCH;
+    let beyond = spent.checked_sub(FETCHES_PER_HOUR)?;
+    let beyond = i32::try_from(beyond).unwrap_or(i32::MAX).saturating_add(1);
+    let wait = WAIT_PER_FETCH.saturating_mul(beyond).min(HOUR);
+    recent.last_ended_at?.checked_add(wait).ok()
+}
+
+async fn postpone(
+    repositories: &Repositories,
+    repo: &Unsettled,
+    retry_after: Option<Duration>,
+) -> Result<(), StoreError> {
+    let soon = Timestamp::now()
+        .checked_add(QUESTION_RETRY_MAX)
+        .unwrap_or(Timestamp::MAX);
+    let until = retry_at(repo.attempts, retry_after).min(soon);
+    repositories.store.postpone(&repo.did, until).await
+}
+
+async fn defer(repositories: &Repositories, repo: &Unsettled) -> Result<(), StoreError> {
+    let pause = DEFERRAL.mul_f64(1.0 + 0.5 * fastrand::f64());
+    let until = Timestamp::now().checked_add(pause);
+    let until = until.unwrap_or(Timestamp::MAX);
+    repositories.store.defer(&repo.did, until).await
+}
+
+/// Where the account's own host says that it is not active, it is asked what it is.
+async fn note_status(
+    repositories: &Repositories,
+    repo: &Unsettled,
+    failure: &FetchFailure,
+) -> Result<(), StoreError> {
+    match failure.status() {
+        Some(status) => repositories.store.suspect(&repo.did, status).await,
+        None => Ok(()),
+    }
 }
 
 /// Counts it and logs it: every single one is a row, so of many at once a line tells for all.
@@ -155,20 +183,20 @@ fn note_outcome(
     match outcome {
         Ok(done) => {
             context.metrics.resynced(done);
-            if let Some(more) = repositories.log.admit_done() {
+            if let Some(untold) = repositories.log.done.admit() {
                 tracing::info!(
                     did = %repo.did, cause, created = done.created, updated = done.updated,
-                    deleted = done.deleted, more, "fetched a repository"
+                    deleted = done.deleted, untold, "fetched a repository"
                 );
             }
         }
         Err(failure) => {
             let is_throttled = failure.is_throttled();
             context.metrics.failed_resyncs(is_throttled).increment(1);
-            if let Some(more) = repositories.log.admit_failure() {
+            if let Some(untold) = repositories.log.failures.admit() {
                 tracing::warn!(
                     did = %repo.did, cause, host = failure.host, attempts = repo.attempts + 1,
-                    error = %failure, more, "cannot fetch a repository; trying again later"
+                    error = %failure, untold, "cannot fetch a repository; trying again later"
                 );
             }
         }
@@ -177,46 +205,44 @@ fn note_outcome(
 
 /// Holds back lines about repositories where they come by the thousand.
 pub struct TurnLog {
-    done: Mutex<RateLimit>,
-    failures: Mutex<RateLimit>,
+    done: SharedRateLimit,
+    failures: SharedRateLimit,
 }
 
 impl Default for TurnLog {
     fn default() -> Self {
-        let limit = || Mutex::new(RateLimit::new(LOG_INTERVAL));
         Self {
-            done: limit(),
-            failures: limit(),
+            done: SharedRateLimit::new(LOG_INTERVAL),
+            failures: SharedRateLimit::new(LOG_INTERVAL),
         }
     }
 }
 
-impl TurnLog {
-    /// How many lines were held back, if this one is not.
-    fn admit_done(&self) -> Option<u64> {
-        admit(&self.done)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait_after(count: u32, bytes: u64) -> Option<i64> {
+        let recent = RecentResyncs {
+            count,
+            bytes,
+            last_ended_at: Some(Timestamp::UNIX_EPOCH),
+        };
+        allowed_at(&recent).map(Timestamp::as_second)
     }
 
-    fn admit_failure(&self) -> Option<u64> {
-        admit(&self.failures)
+    #[test]
+    fn a_repository_that_is_fetched_again_and_again_has_to_wait_ever_longer() {
+        assert_eq!(wait_after(0, 0), None);
+        assert_eq!(wait_after(19, 1 << 20), None);
+        assert_eq!(wait_after(20, 0), Some(30));
+        assert_eq!(wait_after(25, 0), Some(180));
+        assert_eq!(wait_after(10_000, u64::MAX), Some(3600));
     }
-}
 
-fn admit(limit: &Mutex<RateLimit>) -> Option<u64> {
-    let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
-    limit.admit(Instant::now())
-}
-
-impl Repositories {
-    /// Where the account's own host says that it is not active, it is asked what it is.
-    async fn note_status(
-        &self,
-        repo: &Unsettled,
-        failure: &FetchFailure,
-    ) -> Result<(), StoreError> {
-        match failure.status() {
-            Some(status) => self.store.suspect(&repo.did, status).await,
-            None => Ok(()),
-        }
+    #[test]
+    fn a_large_repository_counts_for_more() {
+        assert_eq!(wait_after(1, 300 << 20), Some(30 * 57));
+        assert_eq!(wait_after(3, 16 << 20), None);
     }
 }

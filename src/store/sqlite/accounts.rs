@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
+use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 
 use super::integer;
 use super::multi_row::MultiRow;
 use crate::protocol::syntax::Did;
-use crate::queue::effect::AccountChange;
+use crate::queue::effect::{AccountChange, CommitStep};
 use crate::store::datetime::sortable;
-use crate::store::fold::Handle;
+use crate::store::fold::{Handle, Sorted};
 
 static STATUSES: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
@@ -53,17 +54,20 @@ static REMOVALS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 
 /// What goes with an account, by the DIDs in a JSON array. A projection goes where its record went.
-const REMOVE: [&str; 7] = [
+const REMOVE: [&str; 8] = [
     "DELETE FROM records WHERE did IN (SELECT value FROM json_each(?)) \
      AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = records.did)",
     "DELETE FROM waiting_commits WHERE did IN (SELECT value FROM json_each(?))",
     "DELETE FROM repos WHERE did IN (SELECT value FROM json_each(?)) AND state = 'unchained' \
-     AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = repos.did)",
-    // Should the account come back, so does its repository.
+     AND (time IS NULL OR time <= (SELECT removed_at FROM accounts WHERE accounts.did = repos.did))",
+    // Should the account come back, so does its repository, and not before.
     "UPDATE repos SET rev = NULL, data = NULL, state = 'desynchronized', cause = 'returned', \
-     has_waiting = 0, retry_at = NULL, attempts = 0 \
+     has_waiting = 0, retry_at = '9999-12-31T23:59:59.999Z', attempts = 0 \
      WHERE did IN (SELECT value FROM json_each(?)) AND state <> 'unchained' \
      AND (time IS NULL OR time <= (SELECT removed_at FROM accounts WHERE accounts.did = repos.did))",
+    // What waited of one that is newer has gone all the same.
+    "UPDATE repos SET state = 'desynchronized', cause = 'returned', has_waiting = 0 \
+     WHERE did IN (SELECT value FROM json_each(?)) AND has_waiting = 1",
     "DELETE FROM offers_index WHERE did IN (SELECT value FROM json_each(?)) \
      AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = offers_index.uri)",
     "DELETE FROM booking_requests WHERE did IN (SELECT value FROM json_each(?)) \
@@ -86,10 +90,19 @@ pub(super) async fn write_statuses(
                 .bind(change.status.as_deref())
                 .bind(sortable(change.time))
                 .bind(integer(change.seq))
-                .bind(change.is_hearsay && change.is_destructive());
+                .bind(change.is_hearsay && !change.active);
         }
         query.execute(&mut *connection).await?;
     }
+    // Of whom nothing is kept nobody asks.
+    let hearsay = statuses.iter().filter(|change| change.is_hearsay);
+    sqlx::query(
+        "UPDATE accounts SET is_hearsay = 0 WHERE did IN (SELECT value FROM json_each(?)) \
+         AND did NOT IN (SELECT did FROM repos)",
+    )
+    .bind(json_array(hearsay.map(|change| change.did.as_str())))
+    .execute(&mut *connection)
+    .await?;
     Ok(())
 }
 
@@ -97,19 +110,48 @@ pub(super) async fn write_statuses(
 /// meanwhile. To be called before the new statuses are written.
 pub(super) async fn note_returns(
     connection: &mut SqliteConnection,
-    statuses: &BTreeMap<&Did, &AccountChange>,
+    sorted: &Sorted<'_>,
 ) -> Result<bool, sqlx::Error> {
-    let active = statuses.values().filter(|change| change.active);
-    let dids = active.map(|change| change.did.as_str());
+    let statuses = sorted.statuses.values();
+    let active: Vec<&Did> = statuses
+        .filter(|change| change.active && change.is_hearsay)
+        .map(|change| &change.did)
+        .collect();
+    if active.is_empty() {
+        return Ok(false);
+    }
+    let had_gone = active.iter().filter(|did| sorted.inactive.contains(*did));
     let noted = sqlx::query(
         "UPDATE repos SET state = 'desynchronized', cause = 'returned', retry_at = NULL, \
-         attempts = 0 WHERE did IN (SELECT value FROM json_each(?)) AND state <> 'unchained' \
-         AND did IN (SELECT did FROM accounts WHERE active = 0)",
+         attempts = 0 WHERE did IN (SELECT value FROM json_each(?1)) AND ( \
+             did IN (SELECT value FROM json_each(?2)) \
+             OR did IN (SELECT did FROM accounts WHERE active = 0))",
     )
-    .bind(json_array(dids))
+    .bind(json_array(active.iter().map(|did| did.as_str())))
+    .bind(json_array(had_gone.map(|did| did.as_str())))
     .execute(&mut *connection)
     .await?;
     Ok(noted.rows_affected() > 0)
+}
+
+/// Has the hosts asked again of accounts that are said to be gone and have committed since, but not all
+/// the time.
+pub(super) async fn doubt_absence<'a>(
+    connection: &mut SqliteConnection,
+    commits: impl Iterator<Item = &'a CommitStep>,
+    ask_at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let commits = commits.map(|step| [step.did.to_string(), sortable(step.time)]);
+    sqlx::query(
+        "UPDATE accounts SET is_hearsay = 1, retry_at = ?2 FROM json_each(?1) AS step \
+         WHERE did = json_extract(step.value, '$[0]') AND active = 0 AND is_hearsay = 0 \
+         AND as_of < json_extract(step.value, '$[1]')",
+    )
+    .bind(serde_json::json!(commits.collect::<Vec<_>>()).to_string())
+    .bind(sortable(ask_at))
+    .execute(&mut *connection)
+    .await?;
+    Ok(())
 }
 
 pub(super) async fn write_handles(

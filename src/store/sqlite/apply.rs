@@ -2,6 +2,7 @@
 
 use std::slice;
 
+use jiff::{SignedDuration, Timestamp};
 use sqlx::Executor;
 
 use super::error::is_refusal;
@@ -12,6 +13,9 @@ use crate::queue::effect::{Effect, Rejection};
 use crate::source::SourceId;
 use crate::store::fold::{Sorted, last_changes};
 use crate::store::{StoreError, WriteBatch, Written};
+
+/// How long the host of an account that is said to be gone, and commits, is left alone in between.
+const ABSENCE_QUESTION_SPACING: SignedDuration = SignedDuration::from_mins(1);
 
 /// Where effects come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +83,7 @@ pub(super) async fn write_effects(
 
     let returned = match sorted.statuses.is_empty() {
         true => false,
-        false => accounts::note_returns(transaction, &sorted.statuses).await?,
+        false => accounts::note_returns(transaction, &sorted).await?,
     };
     accounts::write_statuses(transaction, &sorted.statuses).await?;
     accounts::write_handles(transaction, &sorted.handles).await?;
@@ -114,6 +118,11 @@ pub(super) async fn write_effects(
     transaction.pass(Point::StoreWriting).await?;
 
     let doubted = repos::doubt(transaction, &sorted.doubts, &now).await?;
+    if !sorted.steps.is_empty() {
+        let commits = judged.believed_or_waiting(&sorted.steps);
+        let ask_at = Timestamp::now().checked_add(ABSENCE_QUESTION_SPACING);
+        accounts::doubt_absence(transaction, commits, ask_at.unwrap_or(Timestamp::MAX)).await?;
+    }
 
     let mut written = Written {
         records: accepted.len() as u64,

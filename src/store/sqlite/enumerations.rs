@@ -17,7 +17,7 @@ pub(super) async fn begin(
         sqlx::query(
             "INSERT INTO enumerations (collection, started_at) VALUES (?1, ?2) \
              ON CONFLICT (collection) DO UPDATE SET cursor = NULL, repos = 0, started_at = ?2, \
-             ended_at = NULL, error = NULL WHERE ?3 AND ended_at IS NOT NULL",
+             ended_at = NULL, attempts = 0, error = NULL WHERE ?3 AND ended_at IS NOT NULL",
         )
         .bind(collection.as_str())
         .bind(&now)
@@ -68,13 +68,29 @@ pub(super) async fn note_page(
         .await?;
     }
     sqlx::query(
-        "UPDATE enumerations SET cursor = ?2, repos = repos + ?3, \
+        "UPDATE enumerations SET cursor = ?2, repos = repos + ?3, attempts = 0, error = NULL, \
          ended_at = iif(?2 IS NULL, ?4, NULL) WHERE collection = ?1",
     )
     .bind(page.collection.as_str())
     .bind(page.cursor)
     .bind(integer(page.dids.len() as u64))
     .bind(&now)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await
+}
+
+pub(super) async fn note_failed_page(
+    writer: &Writer,
+    collection: &Nsid,
+    error: &str,
+) -> Result<(), StoreError> {
+    let mut transaction = writer.begin().await?;
+    sqlx::query(
+        "UPDATE enumerations SET attempts = attempts + 1, error = ?2 WHERE collection = ?1",
+    )
+    .bind(collection.as_str())
+    .bind(error)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await
@@ -114,8 +130,7 @@ pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError
          FROM (SELECT *, cause = 'backfill' \
              AND state IN ('desynchronized', 'resyncing', 'throttled') AND NOT EXISTS ( \
                  SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0) AS is_left \
-             FROM repos WHERE state IN ('desynchronized', 'resyncing', 'throttled') \
-             OR has_waiting = 1 OR doubted_by IS NOT NULL)",
+             FROM repos WHERE urgency IS NOT NULL)",
     )
     .fetch_one(store.reader())
     .await?;

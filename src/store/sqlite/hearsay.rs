@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::resync::parse_did;
+use super::due::parse_did;
 use super::writer::Writer;
 use super::{SqliteStore, accounts};
 use crate::protocol::syntax::Did;
@@ -17,8 +17,7 @@ pub(super) async fn all(
 ) -> Result<Vec<Hearsay>, StoreError> {
     let rows: Vec<(String, Option<String>, String, u32)> = sqlx::query_as(
         "SELECT did, status, as_of, attempts FROM accounts \
-         WHERE is_hearsay = 1 AND (retry_at IS NULL OR retry_at <= ?) \
-         AND did IN (SELECT did FROM repos) ORDER BY retry_at LIMIT ?",
+         WHERE is_hearsay = 1 AND (retry_at IS NULL OR retry_at <= ?) ORDER BY retry_at LIMIT ?",
     )
     .bind(sortable(now))
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
@@ -97,7 +96,7 @@ pub(super) async fn settle(
             Truth::Active => {
                 sqlx::query(
                     "UPDATE repos SET state = 'desynchronized', cause = 'returned', \
-                     retry_at = NULL WHERE did = ? AND state <> 'unchained'",
+                     retry_at = NULL, attempts = 0 WHERE did = ?",
                 )
                 .bind(hearsay.did.as_str())
                 .execute(&mut *transaction)

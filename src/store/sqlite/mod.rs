@@ -5,6 +5,7 @@ mod apply;
 mod crashes;
 mod cursor;
 mod dead_letters;
+mod due;
 mod enumerations;
 mod error;
 mod gaps;
@@ -17,21 +18,24 @@ mod purge;
 mod records;
 mod repos;
 mod resync;
+mod waiting;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use sqlx::SqlitePool;
+use tokio::time::timeout;
 
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
 pub use self::open::Options;
 use self::writer::Writer;
 use super::datetime::sortable;
 use super::repos::{
-    EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, Reconciled, RepoCounts, RepoStore,
-    Resync, Settled, SnapshotPart, Truth, Unsettled, Waiting,
+    EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, RecentResyncs, Reconciled, RepoCounts,
+    RepoStore, Resync, Settled, SnapshotPart, Truth, Unsettled, Urgency, Waiting,
 };
 use super::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
@@ -40,6 +44,9 @@ use super::{
 use crate::protocol::syntax::{Did, Nsid};
 use crate::queue::effect::{Effect, Gap};
 use crate::source::{Position, SourceId};
+
+/// How long a question about repositories may take, and a transaction.
+const REPO_DEADLINE: Duration = Duration::from_secs(15);
 
 /// A SQLite file, its tables brought up to date.
 ///
@@ -170,15 +177,16 @@ impl Store for SqliteStore {
 
 impl RepoStore for SqliteStore {
     fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        Box::pin(resync::tracked(self))
+        Box::pin(due::tracked(self))
     }
 
-    fn unsettled(
+    fn due(
         &self,
+        urgency: Urgency,
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Unsettled>, StoreError>> {
-        Box::pin(resync::unsettled(self, now, limit))
+        timely(due::due(self, urgency, now, limit))
     }
 
     fn desynchronize<'a>(
@@ -186,33 +194,41 @@ impl RepoStore for SqliteStore {
         did: &'a Did,
         cause: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(resync::desynchronize(&self.writer, did, cause))
+        timely(due::desynchronize(&self.writer, did, cause))
+    }
+
+    fn resyncs_since<'a>(
+        &'a self,
+        did: &'a Did,
+        since: Timestamp,
+    ) -> BoxFuture<'a, Result<RecentResyncs, StoreError>> {
+        timely(resync::since(self, did, since))
     }
 
     fn begin_resync<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(resync::begin(&self.writer, did))
+        timely(resync::begin(&self.writer, did))
     }
 
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>> {
-        Box::pin(resync::held(self, range))
+        timely(resync::held(self, range))
     }
 
     fn write_snapshot<'a>(
         &'a self,
         part: &'a SnapshotPart<'a>,
     ) -> BoxFuture<'a, Result<Written, StoreError>> {
-        Box::pin(resync::write_snapshot(&self.writer, part))
+        timely(resync::write_snapshot(&self.writer, part))
     }
 
     fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(resync::end(&self.writer, resync))
+        timely(resync::end(&self.writer, resync))
     }
 
     fn first_waiting<'a>(
         &'a self,
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>> {
-        Box::pin(resync::first_waiting(self, did))
+        timely(waiting::first(self, did))
     }
 
     fn settle_waiting<'a>(
@@ -220,7 +236,11 @@ impl RepoStore for SqliteStore {
         waiting: &'a Waiting,
         effects: &'a [Effect],
     ) -> BoxFuture<'a, Result<Settled, StoreError>> {
-        Box::pin(resync::settle_waiting(&self.writer, waiting, effects))
+        timely(waiting::settle(&self.writer, waiting, effects))
+    }
+
+    fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(waiting::finish(&self.writer, did))
     }
 
     fn postpone<'a>(
@@ -228,15 +248,31 @@ impl RepoStore for SqliteStore {
         did: &'a Did,
         until: Timestamp,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(resync::postpone(&self.writer, did, until))
+        timely(due::postpone(&self.writer, did, until))
+    }
+
+    fn defer<'a>(
+        &'a self,
+        did: &'a Did,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(due::defer(&self.writer, did, until))
+    }
+
+    fn shelve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(due::shelve(&self.writer, did))
+    }
+
+    fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(due::release(&self.writer, did))
     }
 
     fn settle_doubt<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(resync::settle_doubt(&self.writer, did))
+        timely(due::settle_doubt(&self.writer, did))
     }
 
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
-        Box::pin(gaps::reconcile(&self.writer))
+        Box::pin(gaps::reconcile(self))
     }
 
     fn hearsay(
@@ -244,7 +280,7 @@ impl RepoStore for SqliteStore {
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>> {
-        Box::pin(hearsay::all(self, now, limit))
+        timely(hearsay::all(self, now, limit))
     }
 
     fn suspect<'a>(
@@ -252,7 +288,7 @@ impl RepoStore for SqliteStore {
         did: &'a Did,
         status: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(hearsay::suspect(&self.writer, did, status))
+        timely(hearsay::suspect(&self.writer, did, status))
     }
 
     fn settle_hearsay<'a>(
@@ -260,7 +296,7 @@ impl RepoStore for SqliteStore {
         hearsay: &'a Hearsay,
         truth: &'a Truth,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(hearsay::settle(&self.writer, hearsay, truth))
+        timely(hearsay::settle(&self.writer, hearsay, truth))
     }
 
     fn begin_enumeration<'a>(
@@ -268,23 +304,43 @@ impl RepoStore for SqliteStore {
         collections: &'a [Nsid],
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(enumerations::begin(&self.writer, collections, anew))
+        timely(enumerations::begin(&self.writer, collections, anew))
+    }
+
+    fn note_failed_page<'a>(
+        &'a self,
+        collection: &'a Nsid,
+        error: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(enumerations::note_failed_page(
+            &self.writer,
+            collection,
+            error,
+        ))
     }
 
     fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>> {
-        Box::pin(enumerations::all(self))
+        timely(enumerations::all(self))
     }
 
     fn note_page<'a>(
         &'a self,
         page: &'a EnumeratedPage<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(enumerations::note_page(&self.writer, page))
+        timely(enumerations::note_page(&self.writer, page))
     }
 
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {
-        Box::pin(enumerations::counts(self))
+        timely(enumerations::counts(self))
     }
+}
+
+/// Nobody who sees to repositories waits for ever. What was asked may have been done all the same.
+fn timely<'a, T: Send + 'a>(
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+) -> BoxFuture<'a, Result<T, StoreError>> {
+    let within_deadline = timeout(REPO_DEADLINE, work);
+    Box::pin(async { within_deadline.await.unwrap_or(Err(StoreError::Deadline)) })
 }
 
 /// The clock of the columns that say when something was written. No guard depends on it.

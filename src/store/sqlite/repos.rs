@@ -6,18 +6,14 @@ use std::sync::LazyLock;
 use sqlx::sqlite::SqliteConnection;
 
 use super::accounts::json_array;
-use super::integer;
 use super::multi_row::MultiRow;
+use super::{integer, waiting};
 use crate::protocol::syntax::Did;
 use crate::queue::effect::{Claim, CommitStep, Doubt, RecordVersion};
 use crate::source::SourceId;
-use crate::store::chain::{Head, RepoState, Verdict, judge};
+use crate::store::chain::{Head, RepoState, Verdict, is_very_first, judge};
 use crate::store::datetime::sortable;
 use crate::store::fold::{RecordChange, Sorted, is_removed, newest_commits};
-
-/// So many frames of one repository wait at most. Beyond that they are dropped, and the repository is
-/// fetched as a whole, which brings the same.
-const MAX_WAITING: i64 = 1000;
 
 /// Has all of the repositories' columns that an event sets.
 static HEADS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -63,7 +59,8 @@ static UNCHAINED: LazyLock<MultiRow> = LazyLock::new(|| {
         "ON CONFLICT (did) DO UPDATE SET rev = excluded.rev, data = excluded.data, \
          seq = excluded.seq, source = excluded.source, time = excluded.time, \
          state = excluded.state, updated_at = excluded.updated_at \
-         WHERE repos.rev IS NULL OR excluded.rev > repos.rev",
+         WHERE (repos.rev IS NULL OR excluded.rev > repos.rev) \
+         AND repos.state IN ('synchronized', 'unchained')",
     )
 });
 
@@ -91,6 +88,15 @@ impl Judged {
     /// Whether the record changes of this step are to be written.
     pub(super) fn admits(&self, step: Option<usize>) -> bool {
         step.is_none_or(|step| self.verdicts.get(step) == Some(&Verdict::Follows))
+    }
+
+    /// Those of `steps` that tell something new.
+    pub(super) fn believed_or_waiting<'a>(
+        &self,
+        steps: &[&'a CommitStep],
+    ) -> impl Iterator<Item = &'a CommitStep> {
+        let judged = steps.iter().zip(&self.verdicts);
+        judged.filter_map(|(step, verdict)| (*verdict != Verdict::Stale).then_some(*step))
     }
 
     /// How many steps have to wait.
@@ -236,7 +242,7 @@ pub(super) async fn write_steps(
                 .bind(sortable(step.time))
                 .bind(change.head.state.as_str())
                 .bind(change.cause)
-                .bind(matches!(step.claim, Claim::From { since: None, .. }))
+                .bind(is_very_first(step))
                 .bind(change.head.has_waiting)
                 .bind(now);
         }
@@ -259,55 +265,15 @@ pub(super) async fn write_steps(
     }
     // What comes out of the queue is there already.
     if !is_their_turn {
-        let waiting = judged.waiting.iter().filter_map(|index| steps.get(*index));
-        for step in waiting {
-            wait(connection, source, step, now).await?;
-        }
+        let steps = judged.waiting.iter().filter_map(|index| steps.get(*index));
+        waiting::add(connection, source, steps.copied(), now).await?;
     }
-    Ok(())
-}
-
-async fn wait(
-    connection: &mut SqliteConnection,
-    source: &SourceId,
-    step: &CommitStep,
-    now: &str,
-) -> Result<(), sqlx::Error> {
-    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM waiting_commits WHERE did = ?")
-        .bind(step.did.as_str())
-        .fetch_one(&mut *connection)
-        .await?;
-    if count < MAX_WAITING {
-        sqlx::query(
-            "INSERT INTO waiting_commits (did, source, seq, frame, created_at) \
-             VALUES (?, ?, ?, ?, ?)",
-        )
-        .bind(step.did.as_str())
-        .bind(source.as_str())
-        .bind(integer(step.seq))
-        .bind(step.frame.as_ref())
-        .bind(now)
-        .execute(&mut *connection)
-        .await?;
-        return Ok(());
-    }
-    sqlx::query("DELETE FROM waiting_commits WHERE did = ?")
-        .bind(step.did.as_str())
-        .execute(&mut *connection)
-        .await?;
-    sqlx::query(
-        "UPDATE repos SET has_waiting = 0, state = 'desynchronized', cause = 'overflow', \
-         updated_at = ?2 WHERE did = ?1",
-    )
-    .bind(step.did.as_str())
-    .bind(now)
-    .execute(&mut *connection)
-    .await?;
     Ok(())
 }
 
 /// Has these repositories compared with what their hosts have, those that are tracked; and fetched,
-/// those that are not and from which something is wanted. Returns whether there are any.
+/// those of which something is wanted and not all that was before is known. Returns whether there are
+/// any.
 pub(super) async fn doubt(
     connection: &mut SqliteConnection,
     doubts: &[&Doubt],
@@ -318,17 +284,18 @@ pub(super) async fn doubt(
     }
     let doubted = sqlx::query(
         "UPDATE repos SET doubted_by = coalesce(doubted_by, 0) \
-         WHERE did IN (SELECT value FROM json_each(?)) AND state = 'synchronized'",
+         WHERE did IN (SELECT value FROM json_each(?)) AND state <> 'unchained'",
     )
     .bind(json_array(doubts.iter().map(|doubt| doubt.did.as_str())))
     .execute(&mut *connection)
     .await?;
     let wanted = doubts.iter().filter(|doubt| doubt.is_wanted);
+    // Where a chain began behind what is doubted, it tells nothing of that.
     let found = sqlx::query(
         "INSERT INTO repos (did, state, cause, updated_at) \
          SELECT value, 'desynchronized', 'refused', ? FROM json_each(?) WHERE true \
          ON CONFLICT (did) DO UPDATE SET state = excluded.state, cause = excluded.cause \
-         WHERE repos.state = 'unchained'",
+         WHERE is_whole = 0 AND repos.state IN ('synchronized', 'unchained')",
     )
     .bind(now)
     .bind(json_array(wanted.map(|doubt| doubt.did.as_str())))

@@ -1,110 +1,53 @@
-//! Repositories that somebody has to see to.
+//! Repositories that are fetched as a whole.
 
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 
 use super::accounts::json_array;
 use super::apply::{Origin, conclude, write_effects};
+use super::due::forget_empty;
 use super::writer::{Transaction, Writer};
 use super::{SqliteStore, now};
 use crate::protocol::syntax::Did;
-use crate::queue::effect::Effect;
-use crate::source::SourceId;
 use crate::store::chain::RepoState;
 use crate::store::datetime::sortable;
-use crate::store::repos::{Held, HeldRange, Resync, Settled, SnapshotPart, Unsettled, Waiting};
+use crate::store::repos::{Held, HeldRange, RecentResyncs, Resync, SnapshotPart};
 use crate::store::{StoreError, Written};
 
-pub(super) async fn tracked(store: &SqliteStore) -> Result<Vec<String>, StoreError> {
-    Ok(sqlx::query_scalar("SELECT did FROM repos")
-        .fetch_all(store.reader())
-        .await?)
-}
+/// How often it has to be said that there is no such repository before it is believed. The next attempt
+/// comes an hour after the one before by then.
+const ATTEMPTS_TO_BE_SURE: u32 = 10;
 
-/// A row of `repos` as it is stored.
-#[derive(sqlx::FromRow)]
-struct Row {
-    did: String,
-    rev: Option<String>,
-    status_as_of: Option<String>,
-    state: String,
-    cause: Option<String>,
-    has_waiting: bool,
-    is_doubted: bool,
-    attempts: u32,
-}
-
-pub(super) async fn unsettled(
-    store: &SqliteStore,
-    now: Timestamp,
-    limit: usize,
-) -> Result<Vec<Unsettled>, StoreError> {
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT did, rev, state, cause, has_waiting, doubted_by IS NOT NULL AS is_doubted, attempts, \
-         (SELECT as_of FROM accounts WHERE accounts.did = repos.did) AS status_as_of FROM repos \
-         WHERE (state IN ('desynchronized', 'resyncing', 'throttled') OR has_waiting = 1 \
-             OR doubted_by IS NOT NULL) \
-         AND (retry_at IS NULL OR retry_at <= ?) \
-         AND NOT EXISTS (SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0) \
-         ORDER BY cause IS 'backfill', retry_at LIMIT ?",
-    )
-    .bind(sortable(now))
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .fetch_all(store.reader())
-    .await?;
-    rows.into_iter().map(Unsettled::try_from).collect()
-}
-
-impl TryFrom<Row> for Unsettled {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
-        let state = RepoState::parse(&row.state)
-            .ok_or_else(|| StoreError::Corrupt(format!("repository state {:?}", row.state)))?;
-        Ok(Self {
-            did: parse_did(&row.did)?,
-            state,
-            rev: row.rev,
-            status_as_of: row.status_as_of.and_then(|text| text.parse().ok()),
-            cause: row.cause,
-            has_waiting: row.has_waiting,
-            is_doubted: row.is_doubted,
-            attempts: row.attempts,
-        })
-    }
-}
-
-pub(super) fn parse_did(did: &str) -> Result<Did, StoreError> {
-    Did::parse(did).map_err(|error| StoreError::Corrupt(error.to_string()))
-}
-
-pub(super) async fn desynchronize(
-    writer: &Writer,
-    did: &Did,
-    cause: &str,
-) -> Result<(), StoreError> {
+pub(super) async fn begin(writer: &Writer, did: &Did) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
     sqlx::query(
-        "INSERT INTO repos (did, state, cause, updated_at) VALUES (?1, 'desynchronized', ?2, ?3) \
-         ON CONFLICT (did) DO UPDATE SET state = 'desynchronized', cause = ?2, doubted_by = NULL, \
-         retry_at = NULL, updated_at = ?3",
+        "UPDATE repos SET state = 'resyncing', doubted_by = NULL, updated_at = ?2 WHERE did = ?1",
     )
     .bind(did.as_str())
-    .bind(cause)
     .bind(now())
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await
 }
 
-pub(super) async fn begin(writer: &Writer, did: &Did) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query("UPDATE repos SET state = 'resyncing', updated_at = ?2 WHERE did = ?1")
-        .bind(did.as_str())
-        .bind(now())
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await
+pub(super) async fn since(
+    store: &SqliteStore,
+    did: &Did,
+    since: Timestamp,
+) -> Result<RecentResyncs, StoreError> {
+    let (count, bytes, last_ended_at): (u32, i64, Option<String>) = sqlx::query_as(
+        "SELECT count(*), coalesce(sum(bytes), 0), max(ended_at) FROM resyncs \
+         WHERE did = ? AND ended_at >= ?",
+    )
+    .bind(did.as_str())
+    .bind(sortable(since))
+    .fetch_one(store.reader())
+    .await?;
+    Ok(RecentResyncs {
+        count,
+        bytes: bytes.unsigned_abs(),
+        last_ended_at: last_ended_at.and_then(|text| text.parse().ok()),
+    })
 }
 
 /// URIs of one repository sort as its paths do, so the table's key has them in order.
@@ -192,7 +135,8 @@ pub(super) async fn end(writer: &Writer, resync: &Resync) -> Result<(), StoreErr
     transaction.commit().await
 }
 
-/// What waits may not follow even so: then it was in vain once more.
+/// Where it is another state than the one that the attempt has set, the repository has to be fetched once
+/// more for a reason that came up meanwhile, or has gone.
 async fn move_state(
     connection: &mut SqliteConnection,
     resync: &Resync,
@@ -202,8 +146,8 @@ async fn move_state(
         Ok(done) => {
             sqlx::query(
                 "UPDATE repos SET state = 'synchronized', rev = ?2, data = ?3, seq = NULL, is_whole = 1, \
-                 source = ?4, time = ?5, doubted_by = NULL, retry_at = NULL, \
-                 attempts = iif(has_waiting, attempts, 0), updated_at = ?6 WHERE did = ?1",
+                 source = ?4, time = ?5, retry_at = NULL, attempts = 0, updated_at = ?6 \
+                 WHERE did = ?1 AND state = 'resyncing'",
             )
             .bind(resync.did.as_str())
             .bind(&done.rev)
@@ -222,7 +166,7 @@ async fn move_state(
             };
             sqlx::query(
                 "UPDATE repos SET state = ?2, retry_at = ?3, attempts = attempts + 1, \
-                 updated_at = ?4 WHERE did = ?1",
+                 updated_at = ?4 WHERE did = ?1 AND state = 'resyncing'",
             )
             .bind(resync.did.as_str())
             .bind(state.as_str())
@@ -233,108 +177,15 @@ async fn move_state(
             if failure.is_gone {
                 sqlx::query(
                     "DELETE FROM repos WHERE did = ?1 AND rev IS NULL AND has_waiting = 0 \
-                     AND cause IN ('backfill', 'refused') AND NOT EXISTS (SELECT 1 FROM records WHERE did = ?1)",
+                     AND cause IN ('backfill', 'refused') AND attempts > ?2 \
+                     AND NOT EXISTS (SELECT 1 FROM records WHERE did = ?1)",
                 )
                 .bind(resync.did.as_str())
+                .bind(ATTEMPTS_TO_BE_SURE)
                 .execute(&mut *connection)
                 .await?;
             }
         }
     }
     Ok(())
-}
-
-pub(super) async fn first_waiting(
-    store: &SqliteStore,
-    did: &Did,
-) -> Result<Option<Waiting>, StoreError> {
-    let row: Option<(i64, String, Vec<u8>)> = sqlx::query_as(
-        "SELECT id, source, frame FROM waiting_commits WHERE did = ? ORDER BY id LIMIT 1",
-    )
-    .bind(did.as_str())
-    .fetch_optional(store.reader())
-    .await?;
-    Ok(row.map(|(id, source, frame)| Waiting {
-        id,
-        did: did.clone(),
-        source: SourceId::new(&source),
-        frame: frame.into(),
-    }))
-}
-
-pub(super) async fn settle_waiting(
-    writer: &Writer,
-    waiting: &Waiting,
-    effects: &[Effect],
-) -> Result<Settled, StoreError> {
-    let mut transaction = writer.begin().await?;
-    let settled = settle(&mut transaction, waiting, effects).await;
-    conclude(writer, transaction, settled, &waiting.source, effects).await
-}
-
-async fn settle(
-    transaction: &mut Transaction<'_>,
-    waiting: &Waiting,
-    effects: &[Effect],
-) -> Result<Settled, sqlx::Error> {
-    let written = write_effects(transaction, &waiting.source, effects, Origin::Queue).await?;
-    if written.waiting > 0 {
-        return Ok(Settled::Held);
-    }
-    sqlx::query("DELETE FROM waiting_commits WHERE id = ?")
-        .bind(waiting.id)
-        .execute(&mut **transaction)
-        .await?;
-    finish_queue(transaction, &waiting.did).await?;
-    Ok(Settled::Done)
-}
-
-/// Opens the way for the stream where nothing waits any more.
-pub(super) async fn finish_queue(
-    connection: &mut SqliteConnection,
-    did: &Did,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "UPDATE repos SET has_waiting = 0, attempts = 0, retry_at = NULL WHERE did = ?1 \
-         AND NOT EXISTS (SELECT 1 FROM waiting_commits WHERE did = ?1)",
-    )
-    .bind(did.as_str())
-    .execute(&mut *connection)
-    .await?;
-    forget_empty(connection, did).await
-}
-
-/// Tracked is what has, or had, something that is kept.
-async fn forget_empty(connection: &mut SqliteConnection, did: &Did) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "DELETE FROM repos WHERE did = ?1 AND state IN ('synchronized', 'unchained') \
-         AND has_waiting = 0 AND NOT EXISTS (SELECT 1 FROM records WHERE did = ?1)",
-    )
-    .bind(did.as_str())
-    .execute(&mut *connection)
-    .await?;
-    Ok(())
-}
-
-pub(super) async fn postpone(
-    writer: &Writer,
-    did: &Did,
-    until: Timestamp,
-) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query("UPDATE repos SET retry_at = ?2, attempts = attempts + 1 WHERE did = ?1")
-        .bind(did.as_str())
-        .bind(sortable(until))
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn settle_doubt(writer: &Writer, did: &Did) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query("UPDATE repos SET doubted_by = NULL, retry_at = NULL WHERE did = ?")
-        .bind(did.as_str())
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await
 }

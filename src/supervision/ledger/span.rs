@@ -30,7 +30,7 @@ impl FrameSpan {
     pub fn frames(&self) -> impl Iterator<Item = &Bytes> {
         self.portions().iter().filter_map(|portion| match portion {
             Portion::Frame(frame) => Some(frame),
-            Portion::Passed(_) => None,
+            Portion::Passed(_) | Portion::Joint => None,
         })
     }
 
