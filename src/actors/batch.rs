@@ -29,11 +29,11 @@ pub struct DecodedBatch {
 /// Something that the filter has to look at.
 #[derive(Debug)]
 pub enum Item {
-    /// The stream stands here: told of the first frame, and wherever the seqs do not rise.
+    /// The stream stands here: told of the first frame, behind a joint, and wherever the seqs do not rise.
     At(Position),
     DeadLetter(Box<DeadLetter>),
     Doubt(Doubt),
-    /// What follows came by another connection.
+    /// What follows came by another connection, and is to begin with the last of what was before.
     Joint,
     /// The stream had come so far where its seqs cease to rise.
     Reached(Position),

@@ -43,8 +43,8 @@ pub struct ConnectionActorState {
     silence: SilenceDetector,
     limits: BatchLimits,
     connection: Option<Box<dyn Frames>>,
-    /// Nothing has come by the connection yet.
-    is_fresh: bool,
+    /// Nothing has come yet by a connection that is to show that it goes on with the same sequence.
+    is_at_joint: bool,
     myself: ActorCell,
 }
 
@@ -89,7 +89,7 @@ impl Actor for ConnectionActor {
                 bytes: config.batch_bytes as usize,
             },
             connection: None,
-            is_fresh: true,
+            is_at_joint: false,
             myself: myself.get_cell(),
             progress,
             context,
@@ -162,7 +162,7 @@ impl ConnectionActorState {
         self.silence.wait_from(now);
         self.context.note_connected(now);
         self.connection = Some(connection);
-        self.is_fresh = true;
+        self.is_at_joint = matches!(resume, Resume::With(_));
         self.show(ConnectionState::Connected {
             since: Timestamp::now(),
         });
@@ -181,7 +181,7 @@ impl ConnectionActorState {
             self.silence.wait_from(Instant::now());
         }
         let mut sieve = Sieve::new(self.context.rules.interest.clone(), self.limits);
-        if self.is_fresh {
+        if self.is_at_joint {
             sieve = sieve.behind_joint();
         }
         let linger = self.context.config.batch_wait;
@@ -218,7 +218,7 @@ impl ConnectionActorState {
         if sieve.is_empty() {
             return Ok(());
         }
-        self.is_fresh = false;
+        self.is_at_joint = false;
         let error = sieve.last_frame().and_then(error_frame);
         let last_seq = sieve.last_seq();
         if last_seq.is_some() {

@@ -51,6 +51,8 @@ pub struct CursorState {
     /// What the cursor in the database is known to say.
     durable: Option<Position>,
     written_at: Instant,
+    /// The seq of the event that was last asked for once more.
+    asked_again: Option<u64>,
     /// This run has gone on beyond the place where earlier ones ended.
     is_past_crashes: bool,
 }
@@ -72,6 +74,7 @@ impl Actor for CursorActor {
             progress,
             durable: None,
             written_at: Instant::now(),
+            asked_again: None,
             is_past_crashes: false,
         })
     }
@@ -209,16 +212,22 @@ impl CursorState {
         }
     }
 
-    /// Where the source is to go on: with the last event that was read, which the ledger remembers. That
-    /// it comes once more shows that the sequence is still the same one.
+    /// Where the source is to go on: behind all that was read, which the ledger remembers. The last event
+    /// of that is asked for once more, which shows that the sequence is still the same one; but not twice
+    /// in a row, or a connection that never brings more than it would be all there is.
     async fn resume(&mut self) -> Option<Resume> {
         self.load().await?;
         let ledger = &self.context.ledger;
         let joins_live = ledger.epoch().gap == Some(GapCause::StartedLive);
-        Some(match ledger.received() {
-            0 if joins_live => Resume::Live,
-            0 => Resume::Oldest,
-            seq => Resume::After(seq - 1),
+        let seq = ledger.received();
+        Some(match self.asked_again.take() {
+            _ if seq == 0 && joins_live => Resume::Live,
+            _ if seq == 0 => Resume::Oldest,
+            Some(before) if before == seq => Resume::After(seq),
+            _ => {
+                self.asked_again = Some(seq);
+                Resume::With(seq)
+            }
         })
     }
 

@@ -5,7 +5,7 @@
 //! (bluesky-social/indigo#1328); and a host name may come to stand for another server with other
 //! seqs. So every jump is judged by the events' time as well.
 //!
-//! A new connection is asked to begin with the event that was the last one of the connection before.
+//! A new connection is asked to begin with the event that was the last one of the one before.
 //! Where that comes with the time that it had, the sequence is the same, and nothing was missed.
 
 use std::time::Duration;
@@ -25,8 +25,17 @@ pub struct SequenceGuard {
     window: Duration,
     /// Why the next event may follow on a gap, and what lies before that gap.
     pending: Option<(GapCause, Position)>,
-    /// A new connection has not shown yet that it goes on where the last one ended.
-    is_at_joint: bool,
+    joint: Joint,
+}
+
+/// Whether a connection goes on where the one before has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joint {
+    Passed,
+    /// Nothing has come by it yet, or a single event from before.
+    Open {
+        before: Option<u64>,
+    },
 }
 
 /// What an event's position means.
@@ -47,18 +56,20 @@ impl SequenceGuard {
             position,
             window,
             pending: gap.map(|cause| (cause, position)),
-            is_at_joint: false,
+            joint: Joint::Passed,
         }
     }
 
     /// What comes next comes by another connection.
     pub fn note_joint(&mut self) {
-        self.is_at_joint = self.position != Position::default();
+        if self.position != Position::default() {
+            self.joint = Joint::Open { before: None };
+        }
     }
 
     /// Whether `event` is the one that is to come first by a new connection.
     pub fn is_proof(&self, event: Position) -> bool {
-        self.is_at_joint && event.seq == self.position.seq
+        self.joint != Joint::Passed && event.seq == self.position.seq
     }
 
     /// The place behind everything that was observed.
@@ -80,11 +91,11 @@ impl SequenceGuard {
 
     /// Judges the next event's position.
     pub fn observe(&mut self, event: Position) -> Observation {
-        let cause = if self.is_at_joint {
-            self.cause_at_joint(event)
-        } else {
-            self.is_new_sequence(event)
-                .then_some(GapCause::SequenceReset)
+        let cause = match self.joint {
+            Joint::Open { before } => self.cause_at_joint(event, before),
+            Joint::Passed => self
+                .is_new_sequence(event)
+                .then_some(GapCause::SequenceReset),
         };
         match cause {
             Some(cause @ (GapCause::SequenceReset | GapCause::FutureCursor)) => {
@@ -102,7 +113,7 @@ impl SequenceGuard {
         let gap = gap(cause, self.position, Some(event));
         self.position = event;
         self.pending = None;
-        self.is_at_joint = false;
+        self.joint = Joint::Passed;
         Observation::Restart { gap }
     }
 
@@ -121,15 +132,22 @@ impl SequenceGuard {
         Observation::Advance { gap }
     }
 
-    /// Why events may be missing before one that comes by a new connection.
-    fn cause_at_joint(&mut self, event: Position) -> Option<GapCause> {
+    /// Why events may be missing before one that comes by a new connection, by which `earlier` has come.
+    fn cause_at_joint(&mut self, event: Position, earlier: Option<u64>) -> Option<GapCause> {
         let before = self.position;
         let ahead = before
             .time
             .zip(event.time)
             .map(|(before, now)| now.duration_since(before));
         if event.seq < before.seq {
-            // Servers may begin a little earlier than they were asked to.
+            // Servers may begin with the one before what they were asked for. One that begins earlier
+            // still shows nothing, since not every event is told of.
+            self.joint = match earlier {
+                Some(earlier) if earlier != event.seq => Joint::Passed,
+                _ => Joint::Open {
+                    before: Some(event.seq),
+                },
+            };
             return match ahead {
                 Some(_) => self
                     .is_new_sequence(event)
@@ -138,7 +156,7 @@ impl SequenceGuard {
                 None => (event.seq + 1 < before.seq).then_some(GapCause::FutureCursor),
             };
         }
-        self.is_at_joint = false;
+        self.joint = Joint::Passed;
         let slack = signed(REPLAY_SLACK);
         match ahead? {
             ahead if event.seq == before.seq => {
@@ -279,6 +297,17 @@ mod tests {
         assert_eq!(guard.observe(at(1000, 0)), Observation::Replay);
         // However long nothing has happened.
         let next = guard.observe(at(1001, 20 * HOUR));
+        assert_eq!(next, Observation::Advance { gap: None });
+    }
+
+    #[test]
+    fn a_server_that_begins_earlier_than_it_was_asked_to_has_shown_nothing() {
+        let mut guard = guard_at_joint();
+        for replayed in [at(997, -9), at(997, -9), at(998, -8)] {
+            assert_eq!(guard.observe(replayed), Observation::Replay);
+        }
+        // What is between need not have been told.
+        let next = guard.observe(at(1001, HOUR));
         assert_eq!(next, Observation::Advance { gap: None });
     }
 

@@ -14,6 +14,10 @@ use super::interest::Interest;
 use crate::protocol::decode::{Glance, Place, glance};
 use crate::source::intake::{BatchLimits, Intake};
 
+/// So many frames behind a joint keep places of their own: the one that is to come, and the one before,
+/// with which a server may begin.
+pub const AT_JOINT: u8 = 2;
+
 /// So many unwanted frames fill a batch too, since the cursor must move on.
 const PASSED_LIMIT: u64 = 4096;
 
@@ -23,7 +27,7 @@ pub enum Portion {
     /// Somebody may want it, or wants to know what is wrong with it.
     Frame(Bytes),
     Passed(Passage),
-    /// What follows came by another connection than what was before.
+    /// What follows came by another connection than what was before, and is to begin with the last of that.
     Joint,
 }
 
@@ -53,6 +57,8 @@ pub struct Sieve {
     frames: usize,
     frame_bytes: usize,
     last_seq: Option<u64>,
+    /// So many more frames keep places of their own.
+    at_joint: u8,
 }
 
 // === impl Portion ===
@@ -139,13 +145,15 @@ impl Sieve {
             frames: 0,
             frame_bytes: 0,
             last_seq: None,
+            at_joint: 0,
         }
     }
 
-    /// One for the first batch of a connection.
+    /// One for the first batch of a connection that has something to show.
     #[must_use]
     pub fn behind_joint(mut self) -> Self {
         self.portions.push(Portion::Joint);
+        self.at_joint = AT_JOINT;
         self
     }
 
@@ -167,6 +175,7 @@ impl Sieve {
     }
 
     fn keep(&mut self, frame: &[u8], seq: Option<u64>) {
+        self.at_joint = self.at_joint.saturating_sub(1);
         self.frames += 1;
         self.frame_bytes += frame.len();
         self.last_seq = seq.or(self.last_seq);
@@ -177,8 +186,10 @@ impl Sieve {
     fn pass(&mut self, place: Place<'_>, bytes: usize) {
         self.passed += 1;
         self.last_seq = Some(place.seq);
+        let keeps_its_place = self.at_joint > 0;
+        self.at_joint = self.at_joint.saturating_sub(1);
         match self.portions.last_mut() {
-            Some(Portion::Passed(passage)) if passage.last.seq < place.seq => {
+            Some(Portion::Passed(passage)) if passage.last.seq < place.seq && !keeps_its_place => {
                 passage.add(place, bytes);
             }
             _ => {
@@ -313,11 +324,15 @@ mod tests {
     fn a_joint_stands_before_the_frames_and_is_nothing_by_itself() {
         let mut sieve = sieve().behind_joint();
         assert!(sieve.is_empty());
-        sieve.take(unwanted_at(7));
+        for seq in 7..=10 {
+            sieve.take(unwanted_at(seq));
+        }
         assert!(!sieve.is_empty());
         let portions = sieve.into_portions();
         assert_eq!(portions[0], Portion::Joint);
-        assert_eq!(span(&portions[1]), (1, 7, 7));
+        // The first two can be told apart.
+        let spans: Vec<_> = portions[1..].iter().map(span).collect();
+        assert_eq!(spans, [(1, 7, 7), (3, 8, 10)]);
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub enum Resume {
     Live,
     /// With the oldest event that the source still holds.
     Oldest,
+    /// With the event that has this seq, to see that it is still the same one.
+    With(u64),
 }
 
 impl Resume {
@@ -78,6 +80,7 @@ impl Resume {
             Self::After(seq) => Some(seq),
             Self::Live => None,
             Self::Oldest => Some(0),
+            Self::With(seq) => Some(seq.saturating_sub(1)),
         }
     }
 }
@@ -146,5 +149,6 @@ mod tests {
         assert_eq!(Resume::Oldest.cursor(), Some(0));
         assert_eq!(Resume::Live.cursor(), None);
         assert_eq!(Resume::After(7).cursor(), Some(7));
+        assert_eq!(Resume::With(7).cursor(), Some(6));
     }
 }

@@ -118,9 +118,9 @@ async fn lesson_05_a_cursor_in_the_future_is_met_once_and_leaves_a_gap() {
         .await;
     let relay = relay(notes(ANN, 1..=9).log).await;
     let expected: [&[Resume]; 2] = [
-        &[Resume::After(FUTURE - 1), Resume::Oldest],
+        &[Resume::With(FUTURE), Resume::Oldest],
         // A restart does not begin all over.
-        &[Resume::After(8)],
+        &[Resume::With(9)],
     ];
     for asked in expected {
         let worker = Worker::start(&relay, &database).await;

@@ -81,7 +81,7 @@ async fn assert_resumed_after(stop: Stop, inclusive: bool) {
     worker.reaches(end).await;
     // The event at the cursor comes once more, to show that it is still the same sequence.
     let asked_after = cursor - 1;
-    assert_eq!(worker.source.asked(), [Resume::After(asked_after)]);
+    assert_eq!(worker.source.asked(), [Resume::With(cursor)]);
     let sent_again = seqs(&frames).into_iter().filter(|&seq| {
         let is_behind = seq > asked_after;
         is_behind || (inclusive && seq == asked_after)
@@ -174,7 +174,7 @@ async fn a_cursor_ahead_of_the_log_is_a_gap_and_all_the_relay_has_is_read() {
     let relay = relay(frames).await;
     let worker = Worker::start(&relay, &database).await;
     worker.reaches(end).await;
-    let expected = [Resume::After(FUTURE_SEQ - 1), Resume::Oldest];
+    let expected = [Resume::With(FUTURE_SEQ), Resume::Oldest];
     assert_eq!(worker.source.asked(), expected);
     assert_eq!(relay.connections(), 2);
     worker.drain().await;
@@ -201,7 +201,7 @@ async fn a_cursor_older_than_what_the_relay_holds_is_a_gap_with_both_ends() {
     let relay = relay_with(frames, options).await;
     let worker = Worker::start(&relay, &database).await;
     worker.reaches(seqs[seqs.len() - 1]).await;
-    assert_eq!(worker.source.asked(), [Resume::After(known - 1)]);
+    assert_eq!(worker.source.asked(), [Resume::With(known)]);
     worker.drain().await;
 
     let expected = [("outdated_cursor".to_owned(), known, Some(oldest_held))];

@@ -84,7 +84,7 @@ async fn seqs_beyond_the_protocols_are_never_where_the_stream_goes_on() {
     let worker = Worker::start(&relay, &database).await;
     worker.reaches(end).await;
     let asked = worker.source.asked();
-    assert_eq!(asked[..2], [Resume::Oldest, Resume::After(before - 1)]);
+    assert_eq!(asked[..2], [Resume::Oldest, Resume::With(before)]);
     worker.drain().await;
 
     assert_eq!(database.cursor().await.seq, end);

@@ -161,9 +161,7 @@ impl Verified {
         let repositories = context.repositories.as_ref().unwrap();
         let settled = async {
             loop {
-                let unsettled = unsettled(&*repositories.store).await;
-                let hearsay = repositories.store.hearsay(Timestamp::MAX, 1).await.unwrap();
-                if applied() == last && unsettled.is_empty() && hearsay.is_empty() {
+                if applied() == last && is_settled(&*repositories.store).await {
                     return;
                 }
                 sleep(POLL_INTERVAL).await;
@@ -263,6 +261,17 @@ async fn unsettled(store: &dyn RepoStore) -> Vec<Unsettled> {
         unsettled.extend(due.into_iter().filter(|repo| !is_made_up(repo)));
     }
     unsettled
+}
+
+/// Whether nothing is left to do. What is said of accounts may become work on repositories, and the other
+/// way round, so it is looked twice.
+async fn is_settled(store: &dyn RepoStore) -> bool {
+    let mut is_settled = true;
+    for _ in 0..2 {
+        is_settled &= unsettled(store).await.is_empty();
+        is_settled &= store.hearsay(Timestamp::MAX, 1).await.unwrap().is_empty();
+    }
+    is_settled
 }
 
 /// What a worker has left.

@@ -6,7 +6,7 @@ use super::tally::Tally;
 use crate::actors::Context;
 use crate::actors::batch::{Item, Work};
 use crate::actors::examination;
-use crate::filter::sieve::{Passage, Portion};
+use crate::filter::sieve::{AT_JOINT, Passage, Portion};
 use crate::protocol::decode::{Content, DecodeError, Evidence, Fault, Place, decode};
 use crate::protocol::event::Event;
 use crate::protocol::skim::Kind;
@@ -33,7 +33,7 @@ pub(super) fn read(context: &Context, frames: &FrameSpan, witness: &Witness) -> 
     let mut reader = Reader::new(context);
     for (number, portion) in frames.numbers().zip(frames.portions()) {
         match portion {
-            Portion::Joint => reader.items.push(Item::Joint),
+            Portion::Joint => reader.join(),
             Portion::Passed(passage) => reader.pass(passage),
             Portion::Frame(frame) => {
                 witness.is_at(number);
@@ -50,7 +50,7 @@ pub(super) fn pass(context: &Context, frames: &FrameSpan) -> Reading {
     let mut reader = Reader::new(context);
     for portion in frames.portions() {
         match portion {
-            Portion::Joint => reader.items.push(Item::Joint),
+            Portion::Joint => reader.join(),
             Portion::Passed(passage) => reader.pass(passage),
             Portion::Frame(_) => {}
         }
@@ -73,6 +73,8 @@ struct Reader<'a> {
     weight: usize,
     /// Its time is read only once it is known to be the last one.
     last: Option<Place<'a>>,
+    /// So many more places are told, wherever they are.
+    at_joint: u8,
     tally: Tally,
 }
 
@@ -83,6 +85,7 @@ impl<'a> Reader<'a> {
             items: Vec::new(),
             weight: 0,
             last: None,
+            at_joint: 0,
             tally: Tally::default(),
         }
     }
@@ -195,6 +198,11 @@ impl<'a> Reader<'a> {
         self.items.push(Item::DeadLetter(Box::new(letter)));
     }
 
+    fn join(&mut self) {
+        self.items.push(Item::Joint);
+        self.at_joint = AT_JOINT;
+    }
+
     fn pass(&mut self, passage: &'a Passage) {
         self.tally.commit += passage.events;
         self.tally.bytes += passage.bytes;
@@ -206,7 +214,12 @@ impl<'a> Reader<'a> {
         let Some(place) = place else {
             return;
         };
+        let is_told = self.at_joint > 0;
+        self.at_joint = self.at_joint.saturating_sub(1);
         match self.last {
+            Some(last) if last.seq < place.seq && is_told => {
+                self.items.push(Item::At(place.position()));
+            }
             Some(last) if last.seq < place.seq => {}
             last => {
                 let reached = last.map(|last| Item::Reached(last.position()));
