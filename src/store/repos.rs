@@ -91,8 +91,9 @@ pub trait RepoStore: Send + Sync + 'static {
     /// Forgets what was to be done for a repository: nobody wants it any more.
     fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Notes that a repository was found where it was thought to be.
-    fn settle_doubt<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Notes that a repository was found where it was thought to be, unless it is doubted for another
+    /// reason by now.
+    fn settle_doubt<'a>(&'a self, repo: &'a Unsettled) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Has every tracked repository doubted for the sake of gaps that have ended, and closes those of
     /// which all were seen to.
@@ -178,6 +179,8 @@ pub struct Unsettled {
     /// When its account was removed, if it was. What is of that time or earlier is gone.
     pub removed_at: Option<Timestamp>,
     pub cause: Option<String>,
+    /// The gap for which it is doubted, if it is; 0 is a commit that was refused.
+    pub doubted_by: Option<i64>,
     /// How often it was tried in vain.
     pub attempts: u32,
 }

@@ -72,7 +72,7 @@ async fn let_through(
 
 async fn compare_heads(repositories: &Repositories, repo: &Unsettled) -> Result<(), StoreError> {
     match fetch::is_where_it_was(repositories, repo).await {
-        Ok(true) => repositories.store.settle_doubt(&repo.did).await,
+        Ok(true) => repositories.store.settle_doubt(repo).await,
         Ok(false) => repositories.store.desynchronize(&repo.did, "gap").await,
         Err(failure) if failure.is_busy() => defer(repositories, repo).await,
         Err(failure) => {

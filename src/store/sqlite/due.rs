@@ -28,6 +28,7 @@ struct Row {
     status_as_of: Option<String>,
     removed_at: Option<String>,
     cause: Option<String>,
+    doubted_by: Option<i64>,
     attempts: u32,
 }
 
@@ -39,7 +40,7 @@ pub(super) async fn due(
 ) -> Result<Vec<Unsettled>, StoreError> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT repos.did, rev, coalesce(active, 1) AS is_active, as_of AS status_as_of, removed_at, \
-         cause, repos.attempts FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
+         cause, doubted_by, repos.attempts FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
          WHERE urgency = ? AND (repos.retry_at IS NULL OR repos.retry_at <= ?) \
          ORDER BY repos.retry_at LIMIT ?",
     )
@@ -73,6 +74,7 @@ impl TryFrom<Row> for Unsettled {
             status_as_of: time(row.status_as_of),
             removed_at: time(row.removed_at),
             cause: row.cause,
+            doubted_by: row.doubted_by,
             attempts: row.attempts,
         })
     }
@@ -115,12 +117,16 @@ pub(super) async fn postpone(
     transaction.commit().await
 }
 
-pub(super) async fn settle_doubt(writer: &Writer, did: &Did) -> Result<(), StoreError> {
+pub(super) async fn settle_doubt(writer: &Writer, repo: &Unsettled) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
-    sqlx::query("UPDATE repos SET doubted_by = NULL, retry_at = NULL, attempts = 0 WHERE did = ?")
-        .bind(did.as_str())
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query(
+        "UPDATE repos SET doubted_by = NULL, retry_at = NULL, attempts = 0 \
+         WHERE did = ? AND doubted_by IS ?",
+    )
+    .bind(repo.did.as_str())
+    .bind(repo.doubted_by)
+    .execute(&mut *transaction)
+    .await?;
     transaction.commit().await
 }
 
@@ -139,11 +145,15 @@ pub(super) async fn defer(writer: &Writer, did: &Did, until: Timestamp) -> Resul
 
 pub(super) async fn shelve(writer: &Writer, did: &Did) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
-    sqlx::query("UPDATE repos SET retry_at = ?2 WHERE did = ?1")
-        .bind(did.as_str())
-        .bind(NEVER)
-        .execute(&mut *transaction)
-        .await?;
+    // It may have come back since somebody looked.
+    sqlx::query(
+        "UPDATE repos SET retry_at = ?2 WHERE did = ?1 \
+         AND EXISTS (SELECT 1 FROM accounts WHERE accounts.did = ?1 AND active = 0)",
+    )
+    .bind(did.as_str())
+    .bind(NEVER)
+    .execute(&mut *transaction)
+    .await?;
     // What was said of it when nothing of it was kept was never looked into.
     sqlx::query("UPDATE accounts SET is_hearsay = 1 WHERE did = ? AND active = 0")
         .bind(did.as_str())

@@ -267,8 +267,8 @@ impl RepoStore for SqliteStore {
         timely(due::release(&self.writer, did))
     }
 
-    fn settle_doubt<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::settle_doubt(&self.writer, did))
+    fn settle_doubt<'a>(&'a self, repo: &'a Unsettled) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(due::settle_doubt(&self.writer, repo))
     }
 
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
