@@ -221,7 +221,8 @@ impl ConnectionActorState {
         self.is_at_joint = false;
         let error = sieve.last_frame().and_then(error_frame);
         let last_seq = sieve.last_seq();
-        if last_seq.is_some() {
+        // That the last event comes once more does not show that there are others.
+        if last_seq.is_some_and(|seq| seq != self.context.ledger.received()) {
             self.reconnect.received();
             self.silence.data(Instant::now());
         }

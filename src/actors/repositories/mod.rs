@@ -21,7 +21,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 pub use self::host_lanes::HostLanes;
@@ -47,6 +47,8 @@ const RETRY_JITTER: f64 = 0.3;
 /// How long nobody is seen to while the tables take nothing; it doubles from the first to the second.
 const REST_MIN: Duration = Duration::from_millis(200);
 const REST_MAX: Duration = Duration::from_secs(10);
+/// All that is waited for in a turn has a deadline of its own. Should that ever not be so, here it ends.
+const TURN_DEADLINE: Duration = Duration::from_secs(2 * 3600);
 /// How long a repository is left alone at which a turn broke off.
 const BROKEN_OFF_REST: Duration = Duration::from_secs(60);
 
@@ -306,7 +308,9 @@ impl RepositoriesState {
         let (turn, myself) = (turn(self.context.clone()), myself.clone());
         let begun = self.turns.spawn(async move {
             let _told = Told(myself);
-            turn.await
+            timeout(TURN_DEADLINE, turn)
+                .await
+                .unwrap_or(Err(StoreError::Deadline))
         });
         self.in_hand.insert(begun.id(), (did, task));
     }

@@ -169,8 +169,11 @@ impl Ledger {
                 state.last_progress_at = now;
             }
             state.next_frame += portions.len() as u64;
+            // That the last event comes once more is nothing new.
+            if last_seq != Some(state.received) {
+                state.last_entered_at = Some(now);
+            }
             state.received = last_seq.unwrap_or(state.received);
-            state.last_entered_at = Some(now);
             state.owed.insert(first_frame);
             state.entries.push_back(Entry {
                 frames: FrameSpan {
@@ -323,6 +326,7 @@ impl Ledger {
         }
     }
 
+    /// When something new came, if anything did.
     pub fn last_entered_at(&self) -> Option<Instant> {
         self.lock().last_entered_at
     }
