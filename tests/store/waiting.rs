@@ -9,7 +9,7 @@ use crate::fixture::*;
 
 async fn first(database: &Database, name: &str) -> Waiting {
     let waiting = database.store.first_waiting(&did(name)).await.unwrap();
-    waiting.expect("a frame waits")
+    waiting.unwrap()
 }
 
 async fn settle(database: &Database, name: &str, effects: &[Effect]) -> Settled {

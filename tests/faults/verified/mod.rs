@@ -16,7 +16,7 @@ mod traffic;
 use std::ops::Range;
 
 /// How many seeds each of the two tests takes by default.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 8;
 
 fn seeds(part: u64) -> Range<u64> {
     crate::asked_for("HUDDLE_VERIFIED_FAULT_SEEDS", part, 2)
