@@ -43,10 +43,12 @@ fn history() -> impl Strategy<Value = Vec<(&'static str, Event)>> {
     vec((did, event()), 1..24)
 }
 
-/// The effects of each of its frames.
+/// The effects of each of its frames. It begins with a record of either, so that both are tracked.
 fn frames(history: &[(&'static str, Event)]) -> Vec<Vec<Effect>> {
     let mut repositories = [Repository::new(ALICE), Repository::new(BOB)];
-    let said = history.iter().zip(1..).map(|((did, event), number)| {
+    let begun = [(ALICE, Event::Put("a")), (BOB, Event::Put("a"))];
+    let said = begun.iter().chain(history).zip(1..);
+    let said = said.map(|((did, event), number)| {
         let repository = &mut repositories[usize::from(*did == BOB)];
         repository.say(2 * number, *event)
     });

@@ -7,7 +7,9 @@ use cid::multihash::Multihash;
 use huddle_firehose::protocol::syntax::Did;
 use huddle_firehose::protocol::verify::Level;
 use huddle_firehose::queue::effect::{Claim, CommitStep, Doubt, Effect, RecordDelete};
-use huddle_firehose::store::repos::{RepoStore, Resync, ResyncFailure, Resynced, Unsettled};
+use huddle_firehose::store::repos::{
+    RepoStore, Resync, ResyncFailure, Resynced, Unsettled, Urgency,
+};
 use jiff::Timestamp;
 
 use crate::fixture::*;
@@ -182,14 +184,18 @@ impl Database {
         self.apply(&[commit(did, 9, 8), put_by(did, "z", 9)]).await;
     }
 
-    /// The DIDs of the repositories that are due at second `now`, the first one first.
+    /// The DIDs of the repositories that are due at second `now`, the most urgent first.
     pub(crate) async fn due(&self, now: u64) -> Vec<String> {
         let due = self.due_repos(now).await.into_iter();
         due.map(|repo| repo.did.to_string()).collect()
     }
 
     pub(crate) async fn due_repos(&self, now: u64) -> Vec<Unsettled> {
-        self.store.unsettled(second(now), 100).await.unwrap()
+        let mut due = Vec::new();
+        for urgency in Urgency::ALL {
+            due.extend(self.store.due(urgency, second(now), 100).await.unwrap());
+        }
+        due
     }
 
     /// A repository was fetched while nothing more came of it.

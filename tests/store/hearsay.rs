@@ -139,13 +139,15 @@ async fn of_an_account_that_is_not_tracked_nobody_asks() {
 }
 
 #[tokio::test]
-async fn while_an_account_is_not_active_its_repository_is_left_alone() {
+async fn a_repository_is_left_alone_until_its_account_is_active_again() {
     let (database, hearsay) = accused().await;
     let alice = did(ALICE);
     database.store.desynchronize(&alice, "gap").await.unwrap();
-    assert!(database.due(0).await.is_empty());
+    assert!(!database.due_repos(0).await[0].is_active);
+    database.store.shelve(&alice).await.unwrap();
+    assert!(database.due(1_000_000).await.is_empty());
     settle(&database, &hearsay, Truth::Active).await;
-    assert_eq!(database.due(0).await, [ALICE]);
+    assert!(database.due_repos(0).await[0].is_active);
 }
 
 /// Whatever comes of it in the stream afterwards says more.

@@ -44,16 +44,17 @@ async fn where_there_is_no_gap_nothing_is_doubted() {
 async fn a_gap_that_has_ended_has_every_tracked_repository_doubted_once() {
     let database = Database::new().await;
     database.track(&[ALICE, BOB]).await;
-    // Whose chain nobody follows is not compared.
+    // Where nobody has followed the chain, there is nothing to compare.
     database.apply(&[put(CAROL, "a", 1)]).await;
     database.apply(&[outdated(5, Some(9))]).await;
-    assert_eq!(reconcile(&database).await.doubted, Some(2));
-    assert_eq!(database.due(0).await, [ALICE, BOB]);
+    assert_eq!(reconcile(&database).await.doubted, Some(3));
+    assert_eq!(database.due(0).await, [CAROL, ALICE, BOB]);
+    assert_eq!(database.column(CAUSE).await, ["-", "-", "gap"]);
 
     settle(&database, &[ALICE]).await;
     let again = reconcile(&database).await;
     assert_eq!((again.doubted, again.closed.len()), (None, 0));
-    assert_eq!(database.due(0).await, [BOB]);
+    assert_eq!(database.due(0).await, [CAROL, BOB]);
 }
 
 #[tokio::test]

@@ -251,10 +251,8 @@ async fn an_operator_may_ask_for_a_repository_whatever_is_known_of_it() {
 async fn what_is_known_of_a_repository_comes_with_it() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    database
-        .apply(&[account(ALICE, Some("suspended"), 4)])
-        .await;
-    database.apply(&[account(ALICE, None, 5)]).await;
+    database.apply(&[said(ALICE, Some("suspended"), 4)]).await;
+    database.apply(&[said(ALICE, None, 5)]).await;
     database
         .store
         .desynchronize(&did(BOB), "gap")

@@ -13,10 +13,11 @@ use huddle_firehose::store::sqlite::SqliteStore;
 use super::traffic::Said;
 use crate::upstream::Upstream;
 
-/// Whether somebody has to see to a repository, an account, a search or a gap.
+/// Whether somebody has to see to a repository, an account, a search or a gap. A repository that was
+/// asked for in vain because of something that was refused may be one that somebody has made up.
 const WORK: &str = "SELECT \
-     EXISTS (SELECT 1 FROM repos WHERE (state IN ('desynchronized', 'resyncing', 'throttled') \
-         OR has_waiting = 1 OR doubted_by IS NOT NULL) AND NOT EXISTS ( \
+     EXISTS (SELECT 1 FROM repos WHERE urgency IS NOT NULL \
+         AND NOT (cause IS 'refused' AND attempts > 0 AND rev IS NULL) AND NOT EXISTS ( \
          SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0)) \
      OR EXISTS (SELECT 1 FROM accounts WHERE is_hearsay = 1 AND did IN (SELECT did FROM repos)) \
      OR EXISTS (SELECT 1 FROM enumerations WHERE ended_at IS NULL) \

@@ -1,11 +1,10 @@
 //! One seed: a tree follows a network and asks it, in one life of the process or in several.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use huddle_firehose::actors::repositories::{Backfill, HostLanes, Repositories, TurnLog};
+use huddle_firehose::actors::repositories::{Backfill, HostLanes, Repositories, Rest, TurnLog};
 use huddle_firehose::actors::{Context, Parts};
 use huddle_firehose::config::{Config, Layers, Verify};
 use huddle_firehose::fault::{Faults, Point};
@@ -123,11 +122,10 @@ impl Run {
         let hosts = NetworkHosts::new(self.traffic.network.clone(), self.seed);
         let relay = "http://relay.test/";
         let repositories = Repositories {
-            verification: Verification {
-                level: self.config.verify,
-                identities: Identities::new(hosts.clone(), Limits::default()),
-                source_url: "ws://relay.test/".parse().unwrap(),
-            },
+            verification: Verification::new(
+                self.config.verify,
+                Identities::new(hosts.clone(), Limits::default()),
+            ),
             hosts: Arc::new(hosts),
             store: store.clone(),
             lanes: HostLanes::default(),
@@ -140,7 +138,7 @@ impl Run {
                 directory: relay.parse().unwrap(),
                 collections: worker::collections(&self.config.collections, &rules.schemas),
             },
-            is_settled: AtomicBool::new(false),
+            rest: Rest::default(),
         };
         Context::new(Parts {
             config: self.config.clone(),

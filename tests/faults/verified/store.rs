@@ -15,8 +15,8 @@ use huddle_firehose::protocol::syntax::{Did, Nsid};
 use huddle_firehose::queue::effect::{Effect, Gap};
 use huddle_firehose::source::{Position, SourceId};
 use huddle_firehose::store::repos::{
-    EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, Reconciled, RepoCounts, RepoStore,
-    Resync, Settled, SnapshotPart, Truth, Unsettled, Waiting,
+    EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, RecentResyncs, Reconciled, RepoCounts,
+    RepoStore, Resync, Settled, SnapshotPart, Truth, Unsettled, Urgency, Waiting,
 };
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
@@ -223,13 +223,22 @@ impl RepoStore for FaultyStore {
         self.act_soon(self.store.tracked()).boxed()
     }
 
-    fn unsettled(
+    fn due(
         &self,
+        urgency: Urgency,
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Unsettled>, StoreError>> {
         let now = self.on_the_wall(now);
-        self.act_soon(self.store.unsettled(now, limit)).boxed()
+        self.act_soon(self.store.due(urgency, now, limit)).boxed()
+    }
+
+    fn resyncs_since<'a>(
+        &'a self,
+        did: &'a Did,
+        since: Timestamp,
+    ) -> BoxFuture<'a, Result<RecentResyncs, StoreError>> {
+        self.act_soon(self.store.resyncs_since(did, since)).boxed()
     }
 
     fn desynchronize<'a>(
@@ -290,6 +299,28 @@ impl RepoStore for FaultyStore {
             .boxed()
     }
 
+    fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.finish_queue(did)).boxed()
+    }
+
+    fn defer<'a>(
+        &'a self,
+        did: &'a Did,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let until = self.on_the_wall(until);
+        self.act_soon(async move { self.store.defer(did, until).await })
+            .boxed()
+    }
+
+    fn shelve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.shelve(did)).boxed()
+    }
+
+    fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.release(did)).boxed()
+    }
+
     fn settle_doubt<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
         self.act_soon(self.store.settle_doubt(did)).boxed()
     }
@@ -334,6 +365,15 @@ impl RepoStore for FaultyStore {
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.act_soon(self.store.begin_enumeration(collections, anew))
+            .boxed()
+    }
+
+    fn note_failed_page<'a>(
+        &'a self,
+        collection: &'a Nsid,
+        error: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.note_failed_page(collection, error))
             .boxed()
     }
 
