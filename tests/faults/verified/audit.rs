@@ -13,18 +13,19 @@ use huddle_firehose::store::sqlite::SqliteStore;
 use super::traffic::Said;
 use crate::upstream::Upstream;
 
-/// Whether somebody has to see to a repository, an account, a search or a gap. A repository that was
-/// asked for in vain because of something that was refused may be one that somebody has made up.
+/// Whether somebody has to see to a repository, an account, a search or a gap. Of accounts that
+/// somebody has made up nobody ever hears anything.
 const WORK: &str = "SELECT \
      EXISTS (SELECT 1 FROM repos WHERE urgency IS NOT NULL \
-         AND NOT (cause IS 'refused' AND attempts > 0 AND rev IS NULL) AND NOT EXISTS ( \
+         AND did IN (SELECT value FROM json_each(?)) AND NOT EXISTS ( \
          SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0)) \
      OR EXISTS (SELECT 1 FROM accounts WHERE is_hearsay = 1 AND did IN (SELECT did FROM repos)) \
      OR EXISTS (SELECT 1 FROM enumerations WHERE ended_at IS NULL) \
      OR EXISTS (SELECT 1 FROM gaps WHERE closed_at IS NULL)";
 
-pub(crate) async fn has_work(store: &SqliteStore) -> bool {
+pub(crate) async fn has_work(store: &SqliteStore, accounts: &[String]) -> bool {
     sqlx::query_scalar(WORK)
+        .bind(serde_json::Value::from(accounts).to_string())
         .fetch_one(store.reader())
         .await
         .unwrap()
@@ -85,6 +86,13 @@ impl Audit {
             said,
             oddities: Vec::new(),
         }
+    }
+
+    /// The DIDs of the network's accounts.
+    pub(crate) fn accounts(&self) -> Vec<String> {
+        let network = self.network.lock().unwrap();
+        let accounts = network.accounts().iter();
+        accounts.map(|account| account.did.clone()).collect()
     }
 
     /// Looks whether the cursor leads: whether something that was said up to it is neither in the

@@ -92,7 +92,8 @@ impl FaultyStore {
 
     /// Whether somebody still has to see to something, now or later.
     pub(crate) async fn has_work(&self) -> bool {
-        standing_still(audit::has_work(&self.store)).await
+        let accounts = self.audit.lock().unwrap().accounts();
+        standing_still(audit::has_work(&self.store, &accounts)).await
     }
 
     /// Does what is asked as the schedule has it.
