@@ -57,6 +57,8 @@ CREATE TABLE waiting_commits (
 
 -- With the bytes, so that they are added up without a look at the frames.
 CREATE INDEX waiting_commits_by_did ON waiting_commits (did, id, bytes);
+-- Whether a frame waits already.
+CREATE INDEX waiting_commits_by_seq ON waiting_commits (did, seq);
 
 -- Each attempt to fetch a repository as a whole.
 CREATE TABLE resyncs (

@@ -303,7 +303,7 @@ fn letter(refusal: &Refusal) -> Letter {
     }
 }
 
-fn differ<T: PartialEq + std::fmt::Debug>(
+pub(crate) fn differ<T: PartialEq + std::fmt::Debug>(
     what: &str,
     stored: &BTreeMap<String, T>,
     expected: &BTreeMap<String, T>,

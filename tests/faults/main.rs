@@ -19,6 +19,7 @@ mod store;
 mod tables;
 mod traffic;
 mod upstream;
+mod verified;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,25 +31,25 @@ const SEEDS: u64 = 500;
 /// So many runs follow the same history, since most of a history's time goes into signatures.
 const RUNS_OF_A_HISTORY: u64 = 8;
 
-/// The seeds that the environment asks for, or else the given part of the default ones.
-fn seeds(part: u64) -> Range<u64> {
-    match std::env::var("HUDDLE_FAULT_SEEDS") {
-        Err(_) => part * SEEDS..(part + 1) * SEEDS,
-        Ok(text) => {
-            let number = |text: &str| text.parse::<u64>().expect("HUDDLE_FAULT_SEEDS: a number");
-            let all = match text.split_once("..") {
-                Some((from, to)) => number(from)..number(to),
-                None => number(&text)..number(&text) + 1,
-            };
-            let share = (all.end - all.start).div_ceil(4);
-            let from = all.start + part * share;
-            from.min(all.end)..(from + share).min(all.end)
-        }
-    }
+/// The seeds that the environment asks for in `variable`: one of so many parts of them.
+fn asked_for(variable: &str, part: u64, parts: u64) -> Option<Range<u64>> {
+    let text = std::env::var(variable).ok()?;
+    let number = |text: &str| text.parse::<u64>().expect("seeds are numbers");
+    let all = match text.split_once("..") {
+        Some((from, to)) => number(from)..number(to),
+        None => number(&text)..number(&text) + 1,
+    };
+    let share = (all.end - all.start).div_ceil(parts);
+    let from = all.start + part * share;
+    Some(from.min(all.end)..(from + share).min(all.end))
 }
 
-fn campaign(part: u64) {
-    // Every injected panic would print its stack.
+fn seeds(part: u64) -> Range<u64> {
+    asked_for("HUDDLE_FAULT_SEEDS", part, 4).unwrap_or(part * SEEDS..(part + 1) * SEEDS)
+}
+
+/// Every injected panic would print its stack.
+fn hush_injected_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let is_injected = panic
             .payload()
@@ -58,6 +59,10 @@ fn campaign(part: u64) {
             eprintln!("{panic}");
         }
     }));
+}
+
+fn campaign(part: u64) {
+    hush_injected_panics();
     let mut history = None;
     for seed in seeds(part) {
         let number = seed / RUNS_OF_A_HISTORY;

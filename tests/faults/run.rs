@@ -6,14 +6,15 @@ use std::time::Duration;
 use fastrand::Rng;
 use huddle_firehose::actors::{Context, Parts};
 use huddle_firehose::config::{Config, Layers, Verify};
-use huddle_firehose::fault::Faults;
+use huddle_firehose::fault::{Faults, Point};
+use huddle_firehose::supervision::role::Role;
 use huddle_firehose::supervision::tree::{Tree, TreeError};
 use huddle_firehose::worker;
 use tokio::time::{Instant, sleep_until};
 
 use crate::audit::Audit;
 use crate::history::History;
-use crate::schedule::{End, Schedule};
+use crate::schedule::{End, Schedule, Scope};
 use crate::store::ModelStore;
 use crate::traffic::Traffic;
 use crate::upstream::Upstream;
@@ -24,6 +25,18 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 const WAITING: Duration = Duration::from_secs(40);
 /// More than faults can end.
 const MOST_LIVES: usize = 12;
+
+static SCOPE: LazyLock<Scope> = LazyLock::new(|| Scope {
+    points: Point::IN_ACTORS.to_vec(),
+    roles: vec![
+        Role::Connection,
+        Role::Cursor,
+        Role::Decoder(0),
+        Role::Filter,
+        Role::Housekeeping,
+        Role::Indexer,
+    ],
+});
 
 /// What one seed needs, across the lives of the process.
 pub(crate) struct Run {
@@ -55,7 +68,7 @@ enum Stop {
 
 /// Panics where anything is lost, led, or stands still.
 pub(crate) fn run(seed: u64, history: &Arc<History>) {
-    let mut run = Run::new(seed, history.clone(), Schedule::seeded(seed));
+    let mut run = Run::new(seed, history.clone(), Schedule::seeded(seed, &SCOPE));
     let mut ends = run.schedule.plan().ends.clone().into_iter();
     let is_done = (0..MOST_LIVES).any(|_| matches!(run.live(ends.next()), Ended::Done));
     assert!(is_done, "{}: too many lives", run.name());

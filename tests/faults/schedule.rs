@@ -13,6 +13,13 @@ const LATEST: u32 = 40;
 /// A life of the process that is cut short lasts so long at most.
 const SHORT_LIFE_MILLIS: u64 = 4_000;
 
+/// Where faults may strike from within, and who may be killed from outside.
+#[derive(Debug)]
+pub(crate) struct Scope {
+    pub(crate) points: Vec<Point>,
+    pub(crate) roles: Vec<Role>,
+}
+
 #[derive(Default)]
 pub(crate) struct Schedule {
     plan: Plan,
@@ -91,12 +98,12 @@ struct Passes {
 }
 
 impl Schedule {
-    pub(crate) fn seeded(seed: u64) -> Self {
+    pub(crate) fn seeded(seed: u64, scope: &Scope) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let strikes = (0..rng.u32(1..=5)).map(|_| Strike::random(&mut rng));
+        let strikes = (0..rng.u32(1..=5)).map(|_| Strike::random(&mut rng, &scope.points));
         let mut plan = Plan {
             strikes: strikes.collect(),
-            blow: (rng.u8(..) < 64).then(|| Blow::random(&mut rng)),
+            blow: (rng.u8(..) < 64).then(|| Blow::random(&mut rng, &scope.roles)),
             ends: match rng.u32(..10) {
                 0..6 => Vec::new(),
                 6..8 => vec![End::random(&mut rng)],
@@ -219,8 +226,8 @@ impl FaultPlan for Schedule {
 }
 
 impl Strike {
-    fn random(rng: &mut Rng) -> Self {
-        let target = Target::random(rng);
+    fn random(rng: &mut Rng, points: &[Point]) -> Self {
+        let target = Target::random(rng, points);
         let trigger = match rng.u32(..8) {
             0 => Trigger::SinceDraining(rng.u32(..2)),
             1..3 => Trigger::SinceAnother(rng.u32(..3)),
@@ -235,7 +242,7 @@ impl Strike {
 }
 
 impl Target {
-    fn random(rng: &mut Rng) -> Self {
+    fn random(rng: &mut Rng, points: &[Point]) -> Self {
         if rng.u8(..) < 64 {
             let faults = [
                 StoreFault::CommittedUnseen,
@@ -245,7 +252,7 @@ impl Target {
             ];
             return Self::Store(faults[rng.usize(..faults.len())]);
         }
-        let point = Point::IN_ACTORS[rng.usize(..Point::IN_ACTORS.len())];
+        let point = points[rng.usize(..points.len())];
         let faults = possible(point);
         Self::Actor(point, faults[rng.usize(..faults.len())])
     }
@@ -262,11 +269,13 @@ impl Target {
         match self.point() {
             Some(Point::Spawn | Point::Spawned) => 12,
             Some(
-                Point::ConnectionStart
+                Point::BackfillStart
+                | Point::ConnectionStart
                 | Point::CursorStart
                 | Point::DecoderStart
                 | Point::FilterStart
                 | Point::IndexerStart
+                | Point::RepositoriesStart
                 | Point::SupervisorEvent,
             ) => 4,
             _ => LATEST,
@@ -281,11 +290,13 @@ fn possible(point: Point) -> &'static [Fault] {
     const DELAY: Fault = Fault::Delay(Duration::from_millis(700));
     match point {
         Point::Spawn | Point::Spawned => &[DELAY, Fault::Error],
-        Point::ConnectionStart
+        Point::BackfillStart
+        | Point::ConnectionStart
         | Point::CursorStart
         | Point::DecoderStart
         | Point::FilterStart
-        | Point::IndexerStart => &[DELAY, Fault::Error, Fault::Panic],
+        | Point::IndexerStart
+        | Point::RepositoriesStart => &[DELAY, Fault::Error, Fault::Panic],
         Point::ConnectionStep
         | Point::ConnectionRead
         | Point::HousekeepingMessage
@@ -296,15 +307,8 @@ fn possible(point: Point) -> &'static [Fault] {
 }
 
 impl Blow {
-    fn random(rng: &mut Rng) -> Self {
-        let mut roles = vec![
-            Role::Connection,
-            Role::Cursor,
-            Role::Decoder(0),
-            Role::Filter,
-            Role::Housekeeping,
-            Role::Indexer,
-        ];
+    fn random(rng: &mut Rng, roles: &[Role]) -> Self {
+        let mut roles = roles.to_vec();
         rng.shuffle(&mut roles);
         roles.truncate(rng.usize(1..=3));
         Self {

@@ -23,6 +23,9 @@ pub(crate) const ALICE: &str = "did:plc:alice";
 pub(crate) const BOB: &str = "did:plc:bob";
 pub(crate) const CAROL: &str = "did:plc:carol";
 
+/// For a lock, or a connection; longer than a busy machine takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 pub(crate) struct Database {
     pub(crate) store: SqliteStore,
     directory: TempDir,
@@ -30,7 +33,7 @@ pub(crate) struct Database {
 
 impl Database {
     pub(crate) async fn new() -> Self {
-        Self::with_busy_timeout(Duration::from_millis(50)).await
+        Self::with_busy_timeout(PATIENCE).await
     }
 
     pub(crate) async fn with_busy_timeout(busy_timeout: Duration) -> Self {
@@ -51,7 +54,7 @@ impl Database {
     pub(crate) async fn reopen(self) -> Self {
         let Self { store, directory } = self;
         drop(store);
-        let store = open(&directory, Duration::from_millis(50)).await;
+        let store = open(&directory, PATIENCE).await;
         Self { store, directory }
     }
 
@@ -120,12 +123,19 @@ impl Database {
 
     /// What all tables say, apart from when it was written and in which order rows came.
     pub(crate) async fn contents(&self) -> Vec<String> {
-        const TABLES: [&str; 8] = [
+        const TABLES: [&str; 11] = [
             "SELECT json_array('record', uri, cid, rev, seq, time, record, hex(record_cbor), \
-             validity, invalid_reason, deleted) FROM records ORDER BY uri",
+             validity, invalid_reason, deleted, verified) FROM records ORDER BY uri",
             "SELECT json_array('account', did, handle, handle_as_of, active, status, as_of, \
-             as_of_seq, removed_at) FROM accounts ORDER BY did",
-            "SELECT json_array('repo', did, rev, data, seq, time, state) FROM repos ORDER BY did",
+             as_of_seq, removed_at, is_hearsay) FROM accounts ORDER BY did",
+            "SELECT json_array('repo', did, rev, data, seq, source, time, state, cause, is_whole, \
+             has_waiting, doubted_by, retry_at, attempts) FROM repos ORDER BY did",
+            "SELECT json_array('waiting', did, source, seq, hex(frame)) \
+             FROM waiting_commits ORDER BY did, id",
+            "SELECT json_array('resync', did, cause, host, rev, created, updated, deleted, \
+             unchanged, bytes, error) FROM resyncs ORDER BY id",
+            "SELECT json_array('enumeration', collection, cursor, repos, ended_at IS NOT NULL) \
+             FROM enumerations ORDER BY collection",
             "SELECT json_array('offer', uri, cid, rev, title, capacity, tags, status) \
              FROM offers_index ORDER BY uri",
             "SELECT json_array('request', uri, cid, rev, offer_uri, status) \
@@ -173,7 +183,7 @@ pub(crate) fn uri(did: &str, collection: &str, rkey: &str) -> String {
 }
 
 /// A commit: its rev, seq and time all rise with `n`.
-fn version(did: &str, collection: &str, rkey: &str, n: u64) -> RecordVersion {
+pub(crate) fn version(did: &str, collection: &str, rkey: &str, n: u64) -> RecordVersion {
     RecordVersion {
         did: Did::parse(did).unwrap(),
         collection: Nsid::parse(collection).unwrap(),
@@ -186,7 +196,7 @@ fn version(did: &str, collection: &str, rkey: &str, n: u64) -> RecordVersion {
     }
 }
 
-fn rev(n: u64) -> Tid {
+pub(crate) fn rev(n: u64) -> Tid {
     const DIGITS: &[u8; 32] = b"234567abcdefghijklmnopqrstuvwxyz";
     let digit = |place: u32| char::from(DIGITS[(n >> (5 * place)) as usize & 31]);
     let number: String = (0..4).rev().map(digit).collect();

@@ -4,13 +4,22 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod chain;
+mod chain_order;
+mod commits;
 mod crashes;
 mod cursor;
+mod enumerations;
 mod fixture;
 mod gaps;
+mod hearsay;
 mod migrations;
 mod order;
 mod purge;
+mod reconcile;
 mod records;
+mod resync;
+mod snapshot;
 mod trouble;
 mod views;
+mod waiting;

@@ -70,7 +70,7 @@ async fn a_refusal_that_no_effect_explains_is_trouble_of_the_database() {
 
 #[tokio::test]
 async fn a_database_that_is_locked_is_unavailable_and_then_works() {
-    let database = Database::new().await;
+    let database = Database::with_busy_timeout(Duration::from_millis(50)).await;
     let mut stranger = database.stranger().await;
     stranger.execute("BEGIN IMMEDIATE").await.unwrap();
     let batch = [put(ALICE, "a", 1)];
@@ -101,7 +101,7 @@ async fn a_missing_table_is_unavailable_and_no_dead_letter() {
 #[tokio::test]
 async fn an_apply_that_is_dropped_leaves_no_transaction_open() {
     // A connection that is being closed may hold the lock for a moment more.
-    let database = Database::with_busy_timeout(Duration::from_secs(5)).await;
+    let database = Database::new().await;
     let effects: Vec<_> = (0..300).map(|n| put(ALICE, &n.to_string(), n)).collect();
     let batch = WriteBatch {
         source: &source(),

@@ -82,6 +82,8 @@ struct Change {
     cause: Option<&'static str>,
     /// The index of the step that it stands at, if it was one of the batch.
     stands_at: Option<usize>,
+    /// The batch has its very first commit.
+    is_whole: bool,
 }
 
 impl Judged {
@@ -137,8 +139,9 @@ pub(super) async fn judge_steps(
                 judged.waiting.push(index);
             }
             let before = judged.changed.remove(&step.did);
-            let (stood_at, cause) =
-                before.map_or((None, None), |before| (before.stands_at, before.cause));
+            let (stood_at, cause, was_whole) = before.map_or((None, None, false), |before| {
+                (before.stands_at, before.cause, before.is_whole)
+            });
             let change = Change {
                 head: head.clone(),
                 cause: match verdict {
@@ -149,6 +152,7 @@ pub(super) async fn judge_steps(
                     Verdict::Follows => Some(index),
                     _ => stood_at,
                 },
+                is_whole: was_whole || (verdict == Verdict::Follows && is_very_first(step)),
             };
             judged.changed.insert(step.did.clone(), change);
             heads.insert(step.did.to_string(), head);
@@ -242,7 +246,7 @@ pub(super) async fn write_steps(
                 .bind(sortable(step.time))
                 .bind(change.head.state.as_str())
                 .bind(change.cause)
-                .bind(is_very_first(step))
+                .bind(change.is_whole)
                 .bind(change.head.has_waiting)
                 .bind(now);
         }

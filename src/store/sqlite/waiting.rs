@@ -28,9 +28,11 @@ pub(super) async fn add<'a>(
 ) -> Result<(), sqlx::Error> {
     let mut dids = BTreeSet::new();
     for step in steps {
+        // One that is replayed waits already.
         sqlx::query(
             "INSERT INTO waiting_commits (did, source, seq, bytes, frame, created_at) \
-             VALUES (?, ?, ?, ?, ?, ?)",
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM waiting_commits \
+             WHERE did = ?1 AND seq = ?3 AND frame = ?5)",
         )
         .bind(step.did.as_str())
         .bind(source.as_str())

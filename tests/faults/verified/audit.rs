@@ -1,0 +1,204 @@
+//! Holds the tables against what the network holds, and against what was said up to the cursor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use simulated_network::network::Network;
+use simulated_network::oracle::{Moment, Oracle, Visibility, What, select};
+use simulated_network::record::is_looked_at;
+
+use huddle_firehose::source::Position;
+use huddle_firehose::store::sqlite::SqliteStore;
+
+use super::traffic::Said;
+use crate::upstream::Upstream;
+
+/// Whether somebody has to see to a repository, an account, a search or a gap. Of accounts that
+/// somebody has made up nobody ever hears anything.
+const WORK: &str = "SELECT \
+     EXISTS (SELECT 1 FROM repos WHERE urgency IS NOT NULL \
+         AND did IN (SELECT value FROM json_each(?)) AND NOT EXISTS ( \
+         SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0)) \
+     OR EXISTS (SELECT 1 FROM accounts WHERE is_hearsay = 1 AND did IN (SELECT did FROM repos)) \
+     OR EXISTS (SELECT 1 FROM enumerations WHERE ended_at IS NULL) \
+     OR EXISTS (SELECT 1 FROM gaps WHERE closed_at IS NULL)";
+
+pub(crate) async fn has_work(store: &SqliteStore, accounts: &[String]) -> bool {
+    sqlx::query_scalar(WORK)
+        .bind(serde_json::Value::from(accounts).to_string())
+        .fetch_one(store.reader())
+        .await
+        .unwrap()
+}
+
+/// What the tables say of repositories as wholes.
+pub(crate) struct Tables {
+    cursor: Position,
+    /// The rev at which a repository stands; `None` where it is to be seen to.
+    repos: BTreeMap<String, Option<String>>,
+    /// Accounts that are not active, or are said to be back, or were removed once.
+    restless: BTreeSet<String>,
+    has_gap: bool,
+}
+
+impl Tables {
+    pub(crate) async fn read(store: &SqliteStore, cursor: Position) -> Self {
+        let reader = store.reader();
+        let repos: Vec<(String, Option<String>)> = sqlx::query_as(
+            "SELECT did, iif(state = 'synchronized' AND has_waiting = 0 AND doubted_by IS NULL, \
+             rev, NULL) FROM repos",
+        )
+        .fetch_all(reader)
+        .await
+        .unwrap();
+        let restless: Vec<String> = sqlx::query_scalar(
+            "SELECT did FROM accounts WHERE active = 0 OR is_hearsay = 1 OR removed_at IS NOT NULL",
+        )
+        .fetch_all(reader)
+        .await
+        .unwrap();
+        let gap = "SELECT EXISTS (SELECT 1 FROM gaps WHERE closed_at IS NULL)";
+        Self {
+            cursor,
+            repos: repos.into_iter().collect(),
+            restless: restless.into_iter().collect(),
+            has_gap: sqlx::query_scalar(gap).fetch_one(reader).await.unwrap(),
+        }
+    }
+}
+
+pub(crate) struct Audit {
+    network: Arc<Mutex<Network>>,
+    upstream: Arc<Upstream>,
+    said: Arc<Mutex<Said>>,
+    oddities: Vec<String>,
+}
+
+impl Audit {
+    pub(crate) fn new(
+        network: Arc<Mutex<Network>>,
+        upstream: Arc<Upstream>,
+        said: Arc<Mutex<Said>>,
+    ) -> Self {
+        Self {
+            network,
+            upstream,
+            said,
+            oddities: Vec::new(),
+        }
+    }
+
+    /// The DIDs of the network's accounts.
+    pub(crate) fn accounts(&self) -> Vec<String> {
+        let network = self.network.lock().unwrap();
+        let accounts = network.accounts().iter();
+        accounts.map(|account| account.did.clone()).collect()
+    }
+
+    /// Looks whether the cursor leads: whether something that was said up to it is neither in the
+    /// tables nor known there to be missing.
+    pub(crate) fn note_commit(&mut self, tables: &Tables) {
+        let cursor = tables.cursor;
+        if cursor.seq > 0 {
+            self.upstream.note_cursor();
+        }
+        let network = self.network.lock().unwrap();
+        let oracle = network.oracle();
+        let Some(reached) = oracle.reached(cursor.seq, cursor.time) else {
+            return;
+        };
+        if tables.has_gap {
+            return;
+        }
+        let missed = self.upstream.missed();
+        let said = self.said.lock().unwrap();
+        let mut newest: BTreeMap<&str, (&String, Moment)> = BTreeMap::new();
+        for change in oracle.changes() {
+            let (What::Put { path, .. } | What::Delete { path }) = &change.what else {
+                continue;
+            };
+            let is_due = change.moment <= reached
+                && change.is_told
+                && is_looked_at(path)
+                && !missed.contains(&change.moment);
+            if let Some(rev) = said.revs.get(&change.moment).filter(|_| is_due) {
+                let newest = newest.entry(&change.did).or_insert((rev, change.moment));
+                *newest = (rev, change.moment).max(*newest);
+            }
+        }
+        for (did, (rev, moment)) in newest {
+            let is_known = match tables.repos.get(did) {
+                Some(None) => true,
+                Some(Some(stands_at)) => stands_at >= rev,
+                // Where it had nothing when it was fetched, it is not tracked.
+                None => was_empty_since(oracle, did, moment),
+            };
+            if !is_known && !tables.restless.contains(did) {
+                let stands_at = tables.repos.get(did);
+                self.oddities.push(format!(
+                    "the cursor leads: {cursor:?}, and {did} stands at {stands_at:?}, not {rev}"
+                ));
+            }
+        }
+    }
+
+    /// What is not as it should be, now that everything has happened and settled.
+    pub(crate) fn conclude(&self, shown: &Shown) -> Vec<String> {
+        let mut differences = self.oddities.clone();
+        let truth = self.network.lock().unwrap().oracle().now();
+        let live: BTreeMap<String, String> = select(&truth, Visibility::Live, is_looked_at)
+            .into_iter()
+            .map(|(uri, record)| (uri, record.cid.to_string()))
+            .collect();
+        crate::audit::differ("visible records", &shown.visible, &live, &mut differences);
+        if shown.waiting > 0 {
+            differences.push(format!("{} frames wait", shown.waiting));
+        }
+        differences
+    }
+}
+
+/// Whether a repository has ever had nothing that is looked at, at that moment or later.
+fn was_empty_since(oracle: &Oracle, did: &str, moment: Moment) -> bool {
+    let mut paths = BTreeSet::new();
+    let mut was_empty = false;
+    for change in oracle.changes().iter().filter(|change| change.did == did) {
+        match &change.what {
+            What::Put { path, .. } if is_looked_at(path) => {
+                paths.insert(path);
+            }
+            What::Delete { path } => {
+                paths.remove(path);
+            }
+            What::Status(Some(status)) if status == "deleted" => paths.clear(),
+            What::Handle(_) | What::Put { .. } | What::Status(_) => {}
+        }
+        was_empty |= change.moment >= moment && paths.is_empty();
+    }
+    was_empty
+}
+
+/// What the tables have in the end.
+pub(crate) struct Shown {
+    /// The CIDs of records by their URIs.
+    visible: BTreeMap<String, String>,
+    /// The frames of active accounts that wait.
+    waiting: i64,
+}
+
+impl Shown {
+    pub(crate) async fn read(store: &SqliteStore) -> Self {
+        let visible: Vec<(String, String)> = sqlx::query_as("SELECT uri, cid FROM visible_records")
+            .fetch_all(store.reader())
+            .await
+            .unwrap();
+        let waiting = sqlx::query_scalar(
+            "SELECT count(*) FROM waiting_commits WHERE did NOT IN ( \
+             SELECT did FROM accounts WHERE active = 0)",
+        );
+        Self {
+            visible: visible.into_iter().collect(),
+            waiting: waiting.fetch_one(store.reader()).await.unwrap(),
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! A SQLite file that fails as its schedule says, and that has each commit audited.
+
+use std::future::pending;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use huddle_firehose::protocol::syntax::{Did, Nsid};
+use huddle_firehose::queue::effect::{Effect, Gap};
+use huddle_firehose::source::{Position, SourceId};
+use huddle_firehose::store::repos::{
+    EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, RecentResyncs, Reconciled, RepoCounts,
+    RepoStore, Resync, Settled, SnapshotPart, Truth, Unsettled, Urgency, Waiting,
+};
+use huddle_firehose::store::sqlite::SqliteStore;
+use huddle_firehose::store::{
+    CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
+    Written,
+};
+
+use super::audit::{self, Audit, Shown, Tables};
+use crate::schedule::{Schedule, StoreFault};
+
+/// The tables of one life of the process.
+pub(crate) struct FaultyStore {
+    pub(crate) store: SqliteStore,
+    schedule: Arc<Schedule>,
+    audit: Arc<Mutex<Audit>>,
+    position: watch::Sender<u64>,
+    passed: Arc<Passed>,
+    begun: Instant,
+}
+
+/// The paused time of the lives before this one.
+#[derive(Default)]
+pub(crate) struct Passed(Mutex<Duration>);
+
+impl Passed {
+    pub(crate) fn add(&self, life: Duration) {
+        *self.0.lock().unwrap() += life;
+    }
+}
+
+/// Keeps the paused clock from running ahead while SQLite's own threads are at work.
+async fn standing_still<T>(work: impl Future<Output = T>) -> T {
+    let (_held, let_go) = oneshot::channel::<()>();
+    let _holder = tokio::task::spawn_blocking(move || {
+        // That it is dropped is the word.
+        let _let_go = let_go.blocking_recv();
+    });
+    work.await
+}
+
+impl FaultyStore {
+    pub(crate) async fn open(
+        file: &Path,
+        schedule: Arc<Schedule>,
+        audit: Arc<Mutex<Audit>>,
+        passed: Arc<Passed>,
+    ) -> Self {
+        let url = format!("sqlite://{}", file.display());
+        let opened = standing_still(SqliteStore::open(&url)).await;
+        let store = opened.unwrap();
+        let cursors = standing_still(store.cursors()).await.unwrap();
+        let position = cursors.first().map_or(0, |cursor| cursor.position.seq);
+        Self {
+            store,
+            schedule,
+            audit,
+            position: watch::Sender::new(position),
+            passed,
+            begun: Instant::now(),
+        }
+    }
+
+    pub(crate) fn position(&self) -> u64 {
+        *self.position.borrow()
+    }
+
+    /// Returns once the cursor stands at `seq`.
+    pub(crate) async fn stands_at(&self, seq: u64) {
+        let mut position = self.position.subscribe();
+        let stands_there = position.wait_for(|position| *position == seq);
+        stands_there.await.expect("the store is here");
+    }
+
+    /// Whether somebody still has to see to something, now or later.
+    pub(crate) async fn has_work(&self) -> bool {
+        let accounts = self.audit.lock().unwrap().accounts();
+        standing_still(audit::has_work(&self.store, &accounts)).await
+    }
+
+    /// Does what is asked as the schedule has it.
+    async fn act<T>(
+        &self,
+        asked: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        match self.schedule.strike_store() {
+            None => standing_still(asked).await,
+            Some(StoreFault::CommittedUnseen) => {
+                standing_still(asked).await?;
+                Err(StoreError::Deadline)
+            }
+            Some(StoreFault::CommittedWithoutAnswer) => {
+                standing_still(asked).await?;
+                pending().await
+            }
+            Some(StoreFault::Hangs) => pending().await,
+            Some(StoreFault::Refused) => Err(StoreError::Deadline),
+        }
+    }
+
+    /// The same, with an answer in any case: those who ask for repositories set no deadline of their own.
+    async fn act_soon<T>(
+        &self,
+        asked: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        match self.schedule.strike_store() {
+            None => standing_still(asked).await,
+            Some(StoreFault::CommittedUnseen | StoreFault::CommittedWithoutAnswer) => {
+                standing_still(asked).await?;
+                Err(StoreError::Deadline)
+            }
+            Some(StoreFault::Hangs | StoreFault::Refused) => Err(StoreError::Deadline),
+        }
+    }
+
+    async fn commit(&self, batch: &WriteBatch<'_>) -> Result<Written, StoreError> {
+        let written = self.store.apply(batch).await?;
+        self.note_position(batch.source).await;
+        Ok(written)
+    }
+
+    async fn note_position(&self, source: &SourceId) {
+        let cursor = self.store.load_cursor(source).await.unwrap();
+        let tables = Tables::read(&self.store, cursor.position).await;
+        self.audit.lock().unwrap().note_commit(&tables);
+        self.position.send_replace(cursor.position.seq);
+    }
+
+    /// The wall clock as it would be if it kept pace with the paused ones.
+    fn on_the_wall(&self, now: Timestamp) -> Timestamp {
+        let passed = *self.passed.0.lock().unwrap() + self.begun.elapsed();
+        now.saturating_add(SignedDuration::try_from(passed).unwrap())
+            .unwrap()
+    }
+
+    /// What the tables show.
+    pub(crate) async fn show(&self) -> Shown {
+        standing_still(Shown::read(&self.store)).await
+    }
+}
+
+impl Store for FaultyStore {
+    fn apply<'a>(
+        &'a self,
+        batch: &'a WriteBatch<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.act(self.commit(batch)).boxed()
+    }
+
+    fn load_cursor<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<StoredCursor, StoreError>> {
+        self.act(self.store.load_cursor(source)).boxed()
+    }
+
+    fn move_cursor<'a>(
+        &'a self,
+        source: &'a SourceId,
+        position: Position,
+        gap: Option<&'a Gap>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let moved = async move {
+            self.store.move_cursor(source, position, gap).await?;
+            self.note_position(source).await;
+            Ok(())
+        };
+        self.act(moved).boxed()
+    }
+
+    fn count_open_gaps<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+        self.act(self.store.count_open_gaps(source)).boxed()
+    }
+
+    fn begin_run<'a>(
+        &'a self,
+        source: &'a SourceId,
+    ) -> BoxFuture<'a, Result<CrashHistory, StoreError>> {
+        self.act(self.store.begin_run(source)).boxed()
+    }
+
+    fn mark_in_hand<'a>(
+        &'a self,
+        source: &'a SourceId,
+        frame: Option<FrameDigest>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act(self.store.mark_in_hand(source, frame)).boxed()
+    }
+
+    fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act(self.store.forget_crashes(source)).boxed()
+    }
+
+    fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
+        self.act(self.store.purge(retention)).boxed()
+    }
+}
+
+impl RepoStore for FaultyStore {
+    fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        self.act_soon(self.store.tracked()).boxed()
+    }
+
+    fn due(
+        &self,
+        urgency: Urgency,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unsettled>, StoreError>> {
+        let now = self.on_the_wall(now);
+        self.act_soon(self.store.due(urgency, now, limit)).boxed()
+    }
+
+    fn resyncs_since<'a>(
+        &'a self,
+        did: &'a Did,
+        since: Timestamp,
+    ) -> BoxFuture<'a, Result<RecentResyncs, StoreError>> {
+        self.act_soon(self.store.resyncs_since(did, since)).boxed()
+    }
+
+    fn desynchronize<'a>(
+        &'a self,
+        did: &'a Did,
+        cause: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.desynchronize(did, cause)).boxed()
+    }
+
+    fn begin_resync<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.begin_resync(did)).boxed()
+    }
+
+    fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>> {
+        self.act_soon(self.store.held(range)).boxed()
+    }
+
+    fn write_snapshot<'a>(
+        &'a self,
+        part: &'a SnapshotPart<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.act_soon(self.store.write_snapshot(part)).boxed()
+    }
+
+    fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>> {
+        let mut resync = resync.clone();
+        if let Err(failure) = &mut resync.outcome {
+            failure.retry_at = self.on_the_wall(failure.retry_at);
+        }
+        self.act_soon(async move { self.store.end_resync(&resync).await })
+            .boxed()
+    }
+
+    fn first_waiting<'a>(
+        &'a self,
+        did: &'a Did,
+    ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>> {
+        self.act_soon(self.store.first_waiting(did)).boxed()
+    }
+
+    fn settle_waiting<'a>(
+        &'a self,
+        waiting: &'a Waiting,
+        effects: &'a [Effect],
+    ) -> BoxFuture<'a, Result<Settled, StoreError>> {
+        self.act_soon(self.store.settle_waiting(waiting, effects))
+            .boxed()
+    }
+
+    fn postpone<'a>(
+        &'a self,
+        did: &'a Did,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let until = self.on_the_wall(until);
+        self.act_soon(async move { self.store.postpone(did, until).await })
+            .boxed()
+    }
+
+    fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.finish_queue(did)).boxed()
+    }
+
+    fn defer<'a>(
+        &'a self,
+        did: &'a Did,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let until = self.on_the_wall(until);
+        self.act_soon(async move { self.store.defer(did, until).await })
+            .boxed()
+    }
+
+    fn shelve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.shelve(did)).boxed()
+    }
+
+    fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.release(did)).boxed()
+    }
+
+    fn settle_doubt<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.settle_doubt(did)).boxed()
+    }
+
+    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
+        self.act_soon(self.store.reconcile_gaps()).boxed()
+    }
+
+    fn hearsay(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>> {
+        let now = self.on_the_wall(now);
+        self.act_soon(self.store.hearsay(now, limit)).boxed()
+    }
+
+    fn suspect<'a>(
+        &'a self,
+        did: &'a Did,
+        status: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.suspect(did, status)).boxed()
+    }
+
+    fn settle_hearsay<'a>(
+        &'a self,
+        hearsay: &'a Hearsay,
+        truth: &'a Truth,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let truth = match truth {
+            Truth::Unknown(until) => Truth::Unknown(self.on_the_wall(*until)),
+            truth => truth.clone(),
+        };
+        self.act_soon(async move { self.store.settle_hearsay(hearsay, &truth).await })
+            .boxed()
+    }
+
+    fn begin_enumeration<'a>(
+        &'a self,
+        collections: &'a [Nsid],
+        anew: bool,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.begin_enumeration(collections, anew))
+            .boxed()
+    }
+
+    fn note_failed_page<'a>(
+        &'a self,
+        collection: &'a Nsid,
+        error: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.note_failed_page(collection, error))
+            .boxed()
+    }
+
+    fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>> {
+        self.act_soon(self.store.enumerations()).boxed()
+    }
+
+    fn note_page<'a>(
+        &'a self,
+        page: &'a EnumeratedPage<'a>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.note_page(page)).boxed()
+    }
+
+    fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {
+        self.act_soon(self.store.repo_counts()).boxed()
+    }
+}

@@ -1,0 +1,206 @@
+//! Commits of repositories whose chain is followed, by the few words that matter to a test. Commit `n`
+//! brings its repository to the `n`th rev and the `n`th tree.
+
+use bytes::Bytes;
+use cid::Cid;
+use cid::multihash::Multihash;
+use huddle_firehose::protocol::syntax::Did;
+use huddle_firehose::protocol::verify::Level;
+use huddle_firehose::queue::effect::{Claim, CommitStep, Doubt, Effect, RecordDelete};
+use huddle_firehose::store::repos::{
+    RepoStore, Resync, ResyncFailure, Resynced, Unsettled, Urgency,
+};
+use jiff::Timestamp;
+
+use crate::fixture::*;
+
+pub(crate) const PROFILE: &str = "com.huddle.profile";
+
+/// How each repository stands: at which commit, and why it does not go on from there.
+pub(crate) const STANDS: &str = "SELECT did || ' ' || coalesce(rev, '-') || ' ' || state \
+     || CASE has_waiting WHEN 1 THEN ' waiting' ELSE '' END FROM repos ORDER BY did";
+pub(crate) const CAUSE: &str = "SELECT coalesce(cause, '-') FROM repos ORDER BY did";
+/// The seqs of the frames that wait, in their order.
+pub(crate) const WAITING: &str = "SELECT seq || '' FROM waiting_commits ORDER BY did, id";
+pub(crate) const ROWS: &str = "SELECT rkey || ' ' || seq || CASE deleted WHEN 1 THEN ' deleted' ELSE '' END \
+     FROM records ORDER BY did, rkey";
+
+/// What [`STANDS`] says of a repository that stands at commit `n`.
+pub(crate) fn stands(did: &str, n: u64, state: &str) -> String {
+    format!("{did} {} {state}", rev(n))
+}
+
+pub(crate) fn did(did: &str) -> Did {
+    Did::parse(did).unwrap()
+}
+
+pub(crate) fn tree(n: u64) -> Cid {
+    let mut digest = [0; 32];
+    digest[..8].copy_from_slice(&n.to_be_bytes());
+    Cid::new_v1(0x71, Multihash::wrap(0x12, &digest).unwrap())
+}
+
+pub(crate) fn frame(did: &str, n: u64) -> Bytes {
+    Bytes::from(format!("frame {n} of {did}"))
+}
+
+/// Commit `n`, proven and following commit `before`.
+pub(crate) fn commit(did: &str, n: u64, before: u64) -> Effect {
+    commit_since(did, n, before, before)
+}
+
+/// Commit `n`, proven and with the tree of commit `before`, but which names another rev.
+pub(crate) fn commit_since(did: &str, n: u64, before: u64, since: u64) -> Effect {
+    let claim = Claim::From {
+        since: Some(rev(since)),
+        prev_data: Some(tree(before)),
+        is_lenient: false,
+    };
+    step(did, n, claim)
+}
+
+/// Commit `n`, the very first of its repository.
+pub(crate) fn first_commit(did: &str, n: u64) -> Effect {
+    let claim = Claim::From {
+        since: None,
+        prev_data: None,
+        is_lenient: false,
+    };
+    step(did, n, claim)
+}
+
+/// A commit of which nobody knows yet whether it is proven.
+pub(crate) fn unproven(did: &str, n: u64) -> Effect {
+    step(did, n, Claim::Unproven)
+}
+
+/// A `#sync` that has the repository at the `n`th rev with the tree of commit `tree_of`.
+pub(crate) fn sync(did: &str, n: u64, tree_of: u64) -> Effect {
+    let mut sync = step(did, n, Claim::Anywhere);
+    if let Effect::Commit(step) = &mut sync {
+        step.data = tree(tree_of);
+    }
+    sync
+}
+
+fn step(did: &str, n: u64, claim: Claim) -> Effect {
+    Effect::Commit(Box::new(CommitStep {
+        did: self::did(did),
+        rev: rev(n),
+        data: tree(n),
+        seq: n,
+        time: second(n),
+        claim,
+        wants_history: false,
+        frame: frame(did, n),
+    }))
+}
+
+/// The same commit, of a worker that wants what was before it too.
+pub(crate) fn with_history(commit: Effect) -> Effect {
+    match commit {
+        Effect::Commit(mut step) => {
+            step.wants_history = true;
+            Effect::Commit(step)
+        }
+        effect => effect,
+    }
+}
+
+/// What commit `n` has put, where the chain up to it is whole.
+pub(crate) fn put_by(did: &str, rkey: &str, n: u64) -> Effect {
+    let mut version = version(did, PROFILE, rkey, n);
+    version.verified = Some(Level::Chain);
+    upsert(version, None)
+}
+
+pub(crate) fn delete_by(did: &str, rkey: &str, n: u64) -> Effect {
+    let mut version = version(did, PROFILE, rkey, n);
+    version.verified = Some(Level::Chain);
+    Effect::Delete(RecordDelete { version })
+}
+
+pub(crate) fn doubt(did: &str, is_wanted: bool) -> Effect {
+    Effect::Doubt(Doubt {
+        did: self::did(did),
+        is_wanted,
+    })
+}
+
+/// What somebody else than its host says of an account.
+pub(crate) fn said(name: &str, status: Option<&str>, n: u64) -> Effect {
+    match account(name, status, n) {
+        Effect::Account(mut change) => {
+            change.is_hearsay = true;
+            Effect::Account(change)
+        }
+        effect => effect,
+    }
+}
+
+/// A repository was fetched and stands at commit `n`.
+pub(crate) fn resynced(did: &str, n: u64) -> Resync {
+    let done = Resynced {
+        rev: rev(n).to_string(),
+        data: tree(n).to_string(),
+        time: second(n),
+        ..Resynced::default()
+    };
+    resync(did, Ok(done))
+}
+
+/// It could not be fetched, and may be tried again at second `retry_at`.
+pub(crate) fn failed(did: &str, retry_at: u64) -> Resync {
+    let failure = ResyncFailure {
+        error: "the host is on fire".to_owned(),
+        is_throttled: false,
+        is_gone: false,
+        retry_at: second(retry_at),
+    };
+    resync(did, Err(failure))
+}
+
+fn resync(did: &str, outcome: Result<Resynced, ResyncFailure>) -> Resync {
+    Resync {
+        did: self::did(did),
+        cause: "prev_data".to_owned(),
+        host: Some("https://host.example/".to_owned()),
+        started_at: Timestamp::now(),
+        outcome,
+    }
+}
+
+impl Database {
+    /// Has repositories tracked that stand at commit 1, each with a record `a`.
+    pub(crate) async fn track(&self, dids: &[&str]) {
+        for did in dids {
+            let begun = [first_commit(did, 1), put_by(did, "a", 1)];
+            self.apply(&begun).await;
+        }
+    }
+
+    /// Has the chain of a repository broken by commit 9, which waits.
+    pub(crate) async fn break_chain(&self, did: &str) {
+        self.apply(&[commit(did, 9, 8), put_by(did, "z", 9)]).await;
+    }
+
+    /// The DIDs of the repositories that are due at second `now`, the most urgent first.
+    pub(crate) async fn due(&self, now: u64) -> Vec<String> {
+        let due = self.due_repos(now).await.into_iter();
+        due.map(|repo| repo.did.to_string()).collect()
+    }
+
+    pub(crate) async fn due_repos(&self, now: u64) -> Vec<Unsettled> {
+        let mut due = Vec::new();
+        for urgency in Urgency::ALL {
+            due.extend(self.store.due(urgency, second(now), 100).await.unwrap());
+        }
+        due
+    }
+
+    /// A repository was fetched while nothing more came of it.
+    pub(crate) async fn resync(&self, did: &str, n: u64) {
+        self.store.begin_resync(&self::did(did)).await.unwrap();
+        self.store.end_resync(&resynced(did, n)).await.unwrap();
+    }
+}

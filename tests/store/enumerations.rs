@@ -1,0 +1,209 @@
+//! The search for repositories goes on where it was, and has none fetched twice.
+
+use huddle_firehose::protocol::syntax::{Did, Nsid};
+use huddle_firehose::store::repos::{
+    BackfillCounts, EnumeratedPage, Enumeration, RepoCounts, RepoStore,
+};
+
+use crate::commits::*;
+use crate::fixture::*;
+
+fn nsids(names: &[&str]) -> Vec<Nsid> {
+    names
+        .iter()
+        .map(|name| Nsid::parse(name).unwrap())
+        .collect()
+}
+
+const COLLECTIONS: [&str; 2] = ["com.huddle.profile", "com.huddle.slotOffer"];
+
+async fn begin(database: &Database, anew: bool) {
+    let collections = nsids(&COLLECTIONS);
+    let begun = database.store.begin_enumeration(&collections, anew).await;
+    begun.unwrap();
+}
+
+async fn note(database: &Database, collection: &str, names: &[&str], cursor: Option<&str>) {
+    let dids: Vec<Did> = names.iter().map(|name| did(name)).collect();
+    let page = EnumeratedPage {
+        collection: &Nsid::parse(collection).unwrap(),
+        dids: &dids,
+        cursor,
+    };
+    database.store.note_page(&page).await.unwrap();
+}
+
+/// How far the search is: the cursor, how many were found, whether it is over.
+async fn stands(database: &Database) -> Vec<(Option<String>, u64, bool)> {
+    let all = database.store.enumerations().await.unwrap().into_iter();
+    all.map(|one| (one.cursor, one.repos, one.is_over))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_search_goes_page_by_page_and_comes_to_an_end() {
+    let database = Database::new().await;
+    begin(&database, false).await;
+    let expected = COLLECTIONS.map(|collection| Enumeration {
+        collection: Nsid::parse(collection).unwrap(),
+        cursor: None,
+        repos: 0,
+        is_over: false,
+    });
+    assert_eq!(database.store.enumerations().await.unwrap(), expected);
+
+    let [first, _] = COLLECTIONS;
+    note(&database, first, &[ALICE, BOB], Some("two")).await;
+    let database = database.reopen().await;
+    let page_two = (Some("two".to_owned()), 2, false);
+    assert_eq!(
+        stands(&database).await,
+        [page_two.clone(), (None, 0, false)]
+    );
+    // A page without anybody is not the last one.
+    note(&database, first, &[], Some("three")).await;
+    note(&database, first, &[CAROL], None).await;
+    assert_eq!(stands(&database).await, [(None, 3, true), (None, 0, false)]);
+    assert_eq!(database.due(0).await.len(), 3);
+    assert_eq!(database.column(CAUSE).await, ["backfill"; 3]);
+}
+
+#[tokio::test]
+async fn a_search_that_was_begun_or_is_over_is_not_begun_again() {
+    let database = Database::new().await;
+    begin(&database, false).await;
+    let [first, second] = COLLECTIONS;
+    note(&database, first, &[ALICE], Some("two")).await;
+    note(&database, second, &[BOB], None).await;
+    let contents = database.contents().await;
+    begin(&database, false).await;
+    assert_eq!(database.contents().await, contents);
+}
+
+#[tokio::test]
+async fn anew_begins_a_search_that_is_over_and_none_that_is_under_way() {
+    let database = Database::new().await;
+    begin(&database, false).await;
+    let [first, second] = COLLECTIONS;
+    note(&database, first, &[ALICE], Some("two")).await;
+    note(&database, second, &[BOB], None).await;
+    begin(&database, true).await;
+    let page_two = (Some("two".to_owned()), 1, false);
+    assert_eq!(stands(&database).await, [page_two, (None, 0, false)]);
+}
+
+#[tokio::test]
+async fn only_repositories_that_were_never_seen_as_a_whole_are_fetched() {
+    let database = Database::new().await;
+    // From its first commit on; by fetching it; from somewhere in between; without a chain.
+    database.track(&[ALICE]).await;
+    database
+        .apply(&[commit(BOB, 5, 4), put_by(BOB, "a", 5)])
+        .await;
+    database.resync(BOB, 6).await;
+    database
+        .apply(&[commit(CAROL, 5, 4), put_by(CAROL, "a", 5)])
+        .await;
+    const DAN: &str = "did:plc:dan";
+    database.apply(&[put(DAN, "a", 1)]).await;
+    begin(&database, false).await;
+    for collection in COLLECTIONS {
+        let all = [ALICE, BOB, CAROL, DAN];
+        note(&database, collection, &all, None).await;
+    }
+    assert_eq!(database.due(0).await, [CAROL, DAN]);
+
+    for name in [CAROL, DAN] {
+        database.resync(name, 9).await;
+    }
+    begin(&database, true).await;
+    for collection in COLLECTIONS {
+        let all = [ALICE, BOB, CAROL, DAN];
+        note(&database, collection, &all, None).await;
+    }
+    assert!(database.due(0).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_repository_that_is_to_be_fetched_already_keeps_its_reason_and_its_time() {
+    let database = Database::new().await;
+    database
+        .apply(&[commit(ALICE, 5, 4), put_by(ALICE, "a", 5)])
+        .await;
+    database.break_chain(ALICE).await;
+    let alice = did(ALICE);
+    database.store.postpone(&alice, second(50)).await.unwrap();
+    begin(&database, false).await;
+    note(&database, COLLECTIONS[0], &[ALICE], None).await;
+    assert_eq!(database.column(CAUSE).await, ["prev_data"]);
+    assert!(database.due(49).await.is_empty());
+}
+
+#[tokio::test]
+async fn it_is_told_how_many_repositories_are_in_which_state() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let others = ["broken", "doubted", "resyncing", "throttled", "waiting"];
+    let others = others.map(|name| format!("did:plc:{name}"));
+    let [broken, doubted, resyncing, throttled, waiting] = &others;
+    for name in &others {
+        database.track(&[name]).await;
+    }
+    database.break_chain(broken).await;
+    database.apply(&[doubt(doubted, true)]).await;
+    for name in [resyncing, throttled] {
+        let id = did(name);
+        database.store.desynchronize(&id, "operator").await.unwrap();
+        database.store.begin_resync(&id).await.unwrap();
+    }
+    let mut wants_rest = failed(throttled, 100);
+    if let Err(failure) = &mut wants_rest.outcome {
+        failure.is_throttled = true;
+    }
+    database.store.end_resync(&wants_rest).await.unwrap();
+    database
+        .apply(&[unproven(waiting, 2), unproven(waiting, 3)])
+        .await;
+    let expected = RepoCounts {
+        tracked: 6,
+        desynchronized: 1,
+        resyncing: 1,
+        throttled: 1,
+        doubted: 1,
+        waiting: 2,
+        waiting_commits: 3,
+        backfill: BackfillCounts::default(),
+    };
+    assert_eq!(database.store.repo_counts().await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn it_is_told_how_far_a_backfill_is() {
+    let backfill = |enumerating, fetched, left, failing| BackfillCounts {
+        enumerating,
+        fetched,
+        left,
+        failing,
+    };
+    let database = Database::new().await;
+    begin(&database, false).await;
+    note(&database, COLLECTIONS[0], &[ALICE, BOB, CAROL], None).await;
+    let counts = async || database.store.repo_counts().await.unwrap().backfill;
+    assert_eq!(counts().await, backfill(1, 0, 3, 0));
+    note(&database, COLLECTIONS[1], &[], None).await;
+
+    let mut fetched = resynced(ALICE, 9);
+    fetched.cause = "backfill".to_owned();
+    database.store.begin_resync(&did(ALICE)).await.unwrap();
+    database.store.end_resync(&fetched).await.unwrap();
+    assert_eq!(counts().await, backfill(0, 1, 2, 0));
+    assert!(!counts().await.is_over());
+
+    database.store.begin_resync(&did(BOB)).await.unwrap();
+    database.store.end_resync(&failed(BOB, 100)).await.unwrap();
+    assert_eq!(counts().await, backfill(0, 1, 2, 1));
+    // Of an account that is gone nothing is to be fetched.
+    database.apply(&[account(CAROL, Some("deleted"), 5)]).await;
+    assert_eq!(counts().await, backfill(0, 1, 1, 1));
+    assert!(counts().await.is_over(), "everything was tried");
+}

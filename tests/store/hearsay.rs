@@ -1,0 +1,188 @@
+//! What somebody else than its host says of an account removes nothing before the host was asked.
+
+use huddle_firehose::store::repos::{Hearsay, RepoStore, Truth};
+
+use crate::commits::*;
+use crate::fixture::*;
+
+const VISIBLE: &str = "SELECT did FROM visible_records ORDER BY uri";
+const STATUS: &str = "SELECT did || ' ' || active || ' ' || coalesce(status, '-') || ' ' || is_hearsay \
+     FROM accounts ORDER BY did";
+
+async fn hearsay(database: &Database, now: u64) -> Vec<Hearsay> {
+    database.store.hearsay(second(now), 100).await.unwrap()
+}
+
+async fn settle(database: &Database, hearsay: &Hearsay, truth: Truth) {
+    database
+        .store
+        .settle_hearsay(hearsay, &truth)
+        .await
+        .unwrap();
+}
+
+/// One account with a record, of which it is said that it is gone.
+async fn accused() -> (Database, Hearsay) {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[said(ALICE, Some("deleted"), 3)]).await;
+    let hearsay = hearsay(&database, 0).await.remove(0);
+    (database, hearsay)
+}
+
+#[tokio::test]
+async fn an_account_that_is_said_to_be_gone_is_hidden_and_keeps_its_rows() {
+    let (database, hearsay) = accused().await;
+    assert_eq!(hearsay.did, did(ALICE));
+    assert_eq!(hearsay.status.as_deref(), Some("deleted"));
+    assert_eq!(hearsay.as_of, format!("{:.3}", second(3)));
+    assert!(database.column(VISIBLE).await.is_empty());
+    assert_eq!(database.column(ROWS).await, ["a 1"]);
+    assert_eq!(
+        database.column(STATUS).await,
+        [format!("{ALICE} 0 deleted 1")]
+    );
+}
+
+#[tokio::test]
+async fn where_its_host_says_so_too_what_it_had_until_then_is_removed() {
+    let (database, hearsay) = accused().await;
+    settle(&database, &hearsay, Truth::Deleted).await;
+    assert!(database.column(ROWS).await.is_empty());
+    assert_eq!(
+        database.column(STATUS).await,
+        [format!("{ALICE} 0 deleted 0")]
+    );
+    // Nor does a replay bring it back.
+    database
+        .apply(&[first_commit(ALICE, 1), put_by(ALICE, "a", 1)])
+        .await;
+    assert!(database.column(ROWS).await.is_empty());
+}
+
+#[tokio::test]
+async fn where_its_host_still_has_it_it_is_shown_and_fetched() {
+    let (database, hearsay) = accused().await;
+    settle(&database, &hearsay, Truth::Active).await;
+    assert_eq!(database.column(VISIBLE).await, [ALICE]);
+    assert_eq!(database.column(STATUS).await, [format!("{ALICE} 1 - 0")]);
+    assert_eq!(database.due(0).await, [ALICE]);
+    assert_eq!(database.column(CAUSE).await, ["returned"]);
+}
+
+#[tokio::test]
+async fn where_its_host_has_another_word_for_it_it_stays_hidden_by_that() {
+    let (database, hearsay) = accused().await;
+    let truth = Truth::Inactive(Some("suspended".to_owned()));
+    settle(&database, &hearsay, truth).await;
+    assert_eq!(
+        database.column(STATUS).await,
+        [format!("{ALICE} 0 suspended 0")]
+    );
+    assert_eq!(database.column(ROWS).await, ["a 1"]);
+    assert!(self::hearsay(&database, 1_000_000).await.is_empty());
+}
+
+#[tokio::test]
+async fn where_its_host_cannot_be_asked_it_is_asked_again_later() {
+    let (database, hearsay) = accused().await;
+    for attempts in 1..=2_u32 {
+        let until = 100 * u64::from(attempts);
+        settle(&database, &hearsay, Truth::Unknown(second(until))).await;
+        assert!(self::hearsay(&database, until - 1).await.is_empty());
+        assert_eq!(self::hearsay(&database, until).await[0].attempts, attempts);
+    }
+    assert_eq!(
+        database.column(STATUS).await,
+        [format!("{ALICE} 0 deleted 1")]
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_after_another_event_changes_nothing() {
+    for truth in [
+        Truth::Active,
+        Truth::Deleted,
+        Truth::Inactive(None),
+        Truth::Unknown(second(100)),
+    ] {
+        let (database, hearsay) = accused().await;
+        database.apply(&[said(ALICE, Some("takendown"), 4)]).await;
+        let contents = database.contents().await;
+        settle(&database, &hearsay, truth).await;
+        assert_eq!(database.contents().await, contents);
+        assert_eq!(self::hearsay(&database, 0).await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_the_accounts_own_host_says_is_not_asked_for() {
+    let database = Database::new().await;
+    database.track(&[ALICE, BOB]).await;
+    database
+        .apply(&[
+            account(ALICE, Some("takendown"), 3),
+            said(BOB, Some("deleted"), 3),
+        ])
+        .await;
+    // Once it has spoken itself, nothing is left to ask.
+    database.apply(&[account(BOB, Some("deleted"), 4)]).await;
+    assert!(hearsay(&database, 1_000_000).await.is_empty());
+    assert_eq!(database.column(ROWS).await, ["a 1"]);
+}
+
+#[tokio::test]
+async fn of_an_account_that_is_not_tracked_nobody_asks() {
+    let database = Database::new().await;
+    database.apply(&[said(ALICE, Some("deleted"), 3)]).await;
+    assert!(hearsay(&database, 1_000_000).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_repository_is_left_alone_until_its_account_is_active_again() {
+    let (database, hearsay) = accused().await;
+    let alice = did(ALICE);
+    database.store.desynchronize(&alice, "gap").await.unwrap();
+    assert!(!database.due_repos(0).await[0].is_active);
+    database.store.shelve(&alice).await.unwrap();
+    assert!(database.due(1_000_000).await.is_empty());
+    settle(&database, &hearsay, Truth::Active).await;
+    assert!(database.due_repos(0).await[0].is_active);
+}
+
+/// Whatever comes of it in the stream afterwards says more.
+#[tokio::test]
+async fn what_a_host_gives_out_no_longer_is_suspected_as_of_the_last_that_is_known_of_it() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let alice = did(ALICE);
+    database.store.suspect(&alice, "takendown").await.unwrap();
+    assert_eq!(
+        database.column(STATUS).await,
+        [format!("{ALICE} 0 takendown 1")]
+    );
+    let suspected = hearsay(&database, 0).await.remove(0);
+    assert_eq!(suspected.as_of, format!("{:.3}", second(1)));
+    database.apply(&[account(ALICE, None, 2)]).await;
+    assert_eq!(database.column(VISIBLE).await, [ALICE]);
+    assert!(hearsay(&database, 1_000_000).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_suspicion_does_not_make_what_is_known_of_an_account_older() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[account(ALICE, None, 8)]).await;
+    let alice = did(ALICE);
+    database.store.suspect(&alice, "deleted").await.unwrap();
+    // What was said before is no news.
+    database
+        .apply(&[account(ALICE, Some("suspended"), 7)])
+        .await;
+    assert_eq!(
+        database.column(STATUS).await,
+        [format!("{ALICE} 0 deleted 1")]
+    );
+    let suspected = hearsay(&database, 0).await.remove(0);
+    assert_eq!(suspected.as_of, format!("{:.3}", second(8)));
+}

@@ -1,0 +1,209 @@
+//! A gap is closed once every repository was seen to that may have changed in it.
+
+use huddle_firehose::protocol::syntax::Nsid;
+use huddle_firehose::queue::effect::{Effect, GapCause};
+use huddle_firehose::source::Position;
+use huddle_firehose::store::Store;
+use huddle_firehose::store::repos::{EnumeratedPage, Reconciled, RepoStore, Truth};
+
+use crate::commits::*;
+use crate::fixture::*;
+
+const OPEN: &str = "SELECT cause FROM gaps WHERE closed_at IS NULL ORDER BY id";
+
+fn outdated(from_seq: u64, to_seq: Option<u64>) -> Effect {
+    Effect::Gap(gap(GapCause::OutdatedCursor, from_seq, to_seq))
+}
+
+async fn reconcile(database: &Database) -> Reconciled {
+    database.store.reconcile_gaps().await.unwrap()
+}
+
+/// The resolutions of the gaps that can be closed now.
+async fn close(database: &Database) -> Vec<String> {
+    let closed = reconcile(database).await.closed.into_iter();
+    closed.map(|gap| gap.resolution).collect()
+}
+
+async fn settle(database: &Database, names: &[&str]) {
+    for name in names {
+        let id = did(name);
+        database.store.settle_doubt(&id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn where_there_is_no_gap_nothing_is_doubted() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    assert_eq!(reconcile(&database).await, Reconciled::default());
+    assert!(database.due(0).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_gap_that_has_ended_has_every_tracked_repository_doubted_once() {
+    let database = Database::new().await;
+    database.track(&[ALICE, BOB]).await;
+    // Where nobody has followed the chain, there is nothing to compare.
+    database.apply(&[put(CAROL, "a", 1)]).await;
+    database.apply(&[outdated(5, Some(9))]).await;
+    assert_eq!(reconcile(&database).await.doubted, Some(3));
+    assert_eq!(database.due(0).await, [CAROL, ALICE, BOB]);
+    assert_eq!(database.column(CAUSE).await, ["-", "-", "gap"]);
+
+    settle(&database, &[ALICE]).await;
+    let again = reconcile(&database).await;
+    assert_eq!((again.doubted, again.closed.len()), (None, 0));
+    assert_eq!(database.due(0).await, [CAROL, BOB]);
+}
+
+#[tokio::test]
+async fn a_doubted_repository_is_seen_to_at_once_however_long_it_was_to_be_left_alone() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.break_chain(ALICE).await;
+    let alice = did(ALICE);
+    database.store.postpone(&alice, second(50)).await.unwrap();
+    database.apply(&[outdated(5, Some(9))]).await;
+    reconcile(&database).await;
+    assert_eq!(database.due(0).await, [ALICE]);
+}
+
+#[tokio::test]
+async fn a_gap_is_closed_once_all_were_seen_to_and_says_what_that_came_to() {
+    let database = Database::new().await;
+    database.track(&[ALICE, BOB]).await;
+    database.apply(&[outdated(5, Some(9))]).await;
+    reconcile(&database).await;
+    settle(&database, &[ALICE]).await;
+    let bob = did(BOB);
+    database.store.desynchronize(&bob, "gap").await.unwrap();
+    assert!(close(&database).await.is_empty(), "one is to be fetched");
+    database.store.begin_resync(&bob).await.unwrap();
+    assert!(close(&database).await.is_empty(), "one is being fetched");
+    database.store.end_resync(&failed(BOB, 50)).await.unwrap();
+    assert!(
+        close(&database).await.is_empty(),
+        "one could not be fetched"
+    );
+
+    database.store.begin_resync(&bob).await.unwrap();
+    let mut fetched = resynced(BOB, 9);
+    if let Ok(done) = &mut fetched.outcome {
+        (done.created, done.updated, done.deleted) = (3, 2, 1);
+    }
+    database.store.end_resync(&fetched).await.unwrap();
+    let resolution = "compared 2 repositories, fetched 1: 3 records created, 2 updated, 1 deleted";
+    assert_eq!(close(&database).await, [resolution]);
+    let stored = "SELECT resolution FROM gaps WHERE closed_at IS NOT NULL";
+    assert_eq!(database.column(stored).await, [resolution]);
+    assert!(close(&database).await.is_empty(), "it is closed once");
+}
+
+#[tokio::test]
+async fn where_nothing_is_tracked_a_gap_is_closed_at_once() {
+    let database = Database::new().await;
+    database.apply(&[outdated(5, Some(9))]).await;
+    assert_eq!(close(&database).await.len(), 1);
+    assert!(database.column(OPEN).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_gap_without_an_end_stays_open_until_it_has_one() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[outdated(5, None)]).await;
+    assert_eq!(reconcile(&database).await, Reconciled::default());
+    assert!(database.due(0).await.is_empty());
+    database.apply(&[outdated(5, Some(9))]).await;
+    assert_eq!(reconcile(&database).await.doubted, Some(1));
+    settle(&database, &[ALICE]).await;
+    assert_eq!(close(&database).await.len(), 1);
+}
+
+/// What ends the gap before a new sequence is told by nobody.
+#[tokio::test]
+async fn a_gap_before_a_new_sequence_has_ended_once_something_of_that_is_applied() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let future = gap(GapCause::FutureCursor, 500, None);
+    let source = source();
+    let store = &database.store;
+    let moved = store.move_cursor(&source, Position::default(), Some(&future));
+    moved.await.unwrap();
+    assert_eq!(reconcile(&database).await, Reconciled::default());
+    database.try_apply(&[], 3).await.unwrap();
+    assert_eq!(reconcile(&database).await.doubted, Some(1));
+}
+
+#[tokio::test]
+async fn what_was_doubted_for_one_gap_is_doubted_anew_for_the_next() {
+    let database = Database::new().await;
+    database.track(&[ALICE, BOB]).await;
+    database.apply(&[outdated(5, Some(9))]).await;
+    reconcile(&database).await;
+    settle(&database, &[ALICE]).await;
+    database.apply(&[outdated(20, Some(29))]).await;
+    assert_eq!(reconcile(&database).await.doubted, Some(2));
+    assert_eq!(database.column(OPEN).await.len(), 2);
+    settle(&database, &[ALICE, BOB]).await;
+    assert_eq!(close(&database).await.len(), 2);
+}
+
+/// A repository that was created in the gap is found by the search alone.
+#[tokio::test]
+async fn no_gap_is_closed_while_repositories_are_looked_for() {
+    let database = Database::new().await;
+    let collection = Nsid::parse(PROFILE).unwrap();
+    let collections = std::slice::from_ref(&collection);
+    let page = |cursor| EnumeratedPage {
+        collection: &collection,
+        dids: &[],
+        cursor,
+    };
+    let store = &database.store;
+    store.begin_enumeration(collections, false).await.unwrap();
+    store.note_page(&page(None)).await.unwrap();
+    database.apply(&[outdated(5, Some(9))]).await;
+    // It begins anew for the sake of the gap.
+    assert!(close(&database).await.is_empty());
+    let enumerations = store.enumerations().await.unwrap();
+    assert!(!enumerations[0].is_over);
+    store.note_page(&page(Some("two"))).await.unwrap();
+    assert!(close(&database).await.is_empty());
+    store.note_page(&page(None)).await.unwrap();
+    assert_eq!(close(&database).await.len(), 1);
+}
+
+#[tokio::test]
+async fn no_gap_is_closed_while_what_was_found_is_still_to_be_fetched() {
+    let database = Database::new().await;
+    database.apply(&[outdated(5, Some(9))]).await;
+    let alice = did(ALICE);
+    database
+        .store
+        .desynchronize(&alice, "backfill")
+        .await
+        .unwrap();
+    assert!(close(&database).await.is_empty());
+    database.resync(ALICE, 3).await;
+    assert_eq!(close(&database).await.len(), 1);
+}
+
+/// It may have come back meanwhile.
+#[tokio::test]
+async fn of_an_account_that_was_gone_its_host_is_asked_before_a_gap_is_closed() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database
+        .apply(&[account(ALICE, Some("deactivated"), 3)])
+        .await;
+    database.apply(&[outdated(5, Some(9))]).await;
+    assert!(close(&database).await.is_empty());
+    let hearsay = database.store.hearsay(second(0), 10).await.unwrap();
+    assert_eq!(hearsay.len(), 1);
+    let truth = Truth::Inactive(Some("deactivated".to_owned()));
+    let settled = database.store.settle_hearsay(&hearsay[0], &truth);
+    settled.await.unwrap();
+    assert_eq!(close(&database).await.len(), 1, "it is left alone");
+}

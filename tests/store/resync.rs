@@ -1,0 +1,269 @@
+//! How repositories that have to be fetched are found, and what becomes of their state.
+
+use huddle_firehose::store::repos::{RepoStore, Resync, Resynced};
+
+use crate::commits::*;
+use crate::fixture::*;
+
+const OUTCOMES: &str = "SELECT json_array(did, cause, host, rev, created, updated, deleted, unchanged, \
+     bytes, error, started_at <= ended_at) FROM resyncs ORDER BY id";
+const TRIES: &str = "SELECT attempts || ' ' || coalesce(retry_at, 'at once') FROM repos";
+
+#[tokio::test]
+async fn a_repository_that_was_fetched_stands_where_it_was_found() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.break_chain(ALICE).await;
+    let alice = did(ALICE);
+    database.store.begin_resync(&alice).await.unwrap();
+    let mut fetched = resynced(ALICE, 12);
+    if let Ok(done) = &mut fetched.outcome {
+        *done = Resynced {
+            created: 1,
+            updated: 2,
+            deleted: 3,
+            unchanged: 4,
+            bytes: 5,
+            ..done.clone()
+        };
+    }
+    database.store.end_resync(&fetched).await.unwrap();
+
+    let there = [stands(ALICE, 12, "synchronized waiting")];
+    assert_eq!(database.column(STANDS).await, there);
+    let row = "SELECT data || ' ' || is_whole || ' ' || coalesce(seq, '-') || ' ' || time \
+               || ' ' || source FROM repos";
+    let expected = format!("{} 1 - {:.3} https://host.example/", tree(12), second(12));
+    assert_eq!(database.column(row).await, [expected]);
+    let expected = format!(
+        r#"["{ALICE}","prev_data","https://host.example/","{}",1,2,3,4,5,null,1]"#,
+        rev(12)
+    );
+    assert_eq!(database.column(OUTCOMES).await, [expected]);
+}
+
+#[tokio::test]
+async fn the_stream_goes_on_where_a_fetched_repository_stands() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let alice = did(ALICE);
+    database
+        .store
+        .desynchronize(&alice, "operator")
+        .await
+        .unwrap();
+    database.resync(ALICE, 12).await;
+    assert!(database.due(1_000_000).await.is_empty());
+    let written = database
+        .apply(&[
+            commit(ALICE, 11, 10),
+            put_by(ALICE, "b", 11),
+            commit(ALICE, 13, 12),
+            put_by(ALICE, "c", 13),
+        ])
+        .await;
+    assert_eq!(written.waiting, 0);
+    assert_eq!(database.column(ROWS).await, ["a 1", "c 13"]);
+}
+
+#[tokio::test]
+async fn one_of_which_nothing_is_kept_is_no_longer_tracked() {
+    let database = Database::new().await;
+    let alice = did(ALICE);
+    database
+        .store
+        .desynchronize(&alice, "backfill")
+        .await
+        .unwrap();
+    assert_eq!(database.store.tracked().await.unwrap(), [ALICE]);
+    database.resync(ALICE, 12).await;
+    assert!(database.store.tracked().await.unwrap().is_empty());
+    // That it was fetched is told all the same.
+    assert_eq!(database.column(OUTCOMES).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_could_not_be_fetched_is_tried_again_and_told() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.break_chain(ALICE).await;
+    for attempts in 1..=2 {
+        let retry_at = 100 * attempts;
+        let alice = did(ALICE);
+        database.store.begin_resync(&alice).await.unwrap();
+        let failed = failed(ALICE, retry_at);
+        database.store.end_resync(&failed).await.unwrap();
+        let there = [stands(ALICE, 1, "desynchronized waiting")];
+        assert_eq!(database.column(STANDS).await, there);
+        let tries = format!("{attempts} {:.3}", second(retry_at));
+        assert_eq!(database.column(TRIES).await, [tries]);
+        assert!(database.due(retry_at - 1).await.is_empty());
+        let due = database.due_repos(retry_at).await;
+        assert_eq!(u64::from(due[0].attempts), attempts);
+    }
+    let expected = format!(
+        r#"["{ALICE}","prev_data","https://host.example/",null,0,0,0,0,0,"the host is on fire",1]"#
+    );
+    assert_eq!(database.column(OUTCOMES).await, vec![expected; 2]);
+    // What still comes of it waits, and does not have it tried sooner.
+    database.apply(&[commit(ALICE, 10, 9)]).await;
+    assert!(database.due(199).await.is_empty());
+
+    database.resync(ALICE, 9).await;
+    assert_eq!(database.due(0).await, [ALICE], "something waits");
+}
+
+#[tokio::test]
+async fn one_whose_host_wants_to_be_left_alone_is_throttled() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let alice = did(ALICE);
+    database
+        .store
+        .desynchronize(&alice, "operator")
+        .await
+        .unwrap();
+    database.store.begin_resync(&alice).await.unwrap();
+    let mut throttled = failed(ALICE, 100);
+    if let Err(failure) = &mut throttled.outcome {
+        failure.is_throttled = true;
+    }
+    database.store.end_resync(&throttled).await.unwrap();
+    let expected = [stands(ALICE, 1, "throttled")];
+    assert_eq!(database.column(STANDS).await, expected);
+    assert!(database.due(99).await.is_empty());
+    assert_eq!(database.due(100).await, [ALICE]);
+    let written = database.apply(&[commit(ALICE, 2, 1)]).await;
+    assert_eq!(written.waiting, 1);
+}
+
+fn gone(name: &str) -> Resync {
+    let mut gone = failed(name, 100);
+    if let Err(failure) = &mut gone.outcome {
+        failure.is_gone = true;
+    }
+    gone
+}
+
+/// Where a server has lost its mind for a while, that must not cost anything.
+#[tokio::test]
+async fn one_that_is_gone_is_kept_where_something_of_it_is() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[unproven(BOB, 2)]).await;
+    let ids = [did(ALICE), did(BOB), did(CAROL)];
+    for (id, cause) in ids.iter().zip(["backfill", "backfill", "returned"]) {
+        database.store.desynchronize(id, cause).await.unwrap();
+    }
+    for _ in 0..20 {
+        for id in &ids {
+            database.store.begin_resync(id).await.unwrap();
+            database.store.end_resync(&gone(id.as_str())).await.unwrap();
+        }
+    }
+    assert_eq!(database.due(100).await.len(), 3);
+}
+
+#[tokio::test]
+async fn one_that_is_gone_and_of_which_nothing_is_kept_is_forgotten_in_the_end() {
+    let database = Database::new().await;
+    let alice = did(ALICE);
+    database
+        .store
+        .desynchronize(&alice, "backfill")
+        .await
+        .unwrap();
+    for _ in 0..20 {
+        database.store.begin_resync(&alice).await.unwrap();
+        database.store.end_resync(&gone(ALICE)).await.unwrap();
+    }
+    assert!(database.store.tracked().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_process_that_died_while_it_fetched_begins_anew() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.break_chain(ALICE).await;
+    let alice = did(ALICE);
+    database.store.begin_resync(&alice).await.unwrap();
+    let database = database.reopen().await;
+    assert_eq!(database.due(0).await, [ALICE]);
+}
+
+#[tokio::test]
+async fn what_the_stream_has_found_comes_before_a_backfill() {
+    let database = Database::new().await;
+    database.track(&[BOB]).await;
+    let alice = did(ALICE);
+    database
+        .store
+        .desynchronize(&alice, "backfill")
+        .await
+        .unwrap();
+    database.break_chain(BOB).await;
+    let carol = did(CAROL);
+    database.store.desynchronize(&carol, "gap").await.unwrap();
+    database.store.postpone(&carol, second(50)).await.unwrap();
+    assert_eq!(database.due(60).await, [BOB, CAROL, ALICE]);
+    assert_eq!(database.due(40).await, [BOB, ALICE]);
+}
+
+#[tokio::test]
+async fn one_that_was_tried_in_vain_is_left_alone_until_its_time_has_come() {
+    let database = Database::new().await;
+    database.track(&[ALICE, BOB, CAROL]).await;
+    for (name, until) in [(ALICE, 30), (BOB, 20), (CAROL, 10)] {
+        database.break_chain(name).await;
+        let until = second(until);
+        database.store.postpone(&did(name), until).await.unwrap();
+    }
+    assert!(database.due(9).await.is_empty());
+    assert_eq!(database.due(20).await, [CAROL, BOB]);
+    assert_eq!(database.due(30).await, [CAROL, BOB, ALICE]);
+    // An operator has no patience.
+    let alice = did(ALICE);
+    database
+        .store
+        .desynchronize(&alice, "operator")
+        .await
+        .unwrap();
+    assert_eq!(database.due(9).await, [ALICE]);
+}
+
+#[tokio::test]
+async fn an_operator_may_ask_for_a_repository_whatever_is_known_of_it() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[put(BOB, "a", 1)]).await;
+    for name in [ALICE, BOB, CAROL] {
+        let id = did(name);
+        database.store.desynchronize(&id, "operator").await.unwrap();
+    }
+    assert_eq!(database.due(0).await.len(), 3);
+    assert_eq!(database.column(CAUSE).await, ["operator"; 3]);
+    // Where it stood is known all the same.
+    let revs = "SELECT rev FROM repos WHERE rev IS NOT NULL";
+    assert_eq!(database.column(revs).await.len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_repository_comes_with_it() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[said(ALICE, Some("suspended"), 4)]).await;
+    database.apply(&[said(ALICE, None, 5)]).await;
+    database
+        .store
+        .desynchronize(&did(BOB), "gap")
+        .await
+        .unwrap();
+    let due = database.due_repos(0).await;
+    let found: Vec<_> = due
+        .iter()
+        .map(|repo| (repo.did.as_str(), repo.rev.clone(), repo.status_as_of))
+        .collect();
+    let alice = (ALICE, Some(rev(1).to_string()), Some(second(5)));
+    assert!(found.contains(&alice), "{found:?}");
+    assert!(found.contains(&(BOB, None, None)), "{found:?}");
+}
