@@ -148,12 +148,12 @@ impl SequenceGuard {
                     before: Some(event.seq),
                 },
             };
-            return match ahead {
-                Some(_) => self
-                    .is_new_sequence(event)
-                    .then_some(GapCause::SequenceReset),
-                // A cursor that was set by hand, to where this sequence has not come yet.
-                None => (event.seq + 1 < before.seq).then_some(GapCause::FutureCursor),
+            // A cursor that was set by hand, to where this sequence has not come yet.
+            let is_future = before.time.is_none() && event.seq + 1 < before.seq;
+            let is_new = self.is_new_sequence(event);
+            return match is_future {
+                true => Some(GapCause::FutureCursor),
+                false => is_new.then_some(GapCause::SequenceReset),
             };
         }
         self.joint = Joint::Passed;

@@ -118,11 +118,17 @@ async fn the_endpoints_tell_what_the_worker_has_done() {
         .map(|family| family.name)
         .filter(|name| !metrics.contains(&format!("# TYPE {name} ")))
         .collect();
-    // Those of what has not happened, by the kind of which they are told apart.
+    // Those of what has not happened, by the kind of which they are told apart, and those of
+    // verification, where nothing is verified.
     let unheard_of = [
+        "huddle_backfill_repos",
         "huddle_rejected_connections_total",
+        "huddle_repos",
+        "huddle_resynced_records_total",
+        "huddle_resyncs_total",
         "huddle_seq_anomalies_total",
         "huddle_verify_errors_total",
+        "huddle_waiting_commits",
     ];
     assert_eq!(missing, unheard_of);
 }

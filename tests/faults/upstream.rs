@@ -2,7 +2,7 @@
 //! breaks off now and then.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -22,7 +22,7 @@ const MOST: usize = 40;
 pub(crate) struct Upstream {
     id: SourceId,
     feed: Feed,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 struct State {
@@ -36,6 +36,8 @@ struct State {
 
 struct UpstreamFrames {
     follower: Follower,
+    upstream: Arc<Mutex<State>>,
+    sequence: u32,
     /// After so many messages the connection is lost.
     lost_after: Option<usize>,
     ignored: u64,
@@ -47,13 +49,13 @@ impl Upstream {
         Self {
             id: SourceId::new("ws://relay.test/"),
             feed: Feed::new(options),
-            state: Mutex::new(State {
+            state: Arc::new(Mutex::new(State {
                 rng: Rng::with_seed(seed),
                 sequence: 0,
                 missed: BTreeSet::new(),
                 missed_at_first: BTreeSet::new(),
                 has_cursor: false,
-            }),
+            })),
         }
     }
 
@@ -105,6 +107,10 @@ impl Source for Upstream {
             let mut state = self.state();
             let sequence = state.sequence;
             for &seq in follower.missed() {
+                // What is only asked for once more was not missed.
+                if resume == Resume::With(seq) {
+                    continue;
+                }
                 state.missed.insert(Moment { sequence, seq });
                 if !state.has_cursor {
                     state.missed_at_first.insert(Moment { sequence, seq });
@@ -112,6 +118,8 @@ impl Source for Upstream {
             }
             let frames = UpstreamFrames {
                 follower,
+                upstream: self.state.clone(),
+                sequence,
                 lost_after: (rng.u8(..) < 80).then(|| rng.usize(1..150)),
                 ignored: 0,
                 rng,
@@ -119,6 +127,20 @@ impl Source for Upstream {
             Ok(Box::new(frames) as Box<dyn Frames>)
         }
         .boxed()
+    }
+}
+
+impl UpstreamFrames {
+    /// A replay may begin earlier than what was asked for, with something that was missed before.
+    fn note_heard(&self, seq: Option<u64>) {
+        let Some(seq) = seq else {
+            return;
+        };
+        let sequence = self.sequence;
+        let moment = Moment { sequence, seq };
+        let mut state = self.upstream.lock().unwrap();
+        state.missed.remove(&moment);
+        state.missed_at_first.remove(&moment);
     }
 }
 
@@ -143,6 +165,7 @@ impl Frames for UpstreamFrames {
                     Next::Cut => return Err(ReadError::Reset),
                     Next::Say(entry) if entry.is_text => self.ignored += 1,
                     Next::Say(entry) => {
+                        self.note_heard(entry.seq);
                         into.take(entry.frame);
                         most -= 1;
                     }

@@ -4,7 +4,8 @@ use huddle_firehose::protocol::syntax::Nsid;
 use huddle_firehose::queue::effect::{Effect, GapCause};
 use huddle_firehose::source::Position;
 use huddle_firehose::store::Store;
-use huddle_firehose::store::repos::{EnumeratedPage, Reconciled, RepoStore, Truth};
+use huddle_firehose::store::repos::{EnumeratedPage, Reconciled, RepoStore, Truth, Urgency};
+use jiff::Timestamp;
 
 use crate::commits::*;
 use crate::fixture::*;
@@ -26,9 +27,11 @@ async fn close(database: &Database) -> Vec<String> {
 }
 
 async fn settle(database: &Database, names: &[&str]) {
-    for name in names {
-        let id = did(name);
-        database.store.settle_doubt(&id).await.unwrap();
+    let doubted = database.store.due(Urgency::Doubted, Timestamp::MAX, 99);
+    for repo in doubted.await.unwrap() {
+        if names.contains(&repo.did.as_str()) {
+            database.store.settle_doubt(&repo).await.unwrap();
+        }
     }
 }
 

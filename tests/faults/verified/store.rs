@@ -117,7 +117,7 @@ impl FaultyStore {
         }
     }
 
-    /// The same, with an answer in any case: those who ask for repositories set no deadline of their own.
+    /// The same, with an answer in any case: where it is about repositories, the real store has a deadline.
     async fn act_soon<T>(
         &self,
         asked: impl Future<Output = Result<T, StoreError>>,
@@ -322,8 +322,8 @@ impl RepoStore for FaultyStore {
         self.act_soon(self.store.release(did)).boxed()
     }
 
-    fn settle_doubt<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.settle_doubt(did)).boxed()
+    fn settle_doubt<'a>(&'a self, repo: &'a Unsettled) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.settle_doubt(repo)).boxed()
     }
 
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
