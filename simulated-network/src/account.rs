@@ -15,6 +15,8 @@ pub struct Account {
     /// `None` is active.
     pub status: Option<Status>,
     pub repo: Repository,
+    /// The URL of the server that it has moved to; `None` where it has never moved.
+    pub host: Option<String>,
 }
 
 /// Why an account is not active.
@@ -38,6 +40,7 @@ impl Account {
             did,
             handle: format!("user{number}.test"),
             status: None,
+            host: None,
         }
     }
 

@@ -24,7 +24,8 @@ use crate::network::Network;
 const DEFAULT_PAGE: usize = 500;
 
 /// A server on a port of loopback: PLC directory, host and relay in one. It answers from the
-/// network's present state.
+/// network's present state. Of several servers each is a host of all accounts that have not moved to
+/// another one.
 #[derive(Debug)]
 pub struct HttpServer {
     address: SocketAddr,
@@ -36,6 +37,7 @@ pub struct HttpServer {
 struct Shared {
     network: Arc<Mutex<Network>>,
     endpoint: String,
+    is_mirror: bool,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +62,19 @@ impl HttpServer {
     /// # Errors
     /// Where loopback has no port to give.
     pub async fn start(network: Arc<Mutex<Network>>) -> io::Result<Self> {
+        Self::start_as(network, false).await
+    }
+
+    /// The same, but it has the repositories of all accounts, wherever they live, as a relay that keeps
+    /// copies.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_mirror(network: Arc<Mutex<Network>>) -> io::Result<Self> {
+        Self::start_as(network, true).await
+    }
+
+    async fn start_as(network: Arc<Mutex<Network>>, is_mirror: bool) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let endpoint = format!("http://{address}");
@@ -74,7 +89,11 @@ impl HttpServer {
                 "/xrpc/com.atproto.sync.listReposByCollection",
                 get(repos_by_collection),
             )
-            .with_state(Shared { network, endpoint })
+            .with_state(Shared {
+                network,
+                endpoint,
+                is_mirror,
+            })
             .layer(from_fn_with_state(mishaps.clone(), meddle));
         let serving = tokio::spawn(async move {
             axum::serve(listener, routes).await.ok();
@@ -90,9 +109,28 @@ impl HttpServer {
         format!("http://{}", self.address)
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Lets the next `times` answers of `endpoint` go wrong.
     pub fn misbehave(&self, endpoint: Endpoint, mishap: Mishap, times: u64) {
         self.mishaps.plan(endpoint, mishap, times);
+    }
+
+    /// Lets nothing more go wrong with the answers of `endpoint`.
+    pub fn behave(&self, endpoint: Endpoint) {
+        self.mishaps.end(endpoint);
+    }
+
+    /// How many answers are held back now ([`Mishap::Held`]).
+    pub fn held(&self) -> usize {
+        self.mishaps.held()
+    }
+
+    /// Lets go all answers that are held back, and those that would be, until the next mishap is planned.
+    pub fn release(&self) {
+        self.mishaps.release();
     }
 
     /// How often `endpoint` was asked.
@@ -114,13 +152,19 @@ impl Shared {
 
     fn answer(&self, did: &str, answer: impl FnOnce(&Account) -> Response) -> Response {
         match self.network().account(did) {
-            Some(account) => answer(account),
-            None => not_found(did),
+            Some(account) if self.has(account) => answer(account),
+            _ => not_found(did),
         }
+    }
+
+    fn has(&self, account: &Account) -> bool {
+        let host = account.host.as_ref();
+        self.is_mirror || host.is_none_or(|host| *host == self.endpoint)
     }
 }
 
-/// The document that a PLC directory gives; deletion of an account leaves it.
+/// The document that a PLC directory gives; deletion of an account leaves it. One that has never moved
+/// lives at `endpoint`.
 pub fn document(account: &Account, endpoint: &str) -> Value {
     let did = &account.did;
     json!({
@@ -139,7 +183,7 @@ pub fn document(account: &Account, endpoint: &str) -> Value {
         "service": [{
             "id": "#atproto_pds",
             "type": "AtprotoPersonalDataServer",
-            "serviceEndpoint": endpoint,
+            "serviceEndpoint": account.host.as_deref().unwrap_or(endpoint),
         }],
     })
 }

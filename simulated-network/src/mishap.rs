@@ -11,6 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use futures_util::{StreamExt, stream};
+use tokio::sync::watch;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,8 +25,12 @@ pub enum Endpoint {
 }
 
 /// What becomes of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mishap {
+    /// It has this body instead.
+    Body(Bytes),
+    /// It is made at once, and held back until the test lets it go.
+    Held,
     /// It is so many bytes longer than it should be.
     Oversized(usize),
     /// It leads to the same place again.
@@ -44,9 +49,13 @@ pub enum Mishap {
 
 /// The mishaps of one server. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Mishaps(Arc<Mutex<BTreeMap<Endpoint, Prospect>>>);
+pub(crate) struct Mishaps {
+    prospects: Arc<Mutex<BTreeMap<Endpoint, Prospect>>>,
+    /// Whether what is held back may go. Those that wait for it are the receivers.
+    is_released: watch::Sender<bool>,
+}
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Prospect {
     /// What goes wrong, and how often from now on.
     mishap: Option<(Mishap, u64)>,
@@ -69,11 +78,24 @@ impl Endpoint {
 
 impl Mishaps {
     pub(crate) fn plan(&self, endpoint: Endpoint, mishap: Mishap, times: u64) {
+        self.is_released.send_replace(false);
         self.lock().entry(endpoint).or_default().mishap = Some((mishap, times));
+    }
+
+    pub(crate) fn end(&self, endpoint: Endpoint) {
+        self.lock().entry(endpoint).or_default().mishap = None;
     }
 
     pub(crate) fn requests(&self, endpoint: Endpoint) -> u64 {
         self.lock().entry(endpoint).or_default().requests
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.is_released.receiver_count()
+    }
+
+    pub(crate) fn release(&self) {
+        self.is_released.send_replace(true);
     }
 
     /// Counts a request, and says what goes wrong with it.
@@ -83,12 +105,12 @@ impl Mishaps {
         prospect.requests += 1;
         let (mishap, times) = prospect.mishap.take()?;
         let left = times.saturating_sub(1);
-        prospect.mishap = (left > 0).then_some((mishap, left));
+        prospect.mishap = (left > 0).then(|| (mishap.clone(), left));
         Some(mishap)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Endpoint, Prospect>> {
-        self.0.lock().expect("nothing panics with the lock")
+        self.prospects.lock().expect("nothing panics with the lock")
     }
 }
 
@@ -102,6 +124,19 @@ pub(crate) async fn meddle(
     let here = request.uri().to_string();
     match mishap {
         None => next.run(request).await,
+        Some(Mishap::Body(body)) => {
+            let (mut parts, _) = next.run(request).await.into_parts();
+            parts.headers.remove(header::CONTENT_LENGTH);
+            parts.status = StatusCode::OK;
+            Response::from_parts(parts, body.into())
+        }
+        Some(Mishap::Held) => {
+            let answer = next.run(request).await;
+            let mut is_released = mishaps.is_released.subscribe();
+            // The server has the other end.
+            is_released.wait_for(|is_released| *is_released).await.ok();
+            answer
+        }
         Some(Mishap::Oversized(more)) => oversized(next.run(request).await, more).await,
         Some(Mishap::RedirectLoop) => Redirect::temporary(&here).into_response(),
         Some(Mishap::RetryAfter(seconds)) => {

@@ -1,5 +1,7 @@
 //! Accounts that do one random thing after another, as a relay tells it.
 
+mod directed;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -42,6 +44,7 @@ pub struct Network {
     refs: Vec<StrongRef>,
     log: Vec<LogEntry>,
     oracle: Oracle,
+    omits_prev_data: bool,
 }
 
 /// A path, and the record that it gets; `None` where the record goes.
@@ -59,6 +62,7 @@ impl Network {
             refs: Vec::new(),
             log: Vec::new(),
             oracle: Oracle::default(),
+            omits_prev_data: false,
             shape,
         };
         for number in 0..network.shape.accounts {
@@ -146,7 +150,14 @@ impl Network {
 
     fn commit(&mut self, number: usize) {
         let writes = self.writes(number);
-        let (commit, changes) = self.apply(number, writes);
+        self.commit_writes(number, writes);
+    }
+
+    fn commit_writes(&mut self, number: usize, writes: Vec<Written>) {
+        let (mut commit, changes) = self.apply(number, writes);
+        if self.omits_prev_data {
+            commit.prev_data = None;
+        }
         let did = self.accounts[number].did.clone();
         let mut random = self.random.fork();
         let is_spoiled = self.random.u32(..100) < self.shape.spoiled_percent;
@@ -208,18 +219,23 @@ impl Network {
                 let status = Status::ALL[self.random.usize(..Status::ALL.len())];
                 self.leave(number, status);
             }
-            Some(Status::Deleted) => {
-                let account = &mut self.accounts[number];
-                let key = SigningKey::generate(&mut self.random);
-                account.repo = Repository::new(&account.did, key);
-                self.announce_handle(number);
-                self.open(number);
-            }
+            Some(Status::Deleted) => self.come_back(number),
             Some(_) if self.random.u32(..8) == 0 => self.leave(number, Status::Deleted),
-            Some(_) => {
-                self.accounts[number].status = None;
-                self.announce_status(number);
-            }
+            Some(_) => self.come_back(number),
+        }
+    }
+
+    /// A deleted account begins anew; any other one goes on with what it had.
+    fn come_back(&mut self, number: usize) {
+        let account = &mut self.accounts[number];
+        if account.status == Some(Status::Deleted) {
+            let key = SigningKey::generate(&mut self.random);
+            account.repo = Repository::new(&account.did, key);
+            self.announce_handle(number);
+            self.open(number);
+        } else {
+            account.status = None;
+            self.announce_status(number);
         }
     }
 
@@ -379,7 +395,8 @@ impl Network {
         let mut exists = BTreeMap::new();
         for _ in 0..count {
             let path = record::path(&mut self.random);
-            if exists.contains_key(&path) && self.random.u32(..4) != 0 {
+            let is_repeat = exists.contains_key(&path);
+            if is_repeat && (!self.shape.repeats_paths || self.random.u32(..4) != 0) {
                 continue;
             }
             let repo = &self.accounts[number].repo;

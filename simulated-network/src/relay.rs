@@ -15,6 +15,9 @@ pub use crate::feed::Options;
 use crate::feed::{Feed, Next};
 use crate::frame::LogEntry;
 
+/// How a request for the stream begins.
+const STREAM: &[u8] = b"GET /xrpc/com.atproto.sync.subscribeRepos";
+
 /// A relay on a port of loopback. Dropping it cuts off its clients.
 #[derive(Debug)]
 pub struct Relay {
@@ -29,10 +32,22 @@ impl Relay {
     /// # Errors
     /// Where loopback has no port to give.
     pub async fn start(options: Options) -> std::io::Result<Self> {
+        Self::start_as(options, None).await
+    }
+
+    /// The same, with the server at `http` behind it, which answers what does not ask for the stream.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_before(http: SocketAddr, options: Options) -> std::io::Result<Self> {
+        Self::start_as(options, Some(http)).await
+    }
+
+    async fn start_as(options: Options, http: Option<SocketAddr>) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let feed = Feed::new(options);
-        let accepting = tokio::spawn(accept(listener, feed.clone()));
+        let accepting = tokio::spawn(accept(listener, feed.clone(), http));
         Ok(Self {
             address,
             feed,
@@ -77,12 +92,31 @@ impl Drop for Relay {
     }
 }
 
-async fn accept(listener: TcpListener, feed: Feed) {
+async fn accept(listener: TcpListener, feed: Feed, http: Option<SocketAddr>) {
     while let Ok((stream, _)) = listener.accept().await {
         let feed = feed.clone();
         // An error is a client that went away.
-        tokio::spawn(async move { serve(stream, feed).await.ok() });
+        tokio::spawn(async move {
+            match http {
+                Some(http) if !asks_for_stream(&stream).await => forward(stream, http).await.ok(),
+                _ => serve(stream, feed).await.ok(),
+            }
+        });
     }
+}
+
+/// By the beginning of the request, which is left to be read.
+async fn asks_for_stream(stream: &TcpStream) -> bool {
+    let mut seen = [0; STREAM.len()];
+    // Clients send it in one piece.
+    let length = stream.peek(&mut seen).await.unwrap_or_default();
+    seen[..length] == *STREAM
+}
+
+async fn forward(mut client: TcpStream, http: SocketAddr) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(http).await?;
+    tokio::io::copy_bidirectional(&mut client, &mut server).await?;
+    Ok(())
 }
 
 async fn serve(stream: TcpStream, feed: Feed) -> Result<(), tungstenite::Error> {

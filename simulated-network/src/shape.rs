@@ -9,6 +9,8 @@ pub struct Shape {
     /// The most operations of a commit.
     pub max_ops: usize,
     pub commits: u32,
+    /// A commit may write one path twice, as the reference server lets it.
+    pub repeats_paths: bool,
     /// A handle changes, or nothing does.
     pub identities: u32,
     /// An account leaves, or comes back.
@@ -43,6 +45,7 @@ impl Default for Shape {
             accounts: 8,
             max_ops: 10,
             commits: 80,
+            repeats_paths: true,
             identities: 4,
             statuses: 8,
             key_rotations: 2,

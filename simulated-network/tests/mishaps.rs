@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::{Client, Response};
+use simulated_network::account::Account;
 use simulated_network::car::read_car;
 use simulated_network::http::HttpServer;
 use simulated_network::mishap::{Endpoint, Mishap};
@@ -14,6 +15,7 @@ use simulated_network::shape::Shape;
 use tokio::time::Instant;
 
 struct Host {
+    network: Arc<Mutex<Network>>,
     server: HttpServer,
     did: String,
 }
@@ -28,8 +30,12 @@ impl Host {
             .find(|account| account.is_active());
         let did = active.unwrap().did.clone();
         let network = Arc::new(Mutex::new(network));
-        let server = HttpServer::start(network).await.unwrap();
-        Self { server, did }
+        let server = HttpServer::start(network.clone()).await.unwrap();
+        Self {
+            network,
+            server,
+            did,
+        }
     }
 
     fn url(&self, endpoint: Endpoint) -> String {
@@ -136,6 +142,49 @@ async fn a_redirect_loop_is_left_by_whoever_counts() {
         .misbehave(endpoint, Mishap::RedirectLoop, u64::MAX);
     assert!(host.ask(endpoint).await.unwrap_err().is_redirect());
     assert!(host.server.requests(endpoint) > 5);
+}
+
+#[tokio::test]
+async fn an_answer_may_have_another_body() {
+    let host = Host::start().await;
+    let mishap = Mishap::Body("no CAR".into());
+    let answer = host.ask_once(Endpoint::GetRepo, mishap).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.text().await.unwrap(), "no CAR");
+}
+
+#[tokio::test]
+async fn a_misbehaving_host_can_be_told_to_behave() {
+    let host = Host::start().await;
+    let endpoint = Endpoint::GetRepoStatus;
+    host.server
+        .misbehave(endpoint, Mishap::Status(500), u64::MAX);
+    assert_eq!(host.ask(endpoint).await.unwrap().status(), 500);
+    host.server.behave(endpoint);
+    assert_eq!(host.ask(endpoint).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_held_back_is_as_old_as_its_question() {
+    let host = Host::start().await;
+    let endpoint = Endpoint::GetLatestCommit;
+    let before = host.ask(endpoint).await.unwrap().text().await.unwrap();
+    host.server.misbehave(endpoint, Mishap::Held, u64::MAX);
+    let asked = async { host.ask(endpoint).await.unwrap().text().await.unwrap() };
+    let meanwhile = async {
+        while host.server.held() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut network = host.network.lock().unwrap();
+        let is_host = |account: &Account| account.did == host.did;
+        let number = network.accounts().iter().position(is_host).unwrap();
+        network.write(number, &[], &[]);
+        host.server.release();
+    };
+    let (answer, ()) = tokio::join!(asked, meanwhile);
+    assert_eq!(answer, before);
+    let after = host.ask(endpoint).await.unwrap().text().await.unwrap();
+    assert_ne!(after, before);
 }
 
 #[tokio::test]

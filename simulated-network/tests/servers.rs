@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use simulated_network::account::Status;
+use simulated_network::account::{Account, Status};
 use simulated_network::car::read_car;
 use simulated_network::frame;
 use simulated_network::http::HttpServer;
@@ -297,4 +297,41 @@ async fn all_repositories_are_listed_with_their_status_but_those_that_are_gone()
         assert_eq!(repo["status"].as_str(), account.status.map(Status::as_str));
     }
     assert!(accounts.iter().any(|account| !account.is_active()));
+}
+
+#[tokio::test]
+async fn an_account_that_has_moved_is_had_by_its_new_host_and_by_a_mirror() {
+    let network = shared();
+    let old = HttpServer::start(network.clone()).await.unwrap();
+    let new = HttpServer::start(network.clone()).await.unwrap();
+    let mirror = HttpServer::start_mirror(network.clone()).await.unwrap();
+    let did = {
+        let mut network = network.lock().unwrap();
+        let active = |account: &Account| account.is_active();
+        let number = network.accounts().iter().position(active).unwrap();
+        network.move_to(number, new.url());
+        network.accounts()[number].did.clone()
+    };
+    let (_, document) = ask(&old, &format!("/{did}")).await;
+    assert_eq!(document["service"][0]["serviceEndpoint"], new.url());
+    let latest = format!("/xrpc/com.atproto.sync.getLatestCommit?did={did}");
+    for (server, expected) in [(&old, 400), (&new, 200), (&mirror, 200)] {
+        assert_eq!(ask(server, &latest).await.0, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_with_a_server_behind_it_answers_both_ways_at_one_address() {
+    let network = shared();
+    let server = HttpServer::start(network.clone()).await.unwrap();
+    let relay = Relay::start_before(server.address(), Options::default());
+    let relay = relay.await.unwrap();
+    let log = network.lock().unwrap().log().to_vec();
+    relay.append(&log);
+    let mut socket = connect(&relay, "?cursor=0").await;
+    assert_frames(&mut socket, &log).await;
+    let url = relay.url();
+    let (address, _) = url["ws://".len()..].split_once('/').unwrap();
+    let repos = format!("http://{address}/xrpc/com.atproto.sync.listRepos");
+    assert_eq!(reqwest::get(repos).await.unwrap().status(), 200);
 }

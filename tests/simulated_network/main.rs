@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod decoder;
-mod tables;
+#[path = "../common/simulation/mod.rs"]
+mod simulation;
 mod verified;
 mod worker;
 

@@ -2,29 +2,10 @@
 //! hold what the network holds, whatever the relay has told of it.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
-use huddle_firehose::config::Verify;
-use huddle_firehose::protocol::syntax::Nsid;
-use huddle_firehose::store::repos::{RepoStore, Unsettled, Urgency};
-use huddle_firehose::store::sqlite::SqliteStore;
-use huddle_firehose::supervision::tree::Tree;
-use huddle_firehose::worker;
-use jiff::Timestamp;
-use simulated_network::http::HttpServer;
-use simulated_network::network::Network;
-use simulated_network::oracle::Truth;
-use simulated_network::relay::{Options, Relay};
 use simulated_network::shape::Shape;
-use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
 
-use super::tables::{assert_accounts_equal, assert_visible_records_equal};
-use super::worker::config;
-
-const DEADLINE: Duration = Duration::from_secs(60);
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+use super::simulation::verified::Verified;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_sync_tells_is_fetched() {
@@ -33,7 +14,7 @@ async fn what_only_a_sync_tells_is_fetched() {
             migrations: 6,
             ..Shape::default()
         };
-        let mut verified = Verified::start(seed, shape).await;
+        let verified = Verified::start(seed, shape).await;
         for round in 0..6 {
             verified.grow(50);
             if round % 3 == 2 {
@@ -50,7 +31,7 @@ async fn what_only_a_sync_tells_is_fetched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_hostile_relay_says_changes_nothing_in_the_end() {
     for seed in seeds(40..43) {
-        let mut verified = Verified::start(seed, Shape::adversarial()).await;
+        let verified = Verified::start(seed, Shape::adversarial()).await;
         for round in 0..4 {
             verified.grow(60);
             if round % 2 == 1 {
@@ -66,7 +47,7 @@ async fn what_a_hostile_relay_says_changes_nothing_in_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_missed_in_a_gap_is_fetched_and_the_gap_is_closed() {
     for seed in seeds(50..53) {
-        let mut verified = Verified::start(seed, Shape::default()).await;
+        let verified = Verified::start(seed, Shape::default()).await;
         verified.grow(100);
         verified.until_settled().await;
         // Nobody hears of what follows.
@@ -91,193 +72,4 @@ fn seeds(default: Range<u64>) -> Range<u64> {
         Some((from, to)) => number(from)..number(to),
         None => number(&text)..number(&text) + 1,
     }
-}
-
-/// A network that a worker follows while it grows.
-pub(crate) struct Verified {
-    seed: u64,
-    network: Arc<Mutex<Network>>,
-    relay: Relay,
-    _http: HttpServer,
-    tree: Tree,
-    database_url: String,
-    directory: TempDir,
-}
-
-impl Verified {
-    pub(crate) async fn start(seed: u64, shape: Shape) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let database_url = format!("sqlite://{}", directory.path().join("huddle.db").display());
-        let network = Network::new(seed, shape);
-        let relay = Relay::start(Options::default()).await.unwrap();
-        relay.append(network.log());
-        let network = Arc::new(Mutex::new(network));
-        let http = HttpServer::start(network.clone()).await.unwrap();
-        let mut config = config(&relay, &database_url);
-        config.verify = Verify::Chain;
-        config.plc_url = http.url().parse().unwrap();
-        config.directory_url = Some(http.url().parse().unwrap());
-        config.backfill = true;
-        // A search is for collections that have a name.
-        config
-            .collections
-            .push("com.huddle.profile".parse().unwrap());
-        config.allow_private_addresses = true;
-        Self {
-            seed,
-            network,
-            relay,
-            _http: http,
-            tree: worker::start(config, None).await.unwrap(),
-            database_url,
-            directory,
-        }
-    }
-
-    fn network(&self) -> MutexGuard<'_, Network> {
-        self.network.lock().unwrap()
-    }
-
-    fn grow(&mut self, steps: usize) {
-        let mut network = self.network();
-        self.relay.append(network.steps(steps));
-        self.relay.append(network.conclude());
-    }
-
-    /// Waits until the last event of the log is durable, and nothing waits for anybody.
-    async fn until_settled(&self) {
-        let last = self
-            .network()
-            .log()
-            .iter()
-            .filter_map(|entry| entry.seq)
-            .last();
-        let context = self.tree.context();
-        let applied = || {
-            let status = context.status.snapshot();
-            let source = status.sources.values().next();
-            source.map(|source| source.applied.seq)
-        };
-        let repositories = context.repositories.as_ref().unwrap();
-        let settled = async {
-            loop {
-                if applied() == last && is_settled(&*repositories.store).await {
-                    return;
-                }
-                sleep(POLL_INTERVAL).await;
-            }
-        };
-        let is_late = timeout(DEADLINE, settled).await.is_err();
-        let unsettled = unsettled(&*repositories.store).await;
-        let hearsay = repositories.store.hearsay(Timestamp::MAX, 9).await.unwrap();
-        let store = SqliteStore::open(&self.database_url).await.unwrap();
-        assert!(
-            !is_late,
-            "seed {}: applied {:?} of {last:?}, {unsettled:?}, {hearsay:?}, {:?}",
-            self.seed,
-            applied(),
-            store.last_resyncs(9).await.unwrap()
-        );
-    }
-
-    /// Looks once more for the repositories that hold something.
-    async fn look_again(&self) {
-        let context = self.tree.context();
-        let store = &context.repositories.as_ref().unwrap().store;
-        let enumerations = store.enumerations().await.unwrap();
-        let collections: Vec<Nsid> = enumerations
-            .into_iter()
-            .map(|enumeration| enumeration.collection)
-            .collect();
-        store.begin_enumeration(&collections, true).await.unwrap();
-        let over = async {
-            while store.repo_counts().await.unwrap().backfill.enumerating > 0 {
-                sleep(POLL_INTERVAL).await;
-            }
-        };
-        timeout(DEADLINE, over).await.unwrap();
-        self.until_settled().await;
-    }
-
-    /// Waits until no gap is open.
-    async fn until_closed(&self) {
-        let context = self.tree.context();
-        let source = context.source.id();
-        let closed = async {
-            while context.store.count_open_gaps(source).await.unwrap() > 0 {
-                sleep(POLL_INTERVAL).await;
-            }
-        };
-        let is_late = timeout(DEADLINE, closed).await.is_err();
-        assert!(!is_late, "seed {}: a gap is open", self.seed);
-    }
-
-    /// Stops the worker, and holds what it shows against the truth.
-    async fn compare(self) {
-        let ended = self.end().await;
-        let Ended {
-            store,
-            truth,
-            context,
-            ..
-        } = &ended;
-        assert_visible_records_equal(store, truth, context).await;
-        assert_accounts_equal(store, truth, context).await;
-    }
-
-    /// The same, for the records alone.
-    async fn compare_records(self) {
-        let ended = self.end().await;
-        let Ended {
-            store,
-            truth,
-            context,
-            ..
-        } = &ended;
-        assert_visible_records_equal(store, truth, context).await;
-    }
-
-    async fn end(self) -> Ended {
-        self.tree.drain().await.unwrap();
-        let store = SqliteStore::open(&self.database_url).await.unwrap();
-        let truth = self.network.lock().unwrap().oracle().now();
-        Ended {
-            store,
-            truth,
-            context: format!("seed {}", self.seed),
-            _directory: self.directory,
-        }
-    }
-}
-
-/// Repositories that somebody has to see to, now or later, unless their accounts are gone, or were never
-/// there: somebody made them up.
-async fn unsettled(store: &dyn RepoStore) -> Vec<Unsettled> {
-    let mut unsettled = Vec::new();
-    for urgency in Urgency::ALL {
-        let due = store.due(urgency, Timestamp::MAX, 9).await.unwrap();
-        let is_made_up =
-            |repo: &Unsettled| repo.attempts > 0 && repo.cause.as_deref() == Some("refused");
-        unsettled.extend(due.into_iter().filter(|repo| !is_made_up(repo)));
-    }
-    unsettled
-}
-
-/// Whether nothing is left to do. What is said of accounts may become work on repositories, and the other
-/// way round, so it is looked twice.
-async fn is_settled(store: &dyn RepoStore) -> bool {
-    let mut is_settled = true;
-    for _ in 0..2 {
-        is_settled &= unsettled(store).await.is_empty();
-        is_settled &= store.hearsay(Timestamp::MAX, 1).await.unwrap().is_empty();
-    }
-    is_settled
-}
-
-/// What a worker has left.
-struct Ended {
-    store: SqliteStore,
-    truth: Truth,
-    context: String,
-    _directory: TempDir,
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use huddle_firehose::config::{Config, Layers, Verify};
 use huddle_firehose::store::sqlite::{Counts, SqliteStore};
 use huddle_firehose::supervision::tree::Tree;
 use huddle_firehose::worker;
@@ -13,7 +12,8 @@ use simulated_network::shape::Shape;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use super::tables::{assert_dead_letters_equal, assert_tables_equal};
+use super::simulation::config;
+use super::simulation::tables::{assert_dead_letters_equal, assert_tables_equal};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -135,20 +135,4 @@ impl Followed {
         assert_dead_letters_equal(&store, oracle.refusals(), &context).await;
         store.counts().await.unwrap()
     }
-}
-
-pub(crate) fn config(relay: &Relay, database_url: &str) -> Config {
-    let mut config = Layers::new().resolve().unwrap().config;
-    config.source_url = relay.url().parse().unwrap();
-    config.database_url = database_url.to_owned();
-    config.verify = Verify::None;
-    config.validation = "flag".parse().unwrap();
-    config.collections = vec!["com.huddle.*".parse().unwrap()];
-    // Small enough that a batch ends within most of what happens.
-    config.batch_frames = 7;
-    config.index_batch = 5;
-    config.decoders = 3;
-    config.checkpoint_interval = Duration::from_millis(20);
-    config.reconnect_min = Duration::from_millis(10);
-    config
 }

@@ -40,6 +40,10 @@ pub(crate) fn car(payload: &BTreeMap<String, Ipld>) -> (Cid, Blocks) {
     }
 }
 
+#[allow(
+    dead_code,
+    reason = "every test binary has its own copy of this module"
+)]
 pub(crate) fn data_of(block: &[u8]) -> Cid {
     let commit: Ipld = serde_ipld_dagcbor::from_slice(block).unwrap();
     match commit.get("data").unwrap() {

@@ -1,0 +1,90 @@
+//! The actors that see to repositories die again and again, at work and between.
+
+use std::time::Duration;
+
+use huddle_firehose::operate::status::ActorState;
+use huddle_firehose::supervision::role::Role;
+use simulated_network::mishap::{Endpoint, Mishap};
+use simulated_network::network::Network;
+use simulated_network::shape::Shape;
+
+use crate::simulation::verified::Verified;
+
+/// Every so many things that happen, one is not told, if it is a commit.
+const WITHHELD: usize = 7;
+
+/// Tells most of what happens. Statuses and handles come by events alone, so those are told.
+fn tell_most(verified: &Verified, steps: usize) {
+    for step in 0..steps {
+        let is_commit = |network: &Network, from: usize| {
+            let said = network.log()[from..].iter();
+            said.into_iter()
+                .any(|entry| entry.frame.windows(7).any(|window| window == b"#commit"))
+        };
+        let mut network = verified.network();
+        let before = network.log().len();
+        network.step();
+        if step % WITHHELD != 0 || !is_commit(&network, before) {
+            verified.relay.append(&network.log()[before..]);
+        }
+    }
+    verified.tell(|network| {
+        network.conclude();
+    });
+}
+
+/// Kills `role` and waits until it is back.
+async fn kill(verified: &Verified, role: Role) {
+    let actor = || verified.tree.context().status.snapshot().actors[&role.to_string()].clone();
+    let before = actor().restarts;
+    verified.tree.kill(role);
+    verified
+        .until("the actor is back", async || {
+            actor().restarts > before && actor().state == ActorState::Running
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_die_again_and_again_and_nothing_is_missing_in_the_end() {
+    for seed in 70..72 {
+        let shape = Shape {
+            migrations: 6,
+            ..Shape::default()
+        };
+        let verified = Verified::start_with(seed, shape, |config| {
+            config.backfill = true;
+            config
+                .collections
+                .push("com.huddle.profile".parse().unwrap());
+            config.restart_min = Duration::from_millis(5);
+            config.restart_max = Duration::from_millis(20);
+            config.restart_limit = 1000;
+        })
+        .await;
+        for _ in 0..4 {
+            // Each dies with an answer before it, and then wherever it is.
+            for endpoint in [Endpoint::GetRepo, Endpoint::ListReposByCollection] {
+                verified.http.misbehave(endpoint, Mishap::Held, u64::MAX);
+            }
+            tell_most(&verified, 40);
+            verified
+                .until("a repository is on its way", async || {
+                    verified.http.held() > 0
+                })
+                .await;
+            kill(&verified, Role::Repositories).await;
+            kill(&verified, Role::Backfill).await;
+            verified.http.release();
+            for _ in 0..5 {
+                kill(&verified, Role::Backfill).await;
+                kill(&verified, Role::Repositories).await;
+            }
+            verified.until_settled().await;
+        }
+        verified.look_again().await;
+        let fetched = "SELECT count(*) FROM resyncs WHERE error IS NULL";
+        assert!(verified.count(fetched).await > 0, "seed {seed}");
+        verified.compare().await;
+    }
+}

@@ -1,0 +1,138 @@
+//! Keys and hosts that change, signatures that are wrong, and a directory that does not answer.
+
+use simulated_network::mishap::{Endpoint, Mishap};
+
+use super::{A, B, D, E, LIKE, POST, few_accounts_with_offers};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_down_parks_the_commits_of_those_it_is_asked_about_and_nobody_elses() {
+    let verified = few_accounts_with_offers().await;
+    let mishap = Mishap::Status(503);
+    verified
+        .http
+        .misbehave(Endpoint::DidDocument, mishap, u64::MAX);
+    verified.tell(|network| {
+        network.hint_at_identity(0);
+        network.write(0, &[D], &[A]);
+        network.write(1, &[D], &[A]);
+        network.write(0, &[E], &[]);
+        network.write(1, &[E], &[]);
+    });
+    // The cursor goes on.
+    verified.until_applied().await;
+    assert_eq!(
+        (verified.waiting(0).await, verified.waiting(1).await),
+        (2, 0)
+    );
+    assert_eq!(
+        (verified.visible(0).await, verified.visible(1).await),
+        (3, 4)
+    );
+    verified
+        .until("the directory is asked", async || {
+            verified.repo(0).await.unwrap().retry_at.is_some()
+        })
+        .await;
+    assert_eq!(verified.waiting(0).await, 2);
+
+    verified.http.behave(Endpoint::DidDocument);
+    verified.until_settled().await;
+    assert_eq!(verified.waiting(0).await, 0);
+    assert!(verified.resyncs(0).await.is_empty());
+    assert_eq!(verified.verify_errors(), [""; 0]);
+    assert!(verified.dead_letters().await.is_empty());
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_replaced_is_followed_after_one_look_into_the_directory() {
+    let verified = few_accounts_with_offers().await;
+    let before = verified.http.requests(Endpoint::DidDocument);
+    verified.tell(|network| {
+        network.replace_key(0);
+        network.write(0, &[D], &[A]);
+        network.write(0, &[LIKE], &[]);
+    });
+    verified.until_settled().await;
+    verified.tell(|network| network.write(0, &[E], &[]));
+    verified.until_settled().await;
+
+    assert_eq!(verified.http.requests(Endpoint::DidDocument), before + 1);
+    assert!(verified.resyncs(0).await.is_empty());
+    assert_eq!(verified.verify_errors(), [""; 0]);
+    assert!(verified.dead_letters().await.is_empty());
+    verified.compare().await;
+}
+
+/// The first one has the directory asked for another key, the others find that it has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_has_signed_is_put_aside_and_changes_nothing() {
+    let verified = few_accounts_with_offers().await;
+    let before = verified.records(0).await;
+    let mut forged = Vec::new();
+    for round in 1..=2 {
+        forged.push(verified.tell(|network| network.forge_commit(0, A)).to_vec());
+        forged.push(verified.tell(|network| network.forge_state(0, B)).to_vec());
+        verified.until_settled().await;
+        assert_eq!(verified.records(0).await, before, "round {round}");
+    }
+
+    let letters = verified.dead_letters().await;
+    assert!(letters.iter().all(|(stage, _)| stage == "verify"));
+    let raw: Vec<Vec<u8>> = letters.into_iter().map(|(_, raw)| raw).collect();
+    assert_eq!(raw, forged);
+    let counted = "huddle_verify_errors_total{error=\"signature\"} 4";
+    assert_eq!(verified.verify_errors(), [counted]);
+    // Its host says that nothing has happened, so nothing is fetched.
+    assert!(verified.http.requests(Endpoint::GetRepoStatus) > 0);
+    assert!(verified.resyncs(0).await.is_empty());
+
+    // What the account itself signs goes on from where it was.
+    verified.tell(|network| network.write(0, &[D], &[A]));
+    verified.until_settled().await;
+    assert!(verified.resyncs(0).await.is_empty());
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_has_moved_is_fetched_from_where_it_lives_now() {
+    let verified = few_accounts_with_offers().await;
+    let new_host = verified.another_host().await;
+    verified.tell(|network| {
+        network.move_to(0, new_host.url());
+        network.hint_at_identity(0);
+    });
+    verified.withhold(|network| network.write(0, &[D], &[B]));
+    verified.tell(|network| network.write(0, &[POST], &[]));
+    verified.until_settled().await;
+
+    let resyncs = verified.resyncs(0).await;
+    let [resync] = resyncs.as_slice() else {
+        panic!("not once: {resyncs:?}");
+    };
+    assert_eq!(resync.error, None);
+    assert_eq!(resync.host, Some(format!("{}/", new_host.url())));
+    assert_eq!(verified.http.requests(Endpoint::GetRepo), 0);
+    verified.compare().await;
+}
+
+/// Where it was says that it does not have the account, which is no word about where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_has_moved_without_a_word_is_found_and_loses_nothing() {
+    let verified = few_accounts_with_offers().await;
+    let new_host = verified.another_host().await;
+    verified.withhold(|network| {
+        network.move_to(0, new_host.url());
+        network.write(0, &[D], &[B]);
+    });
+    verified.tell(|network| network.write(0, &[POST], &[]));
+    verified.until_settled().await;
+
+    let resyncs = verified.resyncs(0).await;
+    let last = resyncs.last().unwrap();
+    assert_eq!(last.error, None, "{resyncs:?}");
+    assert_eq!(last.host, Some(format!("{}/", new_host.url())));
+    let changed = [last.created, last.updated, last.deleted];
+    assert_eq!(changed, [1, 0, 1]);
+    verified.compare().await;
+}

@@ -1,0 +1,108 @@
+//! How much is verified, by the level that is asked for.
+
+use huddle_firehose::config::Verify;
+use simulated_network::mishap::Endpoint;
+
+use super::{A, B, C, D, E, POST, few_accounts_with};
+use crate::simulation::verified::Verified;
+
+async fn few_accounts_at(level: Verify) -> Verified {
+    let verified = few_accounts_with(|config| config.verify = level).await;
+    verified.tell(|network| network.write(0, &[A, B, C], &[]));
+    verified.until_settled().await;
+    verified
+}
+
+/// The levels at which the rows of the first account were verified, in the order of their paths.
+async fn levels(verified: &Verified) -> Vec<String> {
+    let records = verified.records(0).await.into_iter();
+    records.map(|record| record.verified).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_level_none_whoever_signed_is_believed_and_nobody_is_asked() {
+    let verified = few_accounts_at(Verify::None).await;
+    verified.tell(|network| network.forge_commit(0, D));
+    verified.until_settled().await;
+
+    assert_eq!(levels(&verified).await, ["none"; 4]);
+    assert!(verified.dead_letters().await.is_empty());
+    assert_eq!(verified.http.requests(Endpoint::DidDocument), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_level_commit_a_signature_is_looked_at_and_a_chain_is_not() {
+    let verified = few_accounts_at(Verify::Commit).await;
+    verified.withhold(|network| network.write(0, &[POST], &[]));
+    verified.tell(|network| {
+        network.omit_prev_data(true);
+        network.write(0, &[D], &[]);
+    });
+    verified.until_settled().await;
+    assert_eq!(levels(&verified).await, ["commit"; 4]);
+    assert_eq!(verified.verify_errors(), [""; 0]);
+
+    assert!(verified.resyncs(0).await.is_empty());
+
+    verified.tell(|network| network.forge_commit(0, E));
+    verified.until_settled().await;
+    let counted = "huddle_verify_errors_total{error=\"signature\"} 1";
+    assert_eq!(verified.verify_errors(), [counted]);
+    assert_eq!(verified.dead_letters().await.len(), 1);
+    // Without a chain nobody knows what was refused there, so what the host has is fetched.
+    let resyncs = verified.resyncs(0).await;
+    assert_eq!(resyncs.len(), 1);
+    assert_eq!(resyncs[0].cause, "refused");
+    let changed = [resyncs[0].created, resyncs[0].updated, resyncs[0].deleted];
+    assert_eq!(changed, [0, 0, 0]);
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leniently_a_commit_that_does_not_name_the_tree_before_is_counted_and_kept() {
+    let verified = few_accounts_at(Verify::Lenient).await;
+    assert_eq!(levels(&verified).await, ["chain"; 3]);
+    verified.tell(|network| {
+        network.omit_prev_data(true);
+        network.write(0, &[B, D], &[A]);
+    });
+    verified.until_settled().await;
+
+    let expected = ["commit", "commit", "chain", "commit"];
+    assert_eq!(levels(&verified).await, expected);
+    let counted = "huddle_verify_errors_total{error=\"prev_data_missing\"} 1";
+    assert_eq!(verified.verify_errors(), [counted]);
+    assert!(verified.dead_letters().await.is_empty());
+    assert!(verified.resyncs(0).await.is_empty());
+
+    // By the rev alone it shows that one is missing.
+    verified.withhold(|network| network.write(0, &[], &[B]));
+    verified.tell(|network| network.write(0, &[E], &[]));
+    verified.until_settled().await;
+    let resyncs = verified.resyncs(0).await;
+    assert_eq!(resyncs.len(), 1);
+    assert_eq!(
+        (resyncs[0].cause.as_str(), resyncs[0].deleted),
+        ("since", 1)
+    );
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strictly_such_a_commit_is_put_aside_and_its_repository_is_fetched() {
+    let verified = few_accounts_at(Verify::Chain).await;
+    verified.tell(|network| {
+        network.omit_prev_data(true);
+        network.write(0, &[D], &[A]);
+    });
+    verified.until_settled().await;
+
+    let letters = verified.dead_letters().await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].0, "verify");
+    let resyncs = verified.resyncs(0).await;
+    assert_eq!(resyncs.len(), 1);
+    assert_eq!((resyncs[0].created, resyncs[0].deleted), (1, 1));
+    assert_eq!(levels(&verified).await, ["chain"; 4]);
+    verified.compare().await;
+}
