@@ -91,6 +91,8 @@ pub(super) async fn write_effects(
     transaction.pass(Point::StoreWriting).await?;
 
     let removed_at = accounts::removed_at(transaction, &sorted.repos()).await?;
+    // Before the steps: a chain that begins behind what is doubted tells nothing of that.
+    let doubted = repos::doubt(transaction, &sorted.doubts, &now).await?;
     let is_their_turn = origin == Origin::Queue;
     let judged = repos::judge_steps(transaction, &sorted, &removed_at, is_their_turn).await?;
     let admitted = sorted
@@ -117,7 +119,6 @@ pub(super) async fn write_effects(
     }
     transaction.pass(Point::StoreWriting).await?;
 
-    let doubted = repos::doubt(transaction, &sorted.doubts, &now).await?;
     if !sorted.steps.is_empty() {
         let commits = judged.believed_or_waiting(&sorted.steps);
         let ask_at = Timestamp::now().checked_add(ABSENCE_QUESTION_SPACING);

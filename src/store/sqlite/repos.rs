@@ -276,8 +276,7 @@ pub(super) async fn write_steps(
 }
 
 /// Has these repositories compared with what their hosts have, those that are tracked; and fetched,
-/// those of which something is wanted and not all that was before is known. Returns whether there are
-/// any.
+/// those that are not and from which something is wanted. Returns whether there are any.
 pub(super) async fn doubt(
     connection: &mut SqliteConnection,
     doubts: &[&Doubt],
@@ -294,12 +293,11 @@ pub(super) async fn doubt(
     .execute(&mut *connection)
     .await?;
     let wanted = doubts.iter().filter(|doubt| doubt.is_wanted);
-    // Where a chain began behind what is doubted, it tells nothing of that.
     let found = sqlx::query(
         "INSERT INTO repos (did, state, cause, updated_at) \
          SELECT value, 'desynchronized', 'refused', ? FROM json_each(?) WHERE true \
          ON CONFLICT (did) DO UPDATE SET state = excluded.state, cause = excluded.cause \
-         WHERE is_whole = 0 AND repos.state IN ('synchronized', 'unchained')",
+         WHERE repos.state = 'unchained'",
     )
     .bind(now)
     .bind(json_array(wanted.map(|doubt| doubt.did.as_str())))
