@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use fastrand::Rng;
 use huddle_firehose::config::Verify;
 use huddle_firehose::protocol::syntax::Nsid;
 use huddle_firehose::store::repos::{RepoStore, Unsettled, Urgency};
@@ -12,11 +13,17 @@ use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::supervision::tree::Tree;
 use huddle_firehose::worker;
 use jiff::Timestamp;
+use simulated_network::account::Account;
+use simulated_network::frame::{self, LogEntry, Stamp};
 use simulated_network::http::HttpServer;
+use simulated_network::key::SigningKey;
 use simulated_network::network::Network;
 use simulated_network::oracle::Truth;
+use simulated_network::record::SLOT_OFFER;
 use simulated_network::relay::{Options, Relay};
+use simulated_network::repo::Write;
 use simulated_network::shape::Shape;
+use simulated_network::tid::tid;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
@@ -81,6 +88,47 @@ async fn what_was_missed_in_a_gap_is_fetched_and_the_gap_is_closed() {
     }
 }
 
+/// Whoever hears of commits by a key that is no longer the account's knows only that something has
+/// happened. What it came to, the host tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_signed_by_a_key_from_before_is_superseded_and_not_refused() {
+    for seed in seeds(60..63) {
+        let shape = Shape {
+            key_rotations: 8,
+            ..Shape::default()
+        };
+        let mut network = Network::new(seed, shape);
+        network.steps(200);
+        network.conclude();
+        let mut verified = Verified::follow(seed, network).await;
+        verified.until_settled().await;
+        verified.grow(100);
+        verified.until_settled().await;
+        verified.look_again().await;
+        assert_eq!(verified.refused().await, [""; 0], "seed {seed}");
+        verified.compare().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_signed_by_a_stranger_is_refused_and_changes_nothing() {
+    for seed in seeds(70..72) {
+        let mut verified = Verified::start(seed, Shape::default()).await;
+        verified.grow(100);
+        verified.until_settled().await;
+        let did = verified.forge();
+        let refused = async {
+            while verified.refused().await.is_empty() {
+                sleep(POLL_INTERVAL).await;
+            }
+        };
+        let is_late = timeout(DEADLINE, refused).await.is_err();
+        assert!(!is_late, "seed {seed}: the forgery was not refused");
+        assert_eq!(verified.refused().await, [did], "seed {seed}");
+        verified.compare().await;
+    }
+}
+
 /// The seeds that the environment asks for, or else the default ones.
 fn seeds(default: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("HUDDLE_VERIFIED_SEEDS") else {
@@ -106,9 +154,13 @@ pub(crate) struct Verified {
 
 impl Verified {
     pub(crate) async fn start(seed: u64, shape: Shape) -> Self {
+        Self::follow(seed, Network::new(seed, shape)).await
+    }
+
+    /// Follows a network in which things have happened already.
+    async fn follow(seed: u64, network: Network) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let database_url = format!("sqlite://{}", directory.path().join("huddle.db").display());
-        let network = Network::new(seed, shape);
         let relay = Relay::start(Options::default()).await.unwrap();
         relay.append(network.log());
         let network = Arc::new(Mutex::new(network));
@@ -142,6 +194,42 @@ impl Verified {
         let mut network = self.network();
         self.relay.append(network.steps(steps));
         self.relay.append(network.conclude());
+    }
+
+    /// Has somebody else speak for an account that has records: a commit that follows from its last
+    /// one, signed by another key. Returns whose it is not.
+    fn forge(&self) -> String {
+        let network = self.network();
+        let last = network.log().iter().filter_map(|entry| entry.seq).last();
+        let is_followed =
+            |account: &&Account| account.is_active() && account.repo.has_collection(SLOT_OFFER);
+        let account = network.accounts().iter().find(is_followed).unwrap();
+        let mut repo = account.repo.clone();
+        repo.rotate_key(SigningKey::generate(&mut Rng::with_seed(self.seed)));
+        let micros = u64::try_from(Timestamp::now().as_microsecond()).unwrap();
+        let path = repo.paths().find(|path| path.starts_with(SLOT_OFFER));
+        let write = Write {
+            path: path.unwrap().to_owned(),
+            value: None,
+        };
+        let commit = repo.apply(vec![write], tid(micros, 0));
+        let stamp = Stamp {
+            seq: last.unwrap() + 1,
+            time: Timestamp::now().to_string(),
+        };
+        let seq = stamp.seq;
+        let frame = frame::commit(stamp, &account.did, commit);
+        self.relay.append(&[LogEntry::numbered(seq, frame)]);
+        account.did.clone()
+    }
+
+    /// Of whom something was refused.
+    async fn refused(&self) -> Vec<String> {
+        let store = SqliteStore::open(&self.database_url).await.unwrap();
+        sqlx::query_scalar("SELECT did FROM dead_letters WHERE stage = 'verify' ORDER BY id")
+            .fetch_all(store.reader())
+            .await
+            .unwrap()
     }
 
     /// Waits until the last event of the log is durable, and nothing waits for anybody.
