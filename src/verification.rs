@@ -70,9 +70,13 @@ impl Refusal {
 
     /// Whether the account's document may have changed since.
     pub fn accuses_document(&self) -> bool {
+        matches!(self, Self::Key(_) | Self::NoHost) || self.is_by_another_key()
+    }
+
+    /// Whether it is signed, and not by the account's key.
+    pub fn is_by_another_key(&self) -> bool {
         let mismatch = SignatureError::Mismatch;
-        matches!(self, Self::Key(_) | Self::NoHost)
-            || matches!(self, Self::Proof(VerifyError::Signature(error)) if *error == mismatch)
+        matches!(self, Self::Proof(VerifyError::Signature(error)) if *error == mismatch)
     }
 }
 
@@ -92,20 +96,30 @@ impl Verification {
         }
     }
 
-    /// Judges by what is known without asking anybody.
+    /// Judges by what is known without asking anybody. A signature that is not of the key which is
+    /// known says little: the account may have another key by now, or had another one before.
     pub fn judge(&self, evidence: &Evidence, now: Timestamp) -> Judgement {
-        let Some(known) = self.identities.known(&evidence.commit().did) else {
-            return Judgement::Unproven;
-        };
-        let judged = match known.answer {
-            Ok(identity) => self.judge_by(&identity, evidence, now),
-            Err(error) => Judgement::Refused(error.into()),
-        };
-        match judged {
-            Judgement::Refused(refusal) if refusal.accuses_document() && !known.was_refreshed => {
+        let known = self.identities.known(&evidence.commit().did);
+        let was_refreshed = known.is_some_and(|known| known.was_refreshed);
+        match self.judge_in_the_end(evidence, now) {
+            Judgement::Refused(refusal)
+                if refusal.is_by_another_key()
+                    || (refusal.accuses_document() && !was_refreshed) =>
+            {
                 Judgement::Unproven
             }
             judged => judged,
+        }
+    }
+
+    /// The same where everybody was asked who could know better.
+    pub fn judge_in_the_end(&self, evidence: &Evidence, now: Timestamp) -> Judgement {
+        let Some(known) = self.identities.known(&evidence.commit().did) else {
+            return Judgement::Unproven;
+        };
+        match known.answer {
+            Ok(identity) => self.judge_by(&identity, evidence, now),
+            Err(error) => Judgement::Refused(error.into()),
         }
     }
 

@@ -53,10 +53,16 @@ pub enum RepoError {
     Takendown,
 }
 
+/// The reference server passes on what it does not know to the services that it is configured with, and
+/// says so where there are none.
+const NOT_PASSED_ON: &str = "No service configured for ";
+
 /// The body of an error, as far as it matters here.
 #[derive(Deserialize)]
 struct ErrorBody {
     error: String,
+    #[serde(default)]
+    message: String,
 }
 
 impl HostError {
@@ -78,16 +84,23 @@ impl HostError {
             (StatusCode::SERVICE_UNAVAILABLE, Some(_)) => return Self::Throttled { retry_after },
             _ => {}
         }
-        let name = match name(response.into_body()).await {
-            Ok(name) => name,
+        let body = match read(response.into_body()).await {
+            Ok(body) => body,
             Err(error) => return error.into(),
         };
-        match (status, name.as_deref()) {
+        if body
+            .as_ref()
+            .is_some_and(|body| body.message.starts_with(NOT_PASSED_ON))
+        {
+            return Self::NotSupported;
+        }
+        match (status, body.as_ref().map(|body| body.error.as_str())) {
             (_, Some("RepoDeactivated")) => RepoError::Deactivated.into(),
             (_, Some("RepoNotFound")) => RepoError::NotFound.into(),
             (_, Some("RepoSuspended")) => RepoError::Suspended.into(),
             (_, Some("RepoTakendown")) => RepoError::Takendown.into(),
-            (_, Some("MethodNotImplemented" | "XRPCNotSupported"))
+            // What is asked here is public. Whoever misses a login takes it for another method.
+            (_, Some("MethodNotImplemented" | "XRPCNotSupported" | "AuthMissing"))
             | (StatusCode::NOT_IMPLEMENTED, _)
             | (StatusCode::NOT_FOUND, None) => Self::NotSupported,
             _ => Self::Unavailable(FetchError::Status {
@@ -98,13 +111,10 @@ impl HostError {
     }
 }
 
-/// The name of an error of XRPC; `None` where the body is something else.
-async fn name(body: Incoming) -> Result<Option<String>, FetchError> {
+/// An error of XRPC; `None` where the body is something else.
+async fn read(body: Incoming) -> Result<Option<ErrorBody>, FetchError> {
     match fetch::read_whole(body, MAX_BODY).await {
-        Ok(body) => {
-            let body = serde_json::from_slice(&body).ok();
-            Ok(body.map(|ErrorBody { error }| error))
-        }
+        Ok(body) => Ok(serde_json::from_slice(&body).ok()),
         Err(FetchError::TooLarge { .. }) => Ok(None),
         Err(error) => Err(error),
     }

@@ -265,6 +265,8 @@ pub struct ResyncFailure {
 pub struct Waiting {
     pub id: i64,
     pub did: Did,
+    /// Where its repository stands, where nothing of it was missed.
+    pub known_rev: Option<String>,
     pub source: SourceId,
     pub frame: bytes::Bytes,
 }

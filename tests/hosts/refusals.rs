@@ -55,6 +55,12 @@ async fn a_host_may_not_know_the_method() {
         ("501 Not Implemented", error("MethodNotImplemented")),
         ("501 Not Implemented", String::new()),
         ("400 Bad Request", error("MethodNotImplemented")),
+        // The reference server, without and with a service to which it passes on what it does not know.
+        (
+            "400 Bad Request",
+            r#"{"error":"InvalidRequest","message":"No service configured for com.atproto.sync.listReposByCollection"}"#.to_owned(),
+        ),
+        ("401 Unauthorized", error("AuthMissing")),
         ("404 Not Found", error("XRPCNotSupported")),
         ("404 Not Found", r#"{"message":"Not Found"}"#.to_owned()),
         ("404 Not Found", "<!doctype html>".to_owned()),

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use simulated_network::network::Network;
 use simulated_network::shape::Shape;
 
 use super::simulation::verified::Verified;
@@ -59,6 +60,32 @@ async fn what_was_missed_in_a_gap_is_fetched_and_the_gap_is_closed() {
         verified.until_closed().await;
         // Handles and statuses come by events alone.
         verified.compare_records().await;
+    }
+}
+
+/// Whoever hears of commits by a key that is no longer the account's knows only that something has
+/// happened. What it came to, the host tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_signed_by_a_key_from_before_is_superseded_and_not_refused() {
+    for seed in seeds(60..63) {
+        let shape = Shape {
+            key_rotations: 8,
+            ..Shape::default()
+        };
+        let mut network = Network::new(seed, shape);
+        network.steps(200);
+        network.conclude();
+        let verified = Verified::start_late(seed, network).await;
+        verified.until_settled().await;
+        verified.grow(100);
+        verified.until_settled().await;
+        verified.look_again().await;
+        let refused = verified.dead_letters().await;
+        assert!(
+            refused.iter().all(|(stage, _)| stage != "verify"),
+            "seed {seed}"
+        );
+        verified.compare().await;
     }
 }
 

@@ -23,7 +23,7 @@ fn nothing() -> Ipld {
 }
 
 /// The lies, each by the name of its error.
-const LIES: [(&str, Lie); 46] = [
+const LIES: [(&str, Lie); 51] = [
     // The message
     ("payload", |commit| {
         commit.payload.remove("blocks").map(drop)
@@ -133,9 +133,27 @@ const LIES: [(&str, Lie); 46] = [
         Some(())
     }),
     ("op_duplicate_path", |commit| {
-        let op = commit.ops().first()?.clone();
-        commit.ops().push(op);
+        let op = commit.op("create")?.clone();
+        commit.ops().push(Ipld::Map(op));
         Some(())
+    }),
+    ("op_duplicate_path", |commit| {
+        let op = commit.op("delete")?.clone();
+        commit.ops().push(Ipld::Map(op));
+        Some(())
+    }),
+    ("op_duplicate_path", |commit| {
+        let mut op = commit.op("delete")?.clone();
+        op.insert("action".to_owned(), ipld!("update"));
+        op.insert("cid".to_owned(), nothing());
+        commit.ops().push(Ipld::Map(op));
+        Some(())
+    }),
+    ("op_duplicate_path", |commit| {
+        // What was created over something else can't have come to nothing.
+        let op = commit.op("create")?;
+        op.insert("prev".to_owned(), nothing());
+        delete_again(commit)
     }),
     ("op_without_cid", |commit| {
         commit.op("create")?.insert("cid".to_owned(), Ipld::Null);
@@ -211,6 +229,10 @@ const LIES: [(&str, Lie); 46] = [
         op.insert("prev".to_owned(), cid);
         Some(())
     }),
+    ("op_still_present", |commit| {
+        commit.op("create")?;
+        delete_again(commit)
+    }),
     // The chain
     ("prev_data_missing", |commit| {
         commit.payload.remove("prevData").map(drop)
@@ -255,7 +277,29 @@ const LIES: [(&str, Lie); 46] = [
         commit.op("delete")?.insert("prev".to_owned(), nothing());
         Some(())
     }),
+    ("prev_data", |commit| {
+        // An update that hides what it has replaced.
+        let op = commit.op("update")?;
+        let create = op.clone();
+        op.insert("action".to_owned(), ipld!("delete"));
+        op.insert("cid".to_owned(), Ipld::Null);
+        op.insert("prev".to_owned(), nothing());
+        commit.ops().push(Ipld::Map(create));
+        let create = fields(commit.ops().last_mut()?);
+        create.insert("action".to_owned(), ipld!("create"));
+        Some(())
+    }),
 ];
+
+/// Says that what was created is gone again.
+fn delete_again(commit: &mut Message) -> Option<()> {
+    let mut op = commit.op("create")?.clone();
+    op.insert("action".to_owned(), ipld!("delete"));
+    op.insert("cid".to_owned(), Ipld::Null);
+    op.remove("prev");
+    commit.ops().push(Ipld::Map(op));
+    Some(())
+}
 
 fn cid_of(op: &Ipld) -> Option<Ipld> {
     op.get("cid")

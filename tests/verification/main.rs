@@ -9,5 +9,6 @@ mod alterations;
 mod lies;
 mod network;
 mod production;
+mod reference_server;
 mod support;
 mod vectors;

@@ -159,7 +159,7 @@ impl Message {
         self.set_commit_block(&block);
     }
 
-    fn repeats_a_path(&self) -> bool {
+    pub(crate) fn repeats_a_path(&self) -> bool {
         let Ipld::List(ops) = &self.payload["ops"] else {
             panic!("ops are a list");
         };

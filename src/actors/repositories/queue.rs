@@ -19,6 +19,11 @@ pub(super) enum Drained {
     Empty,
     /// The next one doesn't follow from what is known.
     Broken,
+    /// The next one is not signed by the account's key. It may be from before that was its key.
+    Disputed {
+        /// Where the repository stands by now.
+        known_rev: Option<String>,
+    },
     /// The key of the next one is not known.
     Unknown {
         retry_after: Option<Duration>,
@@ -26,20 +31,31 @@ pub(super) enum Drained {
 }
 
 /// Why a frame can't be judged now.
-struct Unknown {
-    retry_after: Option<Duration>,
+enum Unjudged {
+    Disputed,
+    Unknown { retry_after: Option<Duration> },
 }
 
+/// Lets through what can be. `is_compared` where the repository is known to stand where its host has
+/// it, so that a commit by another key is later than what is true, and refused.
 pub(super) async fn drain(
     context: &Context,
     repositories: &Repositories,
     did: &Did,
+    is_compared: bool,
 ) -> Result<Drained, StoreError> {
     let store = &repositories.store;
     while let Some(waiting) = store.first_waiting(did).await? {
-        let effects = match examine(context, repositories, &waiting).await {
+        let effects = match examine(context, repositories, &waiting, is_compared).await {
             Ok(effects) => effects,
-            Err(Unknown { retry_after }) => return Ok(Drained::Unknown { retry_after }),
+            Err(Unjudged::Disputed) => {
+                return Ok(Drained::Disputed {
+                    known_rev: waiting.known_rev,
+                });
+            }
+            Err(Unjudged::Unknown { retry_after }) => {
+                return Ok(Drained::Unknown { retry_after });
+            }
         };
         let settled = match store.settle_waiting(&waiting, &effects).await {
             Err(StoreError::Rejected(rejections)) => {
@@ -60,7 +76,8 @@ async fn examine(
     context: &Context,
     repositories: &Repositories,
     waiting: &Waiting,
-) -> Result<Vec<Effect>, Unknown> {
+    is_compared: bool,
+) -> Result<Vec<Effect>, Unjudged> {
     let decoded = match decode(&waiting.frame, &context.rules.interest) {
         Ok(decoded) => decoded,
         Err(error) => return Ok(vec![unreadable(waiting, &error.fault)]),
@@ -69,7 +86,22 @@ async fn examine(
     let (Content::Event(event), Some(evidence)) = (decoded.content, decoded.evidence) else {
         return Ok(Vec::new());
     };
+    let rev = evidence.commit().rev.as_str();
+    if waiting
+        .known_rev
+        .as_deref()
+        .is_some_and(|known| rev <= known)
+    {
+        // Superseded, whoever has signed it.
+        return Ok(Vec::new());
+    }
     let judgement = judge(repositories, &waiting.did, &evidence).await?;
+    match &judgement {
+        Judgement::Refused(refusal) if refusal.is_by_another_key() && !is_compared => {
+            return Err(Unjudged::Disputed);
+        }
+        _ => {}
+    }
     let frame = &waiting.frame;
     Ok(examination::effects_of_judged(
         context, event, &evidence, judgement, frame,
@@ -82,9 +114,9 @@ async fn judge(
     repositories: &Repositories,
     did: &Did,
     evidence: &Evidence,
-) -> Result<Judgement, Unknown> {
+) -> Result<Judgement, Unjudged> {
     let verification = &repositories.verification;
-    let unknown = |error: ResolveError| Unknown {
+    let unknown = |error: ResolveError| Unjudged::Unknown {
         retry_after: error.retry_after(),
     };
     match verification.identities.get(did).await {
@@ -100,9 +132,9 @@ async fn judge(
         Err(error) if error.is_unknown() => return Err(unknown(error)),
         Ok(_) | Err(_) => {}
     }
-    match verification.judge(evidence, Timestamp::now()) {
+    match verification.judge_in_the_end(evidence, Timestamp::now()) {
         // It was forgotten meanwhile, since an event says that it has changed once more.
-        Judgement::Unproven => Err(Unknown { retry_after: None }),
+        Judgement::Unproven => Err(Unjudged::Unknown { retry_after: None }),
         judgement => Ok(judgement),
     }
 }

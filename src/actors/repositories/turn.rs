@@ -52,7 +52,7 @@ pub(super) async fn see_to(
     }
     match urgency {
         Urgency::Waiting => let_through(context, repositories, repo).await,
-        Urgency::Doubted => compare_heads(repositories, repo).await,
+        Urgency::Doubted => compare_heads(repositories, repo).await.map(drop),
         Urgency::Broken | Urgency::Backfill => resync(context, repositories, repo).await,
     }
 }
@@ -63,15 +63,29 @@ async fn let_through(
     repositories: &Repositories,
     repo: &Unsettled,
 ) -> Result<(), StoreError> {
-    match queue::drain(context, repositories, &repo.did).await? {
+    let mut drained = queue::drain(context, repositories, &repo.did, false).await?;
+    if let Drained::Disputed { known_rev } = drained {
+        let repo = Unsettled {
+            rev: known_rev,
+            ..repo.clone()
+        };
+        if !compare_heads(repositories, &repo).await? {
+            return Ok(());
+        }
+        drained = queue::drain(context, repositories, &repo.did, true).await?;
+    }
+    match drained {
         Drained::Empty => repositories.store.finish_queue(&repo.did).await,
-        Drained::Broken => Ok(()),
+        Drained::Broken | Drained::Disputed { .. } => Ok(()),
         Drained::Unknown { retry_after } => postpone(repositories, repo, retry_after).await,
     }
 }
 
-async fn compare_heads(repositories: &Repositories, repo: &Unsettled) -> Result<(), StoreError> {
-    match fetch::is_where_it_was(repositories, repo).await {
+/// Says whether it is where it was.
+async fn compare_heads(repositories: &Repositories, repo: &Unsettled) -> Result<bool, StoreError> {
+    let compared = fetch::is_where_it_was(repositories, repo).await;
+    let is_same = matches!(compared, Ok(true));
+    match compared {
         Ok(true) => repositories.store.settle_doubt(repo).await,
         Ok(false) => repositories.store.desynchronize(&repo.did, "gap").await,
         Err(failure) if failure.is_busy() => defer(repositories, repo).await,
@@ -80,7 +94,8 @@ async fn compare_heads(repositories: &Repositories, repo: &Unsettled) -> Result<
             note_status(repositories, repo, &failure).await?;
             postpone(repositories, repo, failure.retry_after()).await
         }
-    }
+    }?;
+    Ok(is_same)
 }
 
 /// Fetches a repository, and makes the tables equal to it.

@@ -53,7 +53,7 @@ pub enum VerifyError {
     OpCount(usize),
     #[error("{path:?}: an action that the protocol does not know")]
     Action { path: String },
-    #[error("{path:?}: two operations on one path")]
+    #[error("{path:?}: two operations that do not follow from each other")]
     DuplicatePath { path: String },
     #[error("{path:?}: created or updated, but to nothing")]
     WithoutCid { path: String },

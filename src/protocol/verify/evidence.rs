@@ -26,18 +26,28 @@ pub struct CommitEvidence {
     pub since: Option<Tid>,
     /// The root of the tree before this commit.
     pub prev_data: Option<Cid>,
-    /// All operations by path, whoever wants them.
+    /// What the operations come to on each path, whoever wants them.
     pub ops: BTreeMap<String, Op>,
-    /// Whose hashes are checked: the commit block and the operations' records.
+    /// Whose hashes are checked: the commit block and the records that the operations leave.
     pub blocks: Blocks,
 }
 
 /// What a commit did to one path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    Create { cid: Cid, prev: Option<Cid> },
-    Update { cid: Cid, prev: Option<Cid> },
-    Delete { prev: Option<Cid> },
+    Create {
+        cid: Cid,
+        prev: Option<Cid>,
+    },
+    Update {
+        cid: Cid,
+        prev: Option<Cid>,
+    },
+    Delete {
+        prev: Option<Cid>,
+    },
+    /// Created and deleted again: nothing was before, and nothing is there after.
+    Nothing,
 }
 
 /// What a `#sync` says of its repository.
@@ -104,7 +114,7 @@ impl Op {
     pub fn cid(&self) -> Option<Cid> {
         match self {
             Self::Create { cid, .. } | Self::Update { cid, .. } => Some(*cid),
-            Self::Delete { .. } => None,
+            Self::Delete { .. } | Self::Nothing => None,
         }
     }
 
@@ -112,6 +122,25 @@ impl Op {
     pub fn prev(&self) -> Option<Cid> {
         match self {
             Self::Create { prev, .. } | Self::Update { prev, .. } | Self::Delete { prev } => *prev,
+            Self::Nothing => None,
+        }
+    }
+
+    /// What this operation and `next`, on the same path, come to; `None` where the one leaves nothing
+    /// that the other could be done to. The protocol wants one operation a path, and servers take more.
+    /// What `next` says was before it may be the value from before the commit or the one from between
+    /// the two, depending on the server; nothing rests on it.
+    fn then(self, next: Self) -> Option<Self> {
+        match (self, next) {
+            (Self::Create { prev, .. }, Self::Update { cid, .. }) => {
+                Some(Self::Create { cid, prev })
+            }
+            (Self::Create { prev: None, .. }, Self::Delete { .. }) => Some(Self::Nothing),
+            (Self::Update { prev, .. }, Self::Update { cid, .. })
+            | (Self::Delete { prev }, Self::Create { cid, .. }) => Some(Self::Update { cid, prev }),
+            (Self::Update { prev, .. }, Self::Delete { .. }) => Some(Self::Delete { prev }),
+            (Self::Nothing, Self::Create { cid, .. }) => Some(Self::Create { cid, prev: None }),
+            _ => None,
         }
     }
 
@@ -154,16 +183,22 @@ fn signed_commit(blocks: &Blocks, did: &str, rev: &str) -> Result<SignedCommit, 
 }
 
 fn operations(payload: &[PayloadOp<'_>]) -> Result<BTreeMap<String, Op>, VerifyError> {
-    let mut ops = BTreeMap::new();
-    for op in payload {
-        if ops.insert(op.path.to_owned(), Op::of(op)?).is_some() {
-            let path = shown(op.path);
-            return Err(VerifyError::DuplicatePath { path });
-        }
+    let mut ops = BTreeMap::<String, Op>::new();
+    for next in payload {
+        let op = Op::of(next)?;
+        let path = || shown(next.path);
+        let op = match ops.get(next.path) {
+            None => op,
+            Some(before) => before
+                .then(op)
+                .ok_or_else(|| VerifyError::DuplicatePath { path: path() })?,
+        };
+        ops.insert(next.path.to_owned(), op);
     }
     Ok(ops)
 }
 
+/// A record that the same commit has replaced or deleted again need not be there.
 fn check_records(ops: &BTreeMap<String, Op>, blocks: &Blocks) -> Result<(), VerifyError> {
     // Many paths may name one record.
     let mut checked = HashSet::new();

@@ -88,15 +88,18 @@ async fn overflow(
 }
 
 pub(super) async fn first(store: &SqliteStore, did: &Did) -> Result<Option<Waiting>, StoreError> {
-    let row: Option<(i64, String, Vec<u8>)> = sqlx::query_as(
-        "SELECT id, source, frame FROM waiting_commits WHERE did = ? ORDER BY id LIMIT 1",
+    let row: Option<(i64, Option<String>, String, Vec<u8>)> = sqlx::query_as(
+        "SELECT id, (SELECT rev FROM repos WHERE repos.did = waiting_commits.did \
+         AND state = 'synchronized'), source, frame \
+         FROM waiting_commits WHERE did = ? ORDER BY id LIMIT 1",
     )
     .bind(did.as_str())
     .fetch_optional(store.reader())
     .await?;
-    Ok(row.map(|(id, source, frame)| Waiting {
+    Ok(row.map(|(id, known_rev, source, frame)| Waiting {
         id,
         did: did.clone(),
+        known_rev,
         source: SourceId::new(&source),
         frame: frame.into(),
     }))

@@ -64,25 +64,28 @@ pub(crate) struct RecordRow {
 impl Verified {
     /// A worker at level `chain` that looks for history too.
     pub(crate) async fn start(seed: u64, shape: Shape) -> Self {
-        Self::start_with(seed, shape, |config| {
-            config.backfill = true;
-            // A search is for collections that have a name.
-            config
-                .collections
-                .push("com.huddle.profile".parse().unwrap());
-        })
-        .await
+        Self::start_with(seed, shape, looking_for_history).await
     }
 
-    /// A worker at level `chain`, without a look for history, with further settings. The relay has told all that has happened so far.
+    /// The same, before a network in which things have happened.
+    pub(crate) async fn start_late(seed: u64, network: Network) -> Self {
+        Self::follow(seed, network, looking_for_history).await
+    }
+
+    /// A worker at level `chain`, without a look for history, with further settings.
     pub(crate) async fn start_with(
         seed: u64,
         shape: Shape,
         change: impl FnOnce(&mut Config),
     ) -> Self {
+        Self::follow(seed, Network::new(seed, shape), change).await
+    }
+
+    /// The relay has told all that has happened so far.
+    async fn follow(seed: u64, network: Network, change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let database_url = format!("sqlite://{}", directory.path().join("huddle.db").display());
-        let network = Arc::new(Mutex::new(Network::new(seed, shape)));
+        let network = Arc::new(Mutex::new(network));
         let http = HttpServer::start(network.clone()).await.unwrap();
         let mirror = HttpServer::start_mirror(network.clone()).await.unwrap();
         let relay = Relay::start_before(mirror.address(), Options::default())
@@ -319,6 +322,14 @@ impl Verified {
         let context = format!("seed {}", self.seed);
         (self.store, truth, context, self.directory)
     }
+}
+
+fn looking_for_history(config: &mut Config) {
+    config.backfill = true;
+    // A search is for collections that have a name.
+    config
+        .collections
+        .push("com.huddle.profile".parse().unwrap());
 }
 
 /// A relay has told of an account that is nowhere. It is looked for a while.
