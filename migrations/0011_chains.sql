@@ -64,8 +64,9 @@ CREATE INDEX waiting_commits_by_seq ON waiting_commits (did, seq);
 CREATE TABLE resyncs (
     id INTEGER PRIMARY KEY,
     did TEXT NOT NULL,
-    -- Why: the chain was broken ('prev_data', 'since', 'sync'), the account returned ('returned'), too
-    -- much waited ('overflow'), a gap ('gap'), 'backfill', or an 'operator'.
+    -- Why: the chain was broken ('prev_data', 'since', 'sync'), a commit was not believed ('refused') or
+    -- signed by another key ('disputed'), the account returned ('returned'), too much waited
+    -- ('overflow'), a gap ('gap'), 'backfill', or an 'operator'.
     cause TEXT NOT NULL,
     host TEXT,
     started_at TEXT NOT NULL,

@@ -52,7 +52,7 @@ async fn at_level_commit_a_signature_is_looked_at_and_a_chain_is_not() {
     // Without a chain nobody knows what was refused there, so what the host has is fetched.
     let resyncs = verified.resyncs(0).await;
     assert_eq!(resyncs.len(), 1);
-    assert_eq!(resyncs[0].cause, "refused");
+    assert_eq!(resyncs[0].cause, "disputed");
     let changed = [resyncs[0].created, resyncs[0].updated, resyncs[0].deleted];
     assert_eq!(changed, [0, 0, 0]);
     verified.compare().await;

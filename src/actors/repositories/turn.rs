@@ -52,7 +52,7 @@ pub(super) async fn see_to(
     }
     match urgency {
         Urgency::Waiting => let_through(context, repositories, repo).await,
-        Urgency::Doubted => compare_heads(repositories, repo).await.map(drop),
+        Urgency::Doubted => compare_heads(repositories, repo, "gap").await.map(drop),
         Urgency::Broken | Urgency::Backfill => resync(context, repositories, repo).await,
     }
 }
@@ -69,7 +69,7 @@ async fn let_through(
             rev: known_rev,
             ..repo.clone()
         };
-        if !compare_heads(repositories, &repo).await? {
+        if !compare_heads(repositories, &repo, "disputed").await? {
             return Ok(());
         }
         drained = queue::drain(context, repositories, &repo.did, true).await?;
@@ -81,13 +81,17 @@ async fn let_through(
     }
 }
 
-/// Says whether it is where it was.
-async fn compare_heads(repositories: &Repositories, repo: &Unsettled) -> Result<bool, StoreError> {
+/// Says whether it is where it was. Where it is not, it is to be fetched because of `cause`.
+async fn compare_heads(
+    repositories: &Repositories,
+    repo: &Unsettled,
+    cause: &str,
+) -> Result<bool, StoreError> {
     let compared = fetch::is_where_it_was(repositories, repo).await;
     let is_same = matches!(compared, Ok(true));
     match compared {
         Ok(true) => repositories.store.settle_doubt(repo).await,
-        Ok(false) => repositories.store.desynchronize(&repo.did, "gap").await,
+        Ok(false) => repositories.store.desynchronize(&repo.did, cause).await,
         Err(failure) if failure.is_busy() => defer(repositories, repo).await,
         Err(failure) => {
             tracing::debug!(did = %repo.did, error = %failure, "cannot compare a repository");

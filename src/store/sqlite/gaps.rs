@@ -208,8 +208,8 @@ async fn close(writer: &Writer, now: &str) -> Result<Vec<ClosedGap>, StoreError>
 /// What a gap waits for, of repositories.
 macro_rules! owed_to_gaps {
     () => {
-        "urgency IS NOT NULL AND (doubted_by > 0 OR (cause IN ('gap', 'backfill') \
-         AND state IN ('desynchronized', 'resyncing', 'throttled'))) \
+        "urgency IS NOT NULL AND (doubted_by > 0 \
+         OR state IN ('desynchronized', 'resyncing', 'throttled')) \
          AND NOT EXISTS (SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0)"
     };
 }
