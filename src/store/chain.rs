@@ -72,6 +72,8 @@ pub(crate) enum Verdict {
 /// Why a chain is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Break {
+    /// Perhaps what it did in a gap, when nothing of it was known.
+    Gap,
     /// Everything before it, if there was anything.
     History,
     PrevData,
@@ -82,6 +84,7 @@ pub(crate) enum Break {
 impl Break {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::Gap => "gap",
             Self::History => "backfill",
             Self::PrevData => "prev_data",
             Self::Since => "since",
@@ -125,6 +128,20 @@ fn begin_with(step: &CommitStep) -> Verdict {
             Verdict::Breaks(Break::History)
         }
         _ => Verdict::Follows,
+    }
+}
+
+/// Judges the same where there was a gap: of a repository of which nothing was known, what it did in the
+/// gap was missed.
+pub(crate) fn judge_behind_gap(
+    head: Option<&Head>,
+    step: &CommitStep,
+    is_its_turn: bool,
+) -> Verdict {
+    let is_known = head.is_some_and(|head| head.commit.is_some());
+    match judge(head, step, is_its_turn) {
+        Verdict::Follows if !is_known && !is_very_first(step) => Verdict::Breaks(Break::Gap),
+        verdict => verdict,
     }
 }
 
@@ -257,6 +274,22 @@ mod tests {
         };
         let verdict = judge(Some(&unknown), &wants_history(commit(5, 4)), true);
         assert_eq!(verdict, Verdict::Breaks(Break::History));
+    }
+
+    #[test]
+    fn behind_a_gap_a_repository_of_which_nothing_was_known_has_to_be_fetched() {
+        let verdict = judge_behind_gap(None, &commit(5, 4), false);
+        assert_eq!(verdict, Verdict::Breaks(Break::Gap));
+        let very_first = Claim::From {
+            since: None,
+            prev_data: None,
+            is_lenient: false,
+        };
+        let verdict = judge_behind_gap(None, &step(1, very_first), false);
+        assert_eq!(verdict, Verdict::Follows);
+        let known = head(RepoState::Synchronized, 4);
+        let verdict = judge_behind_gap(Some(&known), &commit(5, 4), false);
+        assert_eq!(verdict, Verdict::Follows);
     }
 
     #[test]

@@ -91,6 +91,9 @@ pub(super) async fn write_effects(
     transaction.pass(Point::StoreWriting).await?;
 
     let removed_at = accounts::removed_at(transaction, &sorted.repos()).await?;
+    for gap in &sorted.gaps {
+        gaps::open(transaction, source, gap, &now).await?;
+    }
     // Before the steps: a chain that begins behind what is doubted tells nothing of that.
     let doubted = repos::doubt(transaction, &sorted.doubts, &now).await?;
     let is_their_turn = origin == Origin::Queue;
@@ -134,9 +137,6 @@ pub(super) async fn write_effects(
     };
     for letter in &sorted.dead_letters {
         written.dead_letters += dead_letters::write(transaction, source, letter, &now).await?;
-    }
-    for gap in &sorted.gaps {
-        gaps::open(transaction, source, gap, &now).await?;
     }
     Ok(written)
 }

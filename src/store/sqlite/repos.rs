@@ -11,7 +11,7 @@ use super::{integer, waiting};
 use crate::protocol::syntax::Did;
 use crate::queue::effect::{Claim, CommitStep, Doubt, RecordVersion};
 use crate::source::SourceId;
-use crate::store::chain::{Head, RepoState, Verdict, is_very_first, judge};
+use crate::store::chain::{Head, RepoState, Verdict, is_very_first, judge, judge_behind_gap};
 use crate::store::datetime::sortable;
 use crate::store::fold::{RecordChange, Sorted, is_removed, newest_commits};
 
@@ -119,6 +119,15 @@ pub(super) async fn judge_steps(
         return Ok(judged);
     }
     let mut heads = heads(connection, &sorted.steps).await?;
+    let is_known = |step: &&CommitStep| {
+        let head = heads.get(step.did.as_str());
+        head.is_some_and(|head| head.commit.is_some())
+    };
+    let are_known = sorted.steps.iter().all(is_known);
+    let judge = match !are_known && is_behind_gap(connection).await? {
+        true => judge_behind_gap,
+        false => judge,
+    };
     let with_records: BTreeSet<usize> = sorted
         .records
         .iter()
@@ -160,6 +169,13 @@ pub(super) async fn judge_steps(
         judged.verdicts.push(verdict);
     }
     Ok(judged)
+}
+
+/// Whether something was ever missed amid what was followed. Where it began is for the operator to say.
+async fn is_behind_gap(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM gaps WHERE cause <> 'started_live')")
+        .fetch_one(connection)
+        .await
 }
 
 /// The head once `step` was judged; `None` where it stays as it is.
