@@ -26,7 +26,7 @@
 //! | 19 | a new key made earlier commits look forged | `accounts` |
 //! | 20 | erased events left holes in the numbering | `cursors` |
 //! | 21 | a filter took `com.huddlefake` for `com.huddle` | `bad_data` |
-//! | 22 | DID documents came in two forms | nobody here reads them yet |
+//! | 22 | DID documents came in two forms | `src/identity/document.rs` |
 //! | 23 | a commit's second operation hid its first | `order` |
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
