@@ -93,6 +93,9 @@ async fn show_until_over(store: Arc<SqliteStore>) -> anyhow::Result<()> {
 
 fn progress(counts: &BackfillCounts) -> String {
     let found = counts.fetched + counts.left;
+    if found == 0 && counts.enumerating == 0 {
+        return "every repository that holds any is known already".to_owned();
+    }
     let search = match counts.enumerating {
         0 => String::new(),
         collections => format!(", looking for more in {collections} collections"),
@@ -123,5 +126,7 @@ mod tests {
         let line = progress(&counts);
         let end = "3 of 4 repositories fetched, 1 failed so far, looking for more in 2 collections";
         assert!(line.ends_with(end), "{line}");
+        let nothing = progress(&BackfillCounts::default());
+        assert_eq!(nothing, "every repository that holds any is known already");
     }
 }
