@@ -9,6 +9,7 @@ mod deaths;
 mod hosts;
 mod identities;
 mod levels;
+mod memory;
 mod peace;
 #[path = "../common/simulation/mod.rs"]
 mod simulation;

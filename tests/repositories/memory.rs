@@ -1,0 +1,224 @@
+//! What a large repository costs the program in memory: far less than it is long. The real program, in a
+//! process of its own, whose peak the kernel tells.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use huddle_firehose::protocol::syntax::Did;
+use huddle_firehose::store::repos::RepoStore;
+use huddle_firehose::store::sqlite::SqliteStore;
+use ipld_core::ipld;
+use simulated_network::account::Account;
+use simulated_network::car::{address_of, encode};
+use simulated_network::http::HttpServer;
+use simulated_network::mishap::{Endpoint, Mishap};
+use simulated_network::network::Network;
+use simulated_network::relay::{Options, Relay};
+use simulated_network::repo::Repository;
+use simulated_network::shape::Shape;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{A, B, C};
+use crate::simulation::verified::POLL_INTERVAL;
+
+const MIB: usize = 1 << 20;
+/// Enough for a repository that is held in memory to be noticed, and for the default suite to be quick.
+const SIZE: usize = 24 * MIB;
+/// What the program may need for anything but the index, however long the repository is: half of it is the
+/// cache of the database's pages, which a small repository leaves empty, and the rest a few long records at
+/// a time, each as it is signed, as JSON and on its way to the database.
+const WORKING_MEMORY: usize = 32 * MIB;
+/// Long enough for hundreds of megabytes on any machine; no test waits for it unless it fails.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
+
+/// Of so many bytes, one record is wanted and as long as records come.
+const WANTED_EVERY: usize = 8 * MIB;
+const WANTED_TEXT: usize = 1_000_000;
+/// All others are short, as most records are, which makes the index long.
+const UNWANTED_TEXT: usize = 256;
+
+/// The program, and all that it asks.
+struct Scene {
+    network: Arc<Mutex<Network>>,
+    http: HttpServer,
+    store: SqliteStore,
+    program: Child,
+    _relay: Relay,
+    _directory: TempDir,
+}
+
+/// What came of a repository that was asked for.
+#[derive(Debug, sqlx::FromRow)]
+struct Resync {
+    created: i64,
+    bytes: i64,
+    error: Option<String>,
+}
+
+impl Scene {
+    /// The first account has offers, which the relay has told of.
+    async fn start() -> Self {
+        let shape = Shape {
+            accounts: 2,
+            ..Shape::default()
+        };
+        let mut network = Network::new(1, shape);
+        network.write(0, &[A, B, C], &[]);
+        let network = Arc::new(Mutex::new(network));
+        let http = HttpServer::start(network.clone()).await.unwrap();
+        let relay = Relay::start_before(http.address(), Options::default())
+            .await
+            .unwrap();
+        relay.append(network.lock().unwrap().log());
+        let directory = tempfile::tempdir().unwrap();
+        let database_url = format!("sqlite://{}", directory.path().join("huddle.db").display());
+        let store = SqliteStore::open(&database_url).await.unwrap();
+        let program = Command::new(env!("CARGO_BIN_EXE_huddle-firehose"))
+            .args(["run", "--listen", "127.0.0.1:0", "--verify", "chain"])
+            .args(["--source-url", &relay.url(), "--plc-url", &http.url()])
+            .args(["--allow-private-addresses", "true"])
+            .args(["--database-url", &database_url])
+            .env_clear()
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Self {
+            network,
+            http,
+            store,
+            program,
+            _relay: relay,
+            _directory: directory,
+        }
+    }
+
+    fn account(&self, number: usize) -> Account {
+        self.network.lock().unwrap().accounts()[number].clone()
+    }
+
+    /// Has a repository fetched, as an operator would, and waits until that is done.
+    async fn fetch(&mut self, did: &str) -> Resync {
+        let known = Did::parse(did).unwrap();
+        self.store.desynchronize(&known, "operator").await.unwrap();
+        let query = "SELECT created, bytes, error FROM resyncs WHERE did = ? ORDER BY id";
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let row = sqlx::query_as(query).bind(did);
+            let row: Option<Resync> = row.fetch_optional(self.store.reader()).await.unwrap();
+            if let Some(resync) = row {
+                assert_eq!(resync.error, None);
+                return resync;
+            }
+            assert_eq!(self.program.try_wait().unwrap(), None, "it has ended");
+            assert!(Instant::now() < deadline, "{did} was never fetched");
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// The most memory that the program has had so far.
+    fn peak(&self) -> usize {
+        let path = format!("/proc/{}/status", self.program.id().unwrap());
+        let status = fs::read_to_string(path).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        1024 * kibibytes.unwrap().parse::<usize>().unwrap()
+    }
+
+    /// The paths and CIDs that the tables hold of an account.
+    async fn records(&self, did: &str) -> BTreeMap<String, String> {
+        let query = "SELECT collection || '/' || rkey, cid FROM records WHERE did = ?";
+        let rows: Vec<(String, String)> = sqlx::query_as(query)
+            .bind(did)
+            .fetch_all(self.store.reader())
+            .await
+            .unwrap();
+        rows.into_iter().collect()
+    }
+
+    async fn terminate(mut self) {
+        let id = self.program.id().unwrap().to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(told.await.unwrap().success());
+        let ended = timeout(PATIENCE, self.program.wait()).await.unwrap();
+        assert!(ended.unwrap().success());
+    }
+}
+
+/// In mebibytes, by the variable.
+fn size() -> usize {
+    let asked_for = std::env::var("HUDDLE_LARGE_REPOSITORY").ok();
+    asked_for.map_or(SIZE, |mebibytes| mebibytes.parse::<usize>().unwrap() * MIB)
+}
+
+/// An account's repository with records of at least `size` bytes altogether, as a CAR, and the wanted ones
+/// by path.
+fn large_repository(account: &Account, size: usize) -> (Bytes, BTreeMap<String, String>) {
+    let (mut writes, mut wanted) = (Vec::new(), BTreeMap::new());
+    let mut length = 0;
+    while length < size {
+        let is_wanted = wanted.len() < size.div_ceil(WANTED_EVERY);
+        let (collection, text) = match is_wanted {
+            true => ("com.huddle.profile", WANTED_TEXT),
+            false => ("app.bsky.feed.like", UNWANTED_TEXT),
+        };
+        let number = writes.len();
+        let text = format!("{number} {}", "x".repeat(text));
+        let record = encode(&ipld!({ "$type": collection, "text": text }));
+        let path = format!("{collection}/{number:013}");
+        if is_wanted {
+            wanted.insert(path.clone(), address_of(&record).to_string());
+        }
+        length += record.len();
+        writes.push((path, Some(record)));
+    }
+    let mut repository = Repository::new(&account.did, account.repo.key().clone());
+    let rev = account.repo.head().unwrap().rev.clone();
+    // A first commit brings all that there is.
+    let commit = repository.apply_blocks(writes, rev);
+    (commit.blocks.into(), wanted)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_repository_costs_far_less_memory_than_it_is_long() {
+    if !cfg!(target_os = "linux") {
+        eprintln!("SKIPPED: only Linux tells a process's peak of memory in /proc");
+        return;
+    }
+    let size = size();
+    let mut scene = Scene::start().await;
+    // What a small one costs, and all that the program does before, is no matter of length.
+    let small = scene.account(0);
+    scene.fetch(&small.did).await;
+    let before = scene.peak();
+
+    let large = scene.account(1);
+    let building = Instant::now();
+    let (car, wanted) = large_repository(&large, size);
+    let built = building.elapsed();
+    let mishap = Mishap::Body(car);
+    scene.http.misbehave(Endpoint::GetRepo, mishap, u64::MAX);
+    let fetching = Instant::now();
+    let resync = scene.fetch(&large.did).await;
+    let growth = scene.peak() - before;
+    eprintln!(
+        "{size} bytes of records: built in {built:?}, fetched in {:?}; the peak was {before} bytes, and \
+         grew by {growth}; {resync:?}",
+        fetching.elapsed(),
+    );
+
+    assert!(usize::try_from(resync.bytes).unwrap() >= size);
+    assert_eq!(usize::try_from(resync.created).unwrap(), wanted.len());
+    assert_eq!(scene.records(&large.did).await, wanted);
+    // The index of blocks takes 16 bytes for each, and with blocks of 128 bytes on average, which are the
+    // shortest that are taken, an eighth.
+    let bound = WORKING_MEMORY + size / 8;
+    assert!(growth < bound, "it grew by {growth} bytes, of {bound}");
+    scene.terminate().await;
+}
