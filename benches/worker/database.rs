@@ -151,17 +151,19 @@ pub(crate) async fn create(path: &Path) {
     SqliteStore::open(&url(path)).await.unwrap();
 }
 
-/// A database with as many records and tracked repositories as `rows` says.
+/// A database with as many records and tracked repositories as `rows` says, none of which the
+/// network's traffic is about.
 pub(crate) async fn fill(path: &Path, rows: u64) {
     create(path).await;
     let mut connection = connect(path).await;
     for statement in [
-        "INSERT INTO repos SELECT printf('did:plc:%024d', value), '3mptbypluud2a', '', 1, '', \
-         '2026-08-04T14:38:07.877Z', 'unverified', '' FROM series",
+        "INSERT INTO repos (did, rev, data, seq, source, time, state, updated_at) \
+         SELECT printf('did:plc:other%019d', value), '3mptbypluud2a', '', 1, '', \
+         '2026-08-04T14:38:07.877Z', 'synchronized', '' FROM series",
         "INSERT INTO records (uri, did, collection, rkey, cid, rev, seq, source, time, record, \
          first_indexed_at, last_indexed_at) \
-         SELECT printf('at://did:plc:%024d/com.huddle.profile/self', value), \
-         printf('did:plc:%024d', value), 'com.huddle.profile', 'self', '', '3mptbypluud2a', 1, '', \
+         SELECT printf('at://did:plc:other%019d/com.huddle.profile/self', value), \
+         printf('did:plc:other%019d', value), 'com.huddle.profile', 'self', '', '3mptbypluud2a', 1, '', \
          '2026-08-04T14:38:07.877Z', '{}', '', '' FROM series",
     ] {
         let series = "WITH RECURSIVE series(value) AS \
@@ -172,6 +174,16 @@ pub(crate) async fn fill(path: &Path, rows: u64) {
             .await
             .unwrap();
     }
+}
+
+/// How many rows the table has, those for which the rest of `rows` holds.
+pub(crate) async fn count(path: &Path, rows: &str) -> usize {
+    let mut connection = connect(path).await;
+    let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {rows}")))
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    usize::try_from(count).unwrap()
 }
 
 pub(crate) fn url(path: &Path) -> String {

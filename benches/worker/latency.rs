@@ -43,7 +43,7 @@ async fn follow(replay: &Replay, rate: u64) -> Vec<Duration> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("worker.db");
     database::create(&path).await;
-    let config = service::config(replay, &path, |_| {});
+    let config = service::config(&replay.url, &path, |_| {});
     let tree = worker::start(config, None).await.unwrap();
     let first_seq = replay.last_seq + 1 - replay.count;
     let first_sent = first_seen(&tree, first_seq).await;

@@ -10,6 +10,7 @@
 )]
 
 mod bare;
+mod chains;
 mod commits;
 mod database;
 mod frames;
@@ -23,6 +24,7 @@ mod service;
 mod sift;
 mod startup;
 mod table;
+mod verified;
 
 use rows::ROWS;
 

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use huddle_firehose::config::Config;
+use huddle_firehose::config::{Config, Verify};
 
 use crate::replay::Replay;
-use crate::{bare, commits, database, frames, runtime, service};
+use crate::{bare, commits, database, frames, runtime, service, verified};
 
 /// Events of an unmatched round.
 const UNMATCHED: u64 = 1_500_000;
@@ -37,11 +37,23 @@ pub(crate) const ROWS: &[(&str, Measure)] = &[
     ("unmatched, 100 patterns", || {
         unmatched(|config| add_patterns(config, 99))
     }),
-    ("unmatched, 10 thousand repos", || unmatched_beside(10_000)),
-    ("unmatched, 1 million repos", || unmatched_beside(1_000_000)),
+    ("unmatched, 10 thousand repos", || {
+        unmatched_beside(10_000, |_| {})
+    }),
+    ("unmatched, 1 million repos", || {
+        unmatched_beside(1_000_000, |_| {})
+    }),
+    ("unmatched, chain", || unmatched(follow_chains)),
+    ("unmatched, chain, 10 thousand repos", || {
+        unmatched_beside(10_000, follow_chains)
+    }),
+    ("unmatched, chain, 1 million repos", || {
+        unmatched_beside(1_000_000, follow_chains)
+    }),
     ("matched 1 %", || matched(MATCHED / 5, 99)),
     ("matched 10 %", || matched(MATCHED, 9)),
     ("matched 100 %", || matched(MATCHED, 0)),
+    ("verified", verified::measure),
 ];
 
 /// Against a client that throws everything away.
@@ -51,11 +63,11 @@ fn unmatched(change: impl FnOnce(&mut Config)) -> Round {
 }
 
 /// The same with a database that holds `repos` repositories and as many records.
-fn unmatched_beside(repos: u64) -> Round {
+fn unmatched_beside(repos: u64, change: impl FnOnce(&mut Config)) -> Round {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("worker.db");
     runtime().block_on(database::fill(&path, repos));
-    unmatched_on(&path, |_| {})
+    unmatched_on(&path, change)
 }
 
 fn unmatched_on(path: &Path, change: impl FnOnce(&mut Config)) -> Round {
@@ -69,6 +81,12 @@ fn unmatched_on(path: &Path, change: impl FnOnce(&mut Config)) -> Round {
         bare: runtime().block_on(bare::read(replay.url.clone(), replay.count)),
         worker: runtime().block_on(worker),
     }
+}
+
+/// As the service does by default. Nobody's key is asked for, since nothing is wanted of anybody.
+fn follow_chains(config: &mut Config) {
+    config.verify = Verify::Chain;
+    config.plc_url = "http://127.0.0.1:1".parse().unwrap();
 }
 
 fn add_patterns(config: &mut Config, count: usize) {

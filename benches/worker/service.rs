@@ -22,8 +22,9 @@ pub(crate) async fn follow(
     change: impl FnOnce(&mut Config),
 ) -> Duration {
     database::create(path).await;
-    let config = config(replay, path, change);
+    let config = config(&replay.url, path, change);
     let tree = worker::start(config, None).await.unwrap();
+    until_connected(&tree).await;
     let started = Instant::now();
     wait_for(&tree, replay.last_seq).await;
     let elapsed = started.elapsed();
@@ -31,15 +32,22 @@ pub(crate) async fn follow(
     elapsed
 }
 
-pub(crate) fn config(replay: &Replay, path: &Path, change: impl FnOnce(&mut Config)) -> Config {
+pub(crate) fn config(source_url: &str, path: &Path, change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Layers::new().resolve().unwrap().config;
     config.database_url = database::url(path);
     config.listen = (Ipv4Addr::LOCALHOST, 0).into();
-    config.source_url = replay.url.parse().unwrap();
+    config.source_url = source_url.parse().unwrap();
     // What is made for the occasion nobody has signed.
     config.verify = Verify::None;
     change(&mut config);
     config
+}
+
+/// Until the source was reached, for which it must be known which repositories are tracked.
+async fn until_connected(tree: &Tree) {
+    while tree.context().first_connected_at().is_none() {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
 }
 
 /// Until the cursor stands at `seq`.

@@ -4,7 +4,7 @@ use crate::rows::Round;
 
 pub(crate) fn print_head() {
     println!(
-        "{:<24} {:>11} {:>11} {:>6} {:>13}",
+        "{:<36} {:>11} {:>11} {:>6} {:>13}",
         "row", "bare 1/s", "worker 1/s", "ratio", "(least, most)"
     );
 }
@@ -20,7 +20,7 @@ pub(crate) fn print_row(name: &str, rounds: &[Round]) {
     let ratios = of(|round| round.bare.as_secs_f64() / round.worker.as_secs_f64());
     let middle = rounds.len() / 2;
     println!(
-        "{name:<24} {:>11.0} {:>11.0} {:>6.2} {:>13}",
+        "{name:<36} {:>11.0} {:>11.0} {:>6.2} {:>13}",
         bare[middle],
         worker[middle],
         ratios[middle],

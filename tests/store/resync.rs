@@ -67,6 +67,27 @@ async fn the_stream_goes_on_where_a_fetched_repository_stands() {
 }
 
 #[tokio::test]
+async fn one_that_broke_while_it_was_fetched_is_fetched_once_more() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.break_chain(ALICE).await;
+    let alice = did(ALICE);
+    database.store.begin_resync(&alice).await.unwrap();
+    let asked = database.store.desynchronize(&alice, "operator");
+    asked.await.unwrap();
+    let fetched = resynced(ALICE, 12);
+    database.store.end_resync(&fetched).await.unwrap();
+    assert_eq!(database.due(0).await, [ALICE]);
+    let states = database.column("SELECT state FROM repos").await;
+    assert_eq!(states, ["desynchronized"]);
+    assert_eq!(database.number("SELECT count(*) FROM resyncs").await, 1);
+
+    database.resync(ALICE, 12).await;
+    let states = database.column("SELECT state FROM repos").await;
+    assert_eq!(states, ["synchronized"]);
+}
+
+#[tokio::test]
 async fn one_of_which_nothing_is_kept_is_no_longer_tracked() {
     let database = Database::new().await;
     let alice = did(ALICE);
