@@ -155,19 +155,32 @@ impl Identities {
     /// # Errors
     /// As in [`Self::get`]. What was known stays known while nothing else is.
     pub async fn refresh(&self, did: &Did) -> Result<Option<Arc<Identity>>, ResolveError> {
-        let landing = {
+        let was_refreshed = {
             let mut entries = self.0.entries();
             let entry = entry_of(&mut entries, did);
             let now = Instant::now();
-            if let Some(error) = entry.trouble_at(now) {
+            entry.trouble_at(now).is_none() && entry.was_refreshed(now, &self.0.limits)
+        };
+        match was_refreshed {
+            true => Ok(None),
+            false => self.look_up(did).await.map(Some),
+        }
+    }
+
+    /// Looks `did` up anew, however short a while ago that was done.
+    ///
+    /// # Errors
+    /// As in [`Self::get`]. What was known stays known while nothing else is.
+    pub async fn look_up(&self, did: &Did) -> Answer {
+        let landing = {
+            let mut entries = self.0.entries();
+            let entry = entry_of(&mut entries, did);
+            if let Some(error) = entry.trouble_at(Instant::now()) {
                 return Err(error);
-            }
-            if entry.was_refreshed(now, &self.0.limits) {
-                return Ok(None);
             }
             self.0.join(did, entry, true)
         };
-        self.wait(landing).await.map(Some)
+        self.wait(landing).await
     }
 
     /// Drops what is known of `did`, because it has changed. A look-up that is under way may have

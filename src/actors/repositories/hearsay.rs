@@ -1,12 +1,10 @@
 //! Asks the host of an account whether it is really gone.
 
-use std::sync::Arc;
-
 use super::fetch::own_host;
 use super::{Refused, Repositories, retry_at};
 use crate::actors::Context;
 use crate::hosts::{HostError, RepoError};
-use crate::identity::{Identity, ResolveError};
+use crate::identity::ResolveError;
 use crate::store::StoreError;
 use crate::store::repos::{Hearsay, Truth};
 
@@ -30,7 +28,9 @@ pub(super) async fn see_to(context: &Context, hearsay: &Hearsay) -> Result<(), S
 
 async fn ask(repositories: &Repositories, hearsay: &Hearsay) -> Truth {
     let unknown = |after| Truth::Unknown(retry_at(hearsay.attempts, after));
-    let identity = match current_identity(repositories, hearsay).await {
+    // An account that has moved is gone only from where it was, so what is known of it is not enough.
+    let identities = &repositories.verification.identities;
+    let identity = match identities.look_up(&hearsay.did).await {
         Ok(identity) => identity,
         Err(ResolveError::Tombstoned) => return Truth::Deleted,
         Err(error) => return unknown(error.retry_after()),
@@ -56,17 +56,5 @@ async fn ask(repositories: &Repositories, hearsay: &Hearsay) -> Truth {
         }
         Err(HostError::Throttled { retry_after }) => unknown(retry_after),
         Err(_) => unknown(None),
-    }
-}
-
-/// An account that has moved is gone only from where it was, so what is known of it is not enough.
-async fn current_identity(
-    repositories: &Repositories,
-    hearsay: &Hearsay,
-) -> Result<Arc<Identity>, ResolveError> {
-    let identities = &repositories.verification.identities;
-    match identities.refresh(&hearsay.did).await? {
-        Some(identity) => Ok(identity),
-        None => identities.get(&hearsay.did).await,
     }
 }
