@@ -213,14 +213,14 @@ impl CursorState {
     }
 
     /// Where the source is to go on: behind all that was read, which the ledger remembers. The last event
-    /// of that is asked for once more, which shows that the sequence is still the same one; but not twice
-    /// in a row, or a connection that never brings more than it would be all there is.
+    /// of that is asked for once more, which shows that the sequence is still the same one; but not again
+    /// before anything new has come, or a connection that never brings more would be all there is.
     async fn resume(&mut self) -> Option<Resume> {
         self.load().await?;
         let ledger = &self.context.ledger;
         let joins_live = ledger.epoch().gap == Some(GapCause::StartedLive);
         let seq = ledger.received();
-        Some(match self.asked_again.take() {
+        Some(match self.asked_again {
             _ if seq == 0 && joins_live => Resume::Live,
             _ if seq == 0 => Resume::Oldest,
             Some(before) if before == seq => Resume::After(seq),

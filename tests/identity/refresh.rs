@@ -64,6 +64,19 @@ async fn an_answer_from_before_the_event_is_not_kept() {
     assert_eq!(resolver.requests(), 2);
 }
 
+/// Before an account counts as gone, for one.
+#[tokio::test(start_paused = true)]
+async fn whoever_has_to_know_what_is_so_now_is_not_told_that_it_was_asked_a_short_while_ago() {
+    let resolver = Scripted::default();
+    let identities = resolver.cache(Limits::default());
+    assert_eq!(key(&identities, &plc(1)).await, "key 1");
+    assert!(refreshed(&identities, &plc(1)).await.is_some());
+    assert_eq!(refreshed(&identities, &plc(1)).await, None);
+    let now = identities.look_up(&plc(1)).await.unwrap();
+    assert_eq!(now.signing_key, "key 3");
+    assert_eq!(key(&identities, &plc(1)).await, "key 3");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bad_signature_refreshes_once_in_five_minutes() {
     let resolver = Scripted::default();
