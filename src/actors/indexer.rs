@@ -13,7 +13,7 @@ use super::batch::DecodedBatch;
 use super::cursor::CursorMessage;
 use crate::fault::Point;
 use crate::operate::rate_limit::RateLimit;
-use crate::queue::accumulator::{Accumulator, IndexWork, Transaction};
+use crate::queue::accumulator::{Accumulator, IndexWork, Load, Transaction};
 use crate::queue::effect::{DeadLetter, Effect, Rejection};
 use crate::source::Position;
 use crate::store::{StoreError, WriteBatch, Written};
@@ -212,7 +212,8 @@ impl IndexerState {
         let context = &self.context;
         let effects = current.transaction.effects.len();
         let metrics = &context.metrics;
-        metrics.index_batch_size.record(effects as f64);
+        let load = Load::of(&current.transaction.effects);
+        metrics.index_batch_size.record(load.size() as f64);
         metrics.index_commit_seconds.record(started.elapsed());
         for effect in &current.transaction.effects {
             if let Effect::DeadLetter(letter) = effect {

@@ -1,6 +1,7 @@
 //! Gathers effects into transactions.
 
 use std::collections::VecDeque;
+use std::ops::{Add, Sub};
 
 use super::effect::Effect;
 use crate::source::Position;
@@ -43,28 +44,40 @@ pub struct Transaction<L> {
 #[derive(Debug)]
 pub struct Accumulator<L> {
     waiting: VecDeque<IndexWork<L>>,
-    effects: usize,
-    /// How many effects make a transaction.
+    depth: usize,
+    load: Load,
+    /// The load that makes a transaction.
     size: usize,
+}
+
+/// What effects take up in a transaction. A step of a repository is written beside the records that it
+/// brings, so it does not take the place of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    steps: usize,
+    others: usize,
 }
 
 impl<L> Accumulator<L> {
     pub fn new(size: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
-            effects: 0,
+            depth: 0,
+            load: Load::default(),
             size: size.max(1),
         }
     }
 
     pub fn push(&mut self, work: IndexWork<L>) {
-        self.effects += work.effects.len();
+        self.depth += work.effects.len();
+        self.load = self.load + Load::of(&work.effects);
         self.waiting.push_back(work);
     }
 
     pub fn clear(&mut self) {
         self.waiting.clear();
-        self.effects = 0;
+        self.depth = 0;
+        self.load = Load::default();
     }
 
     pub fn is_empty(&self) -> bool {
@@ -78,15 +91,15 @@ impl<L> Accumulator<L> {
 
     /// How many effects wait.
     pub fn depth(&self) -> usize {
-        self.effects
+        self.depth
     }
 
     /// Whether a transaction should be written without waiting for more.
     pub fn is_due(&self) -> bool {
-        self.effects >= self.size || self.waiting.iter().any(|work| work.is_suspect)
+        self.load.size() >= self.size || self.waiting.iter().any(|work| work.is_suspect)
     }
 
-    /// Cuts the next transaction: about `size` effects, never part of an event's, and a suspect
+    /// Cuts the next transaction: a load of about `size`, never part of an event's, and a suspect
     /// batch by itself.
     pub fn cut(&mut self) -> Option<Transaction<L>> {
         let mut transaction = Transaction {
@@ -96,16 +109,17 @@ impl<L> Accumulator<L> {
             completes: Vec::new(),
             is_unfinished: false,
         };
+        let mut load = Load::default();
         while let Some(work) = self.waiting.front_mut() {
             let is_first = transaction.effects.is_empty() && transaction.completes.is_empty();
-            if !is_first && (work.is_suspect || transaction.effects.len() >= self.size) {
+            if !is_first && (work.is_suspect || load.size() >= self.size) {
                 break;
             }
             let is_alone = work.is_suspect;
-            let room = self.size - transaction.effects.len().min(self.size);
             transaction.sequence_restarted |= work.sequence_restarted;
-            if work.effects.len() > room && !is_alone {
-                let Some(mark) = work.cut_mark(room, is_first) else {
+            let whole = load + Load::of(&work.effects);
+            if whole.size() > self.size && !is_alone {
+                let Some(mark) = work.cut_mark(load, self.size, is_first) else {
                     break;
                 };
                 if mark.effects < work.effects.len() {
@@ -121,6 +135,7 @@ impl<L> Accumulator<L> {
             let Some(work) = self.waiting.pop_front() else {
                 break;
             };
+            load = whole;
             transaction.effects.extend(work.effects);
             transaction.position = work.position;
             transaction.completes.push((work.duty, work.position));
@@ -128,20 +143,29 @@ impl<L> Accumulator<L> {
                 break;
             }
         }
-        self.effects -= transaction.effects.len();
+        self.depth -= transaction.effects.len();
+        self.load = self.load - Load::of(&transaction.effects);
         Some(transaction)
     }
 }
 
 impl<L> IndexWork<L> {
-    /// The last place to cut within `room` effects; the first one of all where something must go.
-    /// What follows the last mark goes whole.
-    fn cut_mark(&self, room: usize, must: bool) -> Option<Mark> {
+    /// The last place to cut up to which a `load` does not grow beyond `size`; the first one of all
+    /// where something must go. What follows the last mark goes whole.
+    fn cut_mark(&self, mut load: Load, size: usize, must: bool) -> Option<Mark> {
         let end = Mark {
             effects: self.effects.len(),
             position: self.position,
         };
-        let fitting = self.marks.iter().rev().find(|mark| mark.effects <= room);
+        let mut fitting = None;
+        let mut behind = 0;
+        for mark in &self.marks {
+            load = load + Load::of(&self.effects[behind..mark.effects]);
+            if load.size() > size {
+                break;
+            }
+            (fitting, behind) = (Some(mark), mark.effects);
+        }
         let first = self.marks.first().unwrap_or(&end);
         fitting.or(must.then_some(first)).copied()
     }
@@ -154,14 +178,53 @@ impl<L> IndexWork<L> {
     }
 }
 
+impl Load {
+    pub fn of(effects: &[Effect]) -> Self {
+        let is_step = |effect: &&Effect| matches!(effect, Effect::Commit(_));
+        let steps = effects.iter().filter(is_step).count();
+        Self {
+            steps,
+            others: effects.len() - steps,
+        }
+    }
+
+    pub fn size(self) -> usize {
+        self.steps.max(self.others)
+    }
+}
+
+impl Add for Load {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            steps: self.steps + other.steps,
+            others: self.others + other.others,
+        }
+    }
+}
+
+impl Sub for Load {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            steps: self.steps - other.steps,
+            others: self.others - other.others,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use cid::Cid;
     use jiff::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::syntax::Did;
-    use crate::queue::effect::IdentityChange;
+    use crate::protocol::syntax::{Did, Tid};
+    use crate::queue::effect::{Claim, CommitStep, IdentityChange};
 
     fn at(seq: u64) -> Position {
         Position { seq, time: None }
@@ -174,6 +237,19 @@ mod tests {
             seq,
             time: Timestamp::UNIX_EPOCH,
         })
+    }
+
+    fn step(seq: u64) -> Effect {
+        Effect::Commit(Box::new(CommitStep {
+            did: Did::parse("did:plc:abc").unwrap(),
+            rev: Tid::parse("3jzfcijpj2z2a").unwrap(),
+            data: Cid::default(),
+            seq,
+            time: Timestamp::UNIX_EPOCH,
+            claim: Claim::Anywhere,
+            wants_history: false,
+            frame: Bytes::new(),
+        }))
     }
 
     /// Work of one event for each of `sizes`, with that many effects each, seqs from `first_seq`.
@@ -211,6 +287,26 @@ mod tests {
         assert_eq!((second.effects.len(), second.position), (20, at(121)));
         assert!(!second.is_unfinished);
         assert!(accumulator.cut().is_none());
+    }
+
+    #[test]
+    fn a_step_of_a_repository_takes_the_place_of_no_other_effect() {
+        let mut commits = work(1, &[2; 70]);
+        for effect in commits.effects.iter_mut().step_by(2) {
+            *effect = step(1);
+        }
+        let mut accumulator = Accumulator::new(50);
+        accumulator.push(commits);
+        assert!(accumulator.is_due());
+        let first = accumulator.cut().unwrap();
+        assert_eq!((first.effects.len(), first.position), (100, at(50)));
+        assert!(!accumulator.is_due());
+        assert_eq!(accumulator.cut().unwrap().effects.len(), 40);
+        // And they are bounded by themselves.
+        let mut steps = work(1, &[1; 70]);
+        steps.effects.fill_with(|| step(1));
+        accumulator.push(steps);
+        assert_eq!(accumulator.cut().unwrap().effects.len(), 50);
     }
 
     #[test]
@@ -279,6 +375,11 @@ mod tests {
                 let mut work = IndexWork { is_suspect: *is_suspect, ..work(seq, sizes) };
                 let mut bits = (0..u32::BITS).map(|bit| marked >> bit & 1 == 1);
                 work.marks.retain(|_| bits.next() == Some(true));
+                for effect in &mut work.effects {
+                    if seq_of(effect).is_multiple_of(2) {
+                        *effect = step(seq_of(effect));
+                    }
+                }
                 seq = work.position.seq + 1;
                 expected.extend(work.effects.clone());
                 accumulator.push(work);
@@ -300,6 +401,7 @@ mod tests {
 
     fn seq_of(effect: &Effect) -> u64 {
         match effect {
+            Effect::Commit(step) => step.seq,
             Effect::Identity(change) => change.seq,
             other => panic!("not made here: {other:?}"),
         }
