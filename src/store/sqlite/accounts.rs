@@ -94,13 +94,20 @@ pub(super) async fn write_statuses(
         }
         query.execute(&mut *connection).await?;
     }
+    let hearsay: Vec<&str> = statuses
+        .iter()
+        .filter(|change| change.is_hearsay)
+        .map(|change| change.did.as_str())
+        .collect();
+    if hearsay.is_empty() {
+        return Ok(());
+    }
     // Of whom nothing is kept nobody asks.
-    let hearsay = statuses.iter().filter(|change| change.is_hearsay);
     sqlx::query(
         "UPDATE accounts SET is_hearsay = 0 WHERE did IN (SELECT value FROM json_each(?)) \
          AND did NOT IN (SELECT did FROM repos)",
     )
-    .bind(json_array(hearsay.map(|change| change.did.as_str())))
+    .bind(json_array(hearsay.into_iter()))
     .execute(&mut *connection)
     .await?;
     Ok(())
@@ -200,22 +207,37 @@ pub(super) async fn remove(
     Ok(())
 }
 
-/// When the accounts of `dids` were removed, of those that ever were.
-pub(super) async fn removed_at(
+/// What is to be heeded of accounts that were gone at some time.
+#[derive(Debug, Default)]
+pub(super) struct Absences {
+    /// When they were removed, of those that ever were.
+    pub(super) removed_at: HashMap<String, String>,
+    /// Whether any is gone now, by the word of its host.
+    pub(super) is_any_gone: bool,
+}
+
+pub(super) async fn absences(
     connection: &mut SqliteConnection,
     dids: &BTreeSet<&Did>,
-) -> Result<HashMap<String, String>, sqlx::Error> {
+) -> Result<Absences, sqlx::Error> {
+    let mut absences = Absences::default();
     if dids.is_empty() {
-        return Ok(HashMap::new());
+        return Ok(absences);
     }
-    let rows: Vec<(String, String)> = sqlx::query_as(
-        "SELECT did, removed_at FROM accounts \
-         WHERE did IN (SELECT value FROM json_each(?)) AND removed_at IS NOT NULL",
+    let rows: Vec<(String, Option<String>, bool)> = sqlx::query_as(
+        "SELECT did, removed_at, active = 0 AND is_hearsay = 0 FROM accounts \
+         WHERE did IN (SELECT value FROM json_each(?)) AND (removed_at IS NOT NULL OR active = 0)",
     )
     .bind(json_array(dids.iter().map(|did| did.as_str())))
     .fetch_all(&mut *connection)
     .await?;
-    Ok(rows.into_iter().collect())
+    for (did, removed_at, is_gone) in rows {
+        absences.is_any_gone |= is_gone;
+        if let Some(removed_at) = removed_at {
+            absences.removed_at.insert(did, removed_at);
+        }
+    }
+    Ok(absences)
 }
 
 /// A list as one bound value, so that one statement serves lists of any length.

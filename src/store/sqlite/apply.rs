@@ -5,6 +5,7 @@ use std::slice;
 use jiff::{SignedDuration, Timestamp};
 use sqlx::Executor;
 
+use super::accounts::Absences;
 use super::error::is_refusal;
 use super::writer::{Transaction, Writer};
 use super::{accounts, cursor, dead_letters, gaps, now, projections, records, repos};
@@ -90,7 +91,10 @@ pub(super) async fn write_effects(
     accounts::remove(transaction, &sorted.removals).await?;
     transaction.pass(Point::StoreWriting).await?;
 
-    let removed_at = accounts::removed_at(transaction, &sorted.repos()).await?;
+    let Absences {
+        removed_at,
+        is_any_gone,
+    } = accounts::absences(transaction, &sorted.repos()).await?;
     for gap in &sorted.gaps {
         gaps::open(transaction, source, gap, &now).await?;
     }
@@ -122,7 +126,7 @@ pub(super) async fn write_effects(
     }
     transaction.pass(Point::StoreWriting).await?;
 
-    if !sorted.steps.is_empty() {
+    if is_any_gone {
         let commits = judged.believed_or_waiting(&sorted.steps);
         let ask_at = Timestamp::now().checked_add(ABSENCE_QUESTION_SPACING);
         accounts::doubt_absence(transaction, commits, ask_at.unwrap_or(Timestamp::MAX)).await?;

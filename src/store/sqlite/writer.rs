@@ -16,6 +16,11 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::fault::{Faults, Injected, Point};
 use crate::store::StoreError;
 
+/// Before a statement of many rows changes a page, SQLite notes how the page was, should the statement
+/// fail half way. In a file, as it is by default, this takes as long as the commit; it is bounded by
+/// the rows of a batch. A migration, which may sort whole tables, is not: it comes before.
+const JOURNAL_IN_MEMORY: &str = "PRAGMA temp_store = MEMORY";
+
 #[derive(Debug)]
 pub(super) struct Writer {
     options: SqliteConnectOptions,
@@ -40,10 +45,13 @@ impl Writer {
     ) -> Result<Self, StoreError> {
         let mut connection = options.connect().await?;
         prepare(&mut connection).await?;
+        connection.execute(JOURNAL_IN_MEMORY).await?;
         Ok(Self {
             file: FileIdentity::of(options.get_filename())?,
             // Should the file vanish, an empty one in its place would be a silent loss.
-            options: options.create_if_missing(false),
+            options: options
+                .create_if_missing(false)
+                .pragma("temp_store", "MEMORY"),
             faults,
             idle: Mutex::new(Some(connection)),
         })
