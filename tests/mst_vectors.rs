@@ -253,7 +253,7 @@ fn entries_below(blocks: &Blocks, cid: Cid, entries: &mut Vec<(Vec<u8>, Cid)>) {
         entries_below(blocks, left, entries);
     }
     for entry in node.entries {
-        entries.push((entry.key.into(), entry.value));
+        entries.push((entry.key.to_vec(), entry.value));
         if let Some(right) = entry.right {
             entries_below(blocks, right, entries);
         }

@@ -9,6 +9,11 @@ use super::cbor::CID_TAG;
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
+    /// With room for so many bytes.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     pub(crate) fn finish(self) -> Vec<u8> {
         self.0
     }
@@ -38,11 +43,11 @@ impl Writer {
     }
 
     pub(crate) fn link(&mut self, cid: &Cid) {
-        let cid = cid.to_bytes();
         self.head(6, CID_TAG);
-        self.head(2, cid.len() as u64 + 1);
+        self.head(2, cid.encoded_len() as u64 + 1);
         self.0.push(0);
-        self.0.extend(cid);
+        #[expect(clippy::expect_used, reason = "a vector takes everything")]
+        cid.write_bytes(&mut self.0).expect("written to memory");
     }
 
     pub(crate) fn nullable_link(&mut self, cid: Option<&Cid>) {

@@ -87,7 +87,7 @@ fn walk(spool: &Spool) -> BTreeMap<String, Cid> {
     let leaves = Walk::new(commit.data, |cid| spool.get(cid)).map(|leaf| {
         let Leaf { key, value } = leaf.unwrap();
         assert!(spool.contains(&value).unwrap());
-        (String::from_utf8(key.into()).unwrap(), value)
+        (String::from_utf8(key.to_vec()).unwrap(), value)
     });
     leaves.collect()
 }

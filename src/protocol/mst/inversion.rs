@@ -1,6 +1,7 @@
 //! The tree as it was before a commit, as far as the commit's blocks tell.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cid::Cid;
 
@@ -32,7 +33,7 @@ pub struct Inversion<'b> {
 #[derive(Debug)]
 enum Item {
     Leaf {
-        key: Box<[u8]>,
+        key: Arc<[u8]>,
         value: Cid,
         layer: u32,
     },

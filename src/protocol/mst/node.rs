@@ -1,5 +1,7 @@
 //! One node, read from its block.
 
+use std::sync::Arc;
+
 use cid::Cid;
 use sha2::{Digest, Sha256};
 
@@ -13,6 +15,9 @@ pub const MAX_NODE_BYTES: usize = 1 << 20;
 /// The most entries of one node. Of four keys three have the layer 0, so a run of as many without a
 /// higher one between them does not come about by chance.
 pub const MAX_ENTRIES: usize = 1024;
+
+/// About what an entry takes up in a block.
+const ENTRY_BYTES: usize = 128;
 
 /// The longest key, in bytes. The longest path has 830: 317 of the NSID, the slash, 512 of the record
 /// key.
@@ -31,8 +36,9 @@ pub struct Node {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The whole key. The block leaves out what it shares with the key before.
-    pub key: Box<[u8]>,
+    /// The whole key. The block leaves out what it shares with the key before. It is shared, since it
+    /// also bounds the subtrees beside it.
+    pub key: Arc<[u8]>,
     /// The record's CID.
     pub value: Cid,
     /// The subtree of the keys between this entry and the next one.
@@ -109,7 +115,7 @@ impl Node {
 
     /// The block of this node: what [`decode`](Self::decode) reads it from.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = Writer::with_capacity(ENTRY_BYTES * (self.entries.len() + 1));
         writer.map(2);
         writer.text("e");
         writer.array(self.entries.len());
@@ -218,7 +224,7 @@ fn whole_key(
     previous: &[u8],
     shared: u64,
     rest: &[u8],
-) -> Result<Box<[u8]>, NodeError> {
+) -> Result<Arc<[u8]>, NodeError> {
     let entry = index;
     let prefix = usize::try_from(shared)
         .ok()
@@ -228,14 +234,14 @@ fn whole_key(
     if !(1..=MAX_KEY_BYTES).contains(&bytes) {
         return Err(NodeError::KeyLength { entry, bytes });
     }
-    let key = [prefix, rest].concat();
+    let key: Arc<[u8]> = prefix.iter().chain(rest).copied().collect();
     if *key <= *previous {
         return Err(NodeError::Order { entry });
     }
     if common_prefix(previous, &key) != prefix.len() {
         return Err(NodeError::Prefix { entry });
     }
-    Ok(key.into())
+    Ok(key)
 }
 
 fn common_prefix(left: &[u8], right: &[u8]) -> usize {
@@ -248,7 +254,7 @@ fn common_layer(entries: &[Entry]) -> Result<Option<u32>, NodeError> {
         return Ok(None);
     };
     let expected = layer_of(&first.key);
-    for (entry, Entry { key, .. }) in entries.iter().enumerate() {
+    for (entry, Entry { key, .. }) in entries.iter().enumerate().skip(1) {
         let found = layer_of(key);
         if found != expected {
             return Err(NodeError::Layer {

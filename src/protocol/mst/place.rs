@@ -1,5 +1,7 @@
 //! A place in a tree, and what a node there must be.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cid::Cid;
 
@@ -49,9 +51,9 @@ pub(super) struct Place {
     /// `None` at the root, whose keys decide it.
     pub(super) layer: Option<u32>,
     /// Every key below is greater than this one.
-    after: Option<Box<[u8]>>,
+    after: Option<Arc<[u8]>>,
     /// Every key below is less than this one.
-    before: Option<Box<[u8]>>,
+    before: Option<Arc<[u8]>>,
 }
 
 /// A node that belongs where it stands.

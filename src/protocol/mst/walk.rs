@@ -1,5 +1,7 @@
 //! A whole tree, from its first key to its last.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cid::Cid;
 
@@ -21,7 +23,7 @@ pub struct Walk<F> {
 /// A key and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    pub key: Box<[u8]>,
+    pub key: Arc<[u8]>,
     pub value: Cid,
 }
 
