@@ -53,7 +53,9 @@ pub(crate) const ROWS: &[(&str, Measure)] = &[
     ("matched 1 %", || matched(MATCHED / 5, 99)),
     ("matched 10 %", || matched(MATCHED, 9)),
     ("matched 100 %", || matched(MATCHED, 0)),
-    ("verified", verified::measure),
+    ("verified", || verified::whole(Verify::Chain)),
+    ("verified, at level none", || verified::whole(Verify::None)),
+    ("verified, processor time added", verified::added),
 ];
 
 /// Against a client that throws everything away.

@@ -44,7 +44,7 @@ pub(crate) fn config(source_url: &str, path: &Path, change: impl FnOnce(&mut Con
 }
 
 /// Until the source was reached, for which it must be known which repositories are tracked.
-async fn until_connected(tree: &Tree) {
+pub(crate) async fn until_connected(tree: &Tree) {
     while tree.context().first_connected_at().is_none() {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
