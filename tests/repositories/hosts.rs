@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use fastrand::Rng;
+use jiff::{SignedDuration, Timestamp};
 use simulated_network::car::{read_car, write_car};
 use simulated_network::key::SigningKey;
 use simulated_network::mishap::{Endpoint, Mishap};
@@ -9,6 +10,10 @@ use simulated_network::network::Network;
 
 use super::{A, B, C, D, POST, few_accounts_with_offers};
 use crate::simulation::verified::Verified;
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
 
 /// A deletion that nobody hears of, and then a commit by which it shows.
 fn miss_a_deletion(verified: &Verified, number: usize) {
@@ -42,7 +47,6 @@ async fn a_host_that_asks_for_patience_is_left_alone_for_as_long_as_it_says() {
     };
     let error = first.error.as_deref().unwrap();
     assert!(error.contains("asked less"), "{error}");
-    let time = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
     let retry_at = time(repo.retry_at.as_deref().unwrap());
     assert!(retry_at.duration_since(time(&first.started_at)).as_secs() >= 3);
     assert!(time(&second.started_at) >= retry_at);
@@ -50,6 +54,31 @@ async fn a_host_that_asks_for_patience_is_left_alone_for_as_long_as_it_says() {
     // It knows best, so nobody else was asked.
     assert_eq!(verified.mirror.requests(Endpoint::GetRepo), 0);
     assert_eq!(verified.http.requests(Endpoint::GetRepo), 2);
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_asks_for_patience_is_not_asked_for_another_account_either() {
+    let verified = few_accounts_with_offers().await;
+    let mishap = Mishap::RetryAfter(3);
+    verified.http.misbehave(Endpoint::GetRepo, mishap, 1);
+    miss_a_deletion(&verified, 0);
+    verified
+        .until("the first attempt is over", async || {
+            !verified.resyncs(0).await.is_empty()
+        })
+        .await;
+    miss_a_deletion(&verified, 1);
+    verified.until_settled().await;
+
+    let asked_at = time(&verified.resyncs(0).await[0].started_at);
+    let resyncs = verified.resyncs(1).await;
+    let fetched = resyncs.last().unwrap();
+    assert_eq!(fetched.error, None);
+    let patience = time(&fetched.started_at).duration_since(asked_at);
+    assert!(patience >= SignedDuration::from_secs(3), "{resyncs:?}");
+    assert_eq!(verified.http.requests(Endpoint::GetRepo), 3);
+    assert_eq!(verified.mirror.requests(Endpoint::GetRepo), 0);
     verified.compare().await;
 }
 
