@@ -188,6 +188,7 @@ impl Load {
         }
     }
 
+    /// What is held against a batch's bound: each of the two kinds has it for itself.
     pub fn size(self) -> usize {
         self.steps.max(self.others)
     }

@@ -56,6 +56,11 @@ pub(crate) struct Head {
     pub(crate) has_waiting: bool,
 }
 
+/// Whether a commit was seen of the repository whose head this is.
+pub(crate) fn is_known(head: Option<&Head>) -> bool {
+    head.is_some_and(|head| head.commit.is_some())
+}
+
 /// What becomes of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -138,9 +143,8 @@ pub(crate) fn judge_behind_gap(
     step: &CommitStep,
     is_its_turn: bool,
 ) -> Verdict {
-    let is_known = head.is_some_and(|head| head.commit.is_some());
     match judge(head, step, is_its_turn) {
-        Verdict::Follows if !is_known && !is_very_first(step) => Verdict::Breaks(Break::Gap),
+        Verdict::Follows if !is_known(head) && !is_very_first(step) => Verdict::Breaks(Break::Gap),
         verdict => verdict,
     }
 }

@@ -21,13 +21,8 @@ fn miss_a_deletion(verified: &Verified, number: usize) {
     verified.tell(|network| network.write(number, &[POST], &[]));
 }
 
-fn car(network: &Network) -> Bytes {
-    let car = network.accounts()[0].repo.export_car();
-    car.unwrap().into()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_asks_for_patience_is_left_alone_for_as_long_as_it_says() {
+/// The first account's host was asked for its repository, and wants to be left alone for 3 seconds.
+async fn asked_for_patience() -> Verified {
     let verified = few_accounts_with_offers().await;
     let mishap = Mishap::RetryAfter(3);
     verified.http.misbehave(Endpoint::GetRepo, mishap, 1);
@@ -37,6 +32,17 @@ async fn a_host_that_asks_for_patience_is_left_alone_for_as_long_as_it_says() {
             !verified.resyncs(0).await.is_empty()
         })
         .await;
+    verified
+}
+
+fn car(network: &Network) -> Bytes {
+    let car = network.accounts()[0].repo.export_car();
+    car.unwrap().into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_asks_for_patience_is_left_alone_for_as_long_as_it_says() {
+    let verified = asked_for_patience().await;
     let repo = verified.repo(0).await.unwrap();
     assert_eq!(repo.state, "throttled");
     verified.until_settled().await;
@@ -59,15 +65,7 @@ async fn a_host_that_asks_for_patience_is_left_alone_for_as_long_as_it_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_asks_for_patience_is_not_asked_for_another_account_either() {
-    let verified = few_accounts_with_offers().await;
-    let mishap = Mishap::RetryAfter(3);
-    verified.http.misbehave(Endpoint::GetRepo, mishap, 1);
-    miss_a_deletion(&verified, 0);
-    verified
-        .until("the first attempt is over", async || {
-            !verified.resyncs(0).await.is_empty()
-        })
-        .await;
+    let verified = asked_for_patience().await;
     miss_a_deletion(&verified, 1);
     verified.until_settled().await;
 

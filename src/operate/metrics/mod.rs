@@ -73,7 +73,7 @@ pub struct Metrics {
     /// Seconds that the socket waited for the byte budget, one sample a wait. Its `_sum` is the
     /// time lost to backpressure.
     pub budget_wait_seconds: Histogram,
-    /// Effects in one transaction.
+    /// Index tasks in one transaction, or the steps of repositories where these are more.
     pub index_batch_size: Histogram,
     /// Seconds.
     pub index_commit_seconds: Histogram,

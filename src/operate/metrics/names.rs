@@ -66,7 +66,7 @@ families! {
     IN_FLIGHT_BYTES = "huddle_in_flight_bytes", Kind::Gauge,
         "Bytes charged to the byte budget";
     INDEX_BATCH_SIZE = "huddle_index_batch_size", Kind::Histogram(TASKS),
-        "Effects in one transaction";
+        "Index tasks in one transaction; the steps of their repositories do not add to it";
     INDEX_COMMIT_SECONDS = "huddle_index_commit_seconds", Kind::Histogram(SECONDS),
         "Transactions, from their begin to their commit";
     INDEX_RETRIES_TOTAL = "huddle_index_retries_total", Kind::Counter,

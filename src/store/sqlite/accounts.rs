@@ -132,7 +132,7 @@ pub(super) async fn note_returns(
         "UPDATE repos SET state = 'desynchronized', cause = 'returned', retry_at = NULL, \
          attempts = 0 WHERE did IN (SELECT value FROM json_each(?1)) AND ( \
              did IN (SELECT value FROM json_each(?2)) \
-             OR did IN (SELECT did FROM accounts WHERE active = 0))",
+             OR EXISTS (SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0))",
     )
     .bind(json_array(active.iter().map(|did| did.as_str())))
     .bind(json_array(had_gone.map(|did| did.as_str())))

@@ -11,7 +11,9 @@ use super::{integer, waiting};
 use crate::protocol::syntax::Did;
 use crate::queue::effect::{Claim, CommitStep, Doubt, RecordVersion};
 use crate::source::SourceId;
-use crate::store::chain::{Head, RepoState, Verdict, is_very_first, judge, judge_behind_gap};
+use crate::store::chain::{
+    Head, RepoState, Verdict, is_known, is_very_first, judge, judge_behind_gap,
+};
 use crate::store::datetime::sortable;
 use crate::store::fold::{RecordChange, Sorted, is_removed, newest_commits};
 
@@ -119,11 +121,8 @@ pub(super) async fn judge_steps(
         return Ok(judged);
     }
     let mut heads = heads(connection, &sorted.steps).await?;
-    let is_known = |step: &&CommitStep| {
-        let head = heads.get(step.did.as_str());
-        head.is_some_and(|head| head.commit.is_some())
-    };
-    let are_known = sorted.steps.iter().all(is_known);
+    let is_of_known = |step: &&CommitStep| is_known(heads.get(step.did.as_str()));
+    let are_known = sorted.steps.iter().all(is_of_known);
     let judge = match !are_known && is_behind_gap(connection).await? {
         true => judge_behind_gap,
         false => judge,

@@ -49,9 +49,7 @@ impl Writer {
         Ok(Self {
             file: FileIdentity::of(options.get_filename())?,
             // Should the file vanish, an empty one in its place would be a silent loss.
-            options: options
-                .create_if_missing(false)
-                .pragma("temp_store", "MEMORY"),
+            options: options.create_if_missing(false),
             faults,
             idle: Mutex::new(Some(connection)),
         })
@@ -67,7 +65,11 @@ impl Writer {
         self.check_file()?;
         let mut connection = match slot.take() {
             Some(connection) => connection,
-            None => self.options.connect().await?,
+            None => {
+                let mut connection = self.options.connect().await?;
+                connection.execute(JOURNAL_IN_MEMORY).await?;
+                connection
+            }
         };
         // A deferred transaction that comes to write later can fail in a way that the busy timeout
         // doesn't cover.
@@ -153,6 +155,29 @@ impl FileIdentity {
         {
             let _ = metadata;
             Ok(Self {})
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::sqlite::SqliteStore;
+
+    #[tokio::test]
+    async fn what_a_statement_may_have_to_undo_is_in_memory_on_every_connection() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("huddle.db").display());
+        let store = SqliteStore::open(&url).await.unwrap();
+        // Whoever drops a transaction has the next one begin on another connection.
+        for _ in 0..2 {
+            let mut transaction = store.writer.begin().await.unwrap();
+            let temp_store: i64 = sqlx::query_scalar("PRAGMA temp_store")
+                .fetch_one(&mut *transaction)
+                .await
+                .unwrap();
+            // 2 is MEMORY.
+            assert_eq!(temp_store, 2);
+            drop(transaction);
         }
     }
 }
