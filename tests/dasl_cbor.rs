@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER;
-use huddle_firehose::protocol::json::dag_cbor_to_json;
+use huddle_firehose::atproto::json::dag_cbor_to_json;
 use serde::Deserialize;
 
 #[derive(Deserialize)]

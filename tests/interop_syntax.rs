@@ -3,8 +3,8 @@
 
 mod common;
 
-use huddle_firehose::protocol::datetime::parse_datetime;
-use huddle_firehose::protocol::syntax::{Did, Nsid, RecordKey, Tid};
+use huddle_firehose::atproto::datetime::parse_datetime;
+use huddle_firehose::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 
 /// The lines of a vector file. Blanks at their ends belong to them.
 fn lines(file: &str) -> Vec<String> {

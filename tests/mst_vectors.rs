@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use cid::Cid;
-use huddle_firehose::protocol::car::Blocks;
-use huddle_firehose::protocol::mst::{Node, Presence, ProofFault, find, layer_of};
+use huddle_firehose::atproto::car::Blocks;
+use huddle_firehose::atproto::mst::{Node, Presence, ProofFault, find, layer_of};
 use ipld_core::ipld::Ipld;
 use serde::Deserialize;
 use serde_ipld_dagcbor::de::from_reader_once;

@@ -4,12 +4,12 @@
 
 use std::net::SocketAddr;
 
+use huddle_firehose::admin::http::{HttpState, serve};
 use huddle_firehose::config::Layers;
-use huddle_firehose::operate::health::Thresholds;
-use huddle_firehose::operate::http::{HttpState, serve};
-use huddle_firehose::operate::metrics::Metrics;
-use huddle_firehose::operate::status::{ConnectionState, SourceStatus, StatusBoard};
-use huddle_firehose::source::Position;
+use huddle_firehose::model::Position;
+use huddle_firehose::telemetry::health::Thresholds;
+use huddle_firehose::telemetry::metrics::Metrics;
+use huddle_firehose::telemetry::status::{ConnectionState, SourceStatus, StatusBoard};
 use jiff::Timestamp;
 use reqwest::{Response, StatusCode};
 use serde_json::Value;

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use huddle_firehose::config::LogFormat;
-use huddle_firehose::operate::log;
+use huddle_firehose::telemetry::log;
 
 /// Set for the process that panics.
 const INNER: &str = "PANIC_LOG_INNER";

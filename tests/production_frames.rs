@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use cid::Cid;
-use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::protocol::decode::{Content, Place, decode};
-use huddle_firehose::protocol::event::{Change, Commit, Event, PutAction};
-use huddle_firehose::protocol::json::dag_cbor_to_json;
-use huddle_firehose::protocol::skim::{Kind, splice_seq};
+use huddle_firehose::atproto::event::{Change, Commit, Event, PutAction};
+use huddle_firehose::atproto::json::dag_cbor_to_json;
+use huddle_firehose::atproto::skim::{Kind, splice_seq};
+use huddle_firehose::delivery::segment::Place;
+use huddle_firehose::source::firehose::decode::{Content, decode};
+use huddle_firehose::source::interest::Interest;
 use ipld_core::ipld::Ipld;
 use serde_json::{Value, json};
 
@@ -50,7 +51,7 @@ fn expected_operations(folder: &Path) -> Vec<Value> {
 
 /// Operations in the form of the expected ones.
 fn operations(commit: &Commit) -> Vec<Value> {
-    let operation = |op: &huddle_firehose::protocol::event::RecordOp| {
+    let operation = |op: &huddle_firehose::atproto::event::RecordOp| {
         let mut value = json!({
             "did": commit.did,
             "rev": commit.rev,

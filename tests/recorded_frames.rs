@@ -5,11 +5,11 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::protocol::decode::{Content, decode};
-use huddle_firehose::protocol::event::{Change, Event};
-use huddle_firehose::protocol::json::dag_cbor_to_json;
-use huddle_firehose::protocol::skim::Kind;
+use huddle_firehose::atproto::event::{Change, Event};
+use huddle_firehose::atproto::json::dag_cbor_to_json;
+use huddle_firehose::atproto::skim::Kind;
+use huddle_firehose::source::firehose::decode::{Content, decode};
+use huddle_firehose::source::interest::Interest;
 
 /// `[u32 big-endian length][frame]…`
 fn recording(name: &str) -> Option<Vec<Vec<u8>>> {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
-use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::protocol::decode::{Evidence, decode};
-use huddle_firehose::protocol::key::VerifyingKey;
-use huddle_firehose::protocol::signed_commit::SignedCommit;
-use huddle_firehose::protocol::syntax::Did;
+use huddle_firehose::atproto::key::VerifyingKey;
+use huddle_firehose::atproto::signed_commit::SignedCommit;
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::source::firehose::decode::{Evidence, decode};
+use huddle_firehose::source::interest::Interest;
 use jiff::Timestamp;
 use simulated_network::account::Account;
 use simulated_network::frame::{self, LogEntry, Stamp};

@@ -1,8 +1,8 @@
 //! Commits of which a record is kept, made by the simulated network.
 
-use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::protocol::decode::{Content, decode};
-use huddle_firehose::protocol::event::{Change, Event, PutAction};
+use huddle_firehose::atproto::event::{Change, Event, PutAction};
+use huddle_firehose::source::firehose::decode::{Content, decode};
+use huddle_firehose::source::interest::Interest;
 use simulated_network::network::Network;
 use simulated_network::shape::Shape;
 

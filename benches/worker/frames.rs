@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use huddle_firehose::protocol::skim::{Skim, skim, splice_seq};
-use huddle_firehose::source::recording;
+use huddle_firehose::atproto::skim::{Skim, skim, splice_seq};
+use huddle_firehose::testing::recording;
 
 use crate::network;
 

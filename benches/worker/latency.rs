@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
 use tokio::time::Instant;
 

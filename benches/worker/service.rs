@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use huddle_firehose::config::{Config, Layers, Verify};
-use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
 use tokio::time::Instant;
 

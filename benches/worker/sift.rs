@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::filter::sieve::Sieve;
-use huddle_firehose::protocol::skim::splice_seq;
-use huddle_firehose::source::intake::{BatchLimits, Intake};
+use huddle_firehose::atproto::skim::splice_seq;
+use huddle_firehose::source::firehose::prefilter::Sieve;
+use huddle_firehose::source::frame_sink::{BatchLimits, Intake};
+use huddle_firehose::source::interest::Interest;
 
 use crate::network;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use huddle_firehose::config::Verify;
-use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
 use simulated_network::http::HttpServer;
 use simulated_network::relay::{Options, Relay};

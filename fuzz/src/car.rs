@@ -1,6 +1,6 @@
 //! A CAR file: what is read of it is what another reader finds in it.
 
-use huddle_firehose::protocol::car::Blocks;
+use huddle_firehose::atproto::car::Blocks;
 use simulated_network::car::read_car;
 
 pub fn check(car: &[u8]) {

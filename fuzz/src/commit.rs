@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 
 use cid::Cid;
-use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::protocol::decode::{Content, decode};
-use huddle_firehose::protocol::event::{Change, Commit, Event};
-use huddle_firehose::protocol::json::dag_cbor_to_json;
+use huddle_firehose::atproto::event::{Change, Commit, Event};
+use huddle_firehose::atproto::json::dag_cbor_to_json;
+use huddle_firehose::source::firehose::decode::{Content, decode};
+use huddle_firehose::source::interest::Interest;
 use ipld_core::{ipld, ipld::Ipld};
 use simulated_network::car::{Blocks, address_of, encode, write_car};
 

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use huddle_firehose::source::cursor::{cursor_of, with_cursor};
-use huddle_firehose::source::{Position, SourceId, retry_after};
+use huddle_firehose::model::{Position, SourceId};
+use huddle_firehose::model::{cursor_of, with_cursor};
+use huddle_firehose::net::retry_after;
 use jiff::Timestamp;
 use url::Url;
 

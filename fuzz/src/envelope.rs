@@ -2,8 +2,8 @@
 
 use std::io::BufRead;
 
-use huddle_firehose::protocol::cbor::MAX_DEPTH;
-use huddle_firehose::protocol::skim::Skim;
+use huddle_firehose::atproto::cbor::MAX_DEPTH;
+use huddle_firehose::atproto::skim::Skim;
 use ipld_core::ipld::Ipld;
 use serde_ipld_dagcbor::de::from_reader_once;
 

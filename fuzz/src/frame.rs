@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::protocol::decode::{Content, Decoded, decode};
-use huddle_firehose::protocol::event::{Change, Commit, Event};
-use huddle_firehose::protocol::skim::{Envelope, Kind, Skim, SkimError, seq_of, skim};
+use huddle_firehose::atproto::event::{Change, Commit, Event};
+use huddle_firehose::atproto::skim::{Envelope, Kind, Skim, SkimError, seq_of, skim};
+use huddle_firehose::source::firehose::decode::{Content, Decoded, decode};
+use huddle_firehose::source::interest::Interest;
 use simulated_network::car::address_of;
 
 use super::envelope::{Told, expected};

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cid::Cid;
-use huddle_firehose::protocol::car;
-use huddle_firehose::protocol::mst::{Node, Presence, find, layer_of};
+use huddle_firehose::atproto::car;
+use huddle_firehose::atproto::mst::{Node, Presence, find, layer_of};
 use ipld_core::{ipld, ipld::Ipld};
 use simulated_network::car::{Blocks, address_of, encode, write_car};
 use simulated_network::mst::Tree;

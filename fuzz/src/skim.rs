@@ -1,6 +1,6 @@
 //! The skim alone: what it points at is where it says, and a frame has one end.
 
-use huddle_firehose::protocol::skim::{Skim, seq_of, skim, splice_seq};
+use huddle_firehose::atproto::skim::{Skim, seq_of, skim, splice_seq};
 
 pub fn check(frame: &[u8]) {
     let Ok(skimmed) = skim(frame) else {

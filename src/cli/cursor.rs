@@ -2,11 +2,12 @@
 
 use clap::Subcommand;
 
+use huddle_firehose::atproto::skim::SEQS;
 use huddle_firehose::config::Config;
-use huddle_firehose::protocol::skim::SEQS;
-use huddle_firehose::queue::effect::{Gap, GapCause};
-use huddle_firehose::source::{Position, Source, SourceId};
+use huddle_firehose::model::{Position, SourceId};
+use huddle_firehose::source::Source;
 use huddle_firehose::store::Store;
+use huddle_firehose::store::plan::effect::{Gap, GapCause};
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::worker;
 

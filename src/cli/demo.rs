@@ -11,11 +11,11 @@ use clap::Args;
 use tokio::time::{MissedTickBehavior, interval};
 
 use huddle_firehose::config::{Config, Layers, LogFormat, Verify};
-use huddle_firehose::operate::log;
-use huddle_firehose::operate::status::{SourceStatus, StatusBoard};
-use huddle_firehose::source::mock_relay::{MockRelay, Options};
-use huddle_firehose::source::recording::Recording;
 use huddle_firehose::store::sqlite::SqliteStore;
+use huddle_firehose::telemetry::log;
+use huddle_firehose::telemetry::status::{SourceStatus, StatusBoard};
+use huddle_firehose::testing::mock_relay::{MockRelay, Options};
+use huddle_firehose::testing::recording::Recording;
 use huddle_firehose::worker;
 
 use super::progress::ProgressLine;

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use huddle_firehose::atproto::skim::splice_seq;
 use huddle_firehose::config::LogFormat;
-use huddle_firehose::operate::log;
-use huddle_firehose::protocol::skim::splice_seq;
-use huddle_firehose::source::mock_relay::{MockRelay, Options, Repeat};
-use huddle_firehose::source::recording;
+use huddle_firehose::telemetry::log;
+use huddle_firehose::testing::mock_relay::{MockRelay, Options, Repeat};
+use huddle_firehose::testing::recording;
 
 use super::signals::StopSignals;
 use super::{print, runtime};

@@ -20,7 +20,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
 use huddle_firehose::config::{self as configuration, Config, ConfigError, Loaded, Settings};
-use huddle_firehose::operate::log;
+use huddle_firehose::telemetry::log;
 
 /// From the AT Protocol firehose to SQL tables, losing nothing
 #[derive(Debug, Parser)]

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use huddle_firehose::config::{Config, Start};
 use huddle_firehose::source::Resume;
 use huddle_firehose::source::record::{Ending, Recorded, record};
-use huddle_firehose::source::recording::RecordingWriter;
+use huddle_firehose::testing::recording::RecordingWriter;
 use huddle_firehose::worker;
 
 use super::signals::StopSignals;

@@ -3,8 +3,8 @@
 use anyhow::bail;
 use clap::Args;
 
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::config::Verify;
-use huddle_firehose::protocol::syntax::Did;
 use huddle_firehose::store::repos::RepoStore;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::worker;

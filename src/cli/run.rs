@@ -6,7 +6,7 @@ use anyhow::Context;
 use futures_util::future::{FutureExt, OptionFuture};
 
 use huddle_firehose::config::Config;
-use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
 
 use super::signals::{INTERRUPTED, StopSignals};

@@ -26,9 +26,9 @@ pub use problem::{ConfigError, Problem};
 pub use resolve::Loaded;
 pub use settings::{LogFormat, Settings, Start, Verify};
 
+use crate::atproto::pattern::Pattern;
+use crate::atproto::syntax::Did;
 use crate::lexicon::Policies;
-use crate::protocol::pattern::Pattern;
-use crate::protocol::syntax::Did;
 
 /// Every setting, in the type that its user wants, within its limits.
 ///

@@ -3,9 +3,9 @@
 use cid::Cid;
 use serde_json::{Map, Value};
 
+use crate::atproto::datetime;
 use crate::lexicon::format::Format;
 use crate::lexicon::sanitize::sanitize;
-use crate::protocol::datetime;
 
 /// What keeps a record from becoming a row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::document::Identity;
-use super::lane::Lane;
 use super::locate::is_plc;
 use super::resolve::{Resolve, ResolveError, Unavailable};
-use crate::protocol::syntax::Did;
+use crate::atproto::syntax::Did;
+use crate::net::request_limiter::Lane;
 
 /// An identity, or why there is none.
 pub type Answer = Result<Arc<Identity>, ResolveError>;

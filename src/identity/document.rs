@@ -6,9 +6,9 @@ use multibase::Base;
 use serde_json::Value;
 use url::Url;
 
+use crate::atproto::key::{KeyError, VerifyingKey};
+use crate::atproto::syntax::Did;
 use crate::lexicon::format::Format;
-use crate::protocol::key::{KeyError, VerifyingKey};
-use crate::protocol::syntax::Did;
 
 /// Keys of either curve have about 50 characters. What is cached has to be small.
 const MAX_KEY_CHARS: usize = 128;

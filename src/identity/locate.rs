@@ -2,7 +2,7 @@
 
 use url::{Host, Url};
 
-use crate::protocol::syntax::Did;
+use crate::atproto::syntax::Did;
 
 /// A DID whose document nobody can look for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

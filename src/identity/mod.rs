@@ -6,8 +6,6 @@
 
 pub mod cache;
 pub mod document;
-pub mod fetch;
-pub(crate) mod lane;
 pub mod locate;
 pub mod resolve;
 

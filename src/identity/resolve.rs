@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::document::{DocumentError, Identity};
-use super::fetch::{FetchError, Fetcher, Named};
 use super::locate::{LocateError, is_plc, locate};
-use crate::protocol::syntax::Did;
+use crate::atproto::syntax::Did;
+use crate::net::http_client::{FetchError, Fetcher, Named};
 
 /// Documents have a few hundred bytes, seldom a few thousand.
 const MAX_DOCUMENT_BYTES: usize = 256 << 10;

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::format::Format;
-use crate::protocol::syntax::Nsid;
+use crate::atproto::syntax::Nsid;
 
 /// A document that cannot be used.
 #[derive(Debug, thiserror::Error)]

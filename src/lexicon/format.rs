@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use crate::protocol::datetime;
-use crate::protocol::syntax;
+use crate::atproto::datetime;
+use crate::atproto::syntax;
 
 /// The longest at-uri or URI, in bytes.
 const MAX_URI_LENGTH: usize = 8192;

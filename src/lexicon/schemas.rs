@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::documents::{Definition, Document, SchemaError, absolute};
 use super::validate::{ValidationError, Validator};
-use crate::protocol::syntax::Nsid;
+use crate::atproto::syntax::Nsid;
 
 /// The documents in `lexicons/`.
 const EMBEDDED: [&str; 4] = [

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio_tungstenite::tungstenite;
 
+use crate::net::redirect::RedirectError;
+
 /// When to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAdvice {
@@ -70,25 +72,6 @@ impl ConnectError {
             _ => RetryAdvice::Backoff,
         }
     }
-}
-
-/// A redirect that is not followed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RedirectError {
-    #[error("redirected from TLS to plain text, to {0}")]
-    Downgrade(String),
-
-    #[error("redirected to what cannot be followed: {0:?}")]
-    InvalidLocation(String),
-
-    #[error("redirected in a loop, again to {0}")]
-    Loop(String),
-
-    #[error("redirected from a public address to a private one, {0}")]
-    PrivateAddress(String),
-
-    #[error("redirected more than {0} times")]
-    TooMany(usize),
 }
 
 /// A connection ended.

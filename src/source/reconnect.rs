@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::RetryAdvice;
-use crate::supervision::backoff::Backoff;
+use crate::delivery::backoff::Backoff;
 
 /// The reconnects of one source. Its owner passes the clock in.
 ///

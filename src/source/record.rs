@@ -7,9 +7,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{ConnectError, ReadError};
-use super::intake::{BatchLimits, Unsifted};
-use super::recording::{RecordingError, RecordingWriter};
+use super::frame_sink::{BatchLimits, Unsifted};
 use super::{Frames, Resume, Source};
+use crate::testing::recording::{RecordingError, RecordingWriter};
 
 const LIMITS: BatchLimits = BatchLimits {
     frames: 256,

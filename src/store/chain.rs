@@ -4,8 +4,8 @@
 //! it must begin at the rev and the tree where the last one ended. Where it does not, something was
 //! missed, and the repository has to be fetched as a whole before anything more is believed of it.
 
-use crate::protocol::mst::empty_root;
-use crate::queue::effect::{Claim, CommitStep};
+use crate::atproto::mst::empty_root;
+use crate::store::plan::effect::{Claim, CommitStep};
 
 /// How well a repository is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,8 +193,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::protocol::car::address_of;
-    use crate::protocol::syntax::{Did, Tid};
+    use crate::atproto::car::address_of;
+    use crate::atproto::syntax::{Did, Tid};
 
     fn rev(n: u8) -> Tid {
         Tid::parse(&format!("3k222222222{}2", char::from(b'a' + n))).unwrap()

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::Timestamp;
 
 use super::datetime::sortable;
-use crate::protocol::syntax::Did;
-use crate::queue::effect::{
+use crate::atproto::syntax::Did;
+use crate::store::plan::effect::{
     AccountChange, CommitStep, DeadLetter, Doubt, Effect, Gap, RecordDelete, RecordUpsert,
     RecordVersion,
 };
@@ -183,8 +183,8 @@ mod tests {
     use cid::Cid;
 
     use super::*;
-    use crate::protocol::syntax::{Nsid, RecordKey, Tid};
-    use crate::queue::effect::IdentityChange;
+    use crate::atproto::syntax::{Nsid, RecordKey, Tid};
+    use crate::store::plan::effect::IdentityChange;
 
     fn did(name: &str) -> Did {
         Did::parse(&format!("did:plc:{name}")).unwrap()

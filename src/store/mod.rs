@@ -3,6 +3,7 @@
 mod chain;
 mod datetime;
 mod fold;
+pub mod plan;
 pub mod repos;
 pub mod sqlite;
 
@@ -12,8 +13,8 @@ pub use self::chain::RepoState;
 
 use futures_util::future::BoxFuture;
 
-use crate::queue::effect::{Effect, Gap, Rejection};
-use crate::source::{Position, SourceId};
+use crate::model::{Position, SourceId};
+use crate::store::plan::effect::{Effect, Gap, Rejection};
 
 /// The one writer of the tables and of the cursor.
 pub trait Store: Send + Sync + 'static {

@@ -5,9 +5,9 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::{StoreError, Written};
-use crate::protocol::syntax::{Did, Nsid};
-use crate::queue::effect::Effect;
-use crate::source::SourceId;
+use crate::atproto::syntax::{Did, Nsid};
+use crate::model::SourceId;
+use crate::store::plan::effect::Effect;
 
 /// The tables, as far as they are about whole repositories. Like every [`Store`](super::Store), it
 /// does each thing whole or not at all.

@@ -12,8 +12,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use bytes::Bytes;
-use huddle_firehose::source::mock_relay::{MockRelay, Options};
-use huddle_firehose::source::recording;
+use huddle_firehose::testing::mock_relay::{MockRelay, Options};
+use huddle_firehose::testing::recording;
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_huddle-firehose");

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use huddle_firehose::operate::metrics::FAMILIES;
-use huddle_firehose::source::mock_relay::MockRelay;
+use huddle_firehose::telemetry::metrics::FAMILIES;
+use huddle_firehose::testing::mock_relay::MockRelay;
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use huddle_firehose::source::error::{ConnectError, RedirectError, RetryAdvice};
-use huddle_firehose::source::websocket::WebSocketOptions;
+use huddle_firehose::net::redirect::RedirectError;
+use huddle_firehose::source::error::{ConnectError, RetryAdvice};
+use huddle_firehose::source::firehose::websocket::WebSocketOptions;
 use huddle_firehose::source::{Resume, Source};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huddle_firehose::source::error::{ConnectError, ReadError};
-use huddle_firehose::source::intake::{BatchLimits, Unsifted};
-use huddle_firehose::source::websocket::{WebSocketOptions, WebSocketSource};
+use huddle_firehose::source::firehose::websocket::{WebSocketOptions, WebSocketSource};
+use huddle_firehose::source::frame_sink::{BatchLimits, Unsifted};
 use huddle_firehose::source::{Frames, Resume, Source};
 use tokio::time::timeout;
 use url::Url;

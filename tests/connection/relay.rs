@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huddle_firehose::source::error::ReadError;
-use huddle_firehose::source::mock_relay::{MockRelay, Options, Repeat};
 use huddle_firehose::source::record::{Ending, record};
-use huddle_firehose::source::recording::{self, RecordingWriter};
 use huddle_firehose::source::{Frames, Resume};
+use huddle_firehose::testing::mock_relay::{MockRelay, Options, Repeat};
+use huddle_firehose::testing::recording::{self, RecordingWriter};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_ipld_dagcbor::de::Deserializer;

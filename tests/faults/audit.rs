@@ -7,8 +7,8 @@ use simulated_network::car::encode;
 use simulated_network::oracle::{Account, Change, Moment, Refusal, What};
 use simulated_network::record::{WANTED, is_looked_at, is_malformed, to_ipld};
 
-use huddle_firehose::queue::effect::{Gap, GapCause, Stage};
-use huddle_firehose::supervision::ledger::SUSPICION_LIMIT;
+use huddle_firehose::delivery::ledger::SUSPICION_LIMIT;
+use huddle_firehose::store::plan::effect::{Gap, GapCause, Stage};
 
 use crate::history::{History, Manner};
 use crate::schedule::Schedule;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use huddle_firehose::protocol::syntax::Did;
-use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::supervisor::tree::Tree;
 
 use crate::run::Run;
 

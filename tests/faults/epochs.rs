@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_firehose::actors::Context;
-use huddle_firehose::actors::batch::DecodedBatch;
-use huddle_firehose::actors::indexer::{IndexerActor, IndexerMessage};
-use huddle_firehose::filter::sieve::Portion;
-use huddle_firehose::queue::accumulator::IndexWork;
-use huddle_firehose::source::Position;
-use huddle_firehose::supervision::progress::Progress;
+use huddle_firehose::delivery::segment::Portion;
+use huddle_firehose::model::Position;
+use huddle_firehose::pipeline::Context;
+use huddle_firehose::pipeline::accumulator::IndexWork;
+use huddle_firehose::pipeline::indexer::{IndexerActor, IndexerMessage};
+use huddle_firehose::pipeline::messages::DecodedBatch;
+use huddle_firehose::supervisor::progress::Progress;
 use ractor::Actor;
 
 use crate::run::Run;

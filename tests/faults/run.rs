@@ -4,11 +4,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use fastrand::Rng;
-use huddle_firehose::actors::{Context, Parts};
 use huddle_firehose::config::{Config, Layers, Verify};
-use huddle_firehose::fault::{Faults, Point};
-use huddle_firehose::supervision::role::Role;
-use huddle_firehose::supervision::tree::{Tree, TreeError};
+use huddle_firehose::pipeline::{Context, Parts};
+use huddle_firehose::supervisor::role::Role;
+use huddle_firehose::supervisor::tree::{Tree, TreeError};
+use huddle_firehose::testing::fault::{Faults, Point};
 use huddle_firehose::worker;
 use tokio::time::{Instant, sleep_until};
 

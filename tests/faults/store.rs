@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use huddle_firehose::queue::effect::Gap;
-use huddle_firehose::source::{Position, SourceId};
+use huddle_firehose::model::{Position, SourceId};
+use huddle_firehose::store::plan::effect::Gap;
 use huddle_firehose::store::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
     Written,

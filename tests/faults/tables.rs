@@ -6,9 +6,11 @@ use bytes::Bytes;
 use cid::Cid;
 use jiff::Timestamp;
 
-use huddle_firehose::queue::effect::{DeadLetter, Effect, Gap, RecordVersion, Stage, Validity};
-use huddle_firehose::source::Position;
+use huddle_firehose::model::Position;
 use huddle_firehose::store::WriteBatch;
+use huddle_firehose::store::plan::effect::{
+    DeadLetter, Effect, Gap, RecordVersion, Stage, Validity,
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct Tables {

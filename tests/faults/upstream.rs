@@ -12,9 +12,10 @@ use simulated_network::feed::{Feed, Follower, Next, Options};
 use simulated_network::frame::{LogEntry, error};
 use simulated_network::oracle::Moment;
 
+use huddle_firehose::model::SourceId;
 use huddle_firehose::source::error::{ConnectError, ReadError};
-use huddle_firehose::source::intake::Intake;
-use huddle_firehose::source::{Frames, Resume, Source, SourceId};
+use huddle_firehose::source::frame_sink::Intake;
+use huddle_firehose::source::{Frames, Resume, Source};
 
 /// The most messages that come at once.
 const MOST: usize = 40;

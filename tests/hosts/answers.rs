@@ -1,8 +1,8 @@
 //! What is asked, and answers that make no sense.
 
-use huddle_firehose::hosts::{Deadlines, Host, HostError, Hosts, HttpHosts, Page};
-use huddle_firehose::identity::fetch::{FetchError, Fetcher, Named};
-use huddle_firehose::protocol::syntax::{Did, Nsid};
+use huddle_firehose::atproto::syntax::{Did, Nsid};
+use huddle_firehose::net::http_client::{FetchError, Fetcher, Named};
+use huddle_firehose::repo::host::{Deadlines, Host, HostError, Hosts, HttpHosts, Page};
 use tokio::io::AsyncWriteExt;
 
 use super::server::Server;

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_firehose::hosts::{Deadlines, Host, Hosts, HttpHosts};
-use huddle_firehose::protocol::syntax::Did;
-use huddle_firehose::snapshot::{Snapshot, Spool, SpoolError};
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::repo::host::{Deadlines, Host, Hosts, HttpHosts};
+use huddle_firehose::repo::snapshot::{Snapshot, Spool, SpoolError};
 use simulated_network::mishap::{Endpoint, Mishap};
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;

@@ -14,9 +14,9 @@ mod server;
 
 use std::time::Duration;
 
-use huddle_firehose::hosts::{Deadlines, Host, HttpHosts};
-use huddle_firehose::identity::fetch::{Fetcher, Named};
-use huddle_firehose::protocol::syntax::Did;
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::net::http_client::{Fetcher, Named};
+use huddle_firehose::repo::host::{Deadlines, Host, HttpHosts};
 use url::Url;
 
 /// Long enough for any machine; no test waits for it unless it fails.

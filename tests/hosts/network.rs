@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use huddle_firehose::hosts::{Host, HostError, Hosts, LatestCommit, Page, RepoError, RepoStatus};
-use huddle_firehose::identity::fetch::FetchError;
-use huddle_firehose::protocol::syntax::{Did, Nsid, Tid};
+use huddle_firehose::atproto::syntax::{Did, Nsid, Tid};
+use huddle_firehose::net::http_client::FetchError;
+use huddle_firehose::repo::host::{
+    Host, HostError, Hosts, LatestCommit, Page, RepoError, RepoStatus,
+};
 use simulated_network::account::{Account, Status};
 use simulated_network::http::HttpServer;
 use simulated_network::mishap::{Endpoint, Mishap};

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use huddle_firehose::hosts::{HostError, Hosts, LatestCommit, RepoError, RepoStatus};
-use huddle_firehose::protocol::syntax::{Did, Tid};
+use huddle_firehose::atproto::syntax::{Did, Tid};
+use huddle_firehose::repo::host::{HostError, Hosts, LatestCommit, RepoError, RepoStatus};
 use serde_json::Value;
 
 use super::server::Server;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use huddle_firehose::hosts::{HostError, Hosts, RepoError};
-use huddle_firehose::identity::fetch::FetchError;
+use huddle_firehose::net::http_client::FetchError;
+use huddle_firehose::repo::host::{HostError, Hosts, RepoError};
 use jiff::Timestamp;
 use tokio::io::AsyncWriteExt;
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::identity::document::DocumentError;
 use huddle_firehose::identity::resolve::{Invalid, ResolveError, Unavailable};
 use huddle_firehose::identity::{Identities, Limits};
-use huddle_firehose::protocol::syntax::Did;
 use tokio::time::{Instant, advance, timeout};
 
 use crate::scripted::{Failure, Scripted, unavailable};

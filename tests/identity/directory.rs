@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::identity::document::DocumentError;
-use huddle_firehose::identity::fetch::FetchError;
 use huddle_firehose::identity::resolve::{Invalid, Resolve, ResolveError, Unavailable};
 use huddle_firehose::identity::{Identities, Identity, Limits};
-use huddle_firehose::protocol::syntax::Did;
-use huddle_firehose::source::error::RedirectError;
+use huddle_firehose::net::http_client::FetchError;
+use huddle_firehose::net::redirect::RedirectError;
 use serde_json::Value;
 use simulated_network::http::HttpServer;
 use simulated_network::mishap::{Endpoint, Mishap};

@@ -1,10 +1,10 @@
 //! The resolver before hosts that strangers name.
 
-use huddle_firehose::identity::fetch::FetchError;
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::identity::locate::LocateError;
 use huddle_firehose::identity::resolve::{Invalid, Resolve, ResolveError};
-use huddle_firehose::protocol::syntax::Did;
-use huddle_firehose::source::error::RedirectError;
+use huddle_firehose::net::http_client::FetchError;
+use huddle_firehose::net::redirect::RedirectError;
 
 use crate::server::Server;
 use crate::{KEY, PATIENCE, answer, did, document, fetch_error, plc, resolve, resolver};

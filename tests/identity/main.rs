@@ -15,10 +15,10 @@ mod server;
 
 use std::time::Duration;
 
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::identity::Identity;
-use huddle_firehose::identity::fetch::FetchError;
 use huddle_firehose::identity::resolve::{Resolve, ResolveError, Resolver, Unavailable};
-use huddle_firehose::protocol::syntax::Did;
+use huddle_firehose::net::http_client::FetchError;
 use serde_json::json;
 use url::Url;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::identity::resolve::ResolveError;
 use huddle_firehose::identity::{Identities, Limits};
-use huddle_firehose::protocol::syntax::Did;
 use tokio::time::advance;
 
 use crate::plc;

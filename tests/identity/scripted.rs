@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use huddle_firehose::identity::fetch::FetchError;
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::identity::resolve::{Resolve, ResolveError, Unavailable};
 use huddle_firehose::identity::{Identities, Identity, Limits};
-use huddle_firehose::protocol::syntax::Did;
+use huddle_firehose::net::http_client::FetchError;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 

@@ -1,6 +1,6 @@
 //! Lessons 8, 14, 18 and 19: what is said of accounts, late, twice, or about nobody we know.
 
-use huddle_firehose::protocol::skim::splice_seq;
+use huddle_firehose::atproto::skim::splice_seq;
 use simulated_network::frame;
 
 use crate::scribe::{ANN, BOB, Scribe};

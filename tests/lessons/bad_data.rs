@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use huddle_firehose::source::mock_relay::Options;
+use huddle_firehose::testing::mock_relay::Options;
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
 use serde::Deserialize;

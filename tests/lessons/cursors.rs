@@ -1,11 +1,12 @@
 //! Lessons 5 and 20: cursors of other sequences, and numbers that are left out.
 
+use huddle_firehose::atproto::skim::{seq_of, splice_seq};
 use huddle_firehose::config::{Config, Start};
-use huddle_firehose::fault::Faults;
-use huddle_firehose::protocol::skim::{seq_of, splice_seq};
-use huddle_firehose::source::mock_relay::Options;
-use huddle_firehose::source::{Position, Resume, Source};
-use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::model::Position;
+use huddle_firehose::source::{Resume, Source};
+use huddle_firehose::supervisor::tree::Tree;
+use huddle_firehose::testing::fault::Faults;
+use huddle_firehose::testing::mock_relay::Options;
 use huddle_firehose::worker;
 
 use crate::observed::Observed;

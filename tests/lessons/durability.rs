@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use huddle_firehose::config::Config;
-use huddle_firehose::queue::effect::Effect;
+use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::{StoreError, WriteBatch};
-use huddle_firehose::supervision::role::Role;
+use huddle_firehose::supervisor::role::Role;
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
 use simulated_network::network::Network;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use huddle_firehose::atproto::skim::seq_of;
 use huddle_firehose::config::Config;
-use huddle_firehose::fault::Faults;
-use huddle_firehose::protocol::skim::seq_of;
-use huddle_firehose::source::websocket::WebSocketOptions;
+use huddle_firehose::source::firehose::websocket::WebSocketOptions;
+use huddle_firehose::testing::fault::Faults;
 use jiff::Timestamp;
 use simulated_network::frame;
 use tokio::time::Instant;

@@ -3,15 +3,15 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use huddle_firehose::actors::{Context, Parts};
 use huddle_firehose::config::{Config, Layers};
-use huddle_firehose::fault::Faults;
-use huddle_firehose::operate::status::ConnectionState;
+use huddle_firehose::pipeline::{Context, Parts};
 use huddle_firehose::source::Source;
-use huddle_firehose::source::mock_relay::MockRelay;
-use huddle_firehose::source::websocket::{WebSocketOptions, WebSocketSource};
+use huddle_firehose::source::firehose::websocket::{WebSocketOptions, WebSocketSource};
 use huddle_firehose::store::Store;
-use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::supervisor::tree::Tree;
+use huddle_firehose::telemetry::status::ConnectionState;
+use huddle_firehose::testing::fault::Faults;
+use huddle_firehose::testing::mock_relay::MockRelay;
 use huddle_firehose::worker;
 use reqwest::{Client, Method, StatusCode};
 use sqlx::Executor;

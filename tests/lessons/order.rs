@@ -1,6 +1,6 @@
 //! Lessons 12, 15, 17 and 23: events that come twice, in another order, or several for one record.
 
-use huddle_firehose::protocol::skim::splice_seq;
+use huddle_firehose::atproto::skim::splice_seq;
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnection;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use huddle_firehose::protocol::skim::seq_of;
+use huddle_firehose::atproto::skim::seq_of;
 use serde_json::{Value, json};
 use simulated_network::frame::{self, Stamp};
 use simulated_network::key::SigningKey;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use huddle_firehose::actors::decoder::EFFECT_BYTES;
+use huddle_firehose::atproto::skim::{Skim, skim};
 use huddle_firehose::config::Config;
-use huddle_firehose::protocol::skim::{Skim, skim};
+use huddle_firehose::pipeline::decoder::EFFECT_BYTES;
 use huddle_firehose::store::{StoreError, WriteBatch};
 use sqlx::Executor;
 

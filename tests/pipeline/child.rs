@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use huddle_firehose::fault::{Fault, FaultPlan, Faults, Point};
-use huddle_firehose::source::mock_relay::MockRelay;
 use huddle_firehose::store::Store;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
+use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
+use huddle_firehose::testing::mock_relay::MockRelay;
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 

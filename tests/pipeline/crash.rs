@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use fastrand::Rng;
-use huddle_firehose::source::mock_relay::{MockRelay, Options};
+use huddle_firehose::testing::mock_relay::{MockRelay, Options};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 

@@ -1,7 +1,7 @@
 //! The process, ended at named points of its work, again and again on one file.
 
 use fastrand::Rng;
-use huddle_firehose::fault::Point;
+use huddle_firehose::testing::fault::Point;
 
 use crate::child::{Orders, ended_itself};
 use crate::crash::{crashes, seeded};

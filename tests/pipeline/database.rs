@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use huddle_firehose::fault::{Fault, Faults, Point};
-use huddle_firehose::source::mock_relay::Options;
 use huddle_firehose::store::sqlite::{self as store, SqliteStore};
+use huddle_firehose::testing::fault::{Fault, Faults, Point};
+use huddle_firehose::testing::mock_relay::Options;
 use sqlx::Executor;
 
 use crate::history::History;

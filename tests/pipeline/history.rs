@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use huddle_firehose::protocol::decode::{Content, Place, decode};
+use huddle_firehose::delivery::segment::Place;
+use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::store::{Store, WriteBatch};
 use huddle_firehose::worker;
 use tokio::sync::OnceCell;

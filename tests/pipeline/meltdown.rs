@@ -1,8 +1,8 @@
 //! An actor that fails too often takes the tree down, and says so.
 
 use huddle_firehose::config::Config;
-use huddle_firehose::supervision::role::Role;
-use huddle_firehose::supervision::tree::TreeError;
+use huddle_firehose::supervisor::role::Role;
+use huddle_firehose::supervisor::tree::TreeError;
 
 use crate::support::{Worker, config, frames, last_seq, relay_with, soon, undisturbed, unhurried};
 use crate::tables::{Database, assert_same_tables};

@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use huddle_firehose::model::SourceId;
 use huddle_firehose::source::error::{ConnectError, ReadError};
-use huddle_firehose::source::intake::Intake;
-use huddle_firehose::source::mock_relay::MockRelay;
-use huddle_firehose::source::websocket::{WebSocketOptions, WebSocketSource};
-use huddle_firehose::source::{Frames, Resume, Source, SourceId};
+use huddle_firehose::source::firehose::websocket::{WebSocketOptions, WebSocketSource};
+use huddle_firehose::source::frame_sink::Intake;
+use huddle_firehose::source::{Frames, Resume, Source};
+use huddle_firehose::testing::mock_relay::MockRelay;
 
 pub(crate) struct Observed {
     id: SourceId,

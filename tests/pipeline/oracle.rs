@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use huddle_firehose::atproto::skim::seq_of;
 use huddle_firehose::config::Config;
-use huddle_firehose::protocol::skim::seq_of;
-use huddle_firehose::queue::task::{IndexTask, TaskKind};
+use huddle_firehose::store::plan::index_task::{IndexTask, TaskKind};
 use serde::Deserialize;
 
 use crate::observed;

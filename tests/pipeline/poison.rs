@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use huddle_firehose::config::Config;
-use huddle_firehose::queue::effect::Effect;
-use huddle_firehose::queue::task::IndexTask;
+use huddle_firehose::delivery::ledger::SUSPICION_LIMIT;
 use huddle_firehose::store::WriteBatch;
-use huddle_firehose::supervision::ledger::SUSPICION_LIMIT;
-use huddle_firehose::supervision::role::Role;
+use huddle_firehose::store::plan::effect::Effect;
+use huddle_firehose::store::plan::index_task::IndexTask;
+use huddle_firehose::supervisor::role::Role;
 use sqlx::Executor;
 
 use crate::guarded::Guarded;

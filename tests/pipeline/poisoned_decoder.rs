@@ -6,13 +6,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use huddle_firehose::actors::cursor::CRASH_LOOP;
 use huddle_firehose::config::Config;
-use huddle_firehose::fault::{Fault, FaultPlan, Faults, Point};
-use huddle_firehose::source::mock_relay::MockRelay;
+use huddle_firehose::delivery::ledger::SUSPICION_LIMIT;
+use huddle_firehose::pipeline::cursor::CRASH_LOOP;
 use huddle_firehose::store::sqlite::SqliteStore;
-use huddle_firehose::supervision::ledger::SUSPICION_LIMIT;
-use huddle_firehose::supervision::role::Role;
+use huddle_firehose::supervisor::role::Role;
+use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
+use huddle_firehose::testing::mock_relay::MockRelay;
 use tokio::process::Command;
 
 use crate::observed::Observed;

@@ -25,8 +25,8 @@ use std::time::Duration;
 use std::{env, fs};
 
 use fastrand::Rng;
-use huddle_firehose::fault::Point;
-use huddle_firehose::source::mock_relay::MockRelay;
+use huddle_firehose::testing::fault::Point;
+use huddle_firehose::testing::mock_relay::MockRelay;
 use sqlx::Executor;
 
 use crate::child::{Orders, ended_itself};

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use huddle_firehose::source::mock_relay::MockRelay;
+use huddle_firehose::testing::mock_relay::MockRelay;
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};

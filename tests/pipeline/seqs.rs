@@ -2,11 +2,13 @@
 //! and never becomes the place where the stream goes on.
 
 use bytes::Bytes;
-use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::protocol::decode::{Place, decode};
-use huddle_firehose::protocol::skim::{seq_of, splice_seq};
-use huddle_firehose::source::mock_relay::Options;
-use huddle_firehose::source::{Position, Resume};
+use huddle_firehose::atproto::skim::{seq_of, splice_seq};
+use huddle_firehose::delivery::segment::Place;
+use huddle_firehose::model::Position;
+use huddle_firehose::source::Resume;
+use huddle_firehose::source::firehose::decode::decode;
+use huddle_firehose::source::interest::Interest;
+use huddle_firehose::testing::mock_relay::Options;
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
 use simulated_network::frame::{Stamp, identity, unknown};

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use huddle_firehose::fault::{Fault, FaultPlan, Faults, Point};
-use huddle_firehose::operate::status::ActorState;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
-use huddle_firehose::supervision::role::Role;
+use huddle_firehose::supervisor::role::Role;
+use huddle_firehose::telemetry::status::ActorState;
+use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
 
 use crate::observed::Observed;
 use crate::support::{

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use huddle_firehose::source::Position;
+use huddle_firehose::model::Position;
 use huddle_firehose::store::Store;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use huddle_firehose::protocol::syntax::Did;
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::store::repos::RepoStore;
 use huddle_firehose::store::sqlite::SqliteStore;
 use ipld_core::ipld;

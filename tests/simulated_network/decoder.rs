@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::protocol::decode::{Content, decode};
-use huddle_firehose::protocol::event::{Change, Commit, Event};
-use huddle_firehose::protocol::json::dag_cbor_to_json;
+use huddle_firehose::atproto::event::{Change, Commit, Event};
+use huddle_firehose::atproto::json::dag_cbor_to_json;
+use huddle_firehose::source::firehose::decode::{Content, decode};
+use huddle_firehose::source::interest::Interest;
 use simulated_network::network::Network;
 use simulated_network::oracle::{Account, Record, Truth};
 use simulated_network::shape::Shape;

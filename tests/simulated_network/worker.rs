@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use huddle_firehose::store::sqlite::{Counts, SqliteStore};
-use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
 use simulated_network::network::Network;
 use simulated_network::relay::{Options, Relay};

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cid::Cid;
-use huddle_firehose::protocol::key::VerifyingKey;
-use huddle_firehose::protocol::mst::{Leaf, Walk};
-use huddle_firehose::protocol::signed_commit::SignedCommit;
-use huddle_firehose::protocol::syntax::Did;
-use huddle_firehose::snapshot::{Snapshot, Spool};
+use huddle_firehose::atproto::key::VerifyingKey;
+use huddle_firehose::atproto::mst::{Leaf, Walk};
+use huddle_firehose::atproto::signed_commit::SignedCommit;
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::repo::snapshot::{Snapshot, Spool};
 use serde_json::Value;
 
 use super::common;

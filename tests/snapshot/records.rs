@@ -6,7 +6,7 @@ use simulated_network::car::address_of;
 use simulated_network::record::SLOT_OFFER;
 
 use super::support::{Repo, accounts, everything, held};
-use huddle_firehose::snapshot::SnapshotError;
+use huddle_firehose::repo::snapshot::SnapshotError;
 
 #[tokio::test]
 async fn a_snapshot_holds_what_its_repository_holds() {

@@ -5,7 +5,7 @@ use std::fs;
 use cid::Cid;
 use cid::multihash::Multihash;
 use fastrand::Rng;
-use huddle_firehose::snapshot::{MAX_SECTION, Spool, SpoolError};
+use huddle_firehose::repo::snapshot::{MAX_SECTION, Spool, SpoolError};
 use simulated_network::car::address_of;
 use tokio::io::{AsyncReadExt, repeat};
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cid::Cid;
-use huddle_firehose::protocol::key::VerifyingKey;
-use huddle_firehose::protocol::syntax::Did;
-use huddle_firehose::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
+use huddle_firehose::atproto::key::VerifyingKey;
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
 use jiff::Timestamp;

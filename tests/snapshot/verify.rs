@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use cid::Cid;
 use fastrand::Rng;
-use huddle_firehose::protocol::mst::{ProofFault, layer_of};
-use huddle_firehose::protocol::syntax::Did;
-use huddle_firehose::snapshot::{Snapshot, SnapshotError};
+use huddle_firehose::atproto::mst::{ProofFault, layer_of};
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::repo::snapshot::{Snapshot, SnapshotError};
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
 use jiff::SignedDuration;

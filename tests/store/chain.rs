@@ -1,7 +1,7 @@
 //! Commits are believed where they follow from what is known, and nothing is lost where they do not.
 
-use huddle_firehose::queue::effect::Effect;
-use huddle_firehose::source::Position;
+use huddle_firehose::model::Position;
+use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::{Store, StoreError};
 
 use crate::commits::*;

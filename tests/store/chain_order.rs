@@ -1,7 +1,7 @@
 //! Whatever the batches in which the commits of repositories come, and however often the stream begins
 //! again at an earlier place, the tables end the same.
 
-use huddle_firehose::queue::effect::Effect;
+use huddle_firehose::store::plan::effect::Effect;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -4,9 +4,9 @@
 use bytes::Bytes;
 use cid::Cid;
 use cid::multihash::Multihash;
-use huddle_firehose::protocol::syntax::Did;
-use huddle_firehose::protocol::verify::Level;
-use huddle_firehose::queue::effect::{Claim, CommitStep, Doubt, Effect, RecordDelete};
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::atproto::verify::Level;
+use huddle_firehose::store::plan::effect::{Claim, CommitStep, Doubt, Effect, RecordDelete};
 use huddle_firehose::store::repos::{
     RepoStore, Resync, ResyncFailure, Resynced, Unsettled, Urgency,
 };

@@ -1,6 +1,6 @@
 //! What a run learns of how the runs before it ended.
 
-use huddle_firehose::source::SourceId;
+use huddle_firehose::model::SourceId;
 use huddle_firehose::store::{CrashHistory, FrameDigest, Store};
 
 use crate::fixture::Database;

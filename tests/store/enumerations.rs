@@ -1,6 +1,6 @@
 //! The search for repositories goes on where it was, and has none fetched twice.
 
-use huddle_firehose::protocol::syntax::{Did, Nsid};
+use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::store::repos::{
     BackfillCounts, EnumeratedPage, Enumeration, RepoCounts, RepoStore,
 };

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cid::Cid;
+use huddle_firehose::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use huddle_firehose::huddle::{BookingRequestRow, BookingRow, Projection, SlotOfferRow};
-use huddle_firehose::protocol::syntax::{Did, Nsid, RecordKey, Tid};
-use huddle_firehose::queue::effect::{
+use huddle_firehose::model::{Position, SourceId};
+use huddle_firehose::store::plan::effect::{
     AccountChange, DeadLetter, Effect, Gap, GapCause, IdentityChange, RecordDelete, RecordUpsert,
     RecordVersion, Stage, Validity,
 };
-use huddle_firehose::source::{Position, SourceId};
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::store::{Store, StoreError, WriteBatch, Written};
 use jiff::Timestamp;

@@ -1,6 +1,6 @@
 //! Gaps are recorded once, and no gap swallows another.
 
-use huddle_firehose::queue::effect::{Effect, GapCause};
+use huddle_firehose::store::plan::effect::{Effect, GapCause};
 
 use crate::fixture::*;
 

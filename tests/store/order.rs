@@ -1,7 +1,7 @@
 //! Effects are idempotent and monotone: whatever the order, the repetitions and the batches in which
 //! they come, the tables end the same.
 
-use huddle_firehose::queue::effect::Effect;
+use huddle_firehose::store::plan::effect::Effect;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;

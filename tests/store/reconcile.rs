@@ -1,9 +1,9 @@
 //! A gap is closed once every repository was seen to that may have changed in it.
 
-use huddle_firehose::protocol::syntax::Nsid;
-use huddle_firehose::queue::effect::{Effect, GapCause};
-use huddle_firehose::source::Position;
+use huddle_firehose::atproto::syntax::Nsid;
+use huddle_firehose::model::Position;
 use huddle_firehose::store::Store;
+use huddle_firehose::store::plan::effect::{Effect, GapCause};
 use huddle_firehose::store::repos::{EnumeratedPage, Reconciled, RepoStore, Truth, Urgency};
 use jiff::Timestamp;
 

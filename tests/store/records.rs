@@ -124,7 +124,7 @@ async fn a_record_that_no_longer_has_the_form_loses_its_projection() {
     let database = Database::new().await;
     let with = offer(ALICE, "o", 1, slot_offer());
     let mut without = offer(ALICE, "o", 2, slot_offer());
-    if let huddle_firehose::queue::effect::Effect::Upsert(upsert) = &mut without {
+    if let huddle_firehose::store::plan::effect::Effect::Upsert(upsert) = &mut without {
         upsert.projection = None;
     }
     database.apply(&[with]).await;

@@ -1,8 +1,8 @@
 //! What a repository that was fetched as a whole does to its rows.
 
-use huddle_firehose::protocol::syntax::Did;
-use huddle_firehose::queue::effect::Effect;
-use huddle_firehose::source::SourceId;
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::model::SourceId;
+use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repos::{Held, HeldRange, RepoStore, SnapshotPart};
 use huddle_firehose::store::{StoreError, Written};
 

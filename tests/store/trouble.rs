@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use huddle_firehose::source::Position;
+use huddle_firehose::model::Position;
 use huddle_firehose::store::{Store, StoreError, WriteBatch};
 use sqlx::Executor;
 

@@ -1,7 +1,7 @@
 //! What has to wait keeps its order, and nothing overtakes it.
 
-use huddle_firehose::queue::effect::Effect;
 use huddle_firehose::store::StoreError;
+use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repos::{RepoStore, Settled, Waiting};
 
 use crate::commits::*;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cid::Cid;
 use fastrand::Rng;
-use huddle_firehose::protocol::mst::empty_root;
-use huddle_firehose::protocol::verify::{CommitEvidence, Level, Op};
+use huddle_firehose::atproto::mst::empty_root;
+use huddle_firehose::atproto::verify::{CommitEvidence, Level, Op};
 
 use super::support::{Message, commits, verify};
 

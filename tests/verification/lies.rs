@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cid::Cid;
 use fastrand::Rng;
-use huddle_firehose::protocol::mst::empty_root;
-use huddle_firehose::protocol::verify::Level;
+use huddle_firehose::atproto::mst::empty_root;
+use huddle_firehose::atproto::verify::Level;
 use ipld_core::{ipld, ipld::Ipld};
 use simulated_network::car::{address_of, encode};
 use simulated_network::key::SigningKey;

@@ -1,11 +1,11 @@
 //! What a simulated network says is true.
 
-use huddle_firehose::filter::interest::Interest;
-use huddle_firehose::protocol::decode::{Content, decode};
-use huddle_firehose::protocol::event::{Event, Sync};
-use huddle_firehose::protocol::verify::{
+use huddle_firehose::atproto::event::{Event, Sync};
+use huddle_firehose::atproto::verify::{
     CommitEvidence, Level, SyncEvidence, verify_commit, verify_sync,
 };
+use huddle_firehose::source::firehose::decode::{Content, decode};
+use huddle_firehose::source::interest::Interest;
 use ipld_core::{ipld, ipld::Ipld};
 use jiff::SignedDuration;
 use simulated_network::car::address_of;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use huddle_firehose::protocol::key::VerifyingKey;
-use huddle_firehose::protocol::verify::{CommitEvidence, Level};
+use huddle_firehose::atproto::key::VerifyingKey;
+use huddle_firehose::atproto::verify::{CommitEvidence, Level};
 use ipld_core::ipld::Ipld;
 use serde_json::Value;
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use cid::Cid;
-use huddle_firehose::protocol::key::VerifyingKey;
-use huddle_firehose::protocol::verify::{CommitEvidence, Level, VerifyError, verify_commit};
+use huddle_firehose::atproto::key::VerifyingKey;
+use huddle_firehose::atproto::verify::{CommitEvidence, Level, VerifyError, verify_commit};
 use ipld_core::ipld::Ipld;
 use jiff::Timestamp;
 use serde_ipld_dagcbor::de::from_reader_once;

@@ -5,10 +5,10 @@ use std::fs;
 
 use cid::Cid;
 use data_encoding::{BASE64_NOPAD, HEXLOWER};
-use huddle_firehose::protocol::car::Blocks;
-use huddle_firehose::protocol::key::VerifyingKey;
-use huddle_firehose::protocol::mst::{Inversion, ProofFault};
-use huddle_firehose::protocol::signed_commit::SignedCommit;
+use huddle_firehose::atproto::car::Blocks;
+use huddle_firehose::atproto::key::VerifyingKey;
+use huddle_firehose::atproto::mst::{Inversion, ProofFault};
+use huddle_firehose::atproto::signed_commit::SignedCommit;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use simulated_network::car::{self, write_car};
@@ -48,7 +48,7 @@ fn signatures_are_valid_where_the_vectors_say_so() {
         let message = decode(&case.message_base64);
         let verified = key.verify(&message, &decode(&case.signature_base64));
         assert_eq!(verified.is_ok(), case.valid_signature, "{}", case.comment);
-        let is_high = verified == Err(huddle_firehose::protocol::key::SignatureError::HighS);
+        let is_high = verified == Err(huddle_firehose::atproto::key::SignatureError::HighS);
         assert_eq!(is_high, case.tags.iter().any(|tag| tag == "high-s"));
     }
 }

@@ -8,10 +8,10 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::integer;
 use super::multi_row::MultiRow;
-use crate::protocol::syntax::Did;
-use crate::queue::effect::{AccountChange, CommitStep};
+use crate::atproto::syntax::Did;
 use crate::store::datetime::sortable;
 use crate::store::fold::{Handle, Sorted};
+use crate::store::plan::effect::{AccountChange, CommitStep};
 
 static STATUSES: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(

@@ -9,11 +9,11 @@ use super::accounts::Absences;
 use super::error::is_refusal;
 use super::writer::{Transaction, Writer};
 use super::{accounts, cursor, dead_letters, gaps, now, projections, records, repos};
-use crate::fault::Point;
-use crate::queue::effect::{Effect, Rejection};
-use crate::source::SourceId;
+use crate::model::SourceId;
 use crate::store::fold::{Sorted, last_changes};
+use crate::store::plan::effect::{Effect, Rejection};
 use crate::store::{StoreError, WriteBatch, Written};
+use crate::testing::fault::Point;
 
 /// How long the host of an account that is said to be gone, and commits, is left alone in between.
 const ABSENCE_QUESTION_SPACING: SignedDuration = SignedDuration::from_mins(1);
@@ -184,7 +184,7 @@ async fn name_refused(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::Position;
+    use crate::model::Position;
     use crate::store::sqlite::SqliteStore;
 
     #[tokio::test]
@@ -201,8 +201,8 @@ mod tests {
         transaction.commit().await.unwrap();
 
         let raw = vec![0; 1_000_000].into();
-        let letter = crate::queue::effect::DeadLetter {
-            stage: crate::queue::effect::Stage::Decode,
+        let letter = crate::store::plan::effect::DeadLetter {
+            stage: crate::store::plan::effect::Stage::Decode,
             error: String::new(),
             seq: None,
             did: None,

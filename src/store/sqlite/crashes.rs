@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::writer::Writer;
-use crate::source::SourceId;
+use crate::model::SourceId;
 use crate::store::{CrashHistory, FrameDigest, StoreError};
 
 pub(super) async fn begin_run(

@@ -2,7 +2,7 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use crate::source::{Position, SourceId};
+use crate::model::{Position, SourceId};
 use crate::store::{StoreError, StoredCursor};
 
 /// Gives `source` a row where it has none: the row 'main' where that is still nobody's, else a new

@@ -4,8 +4,8 @@ use sha2::{Digest, Sha256};
 use sqlx::sqlite::SqliteConnection;
 
 use super::integer;
-use crate::queue::effect::DeadLetter;
-use crate::source::SourceId;
+use crate::model::SourceId;
+use crate::store::plan::effect::DeadLetter;
 
 /// Keeps `letter`; returns 1 where it was new, and 0 where a replay has brought it again.
 pub(super) async fn write(
@@ -63,7 +63,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::queue::effect::Stage;
+    use crate::store::plan::effect::Stage;
 
     fn letter(uri: Option<&str>, raw: &'static str) -> DeadLetter {
         DeadLetter {

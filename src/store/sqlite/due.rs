@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::writer::Writer;
 use super::{SqliteStore, now};
-use crate::protocol::syntax::Did;
+use crate::atproto::syntax::Did;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
 use crate::store::repos::{Unsettled, Urgency};

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use crate::fault::Injected;
 use crate::store::StoreError;
+use crate::testing::fault::Injected;
 
 /// The primary result codes that no waiting helps against: <https://www.sqlite.org/rescode.html>.
 const SQLITE_CORRUPT: u32 = 11;

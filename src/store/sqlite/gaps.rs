@@ -4,10 +4,10 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::writer::Writer;
 use super::{SqliteStore, integer, now, timely};
-use crate::queue::effect::Gap;
-use crate::source::SourceId;
+use crate::model::SourceId;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
+use crate::store::plan::effect::Gap;
 use crate::store::repos::{ClosedGap, Reconciled};
 
 /// Records `gap`, unless it is known.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{SqliteStore, cursor};
-use crate::source::{Position, SourceId};
+use crate::model::{Position, SourceId};
 use crate::store::StoreError;
 
 /// A row of `firehose_cursor`.

@@ -5,20 +5,20 @@ mod apply;
 mod crashes;
 mod cursor;
 mod dead_letters;
+mod discoveries;
 mod due;
-mod enumerations;
 mod error;
 mod gaps;
-mod hearsay;
 mod inspect;
 mod multi_row;
 mod open;
+mod parked;
 mod projections;
 mod purge;
 mod records;
 mod repos;
 mod resync;
-mod waiting;
+mod unconfirmed;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -41,9 +41,9 @@ use super::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
     Written,
 };
-use crate::protocol::syntax::{Did, Nsid};
-use crate::queue::effect::{Effect, Gap};
-use crate::source::{Position, SourceId};
+use crate::atproto::syntax::{Did, Nsid};
+use crate::model::{Position, SourceId};
+use crate::store::plan::effect::{Effect, Gap};
 
 /// How long a question about repositories may take, and a transaction.
 const REPO_DEADLINE: Duration = Duration::from_secs(15);
@@ -228,7 +228,7 @@ impl RepoStore for SqliteStore {
         &'a self,
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>> {
-        timely(waiting::first(self, did))
+        timely(parked::first(self, did))
     }
 
     fn settle_waiting<'a>(
@@ -236,11 +236,11 @@ impl RepoStore for SqliteStore {
         waiting: &'a Waiting,
         effects: &'a [Effect],
     ) -> BoxFuture<'a, Result<Settled, StoreError>> {
-        timely(waiting::settle(&self.writer, waiting, effects))
+        timely(parked::settle(&self.writer, waiting, effects))
     }
 
     fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(waiting::finish(&self.writer, did))
+        timely(parked::finish(&self.writer, did))
     }
 
     fn postpone<'a>(
@@ -280,7 +280,7 @@ impl RepoStore for SqliteStore {
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>> {
-        timely(hearsay::all(self, now, limit))
+        timely(unconfirmed::all(self, now, limit))
     }
 
     fn suspect<'a>(
@@ -288,7 +288,7 @@ impl RepoStore for SqliteStore {
         did: &'a Did,
         status: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(hearsay::suspect(&self.writer, did, status))
+        timely(unconfirmed::suspect(&self.writer, did, status))
     }
 
     fn settle_hearsay<'a>(
@@ -296,7 +296,7 @@ impl RepoStore for SqliteStore {
         hearsay: &'a Hearsay,
         truth: &'a Truth,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(hearsay::settle(&self.writer, hearsay, truth))
+        timely(unconfirmed::settle(&self.writer, hearsay, truth))
     }
 
     fn begin_enumeration<'a>(
@@ -304,7 +304,7 @@ impl RepoStore for SqliteStore {
         collections: &'a [Nsid],
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(enumerations::begin(&self.writer, collections, anew))
+        timely(discoveries::begin(&self.writer, collections, anew))
     }
 
     fn note_failed_page<'a>(
@@ -312,7 +312,7 @@ impl RepoStore for SqliteStore {
         collection: &'a Nsid,
         error: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(enumerations::note_failed_page(
+        timely(discoveries::note_failed_page(
             &self.writer,
             collection,
             error,
@@ -320,18 +320,18 @@ impl RepoStore for SqliteStore {
     }
 
     fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>> {
-        timely(enumerations::all(self))
+        timely(discoveries::all(self))
     }
 
     fn note_page<'a>(
         &'a self,
         page: &'a EnumeratedPage<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(enumerations::note_page(&self.writer, page))
+        timely(discoveries::note_page(&self.writer, page))
     }
 
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {
-        timely(enumerations::counts(self))
+        timely(discoveries::counts(self))
     }
 }
 

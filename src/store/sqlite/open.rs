@@ -11,8 +11,8 @@ use sqlx::sqlite::{
 
 use super::SqliteStore;
 use super::writer::Writer;
-use crate::fault::{Faults, Point};
 use crate::store::StoreError;
+use crate::testing::fault::{Faults, Point};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 

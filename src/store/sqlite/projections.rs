@@ -10,8 +10,8 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use super::accounts::json_array;
 use super::multi_row::MultiRow;
 use crate::huddle::{BookingRequestRow, BookingRow, Projection, SlotOfferRow};
-use crate::queue::effect::RecordUpsert;
 use crate::store::fold::RecordChange;
+use crate::store::plan::effect::RecordUpsert;
 
 static OFFERS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(

@@ -8,11 +8,11 @@ use sqlx::sqlite::SqliteConnection;
 use super::accounts::json_array;
 use super::integer;
 use super::multi_row::MultiRow;
-use crate::protocol::verify::Level;
-use crate::queue::effect::Validity;
-use crate::source::SourceId;
+use crate::atproto::verify::Level;
+use crate::model::SourceId;
 use crate::store::datetime::sortable;
 use crate::store::fold::RecordChange;
+use crate::store::plan::effect::Validity;
 
 static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(

@@ -7,15 +7,15 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::accounts::json_array;
 use super::multi_row::MultiRow;
-use super::{integer, waiting};
-use crate::protocol::syntax::Did;
-use crate::queue::effect::{Claim, CommitStep, Doubt, RecordVersion};
-use crate::source::SourceId;
+use super::{integer, parked};
+use crate::atproto::syntax::Did;
+use crate::model::SourceId;
 use crate::store::chain::{
     Head, RepoState, Verdict, is_known, is_very_first, judge, judge_behind_gap,
 };
 use crate::store::datetime::sortable;
 use crate::store::fold::{RecordChange, Sorted, is_removed, newest_commits};
+use crate::store::plan::effect::{Claim, CommitStep, Doubt, RecordVersion};
 
 /// Has all of the repositories' columns that an event sets.
 static HEADS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -285,7 +285,7 @@ pub(super) async fn write_steps(
     // What comes out of the queue is there already.
     if !is_their_turn {
         let steps = judged.waiting.iter().filter_map(|index| steps.get(*index));
-        waiting::add(connection, source, steps.copied(), now).await?;
+        parked::add(connection, source, steps.copied(), now).await?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::apply::{Origin, conclude, write_effects};
 use super::due::forget_empty;
 use super::writer::{Transaction, Writer};
 use super::{SqliteStore, now};
-use crate::protocol::syntax::Did;
+use crate::atproto::syntax::Did;
 use crate::store::chain::RepoState;
 use crate::store::datetime::sortable;
 use crate::store::repos::{Held, HeldRange, RecentResyncs, Resync, SnapshotPart};

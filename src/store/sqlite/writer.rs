@@ -13,8 +13,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Executor};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::fault::{Faults, Injected, Point};
 use crate::store::StoreError;
+use crate::testing::fault::{Faults, Injected, Point};
 
 /// Before a statement of many rows changes a page, SQLite notes how the page was, should the statement
 /// fail half way. In a file, as it is by default, this takes as long as the commit; it is bounded by

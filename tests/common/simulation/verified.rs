@@ -4,12 +4,12 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use huddle_firehose::actors::repositories::RepositoriesMessage;
+use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::config::{Config, Verify};
-use huddle_firehose::protocol::syntax::{Did, Nsid};
+use huddle_firehose::repo::RepositoriesMessage;
 use huddle_firehose::store::repos::{RepoStore, Unsettled, Urgency};
 use huddle_firehose::store::sqlite::{ResyncRow, SqliteStore};
-use huddle_firehose::supervision::tree::Tree;
+use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
 use jiff::Timestamp;
 use simulated_network::http::HttpServer;

@@ -7,7 +7,7 @@ use simulated_network::network::Network;
 use simulated_network::oracle::{Moment, Oracle, Visibility, What, select};
 use simulated_network::record::is_looked_at;
 
-use huddle_firehose::source::Position;
+use huddle_firehose::model::Position;
 use huddle_firehose::store::sqlite::SqliteStore;
 
 use super::traffic::Said;

@@ -14,11 +14,13 @@ use simulated_network::http::document;
 use simulated_network::network::Network;
 use tokio::io::AsyncRead;
 
-use huddle_firehose::hosts::{Host, HostError, Hosts, LatestCommit, Page, RepoError, RepoStatus};
-use huddle_firehose::identity::fetch::FetchError;
+use huddle_firehose::atproto::syntax::{Did, Nsid, Tid};
 use huddle_firehose::identity::resolve::Unavailable;
 use huddle_firehose::identity::{Identity, Resolve, ResolveError};
-use huddle_firehose::protocol::syntax::{Did, Nsid, Tid};
+use huddle_firehose::net::http_client::FetchError;
+use huddle_firehose::repo::host::{
+    Host, HostError, Hosts, LatestCommit, Page, RepoError, RepoStatus,
+};
 
 /// Small, so that there are several.
 const PAGE: usize = 2;

@@ -11,9 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use huddle_firehose::protocol::syntax::{Did, Nsid};
-use huddle_firehose::queue::effect::{Effect, Gap};
-use huddle_firehose::source::{Position, SourceId};
+use huddle_firehose::atproto::syntax::{Did, Nsid};
+use huddle_firehose::model::{Position, SourceId};
+use huddle_firehose::store::plan::effect::{Effect, Gap};
 use huddle_firehose::store::repos::{
     EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, RecentResyncs, Reconciled, RepoCounts,
     RepoStore, Resync, Settled, SnapshotPart, Truth, Unsettled, Urgency, Waiting,

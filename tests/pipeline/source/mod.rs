@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huddle_firehose::config::Config;
-use huddle_firehose::fault::Faults;
-use huddle_firehose::source::websocket::WebSocketOptions;
+use huddle_firehose::source::firehose::websocket::WebSocketOptions;
+use huddle_firehose::testing::fault::Faults;
 
 use crate::losses::{Loss, Losses};
 use crate::observed::Observed;

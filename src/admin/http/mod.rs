@@ -1,0 +1,111 @@
+//! What the worker tells over HTTP. Nothing here changes anything.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/metrics` | Prometheus text, see [`metrics`](crate::telemetry::metrics) |
+//! | `/healthz` | 200 while the process lives |
+//! | `/readyz` | 200 or 503, and the reasons as JSON, see [`health`](crate::telemetry::health) |
+//! | `/status` | the [`Status`](crate::telemetry::status::Status) as JSON, with each source's lag |
+
+mod listener;
+mod report;
+
+use std::io;
+
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use jiff::Timestamp;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::health::{Thresholds, readiness};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::status::StatusBoard;
+use listener::LimitedListener;
+use report::Report;
+
+/// What the answers are made of.
+#[derive(Clone, Debug)]
+pub struct HttpState {
+    pub metrics: Metrics,
+    pub prometheus: PrometheusHandle,
+    pub status: StatusBoard,
+    pub thresholds: Thresholds,
+}
+
+/// Answers on `listener` until `stop`, and finishes the answers that are under way then.
+///
+/// # Errors
+/// Where the listener breaks for good.
+pub async fn serve(
+    listener: TcpListener,
+    state: HttpState,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    axum::serve(LimitedListener::new(listener), router(state))
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
+fn router(state: HttpState) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        // One request a connection: the deadline of a connection is then that of its request.
+        .layer(map_response(close))
+        .with_state(state)
+}
+
+async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
+    let status = state.status.snapshot();
+    state.metrics.publish(&status, Timestamp::now());
+    let format = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, format)], state.prometheus.render())
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(state): State<HttpState>) -> impl IntoResponse {
+    let status = state.status.snapshot();
+    let readiness = readiness(&status, Timestamp::now(), &state.thresholds);
+    let code = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (code, Json(readiness))
+}
+
+async fn status(State(state): State<HttpState>) -> Response {
+    let status = state.status.snapshot();
+    Json(Report::new(&status, Timestamp::now())).into_response()
+}
+
+async fn not_found() -> impl IntoResponse {
+    let paths = ["/metrics", "/healthz", "/readyz", "/status"];
+    let body = json!({ "error": "no such path", "paths": paths });
+    (StatusCode::NOT_FOUND, Json(body))
+}
+
+async fn not_allowed() -> impl IntoResponse {
+    let body = json!({ "error": "only GET and HEAD are answered" });
+    (StatusCode::METHOD_NOT_ALLOWED, Json(body))
+}
+
+async fn close(mut response: Response) -> Response {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
+}

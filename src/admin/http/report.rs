@@ -1,0 +1,70 @@
+//! The body of `/status`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::store::repos::RepoCounts;
+use crate::telemetry::status::{ActorStatus, BudgetStatus, QueueStatus, SourceStatus, Status};
+
+/// The status, and what follows from it and the time.
+#[derive(Debug, Serialize)]
+pub(super) struct Report<'a> {
+    now: Timestamp,
+    started_at: Option<Timestamp>,
+    crashes: u32,
+    draining: bool,
+    actors: &'a BTreeMap<String, ActorStatus>,
+    sources: BTreeMap<&'a str, SourceReport<'a>>,
+    queue: &'a QueueStatus,
+    repositories: Option<&'a RepoCounts>,
+    budget: &'a BudgetStatus,
+}
+
+#[derive(Debug, Serialize)]
+struct SourceReport<'a> {
+    #[serde(flatten)]
+    source: &'a SourceStatus,
+    hit_ratio: Option<f64>,
+    /// From what has been received to what is durable.
+    processing_lag_seconds: Option<f64>,
+    /// From what the source has to what is durable.
+    source_lag_seconds: Option<f64>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(status: &'a Status, now: Timestamp) -> Self {
+        // Taken apart, so that a new field can't be forgotten here.
+        let Status {
+            started_at,
+            crashes,
+            draining,
+            actors,
+            sources,
+            queue,
+            repositories,
+            budget,
+        } = status;
+        let sources = sources.iter().map(|(id, source)| {
+            let report = SourceReport {
+                source,
+                hit_ratio: source.hit_ratio(),
+                processing_lag_seconds: source.lag_seconds(),
+                source_lag_seconds: source.source_lag_seconds(now),
+            };
+            (id.as_str(), report)
+        });
+        Self {
+            now,
+            started_at: *started_at,
+            crashes: *crashes,
+            draining: *draining,
+            actors,
+            sources: sources.collect(),
+            queue,
+            repositories: repositories.as_ref(),
+            budget,
+        }
+    }
+}

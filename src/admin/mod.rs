@@ -1,0 +1,4 @@
+//! The operator's endpoints over HTTP.
+
+pub mod http;
+pub mod http_actor;

@@ -1,0 +1,142 @@
+//! What a frame of `com.atproto.sync.subscribeRepos` says, once it has been decoded.
+
+use bytes::Bytes;
+use cid::Cid;
+use jiff::Timestamp;
+
+use super::syntax::{Did, Nsid, RecordKey, Tid};
+use crate::model::Position;
+
+/// One message of the stream, of a kind that this worker acts on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A repository changed (`#commit`).
+    Commit(Box<Commit>),
+    /// A repository asserts its state without saying how it came there (`#sync`).
+    Sync(Sync),
+    /// A handle, a key or a host may have changed (`#identity`, and the retired `#handle`).
+    Identity(Identity),
+    /// An account's hosting status (`#account`, and the retired `#tombstone`).
+    Account(Account),
+    /// The server speaks about the stream itself (`#info`). It has no seq.
+    Info(Info),
+}
+
+impl Event {
+    /// Where it stands in its source; an `#info` stands nowhere.
+    pub fn position(&self) -> Option<Position> {
+        let (seq, time) = match self {
+            Self::Account(account) => (account.seq, account.time),
+            Self::Commit(commit) => (commit.seq, commit.time),
+            Self::Identity(identity) => (identity.seq, identity.time),
+            Self::Info(_) => return None,
+            Self::Sync(sync) => (sync.seq, sync.time),
+        };
+        Some(Position {
+            seq,
+            time: Some(time),
+        })
+    }
+}
+
+/// A `#commit`, reduced to the operations that somebody wants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Commit {
+    pub seq: u64,
+    pub did: Did,
+    pub rev: Tid,
+    /// The rev before this one; `None` for a repository's first commit.
+    pub since: Option<Tid>,
+    /// When the server emitted the event.
+    pub time: Timestamp,
+    /// The CID of the signed commit block.
+    pub commit: Cid,
+    /// The MST root that the commit block names.
+    pub data: Cid,
+    /// The MST root before this commit (Sync 1.1); real servers omit it at times.
+    pub prev_data: Option<Cid>,
+    /// The wanted operations, in the order of the commit. Of several on one path only the last is
+    /// here.
+    pub ops: Vec<RecordOp>,
+    /// Operations of wanted collections whose path names no record.
+    pub misnamed: Vec<MisnamedOp>,
+}
+
+/// An operation on a path that is not `collection/rkey`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MisnamedOp {
+    /// At most 1024 characters of it.
+    pub path: String,
+    pub reason: String,
+    /// The block that the operation names; empty where the CAR has none.
+    pub record: Bytes,
+}
+
+/// One operation on one record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordOp {
+    pub collection: Nsid,
+    pub rkey: RecordKey,
+    pub change: Change,
+}
+
+/// What an operation does to its record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The record is now `record`, whose SHA-256 is that of `cid`.
+    Put {
+        action: PutAction,
+        cid: Cid,
+        /// The record's DAG-CBOR, exactly as signed.
+        record: Bytes,
+    },
+    Delete,
+    /// The operation can't be believed or read; the commit's other operations can.
+    Broken {
+        reason: String,
+        /// The block that the operation names; empty where the CAR has none.
+        record: Bytes,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutAction {
+    Create,
+    Update,
+}
+
+/// A `#sync`: the commit block alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sync {
+    pub seq: u64,
+    pub did: Did,
+    pub rev: Tid,
+    pub time: Timestamp,
+    /// The CAR that holds the commit block.
+    pub blocks: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub seq: u64,
+    pub did: Did,
+    pub time: Timestamp,
+    /// What the server believes the handle to be; untrusted, often absent.
+    pub handle: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub seq: u64,
+    pub did: Did,
+    pub time: Timestamp,
+    pub active: bool,
+    /// Why the account is not active, in an open vocabulary (`deleted`, `takendown`, …).
+    pub status: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    pub name: String,
+    pub message: Option<String>,
+}

@@ -1,0 +1,16 @@
+//! The AT Protocol as bytes and values: no I/O, no actors, no clock.
+
+pub mod car;
+pub mod cbor;
+mod cbor_writer;
+pub mod datetime;
+pub mod event;
+pub mod json;
+pub mod key;
+pub mod mst;
+pub mod pattern;
+pub(crate) mod payload;
+pub mod signed_commit;
+pub mod skim;
+pub mod syntax;
+pub mod verify;

@@ -1,0 +1,401 @@
+//! The tree as it was before a commit, as far as the commit's blocks tell.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cid::Cid;
+
+use super::node::{Entry, Node, layer_of};
+use super::place::{Place, ProofError};
+use super::proof::Presence;
+use crate::atproto::car::{Blocks, address_of};
+
+/// What a tree holds at some keys, and the tree that it would be with what they held before.
+///
+/// The tree is taken apart into what it holds, in the order of its keys: leaves, and subtrees that
+/// need not be looked into. The values from before are put in place, and the nodes are made anew of
+/// what there is then. Keys and values have one tree, so the order of the operations that are undone
+/// does not matter, and there is no splitting and joining of nodes: to undo a delete, the subtrees
+/// around its key are taken apart on the way to it; to undo a create, those beside its key are, where
+/// they come to stand next to each other.
+///
+/// A node is opened for a key that lies below it, or for a neighbour that is gone, so there are at
+/// most three on each layer for each key; and since their ranges of keys don't overlap, none that has
+/// entries is opened twice. The layers are those of the root's keys and of the keys put in.
+#[derive(Debug)]
+pub struct Inversion<'b> {
+    blocks: &'b Blocks,
+    found: Vec<Presence>,
+    items: Vec<Item>,
+}
+
+/// A part of a tree.
+#[derive(Debug)]
+enum Item {
+    Leaf {
+        key: Arc<[u8]>,
+        value: Cid,
+        layer: u32,
+    },
+    Subtree(Place),
+}
+
+/// A key, and the value that it had before.
+type Before<'a> = (&'a [u8], Option<Cid>);
+
+impl<'b> Inversion<'b> {
+    /// Looks for the keys of `before` in the tree under `root`, and puts the values in their place
+    /// that they had before; `None` is a key that was not there.
+    ///
+    /// # Errors
+    /// If a node on the way to a key is missing, is not the one that its CID names, or does not belong
+    /// there.
+    pub fn new(
+        blocks: &'b Blocks,
+        root: Cid,
+        before: &BTreeMap<&str, Option<Cid>>,
+    ) -> Result<Self, ProofError> {
+        let before: Vec<Before<'_>> = before
+            .iter()
+            .map(|(key, value)| (key.as_bytes(), *value))
+            .collect();
+        let mut inversion = Self::empty(blocks);
+        inversion.descend(Place::root(root), &before)?;
+        Ok(inversion)
+    }
+
+    fn empty(blocks: &'b Blocks) -> Self {
+        Self {
+            blocks,
+            found: Vec::new(),
+            items: Vec::new(),
+        }
+    }
+
+    /// What the tree holds, for each of the keys, in their order.
+    pub fn found(&self) -> &[Presence] {
+        &self.found
+    }
+
+    /// The root of the tree with the values from before.
+    ///
+    /// # Errors
+    /// If a node that has to be known for it is missing, or is not what it should be.
+    pub fn root(self) -> Result<Cid, ProofError> {
+        let mut items = self.items;
+        loop {
+            // Whoever knows this CID knows the tree.
+            if let [Item::Subtree(place)] = items.as_slice()
+                && !self.blocks.contains(&place.cid)
+            {
+                return Ok(place.cid);
+            }
+            // A subtree on top may turn out to have no entries there, as one that links two layers.
+            let top = items.iter().map(Item::layer).max().flatten();
+            if !items.iter().any(|item| item.is_subtree_of(top)) {
+                return build(self.blocks, items, top.unwrap_or(0));
+            }
+            items = open_layer(self.blocks, items, top)?;
+        }
+    }
+
+    /// Appends what is below `place`, with the values of `before`, whose keys all belong there. What
+    /// none of them concerns stays closed.
+    fn descend(&mut self, place: Place, before: &[Before<'_>]) -> Result<(), ProofError> {
+        if before.is_empty() {
+            self.items.push(Item::Subtree(place));
+            return Ok(());
+        }
+        self.open(place, before)
+    }
+
+    /// The same, also where no key concerns it.
+    fn open(&mut self, place: Place, mut before: &[Before<'_>]) -> Result<(), ProofError> {
+        let opened = place.open(self.blocks)?;
+        for (index, entry) in opened.node.entries.iter().enumerate() {
+            let lower = before.partition_point(|(key, _)| **key < *entry.key);
+            let (lower, rest) = before.split_at(lower);
+            self.fill_gap(opened.gap(index)?, lower)?;
+            before = rest;
+            match before.split_first() {
+                Some((&(key, value), rest)) if *key == *entry.key => {
+                    self.put_back(Presence::Present(entry.value), key, value);
+                    before = rest;
+                }
+                _ => self.items.push(Item::Leaf {
+                    key: entry.key.clone(),
+                    value: entry.value,
+                    layer: opened.layer.unwrap_or(0),
+                }),
+            }
+        }
+        self.fill_gap(opened.gap(opened.node.entries.len())?, before)
+    }
+
+    /// Appends what is between two entries: a subtree, or none.
+    fn fill_gap(&mut self, gap: Option<Place>, before: &[Before<'_>]) -> Result<(), ProofError> {
+        if let Some(place) = gap {
+            return self.descend(place, before);
+        }
+        for &(key, value) in before {
+            self.put_back(Presence::Absent, key, value);
+        }
+        Ok(())
+    }
+
+    fn put_back(&mut self, found: Presence, key: &[u8], value: Option<Cid>) {
+        self.found.push(found);
+        self.items.extend(value.map(|value| Item::Leaf {
+            key: key.into(),
+            value,
+            layer: layer_of(key),
+        }));
+    }
+}
+
+impl Item {
+    /// `None` for the root while it is closed.
+    fn layer(&self) -> Option<u32> {
+        match self {
+            Self::Leaf { layer, .. } => Some(*layer),
+            Self::Subtree(place) => place.layer,
+        }
+    }
+
+    fn is_subtree_of(&self, layer: Option<u32>) -> bool {
+        matches!(self, Self::Subtree(place) if place.layer == layer)
+    }
+}
+
+/// The root of the tree that holds nothing.
+pub fn empty_root() -> Cid {
+    address_of(&Node::new(0, None, Vec::new()).encode())
+}
+
+/// The CID of the node of `layer` that holds all of `items`, whose subtrees are of lower layers.
+fn build(blocks: &Blocks, items: Vec<Item>, layer: u32) -> Result<Cid, ProofError> {
+    let (mut left, mut entries) = (None, Vec::<Entry>::new());
+    let mut between = Vec::new();
+    let mut close = |entries: &mut Vec<Entry>, between: Vec<Item>| {
+        let subtree = build_below(blocks, between, layer)?;
+        match entries.last_mut() {
+            Some(entry) => entry.right = subtree,
+            None => left = subtree,
+        }
+        Ok(())
+    };
+    for item in items {
+        match item {
+            Item::Leaf {
+                key,
+                value,
+                layer: own,
+            } if own == layer => {
+                close(&mut entries, std::mem::take(&mut between))?;
+                entries.push(Entry {
+                    key,
+                    value,
+                    right: None,
+                });
+            }
+            lower => between.push(lower),
+        }
+    }
+    close(&mut entries, between)?;
+    Ok(address_of(&Node::new(layer, left, entries).encode()))
+}
+
+/// The subtree of what is between two entries of a node of `layer`.
+fn build_below(blocks: &Blocks, items: Vec<Item>, layer: u32) -> Result<Option<Cid>, ProofError> {
+    // Nothing is of a layer below 0.
+    let Some(below) = layer.checked_sub(1).filter(|_| !items.is_empty()) else {
+        return Ok(None);
+    };
+    if let [Item::Subtree(place)] = items.as_slice()
+        && place.layer == Some(below)
+    {
+        return Ok(Some(place.cid));
+    }
+    let items = open_layer(blocks, items, Some(below))?;
+    build(blocks, items, below).map(Some)
+}
+
+/// Opens the subtrees of `layer`, which have come to share a node with something else.
+fn open_layer(
+    blocks: &Blocks,
+    items: Vec<Item>,
+    layer: Option<u32>,
+) -> Result<Vec<Item>, ProofError> {
+    let mut opened = Inversion::empty(blocks);
+    for item in items {
+        match item {
+            Item::Subtree(place) if place.layer == layer => opened.open(place, &[])?,
+            item => opened.items.push(item),
+        }
+    }
+    Ok(opened.items)
+}
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+    use simulated_network::car::{Blocks as Built, address_of, write_car};
+    use simulated_network::mst::Tree;
+
+    use super::*;
+    use crate::atproto::mst::ProofFault;
+
+    type Values = BTreeMap<String, Cid>;
+
+    /// What some keys held before; `None` is nothing.
+    type Changes = BTreeMap<String, Option<Cid>>;
+
+    fn value(random: &mut Rng) -> Cid {
+        address_of(&random.u64(..).to_be_bytes())
+    }
+
+    /// A tree after a commit, and what the commit changed.
+    fn commit(random: &mut Rng) -> (Values, Changes) {
+        let space = random.u32(1..400);
+        let key = |random: &mut Rng| format!("a/{}", random.u32(..space));
+        let after: Values = (0..random.u32(..space))
+            .map(|_| (key(random), value(random)))
+            .collect();
+        let changes = (0..random.u32(..12))
+            .map(|_| (key(random), random.bool().then(|| value(random))))
+            .collect();
+        (after, changes)
+    }
+
+    fn before(after: &Values, changes: &Changes) -> Values {
+        let mut before = after.clone();
+        for (key, value) in changes {
+            match value {
+                Some(value) => drop(before.insert(key.clone(), *value)),
+                None => drop(before.remove(key)),
+            }
+        }
+        before
+    }
+
+    fn invert(
+        root: Cid,
+        built: &Built,
+        changes: &Changes,
+    ) -> Result<(Vec<Presence>, Cid), ProofError> {
+        let blocks = Blocks::read_all(&write_car(root, built)).unwrap();
+        let changes = changes.iter().map(|(key, value)| (key.as_str(), *value));
+        let inversion = Inversion::new(&blocks, root, &changes.collect())?;
+        Ok((inversion.found().to_vec(), inversion.root()?))
+    }
+
+    #[test]
+    fn a_tree_is_what_it_was_once_its_changes_are_undone() {
+        for seed in 0..400 {
+            let mut random = Rng::with_seed(seed);
+            let (after, changes) = commit(&mut random);
+            let tree = Tree::build(&after);
+            let (found, root) = invert(tree.root, &tree.blocks(), &changes).unwrap();
+            let expected = Tree::build(&before(&after, &changes)).root;
+            assert_eq!(root, expected, "seed {seed}");
+            let held: Vec<Presence> = changes
+                .keys()
+                .map(|key| match after.get(key) {
+                    Some(value) => Presence::Present(*value),
+                    None => Presence::Absent,
+                })
+                .collect();
+            assert_eq!(found, held, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_has_to_be_known_is_missed_and_no_other_tree_comes_of_it() {
+        let (mut missed, mut spared) = (0, 0);
+        for seed in 0..400 {
+            let mut random = Rng::with_seed(seed);
+            let (after, changes) = commit(&mut random);
+            let expected = Tree::build(&before(&after, &changes)).root;
+            let tree = Tree::build(&after);
+            let mut blocks = tree.blocks();
+            let percent = random.u32(..100);
+            blocks.retain(|_, _| random.u32(..100) < percent);
+            match invert(tree.root, &blocks, &changes) {
+                Ok((_, root)) => {
+                    assert_eq!(root, expected, "seed {seed}");
+                    spared += 1;
+                }
+                Err(ProofError { node, fault }) => {
+                    assert_eq!(fault, ProofFault::Missing, "seed {seed}");
+                    assert!(!blocks.contains_key(&node), "seed {seed}");
+                    missed += 1;
+                }
+            }
+        }
+        assert!(missed > 50 && spared > 50, "{missed} and {spared}");
+    }
+
+    #[test]
+    fn a_tree_grows_from_nothing_and_goes_back_to_it() {
+        for seed in 0..50 {
+            let mut random = Rng::with_seed(seed);
+            let (values, _) = commit(&mut random);
+            let tree = Tree::build(&values);
+            let gone = values.keys().map(|key| (key.clone(), None)).collect();
+            let (_, root) = invert(tree.root, &tree.blocks(), &gone).unwrap();
+            assert_eq!(root, empty_root(), "seed {seed}");
+
+            let empty = Tree::build(&Values::new());
+            assert_eq!(empty.root, empty_root());
+            let back = values
+                .iter()
+                .map(|(key, value)| (key.clone(), Some(*value)));
+            let (_, root) = invert(empty.root, &empty.blocks(), &back.collect()).unwrap();
+            assert_eq!(root, tree.root, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn nothing_has_to_be_known_of_a_tree_that_did_not_change() {
+        let tree = Tree::build(&Values::from([("a/1".to_owned(), address_of(b"x"))]));
+        let unknown = invert(tree.root, &Built::new(), &Changes::new());
+        assert_eq!(unknown, Ok((Vec::new(), tree.root)));
+    }
+
+    #[test]
+    fn a_subtree_that_was_moved_next_to_another_is_held_to_its_range_of_keys() {
+        // Of layers 0 and 1: the keys of the vectors.
+        let (high, low, lower) = ("blue", "2653ae71", "0");
+        assert_eq!(
+            [high, low, lower].map(|key| layer_of(key.as_bytes())),
+            [1, 0, 0]
+        );
+        let leaf = |key: &str| {
+            let entry = Entry {
+                key: key.as_bytes().into(),
+                value: address_of(b"x"),
+                right: None,
+            };
+            Node::new(0, None, vec![entry])
+        };
+        // Both are less than the key between them.
+        let (left, right) = (leaf(lower).encode(), leaf(low).encode());
+        let root = Node::new(
+            1,
+            Some(address_of(&left)),
+            vec![Entry {
+                key: high.as_bytes().into(),
+                value: address_of(b"x"),
+                right: Some(address_of(&right)),
+            }],
+        )
+        .encode();
+        let blocks = [root.clone(), left, right.clone()].map(|block| (address_of(&block), block));
+        let gone = Changes::from([(high.to_owned(), None)]);
+        let refused = invert(address_of(&root), &Built::from(blocks), &gone).unwrap_err();
+        assert_eq!(
+            (*refused.node, refused.fault),
+            (address_of(&right), ProofFault::Order)
+        );
+    }
+}

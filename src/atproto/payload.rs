@@ -1,0 +1,56 @@
+//! Payloads that bring blocks along, as serde reads them: of the right types, and nothing more.
+
+use cid::Cid;
+use serde::Deserialize;
+
+use super::syntax::{SyntaxError, Tid};
+
+/// The most operations of one commit.
+pub(crate) const MAX_OPS: usize = 200;
+/// The longest CAR of a commit, in bytes. The lexicon says 2,000,000; servers mean 2 MiB.
+pub(crate) const MAX_BLOCKS: usize = 2 << 20;
+/// The longest CAR of a `#sync`, in bytes.
+pub(crate) const MAX_SYNC_BLOCKS: usize = 10_000;
+
+/// `tooBig`, `rebase` and `blobs` are not read, so it does not matter whether they are there.
+#[derive(Deserialize)]
+pub(crate) struct CommitPayload<'a> {
+    pub(crate) seq: u64,
+    pub(crate) repo: &'a str,
+    pub(crate) rev: &'a str,
+    pub(crate) since: Option<&'a str>,
+    pub(crate) time: &'a str,
+    pub(crate) commit: Cid,
+    #[serde(rename = "prevData")]
+    pub(crate) prev_data: Option<Cid>,
+    #[serde(with = "serde_bytes")]
+    pub(crate) blocks: &'a [u8],
+    #[serde(borrow)]
+    pub(crate) ops: Vec<Op<'a>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+pub(crate) struct Op<'a> {
+    pub(crate) action: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) cid: Option<Cid>,
+    /// The value before an update or a delete.
+    pub(crate) prev: Option<Cid>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct SyncPayload<'a> {
+    pub(crate) seq: u64,
+    pub(crate) did: &'a str,
+    pub(crate) rev: &'a str,
+    pub(crate) time: &'a str,
+    #[serde(with = "serde_bytes")]
+    pub(crate) blocks: &'a [u8],
+}
+
+/// Some servers write `""` where a first commit has no rev before it.
+pub(crate) fn since(text: Option<&str>) -> Result<Option<Tid>, SyntaxError> {
+    text.filter(|text| !text.is_empty())
+        .map(Tid::parse)
+        .transpose()
+}

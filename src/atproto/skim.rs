@@ -1,0 +1,494 @@
+//! Reads a frame's envelope in place: what it is, whose it is and which paths it touches.
+//!
+//! Most commits of the network are of no interest here, so the answer is found without allocating,
+//! without looking into `blocks` and without checking the text of what is passed over. The maps that
+//! are read (header, payload, operations) must have their keys in canonical order; the inside of a
+//! value that is skipped only has to be well-formed, and may hold 64-bit floats.
+//!
+//! Spec: <https://atproto.com/specs/event-stream> and the lexicon `com.atproto.sync.subscribeRepos`.
+
+use std::ops::Range;
+
+use super::cbor::{CborError, Item, Reader};
+use super::cbor_writer::Writer;
+
+/// The seqs that there are. JavaScript's integers end at 2^53, so the protocol's do; 0 is the place
+/// before the first.
+pub const SEQS: Range<u64> = 1..1 << 53;
+
+/// The type of a message (`t` in the header).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Account,
+    Commit,
+    /// Retired; said what `#identity` says now.
+    Handle,
+    Identity,
+    Info,
+    Sync,
+    /// Retired; said what `#account` with the status `deleted` says now.
+    Tombstone,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Commit => "commit",
+            Self::Handle => "handle",
+            Self::Identity => "identity",
+            Self::Info => "info",
+            Self::Sync => "sync",
+            Self::Tombstone => "tombstone",
+        }
+    }
+
+    fn of_header(t: &str) -> Option<Self> {
+        Some(match t {
+            "#account" => Self::Account,
+            "#commit" => Self::Commit,
+            "#handle" => Self::Handle,
+            "#identity" => Self::Identity,
+            "#info" => Self::Info,
+            "#sync" => Self::Sync,
+            "#tombstone" => Self::Tombstone,
+            _ => return None,
+        })
+    }
+}
+
+/// What a frame is.
+#[derive(Clone, Debug)]
+pub enum Skim<'a> {
+    /// The server gives up on this stream (`op` is -1).
+    Error {
+        name: &'a str,
+        message: Option<&'a str>,
+    },
+    Message(Envelope<'a>),
+    Unknown(UnknownFrame<'a>),
+}
+
+/// The fields that all messages share, where they have them.
+#[derive(Clone, Debug)]
+pub struct Envelope<'a> {
+    pub kind: Kind,
+    pub seq: Option<u64>,
+    /// Where in the frame the integer `seq` stands, in bytes.
+    pub seq_span: Option<Range<usize>>,
+    /// The repository: `repo` of a commit, `did` of everything else. Not yet checked.
+    pub did: Option<&'a str>,
+    pub rev: Option<&'a str>,
+    /// When the server emitted the event, as it wrote it.
+    pub time: Option<&'a str>,
+    paths: Paths<'a>,
+    /// Where the payload begins in the frame.
+    payload: usize,
+}
+
+impl<'a> Envelope<'a> {
+    /// The paths of a commit's operations (`collection/rkey`), in order; of anything else, none.
+    pub fn paths(&self) -> Paths<'a> {
+        self.paths.clone()
+    }
+
+    /// The payload's bytes in `frame`, which is the frame that was skimmed.
+    pub(crate) fn payload<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
+        frame.get(self.payload..).unwrap_or_default()
+    }
+}
+
+/// A frame of an `op` or a `t` that this worker has never heard of. It is to be ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownFrame<'a> {
+    pub op: i64,
+    pub t: Option<&'a str>,
+    /// Its `seq`, if it has one that is an unsigned integer.
+    pub seq: Option<u64>,
+    pub seq_span: Option<Range<usize>>,
+}
+
+/// The paths of a commit's operations.
+#[derive(Clone, Debug)]
+pub struct Paths<'a> {
+    operations: Reader<'a>,
+    remaining: usize,
+}
+
+impl<'a> Paths<'a> {
+    fn none() -> Self {
+        Self {
+            operations: Reader::new(&[]),
+            remaining: 0,
+        }
+    }
+
+    /// Checks all operations and leaves `reader` behind them.
+    fn read(reader: &mut Reader<'a>) -> Result<Self, SkimFault> {
+        let remaining = reader.array()?;
+        let operations = reader.clone();
+        for _ in 0..remaining {
+            read_path(reader)?;
+        }
+        Ok(Self {
+            operations,
+            remaining,
+        })
+    }
+}
+
+impl<'a> Iterator for Paths<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        self.remaining = self.remaining.checked_sub(1)?;
+        // It has been read once before, so it can be read.
+        read_path(&mut self.operations).ok()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.remaining, Some(self.remaining))
+    }
+}
+
+impl ExactSizeIterator for Paths<'_> {}
+
+/// A frame whose envelope can't be read, and what had been read of it by then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{fault}")]
+pub struct SkimError {
+    pub fault: SkimFault,
+    pub kind: Option<Kind>,
+    pub seq: Option<u64>,
+    pub did: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SkimFault {
+    /// The offset counts from the start of the frame.
+    #[error("{0}")]
+    Cbor(#[from] CborError),
+    #[error("the field {0:?} is missing")]
+    Missing(&'static str),
+}
+
+impl<F: Into<SkimFault>> From<F> for SkimError {
+    fn from(fault: F) -> Self {
+        Self {
+            fault: fault.into(),
+            kind: None,
+            seq: None,
+            did: None,
+        }
+    }
+}
+
+/// Reads the envelope of a raw frame: a header map and a payload map, one behind the other.
+///
+/// # Errors
+/// If either is not DAG-CBOR in canonical order, if a field has another type than its lexicon gives
+/// it, if an operation has no path, or if anything follows the payload.
+pub fn skim(frame: &[u8]) -> Result<Skim<'_>, SkimError> {
+    let mut reader = Reader::new(frame);
+    let (op, t) = read_header(&mut reader)?;
+    match (op, t.and_then(Kind::of_header)) {
+        (1, Some(kind)) => read_message(&mut reader, kind).map(Skim::Message),
+        (1, None) if t.is_none() => Err(SkimFault::Missing("t").into()),
+        (-1, _) => Ok(read_error(&mut reader)?),
+        _ => Ok(Skim::Unknown(read_unknown(&mut reader, op, t)?)),
+    }
+}
+
+/// The place of a frame in its stream; `None` where it has none, as an `#info`, or names one that no
+/// cursor could, or can't be skimmed.
+pub fn seq_of(frame: &[u8]) -> Option<u64> {
+    let seq = match skim(frame).ok()? {
+        Skim::Message(envelope) if envelope.kind == Kind::Info => None,
+        Skim::Message(envelope) => envelope.seq,
+        Skim::Unknown(unknown) => unknown.seq,
+        Skim::Error { .. } => None,
+    };
+    seq.filter(|seq| SEQS.contains(seq))
+}
+
+/// The frame with another `seq`, for a server that replays recorded frames.
+///
+/// # Errors
+/// If the frame can't be skimmed, or has no seq (`#info` and error frames have none).
+pub fn splice_seq(frame: &[u8], seq: u64) -> Result<Vec<u8>, SkimError> {
+    let span = match skim(frame)? {
+        Skim::Error { .. } => None,
+        Skim::Message(envelope) => envelope.seq_span,
+        Skim::Unknown(unknown) => unknown.seq_span,
+    };
+    let span = span.ok_or(SkimFault::Missing("seq"))?;
+    let mut number = Writer::default();
+    number.unsigned(seq);
+    Ok([&frame[..span.start], &number.finish(), &frame[span.end..]].concat())
+}
+
+fn read_header<'a>(reader: &mut Reader<'a>) -> Result<(i64, Option<&'a str>), SkimFault> {
+    let (mut op, mut t) = (None, None);
+    let mut keys = reader.map()?;
+    while let Some(key) = keys.next(reader)? {
+        match key {
+            b"t" => t = Some(reader.text()?),
+            b"op" => op = Some(reader.signed()?),
+            _ => reader.skip()?,
+        }
+    }
+    Ok((op.ok_or(SkimFault::Missing("op"))?, t))
+}
+
+fn read_message<'a>(reader: &mut Reader<'a>, kind: Kind) -> Result<Envelope<'a>, SkimError> {
+    let mut envelope = Envelope {
+        kind,
+        seq: None,
+        seq_span: None,
+        did: None,
+        rev: None,
+        time: None,
+        paths: Paths::none(),
+        payload: reader.position(),
+    };
+    match read_payload(reader, &mut envelope) {
+        Ok(()) => Ok(envelope),
+        Err(fault) => Err(SkimError {
+            fault,
+            kind: Some(kind),
+            seq: envelope.seq,
+            did: envelope.did.map(str::to_owned),
+        }),
+    }
+}
+
+fn read_payload<'a>(reader: &mut Reader<'a>, envelope: &mut Envelope<'a>) -> Result<(), SkimFault> {
+    let is_commit = envelope.kind == Kind::Commit;
+    let mut keys = reader.map()?;
+    while let Some(key) = keys.next(reader)? {
+        match key {
+            b"did" if !is_commit => envelope.did = Some(reader.text()?),
+            b"ops" if is_commit => envelope.paths = Paths::read(reader)?,
+            b"repo" if is_commit => envelope.did = Some(reader.text()?),
+            b"rev" => envelope.rev = Some(reader.text()?),
+            b"seq" => {
+                let start = reader.position();
+                envelope.seq = Some(reader.unsigned()?);
+                envelope.seq_span = Some(start..reader.position());
+            }
+            b"time" => envelope.time = Some(reader.text()?),
+            _ => reader.skip()?,
+        }
+    }
+    Ok(reader.end()?)
+}
+
+/// The path of one operation; `reader` is left behind the operation.
+fn read_path<'a>(reader: &mut Reader<'a>) -> Result<&'a str, SkimFault> {
+    let mut path = None;
+    let mut keys = reader.map()?;
+    while let Some(key) = keys.next(reader)? {
+        match key {
+            b"path" => path = Some(reader.text()?),
+            _ => reader.skip()?,
+        }
+    }
+    path.ok_or(SkimFault::Missing("path"))
+}
+
+fn read_error<'a>(reader: &mut Reader<'a>) -> Result<Skim<'a>, SkimFault> {
+    let (mut name, mut message) = (None, None);
+    let mut keys = reader.map()?;
+    while let Some(key) = keys.next(reader)? {
+        match key {
+            b"error" => name = Some(reader.text()?),
+            b"message" => message = Some(reader.text()?),
+            _ => reader.skip()?,
+        }
+    }
+    reader.end()?;
+    Ok(Skim::Error {
+        name: name.ok_or(SkimFault::Missing("error"))?,
+        message,
+    })
+}
+
+fn read_unknown<'a>(
+    reader: &mut Reader<'a>,
+    op: i64,
+    t: Option<&'a str>,
+) -> Result<UnknownFrame<'a>, SkimFault> {
+    let (mut seq, mut seq_span) = (None, None);
+    let mut keys = reader.map()?;
+    while let Some(key) = keys.next(reader)? {
+        let before = reader.clone();
+        match (key, reader.item()?) {
+            (b"seq", Item::Unsigned(value)) => {
+                seq = Some(value);
+                seq_span = Some(before.position()..reader.position());
+            }
+            _ => {
+                *reader = before;
+                reader.skip()?;
+            }
+        }
+    }
+    reader.end()?;
+    Ok(UnknownFrame {
+        op,
+        t,
+        seq,
+        seq_span,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::atproto::cbor::CborFault;
+
+    /// A frame of hex; spaces are for the reader.
+    fn frame(hex: &str) -> Vec<u8> {
+        data_encoding::HEXLOWER
+            .decode(hex.replace(' ', "").as_bytes())
+            .unwrap()
+    }
+
+    /// `{t: "#identity", op: 1} {did: "did:x:y", seq: 7}`
+    const IDENTITY: &str = "a2 6174 69 236964656e74697479 626f70 01 \
+                            a2 63646964 67 6469643a783a79 63736571 07";
+
+    fn envelope(frame: &[u8]) -> Envelope<'_> {
+        match skim(frame).unwrap() {
+            Skim::Message(envelope) => envelope,
+            other => panic!("not a message: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_message_tells_kind_did_and_seq() {
+        let frame = frame(IDENTITY);
+        let envelope = envelope(&frame);
+        assert_eq!(envelope.kind, Kind::Identity);
+        assert_eq!(envelope.did, Some("did:x:y"));
+        assert_eq!(envelope.seq, Some(7));
+        assert_eq!(envelope.time, None);
+        assert_eq!(envelope.paths().len(), 0);
+    }
+
+    #[test]
+    fn minus_one_is_an_error_frame() {
+        // {op: -1} {error: "Oops"}
+        let frame = frame("a1 626f70 20 a1 656572726f72 64 4f6f7073");
+        let Skim::Error { name, message } = skim(&frame).unwrap() else {
+            panic!("not an error frame");
+        };
+        assert_eq!((name, message), ("Oops", None));
+    }
+
+    #[test]
+    fn an_unknown_type_keeps_its_seq() {
+        // {t: "#new", op: 1} {seq: 24, "what": {"nested": [1]}}
+        let frame = frame(
+            "a2 6174 64 236e6577 626f70 01 a2 63736571 1818 6477686174 a1 666e6573746564 8101",
+        );
+        let Skim::Unknown(unknown) = skim(&frame).unwrap() else {
+            panic!("not unknown");
+        };
+        assert_eq!(unknown.t, Some("#new"));
+        assert_eq!(unknown.seq, Some(24));
+    }
+
+    #[test]
+    fn an_unknown_op_is_no_error() {
+        // {t: "#commit", op: 2} {}
+        let frame = frame("a2 6174 67 23636f6d6d6974 626f70 02 a0");
+        assert!(matches!(skim(&frame), Ok(Skim::Unknown(unknown)) if unknown.op == 2));
+    }
+
+    #[test]
+    fn a_message_without_a_type_is_refused() {
+        let error = skim(&frame("a1 626f70 01 a0")).unwrap_err();
+        assert_eq!(error.fault, SkimFault::Missing("t"));
+    }
+
+    #[test]
+    fn keys_out_of_order_or_repeated_are_refused() {
+        let header = "a2 6174 69 236964656e74697479 626f70 01";
+        for payload in ["a2 63736571 07 63646964 6178", "a2 63736571 07 63736571 08"] {
+            let error = skim(&frame(&format!("{header} {payload}"))).unwrap_err();
+            let SkimFault::Cbor(cbor) = error.fault else {
+                panic!("{error:?}");
+            };
+            assert_eq!(cbor.fault, CborFault::KeyOrder);
+            assert_eq!(error.seq, Some(7), "what was read is told");
+        }
+    }
+
+    #[test]
+    fn bytes_behind_the_payload_are_refused() {
+        let mut frame = frame(IDENTITY);
+        frame.push(0);
+        let error = skim(&frame).unwrap_err();
+        assert_eq!(error.to_string(), "bytes after the end at byte 35");
+        assert_eq!(error.did.as_deref(), Some("did:x:y"));
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let frame = frame(IDENTITY);
+        for end in 0..frame.len() {
+            assert!(skim(&frame[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_spliced_seq_is_minimal_and_changes_nothing_else() {
+        let original = frame(IDENTITY);
+        for seq in [
+            0,
+            23,
+            24,
+            255,
+            256,
+            65_535,
+            65_536,
+            0xffff_ffff,
+            0x1_0000_0000,
+            u64::MAX,
+        ] {
+            let spliced = splice_seq(&original, seq).unwrap();
+            assert_eq!(envelope(&spliced).seq, Some(seq));
+            assert_eq!(splice_seq(&spliced, 7).unwrap(), original);
+        }
+    }
+
+    #[test]
+    fn what_no_cursor_could_name_is_no_place() {
+        let identity = frame(IDENTITY);
+        // {t: "#new", op: 1} {seq: 24}
+        let unknown = frame("a2 6174 64 236e6577 626f70 01 a1 63736571 1818");
+        for (seq, place) in [
+            (1, Some(1)),
+            ((1 << 53) - 1, Some((1 << 53) - 1)),
+            (0, None),
+            (1 << 53, None),
+            (u64::MAX, None),
+        ] {
+            for frame in [&identity, &unknown] {
+                assert_eq!(seq_of(&splice_seq(frame, seq).unwrap()), place);
+            }
+        }
+        // {t: "#info", op: 1} {seq: 7, name: "x"}
+        let info = frame("a2 6174 65 23696e666f 626f70 01 a2 63736571 07 646e616d65 6178");
+        assert_eq!(seq_of(&info), None);
+    }
+
+    #[test]
+    fn a_frame_without_seq_can_not_be_spliced() {
+        // {t: "#info", op: 1} {name: "x"}
+        let frame = frame("a2 6174 65 23696e666f 626f70 01 a1 646e616d65 6178");
+        let error = splice_seq(&frame, 1).unwrap_err();
+        assert_eq!(error.fault, SkimFault::Missing("seq"));
+    }
+}

@@ -1,0 +1,380 @@
+//! What the seqs of a source say: progress, a replay, or a gap.
+//!
+//! Seqs rise, but nothing more can be relied on. Replays after a reconnect may be inclusive or
+//! exclusive; the relay in production sends neither `OutdatedCursor` nor `FutureCursor`
+//! (bluesky-social/indigo#1328); and a host name may come to stand for another server with other
+//! seqs. So every jump is judged by the events' time as well.
+//!
+//! A new connection is asked to begin with the event that was the last one of the one before.
+//! Where that comes with the time that it had, the sequence is the same, and nothing was missed.
+
+use std::time::Duration;
+
+use crate::model::Position;
+use crate::store::plan::effect::{Gap, GapCause};
+
+/// How much later than the cursor an event with a lower seq may be and still count as a replay.
+/// Servers stamp events with clocks that may step a little; a new sequence begins minutes later.
+const REPLAY_SLACK: Duration = Duration::from_secs(10);
+
+/// Watches the positions of a source's events, in order.
+#[derive(Clone, Debug)]
+pub struct SequenceGuard {
+    position: Position,
+    /// How far back the source can replay; silence longer than that means missed events.
+    window: Duration,
+    /// Why the next event may follow on a gap, and what lies before that gap.
+    pending: Option<(GapCause, Position)>,
+    joint: Joint,
+}
+
+/// Whether a connection goes on where the one before has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joint {
+    Passed,
+    /// Nothing has come by it yet, or a single event from before.
+    Open {
+        before: Option<u64>,
+    },
+}
+
+/// What an event's position means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observation {
+    /// Later than everything before.
+    Advance { gap: Option<Gap> },
+    /// Seen before, or older than what was seen before. The cursor stays.
+    Replay,
+    /// Seqs began anew: the cursor goes back to them.
+    Restart { gap: Gap },
+}
+
+impl SequenceGuard {
+    /// Starts behind `position`; `gap` says why what comes next may not follow on it.
+    pub fn new(position: Position, gap: Option<GapCause>, window: Duration) -> Self {
+        Self {
+            position,
+            window,
+            pending: gap.map(|cause| (cause, position)),
+            joint: Joint::Passed,
+        }
+    }
+
+    /// What comes next comes by another connection.
+    pub fn note_joint(&mut self) {
+        if self.position != Position::default() {
+            self.joint = Joint::Open { before: None };
+        }
+    }
+
+    /// Whether `event` is the one that is to come first by a new connection.
+    pub fn is_proof(&self, event: Position) -> bool {
+        self.joint != Joint::Passed && event.seq == self.position.seq
+    }
+
+    /// The place behind everything that was observed.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The source says that it no longer holds what follows the cursor.
+    pub fn note_outdated_cursor(&mut self) {
+        self.pending
+            .get_or_insert((GapCause::OutdatedCursor, self.position));
+    }
+
+    /// The gap whose end has not been seen yet.
+    pub fn unfinished_gap(&self) -> Option<Gap> {
+        let (cause, from) = self.pending?;
+        Some(gap(cause, from, None))
+    }
+
+    /// Judges the next event's position.
+    pub fn observe(&mut self, event: Position) -> Observation {
+        let cause = match self.joint {
+            Joint::Open { before } => self.cause_at_joint(event, before),
+            Joint::Passed => self
+                .is_new_sequence(event)
+                .then_some(GapCause::SequenceReset),
+        };
+        match cause {
+            Some(cause @ (GapCause::SequenceReset | GapCause::FutureCursor)) => {
+                self.restart(cause, event)
+            }
+            _ if event.seq <= self.position.seq => {
+                self.position.time = self.position.time.or(event.time);
+                Observation::Replay
+            }
+            cause => self.advance(cause, event),
+        }
+    }
+
+    fn restart(&mut self, cause: GapCause, event: Position) -> Observation {
+        let gap = gap(cause, self.position, Some(event));
+        self.position = event;
+        self.pending = None;
+        self.joint = Joint::Passed;
+        Observation::Restart { gap }
+    }
+
+    fn advance(&mut self, cause: Option<GapCause>, event: Position) -> Observation {
+        let before = self.position;
+        self.position = Position {
+            seq: event.seq,
+            time: event.time.or(before.time),
+        };
+        let by_clock = self.is_beyond_window(before, event);
+        let cause = cause.or(by_clock.then_some(GapCause::OutdatedCursor));
+        let gap = match self.pending.take() {
+            Some((cause, from)) => Some(gap(cause, from, Some(event))),
+            None => cause.map(|cause| gap(cause, before, Some(event))),
+        };
+        Observation::Advance { gap }
+    }
+
+    /// Why events may be missing before one that comes by a new connection, by which `earlier` has come.
+    fn cause_at_joint(&mut self, event: Position, earlier: Option<u64>) -> Option<GapCause> {
+        let before = self.position;
+        let ahead = before
+            .time
+            .zip(event.time)
+            .map(|(before, now)| now.duration_since(before));
+        if event.seq < before.seq {
+            // Servers may begin with the one before what they were asked for. One that begins earlier
+            // still shows nothing, since not every event is told of.
+            self.joint = match earlier {
+                Some(earlier) if earlier != event.seq => Joint::Passed,
+                _ => Joint::Open {
+                    before: Some(event.seq),
+                },
+            };
+            // A cursor that was set by hand, to where this sequence has not come yet.
+            let is_future = before.time.is_none() && event.seq + 1 < before.seq;
+            let is_new = self.is_new_sequence(event);
+            return match is_future {
+                true => Some(GapCause::FutureCursor),
+                false => is_new.then_some(GapCause::SequenceReset),
+            };
+        }
+        self.joint = Joint::Passed;
+        let slack = signed(REPLAY_SLACK);
+        match ahead? {
+            ahead if event.seq == before.seq => {
+                (!ahead.is_zero()).then_some(GapCause::SequenceReset)
+            }
+            // What we had last is there no longer, nor perhaps what followed it.
+            ahead if ahead > slack => Some(GapCause::OutdatedCursor),
+            // It has our seq behind it, and its time before it.
+            ahead if ahead < -slack => Some(GapCause::SequenceReset),
+            _ => None,
+        }
+    }
+
+    fn is_new_sequence(&self, event: Position) -> bool {
+        if event.seq > self.position.seq {
+            return false;
+        }
+        match (self.position.time, event.time) {
+            (Some(before), Some(now)) => now.duration_since(before) > signed(REPLAY_SLACK),
+            _ => false,
+        }
+    }
+
+    fn is_beyond_window(&self, before: Position, event: Position) -> bool {
+        match (before.time, event.time) {
+            (Some(before), Some(now)) => now.duration_since(before) > signed(self.window),
+            _ => false,
+        }
+    }
+}
+
+fn gap(cause: GapCause, from: Position, to: Option<Position>) -> Gap {
+    Gap {
+        cause,
+        from_seq: from.seq,
+        from_time: from.time,
+        to_seq: to.map(|to| to.seq),
+        to_time: to.and_then(|to| to.time),
+    }
+}
+
+fn signed(duration: Duration) -> jiff::SignedDuration {
+    jiff::SignedDuration::try_from(duration).unwrap_or(jiff::SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    const HOUR: i64 = 3600;
+
+    fn at(seq: u64, second: i64) -> Position {
+        Position {
+            seq,
+            time: Some(Timestamp::from_second(1_800_000_000 + second).unwrap()),
+        }
+    }
+
+    fn guard_at(position: Position) -> SequenceGuard {
+        SequenceGuard::new(position, None, Duration::from_secs(72 * 3600))
+    }
+
+    #[test]
+    fn gaps_in_the_numbering_are_normal() {
+        let mut guard = guard_at(at(10, 0));
+        assert_eq!(
+            guard.observe(at(500, 1)),
+            Observation::Advance { gap: None }
+        );
+        assert_eq!(guard.position(), at(500, 1));
+    }
+
+    #[test]
+    fn an_inclusive_replay_is_no_gap_and_does_not_move_the_cursor_back() {
+        let mut guard = guard_at(at(10, 0));
+        assert_eq!(guard.observe(at(10, 0)), Observation::Replay);
+        assert_eq!(guard.observe(at(3, -60)), Observation::Replay);
+        assert_eq!(guard.position(), at(10, 0));
+    }
+
+    #[test]
+    fn lower_seqs_at_a_later_time_are_a_new_sequence() {
+        let mut guard = guard_at(at(1_000_000, 0));
+        let Observation::Restart { gap } = guard.observe(at(1, 60)) else {
+            panic!("not seen as a restart");
+        };
+        assert_eq!(gap.cause, GapCause::SequenceReset);
+        assert_eq!((gap.from_seq, gap.to_seq), (1_000_000, Some(1)));
+        assert_eq!(guard.position(), at(1, 60));
+        assert_eq!(guard.observe(at(2, 61)), Observation::Advance { gap: None });
+    }
+
+    #[test]
+    fn a_silence_longer_than_the_sources_window_is_a_gap_even_if_nobody_says_so() {
+        let mut guard = guard_at(at(10, 0));
+        let Observation::Advance { gap: Some(gap) } = guard.observe(at(11, 73 * HOUR)) else {
+            panic!("no gap was seen");
+        };
+        assert_eq!(gap.cause, GapCause::OutdatedCursor);
+    }
+
+    #[test]
+    fn an_outdated_cursor_opens_a_gap_that_ends_at_the_next_event() {
+        let mut guard = guard_at(at(10, 0));
+        guard.note_outdated_cursor();
+        let unfinished = guard.unfinished_gap().unwrap();
+        assert_eq!((unfinished.from_seq, unfinished.to_seq), (10, None));
+        let Observation::Advance { gap: Some(gap) } = guard.observe(at(90, 5)) else {
+            panic!("no gap was seen");
+        };
+        assert_eq!((gap.from_seq, gap.to_seq), (10, Some(90)));
+        assert_eq!(guard.unfinished_gap(), None);
+    }
+
+    /// At the 1000th event, with a new connection before the next one.
+    fn guard_at_joint() -> SequenceGuard {
+        let mut guard = guard_at(at(1000, 0));
+        guard.note_joint();
+        guard
+    }
+
+    fn cause(observation: &Observation) -> Option<GapCause> {
+        match observation {
+            Observation::Advance { gap } => gap.as_ref().map(|gap| gap.cause),
+            Observation::Restart { gap } => Some(gap.cause),
+            Observation::Replay => None,
+        }
+    }
+
+    #[test]
+    fn a_connection_that_begins_with_the_last_event_goes_on_where_it_ended() {
+        let mut guard = guard_at_joint();
+        // An inclusive server.
+        assert_eq!(guard.observe(at(999, -1)), Observation::Replay);
+        assert!(guard.is_proof(at(1000, 0)));
+        assert_eq!(guard.observe(at(1000, 0)), Observation::Replay);
+        // However long nothing has happened.
+        let next = guard.observe(at(1001, 20 * HOUR));
+        assert_eq!(next, Observation::Advance { gap: None });
+    }
+
+    #[test]
+    fn a_server_that_begins_earlier_than_it_was_asked_to_has_shown_nothing() {
+        let mut guard = guard_at_joint();
+        for replayed in [at(997, -9), at(997, -9), at(998, -8)] {
+            assert_eq!(guard.observe(replayed), Observation::Replay);
+        }
+        // What is between need not have been told.
+        let next = guard.observe(at(1001, HOUR));
+        assert_eq!(next, Observation::Advance { gap: None });
+    }
+
+    #[test]
+    fn the_last_event_at_another_time_is_one_of_another_sequence() {
+        // Two relays whose seqs are alike, and not the same.
+        for seconds in [-3, 3] {
+            let observed = guard_at_joint().observe(at(1000, seconds));
+            assert_eq!(cause(&observed), Some(GapCause::SequenceReset));
+            assert!(matches!(observed, Observation::Restart { .. }));
+        }
+    }
+
+    #[test]
+    fn where_the_last_event_is_gone_what_followed_it_may_be_too() {
+        let observed = guard_at_joint().observe(at(5000, 96 * HOUR));
+        assert_eq!(cause(&observed), Some(GapCause::OutdatedCursor));
+        let observed = guard_at_joint().observe(at(5000, HOUR));
+        assert_eq!(cause(&observed), Some(GapCause::OutdatedCursor));
+        // A server erases the events of an account that is deleted.
+        let observed = guard_at_joint().observe(at(1001, 1));
+        assert_eq!(cause(&observed), None);
+    }
+
+    #[test]
+    fn higher_seqs_at_an_earlier_time_are_a_new_sequence() {
+        let mut guard = guard_at_joint();
+        let observed = guard.observe(at(26_000_000, -70 * HOUR));
+        assert_eq!(cause(&observed), Some(GapCause::SequenceReset));
+        assert_eq!(guard.position(), at(26_000_000, -70 * HOUR));
+    }
+
+    #[test]
+    fn a_cursor_that_was_set_too_high_is_noticed_though_nobody_says_so() {
+        let by_hand = Position {
+            seq: 1000,
+            time: None,
+        };
+        let mut guard = guard_at(by_hand);
+        guard.note_joint();
+        let observed = guard.observe(at(7, 0));
+        assert_eq!(cause(&observed), Some(GapCause::FutureCursor));
+        assert_eq!(guard.position(), at(7, 0));
+
+        let mut guard = guard_at(by_hand);
+        guard.note_joint();
+        assert_eq!(guard.observe(at(1000, 0)), Observation::Replay);
+        assert_eq!(guard.position(), at(1000, 0));
+    }
+
+    #[test]
+    fn a_source_that_was_never_followed_has_nothing_to_prove() {
+        let mut guard = guard_at(Position::default());
+        guard.note_joint();
+        assert_eq!(guard.observe(at(7, 0)), Observation::Advance { gap: None });
+    }
+
+    #[test]
+    fn a_start_at_the_live_end_is_a_gap_up_to_the_first_event() {
+        let mut guard = SequenceGuard::new(
+            Position::default(),
+            Some(GapCause::StartedLive),
+            Duration::from_secs(HOUR as u64),
+        );
+        let Observation::Advance { gap: Some(gap) } = guard.observe(at(77, 0)) else {
+            panic!("no gap was seen");
+        };
+        assert_eq!((gap.cause, gap.to_seq), (GapCause::StartedLive, Some(77)));
+    }
+}

@@ -1,0 +1,68 @@
+//! Which sequence of events, and where in it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// Names one sequence of events: the source's URL with scheme, host, port and path, without query.
+///
+/// Seqs of two hosts, or of one host behind two ports, have nothing to do with each other, so the
+/// whole URL is the key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SourceId(Arc<str>);
+
+impl SourceId {
+    pub fn new(id: &str) -> Self {
+        Self(id.into())
+    }
+
+    /// The id of the source behind `url`. Credentials, query and fragment are no part of it.
+    pub fn of(url: &Url) -> Self {
+        let scheme = url.scheme();
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}"));
+        let path = url.path();
+        Self(format!("{scheme}://{host}{}{path}", port.unwrap_or_default()).into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A place in a source's sequence: everything up to and including `seq` lies behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// 0 is the place before the oldest event that the source still holds.
+    pub seq: u64,
+    /// The `time` of the event with that seq, where it is known. It tells one sequence space from
+    /// another that happens to have similar numbers.
+    pub time: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_named_by_its_url_without_query_and_credentials() {
+        let id = |url: &str| SourceId::of(&Url::parse(url).unwrap()).to_string();
+        assert_eq!(
+            id("wss://user:secret@Relay.example/xrpc/s?cursor=3#x"),
+            "wss://relay.example/xrpc/s"
+        );
+        assert_eq!(id("ws://[::1]:2583/s"), "ws://[::1]:2583/s");
+        assert_eq!(id("wss://relay.example:443/s"), "wss://relay.example/s");
+        assert_ne!(id("ws://relay.example/s"), id("wss://relay.example/s"));
+    }
+}

@@ -1,0 +1,8 @@
+//! What every request over the network needs: addresses, redirects, TLS, the HTTP client, limits.
+
+pub mod address;
+pub mod http_client;
+pub mod redirect;
+pub mod request_limiter;
+pub mod retry_after;
+pub(crate) mod tls;

@@ -1,8 +1,0 @@
-//! What the operator sees: metrics, health, status.
-
-pub mod health;
-pub mod http;
-pub mod log;
-pub mod metrics;
-pub mod rate_limit;
-pub mod status;

@@ -1,0 +1,410 @@
+//! Gathers effects into transactions.
+
+use std::collections::VecDeque;
+use std::ops::{Add, Sub};
+
+use crate::model::Position;
+use crate::store::plan::effect::Effect;
+
+/// What one batch of frames asks of the tables.
+#[derive(Debug)]
+pub struct IndexWork<L> {
+    /// What is owed until the work is durable: a lease, in the pipeline.
+    pub duty: L,
+    pub effects: Vec<Effect>,
+    /// After how many effects which place of the source is reached: one entry an event, rising.
+    pub marks: Vec<Mark>,
+    /// The place behind the whole batch.
+    pub position: Position,
+    pub sequence_restarted: bool,
+    /// A handler has died with this work in hand, so it is applied alone.
+    pub is_suspect: bool,
+}
+
+/// Once the first `effects` effects are durable, so is everything up to `position`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub effects: usize,
+    pub position: Position,
+}
+
+/// Effects and cursor that become durable together.
+#[derive(Debug)]
+pub struct Transaction<L> {
+    pub effects: Vec<Effect>,
+    pub position: Position,
+    pub sequence_restarted: bool,
+    /// What is done once this is durable, each with the place behind it.
+    pub completes: Vec<(L, Position)>,
+    /// Its last effects are the beginning of the work that waits first.
+    pub is_unfinished: bool,
+}
+
+/// Work that waits to be cut into transactions, in order.
+#[derive(Debug)]
+pub struct Accumulator<L> {
+    waiting: VecDeque<IndexWork<L>>,
+    depth: usize,
+    load: Load,
+    /// The load that makes a transaction.
+    size: usize,
+}
+
+/// What effects take up in a transaction. A step of a repository is written beside the records that it
+/// brings, so it does not take the place of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    steps: usize,
+    others: usize,
+}
+
+impl<L> Accumulator<L> {
+    pub fn new(size: usize) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            depth: 0,
+            load: Load::default(),
+            size: size.max(1),
+        }
+    }
+
+    pub fn push(&mut self, work: IndexWork<L>) {
+        self.depth += work.effects.len();
+        self.load = self.load + Load::of(&work.effects);
+        self.waiting.push_back(work);
+    }
+
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+        self.depth = 0;
+        self.load = Load::default();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The duty of the work that waits first.
+    pub fn first_duty(&mut self) -> Option<&mut L> {
+        self.waiting.front_mut().map(|work| &mut work.duty)
+    }
+
+    /// How many effects wait.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Whether a transaction should be written without waiting for more.
+    pub fn is_due(&self) -> bool {
+        self.load.size() >= self.size || self.waiting.iter().any(|work| work.is_suspect)
+    }
+
+    /// Cuts the next transaction: a load of about `size`, never part of an event's, and a suspect
+    /// batch by itself.
+    pub fn cut(&mut self) -> Option<Transaction<L>> {
+        let mut transaction = Transaction {
+            effects: Vec::new(),
+            position: self.waiting.front()?.position,
+            sequence_restarted: false,
+            completes: Vec::new(),
+            is_unfinished: false,
+        };
+        let mut load = Load::default();
+        while let Some(work) = self.waiting.front_mut() {
+            let is_first = transaction.effects.is_empty() && transaction.completes.is_empty();
+            if !is_first && (work.is_suspect || load.size() >= self.size) {
+                break;
+            }
+            let is_alone = work.is_suspect;
+            transaction.sequence_restarted |= work.sequence_restarted;
+            let whole = load + Load::of(&work.effects);
+            if whole.size() > self.size && !is_alone {
+                let Some(mark) = work.cut_mark(load, self.size, is_first) else {
+                    break;
+                };
+                if mark.effects < work.effects.len() {
+                    transaction
+                        .effects
+                        .extend(work.effects.drain(..mark.effects));
+                    transaction.position = mark.position;
+                    transaction.is_unfinished = true;
+                    work.shift_marks(mark.effects);
+                    break;
+                }
+            }
+            let Some(work) = self.waiting.pop_front() else {
+                break;
+            };
+            load = whole;
+            transaction.effects.extend(work.effects);
+            transaction.position = work.position;
+            transaction.completes.push((work.duty, work.position));
+            if is_alone {
+                break;
+            }
+        }
+        self.depth -= transaction.effects.len();
+        self.load = self.load - Load::of(&transaction.effects);
+        Some(transaction)
+    }
+}
+
+impl<L> IndexWork<L> {
+    /// The last place to cut up to which a `load` does not grow beyond `size`; the first one of all
+    /// where something must go. What follows the last mark goes whole.
+    fn cut_mark(&self, mut load: Load, size: usize, must: bool) -> Option<Mark> {
+        let end = Mark {
+            effects: self.effects.len(),
+            position: self.position,
+        };
+        let mut fitting = None;
+        let mut behind = 0;
+        for mark in &self.marks {
+            load = load + Load::of(&self.effects[behind..mark.effects]);
+            if load.size() > size {
+                break;
+            }
+            (fitting, behind) = (Some(mark), mark.effects);
+        }
+        let first = self.marks.first().unwrap_or(&end);
+        fitting.or(must.then_some(first)).copied()
+    }
+
+    fn shift_marks(&mut self, gone: usize) {
+        self.marks.retain(|mark| mark.effects > gone);
+        for mark in &mut self.marks {
+            mark.effects -= gone;
+        }
+    }
+}
+
+impl Load {
+    pub fn of(effects: &[Effect]) -> Self {
+        let is_step = |effect: &&Effect| matches!(effect, Effect::Commit(_));
+        let steps = effects.iter().filter(is_step).count();
+        Self {
+            steps,
+            others: effects.len() - steps,
+        }
+    }
+
+    /// What is held against a batch's bound: each of the two kinds has it for itself.
+    pub fn size(self) -> usize {
+        self.steps.max(self.others)
+    }
+}
+
+impl Add for Load {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            steps: self.steps + other.steps,
+            others: self.others + other.others,
+        }
+    }
+}
+
+impl Sub for Load {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            steps: self.steps - other.steps,
+            others: self.others - other.others,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use cid::Cid;
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::atproto::syntax::{Did, Tid};
+    use crate::store::plan::effect::{Claim, CommitStep, IdentityChange};
+
+    fn at(seq: u64) -> Position {
+        Position { seq, time: None }
+    }
+
+    fn effect(seq: u64) -> Effect {
+        Effect::Identity(IdentityChange {
+            did: Did::parse("did:plc:abc").unwrap(),
+            handle: None,
+            seq,
+            time: Timestamp::UNIX_EPOCH,
+        })
+    }
+
+    fn step(seq: u64) -> Effect {
+        Effect::Commit(Box::new(CommitStep {
+            did: Did::parse("did:plc:abc").unwrap(),
+            rev: Tid::parse("3jzfcijpj2z2a").unwrap(),
+            data: Cid::default(),
+            seq,
+            time: Timestamp::UNIX_EPOCH,
+            claim: Claim::Anywhere,
+            wants_history: false,
+            frame: Bytes::new(),
+        }))
+    }
+
+    /// Work of one event for each of `sizes`, with that many effects each, seqs from `first_seq`.
+    fn work(first_seq: u64, sizes: &[usize]) -> IndexWork<u64> {
+        let (mut effects, mut marks) = (Vec::new(), Vec::new());
+        for (seq, &size) in (first_seq..).zip(sizes) {
+            effects.extend((0..size).map(|_| effect(seq)));
+            marks.push(Mark {
+                effects: effects.len(),
+                position: at(seq),
+            });
+        }
+        let last = first_seq + sizes.len() as u64;
+        IndexWork {
+            duty: last,
+            effects,
+            marks,
+            position: at(last),
+            sequence_restarted: false,
+            is_suspect: false,
+        }
+    }
+
+    #[test]
+    fn a_transaction_holds_as_many_effects_as_it_should() {
+        let mut accumulator = Accumulator::new(100);
+        accumulator.push(work(1, &[1; 60]));
+        accumulator.push(work(61, &[1; 60]));
+        let first = accumulator.cut().unwrap();
+        assert_eq!((first.effects.len(), first.position), (100, at(100)));
+        assert_eq!(first.completes, [(61, at(61))]);
+        assert!(first.is_unfinished);
+        assert_eq!(accumulator.first_duty(), Some(&mut 121));
+        let second = accumulator.cut().unwrap();
+        assert_eq!((second.effects.len(), second.position), (20, at(121)));
+        assert!(!second.is_unfinished);
+        assert!(accumulator.cut().is_none());
+    }
+
+    #[test]
+    fn a_step_of_a_repository_takes_the_place_of_no_other_effect() {
+        let mut commits = work(1, &[2; 70]);
+        for effect in commits.effects.iter_mut().step_by(2) {
+            *effect = step(1);
+        }
+        let mut accumulator = Accumulator::new(50);
+        accumulator.push(commits);
+        assert!(accumulator.is_due());
+        let first = accumulator.cut().unwrap();
+        assert_eq!((first.effects.len(), first.position), (100, at(50)));
+        assert!(!accumulator.is_due());
+        assert_eq!(accumulator.cut().unwrap().effects.len(), 40);
+        // And they are bounded by themselves.
+        let mut steps = work(1, &[1; 70]);
+        steps.effects.fill_with(|| step(1));
+        accumulator.push(steps);
+        assert_eq!(accumulator.cut().unwrap().effects.len(), 50);
+    }
+
+    #[test]
+    fn the_effects_of_one_event_are_never_torn_apart() {
+        let mut accumulator = Accumulator::new(100);
+        accumulator.push(work(1, &[60, 60, 180]));
+        let sizes: Vec<_> = std::iter::from_fn(|| accumulator.cut())
+            .map(|transaction| transaction.effects.len())
+            .collect();
+        assert_eq!(sizes, [60, 60, 180]);
+    }
+
+    #[test]
+    fn suspect_work_is_applied_alone_and_at_once() {
+        let mut accumulator = Accumulator::new(100);
+        accumulator.push(work(1, &[1]));
+        accumulator.push(IndexWork {
+            is_suspect: true,
+            ..work(2, &[1])
+        });
+        accumulator.push(work(3, &[1]));
+        assert!(accumulator.is_due());
+        let sizes: Vec<_> = std::iter::from_fn(|| accumulator.cut())
+            .map(|transaction| transaction.completes.len())
+            .collect();
+        assert_eq!(sizes, [1, 1, 1]);
+    }
+
+    /// Dead letters of frames that cannot be read: nothing says where in the stream they stand.
+    #[test]
+    fn effects_without_a_place_go_whole() {
+        let mut accumulator = Accumulator::new(2);
+        let mut unmarked = work(1, &[1; 5]);
+        unmarked.marks.truncate(1);
+        accumulator.push(unmarked);
+        let first = accumulator.cut().unwrap();
+        assert_eq!((first.effects.len(), first.position), (1, at(1)));
+        let second = accumulator.cut().unwrap();
+        assert_eq!((second.effects.len(), second.position), (4, at(6)));
+        assert_eq!(second.completes, [(6, at(6))]);
+        assert!(accumulator.cut().is_none());
+    }
+
+    #[test]
+    fn work_without_effects_is_completed_too() {
+        let mut accumulator = Accumulator::new(100);
+        accumulator.push(work(1, &[]));
+        let transaction = accumulator.cut().unwrap();
+        assert_eq!(transaction.completes, [(1, at(1))]);
+    }
+
+    proptest! {
+        /// Rule 1: at each cut, every effect at or before the position is in this transaction or an
+        /// earlier one, and nothing is lost or turned round; whatever is marked.
+        #[test]
+        fn the_position_never_leads(
+            batches in prop::collection::vec(
+                (prop::collection::vec(0..40_usize, 0..20), any::<bool>(), any::<u32>()),
+                1..10,
+            ),
+            size in 1..60_usize,
+        ) {
+            let mut accumulator = Accumulator::new(size);
+            let (mut seq, mut expected) = (1, Vec::new());
+            for (sizes, is_suspect, marked) in &batches {
+                let mut work = IndexWork { is_suspect: *is_suspect, ..work(seq, sizes) };
+                let mut bits = (0..u32::BITS).map(|bit| marked >> bit & 1 == 1);
+                work.marks.retain(|_| bits.next() == Some(true));
+                for effect in &mut work.effects {
+                    if seq_of(effect).is_multiple_of(2) {
+                        *effect = step(seq_of(effect));
+                    }
+                }
+                seq = work.position.seq + 1;
+                expected.extend(work.effects.clone());
+                accumulator.push(work);
+            }
+            let (mut written, mut completed) = (Vec::new(), 0);
+            while let Some(transaction) = accumulator.cut() {
+                let is_progress = !transaction.completes.is_empty() || transaction.is_unfinished;
+                prop_assert!(is_progress, "it would go on for ever");
+                written.extend(transaction.effects);
+                completed += transaction.completes.len();
+                let behind = expected.iter().take_while(|effect| seq_of(effect) <= transaction.position.seq);
+                prop_assert_eq!(behind.count(), written.len());
+            }
+            prop_assert_eq!(written, expected);
+            prop_assert_eq!(completed, batches.len());
+            prop_assert_eq!(accumulator.depth(), 0);
+        }
+    }
+
+    fn seq_of(effect: &Effect) -> u64 {
+        match effect {
+            Effect::Commit(step) => step.seq,
+            Effect::Identity(change) => change.seq,
+            other => panic!("not made here: {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The CursorActor: where the source is to go on, and how far the tables are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::time::Instant;
+
+use super::Context;
+use crate::config::Start;
+use crate::model::Position;
+use crate::source::Resume;
+use crate::store::plan::effect::{Gap, GapCause};
+use crate::store::{StoreError, StoredCursor, WriteBatch};
+use crate::supervisor::progress::Progress;
+use crate::testing::fault::Point;
+
+/// Checkpoints of events that needed nothing are at least this far apart, however fast they come.
+const CHECKPOINT_SPACING: Duration = Duration::from_millis(50);
+/// A query that takes longer counts as failed.
+const QUERY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the place to start over from is waited for. Meanwhile nobody is told where to go on.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// So many runs in a row that came to no good end are a crash loop.
+pub const CRASH_LOOP: u32 = 2;
+
+/// See the module.
+pub struct CursorActor;
+
+#[derive(Debug)]
+pub enum CursorMessage {
+    /// A transaction made everything up to here durable.
+    Applied(Position),
+    /// Events were settled that needed nothing.
+    Settled,
+    /// Writes the checkpoint that is due, if any.
+    Tick,
+    /// Writes the low watermark, and that this run came to a good end. Answers whether both are
+    /// durable.
+    Finish(RpcReplyPort<bool>),
+    /// Where to go on; no answer while the database cannot say.
+    Resume(RpcReplyPort<Option<Resume>>),
+    /// The source says that the cursor lies ahead of its log.
+    FutureCursor,
+}
+
+pub struct CursorState {
+    context: Arc<Context>,
+    progress: Progress,
+    /// What the cursor in the database is known to say.
+    durable: Option<Position>,
+    written_at: Instant,
+    /// The seq of the event that was last asked for once more.
+    asked_again: Option<u64>,
+    /// This run has gone on beyond the place where earlier ones ended.
+    is_past_crashes: bool,
+}
+
+impl Actor for CursorActor {
+    type Msg = CursorMessage;
+    type State = CursorState;
+    type Arguments = (Arc<Context>, Progress);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (context, progress): Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let faults = &context.faults;
+        faults.pass(Point::CursorStart, myself.get_cell()).await?;
+        Ok(CursorState {
+            context,
+            progress,
+            durable: None,
+            written_at: Instant::now(),
+            asked_again: None,
+            is_past_crashes: false,
+        })
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        myself.send_interval(state.context.config.checkpoint_interval, || {
+            CursorMessage::Tick
+        });
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _busy = state.progress.busy();
+        let faults = state.context.faults.clone();
+        faults.pass(Point::CursorMessage, myself.get_cell()).await?;
+        match message {
+            CursorMessage::Applied(position) => state.note_durable(position),
+            CursorMessage::Settled if state.written_at.elapsed() < CHECKPOINT_SPACING => {}
+            CursorMessage::Settled | CursorMessage::Tick => {
+                state.checkpoint().await;
+                state.forget_crashes_once_past_them().await;
+                faults
+                    .pass(Point::CursorCheckpointed, myself.get_cell())
+                    .await?;
+            }
+            CursorMessage::Finish(reply) => {
+                let is_durable = state.checkpoint().await && state.forget_crashes().await;
+                // Whoever asked may have gone.
+                let _gone = reply.send(is_durable);
+            }
+            CursorMessage::Resume(reply) => {
+                let resume = state.resume().await;
+                let _gone = reply.send(resume);
+            }
+            CursorMessage::FutureCursor => state.start_over().await,
+        }
+        Ok(())
+    }
+}
+
+impl CursorState {
+    /// Makes the low watermark durable where no transaction did. Answers whether the cursor is there.
+    async fn checkpoint(&mut self) -> bool {
+        let Some(durable) = self.load().await else {
+            return false;
+        };
+        let watermark = self.context.ledger.settled_through();
+        if watermark.seq <= durable.seq {
+            return true;
+        }
+        self.written_at = Instant::now();
+        let batch = WriteBatch {
+            source: self.context.ledger.source(),
+            effects: &[],
+            position: watermark,
+            sequence_restarted: false,
+        };
+        let written = within_deadline(self.context.store.apply(&batch)).await;
+        self.show_database(written.as_ref().err());
+        if written.is_ok() {
+            self.note_durable(watermark);
+        }
+        written.is_ok()
+    }
+
+    /// The durable cursor, read once; puts a ledger that was never told at its position.
+    async fn load(&mut self) -> Option<Position> {
+        if self.durable.is_some() {
+            return self.durable;
+        }
+        let ledger = &self.context.ledger;
+        let loaded = within_deadline(self.context.store.load_cursor(ledger.source())).await;
+        self.show_database(loaded.as_ref().err());
+        let stored = loaded.ok()?;
+        if !ledger.is_positioned() {
+            self.heed_crashes().await?;
+            ledger.restart_at(stored.position, self.gap_before(&stored));
+        }
+        self.note_durable(stored.position);
+        self.durable
+    }
+
+    /// Where the runs before this one crashed again and again, a frame may have done it: frames are
+    /// then read one by one, until all that may have been in flight is behind us.
+    async fn heed_crashes(&self) -> Option<()> {
+        let context = &self.context;
+        let begun = within_deadline(context.store.begin_run(context.source.id())).await;
+        self.show_database(begun.as_ref().err());
+        let history = begun.ok()?;
+        context.status.update(|status| {
+            status.crashes = history.crashes;
+        });
+        if history.crashes >= CRASH_LOOP {
+            tracing::warn!(
+                crashes = history.crashes,
+                "the worker has crashed again and again; reading one frame at a time"
+            );
+            context.ledger.hand_out_singly(context.budget.limit_bytes());
+        }
+        // Read by an earlier CursorActor, which died before it could say so.
+        let _known = context.crash_history.set(history);
+        Some(())
+    }
+
+    async fn forget_crashes_once_past_them(&mut self) {
+        let context = &self.context;
+        let is_past = context.ledger.settled_bytes() >= context.budget.limit_bytes();
+        if is_past && !self.is_past_crashes {
+            self.is_past_crashes = self.forget_crashes().await;
+        }
+    }
+
+    async fn forget_crashes(&self) -> bool {
+        let forgetting = self.context.store.forget_crashes(self.context.source.id());
+        let forgotten = within_deadline(forgetting).await;
+        self.show_database(forgotten.as_ref().err());
+        forgotten.is_ok()
+    }
+
+    /// Why events before the first one of a new source may be missing.
+    fn gap_before(&self, stored: &StoredCursor) -> Option<GapCause> {
+        match (stored.is_new, self.context.config.start) {
+            (true, Start::Live) => Some(GapCause::StartedLive),
+            (true, Start::Oldest) if stored.follows_another => Some(GapCause::SourceChanged),
+            _ => None,
+        }
+    }
+
+    /// Where the source is to go on: behind all that was read, which the ledger remembers. The last event
+    /// of that is asked for once more, which shows that the sequence is still the same one; but not again
+    /// before anything new has come, or a connection that never brings more would be all there is.
+    async fn resume(&mut self) -> Option<Resume> {
+        self.load().await?;
+        let ledger = &self.context.ledger;
+        let joins_live = ledger.epoch().gap == Some(GapCause::StartedLive);
+        let seq = ledger.received();
+        Some(match self.asked_again {
+            _ if seq == 0 && joins_live => Resume::Live,
+            _ if seq == 0 => Resume::Oldest,
+            Some(before) if before == seq => Resume::After(seq),
+            _ => {
+                self.asked_again = Some(seq);
+                Resume::With(seq)
+            }
+        })
+    }
+
+    /// Goes back to the oldest event that the source has, once what was read before is settled. The
+    /// gap is durable before the cursor moves.
+    async fn start_over(&mut self) {
+        let ledger = self.context.ledger.clone();
+        // The source's refusal is a frame too, and still on its way through the decoders. Where the
+        // database holds up what came before it, the next refusal brings us here again.
+        let settled = tokio::time::timeout(SETTLE_DEADLINE, ledger.idle()).await;
+        if settled.is_err() {
+            return;
+        }
+        let from = ledger.settled_through();
+        let gap = Gap {
+            cause: GapCause::FutureCursor,
+            from_seq: from.seq,
+            from_time: from.time,
+            to_seq: None,
+            to_time: None,
+        };
+        let moved =
+            self.context
+                .store
+                .move_cursor(ledger.source(), Position::default(), Some(&gap));
+        let moved = within_deadline(moved).await;
+        self.show_database(moved.as_ref().err());
+        if moved.is_ok() {
+            tracing::error!(
+                source = %ledger.source(),
+                from_seq = from.seq,
+                "the source's log ends before our cursor; going on from its oldest event, with a gap on record"
+            );
+            self.context.metrics.gaps(gap.cause).increment(1);
+            ledger.restart_at(Position::default(), None);
+            self.durable = Some(Position::default());
+            self.show_cursor(Position::default());
+        }
+    }
+
+    fn note_durable(&mut self, position: Position) {
+        self.durable = Some(position);
+        self.show_cursor(position);
+    }
+
+    fn show_cursor(&self, position: Position) {
+        let source = self.context.ledger.source();
+        self.context.status.update(|status| {
+            status
+                .source_mut(source)
+                .set_applied(position, Timestamp::now());
+        });
+    }
+
+    /// A checkpoint is also how a dead database is noticed while nothing matches.
+    fn show_database(&self, error: Option<&StoreError>) {
+        match error {
+            None => self.context.note_unblocked(),
+            Some(error) => self.context.note_blocked(error),
+        }
+    }
+}
+
+async fn within_deadline<T>(
+    query: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(QUERY_DEADLINE, query)
+        .await
+        .unwrap_or(Err(StoreError::Deadline))
+}

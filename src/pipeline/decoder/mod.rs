@@ -1,0 +1,164 @@
+//! The DecoderActors: turn frames into effects. They are stateless and take the ledger's batches as
+//! they come free, so how many there are and which of them die is all one.
+//!
+//! Beyond the skim at the socket they alone touch bytes from outside, and they do so beside the
+//! runtime: a frame that hangs whoever reads it costs a thread, and neither the actor nor the runtime.
+
+mod alone;
+mod counts;
+mod reader;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::{JoinError, spawn_blocking};
+
+pub use self::reader::EFFECT_BYTES;
+use self::reader::Reading;
+use super::Context;
+use super::messages::DecodedBatch;
+use crate::delivery::ledger::FrameBatch;
+use crate::supervisor::address::Address;
+use crate::supervisor::progress::Progress;
+use crate::testing::fault::Point;
+
+/// See the module.
+pub struct DecoderActor;
+
+/// There may be something to decode.
+#[derive(Debug)]
+pub struct Ring;
+
+/// Calls a decoder to work. Ringing it again before it comes does nothing more, so the decoder's
+/// mailbox never holds more than one call.
+#[derive(Debug, Default)]
+pub struct Bell {
+    decoder: Address<Ring>,
+    rung: AtomicBool,
+}
+
+pub struct DecoderState {
+    context: Arc<Context>,
+    progress: Progress,
+    index: usize,
+}
+
+impl Actor for DecoderActor {
+    type Msg = Ring;
+    type State = DecoderState;
+    type Arguments = (Arc<Context>, Progress, usize);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (context, progress, index): Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let faults = &context.faults;
+        faults.pass(Point::DecoderStart, myself.get_cell()).await?;
+        let state = DecoderState {
+            context,
+            progress,
+            index,
+        };
+        state.bell().hang(myself);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        Ring: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.bell().answer();
+        if let Some(mut batch) = state.context.ledger.lease_next() {
+            let _busy = state.progress.busy();
+            let faults = &state.context.faults;
+            faults.pass(Point::DecoderLeased, myself.get_cell()).await?;
+            let reading = state.read(&mut batch).await?;
+            state.pass_on(batch, reading);
+            faults
+                .pass(Point::DecoderPassedOn, myself.get_cell())
+                .await?;
+        }
+        // One batch a message: between two of them the actor can be stopped.
+        if state.context.ledger.has_owed() {
+            state.bell().ring();
+        }
+        Ok(())
+    }
+}
+
+impl DecoderState {
+    fn bell(&self) -> &Bell {
+        &self.context.decoders[self.index]
+    }
+
+    async fn read(&self, batch: &mut FrameBatch) -> Result<Reading, JoinError> {
+        let context = self.context.clone();
+        if batch.is_redelivery {
+            context.metrics.redelivered.increment(1);
+        }
+        if batch.is_poison {
+            return Ok(reader::give_up(&context, &batch.frames));
+        }
+        if batch.frames.frames().next().is_none() {
+            return Ok(reader::pass(&context, &batch.frames));
+        }
+        if batch.is_alone {
+            return alone::read(&context, batch).await;
+        }
+        batch.lease.take_in_hand();
+        let (frames, witness) = (batch.frames.clone(), batch.lease.witness());
+        beside_the_runtime(move || reader::read(&context, &frames, &witness)).await
+    }
+
+    fn pass_on(&self, mut batch: FrameBatch, reading: Reading) {
+        batch.lease.lay_down();
+        let decoded = DecodedBatch {
+            lease: batch.lease,
+            numbers: batch.frames.numbers(),
+            events: batch.frames.events(),
+            received_at: batch.received_at,
+            last: reading.last,
+            charge: self.context.budget.charge(reading.weight),
+            items: reading.items,
+        };
+        if let Err(refused) = self.context.filter.cast(decoded) {
+            refused.lease.pause_ledger();
+        }
+    }
+}
+
+/// Runs `work` on a thread that may hang. Where the runtime has but one thread, `work` runs on it:
+/// such a runtime is a test's, which wants to come out the same each time.
+async fn beside_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => Ok(work()),
+        _ => spawn_blocking(work).await,
+    }
+}
+
+impl Bell {
+    /// Has the bell call `decoder`, at once and from now on.
+    fn hang(&self, decoder: ActorRef<Ring>) {
+        self.decoder.set(decoder);
+        // The call that its predecessor did not answer went down with it.
+        self.rung.store(false, Ordering::Release);
+        self.ring();
+    }
+
+    pub fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) && self.decoder.cast(Ring).is_err() {
+            self.rung.store(false, Ordering::Release);
+        }
+    }
+
+    fn answer(&self) {
+        self.rung.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,257 @@
+//! The FilterActor: puts the decoded batches back in order, watches the source's seqs, and parts what
+//! has to be written from what needs nothing.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::Context;
+use super::cursor::CursorMessage;
+use super::indexer::IndexerMessage;
+use super::messages::{DecodedBatch, Item};
+use crate::delivery::ledger::EpochStart;
+use crate::delivery::reorder::Reorder;
+use crate::delivery::sequence::{Observation, SequenceGuard};
+use crate::model::Position;
+use crate::pipeline::accumulator::{IndexWork, Mark};
+use crate::store::plan::effect::Effect;
+use crate::supervisor::progress::Progress;
+use crate::testing::fault::Point;
+
+/// See the module.
+pub struct FilterActor;
+
+pub struct FilterState {
+    context: Arc<Context>,
+    progress: Progress,
+    /// What carries a lower epoch is discarded.
+    least_epoch: u64,
+    epoch: EpochStart,
+    reorder: Reorder<DecodedBatch>,
+    guard: SequenceGuard,
+    /// Events that needed nothing since the CursorActor was last told.
+    events_since_checkpoint: u64,
+}
+
+impl Actor for FilterActor {
+    type Msg = DecodedBatch;
+    type State = FilterState;
+    type Arguments = (Arc<Context>, Progress);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (context, progress): Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let faults = &context.faults;
+        faults.pass(Point::FilterStart, myself.get_cell()).await?;
+        let epoch = context.ledger.epoch();
+        Ok(FilterState {
+            least_epoch: context.ledger.next_epoch(),
+            ..FilterState::new(context, progress, epoch)
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        batch: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _busy = state.progress.busy();
+        let faults = state.context.faults.clone();
+        faults.pass(Point::FilterTaken, myself.get_cell()).await?;
+        state.take(batch);
+        faults.pass(Point::FilterPassedOn, myself.get_cell()).await
+    }
+}
+
+impl FilterState {
+    fn new(context: Arc<Context>, progress: Progress, epoch: EpochStart) -> Self {
+        Self {
+            reorder: Reorder::starting_at(epoch.first_frame),
+            guard: SequenceGuard::new(epoch.position, epoch.gap, context.config.upstream_window),
+            least_epoch: epoch.epoch,
+            epoch,
+            progress,
+            context,
+            events_since_checkpoint: 0,
+        }
+    }
+
+    fn take(&mut self, batch: DecodedBatch) {
+        let epoch = batch.lease.epoch();
+        if epoch.epoch < self.least_epoch {
+            // Until the epoch that this actor waits for, it would only come again.
+            batch.lease.pause_ledger();
+            return;
+        }
+        if epoch.epoch > self.epoch.epoch {
+            *self = Self::new(self.context.clone(), self.progress.clone(), epoch);
+        }
+        if let Err(lost) = self.reorder.insert(batch.numbers.clone(), batch) {
+            // It was passed on before, and died with the indexer. Until the supervisor has heard of
+            // that, it would only come again.
+            lost.lease.pause_ledger();
+            return;
+        }
+        while let Some(batch) = self.reorder.release() {
+            self.pass_on(batch);
+        }
+    }
+
+    fn pass_on(&mut self, mut batch: DecodedBatch) {
+        batch.lease.take_in_hand();
+        let events = batch.events;
+        let mut work = EffectsOf::new(&self.context, &mut self.guard);
+        for item in batch.items.drain(..) {
+            work.add(item);
+        }
+        work.finish(batch.last);
+        let EffectsOf {
+            effects,
+            marks,
+            kept,
+            sequence_restarted,
+            ..
+        } = work;
+        batch.lease.lay_down();
+        let position = self.guard.position();
+        self.note_received(position, events, kept);
+        if effects.is_empty() && !sequence_restarted {
+            batch.lease.settle(position);
+            self.tell_cursor(events);
+            return;
+        }
+        let work = IndexWork {
+            is_suspect: batch.lease.is_suspect(),
+            duty: batch,
+            effects,
+            marks,
+            position,
+            sequence_restarted,
+        };
+        if let Err(IndexerMessage::Index(refused)) = self
+            .context
+            .indexer
+            .cast(IndexerMessage::Index(Box::new(work)))
+        {
+            refused.duty.lease.pause_ledger();
+        }
+    }
+
+    fn note_received(&self, position: Position, events: u64, kept: u64) {
+        self.context.status.update(|status| {
+            let source = status.source_mut(self.context.ledger.source());
+            source.set_received(position, Timestamp::now());
+            source.events += events;
+            source.matched += kept;
+        });
+    }
+
+    fn tell_cursor(&mut self, events: u64) {
+        self.events_since_checkpoint += events;
+        if self.events_since_checkpoint < self.context.config.checkpoint_events {
+            return;
+        }
+        // Where nobody is there, its successor starts with a look at the ledger.
+        if self.context.cursor.cast(CursorMessage::Settled).is_ok() {
+            self.events_since_checkpoint = 0;
+        }
+    }
+}
+
+/// The effects of one batch, as they are gathered.
+struct EffectsOf<'a> {
+    context: &'a Context,
+    guard: &'a mut SequenceGuard,
+    effects: Vec<Effect>,
+    marks: Vec<Mark>,
+    /// Events that have effects.
+    kept: u64,
+    sequence_restarted: bool,
+}
+
+impl<'a> EffectsOf<'a> {
+    fn new(context: &'a Context, guard: &'a mut SequenceGuard) -> Self {
+        Self {
+            context,
+            guard,
+            effects: Vec::new(),
+            marks: Vec::new(),
+            kept: 0,
+            sequence_restarted: false,
+        }
+    }
+
+    fn add(&mut self, item: Item) {
+        match item {
+            Item::At(position) => {
+                if position.seq <= self.guard.position().seq && !self.guard.is_proof(position) {
+                    // A replay after a reconnect, or a server that repeats itself.
+                    self.context
+                        .metrics
+                        .seq_anomalies("regression")
+                        .increment(1);
+                }
+                self.observe(position);
+            }
+            Item::Reached(position) => self.observe(position),
+            Item::Joint => self.guard.note_joint(),
+            Item::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
+            Item::Doubt(doubt) => self.effects.push(Effect::Doubt(doubt)),
+            Item::OutdatedCursor => self.guard.note_outdated_cursor(),
+            Item::Work(work) => {
+                if let Some(position) = work.position {
+                    self.observe(position);
+                }
+                self.effects.extend(work.effects);
+                self.kept += 1;
+                self.mark();
+            }
+        }
+    }
+
+    /// A gap whose end is not in sight yet is written all the same: the process may die before.
+    fn finish(&mut self, last: Option<Position>) {
+        if let Some(last) = last {
+            self.observe(last);
+        }
+        self.effects
+            .extend(self.guard.unfinished_gap().map(Effect::Gap));
+    }
+
+    fn observe(&mut self, position: Position) {
+        let gap = self.judge(position);
+        self.effects.extend(gap);
+    }
+
+    fn judge(&mut self, position: Position) -> Option<Effect> {
+        let gap = match self.guard.observe(position) {
+            Observation::Advance { gap } => gap?,
+            Observation::Replay => return None,
+            Observation::Restart { gap } => {
+                self.sequence_restarted = true;
+                gap
+            }
+        };
+        tracing::warn!(
+            cause = gap.cause.as_str(),
+            from_seq = gap.from_seq,
+            to_seq = gap.to_seq,
+            "events may have been missed; the gap stays open until it is reconciled"
+        );
+        self.context.metrics.gaps(gap.cause).increment(1);
+        Some(Effect::Gap(gap))
+    }
+
+    /// After the effects so far, everything up to the guard's position is done. An item that is not
+    /// marked goes with the next one that is.
+    fn mark(&mut self) {
+        self.marks.push(Mark {
+            effects: self.effects.len(),
+            position: self.guard.position(),
+        });
+    }
+}

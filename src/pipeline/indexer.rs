@@ -1,0 +1,327 @@
+//! The IndexerActor: gathers effects into transactions and applies them, one at a time, in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::Context;
+use super::cursor::CursorMessage;
+use super::messages::DecodedBatch;
+use crate::delivery::backoff::Backoff;
+use crate::delivery::ledger::Lease;
+use crate::model::Position;
+use crate::pipeline::accumulator::{Accumulator, IndexWork, Load, Transaction};
+use crate::store::plan::effect::{DeadLetter, Effect, Rejection};
+use crate::store::{StoreError, WriteBatch, Written};
+use crate::supervisor::progress::Progress;
+use crate::telemetry::rate_limit::RateLimit;
+use crate::testing::fault::Point;
+
+/// A transaction that takes longer counts as failed; whether it did happen, the next try tells.
+/// Shorter than a drain may take, so that one that hangs does not spoil it.
+const TRANSACTION_DEADLINE: Duration = Duration::from_secs(15);
+/// However many there are, one line tells of them in this time.
+const DEAD_LETTER_LOG_INTERVAL: Duration = Duration::from_secs(10);
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+const RETRY_JITTER: f64 = 0.2;
+
+/// See the module.
+pub struct IndexerActor;
+
+#[derive(Debug)]
+pub enum IndexerMessage {
+    Index(Box<IndexWork<DecodedBatch>>),
+    /// Write what has waited long enough.
+    Flush,
+    /// Try again what could not be written.
+    Retry,
+}
+
+pub struct IndexerState {
+    context: Arc<Context>,
+    progress: Progress,
+    waiting: Accumulator<DecodedBatch>,
+    /// What carries a lower one is discarded.
+    epoch: u64,
+    flush: Flush,
+    retry_scheduled: bool,
+    /// Cut, and not yet durable. Nothing overtakes it.
+    current: Option<Current>,
+    backoff: Backoff,
+    dead_letter_log: RateLimit,
+}
+
+/// Whether a [`IndexerMessage::Flush`] is on its way.
+enum Flush {
+    None,
+    Later(AbortHandle),
+    Now,
+}
+
+struct Current {
+    transaction: Transaction<DecodedBatch>,
+    /// How often each effect was refused.
+    refusals: Vec<u32>,
+}
+
+impl Actor for IndexerActor {
+    type Msg = IndexerMessage;
+    type State = IndexerState;
+    type Arguments = (Arc<Context>, Progress);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (context, progress): Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let faults = &context.faults;
+        faults.pass(Point::IndexerStart, myself.get_cell()).await?;
+        Ok(IndexerState {
+            waiting: Accumulator::new(context.config.index_batch),
+            epoch: context.ledger.next_epoch(),
+            flush: Flush::None,
+            retry_scheduled: false,
+            current: None,
+            dead_letter_log: RateLimit::new(DEAD_LETTER_LOG_INTERVAL),
+            backoff: Backoff::try_new(RETRY_MIN, RETRY_MAX, RETRY_JITTER, fastrand::Rng::new())?,
+            progress,
+            context,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _busy = state.progress.busy();
+        let faults = state.context.faults.clone();
+        faults
+            .pass(Point::IndexerMessage, myself.get_cell())
+            .await?;
+        match message {
+            IndexerMessage::Index(work) => state.take(*work),
+            IndexerMessage::Flush => {
+                state.flush = Flush::None;
+                state.write_one(&myself).await?;
+            }
+            IndexerMessage::Retry => {
+                state.retry_scheduled = false;
+                state.write_one(&myself).await?;
+            }
+        }
+        state.schedule(&myself);
+        Ok(())
+    }
+}
+
+impl IndexerState {
+    fn take(&mut self, work: IndexWork<DecodedBatch>) {
+        let epoch = work.duty.lease.epoch().epoch;
+        if epoch < self.epoch {
+            // Until the epoch that this actor waits for, it would only come again.
+            work.duty.lease.pause_ledger();
+            return;
+        }
+        if epoch > self.epoch {
+            // What is held of the old epoch is on its way again under the new one.
+            self.epoch = epoch;
+            self.waiting.clear();
+            self.current = None;
+        }
+        self.waiting.push(work);
+        self.show_depth();
+    }
+
+    /// One message, one transaction: between two of them the actor can be stopped.
+    fn schedule(&mut self, myself: &ActorRef<IndexerMessage>) {
+        if self.retry_scheduled {
+            return;
+        }
+        if self.current.is_some() {
+            self.retry_scheduled = true;
+            myself.send_after(self.backoff.next_delay(), || IndexerMessage::Retry);
+        } else if self.waiting.is_due() {
+            self.flush_now(myself);
+        } else if !self.waiting.is_empty() && matches!(self.flush, Flush::None) {
+            let timer = myself.send_after(self.context.config.index_wait, || IndexerMessage::Flush);
+            self.flush = Flush::Later(timer.abort_handle());
+        }
+    }
+
+    /// What has become due does not wait for the timer of what was not.
+    fn flush_now(&mut self, myself: &ActorRef<IndexerMessage>) {
+        match std::mem::replace(&mut self.flush, Flush::Now) {
+            Flush::Now => return,
+            Flush::Later(timer) => timer.abort(),
+            Flush::None => {}
+        }
+        // Refused only while the actor is being drained; then nothing more is written.
+        if myself.cast(IndexerMessage::Flush).is_err() {
+            self.flush = Flush::None;
+        }
+    }
+
+    async fn write_one(
+        &mut self,
+        myself: &ActorRef<IndexerMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(mut current) = self.current.take().or_else(|| self.cut()) else {
+            return Ok(());
+        };
+        self.hold_leases(&mut current, Lease::take_in_hand);
+        let faults = self.context.faults.clone();
+        faults.pass(Point::IndexerCut, myself.get_cell()).await?;
+        let started = Instant::now();
+        let batch = WriteBatch {
+            source: self.context.ledger.source(),
+            effects: &current.transaction.effects,
+            position: current.transaction.position,
+            sequence_restarted: current.transaction.sequence_restarted,
+        };
+        let outcome = tokio::time::timeout(TRANSACTION_DEADLINE, self.context.store.apply(&batch));
+        match outcome.await {
+            Ok(Ok(written)) => {
+                faults
+                    .pass(Point::IndexerCommitted, myself.get_cell())
+                    .await?;
+                self.complete(current, written, started);
+            }
+            Ok(Err(StoreError::Rejected(rejections))) => self.hold_refused(current, rejections),
+            Ok(Err(error)) => self.hold_blocked(current, &error),
+            Err(_elapsed) => self.hold_blocked(current, &StoreError::Deadline),
+        }
+        faults.pass(Point::IndexerSettled, myself.get_cell()).await
+    }
+
+    fn cut(&mut self) -> Option<Current> {
+        let transaction = self.waiting.cut()?;
+        Some(Current {
+            refusals: vec![0; transaction.effects.len()],
+            transaction,
+        })
+    }
+
+    fn complete(&mut self, current: Current, written: Written, started: Instant) {
+        let context = &self.context;
+        let effects = current.transaction.effects.len();
+        let metrics = &context.metrics;
+        let load = Load::of(&current.transaction.effects);
+        metrics.index_batch_size.record(load.size() as f64);
+        metrics.index_commit_seconds.record(started.elapsed());
+        for effect in &current.transaction.effects {
+            if let Effect::DeadLetter(letter) = effect {
+                metrics.dead_letters(letter.stage).increment(1);
+                log_dead_letter(&mut self.dead_letter_log, letter);
+            }
+        }
+        if current.transaction.is_unfinished
+            && let Some(batch) = self.waiting.first_duty()
+        {
+            batch.lease.lay_down();
+        }
+        for (batch, position) in current.transaction.completes {
+            metrics
+                .socket_to_commit_seconds
+                .record(batch.received_at.elapsed());
+            batch.lease.settle(position);
+        }
+        self.backoff.reset();
+        context.status.update(|status| {
+            status.queue.applied += effects as u64;
+            status.queue.dead_letters += written.dead_letters;
+            status.queue.last_commit_at = Some(Timestamp::now());
+        });
+        context.note_unblocked();
+        let brings_gap = |effect: &Effect| matches!(effect, Effect::Gap(_));
+        if let Some(repositories) = &context.repositories
+            && (written.leaves_work || current.transaction.effects.iter().any(brings_gap))
+        {
+            repositories.wake();
+        }
+        self.tell_cursor(current.transaction.position);
+        self.show_depth();
+    }
+
+    fn tell_cursor(&self, position: Position) {
+        // Where nobody is there, its successor reads the cursor from the database.
+        let _unheard = self.context.cursor.cast(CursorMessage::Applied(position));
+    }
+
+    /// Effects that are refused for good become dead letters once they were tried often enough; the
+    /// others of the transaction are not taken along.
+    fn hold_refused(&mut self, mut current: Current, rejections: Vec<Rejection>) {
+        let retries = self.context.config.index_retries;
+        self.context
+            .metrics
+            .index_retries
+            .increment(rejections.len() as u64);
+        for Rejection { effect, reason } in rejections {
+            let Some(refusals) = current.refusals.get_mut(effect) else {
+                continue;
+            };
+            *refusals += 1;
+            if *refusals <= retries {
+                continue;
+            }
+            let attempts = *refusals;
+            let refused = &mut current.transaction.effects[effect];
+            *refused = Effect::refused(refused, self.context.ledger.source(), attempts, reason);
+        }
+        self.hold(current);
+    }
+
+    fn hold_blocked(&mut self, current: Current, error: &StoreError) {
+        self.context.note_blocked(error);
+        self.hold(current);
+    }
+
+    fn hold(&mut self, mut current: Current) {
+        self.hold_leases(&mut current, Lease::lay_down);
+        self.current = Some(current);
+    }
+
+    /// Does `how` to the lease of each batch that has a part in the transaction.
+    fn hold_leases(&mut self, current: &mut Current, how: fn(&mut Lease)) {
+        for (batch, _) in &mut current.transaction.completes {
+            how(&mut batch.lease);
+        }
+        if current.transaction.is_unfinished
+            && let Some(batch) = self.waiting.first_duty()
+        {
+            how(&mut batch.lease);
+        }
+    }
+
+    fn show_depth(&self) {
+        let held = self
+            .current
+            .as_ref()
+            .map_or(0, |current| current.transaction.effects.len());
+        let depth = (held + self.waiting.depth()) as u64;
+        self.context
+            .status
+            .update(|status| status.queue.depth = depth);
+    }
+}
+
+/// The letter is in the database with all that belongs to it; the record never is in the log.
+fn log_dead_letter(log: &mut RateLimit, letter: &DeadLetter) {
+    if let Some(held_back) = log.admit(Instant::now()) {
+        tracing::warn!(
+            stage = letter.stage.as_str(),
+            seq = letter.seq,
+            did = letter.did,
+            uri = letter.uri,
+            error = letter.error,
+            untold = held_back,
+            "kept as a dead letter"
+        );
+    }
+}

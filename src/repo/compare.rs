@@ -1,0 +1,334 @@
+//! Makes the tables equal to a repository.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cid::Cid;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use super::Repositories;
+use super::fetch::{FetchError, FetchFailure, Fetched};
+use crate::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
+use crate::atproto::syntax::{Did, Nsid, RecordKey};
+use crate::atproto::verify::Level;
+use crate::model::SourceId;
+use crate::pipeline::Context;
+use crate::pipeline::decoder::EFFECT_BYTES;
+use crate::repo::snapshot::{Snapshot, SnapshotError};
+use crate::source::process;
+use crate::store::StoreError;
+use crate::store::plan::effect::Effect;
+use crate::store::repos::{Held, HeldRange, Resynced, SnapshotPart};
+
+/// So many records are compared at a time.
+const PART: usize = 100;
+/// Records are read and written once they have so many bytes, or a few more.
+const PART_BYTES: usize = 1 << 20;
+
+type Part = Vec<(String, Cid)>;
+
+/// A path, and what is to be done there: nothing is a deletion.
+type PathChange = (String, Option<(PutAction, Cid)>);
+
+/// Writes what in the tables is another way than in the repository, part by part. Where it breaks off,
+/// what was written is right all the same.
+pub(super) async fn write(
+    context: &Context,
+    repositories: &Repositories,
+    did: &Did,
+    fetched: &Fetched,
+) -> Result<Resynced, FetchFailure> {
+    let commit = &fetched.snapshot.commit;
+    let mut comparison = Comparison {
+        context,
+        repositories,
+        did,
+        fetched,
+        source: SourceId::new(fetched.host.url.as_str()),
+        done: Resynced {
+            rev: commit.rev.to_string(),
+            data: commit.data.to_string(),
+            time: fetched.as_of,
+            created: 0,
+            updated: 0,
+            deleted: 0,
+            unchanged: 0,
+            bytes: fetched.bytes,
+        },
+    };
+    let mut parts = parts_of(context, &fetched.snapshot);
+    let mut after = String::new();
+    while let Some(part) = parts.recv().await {
+        let part = part.map_err(FetchError::from)?;
+        let Some((through, _)) = part.last().cloned() else {
+            continue;
+        };
+        comparison.compare(&after, Some(&through), part).await?;
+        after = through;
+    }
+    comparison.compare(&after, None, Part::new()).await?;
+    Ok(comparison.done)
+}
+
+/// The records of a repository that are wanted, read on a thread that may wait for the disk.
+fn parts_of(
+    context: &Context,
+    snapshot: &Arc<Snapshot>,
+) -> mpsc::Receiver<Result<Part, SnapshotError>> {
+    let (parts, receiver) = mpsc::channel(1);
+    let interest = context.rules.interest.clone();
+    let snapshot = Arc::clone(snapshot);
+    spawn_blocking(move || {
+        let wants = |collection: &str| interest.wants_collection(collection);
+        let mut part = Part::new();
+        for record in snapshot.records(wants) {
+            match record {
+                Ok(record) => part.push(record),
+                Err(error) => {
+                    // Whoever compares may have gone.
+                    let _gone = parts.blocking_send(Err(error));
+                    return;
+                }
+            }
+            if part.len() >= PART && parts.blocking_send(Ok(std::mem::take(&mut part))).is_err() {
+                return;
+            }
+        }
+        let _gone = parts.blocking_send(Ok(part));
+    });
+    receiver
+}
+
+struct Comparison<'a> {
+    context: &'a Context,
+    repositories: &'a Repositories,
+    did: &'a Did,
+    fetched: &'a Fetched,
+    source: SourceId,
+    done: Resynced,
+}
+
+impl Comparison<'_> {
+    /// Compares the paths behind `after`, up to `through`, of which the repository has `part`.
+    async fn compare(
+        &mut self,
+        after: &str,
+        through: Option<&str>,
+        part: Part,
+    ) -> Result<(), FetchFailure> {
+        let mut wanted: BTreeMap<String, Cid> = part.into_iter().collect();
+        let mut after = after.to_owned();
+        let (mut changes, mut confirmed) = (Vec::new(), Vec::new());
+        loop {
+            let range = HeldRange {
+                did: self.did,
+                after: &after,
+                through,
+                limit: PART,
+            };
+            let held = self.repositories.store.held(range).await?;
+            let is_last = held.len() < PART;
+            if let Some(last) = held.last() {
+                after.clone_from(&last.path);
+            }
+            for held in held {
+                self.judge(&held, &mut wanted, &mut changes, &mut confirmed);
+            }
+            if is_last {
+                break;
+            }
+            self.flush(&mut changes, &mut confirmed).await?;
+        }
+        let creates = wanted.into_iter();
+        changes.extend(creates.map(|(path, cid)| (path, Some((PutAction::Create, cid)))));
+        self.flush(&mut changes, &mut confirmed).await
+    }
+
+    /// Holds a row against what the repository has on its path.
+    fn judge(
+        &mut self,
+        held: &Held,
+        wanted: &mut BTreeMap<String, Cid>,
+        changes: &mut Vec<PathChange>,
+        confirmed: &mut Vec<String>,
+    ) {
+        let collection = held.path.split('/').next().unwrap_or_default();
+        if !self.context.rules.interest.wants_collection(collection) {
+            return;
+        }
+        let found = wanted.remove(&held.path);
+        // What was said of a record at this rev is as good as what the repository says.
+        let is_settled = held.rev >= self.done.rev;
+        match (found, &held.cid) {
+            (Some(cid), Some(known)) if cid.to_string() == *known => {
+                self.done.unchanged += 1;
+                confirmed.push(held.path.clone());
+            }
+            _ if is_settled => self.done.unchanged += 1,
+            (Some(cid), Some(_)) => {
+                changes.push((held.path.clone(), Some((PutAction::Update, cid))));
+            }
+            (Some(cid), None) => {
+                changes.push((held.path.clone(), Some((PutAction::Create, cid))));
+            }
+            (None, Some(_)) => changes.push((held.path.clone(), None)),
+            (None, None) => {}
+        }
+    }
+
+    async fn flush(
+        &mut self,
+        changes: &mut Vec<PathChange>,
+        confirmed: &mut Vec<String>,
+    ) -> Result<(), FetchFailure> {
+        let mut changes = VecDeque::from(std::mem::take(changes));
+        let mut confirmed = std::mem::take(confirmed);
+        while !changes.is_empty() || !confirmed.is_empty() {
+            let snapshot = Arc::clone(&self.fetched.snapshot);
+            let read = spawn_blocking(move || read(&snapshot, changes)).await;
+            let (ops, rest) = read.map_err(|_| FetchError::BrokenOff)??;
+            changes = rest;
+            self.write_ops(ops, &std::mem::take(&mut confirmed)).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_ops(
+        &mut self,
+        ops: Vec<RecordOp>,
+        confirmed: &[String],
+    ) -> Result<(), FetchFailure> {
+        let bytes: usize = ops.iter().map(record_bytes).sum();
+        // Each record is there as it is signed, as JSON, and on its way to the database.
+        let weight = 4 * bytes + ops.len() * EFFECT_BYTES;
+        let _charge = self.context.budget.charge(weight);
+        let actions: BTreeMap<String, Option<PutAction>> = ops
+            .iter()
+            .map(|op| (format!("{}/{}", op.collection, op.rkey), action(op)))
+            .collect();
+        let effects = self.effects_of(ops);
+        match self.write(&effects, confirmed).await {
+            Err(StoreError::Rejected(rejections)) => {
+                let effects = Effect::without_refused(effects, &self.source, rejections);
+                self.write(&effects, confirmed).await?;
+                self.count(&effects, &actions);
+            }
+            written => {
+                written?;
+                self.count(&effects, &actions);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what was done. A record that is refused is no change, however often it is met.
+    fn count(&mut self, effects: &[Effect], actions: &BTreeMap<String, Option<PutAction>>) {
+        for effect in effects {
+            let version = match effect {
+                Effect::Upsert(upsert) => &upsert.version,
+                Effect::Delete(delete) => &delete.version,
+                _ => continue,
+            };
+            let path = format!("{}/{}", version.collection, version.rkey);
+            match (effect, actions.get(&path)) {
+                (Effect::Upsert(_), Some(Some(PutAction::Create))) => self.done.created += 1,
+                (Effect::Upsert(_), _) => self.done.updated += 1,
+                (_, Some(None)) => self.done.deleted += 1,
+                _ => {}
+            }
+        }
+    }
+
+    async fn write(&self, effects: &[Effect], confirmed: &[String]) -> Result<(), StoreError> {
+        let part = SnapshotPart {
+            source: &self.source,
+            did: self.did,
+            effects,
+            confirmed,
+        };
+        self.repositories.store.write_snapshot(&part).await?;
+        Ok(())
+    }
+
+    fn effects_of(&self, ops: Vec<RecordOp>) -> Vec<Effect> {
+        let signed = &self.fetched.snapshot.commit;
+        let commit = Commit {
+            seq: 0,
+            did: self.did.clone(),
+            rev: signed.rev.clone(),
+            since: None,
+            time: self.fetched.as_of,
+            commit: self.fetched.snapshot.cid,
+            data: signed.data,
+            prev_data: None,
+            ops,
+            misnamed: Vec::new(),
+        };
+        let event = Event::Commit(Box::new(commit));
+        process::believed(self.context, event, Some(Level::Chain))
+    }
+}
+
+/// Reads records until there are bytes enough. What is left comes back too.
+fn read(
+    snapshot: &Snapshot,
+    mut changes: VecDeque<PathChange>,
+) -> Result<(Vec<RecordOp>, VecDeque<PathChange>), SnapshotError> {
+    let (mut ops, mut bytes) = (Vec::new(), 0);
+    while bytes < PART_BYTES
+        && let Some((path, put)) = changes.pop_front()
+    {
+        let op = op(snapshot, &path, put)?;
+        bytes += op.as_ref().map_or(0, record_bytes);
+        ops.extend(op);
+    }
+    Ok((ops, changes))
+}
+
+fn record_bytes(op: &RecordOp) -> usize {
+    match &op.change {
+        Change::Put { record, .. } | Change::Broken { record, .. } => record.len(),
+        Change::Delete => 0,
+    }
+}
+
+fn action(op: &RecordOp) -> Option<PutAction> {
+    match op.change {
+        Change::Put { action, .. } => Some(action),
+        Change::Delete | Change::Broken { .. } => None,
+    }
+}
+
+/// The operation that makes a row what the repository says; none where the path names no record.
+fn op(
+    snapshot: &Snapshot,
+    path: &str,
+    put: Option<(PutAction, Cid)>,
+) -> Result<Option<RecordOp>, SnapshotError> {
+    let (collection, rkey) = path.split_once('/').unwrap_or_default();
+    let (Ok(collection), Ok(rkey)) = (Nsid::parse(collection), RecordKey::parse(rkey)) else {
+        return Ok(None);
+    };
+    let change = match put {
+        None => Change::Delete,
+        Some((action, cid)) => match snapshot.record(&cid) {
+            Ok(record) => Change::Put {
+                action,
+                cid,
+                record,
+            },
+            Err(error @ SnapshotError::RecordSize { .. }) => Change::Broken {
+                reason: error.to_string(),
+                record: Bytes::new(),
+            },
+            Err(error) => return Err(error),
+        },
+    };
+    Ok(Some(RecordOp {
+        collection,
+        rkey,
+        change,
+    }))
+}

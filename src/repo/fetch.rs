@@ -1,0 +1,340 @@
+//! Gets a repository from where its account lives, and proves it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::task::spawn_blocking;
+
+use super::{Refused, Repositories};
+use crate::atproto::key::{KeyError, SignatureError};
+use crate::atproto::syntax::{Did, Tid};
+use crate::atproto::verify::VerifyError;
+use crate::identity::{Identity, ResolveError};
+use crate::net::http_client::Named;
+use crate::pipeline::Context;
+use crate::repo::host::{Host, HostError, RepoError};
+use crate::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
+use crate::store::StoreError;
+use crate::store::repos::Unsettled;
+
+/// The largest repository that is fetched, in bytes. So much is on the disk for each that is fetched at
+/// once, and up to an eighth of it in memory (as a rule a twentieth).
+const MAX_REPOSITORY: u64 = 1 << 30;
+
+/// A repository that was proven.
+pub(super) struct Fetched {
+    pub(super) host: Host,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) bytes: u64,
+    /// The time of its newest commit, or of the event that made its account active since: by the
+    /// clocks of the stream, not by ours, so that it can be compared with the times of events.
+    pub(super) as_of: Timestamp,
+}
+
+/// Why a repository could not be fetched, or its tables not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(super) struct FetchFailure {
+    /// The host that was asked last, if any was.
+    pub(super) host: Option<String>,
+    /// It is the account's own.
+    is_own_host: bool,
+    error: FetchError,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Identity(#[from] ResolveError),
+    #[error("the account's document has {0}")]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Lane(#[from] Refused),
+    #[error("the host has it at {found}, and here it is at {known} already")]
+    Old { found: String, known: String },
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("its reader broke off")]
+    BrokenOff,
+}
+
+impl<E: Into<FetchError>> From<E> for FetchFailure {
+    fn from(error: E) -> Self {
+        Self {
+            host: None,
+            is_own_host: false,
+            error: error.into(),
+        }
+    }
+}
+
+impl FetchFailure {
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match &self.error {
+            FetchError::Host(HostError::Throttled { retry_after }) => *retry_after,
+            FetchError::Lane(Refused::Resting(rest)) => Some(*rest),
+            FetchError::Identity(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_throttled(&self) -> bool {
+        matches!(
+            self.error,
+            FetchError::Host(HostError::Throttled { .. }) | FetchError::Lane(_)
+        )
+    }
+
+    /// Nobody was asked, since others are at the host.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self.error, FetchError::Lane(Refused::Busy))
+    }
+
+    /// What an account's own host says of it nobody knows better.
+    fn is_last_word(&self) -> bool {
+        let is_answer = matches!(
+            self.error,
+            FetchError::Host(HostError::Repo(_) | HostError::Throttled { .. })
+                | FetchError::Identity(_)
+                | FetchError::Lane(_)
+        );
+        self.is_own_host && is_answer
+    }
+
+    /// Neither the directory nor the account's own host know of any such repository.
+    pub(super) fn is_gone(&self) -> bool {
+        match &self.error {
+            FetchError::Identity(error) => !error.is_unknown(),
+            FetchError::Host(HostError::Repo(RepoError::NotFound)) => self.is_own_host,
+            _ => false,
+        }
+    }
+
+    /// The status that the account's own host gives as its reason.
+    pub(super) fn status(&self) -> Option<&'static str> {
+        match &self.error {
+            FetchError::Identity(ResolveError::Tombstoned) => Some("deleted"),
+            FetchError::Host(HostError::Repo(error)) if self.is_own_host => Some(match error {
+                RepoError::Deactivated => "deactivated",
+                RepoError::NotFound => "deleted",
+                RepoError::Suspended => "suspended",
+                RepoError::Takendown => "takendown",
+            }),
+            _ => None,
+        }
+    }
+
+    fn at(host: &Host, error: impl Into<FetchError>) -> Self {
+        Self {
+            host: Some(host.url.to_string()),
+            is_own_host: host.named == Named::ByStranger,
+            error: error.into(),
+        }
+    }
+}
+
+/// Asks the account's own host whether its repository is where we think it is, or where that gives no
+/// answer, the source.
+pub(super) async fn is_where_it_was(
+    repositories: &Repositories,
+    repo: &Unsettled,
+) -> Result<bool, FetchFailure> {
+    let identity = repositories.verification.identities.get(&repo.did).await?;
+    let mut first = None;
+    for host in hosts_of(repositories, &identity) {
+        match rev_at(repositories, &repo.did, &host).await {
+            Ok(found) => return compare_revs(repo.rev.as_deref(), &found),
+            Err(error) => unless_last_word(&mut first, FetchFailure::at(&host, error))?,
+        }
+    }
+    Err(nobody_answered(first))
+}
+
+fn compare_revs(known: Option<&str>, found: &Tid) -> Result<bool, FetchFailure> {
+    match known {
+        // It is the host that lags behind, and a repository that is fetched there would be refused.
+        Some(known) if found.as_str() < known => Err(old(found, known).into()),
+        known => Ok(known == Some(found.as_str())),
+    }
+}
+
+async fn rev_at(repositories: &Repositories, did: &Did, host: &Host) -> Result<Tid, FetchError> {
+    let lane = repositories.lanes.of(&host.url);
+    let _turn = lane.enter().await?;
+    let status = lane.heed(repositories.hosts.repo_status(host, did).await)?;
+    match (status.active, status.rev) {
+        (false, _) => Err(HostError::from(inactive(status.status.as_deref())).into()),
+        (true, Some(rev)) => Ok(rev),
+        (true, None) => Ok(lane
+            .heed(repositories.hosts.latest_commit(host, did).await)?
+            .rev),
+    }
+}
+
+/// Who is asked: the account's own host, and the source where that has no last word.
+fn hosts_of(
+    repositories: &Repositories,
+    identity: &Identity,
+) -> impl Iterator<Item = Host> + use<> {
+    own_host(identity).into_iter().chain([source(repositories)])
+}
+
+/// Keeps the first failure, which is the one that matters; or gives up at one that is an answer.
+fn unless_last_word(
+    first: &mut Option<FetchFailure>,
+    failure: FetchFailure,
+) -> Result<(), FetchFailure> {
+    if failure.is_last_word() {
+        return Err(failure);
+    }
+    first.get_or_insert(failure);
+    Ok(())
+}
+
+fn nobody_answered(first: Option<FetchFailure>) -> FetchFailure {
+    first.unwrap_or_else(|| HostError::NotSupported.into())
+}
+
+/// The reason for which a host with this status for an account would not give its repository out.
+fn inactive(status: Option<&str>) -> RepoError {
+    match status {
+        Some("deleted") => RepoError::NotFound,
+        Some("takendown") => RepoError::Takendown,
+        Some("suspended") => RepoError::Suspended,
+        _ => RepoError::Deactivated,
+    }
+}
+
+/// Fetches and proves a repository: from the account's own host, or where that gives no answer, from
+/// the source.
+pub(super) async fn fetch(
+    context: &Context,
+    repositories: &Repositories,
+    repo: &Unsettled,
+) -> Result<Fetched, FetchFailure> {
+    let identity = repositories.verification.identities.get(&repo.did).await?;
+    let mut first = None;
+    for host in hosts_of(repositories, &identity) {
+        match fetch_from(context, repositories, repo, &identity, &host).await {
+            Ok(fetched) => return Ok(fetched),
+            Err(failure) => unless_last_word(&mut first, failure)?,
+        }
+    }
+    Err(nobody_answered(first))
+}
+
+async fn fetch_from(
+    context: &Context,
+    repositories: &Repositories,
+    repo: &Unsettled,
+    identity: &Identity,
+    host: &Host,
+) -> Result<Fetched, FetchFailure> {
+    let spool = {
+        let lane = repositories.lanes.of(&host.url);
+        let turn = lane.enter().await;
+        let _turn = turn.map_err(|error| FetchFailure::at(host, error))?;
+        let car = lane.heed(repositories.hosts.repo(host, &repo.did).await);
+        let car = car.map_err(|error| FetchFailure::at(host, error))?;
+        let spool = Spool::read(car, MAX_REPOSITORY, &repositories.folder);
+        spool.await.map_err(|error| FetchFailure::at(host, error))?
+    };
+    let bytes = spool.bytes();
+    let snapshot = prove(context, repositories, repo, identity, Arc::new(spool));
+    let snapshot = snapshot
+        .await
+        .map_err(|error| FetchFailure::at(host, error))?;
+    Ok(Fetched {
+        host: host.clone(),
+        bytes,
+        as_of: as_of(repo, snapshot.commit.rev.timestamp()),
+        snapshot,
+    })
+}
+
+/// Later than the account's removal, if it was removed: what it has now it has all the same.
+fn as_of(repo: &Unsettled, committed_at: Timestamp) -> Timestamp {
+    let behind_removal = repo
+        .removed_at
+        .and_then(|removed_at| removed_at.checked_add(SignedDuration::from_millis(1)).ok());
+    [repo.status_as_of, behind_removal]
+        .into_iter()
+        .flatten()
+        .fold(committed_at, Timestamp::max)
+}
+
+/// Proves a repository by the account's key; where that is not the one that has signed, by the one that
+/// the account has now.
+async fn prove(
+    context: &Context,
+    repositories: &Repositories,
+    repo: &Unsettled,
+    identity: &Identity,
+    spool: Arc<Spool>,
+) -> Result<Arc<Snapshot>, FetchError> {
+    let mismatch = SignatureError::Mismatch;
+    let snapshot = match verify(context, repo, identity, &spool).await {
+        Err(FetchError::Snapshot(SnapshotError::Commit(VerifyError::Signature(error))))
+            if error == mismatch =>
+        {
+            let refreshed = repositories
+                .verification
+                .identities
+                .refresh(&repo.did)
+                .await?;
+            let identity = refreshed.ok_or(SnapshotError::Commit(error.into()))?;
+            verify(context, repo, &identity, &spool).await?
+        }
+        verified => verified?,
+    };
+    let found = snapshot.commit.rev.as_str();
+    match repo.rev.as_deref() {
+        Some(known) if found < known => Err(old(&snapshot.commit.rev, known)),
+        _ => Ok(Arc::new(snapshot)),
+    }
+}
+
+fn old(found: &Tid, known: &str) -> FetchError {
+    FetchError::Old {
+        found: found.to_string(),
+        known: known.to_owned(),
+    }
+}
+
+async fn verify(
+    context: &Context,
+    repo: &Unsettled,
+    identity: &Identity,
+    spool: &Arc<Spool>,
+) -> Result<Snapshot, FetchError> {
+    let key = identity.verifying_key()?;
+    let (did, spool) = (repo.did.clone(), Arc::clone(spool));
+    let interest = context.rules.interest.clone();
+    let verified = spawn_blocking(move || {
+        let wants = |collection: &str| interest.wants_collection(collection);
+        Snapshot::verify(&spool, &did, &key, Timestamp::now(), wants)
+    });
+    Ok(verified.await.map_err(|_| FetchError::BrokenOff)??)
+}
+
+/// Where the account lives.
+pub(super) fn own_host(identity: &Identity) -> Option<Host> {
+    identity.pds.clone().map(|url| Host {
+        url,
+        named: Named::ByStranger,
+    })
+}
+
+fn source(repositories: &Repositories) -> Host {
+    Host {
+        url: repositories.source_http.clone(),
+        named: Named::ByOperator,
+    }
+}

@@ -1,0 +1,244 @@
+//! Asks over HTTP.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cid::Cid;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::{Response, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::io::AsyncRead;
+use tokio::time::timeout;
+use url::Url;
+
+use super::{Host, HostError, Hosts, LatestCommit, Page, RepoStatus, car};
+use crate::atproto::car::is_address;
+use crate::atproto::syntax::{Did, Nsid, Tid};
+use crate::net::http_client::{FetchError, Fetcher, read_whole};
+
+/// The longest answer that is no CAR, in bytes. An entry of a page has some 200.
+const MAX_ANSWER: usize = 4 << 20;
+
+/// How many repositories a page should have. All methods allow as many.
+const PAGE: &str = "1000";
+
+/// Hosts, as a [`Fetcher`] reaches them.
+#[derive(Clone, Debug)]
+pub struct HttpHosts {
+    fetcher: Fetcher,
+    deadlines: Deadlines,
+}
+
+/// How long a host may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For a whole answer, if it is no CAR.
+    pub answer: Duration,
+    /// For a CAR to begin, and for it to go on.
+    pub silence: Duration,
+    /// For a CAR altogether, from its beginning.
+    pub transfer: Duration,
+    /// How many bytes of a CAR have to come a second in the long run, beyond the first silence.
+    pub least_rate: u64,
+}
+
+#[derive(Deserialize)]
+struct LatestCommitAnswer {
+    cid: String,
+    rev: Tid,
+}
+
+#[derive(Deserialize)]
+struct RepoStatusAnswer {
+    did: Did,
+    active: bool,
+    status: Option<String>,
+    rev: Option<Tid>,
+}
+
+#[derive(Deserialize)]
+struct PageAnswer {
+    repos: Vec<Listed>,
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    did: String,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(30),
+            silence: Duration::from_secs(60),
+            transfer: Duration::from_secs(60 * 60),
+            least_rate: 64 << 10,
+        }
+    }
+}
+
+// === impl HttpHosts ===
+
+impl HttpHosts {
+    pub fn new(fetcher: Fetcher, deadlines: Deadlines) -> Self {
+        Self { fetcher, deadlines }
+    }
+
+    async fn latest_commit(&self, host: &Host, did: &Did) -> Result<LatestCommit, HostError> {
+        let query = [("did", did.as_str())];
+        let LatestCommitAnswer { cid, rev } = self.ask(host, "getLatestCommit", &query).await?;
+        let cid: Cid = cid.parse().map_err(HostError::invalid)?;
+        match is_address(&cid) {
+            true => Ok(LatestCommit { cid, rev }),
+            false => Err(HostError::invalid("a CID of something else than a commit")),
+        }
+    }
+
+    async fn repo_status(&self, host: &Host, did: &Did) -> Result<RepoStatus, HostError> {
+        let query = [("did", did.as_str())];
+        let answer: RepoStatusAnswer = self.ask(host, "getRepoStatus", &query).await?;
+        if answer.did != *did {
+            return Err(HostError::invalid("the status of another repository"));
+        }
+        Ok(RepoStatus {
+            active: answer.active,
+            status: answer.status,
+            rev: answer.rev,
+        })
+    }
+
+    async fn page(
+        &self,
+        host: &Host,
+        method: &str,
+        collection: Option<&Nsid>,
+        cursor: Option<&str>,
+    ) -> Result<Page, HostError> {
+        let collection = collection.map(|collection| ("collection", collection.as_str()));
+        let from = cursor.map(|cursor| ("cursor", cursor));
+        let query: Vec<_> = [Some(("limit", PAGE)), collection, from]
+            .into_iter()
+            .flatten()
+            .collect();
+        let answer: PageAnswer = self.ask(host, method, &query).await?;
+        let next = answer.cursor.filter(|next| !next.is_empty());
+        if next.is_some() && next.as_deref() == cursor {
+            return Err(HostError::invalid("the same cursor again"));
+        }
+        let listed = answer.repos.iter();
+        Ok(Page {
+            dids: listed
+                .filter_map(|repo| Did::parse(&repo.did).ok())
+                .collect(),
+            cursor: next,
+        })
+    }
+
+    /// An answer of JSON.
+    async fn ask<T>(
+        &self,
+        host: &Host,
+        method: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, HostError>
+    where
+        T: DeserializeOwned,
+    {
+        let answer = async {
+            let response = self.get(host, method, query).await?;
+            let body = read_whole(response.into_body(), MAX_ANSWER).await;
+            body.map_err(|error| match error {
+                FetchError::TooLarge { .. } => HostError::invalid(error),
+                error => error.into(),
+            })
+        };
+        let body: Bytes = within(self.deadlines.answer, answer).await?;
+        serde_json::from_slice(&body).map_err(HostError::invalid)
+    }
+
+    /// An answer that is no refusal.
+    async fn get(
+        &self,
+        host: &Host,
+        method: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Response<Incoming>, HostError> {
+        let url = endpoint(host, method, query);
+        let response = self.fetcher.ask(&url, host.named).await?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            _ => Err(HostError::of(response).await),
+        }
+    }
+}
+
+impl Hosts for HttpHosts {
+    fn repo<'a>(
+        &'a self,
+        host: &'a Host,
+        did: &'a Did,
+    ) -> BoxFuture<'a, Result<Box<dyn AsyncRead + Send + Unpin>, HostError>> {
+        async move {
+            let silence = self.deadlines.silence;
+            let query = [("did", did.as_str())];
+            let response = within(silence, self.get(host, "getRepo", &query)).await?;
+            let car = car::reader(response.into_body(), self.deadlines);
+            Ok(Box::new(car) as Box<dyn AsyncRead + Send + Unpin>)
+        }
+        .boxed()
+    }
+
+    fn latest_commit<'a>(
+        &'a self,
+        host: &'a Host,
+        did: &'a Did,
+    ) -> BoxFuture<'a, Result<LatestCommit, HostError>> {
+        self.latest_commit(host, did).boxed()
+    }
+
+    fn repo_status<'a>(
+        &'a self,
+        host: &'a Host,
+        did: &'a Did,
+    ) -> BoxFuture<'a, Result<RepoStatus, HostError>> {
+        self.repo_status(host, did).boxed()
+    }
+
+    fn repos_by_collection<'a>(
+        &'a self,
+        host: &'a Host,
+        collection: &'a Nsid,
+        cursor: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Page, HostError>> {
+        self.page(host, "listReposByCollection", Some(collection), cursor)
+            .boxed()
+    }
+
+    fn repos<'a>(
+        &'a self,
+        host: &'a Host,
+        cursor: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Page, HostError>> {
+        self.page(host, "listRepos", None, cursor).boxed()
+    }
+}
+
+async fn within<T>(
+    deadline: Duration,
+    answer: impl Future<Output = Result<T, HostError>>,
+) -> Result<T, HostError> {
+    let late = |_| HostError::Unavailable(FetchError::Deadline(deadline));
+    timeout(deadline, answer).await.map_err(late)?
+}
+
+fn endpoint(host: &Host, method: &str, query: &[(&str, &str)]) -> Url {
+    let mut url = host.url.clone();
+    url.set_path(&format!("/xrpc/com.atproto.sync.{method}"));
+    url.set_fragment(None);
+    url.query_pairs_mut().clear().extend_pairs(query);
+    url
+}

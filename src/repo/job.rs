@@ -1,0 +1,267 @@
+//! One repository's turn.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::fetch::{self, FetchFailure};
+use super::replay::{self, Drained};
+use super::{Repositories, compare, retry_at};
+use crate::pipeline::Context;
+use crate::store::StoreError;
+use crate::store::repos::{RecentResyncs, Resync, ResyncFailure, Resynced, Unsettled, Urgency};
+use crate::telemetry::rate_limit::SharedRateLimit;
+
+/// A line about repositories in so much time at most, of each kind.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// Who is busy is asked again after so long, and half as long again by chance.
+const DEFERRAL: Duration = Duration::from_secs(1);
+/// What is asked for a key, or whether a repository is where it was, is soon asked again: events wait.
+const QUESTION_RETRY_MAX: Duration = Duration::from_secs(300);
+/// A repository may be fetched so often within the hour, one time more for each so many bytes.
+const FETCHES_PER_HOUR: u64 = 20;
+const BYTES_PER_FETCH: u64 = 4 << 20;
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+/// For each time beyond that it has to wait for so long.
+const WAIT_PER_FETCH: SignedDuration = SignedDuration::from_secs(30);
+/// An operator knows better.
+const OPERATOR: &str = "operator";
+
+/// Does for `repo` what can be done now. That it has been in vain is in the tables, and in the log.
+///
+/// # Errors
+/// Where the tables cannot say so either. It stays in them as it was.
+pub(super) async fn see_to(
+    context: &Context,
+    urgency: Urgency,
+    repo: &Unsettled,
+) -> Result<(), StoreError> {
+    let Some(repositories) = &context.repositories else {
+        return Ok(());
+    };
+    let interest = &context.rules.interest;
+    if !interest.wants_did(repo.did.as_str()) {
+        return repositories.store.release(&repo.did).await;
+    }
+    // What waits is read as what comes is, also before anything has come.
+    if let Some(tracked) = interest.tracked() {
+        tracked.insert(repo.did.as_str());
+    }
+    if !repo.is_active {
+        return repositories.store.shelve(&repo.did).await;
+    }
+    match urgency {
+        Urgency::Waiting => let_through(context, repositories, repo).await,
+        Urgency::Doubted => compare_heads(repositories, repo, "gap").await.map(drop),
+        Urgency::Broken | Urgency::Backfill => resync(context, repositories, repo).await,
+    }
+}
+
+/// Where something breaks the chain, the tables have the repository fetched next.
+async fn let_through(
+    context: &Context,
+    repositories: &Repositories,
+    repo: &Unsettled,
+) -> Result<(), StoreError> {
+    let mut drained = replay::drain(context, repositories, &repo.did, false).await?;
+    if let Drained::Disputed { known_rev } = drained {
+        let repo = Unsettled {
+            rev: known_rev,
+            ..repo.clone()
+        };
+        if !compare_heads(repositories, &repo, "disputed").await? {
+            return Ok(());
+        }
+        drained = replay::drain(context, repositories, &repo.did, true).await?;
+    }
+    match drained {
+        Drained::Empty => repositories.store.finish_queue(&repo.did).await,
+        Drained::Broken | Drained::Disputed { .. } => Ok(()),
+        Drained::Unknown { retry_after } => postpone(repositories, repo, retry_after).await,
+    }
+}
+
+/// Says whether it is where it was. Where it is not, it is to be fetched because of `cause`.
+async fn compare_heads(
+    repositories: &Repositories,
+    repo: &Unsettled,
+    cause: &str,
+) -> Result<bool, StoreError> {
+    let compared = fetch::is_where_it_was(repositories, repo).await;
+    let is_same = matches!(compared, Ok(true));
+    match compared {
+        Ok(true) => repositories.store.settle_doubt(repo).await,
+        Ok(false) => repositories.store.desynchronize(&repo.did, cause).await,
+        Err(failure) if failure.is_busy() => defer(repositories, repo).await,
+        Err(failure) => {
+            tracing::debug!(did = %repo.did, error = %failure, "cannot compare a repository");
+            note_status(repositories, repo, &failure).await?;
+            postpone(repositories, repo, failure.retry_after()).await
+        }
+    }?;
+    Ok(is_same)
+}
+
+/// Fetches a repository, and makes the tables equal to it.
+async fn resync(
+    context: &Context,
+    repositories: &Repositories,
+    repo: &Unsettled,
+) -> Result<(), StoreError> {
+    let store = &repositories.store;
+    let cause = repo.cause.as_deref().unwrap_or(OPERATOR);
+    let started_at = Timestamp::now();
+    let hour_ago = started_at.saturating_sub(HOUR).unwrap_or(Timestamp::MIN);
+    let recent = store.resyncs_since(&repo.did, hour_ago).await?;
+    let allowed_at = allowed_at(&recent).filter(|allowed_at| *allowed_at > started_at);
+    if let Some(allowed_at) = allowed_at
+        && cause != OPERATOR
+    {
+        return store.defer(&repo.did, allowed_at).await;
+    }
+    store.begin_resync(&repo.did).await?;
+    let (host, outcome) = match fetch::fetch(context, repositories, repo).await {
+        Err(failure) if failure.is_busy() => return defer(repositories, repo).await,
+        Err(failure) => (failure.host.clone(), Err(failure)),
+        Ok(fetched) => {
+            let host = Some(fetched.host.url.to_string());
+            let compared = compare::write(context, repositories, &repo.did, &fetched).await;
+            (host, compared)
+        }
+    };
+    note_outcome(context, repositories, repo, cause, &outcome);
+    if let Err(failure) = &outcome {
+        note_status(repositories, repo, failure).await?;
+    }
+    let resync = Resync {
+        did: repo.did.clone(),
+        cause: cause.to_owned(),
+        host,
+        started_at,
+        outcome: outcome.map_err(|failure| ResyncFailure {
+            error: failure.to_string(),
+            is_throttled: failure.is_throttled(),
+            is_gone: failure.is_gone(),
+            retry_at: retry_at(repo.attempts, failure.retry_after()),
+        }),
+    };
+    store.end_resync(&resync).await
+}
+
+/// When a repository may be fetched again that was fetched so often within the hour; `None` is at once.
+///
+/// One that breaks each time (because its server leaves something out, or somebody makes commits up)
+/// would have it asked for again and again.
+fn allowed_at(recent: &RecentResyncs) -> Option<Timestamp> {
+    let spent = u64::from(recent.count) + recent.bytes / BYTES_PER_FETCH;
+    let beyond = spent.checked_sub(FETCHES_PER_HOUR)?;
+    let beyond = i32::try_from(beyond).unwrap_or(i32::MAX).saturating_add(1);
+    let wait = WAIT_PER_FETCH.saturating_mul(beyond).min(HOUR);
+    recent.last_ended_at?.checked_add(wait).ok()
+}
+
+async fn postpone(
+    repositories: &Repositories,
+    repo: &Unsettled,
+    retry_after: Option<Duration>,
+) -> Result<(), StoreError> {
+    let soon = Timestamp::now()
+        .checked_add(QUESTION_RETRY_MAX)
+        .unwrap_or(Timestamp::MAX);
+    let until = retry_at(repo.attempts, retry_after).min(soon);
+    repositories.store.postpone(&repo.did, until).await
+}
+
+async fn defer(repositories: &Repositories, repo: &Unsettled) -> Result<(), StoreError> {
+    let pause = DEFERRAL.mul_f64(1.0 + 0.5 * fastrand::f64());
+    let until = Timestamp::now().checked_add(pause);
+    let until = until.unwrap_or(Timestamp::MAX);
+    repositories.store.defer(&repo.did, until).await
+}
+
+/// Where the account's own host says that it is not active, it is asked what it is.
+async fn note_status(
+    repositories: &Repositories,
+    repo: &Unsettled,
+    failure: &FetchFailure,
+) -> Result<(), StoreError> {
+    match failure.status() {
+        Some(status) => repositories.store.suspect(&repo.did, status).await,
+        None => Ok(()),
+    }
+}
+
+/// Counts it and logs it: every single one is a row, so of many at once a line tells for all.
+fn note_outcome(
+    context: &Context,
+    repositories: &Repositories,
+    repo: &Unsettled,
+    cause: &str,
+    outcome: &Result<Resynced, FetchFailure>,
+) {
+    match outcome {
+        Ok(done) => {
+            context.metrics.resynced(done);
+            if let Some(untold) = repositories.log.done.admit() {
+                tracing::info!(
+                    did = %repo.did, cause, created = done.created, updated = done.updated,
+                    deleted = done.deleted, untold, "fetched a repository"
+                );
+            }
+        }
+        Err(failure) => {
+            let is_throttled = failure.is_throttled();
+            context.metrics.failed_resyncs(is_throttled).increment(1);
+            if let Some(untold) = repositories.log.failures.admit() {
+                tracing::warn!(
+                    did = %repo.did, cause, host = failure.host, attempts = repo.attempts + 1,
+                    error = %failure, untold, "cannot fetch a repository; trying again later"
+                );
+            }
+        }
+    }
+}
+
+/// Holds back lines about repositories where they come by the thousand.
+pub struct TurnLog {
+    done: SharedRateLimit,
+    failures: SharedRateLimit,
+}
+
+impl Default for TurnLog {
+    fn default() -> Self {
+        Self {
+            done: SharedRateLimit::new(LOG_INTERVAL),
+            failures: SharedRateLimit::new(LOG_INTERVAL),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait_after(count: u32, bytes: u64) -> Option<i64> {
+        let recent = RecentResyncs {
+            count,
+            bytes,
+            last_ended_at: Some(Timestamp::UNIX_EPOCH),
+        };
+        allowed_at(&recent).map(Timestamp::as_second)
+    }
+
+    #[test]
+    fn a_repository_that_is_fetched_again_and_again_has_to_wait_ever_longer() {
+        assert_eq!(wait_after(0, 0), None);
+        assert_eq!(wait_after(19, 1 << 20), None);
+        assert_eq!(wait_after(20, 0), Some(30));
+        assert_eq!(wait_after(25, 0), Some(180));
+        assert_eq!(wait_after(10_000, u64::MAX), Some(3600));
+    }
+
+    #[test]
+    fn a_large_repository_counts_for_more() {
+        assert_eq!(wait_after(1, 300 << 20), Some(30 * 57));
+        assert_eq!(wait_after(3, 16 << 20), None);
+    }
+}

@@ -1,0 +1,63 @@
+//! Why a frame could not be decoded, in the words of a dead letter.
+
+use std::convert::Infallible;
+
+use crate::atproto::car::CarError;
+use crate::atproto::skim::{Kind, SkimFault};
+use crate::atproto::syntax::SyntaxError;
+use crate::atproto::verify::VerifyError;
+
+/// A frame that can't be believed or read as a whole, and what is known of it all the same.
+#[derive(Debug, thiserror::Error)]
+#[error("{fault}")]
+pub struct DecodeError {
+    /// `None` where not even the header could be read.
+    pub kind: Option<Kind>,
+    pub seq: Option<u64>,
+    /// The repository that the frame names, unchecked.
+    pub did: Option<String>,
+    pub fault: Fault,
+}
+
+/// What was wrong with a frame.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("{name} has {found} {unit}, {limit} are allowed")]
+    Limit {
+        name: &'static str,
+        found: usize,
+        limit: usize,
+        unit: &'static str,
+    },
+    #[error("commit block: {0}")]
+    Commit(#[from] CommitFault),
+    #[error(transparent)]
+    Car(#[from] CarError),
+    #[error("payload: {0}")]
+    Payload(#[from] serde_ipld_dagcbor::DecodeError<Infallible>),
+    #[error(transparent)]
+    Proof(#[from] VerifyError),
+    #[error("seq {0} is not within 1..2^53")]
+    Seq(u64),
+    #[error("frame: {0}")]
+    Skim(#[from] SkimFault),
+    #[error(transparent)]
+    Syntax(#[from] SyntaxError),
+}
+
+/// What was wrong with the signed block that a commit is about.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitFault {
+    #[error("its bytes do not hash to its CID")]
+    Address,
+    #[error("its {0} is not the envelope's")]
+    Differs(&'static str),
+    #[error("not in the CAR")]
+    Missing,
+    #[error("the CAR's root is another block")]
+    Root,
+    #[error(transparent)]
+    Unreadable(#[from] serde_ipld_dagcbor::DecodeError<Infallible>),
+    #[error("version {0}, of which only 3 is known")]
+    Version(u64),
+}

@@ -1,0 +1,443 @@
+//! From a raw frame to an event, in full only where somebody wants it.
+
+mod account;
+mod commit;
+mod error;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+pub(crate) mod sample;
+
+use serde::Deserialize;
+
+pub use error::{CommitFault, DecodeError, Fault};
+
+use crate::atproto::event::{Event, Info};
+use crate::atproto::signed_commit::SignedCommit;
+use crate::atproto::skim::{Envelope, Kind, SEQS, Skim, SkimFault, skim};
+use crate::atproto::verify::{CommitEvidence, SyncEvidence};
+use crate::delivery::segment::Place;
+use crate::source::interest::Interest;
+
+/// The longest frame that is looked at, in bytes, as the reference relay has it.
+pub const MAX_FRAME: usize = 5_000_000;
+
+/// What a frame says, and where in the stream it says it.
+#[derive(Debug)]
+pub struct Decoded<'a> {
+    pub content: Content<'a>,
+    /// What a commit, or a `#sync` of a tracked repository, brings to prove it, where `interest` asks
+    /// for that.
+    pub evidence: Option<Evidence>,
+    /// `None` for an error frame and for what is unknown.
+    pub kind: Option<Kind>,
+    /// Present in every message but `#info`, and never one that no cursor could name.
+    pub seq: Option<u64>,
+    time: Option<&'a str>,
+}
+
+impl<'a> Decoded<'a> {
+    /// Where the frame stands in its source, if it stands anywhere.
+    pub fn place(&self) -> Option<Place<'a>> {
+        Some(Place {
+            seq: self.seq?,
+            time: self.time,
+        })
+    }
+}
+
+/// What an event brings to prove what it says of its repository. Nobody has looked at the signature yet.
+#[derive(Debug)]
+pub enum Evidence {
+    Commit(Box<CommitEvidence>),
+    Sync(Box<SyncEvidence>),
+}
+
+impl Evidence {
+    /// The commit that the repository is said to have come to.
+    pub fn commit(&self) -> &SignedCommit {
+        match self {
+            Self::Commit(evidence) => &evidence.commit,
+            Self::Sync(evidence) => &evidence.commit,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content<'a> {
+    /// The server gives up on this stream; it closes the connection next.
+    Error {
+        name: &'a str,
+        message: Option<&'a str>,
+    },
+    Event(Event),
+    /// An `op` or a type (`t`) that this worker has never heard of.
+    Unknown {
+        op: i64,
+        t: Option<&'a str>,
+    },
+    /// A commit that touches no wanted record, of a repository that is not tracked. Only its envelope
+    /// was read.
+    Unwanted,
+}
+
+/// Decodes one frame, as far as `interest` makes it worth the while. The same bytes and the same
+/// interest always give the same answer.
+///
+/// # Errors
+/// If the frame as a whole can't be read or believed. A single operation that can't be is
+/// [`Change::Broken`](crate::atproto::event::Change::Broken) instead, and leaves the commit's others alone.
+pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, DecodeError> {
+    if let Err(fault) = at_most("frame", frame.len(), MAX_FRAME, "bytes") {
+        return Err(DecodeError {
+            kind: None,
+            seq: None,
+            did: None,
+            fault,
+        });
+    }
+    let decoded = match skim(frame) {
+        Err(error) => {
+            return Err(DecodeError {
+                kind: error.kind,
+                seq: error.seq,
+                did: error.did,
+                fault: error.fault.into(),
+            });
+        }
+        Ok(Skim::Error { name, message }) => Decoded {
+            content: Content::Error { name, message },
+            evidence: None,
+            kind: None,
+            seq: None,
+            time: None,
+        },
+        Ok(Skim::Unknown(unknown)) => Decoded {
+            content: Content::Unknown {
+                op: unknown.op,
+                t: unknown.t,
+            },
+            evidence: None,
+            kind: None,
+            seq: unknown.seq.filter(|seq| SEQS.contains(seq)),
+            time: None,
+        },
+        Ok(Skim::Message(envelope)) => {
+            let (content, evidence) =
+                decode_message(frame, &envelope, interest).map_err(|fault| DecodeError {
+                    kind: Some(envelope.kind),
+                    seq: envelope.seq,
+                    did: envelope.did.map(str::to_owned),
+                    fault,
+                })?;
+            Decoded {
+                content,
+                evidence,
+                kind: Some(envelope.kind),
+                // An #info speaks about the stream; whatever it calls its seq is no place in it.
+                seq: envelope.seq.filter(|_| envelope.kind != Kind::Info),
+                time: envelope.time,
+            }
+        }
+    };
+    Ok(decoded)
+}
+
+/// What the envelope of a frame tells of whether anybody wants it.
+#[derive(Clone, Copy, Debug)]
+pub enum Glance<'a> {
+    /// [`decode`] would find it [`Content::Unwanted`].
+    Unwanted(Place<'a>),
+    /// Anything else, also what can't be read.
+    Kept {
+        /// As a cursor could name it.
+        seq: Option<u64>,
+        /// The repository of a commit.
+        repo: Option<&'a str>,
+    },
+}
+
+/// Looks no further into a frame than has to be to know whether it is wanted.
+pub fn glance<'a>(frame: &'a [u8], interest: &Interest) -> Glance<'a> {
+    let kept = |seq: Option<u64>, repo| Glance::Kept {
+        seq: seq.filter(|seq| SEQS.contains(seq)),
+        repo,
+    };
+    let envelope = match skim(frame) {
+        Ok(Skim::Message(envelope)) => envelope,
+        Ok(Skim::Unknown(unknown)) => return kept(unknown.seq, None),
+        Ok(Skim::Error { .. }) | Err(_) => return kept(None, None),
+    };
+    match (envelope.kind, envelope.seq, envelope.did) {
+        (Kind::Info, ..) => kept(None, None),
+        (Kind::Commit, Some(seq), Some(repo))
+            if frame.len() <= MAX_FRAME
+                && SEQS.contains(&seq)
+                && !wants(interest, &envelope, repo) =>
+        {
+            Glance::Unwanted(Place {
+                seq,
+                time: envelope.time,
+            })
+        }
+        (Kind::Commit, seq, repo) => kept(seq, repo),
+        (_, seq, _) => kept(seq, None),
+    }
+}
+
+fn decode_message(
+    frame: &[u8],
+    envelope: &Envelope<'_>,
+    interest: &Interest,
+) -> Result<(Content<'static>, Option<Evidence>), Fault> {
+    let payload = envelope.payload(frame);
+    if envelope.kind != Kind::Info {
+        check_seq(envelope)?;
+    }
+    let mut evidence = None;
+    let event = match envelope.kind {
+        Kind::Commit => {
+            let repo = envelope.did.ok_or(SkimFault::Missing("repo"))?;
+            if !wants(interest, envelope, repo) {
+                return Ok((Content::Unwanted, None));
+            }
+            let commit = if interest.wants_evidence() {
+                let (commit, of_commit) = commit::decode_with_evidence(payload, interest)?;
+                evidence = Some(Evidence::Commit(Box::new(of_commit)));
+                commit
+            } else {
+                commit::decode(payload, interest)?
+            };
+            Event::Commit(Box::new(commit))
+        }
+        Kind::Account => Event::Account(account::decode_account(payload)?),
+        Kind::Handle | Kind::Identity => Event::Identity(account::decode_identity(payload)?),
+        Kind::Info => Event::Info(decode_info(payload)?),
+        Kind::Sync => {
+            let sync = commit::decode_sync(payload)?;
+            if interest.tracks(sync.did.as_str()) && interest.wants_did(sync.did.as_str()) {
+                evidence = Some(Evidence::Sync(Box::new(SyncEvidence::of(&sync)?)));
+            }
+            Event::Sync(sync)
+        }
+        Kind::Tombstone => Event::Account(account::decode_tombstone(payload)?),
+    };
+    Ok((Content::Event(event), evidence))
+}
+
+/// Of a tracked repository everything is wanted that its chain goes through.
+fn wants(interest: &Interest, envelope: &Envelope<'_>, repo: &str) -> bool {
+    let names_wanted = || envelope.paths().any(|path| interest.wants_path(path));
+    (names_wanted() || interest.tracks(repo)) && interest.wants_did(repo)
+}
+
+fn check_seq(envelope: &Envelope<'_>) -> Result<(), Fault> {
+    let seq = envelope.seq.ok_or(SkimFault::Missing("seq"))?;
+    if SEQS.contains(&seq) {
+        Ok(())
+    } else {
+        Err(Fault::Seq(seq))
+    }
+}
+
+fn decode_info(payload: &[u8]) -> Result<Info, Fault> {
+    #[derive(Deserialize)]
+    struct Payload {
+        name: String,
+        message: Option<String>,
+    }
+    let Payload { name, message } = serde_ipld_dagcbor::from_slice(payload)?;
+    Ok(Info { name, message })
+}
+
+fn at_most(
+    name: &'static str,
+    found: usize,
+    limit: usize,
+    unit: &'static str,
+) -> Result<(), Fault> {
+    if found <= limit {
+        return Ok(());
+    }
+    Err(Fault::Limit {
+        name,
+        found,
+        limit,
+        unit,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ipld_core::ipld;
+
+    use super::sample::{CommitFrame, DID, TIME, frame};
+    use super::*;
+    use crate::atproto::event::{Account, Identity};
+    use crate::atproto::syntax::Did;
+
+    fn interest(pattern: &str) -> Interest {
+        Interest::new([pattern.parse().unwrap()])
+    }
+
+    fn event(frame: &[u8]) -> Event {
+        match decode(frame, &Interest::default()).unwrap().content {
+            Content::Event(event) => event,
+            other => panic!("not an event: {other:?}"),
+        }
+    }
+
+    fn did() -> Did {
+        Did::parse(DID).unwrap()
+    }
+
+    fn time() -> jiff::Timestamp {
+        TIME.parse().unwrap()
+    }
+
+    #[test]
+    fn an_unwanted_commit_is_not_looked_into() {
+        let frame = CommitFrame {
+            blocks: Some(b"no CAR at all".to_vec()),
+            ..CommitFrame::default()
+        }
+        .create("app.bsky.feed.like/3jzfcijpj2z2a", &ipld!({}))
+        .bytes();
+        let decoded = decode(&frame, &interest("com.huddle.*")).unwrap();
+        assert_eq!(decoded.content, Content::Unwanted);
+        assert_eq!(decoded.kind, Some(Kind::Commit));
+        assert_eq!(decoded.seq, Some(7));
+        assert_eq!(
+            decoded.place().and_then(|place| place.position().time),
+            Some(time())
+        );
+        assert!(decode(&frame, &interest("app.bsky.*")).is_err());
+    }
+
+    #[test]
+    fn a_denied_repository_is_unwanted() {
+        let frame = CommitFrame::default()
+            .create("com.huddle.booking/a", &ipld!({}))
+            .bytes();
+        let denied = interest("com.huddle.*").denying([did()]);
+        assert_eq!(decode(&frame, &denied).unwrap().content, Content::Unwanted);
+    }
+
+    #[test]
+    fn accounts_and_identities_are_events_whoever_they_are() {
+        let account = frame(
+            "#account",
+            &ipld!({ "seq": 9, "did": DID, "time": TIME, "active": false, "status": "takendown" }),
+        );
+        assert_eq!(
+            event(&account),
+            Event::Account(Account {
+                seq: 9,
+                did: did(),
+                time: time(),
+                active: false,
+                status: Some("takendown".to_owned()),
+            })
+        );
+        let identity = frame("#identity", &ipld!({ "seq": 9, "did": DID, "time": TIME }));
+        assert_eq!(
+            event(&identity),
+            Event::Identity(Identity {
+                seq: 9,
+                did: did(),
+                time: time(),
+                handle: None,
+            })
+        );
+    }
+
+    #[test]
+    fn a_handle_reads_as_an_identity_and_a_tombstone_as_a_deleted_account() {
+        let handle = frame(
+            "#handle",
+            &ipld!({ "seq": 9, "did": DID, "time": TIME, "handle": "ann.example" }),
+        );
+        assert_eq!(
+            event(&handle),
+            Event::Identity(Identity {
+                seq: 9,
+                did: did(),
+                time: time(),
+                handle: Some("ann.example".to_owned()),
+            })
+        );
+        let tombstone = frame("#tombstone", &ipld!({ "seq": 9, "did": DID, "time": TIME }));
+        assert_eq!(
+            event(&tombstone),
+            Event::Account(Account {
+                seq: 9,
+                did: did(),
+                time: time(),
+                active: false,
+                status: Some("deleted".to_owned()),
+            })
+        );
+    }
+
+    #[test]
+    fn info_has_no_seq() {
+        let frame = frame("#info", &ipld!({ "name": "OutdatedCursor" }));
+        let decoded = decode(&frame, &Interest::default()).unwrap();
+        assert_eq!(decoded.seq, None);
+        assert_eq!(
+            decoded.content,
+            Content::Event(Event::Info(Info {
+                name: "OutdatedCursor".to_owned(),
+                message: None,
+            }))
+        );
+    }
+
+    #[test]
+    fn a_seq_is_positive_and_below_two_to_the_53() {
+        for seq in [0, SEQS.end, u64::MAX] {
+            let frame = frame(
+                "#identity",
+                &ipld!({ "seq": seq, "did": DID, "time": TIME }),
+            );
+            let error = decode(&frame, &Interest::default()).unwrap_err();
+            assert!(matches!(error.fault, Fault::Seq(found) if found == seq));
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_or_only_speaks_of_the_stream_can_not_move_the_cursor_out_of_it() {
+        let unknown = |seq| frame("#weather", &ipld!({ "seq": seq }));
+        let info = frame("#info", &ipld!({ "name": "x", "seq": 9 }));
+        for (frame, place) in [
+            (unknown(9), Some(9)),
+            (unknown(0), None),
+            (unknown(SEQS.end), None),
+            (info, None),
+        ] {
+            let decoded = decode(&frame, &Interest::default()).unwrap();
+            assert_eq!(decoded.place().map(|place| place.seq), place);
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_frame_as_far_as_it_is_known() {
+        let frame = frame(
+            "#identity",
+            &ipld!({ "seq": 9, "did": "did:nobody", "time": TIME }),
+        );
+        let error = decode(&frame, &Interest::default()).unwrap_err();
+        assert_eq!(error.seq, Some(9));
+        assert_eq!(error.did.as_deref(), Some("did:nobody"));
+        assert_eq!(error.to_string(), "not a valid DID: \"did:nobody\"");
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_is_refused_unread() {
+        let error = decode(&vec![0; MAX_FRAME + 1], &Interest::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "frame has 5000001 bytes, 5000000 are allowed"
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! Which records are wanted: compiled once, then asked for every operation of the stream.
+
+use std::sync::Arc;
+
+use super::tracked::Tracked;
+use crate::atproto::pattern::Pattern;
+use crate::atproto::syntax::Did;
+
+/// What the stream is asked for. A question costs the logarithm of the number of patterns or DIDs.
+#[derive(Clone, Debug, Default)]
+pub struct Interest {
+    /// Sorted.
+    exact: Box<[Box<str>]>,
+    /// Sorted, and none is a prefix of another: so the one that could match a collection is the
+    /// greatest that is not greater than it.
+    prefixes: Box<[Box<str>]>,
+    /// Sorted; empty means everybody.
+    allowed: Box<[Did]>,
+    /// Sorted.
+    denied: Box<[Did]>,
+    wants_evidence: bool,
+    tracked: Option<Arc<Tracked>>,
+}
+
+impl Interest {
+    /// Everybody's records in the collections of `patterns`.
+    pub fn new(patterns: impl IntoIterator<Item = Pattern>) -> Self {
+        let (mut exact, mut prefixes) = (Vec::new(), Vec::new());
+        for pattern in patterns {
+            match pattern {
+                Pattern::Exact(nsid) => exact.push(nsid),
+                Pattern::Prefix(prefix) => prefixes.push(prefix),
+            }
+        }
+        exact.sort_unstable();
+        prefixes.sort_unstable();
+        prefixes.dedup_by(|longer, shorter| longer.starts_with(&**shorter));
+        Self {
+            exact: exact.into(),
+            prefixes: prefixes.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Narrows the interest to these repositories; none means all.
+    #[must_use]
+    pub fn allowing(mut self, dids: impl IntoIterator<Item = Did>) -> Self {
+        self.allowed = sorted(dids);
+        self
+    }
+
+    /// Takes these repositories out, also where they are allowed by name.
+    #[must_use]
+    pub fn denying(mut self, dids: impl IntoIterator<Item = Did>) -> Self {
+        self.denied = sorted(dids);
+        self
+    }
+
+    /// Asks for the proofs of commits too.
+    #[must_use]
+    pub fn with_evidence(mut self) -> Self {
+        self.wants_evidence = true;
+        self
+    }
+
+    /// Asks for every commit of the repositories in `tracked`, whatever it touches.
+    #[must_use]
+    pub fn tracking(mut self, tracked: Arc<Tracked>) -> Self {
+        self.tracked = Some(tracked);
+        self
+    }
+
+    pub fn wants_evidence(&self) -> bool {
+        self.wants_evidence
+    }
+
+    /// Whether the chain of this repository is followed. It may say so of one whose chain is not.
+    pub fn tracks(&self, did: &str) -> bool {
+        let tracked = self.tracked.as_ref();
+        tracked.is_some_and(|tracked| tracked.contains(did))
+    }
+
+    /// The repositories whose chains are followed, where any are.
+    pub fn tracked(&self) -> Option<&Tracked> {
+        self.tracked.as_deref()
+    }
+
+    /// Whether the record at `path` (`collection/rkey`) belongs to a wanted collection.
+    pub fn wants_path(&self, path: &str) -> bool {
+        path.split_once('/')
+            .is_some_and(|(collection, _)| self.wants_collection(collection))
+    }
+
+    pub fn wants_collection(&self, collection: &str) -> bool {
+        let not_greater = self.prefixes.partition_point(|p| &**p <= collection);
+        let is_below_prefix = self.prefixes[..not_greater]
+            .last()
+            .is_some_and(|prefix| collection.starts_with(&**prefix));
+        is_below_prefix
+            || self
+                .exact
+                .binary_search_by(|nsid| (**nsid).cmp(collection))
+                .is_ok()
+    }
+
+    pub fn wants_did(&self, did: &str) -> bool {
+        (self.allowed.is_empty() || contains(&self.allowed, did)) && !contains(&self.denied, did)
+    }
+}
+
+fn sorted(dids: impl IntoIterator<Item = Did>) -> Box<[Did]> {
+    let mut dids: Vec<Did> = dids.into_iter().collect();
+    dids.sort_unstable();
+    dids.into()
+}
+
+fn contains(sorted: &[Did], did: &str) -> bool {
+    sorted
+        .binary_search_by(|listed| listed.as_str().cmp(did))
+        .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn interest(patterns: &[&str]) -> Interest {
+        Interest::new(patterns.iter().map(|text| text.parse().unwrap()))
+    }
+
+    fn did(text: &str) -> Did {
+        Did::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_prefix_ends_at_the_dot() {
+        let interest = interest(&["com.huddle.*"]);
+        assert!(interest.wants_path("com.huddle.slotOffer/3jzfcijpj2z2a"));
+        assert!(interest.wants_collection("com.huddle.deeper.down"));
+        for near_miss in [
+            "com.huddlefake.x",
+            "com.huddle",
+            "com.huddl",
+            "com.huddle-x.y",
+        ] {
+            assert!(!interest.wants_collection(near_miss), "{near_miss}");
+        }
+    }
+
+    #[test]
+    fn an_exact_pattern_wants_nothing_else() {
+        let interest = interest(&["com.huddle.booking", "app.bsky.feed.post"]);
+        assert!(interest.wants_collection("com.huddle.booking"));
+        assert!(!interest.wants_collection("com.huddle.bookingRequest"));
+        assert!(!interest.wants_collection("com.huddle.booking.x"));
+    }
+
+    #[test]
+    fn a_path_without_a_record_key_is_not_wanted() {
+        let interest = interest(&["*"]);
+        assert!(!interest.wants_path("com.huddle.booking"));
+        assert!(interest.wants_path("any.thing.here/self"));
+    }
+
+    #[test]
+    fn nothing_is_wanted_without_a_pattern() {
+        assert!(!interest(&[]).wants_collection("com.huddle.booking"));
+    }
+
+    #[test]
+    fn the_deny_list_beats_the_allow_list() {
+        let (ann, bob) = (did("did:plc:ann"), did("did:web:bob.example"));
+        let everybody = interest(&["*"]).denying([bob.clone()]);
+        assert!(everybody.wants_did("did:plc:ann"));
+        assert!(!everybody.wants_did("did:web:bob.example"));
+
+        let listed = interest(&["*"]).allowing([bob.clone(), ann]).denying([bob]);
+        assert!(listed.wants_did("did:plc:ann"));
+        assert!(!listed.wants_did("did:web:bob.example"));
+        assert!(!listed.wants_did("did:plc:eve"));
+    }
+
+    #[test]
+    fn a_pattern_that_could_mislead_is_refused() {
+        for text in [
+            "",
+            ".*",
+            "com.huddle*",
+            "com.*.x",
+            "com.huddle.",
+            "huddle",
+            "com..*",
+            "**",
+            "-com.x.*",
+        ] {
+            let error = text.parse::<Pattern>().unwrap_err();
+            assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_shown_as_it_was_written() {
+        for text in ["*", "com.*", "com.huddle.*", "com.huddle.booking"] {
+            assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn compiled_patterns_agree_with_a_linear_scan(
+            patterns in prop::collection::vec("([ab]\\.){1,4}(\\*|[ab])", 0..12),
+            collection in "[ab](\\.[ab]){1,5}",
+        ) {
+            let patterns: Vec<Pattern> = patterns.iter().filter_map(|p| p.parse().ok()).collect();
+            let scanned = patterns.iter().any(|pattern| match pattern {
+                Pattern::Exact(nsid) => **nsid == collection,
+                Pattern::Prefix(prefix) => collection.starts_with(&**prefix),
+            });
+            prop_assert_eq!(Interest::new(patterns).wants_collection(&collection), scanned);
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The rules: from an event to its effects on the tables.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::huddle::{self, Projection};
+use crate::lexicon::{Policies, Policy, Schemas, Verdict};
+use crate::source::interest::Interest;
+
+use crate::atproto::event::{Account, Change, Commit, Event, Identity, MisnamedOp, RecordOp};
+use crate::atproto::json::dag_cbor_to_json;
+use crate::atproto::verify::Level;
+use crate::model::SourceId;
+use crate::store::plan::effect::{
+    AccountChange, DeadLetter, Effect, IdentityChange, RecordDelete, RecordUpsert, RecordVersion,
+    Stage, Validity,
+};
+use crate::store::plan::index_task::IndexTask;
+
+/// What is kept, and what becomes of it.
+#[derive(Debug)]
+pub struct Rules {
+    pub source: SourceId,
+    pub interest: Arc<Interest>,
+    pub schemas: Schemas,
+    pub policies: Policies,
+}
+
+impl Rules {
+    /// Appends what `event` asks of the tables; `verified` is how much of it was.
+    pub fn effects_of(&self, event: Event, verified: Option<Level>, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Commit(commit) => {
+                for op in &commit.ops {
+                    self.effects_of_op(&commit, verified, op, effects);
+                }
+                effects.extend(commit.misnamed.iter().map(|op| misnamed(&commit, op)));
+            }
+            Event::Identity(identity) if self.interest.wants_did(identity.did.as_str()) => {
+                effects.extend(handle_change(identity));
+            }
+            Event::Account(account) if self.interest.wants_did(account.did.as_str()) => {
+                effects.push(status_change(account));
+            }
+            // A #sync says that a repository is elsewhere than we think, not what it holds.
+            Event::Account(_) | Event::Identity(_) | Event::Info(_) | Event::Sync(_) => {}
+        }
+    }
+
+    fn effects_of_op(
+        &self,
+        commit: &Commit,
+        verified: Option<Level>,
+        op: &RecordOp,
+        effects: &mut Vec<Effect>,
+    ) {
+        let version = RecordVersion {
+            did: commit.did.clone(),
+            collection: op.collection.clone(),
+            rkey: op.rkey.clone(),
+            rev: commit.rev.clone(),
+            seq: commit.seq,
+            time: commit.time,
+            data: commit.data,
+            verified,
+        };
+        match &op.change {
+            Change::Delete => effects.push(Effect::Delete(RecordDelete { version })),
+            // What the record is now is not known, so what it was stays.
+            Change::Broken { reason, record } => {
+                effects.push(Effect::DeadLetter(Box::new(DeadLetter {
+                    raw: record.clone(),
+                    ..dead_letter(&version, Stage::Decode, reason.clone())
+                })));
+            }
+            Change::Put { cid, record, .. } => {
+                let mut upsert = RecordUpsert {
+                    version,
+                    cid: *cid,
+                    json: String::new(),
+                    cbor: record.clone(),
+                    validity: Validity::Unvalidated,
+                    projection: None,
+                };
+                match self.judge(&mut upsert) {
+                    Ok(()) => effects.push(Effect::Upsert(Box::new(upsert))),
+                    Err(refusal) => self.refuse(upsert, refusal, effects),
+                }
+            }
+        }
+    }
+
+    /// Fills in the record's JSON, validity and row.
+    fn judge(&self, upsert: &mut RecordUpsert) -> Result<(), Refusal> {
+        let json = dag_cbor_to_json(&upsert.cbor).map_err(|error| Refusal {
+            stage: Stage::Decode,
+            reason: error.to_string(),
+        })?;
+        upsert.json = json.to_string();
+        let collection = upsert.version.collection.as_str();
+        match self.policies.for_collection(collection) {
+            Policy::Off => {
+                // Nobody asked whether it is valid; where it has no row, it has none.
+                upsert.projection = huddle::project(collection, &json).ok().flatten();
+            }
+            policy => match self.validate(collection, &json) {
+                Ok((validity, projection)) => {
+                    upsert.validity = validity;
+                    upsert.projection = projection;
+                }
+                Err(reason) if policy == Policy::Flag => {
+                    upsert.validity = Validity::Invalid { reason };
+                }
+                Err(reason) => {
+                    return Err(Refusal {
+                        stage: Stage::Validate,
+                        reason,
+                    });
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn validate(
+        &self,
+        collection: &str,
+        record: &Value,
+    ) -> Result<(Validity, Option<Projection>), String> {
+        match record.get("$type").and_then(Value::as_str) {
+            Some(named) if named == collection => {}
+            Some(named) => return Err(format!("$type: is {named:?}, in collection {collection}")),
+            None => return Err("$type: is missing".to_owned()),
+        }
+        match self.schemas.validate(collection, record) {
+            Verdict::Invalid(error) => Err(error.to_string()),
+            Verdict::NoSchema => Ok((Validity::Unvalidated, None)),
+            Verdict::Valid => huddle::project(collection, record)
+                .map(|projection| (Validity::Valid, projection))
+                .map_err(|error| error.to_string()),
+        }
+    }
+
+    /// A refused record is not what its row said before either: the row goes, the record is kept as
+    /// a dead letter.
+    fn refuse(&self, upsert: RecordUpsert, refusal: Refusal, effects: &mut Vec<Effect>) {
+        let task = IndexTask::upsert(&upsert, &self.source, 1);
+        effects.push(Effect::DeadLetter(Box::new(DeadLetter {
+            task: serde_json::to_string(&task).ok(),
+            raw: upsert.cbor.clone(),
+            ..dead_letter(&upsert.version, refusal.stage, refusal.reason)
+        })));
+        effects.push(Effect::Delete(RecordDelete {
+            version: upsert.version,
+        }));
+    }
+}
+
+struct Refusal {
+    stage: Stage,
+    reason: String,
+}
+
+/// There is no record by that name to do anything to.
+fn misnamed(commit: &Commit, op: &MisnamedOp) -> Effect {
+    Effect::DeadLetter(Box::new(DeadLetter {
+        stage: Stage::Decode,
+        error: op.reason.clone(),
+        seq: Some(commit.seq),
+        did: Some(commit.did.to_string()),
+        uri: Some(format!("at://{}/{}", commit.did, op.path)),
+        task: None,
+        raw: op.record.clone(),
+        attempts: 1,
+    }))
+}
+
+fn dead_letter(version: &RecordVersion, stage: Stage, error: String) -> DeadLetter {
+    DeadLetter {
+        stage,
+        error,
+        seq: Some(version.seq),
+        did: Some(version.did.to_string()),
+        uri: Some(version.uri()),
+        task: None,
+        raw: Bytes::new(),
+        attempts: 1,
+    }
+}
+
+/// An identity event without a handle says only that something may have changed.
+fn handle_change(identity: Identity) -> Option<Effect> {
+    identity.handle.as_ref()?;
+    Some(Effect::Identity(IdentityChange {
+        did: identity.did,
+        handle: identity.handle,
+        seq: identity.seq,
+        time: identity.time,
+    }))
+}
+
+fn status_change(account: Account) -> Effect {
+    Effect::Account(AccountChange {
+        did: account.did,
+        active: account.active,
+        status: account.status,
+        is_hearsay: false,
+        seq: account.seq,
+        time: account.time,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use cid::Cid;
+    use ipld_core::ipld::Ipld;
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::atproto::event::PutAction;
+    use crate::atproto::pattern::Pattern;
+    use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
+
+    const OFFER: &str = "com.huddle.slotOffer";
+    const CID: &str = "bafyreidfayvfuwqa7qlnopdjiqrxzs6blmoeu4rujcjtnci5beludirz2a";
+
+    fn rules(policies: &str) -> Rules {
+        let pattern = "com.huddle.*".parse::<Pattern>().unwrap();
+        Rules {
+            source: SourceId::new("ws://source.test/"),
+            interest: Arc::new(
+                Interest::new([pattern]).denying([Did::parse("did:plc:denied").unwrap()]),
+            ),
+            schemas: Schemas::embedded().unwrap(),
+            policies: policies.parse().unwrap(),
+        }
+    }
+
+    fn offer(change: impl FnOnce(&mut Value)) -> Value {
+        let mut record = serde_json::json!({
+            "$type": OFFER,
+            "title": "piano",
+            "startsAt": "2026-03-01T10:00:00+01:00",
+            "endsAt": "2026-03-01T11:00:00+01:00",
+            "createdAt": "2026-02-01T10:00:00Z",
+        });
+        change(&mut record);
+        record
+    }
+
+    fn commit(collection: &str, changes: Vec<Change>) -> Event {
+        let ops = changes.into_iter().map(|change| RecordOp {
+            collection: Nsid::parse(collection).unwrap(),
+            rkey: RecordKey::parse("one").unwrap(),
+            change,
+        });
+        Event::Commit(Box::new(Commit {
+            seq: 7,
+            did: Did::parse("did:plc:host").unwrap(),
+            rev: Tid::parse("3mptbypluud2a").unwrap(),
+            since: None,
+            time: Timestamp::UNIX_EPOCH,
+            commit: CID.parse().unwrap(),
+            data: CID.parse().unwrap(),
+            prev_data: None,
+            ops: ops.collect(),
+            misnamed: Vec::new(),
+        }))
+    }
+
+    fn put(record: &Value) -> Change {
+        let ipld: Ipld = serde_json::from_value(record.clone()).unwrap();
+        Change::Put {
+            action: PutAction::Create,
+            cid: CID.parse::<Cid>().unwrap(),
+            record: serde_ipld_dagcbor::to_vec(&ipld).unwrap().into(),
+        }
+    }
+
+    fn effects(policies: &str, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        rules(policies).effects_of(event, None, &mut effects);
+        effects
+    }
+
+    fn upsert(effects: &[Effect]) -> &RecordUpsert {
+        match effects {
+            [Effect::Upsert(upsert)] => upsert,
+            other => panic!("not one upsert: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_valid_record_is_kept_with_its_row() {
+        let effects = effects("reject", commit(OFFER, vec![put(&offer(|_| {}))]));
+        let upsert = upsert(&effects);
+        assert_eq!(upsert.validity, Validity::Valid);
+        let Some(Projection::SlotOffer(row)) = &upsert.projection else {
+            panic!("no row: {:?}", upsert.projection);
+        };
+        assert_eq!(row.starts_at, "2026-03-01T09:00:00.000Z");
+    }
+
+    #[test]
+    fn a_rejected_record_is_a_dead_letter_and_takes_its_old_row_along() {
+        let bad = offer(|record| record["title"] = 42.into());
+        let effects = effects("reject", commit(OFFER, vec![put(&bad)]));
+        let [Effect::DeadLetter(letter), Effect::Delete(_)] = effects.as_slice() else {
+            panic!("{effects:?}");
+        };
+        assert_eq!(letter.stage, Stage::Validate);
+        assert!(letter.error.contains("title"), "{}", letter.error);
+        assert!(!letter.raw.is_empty());
+        let task: IndexTask = serde_json::from_str(letter.task.as_deref().unwrap()).unwrap();
+        assert_eq!(task.uri, "at://did:plc:host/com.huddle.slotOffer/one");
+        assert!(task.record.unwrap().get().contains("42"));
+    }
+
+    #[test]
+    fn a_flagged_record_is_kept_without_a_row() {
+        let bad = offer(|record| record["endsAt"] = "2026-03-01T08:00:00Z".into());
+        let effects = effects("flag", commit(OFFER, vec![put(&bad)]));
+        let upsert = upsert(&effects);
+        assert!(matches!(upsert.validity, Validity::Invalid { .. }));
+        assert_eq!(upsert.projection, None);
+    }
+
+    #[test]
+    fn nothing_is_asked_of_a_record_where_the_policy_is_off() {
+        let bad = offer(|record| record["title"] = 42.into());
+        let effects = effects("off", commit(OFFER, vec![put(&bad)]));
+        assert_eq!(upsert(&effects).validity, Validity::Unvalidated);
+    }
+
+    #[test]
+    fn a_collection_without_a_schema_is_kept_unvalidated() {
+        let record = serde_json::json!({"$type": "com.huddle.profile", "anything": 1});
+        let effects = effects("reject", commit("com.huddle.profile", vec![put(&record)]));
+        assert_eq!(upsert(&effects).validity, Validity::Unvalidated);
+    }
+
+    #[test]
+    fn a_record_of_another_type_than_its_collection_is_refused_even_without_a_schema() {
+        let record = serde_json::json!({"$type": "com.huddle.other"});
+        let effects = effects("reject", commit("com.huddle.profile", vec![put(&record)]));
+        assert!(matches!(effects[0], Effect::DeadLetter(_)), "{effects:?}");
+    }
+
+    #[test]
+    fn a_broken_operation_leaves_the_old_row_and_the_other_operations_alone() {
+        let broken = Change::Broken {
+            reason: "its block is missing".to_owned(),
+            record: Bytes::new(),
+        };
+        let effects = effects("reject", commit(OFFER, vec![broken, put(&offer(|_| {}))]));
+        assert!(
+            matches!(
+                effects.as_slice(),
+                [Effect::DeadLetter(_), Effect::Upsert(_)]
+            ),
+            "{effects:?}"
+        );
+    }
+
+    #[test]
+    fn accounts_on_the_deny_list_leave_no_trace() {
+        let account = |did: &str| {
+            Event::Account(Account {
+                seq: 1,
+                did: Did::parse(did).unwrap(),
+                time: Timestamp::UNIX_EPOCH,
+                active: false,
+                status: None,
+            })
+        };
+        assert!(effects("reject", account("did:plc:denied")).is_empty());
+        assert_eq!(effects("reject", account("did:plc:host")).len(), 1);
+    }
+}

@@ -1,0 +1,70 @@
+//! The message of the queue `index-tasks`, and the body of its dead letters.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::effect::{RecordDelete, RecordUpsert, RecordVersion};
+use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
+use crate::model::SourceId;
+
+/// One change to one record, as JSON: `{type, collection, uri, did, rkey, record?, timestamp}` and
+/// what an operator needs to find its origin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IndexTask {
+    #[serde(rename = "type")]
+    pub kind: TaskKind,
+    pub collection: Nsid,
+    pub uri: String,
+    pub did: Did,
+    pub rkey: RecordKey,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Box<RawValue>>,
+    /// The event's time.
+    pub timestamp: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cid: Option<String>,
+    pub rev: Tid,
+    pub seq: u64,
+    pub source: SourceId,
+    pub attempts: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskKind {
+    Upsert,
+    Delete,
+}
+
+impl IndexTask {
+    pub fn upsert(upsert: &RecordUpsert, source: &SourceId, attempts: u32) -> Self {
+        Self {
+            // The JSON was written by this process; should it not parse, the raw bytes still tell.
+            record: RawValue::from_string(upsert.json.clone()).ok(),
+            cid: Some(upsert.cid.to_string()),
+            ..Self::bare(TaskKind::Upsert, &upsert.version, source, attempts)
+        }
+    }
+
+    pub fn delete(delete: &RecordDelete, source: &SourceId, attempts: u32) -> Self {
+        Self::bare(TaskKind::Delete, &delete.version, source, attempts)
+    }
+
+    fn bare(kind: TaskKind, version: &RecordVersion, source: &SourceId, attempts: u32) -> Self {
+        Self {
+            kind,
+            collection: version.collection.clone(),
+            uri: version.uri(),
+            did: version.did.clone(),
+            rkey: version.rkey.clone(),
+            record: None,
+            timestamp: version.time,
+            cid: None,
+            rev: version.rev.clone(),
+            seq: version.seq,
+            source: source.clone(),
+            attempts,
+        }
+    }
+}

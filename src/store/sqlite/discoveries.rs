@@ -1,0 +1,152 @@
+//! The search for repositories that hold what is wanted.
+
+use super::writer::Writer;
+use super::{SqliteStore, integer, now};
+use crate::atproto::syntax::Nsid;
+use crate::store::StoreError;
+use crate::store::repos::{BackfillCounts, EnumeratedPage, Enumeration, RepoCounts};
+
+pub(super) async fn begin(
+    writer: &Writer,
+    collections: &[Nsid],
+    anew: bool,
+) -> Result<(), StoreError> {
+    let mut transaction = writer.begin().await?;
+    let now = now();
+    for collection in collections {
+        sqlx::query(
+            "INSERT INTO enumerations (collection, started_at) VALUES (?1, ?2) \
+             ON CONFLICT (collection) DO UPDATE SET cursor = NULL, repos = 0, started_at = ?2, \
+             ended_at = NULL, attempts = 0, error = NULL WHERE ?3 AND ended_at IS NOT NULL",
+        )
+        .bind(collection.as_str())
+        .bind(&now)
+        .bind(anew)
+        .execute(&mut *transaction)
+        .await?;
+    }
+    transaction.commit().await
+}
+
+pub(super) async fn all(store: &SqliteStore) -> Result<Vec<Enumeration>, StoreError> {
+    let rows: Vec<(String, Option<String>, i64, bool)> = sqlx::query_as(
+        "SELECT collection, cursor, repos, ended_at IS NOT NULL FROM enumerations \
+         ORDER BY collection",
+    )
+    .fetch_all(store.reader())
+    .await?;
+    let enumerations = rows
+        .into_iter()
+        .map(|(collection, cursor, repos, is_over)| {
+            Ok(Enumeration {
+                collection: Nsid::parse(&collection)
+                    .map_err(|error| StoreError::Corrupt(error.to_string()))?,
+                cursor,
+                repos: repos.unsigned_abs(),
+                is_over,
+            })
+        });
+    enumerations.collect()
+}
+
+pub(super) async fn note_page(
+    writer: &Writer,
+    page: &EnumeratedPage<'_>,
+) -> Result<(), StoreError> {
+    let mut transaction = writer.begin().await?;
+    let now = now();
+    for did in page.dids {
+        sqlx::query(
+            "INSERT INTO repos (did, state, cause, updated_at) \
+             VALUES (?, 'desynchronized', 'backfill', ?) ON CONFLICT (did) DO UPDATE SET \
+             state = excluded.state, cause = excluded.cause, updated_at = excluded.updated_at \
+             WHERE is_whole = 0 AND repos.state IN ('synchronized', 'unchained')",
+        )
+        .bind(did.as_str())
+        .bind(&now)
+        .execute(&mut *transaction)
+        .await?;
+    }
+    sqlx::query(
+        "UPDATE enumerations SET cursor = ?2, repos = repos + ?3, attempts = 0, error = NULL, \
+         ended_at = iif(?2 IS NULL, ?4, NULL) WHERE collection = ?1",
+    )
+    .bind(page.collection.as_str())
+    .bind(page.cursor)
+    .bind(integer(page.dids.len() as u64))
+    .bind(&now)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await
+}
+
+pub(super) async fn note_failed_page(
+    writer: &Writer,
+    collection: &Nsid,
+    error: &str,
+) -> Result<(), StoreError> {
+    let mut transaction = writer.begin().await?;
+    sqlx::query(
+        "UPDATE enumerations SET attempts = attempts + 1, error = ?2 WHERE collection = ?1",
+    )
+    .bind(collection.as_str())
+    .bind(error)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await
+}
+
+/// A row of [`counts`] as it is stored.
+#[derive(sqlx::FromRow)]
+struct Row {
+    tracked: i64,
+    desynchronized: i64,
+    resyncing: i64,
+    throttled: i64,
+    doubted: i64,
+    waiting: i64,
+    waiting_commits: i64,
+    enumerating: i64,
+    fetched: i64,
+    left: i64,
+    failing: i64,
+}
+
+/// Those that nobody has to see to are counted in an index, and the others are in one of their own.
+pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError> {
+    let row: Row = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM repos) AS tracked, \
+         count(*) FILTER (WHERE state = 'desynchronized') AS desynchronized, \
+         count(*) FILTER (WHERE state = 'resyncing') AS resyncing, \
+         count(*) FILTER (WHERE state = 'throttled') AS throttled, \
+         count(*) FILTER (WHERE doubted_by IS NOT NULL) AS doubted, \
+         count(*) FILTER (WHERE has_waiting) AS waiting, \
+         (SELECT count(*) FROM waiting_commits) AS waiting_commits, \
+         (SELECT count(*) FROM enumerations WHERE ended_at IS NULL) AS enumerating, \
+         (SELECT count(*) FROM resyncs WHERE cause = 'backfill' AND error IS NULL \
+             AND ended_at >= (SELECT min(started_at) FROM enumerations)) AS fetched, \
+         count(*) FILTER (WHERE is_left) AS left, \
+         count(*) FILTER (WHERE is_left AND attempts > 0) AS failing \
+         FROM (SELECT *, cause = 'backfill' \
+             AND state IN ('desynchronized', 'resyncing', 'throttled') AND NOT EXISTS ( \
+                 SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0) AS is_left \
+             FROM repos WHERE urgency IS NOT NULL)",
+    )
+    .fetch_one(store.reader())
+    .await?;
+    Ok(RepoCounts {
+        tracked: row.tracked.unsigned_abs(),
+        desynchronized: row.desynchronized.unsigned_abs(),
+        resyncing: row.resyncing.unsigned_abs(),
+        throttled: row.throttled.unsigned_abs(),
+        doubted: row.doubted.unsigned_abs(),
+        waiting: row.waiting.unsigned_abs(),
+        waiting_commits: row.waiting_commits.unsigned_abs(),
+        backfill: BackfillCounts {
+            enumerating: row.enumerating.unsigned_abs(),
+            fetched: row.fetched.unsigned_abs(),
+            left: row.left.unsigned_abs(),
+            failing: row.failing.unsigned_abs(),
+        },
+    })
+}

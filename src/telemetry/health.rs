@@ -1,0 +1,331 @@
+//! Whether the worker does its work, and why not: a pure function of its status and the time.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::status::{ActorState, ActorStatus, ConnectionState, SourceStatus, Status};
+use crate::config::Config;
+
+/// For how long what is not as it should be may be so before it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// A source without a connection, though it is tried again and again.
+    pub disconnected: Duration,
+    /// Events that have been received and a cursor that does not move.
+    pub stalled: Duration,
+    /// An actor that has failed and waits for its restart.
+    pub actor_down: Duration,
+}
+
+impl From<&Config> for Thresholds {
+    fn from(config: &Config) -> Self {
+        Self {
+            // Three attempts at the slowest pace: a restart of the other side is over by then.
+            disconnected: 3 * (config.reconnect_max + config.connect_timeout),
+            stalled: config.stuck_after,
+            // A backoff grows as long as this for an actor that has failed again and again.
+            actor_down: config.restart_max / 3,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// Why not; empty where `ready`.
+    pub reasons: Vec<Reason>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// `worker`, `database`, `actor NAME` or `source ID`.
+    pub component: String,
+    pub message: String,
+}
+
+/// Judges `status` at the time `now`.
+pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Readiness {
+    let worker = worker_fault(status).map(|message| ("worker".to_owned(), message));
+    let database = database_fault(status, now).map(|message| ("database".to_owned(), message));
+    let actors = status.actors.iter().filter_map(|(name, actor)| {
+        let message = actor_fault(actor, now, thresholds)?;
+        Some((format!("actor {name}"), message))
+    });
+    let sources = status.sources.iter().flat_map(|(id, source)| {
+        [
+            connection_fault(source, now, thresholds),
+            cursor_fault(source, now, thresholds),
+        ]
+        .into_iter()
+        .flatten()
+        .map(move |message| (format!("source {id}"), message))
+    });
+    let reasons: Vec<_> = worker
+        .into_iter()
+        .chain(database)
+        .chain(actors)
+        .chain(sources)
+        .map(|(component, message)| Reason { component, message })
+        .collect();
+    Readiness {
+        ready: reasons.is_empty(),
+        reasons,
+    }
+}
+
+fn worker_fault(status: &Status) -> Option<String> {
+    if status.draining {
+        Some("is draining".to_owned())
+    } else if status.sources.is_empty() {
+        Some("has not started a source yet".to_owned())
+    } else {
+        None
+    }
+}
+
+fn database_fault(status: &Status, now: Timestamp) -> Option<String> {
+    let blocked = status.queue.blocked.as_ref()?;
+    let seconds = elapsed(blocked.at, now).as_secs();
+    Some(format!(
+        "has taken nothing for {seconds} s: {}",
+        blocked.reason
+    ))
+}
+
+fn actor_fault(actor: &ActorStatus, now: Timestamp, thresholds: &Thresholds) -> Option<String> {
+    let failure = actor.last_failure.as_ref();
+    let reason = failure.map_or("unknown", |failure| &failure.reason);
+    match actor.state {
+        ActorState::Running => None,
+        ActorState::Stopped => Some("has stopped".to_owned()),
+        ActorState::BackingOff => {
+            let down = elapsed(failure?.at, now);
+            (down > thresholds.actor_down)
+                .then(|| format!("has been down for {} s: {reason}", down.as_secs()))
+        }
+    }
+}
+
+fn connection_fault(
+    source: &SourceStatus,
+    now: Timestamp,
+    thresholds: &Thresholds,
+) -> Option<String> {
+    match &source.connection {
+        ConnectionState::Connected { .. } => None,
+        ConnectionState::Starting => Some("has not been dialled yet".to_owned()),
+        ConnectionState::Stopped => Some("is not followed any more".to_owned()),
+        ConnectionState::Connecting => disconnection(source, now, thresholds),
+        ConnectionState::BackingOff { reason, .. } => disconnection(source, now, thresholds)
+            .map(|message| format!("{message}, the last time because: {reason}")),
+    }
+}
+
+fn disconnection(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) -> Option<String> {
+    let missing = elapsed(source.disconnected_since?, now);
+    (missing > thresholds.disconnected)
+        .then(|| format!("has not been reached for {} s", missing.as_secs()))
+}
+
+/// The cursor must move while something is owed; a silent source owes nothing.
+fn cursor_fault(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) -> Option<String> {
+    let owing_since = source.owing_since?;
+    let last_progress = source
+        .applied_at
+        .map_or(owing_since, |applied_at| applied_at.max(owing_since));
+    let stalled = elapsed(last_progress, now);
+    (stalled > thresholds.stalled).then(|| {
+        format!(
+            "its cursor has stood at {} for {} s, though {} has been received",
+            source.applied.seq,
+            stalled.as_secs(),
+            source.received.seq,
+        )
+    })
+}
+
+/// Zero where the clock was set back in between.
+fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Position;
+    use crate::telemetry::status::Failure;
+
+    const THRESHOLDS: Thresholds = Thresholds {
+        disconnected: Duration::from_secs(200),
+        stalled: Duration::from_secs(60),
+        actor_down: Duration::from_secs(10),
+    };
+    const NOW: i64 = 1_000_000;
+
+    fn ago(seconds: i64) -> Timestamp {
+        Timestamp::from_second(NOW - seconds).unwrap()
+    }
+
+    fn failure(seconds: i64) -> Failure {
+        Failure {
+            at: ago(seconds),
+            reason: "it broke".to_owned(),
+        }
+    }
+
+    fn at_seq(seq: u64) -> Position {
+        Position { seq, time: None }
+    }
+
+    fn actor(state: ActorState, last_failure: Option<Failure>) -> ActorStatus {
+        ActorStatus {
+            state,
+            restarts: 0,
+            last_failure,
+        }
+    }
+
+    /// Connected an hour ago, everything applied, silent since.
+    fn healthy() -> Status {
+        let mut source = SourceStatus::default();
+        source.set_connection(ConnectionState::Connected { since: ago(3600) }, ago(3600));
+        source.set_received(at_seq(5), ago(3500));
+        source.set_applied(at_seq(5), ago(3500));
+        let mut status = Status::default();
+        status.sources.insert("wss://relay".to_owned(), source);
+        status
+            .actors
+            .insert("indexer".to_owned(), actor(ActorState::Running, None));
+        status
+    }
+
+    /// What is wrong after `change`, as `component: message`.
+    fn faults(change: impl FnOnce(&mut Status)) -> Vec<String> {
+        let mut status = healthy();
+        change(&mut status);
+        let readiness = readiness(&status, ago(0), &THRESHOLDS);
+        assert_eq!(readiness.ready, readiness.reasons.is_empty());
+        let reasons = readiness.reasons.iter();
+        reasons
+            .map(|reason| format!("{}: {}", reason.component, reason.message))
+            .collect()
+    }
+
+    fn source(status: &mut Status) -> &mut SourceStatus {
+        status.sources.get_mut("wss://relay").unwrap()
+    }
+
+    #[test]
+    fn a_silent_source_is_ready() {
+        assert_eq!(faults(|_| ()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_has_not_begun_or_is_about_to_end_is_not_ready() {
+        assert_eq!(
+            faults(|status| *status = Status::default()),
+            ["worker: has not started a source yet"]
+        );
+        assert_eq!(
+            faults(|status| status.draining = true),
+            ["worker: is draining"]
+        );
+        assert_eq!(
+            faults(|status| source(status).connection = ConnectionState::Starting),
+            ["source wss://relay: has not been dialled yet"]
+        );
+        assert_eq!(
+            faults(|status| source(status).connection = ConnectionState::Stopped),
+            ["source wss://relay: is not followed any more"]
+        );
+    }
+
+    #[test]
+    fn a_source_may_be_gone_for_as_long_as_the_threshold() {
+        let lost_for = |seconds| {
+            faults(|status| {
+                let backing_off = ConnectionState::BackingOff {
+                    until: ago(-5),
+                    reason: "HTTP 503".to_owned(),
+                };
+                let source = source(status);
+                source.set_connection(ConnectionState::Connecting, ago(seconds));
+                source.set_connection(backing_off, ago(1));
+            })
+        };
+        assert_eq!(lost_for(200), Vec::<String>::new());
+        assert_eq!(
+            lost_for(201),
+            ["source wss://relay: has not been reached for 201 s, the last time because: HTTP 503"]
+        );
+    }
+
+    #[test]
+    fn a_cursor_must_move_while_events_wait() {
+        let waiting_for =
+            |seconds| faults(|status| source(status).set_received(at_seq(9), ago(seconds)));
+        assert_eq!(waiting_for(60), Vec::<String>::new());
+        assert_eq!(
+            waiting_for(61),
+            ["source wss://relay: its cursor has stood at 5 for 61 s, though 9 has been received"]
+        );
+    }
+
+    #[test]
+    fn a_cursor_that_moves_may_stay_behind() {
+        let faults = faults(|status| {
+            source(status).set_received(at_seq(9), ago(3000));
+            source(status).set_applied(at_seq(6), ago(2));
+        });
+        assert_eq!(faults, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_database_that_takes_nothing_is_a_fault_at_once() {
+        assert_eq!(
+            faults(|status| status.queue.blocked = Some(failure(0))),
+            ["database: has taken nothing for 0 s: it broke"]
+        );
+    }
+
+    #[test]
+    fn an_actor_may_be_down_for_as_long_as_the_threshold() {
+        let down_for = |seconds| {
+            faults(|status| {
+                let down = actor(ActorState::BackingOff, Some(failure(seconds)));
+                status.actors.insert("indexer".to_owned(), down);
+            })
+        };
+        assert_eq!(down_for(10), Vec::<String>::new());
+        assert_eq!(
+            down_for(11),
+            ["actor indexer: has been down for 11 s: it broke"]
+        );
+        let stopped = faults(|status| {
+            let stopped = actor(ActorState::Stopped, None);
+            status.actors.insert("indexer".to_owned(), stopped);
+        });
+        assert_eq!(stopped, ["actor indexer: has stopped"]);
+    }
+
+    #[test]
+    fn every_fault_is_told() {
+        let all = faults(|status| {
+            status.draining = true;
+            status.queue.blocked = Some(failure(5));
+            source(status).set_connection(ConnectionState::Connecting, ago(500));
+            source(status).set_received(at_seq(9), ago(400));
+        });
+        assert_eq!(all.len(), 4, "{all:#?}");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_no_fault() {
+        assert_eq!(
+            faults(|status| source(status).set_received(at_seq(9), ago(-3600))),
+            Vec::<String>::new()
+        );
+    }
+}

@@ -1,0 +1,7 @@
+//! What the operator sees: metrics, health, status.
+
+pub mod health;
+pub mod log;
+pub mod metrics;
+pub mod rate_limit;
+pub mod status;

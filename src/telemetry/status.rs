@@ -1,0 +1,292 @@
+//! The state of the worker as its operator sees it: plain values, written by the actors once a
+//! batch, read by `/status` and `/readyz`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::model::{Position, SourceId};
+use crate::store::repos::RepoCounts;
+
+/// The shared copy of the [`Status`].
+#[derive(Clone, Debug, Default)]
+pub struct StatusBoard(Arc<Mutex<Status>>);
+
+impl StatusBoard {
+    /// A consistent copy.
+    pub fn snapshot(&self) -> Status {
+        self.lock().clone()
+    }
+
+    /// Changes the status in place. `change` must be short: readers wait for it.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        // Every field is valid by itself, so a writer that panicked half-way did no harm.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    pub started_at: Option<Timestamp>,
+    /// How many runs in a row before this one came to no good end.
+    pub crashes: u32,
+    /// Set once the worker has been told to stop.
+    pub draining: bool,
+    /// The supervisor's children by name.
+    pub actors: BTreeMap<String, ActorStatus>,
+    /// The sources by id.
+    pub sources: BTreeMap<String, SourceStatus>,
+    pub queue: QueueStatus,
+    /// How the tracked repositories stand; `None` where nothing is verified.
+    pub repositories: Option<RepoCounts>,
+    pub budget: BudgetStatus,
+}
+
+impl Status {
+    /// The status of `source`, made where there is none yet.
+    pub fn source_mut(&mut self, source: &SourceId) -> &mut SourceStatus {
+        self.sources.entry(source.to_string()).or_default()
+    }
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ActorStatus {
+    pub state: ActorState,
+    pub restarts: u64,
+    pub last_failure: Option<Failure>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActorState {
+    Running,
+    /// Failed, and waiting for its backoff to end.
+    BackingOff,
+    Stopped,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    pub at: Timestamp,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SourceStatus {
+    pub connection: ConnectionState,
+    /// Since when there has been no connection; `None` while there is one, or nobody has tried.
+    pub disconnected_since: Option<Timestamp>,
+    /// Connections made after the first one.
+    pub reconnects: u64,
+    pub last_frame_at: Option<Timestamp>,
+    /// The newest event read from the socket.
+    pub received: Position,
+    /// Everything up to here is durable in the tables; what the cursor says.
+    pub applied: Position,
+    pub applied_at: Option<Timestamp>,
+    /// Since when `applied` has been short of `received`; `None` while nothing is owed.
+    pub owing_since: Option<Timestamp>,
+    pub events: u64,
+    pub matched: u64,
+    pub open_gaps: u64,
+}
+
+impl SourceStatus {
+    /// Notes what became of the connection.
+    pub fn set_connection(&mut self, connection: ConnectionState, now: Timestamp) {
+        self.disconnected_since = match connection {
+            ConnectionState::Connected { .. } | ConnectionState::Starting => None,
+            _ => self.disconnected_since.or(Some(now)),
+        };
+        self.connection = connection;
+    }
+
+    /// Notes that the source has been read up to `position`.
+    pub fn set_received(&mut self, position: Position, now: Timestamp) {
+        self.received = position;
+        self.last_frame_at = Some(now);
+        self.note_owing(now);
+    }
+
+    /// Notes that everything up to `position` is durable.
+    pub fn set_applied(&mut self, position: Position, now: Timestamp) {
+        if position != self.applied {
+            self.applied = position;
+            self.applied_at = Some(now);
+        }
+        self.note_owing(now);
+    }
+
+    // Seqs may begin anew, so only equality tells that nothing is owed.
+    fn note_owing(&mut self, now: Timestamp) {
+        self.owing_since = if self.last_frame_at.is_none() || self.received.seq == self.applied.seq
+        {
+            None
+        } else {
+            self.owing_since.or(Some(now))
+        };
+    }
+
+    /// How far the tables are behind the newest event received, in seconds of the source's clock.
+    pub fn lag_seconds(&self) -> Option<f64> {
+        let behind = self.received.time?.duration_since(self.applied.time?);
+        Some(behind.as_secs_f64().max(0.0))
+    }
+
+    /// How far the tables are behind the source, in seconds, events that it still holds back for
+    /// us included.
+    ///
+    /// While something is owed, the newest event applied grows old as the clock runs. Once nothing
+    /// is, it is as old as it was on its arrival: a quiet source is not a late one.
+    pub fn source_lag_seconds(&self, now: Timestamp) -> Option<f64> {
+        let until = match self.owing_since {
+            Some(_) => now,
+            None => self.last_frame_at?,
+        };
+        Some(
+            until
+                .duration_since(self.applied.time?)
+                .as_secs_f64()
+                .max(0.0),
+        )
+    }
+
+    /// The share of events that the filter kept, 0 to 1.
+    pub fn hit_ratio(&self) -> Option<f64> {
+        (self.events > 0).then(|| self.matched as f64 / self.events as f64)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ConnectionState {
+    #[default]
+    Starting,
+    Connecting,
+    Connected {
+        since: Timestamp,
+    },
+    /// Lost or refused; the next attempt is at `until`.
+    BackingOff {
+        until: Timestamp,
+        reason: String,
+    },
+    Stopped,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct QueueStatus {
+    /// Effects that wait for a transaction.
+    pub depth: u64,
+    pub applied: u64,
+    pub dead_letters: u64,
+    /// Since when, and why, the database takes nothing.
+    pub blocked: Option<Failure>,
+    pub last_commit_at: Option<Timestamp>,
+}
+
+impl QueueStatus {
+    /// Notes why the database takes nothing. Answers whether that is news.
+    pub fn set_blocked(&mut self, reason: &str, now: Timestamp) -> bool {
+        let blocked = self.blocked.get_or_insert_with(|| Failure {
+            at: now,
+            reason: String::new(),
+        });
+        let is_news = blocked.reason != reason;
+        reason.clone_into(&mut blocked.reason);
+        is_news
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct BudgetStatus {
+    pub limit_bytes: u64,
+    pub in_flight_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn position(seq: u64, seconds: i64) -> Position {
+        Position {
+            seq,
+            time: Some(at(seconds)),
+        }
+    }
+
+    #[test]
+    fn a_source_owes_from_the_first_event_that_is_not_applied() {
+        let mut source = SourceStatus::default();
+        source.set_applied(position(9, 90), at(100));
+        assert_eq!(source.owing_since, None, "nothing has been received yet");
+
+        source.set_received(position(10, 100), at(101));
+        source.set_received(position(11, 101), at(102));
+        assert_eq!(source.owing_since, Some(at(101)));
+
+        source.set_applied(position(10, 100), at(103));
+        assert_eq!(source.owing_since, Some(at(101)));
+        source.set_applied(position(11, 101), at(104));
+        assert_eq!(source.owing_since, None);
+    }
+
+    #[test]
+    fn a_sequence_that_began_anew_owes_what_it_brings() {
+        let mut source = SourceStatus::default();
+        source.set_applied(position(1000, 90), at(100));
+        source.set_received(position(5, 100), at(101));
+        assert_eq!(source.owing_since, Some(at(101)));
+    }
+
+    #[test]
+    fn a_connection_is_missed_from_its_loss_to_its_return() {
+        let mut source = SourceStatus::default();
+        source.set_connection(ConnectionState::Connecting, at(1));
+        source.set_connection(ConnectionState::Stopped, at(2));
+        assert_eq!(source.disconnected_since, Some(at(1)));
+        source.set_connection(ConnectionState::Connected { since: at(3) }, at(3));
+        assert_eq!(source.disconnected_since, None);
+    }
+
+    #[test]
+    fn a_quiet_source_is_not_late_and_a_stalled_one_grows_later() {
+        let mut source = SourceStatus::default();
+        source.set_received(position(10, 100), at(102));
+        source.set_applied(position(10, 100), at(103));
+        assert_eq!(source.source_lag_seconds(at(1000)), Some(2.0));
+
+        source.set_received(position(11, 1000), at(1001));
+        assert_eq!(source.source_lag_seconds(at(1100)), Some(1000.0));
+        assert_eq!(source.lag_seconds(), Some(900.0));
+    }
+
+    #[test]
+    fn a_database_is_blocked_since_its_first_refusal_and_for_its_last_reason() {
+        let mut queue = QueueStatus::default();
+        assert!(queue.set_blocked("locked", at(1)));
+        assert!(!queue.set_blocked("locked", at(2)));
+        assert!(queue.set_blocked("full", at(3)));
+        let blocked = queue.blocked.unwrap();
+        assert_eq!((blocked.at, blocked.reason.as_str()), (at(1), "full"));
+    }
+
+    #[test]
+    fn the_hit_ratio_of_nothing_is_unknown() {
+        let mut source = SourceStatus::default();
+        assert_eq!(source.hit_ratio(), None);
+        source.events = 4;
+        source.matched = 1;
+        assert_eq!(source.hit_ratio(), Some(0.25));
+    }
+}
