@@ -128,7 +128,7 @@ class Comparison:
         found = set(self.rows.execute(query, COLLECTIONS))
         # Commits for which a key had to be looked up wait until the account is active again.
         query = """
-            SELECT DISTINCT did FROM waiting_commits
+            SELECT DISTINCT did FROM parked_commits
             WHERE did IN (SELECT did FROM accounts WHERE active = 0)
         """
         waiting = {did for (did,) in self.rows.execute(query)}
@@ -186,7 +186,7 @@ class Comparison:
             "SELECT group_concat(DISTINCT verified) FROM records WHERE deleted = 0"
         ).fetchone()
         self.same("levels of verification", {"chain"}, set((levels or "").split(",")))
-        query = "SELECT did, state, cause FROM repos WHERE state <> 'synchronized' OR has_waiting"
+        query = "SELECT did, state, cause FROM repos WHERE state <> 'synchronized' OR has_parked"
         active = {a["did"] for a in self.oracle["accounts"] if a["status"] == "active"}
         unsettled = {row for row in self.rows.execute(query) if row[0] in active}
         self.same("repositories that are not synchronized", set(), unsettled)

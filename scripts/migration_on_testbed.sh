@@ -66,10 +66,10 @@ sys.exit(found != expected)
 PYTHON
 }
 knows_status() {
-  [[ $(query "$work/moved.db" "SELECT active OR is_hearsay FROM accounts WHERE did = '$did'") != "" ]] && has_caught_up
+  [[ $(query "$work/moved.db" "SELECT active OR is_unconfirmed FROM accounts WHERE did = '$did'") != "" ]] && has_caught_up
 }
 states() {
-  query "$work/moved.db" "SELECT '  account', active, status, is_hearsay FROM accounts WHERE did = '$did'"
+  query "$work/moved.db" "SELECT '  account', active, status, is_unconfirmed FROM accounts WHERE did = '$did'"
   query "$work/moved.db" "SELECT '  repository', state, cause, source FROM repos WHERE did = '$did'"
   query "$work/moved.db" "SELECT '  resync', cause, host, created || ' created', updated || ' updated', \
     deleted || ' deleted', unchanged || ' unchanged', error FROM resyncs WHERE did = '$did' ORDER BY id"

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use huddle_firehose::atproto::cbor::CborFault;
 use huddle_firehose::atproto::event::{Change, Event, PutAction};
 use huddle_firehose::atproto::json::dag_cbor_to_json;
-use huddle_firehose::lexicon::{Schemas, Verdict};
+use huddle_firehose::lexicon::{Schemas, Validation};
 use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::source::interest::Interest;
 use ipld_core::ipld::Ipld;
@@ -151,7 +151,7 @@ fn schemas() -> Schemas {
 }
 
 fn is_valid(collection: &str, record: &Value) -> bool {
-    schemas().validate(collection, record) == Verdict::Valid
+    schemas().validate(collection, record) == Validation::Valid
 }
 
 fn holds_form(name: &str, value: &Value) -> bool {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use huddle_firehose::lexicon::{SchemaError, Schemas, ValidationError, Verdict};
+use huddle_firehose::lexicon::{SchemaError, Schemas, Validation, ValidationError};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ fn slot_offer() -> Value {
     })
 }
 
-fn verdict(record: &Value) -> Verdict {
+fn verdict(record: &Value) -> Validation {
     let collection = record["$type"].as_str().unwrap();
     Schemas::embedded().unwrap().validate(collection, record)
 }
@@ -51,14 +51,14 @@ fn with_field(field: &Value, defs: &Value) -> Result<Schemas, SchemaError> {
 fn refusal(schemas: &Schemas, value: &Value) -> Option<String> {
     let record = json!({"$type": "com.example.test", "field": value});
     match schemas.validate("com.example.test", &record) {
-        Verdict::Invalid(error) => Some(error.to_string()),
+        Validation::Invalid(error) => Some(error.to_string()),
         _ => None,
     }
 }
 
 #[test]
 fn an_ordinary_record_is_valid_with_unknown_fields_and_values() {
-    assert_eq!(verdict(&slot_offer()), Verdict::Valid);
+    assert_eq!(verdict(&slot_offer()), Validation::Valid);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn every_huddle_collection_has_a_schema() {
     ] {
         assert_eq!(
             verdict(&json!({ "$type": collection })),
-            Verdict::Invalid(ValidationError {
+            Validation::Invalid(ValidationError {
                 path: match collection {
                     "com.huddle.booking" => "offer",
                     "com.huddle.bookingRequest" => "subject",
@@ -86,7 +86,10 @@ fn every_huddle_collection_has_a_schema() {
 #[test]
 fn a_collection_without_a_record_schema_is_not_judged() {
     for collection in ["com.huddle.profile", "com.atproto.repo.strongRef"] {
-        assert_eq!(verdict(&json!({ "$type": collection })), Verdict::NoSchema);
+        assert_eq!(
+            verdict(&json!({ "$type": collection })),
+            Validation::NoSchema
+        );
     }
 }
 
@@ -135,7 +138,7 @@ fn what_breaks_the_schema_is_told_with_its_place() {
             .validate("com.huddle.slotOffer", &record);
 
         assert!(
-            matches!(&verdict, Verdict::Invalid(found) if found.to_string() == error),
+            matches!(&verdict, Validation::Invalid(found) if found.to_string() == error),
             "{verdict:?}, not {error}"
         );
     }
@@ -146,7 +149,7 @@ fn what_breaks_the_schema_is_told_with_its_place() {
         "startsAt": "2026-03-01T10:00:00Z", "endsAt": "2026-03-01T10:30:00Z",
         "status": "confirmed", "createdAt": "2026-01-05T08:00:00Z",
     });
-    let Verdict::Invalid(error) = verdict(&booking) else {
+    let Validation::Invalid(error) = verdict(&booking) else {
         panic!("valid");
     };
     assert_eq!(error.to_string(), "offer.uri: is not a valid at-uri");

@@ -8,7 +8,7 @@ mod common;
 use std::path::Path;
 
 use huddle_firehose::huddle;
-use huddle_firehose::lexicon::{Schemas, Verdict};
+use huddle_firehose::lexicon::{Schemas, Validation};
 use serde_json::Value;
 
 fn read(path: &Path) -> Value {
@@ -56,7 +56,7 @@ fn records_are_judged_as_the_vectors_say() {
             let verdict = schemas.validate("example.lexicon.record", &case["data"]);
 
             assert_eq!(
-                verdict == Verdict::Valid,
+                verdict == Validation::Valid,
                 is_valid,
                 "{}: {verdict:?}",
                 case["name"]
@@ -91,7 +91,7 @@ fn of_the_reference_servers_records_just_the_malformed_are_refused() {
         let verdict = schemas.validate(collection, &entry["value"]);
         let row = huddle::project(collection, &entry["value"]);
 
-        let is_kept = verdict == Verdict::Valid && matches!(row, Ok(Some(_)));
+        let is_kept = verdict == Validation::Valid && matches!(row, Ok(Some(_)));
         assert_eq!(
             is_kept,
             !rkey.starts_with("bad-"),
@@ -103,7 +103,7 @@ fn of_the_reference_servers_records_just_the_malformed_are_refused() {
 
         assert_eq!(
             schemas.validate(collection, &entry["value"]),
-            Verdict::NoSchema
+            Validation::NoSchema
         );
     }
 }

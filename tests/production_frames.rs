@@ -10,7 +10,7 @@ use cid::Cid;
 use huddle_firehose::atproto::event::{Change, Commit, Event, PutAction};
 use huddle_firehose::atproto::json::dag_cbor_to_json;
 use huddle_firehose::atproto::skim::{Kind, splice_seq};
-use huddle_firehose::delivery::segment::Place;
+use huddle_firehose::delivery::segment::RawPosition;
 use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::source::interest::Interest;
 use ipld_core::ipld::Ipld;
@@ -144,7 +144,7 @@ fn the_counts_are_the_manifests() {
     assert_eq!(manifest["account"], count(Kind::Account));
     assert!(decoded.iter().all(|decoded| {
         decoded
-            .place()
+            .raw_position()
             .and_then(|place| place.position().time)
             .is_some()
     }));
@@ -176,8 +176,8 @@ fn a_spliced_seq_leaves_the_event_as_it_was() {
         let spliced = splice_seq(&frame, 5).unwrap();
         let decoded = decode(&spliced, &everything).unwrap();
         assert_eq!(decoded.seq, Some(5));
-        let time = |place: Option<Place<'_>>| place.and_then(|place| place.position().time);
-        assert_eq!(time(decoded.place()), time(original.place()));
+        let time = |place: Option<RawPosition<'_>>| place.and_then(|place| place.position().time);
+        assert_eq!(time(decoded.raw_position()), time(original.raw_position()));
         let restored = splice_seq(&spliced, original.seq.unwrap()).unwrap();
         assert_eq!(restored, frame);
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use huddle_firehose::atproto::skim::splice_seq;
-use huddle_firehose::source::firehose::prefilter::Sieve;
-use huddle_firehose::source::frame_sink::{BatchLimits, Intake};
+use huddle_firehose::source::firehose::prefilter::Prefilter;
+use huddle_firehose::source::frame_sink::{BatchLimits, FrameSink};
 use huddle_firehose::source::interest::Interest;
 
 use crate::network;
@@ -30,10 +30,13 @@ pub(crate) fn run(arguments: &[String]) {
     };
     let mut passed = 0;
     for _ in 0..times {
-        let mut sieve = Sieve::new(interest.clone(), limits);
-        frames.iter().cloned().for_each(|frame| sieve.take(frame));
-        passed += sieve
-            .into_portions()
+        let mut prefilter = Prefilter::new(interest.clone(), limits);
+        frames
+            .iter()
+            .cloned()
+            .for_each(|frame| prefilter.take(frame));
+        passed += prefilter
+            .into_segments()
             .iter()
             .map(|p| p.events())
             .sum::<u64>();

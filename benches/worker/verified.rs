@@ -129,7 +129,7 @@ async fn assert_kept(level: Verify, metrics: &str, path: &Path) {
     };
     for (name, count) in [
         ("huddle_verified_total{level=\"chain\"}", verified),
-        ("huddle_unproven_total", 0),
+        ("huddle_key_unavailable_total", 0),
         ("huddle_redelivered_total", 0),
     ] {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name));
@@ -143,12 +143,12 @@ async fn assert_kept(level: Verify, metrics: &str, path: &Path) {
             "repos WHERE state = 'synchronized'",
             verified.min(chains().dids.len()),
         ),
-        ("repos WHERE has_waiting", 0),
-        ("repos WHERE doubted_by IS NOT NULL", 0),
+        ("repos WHERE has_parked", 0),
+        ("repos WHERE recheck_cause IS NOT NULL", 0),
         ("dead_letters", 0),
         ("gaps", 0),
         ("resyncs", 0),
-        ("waiting_commits", 0),
+        ("parked_commits", 0),
     ] {
         assert_eq!(database::count(path, rows).await, count, "{rows}");
     }

@@ -88,7 +88,10 @@ fn check_message(envelope: &Envelope<'_>, decoded: &Decoded<'_>, interest: &Inte
     };
     let position = event.position();
     assert_eq!(position.map(|position| position.seq), decoded.seq);
-    assert_eq!(position, decoded.place().map(|place| place.position()));
+    assert_eq!(
+        position,
+        decoded.raw_position().map(|place| place.position())
+    );
     let (did, rev) = match event {
         Event::Account(account) => (Some(&account.did), None),
         Event::Commit(commit) => (Some(&commit.did), Some(&commit.rev)),

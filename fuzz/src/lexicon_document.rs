@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use huddle_firehose::lexicon::{SchemaError, Schemas, Verdict};
+use huddle_firehose::lexicon::{SchemaError, Schemas, Validation};
 use serde_json::{Value, json};
 
 const CID: &str = "bafyreiclp443lavogvhj3d2ob2cxbfuscni2k5jk7bebjzg7khl3esabwq";
@@ -51,13 +51,13 @@ pub fn check(input: &[u8]) {
     for record in &*RECORDS {
         let mut record = record.clone();
         assert!(
-            !is_record || schemas.validate(id, &record) != Verdict::Valid,
+            !is_record || schemas.validate(id, &record) != Validation::Valid,
             "it has no $type"
         );
         record["$type"] = id.into();
         let verdict = schemas.validate(id, &record);
-        assert_eq!(verdict == Verdict::NoSchema, !is_record);
-        if let Verdict::Invalid(error) = verdict {
+        assert_eq!(verdict == Validation::NoSchema, !is_record);
+        if let Validation::Invalid(error) = verdict {
             assert!(!error.reason.is_empty());
         }
     }

@@ -9,7 +9,7 @@ use huddle_firehose::atproto::json::dag_cbor_to_json;
 use huddle_firehose::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use huddle_firehose::huddle::{Projection, project};
 use huddle_firehose::lexicon::sanitize::sanitize;
-use huddle_firehose::lexicon::{Schemas, Verdict};
+use huddle_firehose::lexicon::{Schemas, Validation};
 use huddle_firehose::model::SourceId;
 use huddle_firehose::source::interest::Interest;
 use huddle_firehose::source::process::records::Rules;
@@ -89,12 +89,12 @@ fn json_of(value: Ipld) -> Value {
 
 fn check_row(collection: &str, json: &Value) {
     let verdict = RULES[0].schemas.validate(collection, json);
-    if let Verdict::Invalid(error) = &verdict {
+    if let Validation::Invalid(error) = &verdict {
         assert!(!error.reason.is_empty());
     }
     match project(collection, json) {
         Ok(Some(row)) => check_projection(&row),
-        Ok(None) => assert_eq!(verdict, Verdict::NoSchema),
+        Ok(None) => assert_eq!(verdict, Validation::NoSchema),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
@@ -189,7 +189,7 @@ pub(crate) fn check_effects(commit: &Commit) {
                 }
                 Effect::Account(_)
                 | Effect::Commit(_)
-                | Effect::Doubt(_)
+                | Effect::Recheck(_)
                 | Effect::Gap(_)
                 | Effect::Identity(_) => {
                     panic!("a commit changes records only: {effect:?}")

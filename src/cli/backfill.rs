@@ -52,7 +52,7 @@ impl Backfill {
         }
         let mut signals = StopSignals::listen()?;
         let store = Arc::new(SqliteStore::open(&config.database_url).await?);
-        store.begin_enumeration(&collections, true).await?;
+        store.begin_discovery(&collections, true).await?;
         if self.beside {
             return tokio::select! {
                 shown = show_until_over(store) => shown,

@@ -7,38 +7,38 @@ use crate::model::Position;
 
 /// A part of a batch, in the order of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Portion {
+pub enum Segment {
     /// Somebody may want it, or wants to know what is wrong with it.
     Frame(Bytes),
-    Passed(Passage),
+    Skipped(SkippedRun),
     /// What follows came by another connection than what was before, and is to begin with the last of that.
-    Joint,
+    ReconnectMarker,
 }
 
 /// Frames that nobody wants, one behind the other, with rising seqs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passage {
+pub struct SkippedRun {
     pub events: u64,
     pub bytes: u64,
-    first: End,
-    last: End,
+    first: OwnedPosition,
+    last: OwnedPosition,
 }
 
-/// A [`Place`] that owns its text.
+/// A [`RawPosition`] that owns its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct End {
+struct OwnedPosition {
     seq: u64,
     time: Option<String>,
 }
 
 /// A seq, and the event's time as the server wrote it.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct RawPosition<'a> {
     pub seq: u64,
     pub time: Option<&'a str>,
 }
 
-impl Place<'_> {
+impl RawPosition<'_> {
     /// Reads the time, which few frames are asked for; `None` where it makes no sense.
     pub fn position(self) -> Position {
         Position {
@@ -48,15 +48,15 @@ impl Place<'_> {
     }
 }
 
-// === impl Portion ===
+// === impl Segment ===
 
-impl Portion {
+impl Segment {
     /// The bytes of memory that it takes.
     pub fn weight(&self) -> usize {
         size_of::<Self>()
             + match self {
                 Self::Frame(frame) => frame.len(),
-                Self::Passed(_) | Self::Joint => 0,
+                Self::Skipped(_) | Self::ReconnectMarker => 0,
             }
     }
 
@@ -64,17 +64,17 @@ impl Portion {
     pub fn events(&self) -> u64 {
         match self {
             Self::Frame(_) => 1,
-            Self::Passed(passage) => passage.events,
-            Self::Joint => 0,
+            Self::Skipped(run) => run.events,
+            Self::ReconnectMarker => 0,
         }
     }
 }
 
-// === impl Passage ===
+// === impl SkippedRun ===
 
-impl Passage {
-    pub fn of(place: Place<'_>, bytes: usize) -> Self {
-        let mut end = End::default();
+impl SkippedRun {
+    pub fn of(place: RawPosition<'_>, bytes: usize) -> Self {
+        let mut end = OwnedPosition::default();
         end.set(place);
         Self {
             events: 1,
@@ -84,24 +84,24 @@ impl Passage {
         }
     }
 
-    pub fn add(&mut self, place: Place<'_>, bytes: usize) {
+    pub fn add(&mut self, place: RawPosition<'_>, bytes: usize) {
         self.events += 1;
         self.bytes += bytes as u64;
         self.last.set(place);
     }
 
-    pub fn first(&self) -> Place<'_> {
-        self.first.place()
+    pub fn first(&self) -> RawPosition<'_> {
+        self.first.raw_position()
     }
 
-    pub fn last(&self) -> Place<'_> {
-        self.last.place()
+    pub fn last(&self) -> RawPosition<'_> {
+        self.last.raw_position()
     }
 }
 
-impl End {
+impl OwnedPosition {
     /// Keeps the text's allocation, since this is done for every frame.
-    fn set(&mut self, place: Place<'_>) {
+    fn set(&mut self, place: RawPosition<'_>) {
         self.seq = place.seq;
         match (&mut self.time, place.time) {
             (Some(own), Some(time)) => {
@@ -112,8 +112,8 @@ impl End {
         }
     }
 
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn raw_position(&self) -> RawPosition<'_> {
+        RawPosition {
             seq: self.seq,
             time: self.time.as_deref(),
         }

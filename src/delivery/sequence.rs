@@ -25,12 +25,12 @@ pub struct SequenceGuard {
     window: Duration,
     /// Why the next event may follow on a gap, and what lies before that gap.
     pending: Option<(GapCause, Position)>,
-    joint: Joint,
+    reconnection: Reconnection,
 }
 
 /// Whether a connection goes on where the one before has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Joint {
+enum Reconnection {
     Passed,
     /// Nothing has come by it yet, or a single event from before.
     Open {
@@ -56,20 +56,20 @@ impl SequenceGuard {
             position,
             window,
             pending: gap.map(|cause| (cause, position)),
-            joint: Joint::Passed,
+            reconnection: Reconnection::Passed,
         }
     }
 
     /// What comes next comes by another connection.
-    pub fn note_joint(&mut self) {
+    pub fn note_reconnect(&mut self) {
         if self.position != Position::default() {
-            self.joint = Joint::Open { before: None };
+            self.reconnection = Reconnection::Open { before: None };
         }
     }
 
     /// Whether `event` is the one that is to come first by a new connection.
     pub fn is_proof(&self, event: Position) -> bool {
-        self.joint != Joint::Passed && event.seq == self.position.seq
+        self.reconnection != Reconnection::Passed && event.seq == self.position.seq
     }
 
     /// The place behind everything that was observed.
@@ -91,9 +91,9 @@ impl SequenceGuard {
 
     /// Judges the next event's position.
     pub fn observe(&mut self, event: Position) -> Observation {
-        let cause = match self.joint {
-            Joint::Open { before } => self.cause_at_joint(event, before),
-            Joint::Passed => self
+        let cause = match self.reconnection {
+            Reconnection::Open { before } => self.cause_after_reconnect(event, before),
+            Reconnection::Passed => self
                 .is_new_sequence(event)
                 .then_some(GapCause::SequenceReset),
         };
@@ -113,7 +113,7 @@ impl SequenceGuard {
         let gap = gap(cause, self.position, Some(event));
         self.position = event;
         self.pending = None;
-        self.joint = Joint::Passed;
+        self.reconnection = Reconnection::Passed;
         Observation::Restart { gap }
     }
 
@@ -133,7 +133,7 @@ impl SequenceGuard {
     }
 
     /// Why events may be missing before one that comes by a new connection, by which `earlier` has come.
-    fn cause_at_joint(&mut self, event: Position, earlier: Option<u64>) -> Option<GapCause> {
+    fn cause_after_reconnect(&mut self, event: Position, earlier: Option<u64>) -> Option<GapCause> {
         let before = self.position;
         let ahead = before
             .time
@@ -142,9 +142,9 @@ impl SequenceGuard {
         if event.seq < before.seq {
             // Servers may begin with the one before what they were asked for. One that begins earlier
             // still shows nothing, since not every event is told of.
-            self.joint = match earlier {
-                Some(earlier) if earlier != event.seq => Joint::Passed,
-                _ => Joint::Open {
+            self.reconnection = match earlier {
+                Some(earlier) if earlier != event.seq => Reconnection::Passed,
+                _ => Reconnection::Open {
                     before: Some(event.seq),
                 },
             };
@@ -156,7 +156,7 @@ impl SequenceGuard {
                 false => is_new.then_some(GapCause::SequenceReset),
             };
         }
-        self.joint = Joint::Passed;
+        self.reconnection = Reconnection::Passed;
         let slack = signed(REPLAY_SLACK);
         match ahead? {
             ahead if event.seq == before.seq => {
@@ -276,7 +276,7 @@ mod tests {
     /// At the 1000th event, with a new connection before the next one.
     fn guard_at_joint() -> SequenceGuard {
         let mut guard = guard_at(at(1000, 0));
-        guard.note_joint();
+        guard.note_reconnect();
         guard
     }
 
@@ -347,13 +347,13 @@ mod tests {
             time: None,
         };
         let mut guard = guard_at(by_hand);
-        guard.note_joint();
+        guard.note_reconnect();
         let observed = guard.observe(at(7, 0));
         assert_eq!(cause(&observed), Some(GapCause::FutureCursor));
         assert_eq!(guard.position(), at(7, 0));
 
         let mut guard = guard_at(by_hand);
-        guard.note_joint();
+        guard.note_reconnect();
         assert_eq!(guard.observe(at(1000, 0)), Observation::Replay);
         assert_eq!(guard.position(), at(1000, 0));
     }
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn a_source_that_was_never_followed_has_nothing_to_prove() {
         let mut guard = guard_at(Position::default());
-        guard.note_joint();
+        guard.note_reconnect();
         assert_eq!(guard.observe(at(7, 0)), Observation::Advance { gap: None });
     }
 

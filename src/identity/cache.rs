@@ -13,7 +13,7 @@ use super::document::Identity;
 use super::locate::is_plc;
 use super::resolve::{Resolve, ResolveError, Unavailable};
 use crate::atproto::syntax::Did;
-use crate::net::request_limiter::Lane;
+use crate::net::request_limiter::RequestLimiter;
 
 /// An identity, or why there is none.
 pub type Answer = Result<Arc<Identity>, ResolveError>;
@@ -62,8 +62,8 @@ struct Shared {
     limits: Limits,
     entries: Mutex<LruCache<Did, Entry>>,
     /// Anybody can make up hosts that are slow, which must not keep the directory waiting.
-    directory: Lane,
-    hosts: Lane,
+    directory: RequestLimiter,
+    hosts: RequestLimiter,
 }
 
 /// What is known of one DID.
@@ -110,13 +110,13 @@ impl Default for Limits {
 
 impl Identities {
     pub fn new(resolver: impl Resolve, limits: Limits) -> Self {
-        let lane = || Lane::new(limits.in_flight, limits.per_second, limits.burst);
+        let limiter = || RequestLimiter::new(limits.in_flight, limits.per_second, limits.burst);
         Self(Arc::new(Shared {
             resolver: Box::new(resolver),
             limits,
             entries: Mutex::new(LruCache::new(limits.capacity)),
-            directory: lane(),
-            hosts: lane(),
+            directory: limiter(),
+            hosts: limiter(),
         }))
     }
 
@@ -191,7 +191,7 @@ impl Identities {
 
     /// Lets every DID be refreshed again, because nobody knows what has changed. What is known is kept
     /// until it is found not to fit.
-    pub fn doubt_all(&self) {
+    pub fn expire_all(&self) {
         for (_, entry) in self.0.entries().iter_mut() {
             entry.refreshed = None;
         }
@@ -240,7 +240,7 @@ impl Shared {
     }
 
     async fn fly(self: Arc<Self>, did: Did, flight: Arc<Flight>) {
-        let lane = if is_plc(&did) {
+        let limiter = if is_plc(&did) {
             &self.directory
         } else {
             &self.hosts
@@ -248,7 +248,7 @@ impl Shared {
         let _turn = loop {
             // Those who have stopped waiting leave no queue behind.
             tokio::select! {
-                turn = lane.enter() => break turn,
+                turn = limiter.enter() => break turn,
                 () = flight.landed.closed() => {
                     if self.is_abandoned(&did, &flight) {
                         return;

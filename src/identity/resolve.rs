@@ -11,7 +11,7 @@ use url::Url;
 use super::document::{DocumentError, Identity};
 use super::locate::{LocateError, is_plc, locate};
 use crate::atproto::syntax::Did;
-use crate::net::http_client::{FetchError, Fetcher, Named};
+use crate::net::http_client::{FetchError, Fetcher, NamedBy};
 
 /// Documents have a few hundred bytes, seldom a few thousand.
 const MAX_DOCUMENT_BYTES: usize = 256 << 10;
@@ -131,7 +131,7 @@ impl Resolver {
         if is_plc(did) {
             self.ask_directory(did, &url).await
         } else {
-            read(did, self.fetch(&url, Named::ByStranger).await)
+            read(did, self.fetch(&url, NamedBy::Outsider).await)
         }
     }
 
@@ -139,7 +139,7 @@ impl Resolver {
         if let Some(rest) = self.rest_of_pause() {
             return Err(Unavailable::Paused(rest).into());
         }
-        let answer = self.fetch(url, Named::ByOperator).await;
+        let answer = self.fetch(url, NamedBy::Operator).await;
         if let Err(FetchError::Status { status: 410, .. }) = answer {
             return Err(ResolveError::Tombstoned);
         }
@@ -150,7 +150,7 @@ impl Resolver {
         identity
     }
 
-    async fn fetch(&self, url: &Url, named: Named) -> Result<Bytes, FetchError> {
+    async fn fetch(&self, url: &Url, named: NamedBy) -> Result<Bytes, FetchError> {
         self.fetcher
             .get_whole(url, named, MAX_DOCUMENT_BYTES, self.deadline)
             .await

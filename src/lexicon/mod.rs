@@ -15,5 +15,5 @@ mod validate;
 
 pub use documents::SchemaError;
 pub use policy::{Policies, Policy};
-pub use schemas::{Schemas, Verdict};
+pub use schemas::{Schemas, Validation};
 pub use validate::ValidationError;

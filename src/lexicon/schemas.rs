@@ -25,7 +25,7 @@ pub struct Schemas {
 
 /// What the schemas say of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Validation {
     Invalid(ValidationError),
     /// Its collection has no schema here.
     NoSchema,
@@ -76,13 +76,13 @@ impl Schemas {
     /// Holds `record`, in the protocol's JSON form, against the schema of `collection`. The
     /// record's `$type` has to name the collection. Fields that the schema does not know are not
     /// looked at.
-    pub fn validate(&self, collection: &str, record: &Value) -> Verdict {
+    pub fn validate(&self, collection: &str, record: &Value) -> Validation {
         let Some(Definition::Record(schema)) = self.definitions.get(collection) else {
-            return Verdict::NoSchema;
+            return Validation::NoSchema;
         };
         match Validator::new(&self.definitions).record(collection, schema, record, 0) {
-            Ok(()) => Verdict::Valid,
-            Err(error) => Verdict::Invalid(error),
+            Ok(()) => Validation::Valid,
+            Err(error) => Validation::Invalid(error),
         }
     }
 

@@ -42,11 +42,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who named a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Named {
+pub enum NamedBy {
     /// It leads wherever the operator likes. Where redirects lead from there, the server says.
-    ByOperator,
+    Operator,
     /// It leads to public addresses, unless others are allowed.
-    ByStranger,
+    Outsider,
 }
 
 /// Asks HTTP servers.
@@ -135,7 +135,7 @@ impl Fetcher {
     pub async fn get_whole(
         &self,
         url: &Url,
-        named: Named,
+        named: NamedBy,
         limit: usize,
         deadline: Duration,
     ) -> Result<Bytes, FetchError> {
@@ -153,7 +153,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// Any status but 200 is one.
-    pub async fn get(&self, url: &Url, named: Named) -> Result<Response<Incoming>, FetchError> {
+    pub async fn get(&self, url: &Url, named: NamedBy) -> Result<Response<Incoming>, FetchError> {
         let response = self.ask(url, named).await?;
         match response.status() {
             StatusCode::OK => Ok(response),
@@ -171,11 +171,11 @@ impl Fetcher {
     pub(crate) async fn ask(
         &self,
         url: &Url,
-        named: Named,
+        named: NamedBy,
     ) -> Result<Response<Incoming>, FetchError> {
         let mut connections = match named {
-            Named::ByOperator => &self.operators,
-            Named::ByStranger => &self.strangers,
+            NamedBy::Operator => &self.operators,
+            NamedBy::Outsider => &self.strangers,
         };
         let mut route = Route::from(url);
         let mut at = url.clone();

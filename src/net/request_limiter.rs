@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 /// Lets requests through one by one.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct RequestLimiter {
     places: Semaphore,
     pace: Mutex<Pace>,
 }
@@ -22,7 +22,7 @@ struct Pace {
     due: Option<Instant>,
 }
 
-impl Lane {
+impl RequestLimiter {
     pub(crate) fn new(places: usize, per_second: u32, burst: u32) -> Self {
         Self {
             places: Semaphore::new(places),
@@ -63,8 +63,8 @@ mod tests {
 
     #[test]
     fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
-        let lane = Lane::new(1, 10, 3);
-        let mut pace = lane.pace.into_inner().unwrap();
+        let limiter = RequestLimiter::new(1, 10, 3);
+        let mut pace = limiter.pace.into_inner().unwrap();
         let start = Instant::now();
         let mut wait_at = |millis| {
             pace.reserve(start + Duration::from_millis(millis))
@@ -81,11 +81,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_place_is_free_again_when_its_turn_is_over() {
-        let lane = Lane::new(1, 1000, 1000);
-        let turn = lane.enter().await;
-        let second = tokio::time::timeout(Duration::from_secs(3600), lane.enter()).await;
+        let limiter = RequestLimiter::new(1, 1000, 1000);
+        let turn = limiter.enter().await;
+        let second = tokio::time::timeout(Duration::from_secs(3600), limiter.enter()).await;
         assert!(second.is_err());
         drop(turn);
-        assert!(lane.enter().await.is_some());
+        assert!(limiter.enter().await.is_some());
     }
 }

@@ -10,10 +10,10 @@ use crate::store::plan::effect::Effect;
 #[derive(Debug)]
 pub struct IndexWork<L> {
     /// What is owed until the work is durable: a lease, in the pipeline.
-    pub duty: L,
+    pub batch: L,
     pub effects: Vec<Effect>,
     /// After how many effects which place of the source is reached: one entry an event, rising.
-    pub marks: Vec<Mark>,
+    pub commit_points: Vec<CommitPoint>,
     /// The place behind the whole batch.
     pub position: Position,
     pub sequence_restarted: bool,
@@ -23,14 +23,14 @@ pub struct IndexWork<L> {
 
 /// Once the first `effects` effects are durable, so is everything up to `position`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct CommitPoint {
     pub effects: usize,
     pub position: Position,
 }
 
 /// Effects and cursor that become durable together.
 #[derive(Debug)]
-pub struct Transaction<L> {
+pub struct IndexBatch<L> {
     pub effects: Vec<Effect>,
     pub position: Position,
     pub sequence_restarted: bool,
@@ -84,9 +84,9 @@ impl<L> Accumulator<L> {
         self.waiting.is_empty()
     }
 
-    /// The duty of the work that waits first.
-    pub fn first_duty(&mut self) -> Option<&mut L> {
-        self.waiting.front_mut().map(|work| &mut work.duty)
+    /// The batch of the work that waits first.
+    pub fn first_batch(&mut self) -> Option<&mut L> {
+        self.waiting.front_mut().map(|work| &mut work.batch)
     }
 
     /// How many effects wait.
@@ -101,8 +101,8 @@ impl<L> Accumulator<L> {
 
     /// Cuts the next transaction: a load of about `size`, never part of an event's, and a suspect
     /// batch by itself.
-    pub fn cut(&mut self) -> Option<Transaction<L>> {
-        let mut transaction = Transaction {
+    pub fn cut(&mut self) -> Option<IndexBatch<L>> {
+        let mut transaction = IndexBatch {
             effects: Vec::new(),
             position: self.waiting.front()?.position,
             sequence_restarted: false,
@@ -119,7 +119,7 @@ impl<L> Accumulator<L> {
             transaction.sequence_restarted |= work.sequence_restarted;
             let whole = load + Load::of(&work.effects);
             if whole.size() > self.size && !is_alone {
-                let Some(mark) = work.cut_mark(load, self.size, is_first) else {
+                let Some(mark) = work.commit_point_at(load, self.size, is_first) else {
                     break;
                 };
                 if mark.effects < work.effects.len() {
@@ -128,7 +128,7 @@ impl<L> Accumulator<L> {
                         .extend(work.effects.drain(..mark.effects));
                     transaction.position = mark.position;
                     transaction.is_unfinished = true;
-                    work.shift_marks(mark.effects);
+                    work.shift_commit_points(mark.effects);
                     break;
                 }
             }
@@ -138,7 +138,7 @@ impl<L> Accumulator<L> {
             load = whole;
             transaction.effects.extend(work.effects);
             transaction.position = work.position;
-            transaction.completes.push((work.duty, work.position));
+            transaction.completes.push((work.batch, work.position));
             if is_alone {
                 break;
             }
@@ -152,27 +152,27 @@ impl<L> Accumulator<L> {
 impl<L> IndexWork<L> {
     /// The last place to cut up to which a `load` does not grow beyond `size`; the first one of all
     /// where something must go. What follows the last mark goes whole.
-    fn cut_mark(&self, mut load: Load, size: usize, must: bool) -> Option<Mark> {
-        let end = Mark {
+    fn commit_point_at(&self, mut load: Load, size: usize, must: bool) -> Option<CommitPoint> {
+        let end = CommitPoint {
             effects: self.effects.len(),
             position: self.position,
         };
         let mut fitting = None;
         let mut behind = 0;
-        for mark in &self.marks {
+        for mark in &self.commit_points {
             load = load + Load::of(&self.effects[behind..mark.effects]);
             if load.size() > size {
                 break;
             }
             (fitting, behind) = (Some(mark), mark.effects);
         }
-        let first = self.marks.first().unwrap_or(&end);
+        let first = self.commit_points.first().unwrap_or(&end);
         fitting.or(must.then_some(first)).copied()
     }
 
-    fn shift_marks(&mut self, gone: usize) {
-        self.marks.retain(|mark| mark.effects > gone);
-        for mark in &mut self.marks {
+    fn shift_commit_points(&mut self, gone: usize) {
+        self.commit_points.retain(|mark| mark.effects > gone);
+        for mark in &mut self.commit_points {
             mark.effects -= gone;
         }
     }
@@ -225,7 +225,7 @@ mod tests {
 
     use super::*;
     use crate::atproto::syntax::{Did, Tid};
-    use crate::store::plan::effect::{Claim, CommitStep, IdentityChange};
+    use crate::store::plan::effect::{ChainUpdate, IdentityChange, Predecessor};
 
     fn at(seq: u64) -> Position {
         Position { seq, time: None }
@@ -241,13 +241,13 @@ mod tests {
     }
 
     fn step(seq: u64) -> Effect {
-        Effect::Commit(Box::new(CommitStep {
+        Effect::Commit(Box::new(ChainUpdate {
             did: Did::parse("did:plc:abc").unwrap(),
             rev: Tid::parse("3jzfcijpj2z2a").unwrap(),
             data: Cid::default(),
             seq,
             time: Timestamp::UNIX_EPOCH,
-            claim: Claim::Anywhere,
+            predecessor: Predecessor::Unstated,
             wants_history: false,
             frame: Bytes::new(),
         }))
@@ -255,19 +255,19 @@ mod tests {
 
     /// Work of one event for each of `sizes`, with that many effects each, seqs from `first_seq`.
     fn work(first_seq: u64, sizes: &[usize]) -> IndexWork<u64> {
-        let (mut effects, mut marks) = (Vec::new(), Vec::new());
+        let (mut effects, mut commit_points) = (Vec::new(), Vec::new());
         for (seq, &size) in (first_seq..).zip(sizes) {
             effects.extend((0..size).map(|_| effect(seq)));
-            marks.push(Mark {
+            commit_points.push(CommitPoint {
                 effects: effects.len(),
                 position: at(seq),
             });
         }
         let last = first_seq + sizes.len() as u64;
         IndexWork {
-            duty: last,
+            batch: last,
             effects,
-            marks,
+            commit_points,
             position: at(last),
             sequence_restarted: false,
             is_suspect: false,
@@ -283,7 +283,7 @@ mod tests {
         assert_eq!((first.effects.len(), first.position), (100, at(100)));
         assert_eq!(first.completes, [(61, at(61))]);
         assert!(first.is_unfinished);
-        assert_eq!(accumulator.first_duty(), Some(&mut 121));
+        assert_eq!(accumulator.first_batch(), Some(&mut 121));
         let second = accumulator.cut().unwrap();
         assert_eq!((second.effects.len(), second.position), (20, at(121)));
         assert!(!second.is_unfinished);
@@ -341,7 +341,7 @@ mod tests {
     fn effects_without_a_place_go_whole() {
         let mut accumulator = Accumulator::new(2);
         let mut unmarked = work(1, &[1; 5]);
-        unmarked.marks.truncate(1);
+        unmarked.commit_points.truncate(1);
         accumulator.push(unmarked);
         let first = accumulator.cut().unwrap();
         assert_eq!((first.effects.len(), first.position), (1, at(1)));
@@ -375,7 +375,7 @@ mod tests {
             for (sizes, is_suspect, marked) in &batches {
                 let mut work = IndexWork { is_suspect: *is_suspect, ..work(seq, sizes) };
                 let mut bits = (0..u32::BITS).map(|bit| marked >> bit & 1 == 1);
-                work.marks.retain(|_| bits.next() == Some(true));
+                work.commit_points.retain(|_| bits.next() == Some(true));
                 for effect in &mut work.effects {
                     if seq_of(effect).is_multiple_of(2) {
                         *effect = step(seq_of(effect));

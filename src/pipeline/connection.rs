@@ -14,10 +14,10 @@ use super::Context;
 use super::cursor::CursorMessage;
 use crate::atproto::skim::{Skim, skim};
 use crate::delivery::backoff::Backoff;
-use crate::delivery::segment::Portion;
+use crate::delivery::segment::Segment;
 use crate::source::error::{ConnectError, RetryAdvice};
-use crate::source::firehose::prefilter::Sieve;
-use crate::source::frame_sink::{BatchLimits, Intake};
+use crate::source::firehose::prefilter::Prefilter;
+use crate::source::frame_sink::{BatchLimits, FrameSink};
 use crate::source::reconnect::Reconnect;
 use crate::source::silence::{SilenceDetector, SilenceLimits};
 use crate::source::{Frames, Resume};
@@ -45,7 +45,7 @@ pub struct ConnectionActorState {
     limits: BatchLimits,
     connection: Option<Box<dyn Frames>>,
     /// Nothing has come yet by a connection that is to show that it goes on with the same sequence.
-    is_at_joint: bool,
+    is_after_reconnect: bool,
     myself: ActorCell,
 }
 
@@ -90,7 +90,7 @@ impl Actor for ConnectionActor {
                 bytes: config.batch_bytes as usize,
             },
             connection: None,
-            is_at_joint: false,
+            is_after_reconnect: false,
             myself: myself.get_cell(),
             progress,
             context,
@@ -163,7 +163,7 @@ impl ConnectionActorState {
         self.silence.wait_from(now);
         self.context.note_connected(now);
         self.connection = Some(connection);
-        self.is_at_joint = matches!(resume, Resume::With(_));
+        self.is_after_reconnect = matches!(resume, Resume::With(_));
         self.show(ConnectionState::Connected {
             since: Timestamp::now(),
         });
@@ -181,12 +181,12 @@ impl ConnectionActorState {
                 .record(waited_from.elapsed());
             self.silence.wait_from(Instant::now());
         }
-        let mut sieve = Sieve::new(self.context.rules.interest.clone(), self.limits);
-        if self.is_at_joint {
-            sieve = sieve.behind_joint();
+        let mut prefilter = Prefilter::new(self.context.rules.interest.clone(), self.limits);
+        if self.is_after_reconnect {
+            prefilter = prefilter.after_reconnect();
         }
         let linger = self.context.config.batch_wait;
-        let reading = connection.read_batch(linger, &mut sieve);
+        let reading = connection.read_batch(linger, &mut prefilter);
         let outcome = tokio::time::timeout_at(self.silence.deadline(), reading).await;
         let faults = &self.context.faults;
         faults
@@ -197,7 +197,7 @@ impl ConnectionActorState {
                 reason: error.to_string(),
             })?;
         // What was taken before an end is good.
-        self.enter(sieve)?;
+        self.enter(prefilter)?;
         match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Loss {
@@ -215,22 +215,22 @@ impl ConnectionActorState {
         }
     }
 
-    fn enter(&mut self, sieve: Sieve) -> Result<(), Loss> {
-        if sieve.is_empty() {
+    fn enter(&mut self, prefilter: Prefilter) -> Result<(), Loss> {
+        if prefilter.is_empty() {
             return Ok(());
         }
-        self.is_at_joint = false;
-        let error = sieve.last_frame().and_then(error_frame);
-        let last_seq = sieve.last_seq();
+        self.is_after_reconnect = false;
+        let error = prefilter.last_frame().and_then(error_frame);
+        let last_seq = prefilter.last_seq();
         // That the last event comes once more does not show that there are others.
         if last_seq.is_some_and(|seq| seq != self.context.ledger.received()) {
             self.reconnect.received();
             self.silence.data(Instant::now());
         }
-        let portions = sieve.into_portions();
-        let bytes = portions.iter().map(Portion::weight).sum();
+        let segments = prefilter.into_segments();
+        let bytes = segments.iter().map(Segment::weight).sum();
         let charge = self.context.budget.charge(bytes);
-        self.context.ledger.enter(portions, last_seq, charge);
+        self.context.ledger.enter(segments, last_seq, charge);
         match error {
             Some((name, reason)) => Err(self.error_frame_loss(&name, reason)),
             None => Ok(()),

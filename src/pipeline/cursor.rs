@@ -21,7 +21,7 @@ const CHECKPOINT_SPACING: Duration = Duration::from_millis(50);
 /// A query that takes longer counts as failed.
 const QUERY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the place to start over from is waited for. Meanwhile nobody is told where to go on.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
+const ACK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// So many runs in a row that came to no good end are a crash loop.
 pub const CRASH_LOOP: u32 = 2;
@@ -34,7 +34,7 @@ pub enum CursorMessage {
     /// A transaction made everything up to here durable.
     Applied(Position),
     /// Events were settled that needed nothing.
-    Settled,
+    Acked,
     /// Writes the checkpoint that is due, if any.
     Tick,
     /// Writes the low watermark, and that this run came to a good end. Answers whether both are
@@ -102,8 +102,8 @@ impl Actor for CursorActor {
         faults.pass(Point::CursorMessage, myself.get_cell()).await?;
         match message {
             CursorMessage::Applied(position) => state.note_durable(position),
-            CursorMessage::Settled if state.written_at.elapsed() < CHECKPOINT_SPACING => {}
-            CursorMessage::Settled | CursorMessage::Tick => {
+            CursorMessage::Acked if state.written_at.elapsed() < CHECKPOINT_SPACING => {}
+            CursorMessage::Acked | CursorMessage::Tick => {
                 state.checkpoint().await;
                 state.forget_crashes_once_past_them().await;
                 faults
@@ -131,7 +131,7 @@ impl CursorState {
         let Some(durable) = self.load().await else {
             return false;
         };
-        let watermark = self.context.ledger.settled_through();
+        let watermark = self.context.ledger.acked_through();
         if watermark.seq <= durable.seq {
             return true;
         }
@@ -160,7 +160,7 @@ impl CursorState {
         self.show_database(loaded.as_ref().err());
         let stored = loaded.ok()?;
         if !ledger.is_positioned() {
-            self.heed_crashes().await?;
+            self.apply_crash_history().await?;
             ledger.restart_at(stored.position, self.gap_before(&stored));
         }
         self.note_durable(stored.position);
@@ -169,7 +169,7 @@ impl CursorState {
 
     /// Where the runs before this one crashed again and again, a frame may have done it: frames are
     /// then read one by one, until all that may have been in flight is behind us.
-    async fn heed_crashes(&self) -> Option<()> {
+    async fn apply_crash_history(&self) -> Option<()> {
         let context = &self.context;
         let begun = within_deadline(context.store.begin_run(context.source.id())).await;
         self.show_database(begun.as_ref().err());
@@ -191,7 +191,7 @@ impl CursorState {
 
     async fn forget_crashes_once_past_them(&mut self) {
         let context = &self.context;
-        let is_past = context.ledger.settled_bytes() >= context.budget.limit_bytes();
+        let is_past = context.ledger.acked_bytes() >= context.budget.limit_bytes();
         if is_past && !self.is_past_crashes {
             self.is_past_crashes = self.forget_crashes().await;
         }
@@ -238,11 +238,11 @@ impl CursorState {
         let ledger = self.context.ledger.clone();
         // The source's refusal is a frame too, and still on its way through the decoders. Where the
         // database holds up what came before it, the next refusal brings us here again.
-        let settled = tokio::time::timeout(SETTLE_DEADLINE, ledger.idle()).await;
+        let settled = tokio::time::timeout(ACK_DEADLINE, ledger.idle()).await;
         if settled.is_err() {
             return;
         }
-        let from = ledger.settled_through();
+        let from = ledger.acked_through();
         let gap = Gap {
             cause: GapCause::FutureCursor,
             from_seq: from.seq,

@@ -9,12 +9,12 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::Context;
 use super::cursor::CursorMessage;
 use super::indexer::IndexerMessage;
-use super::messages::{DecodedBatch, Item};
+use super::messages::{DecodedBatch, DecodedItem};
 use crate::delivery::ledger::EpochStart;
 use crate::delivery::reorder::Reorder;
 use crate::delivery::sequence::{Observation, SequenceGuard};
 use crate::model::Position;
-use crate::pipeline::accumulator::{IndexWork, Mark};
+use crate::pipeline::accumulator::{CommitPoint, IndexWork};
 use crate::store::plan::effect::Effect;
 use crate::supervisor::progress::Progress;
 use crate::testing::fault::Point;
@@ -102,7 +102,7 @@ impl FilterState {
     }
 
     fn pass_on(&mut self, mut batch: DecodedBatch) {
-        batch.lease.take_in_hand();
+        batch.lease.start();
         let events = batch.events;
         let mut work = EffectsOf::new(&self.context, &mut self.guard);
         for item in batch.items.drain(..) {
@@ -111,24 +111,24 @@ impl FilterState {
         work.finish(batch.last);
         let EffectsOf {
             effects,
-            marks,
+            commit_points,
             kept,
             sequence_restarted,
             ..
         } = work;
-        batch.lease.lay_down();
+        batch.lease.finish();
         let position = self.guard.position();
         self.note_received(position, events, kept);
         if effects.is_empty() && !sequence_restarted {
-            batch.lease.settle(position);
+            batch.lease.ack(position);
             self.tell_cursor(events);
             return;
         }
         let work = IndexWork {
             is_suspect: batch.lease.is_suspect(),
-            duty: batch,
+            batch,
             effects,
-            marks,
+            commit_points,
             position,
             sequence_restarted,
         };
@@ -137,7 +137,7 @@ impl FilterState {
             .indexer
             .cast(IndexerMessage::Index(Box::new(work)))
         {
-            refused.duty.lease.pause_ledger();
+            refused.batch.lease.pause_ledger();
         }
     }
 
@@ -156,7 +156,7 @@ impl FilterState {
             return;
         }
         // Where nobody is there, its successor starts with a look at the ledger.
-        if self.context.cursor.cast(CursorMessage::Settled).is_ok() {
+        if self.context.cursor.cast(CursorMessage::Acked).is_ok() {
             self.events_since_checkpoint = 0;
         }
     }
@@ -167,7 +167,7 @@ struct EffectsOf<'a> {
     context: &'a Context,
     guard: &'a mut SequenceGuard,
     effects: Vec<Effect>,
-    marks: Vec<Mark>,
+    commit_points: Vec<CommitPoint>,
     /// Events that have effects.
     kept: u64,
     sequence_restarted: bool,
@@ -179,15 +179,15 @@ impl<'a> EffectsOf<'a> {
             context,
             guard,
             effects: Vec::new(),
-            marks: Vec::new(),
+            commit_points: Vec::new(),
             kept: 0,
             sequence_restarted: false,
         }
     }
 
-    fn add(&mut self, item: Item) {
+    fn add(&mut self, item: DecodedItem) {
         match item {
-            Item::At(position) => {
+            DecodedItem::At(position) => {
                 if position.seq <= self.guard.position().seq && !self.guard.is_proof(position) {
                     // A replay after a reconnect, or a server that repeats itself.
                     self.context
@@ -197,18 +197,18 @@ impl<'a> EffectsOf<'a> {
                 }
                 self.observe(position);
             }
-            Item::Reached(position) => self.observe(position),
-            Item::Joint => self.guard.note_joint(),
-            Item::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
-            Item::Doubt(doubt) => self.effects.push(Effect::Doubt(doubt)),
-            Item::OutdatedCursor => self.guard.note_outdated_cursor(),
-            Item::Work(work) => {
+            DecodedItem::Reached(position) => self.observe(position),
+            DecodedItem::ReconnectMarker => self.guard.note_reconnect(),
+            DecodedItem::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
+            DecodedItem::Recheck(doubt) => self.effects.push(Effect::Recheck(doubt)),
+            DecodedItem::OutdatedCursor => self.guard.note_outdated_cursor(),
+            DecodedItem::Work(work) => {
                 if let Some(position) = work.position {
                     self.observe(position);
                 }
                 self.effects.extend(work.effects);
                 self.kept += 1;
-                self.mark();
+                self.add_commit_point();
             }
         }
     }
@@ -248,8 +248,8 @@ impl<'a> EffectsOf<'a> {
 
     /// After the effects so far, everything up to the guard's position is done. An item that is not
     /// marked goes with the next one that is.
-    fn mark(&mut self) {
-        self.marks.push(Mark {
+    fn add_commit_point(&mut self) {
+        self.commit_points.push(CommitPoint {
             effects: self.effects.len(),
             position: self.guard.position(),
         });

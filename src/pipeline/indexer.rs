@@ -14,7 +14,7 @@ use super::messages::DecodedBatch;
 use crate::delivery::backoff::Backoff;
 use crate::delivery::ledger::Lease;
 use crate::model::Position;
-use crate::pipeline::accumulator::{Accumulator, IndexWork, Load, Transaction};
+use crate::pipeline::accumulator::{Accumulator, IndexBatch, IndexWork, Load};
 use crate::store::plan::effect::{DeadLetter, Effect, Rejection};
 use crate::store::{StoreError, WriteBatch, Written};
 use crate::supervisor::progress::Progress;
@@ -64,7 +64,7 @@ enum Flush {
 }
 
 struct Current {
-    transaction: Transaction<DecodedBatch>,
+    transaction: IndexBatch<DecodedBatch>,
     /// How often each effect was refused.
     refusals: Vec<u32>,
 }
@@ -123,10 +123,10 @@ impl Actor for IndexerActor {
 
 impl IndexerState {
     fn take(&mut self, work: IndexWork<DecodedBatch>) {
-        let epoch = work.duty.lease.epoch().epoch;
+        let epoch = work.batch.lease.epoch().epoch;
         if epoch < self.epoch {
             // Until the epoch that this actor waits for, it would only come again.
-            work.duty.lease.pause_ledger();
+            work.batch.lease.pause_ledger();
             return;
         }
         if epoch > self.epoch {
@@ -175,7 +175,7 @@ impl IndexerState {
         let Some(mut current) = self.current.take().or_else(|| self.cut()) else {
             return Ok(());
         };
-        self.hold_leases(&mut current, Lease::take_in_hand);
+        self.hold_leases(&mut current, Lease::start);
         let faults = self.context.faults.clone();
         faults.pass(Point::IndexerCut, myself.get_cell()).await?;
         let started = Instant::now();
@@ -222,15 +222,15 @@ impl IndexerState {
             }
         }
         if current.transaction.is_unfinished
-            && let Some(batch) = self.waiting.first_duty()
+            && let Some(batch) = self.waiting.first_batch()
         {
-            batch.lease.lay_down();
+            batch.lease.finish();
         }
         for (batch, position) in current.transaction.completes {
             metrics
                 .socket_to_commit_seconds
                 .record(batch.received_at.elapsed());
-            batch.lease.settle(position);
+            batch.lease.ack(position);
         }
         self.backoff.reset();
         context.status.update(|status| {
@@ -283,7 +283,7 @@ impl IndexerState {
     }
 
     fn hold(&mut self, mut current: Current) {
-        self.hold_leases(&mut current, Lease::lay_down);
+        self.hold_leases(&mut current, Lease::finish);
         self.current = Some(current);
     }
 
@@ -293,7 +293,7 @@ impl IndexerState {
             how(&mut batch.lease);
         }
         if current.transaction.is_unfinished
-            && let Some(batch) = self.waiting.first_duty()
+            && let Some(batch) = self.waiting.first_batch()
         {
             how(&mut batch.lease);
         }
@@ -313,14 +313,14 @@ impl IndexerState {
 
 /// The letter is in the database with all that belongs to it; the record never is in the log.
 fn log_dead_letter(log: &mut RateLimit, letter: &DeadLetter) {
-    if let Some(held_back) = log.admit(Instant::now()) {
+    if let Some(suppressed) = log.admit(Instant::now()) {
         tracing::warn!(
             stage = letter.stage.as_str(),
             seq = letter.seq,
             did = letter.did,
             uri = letter.uri,
             error = letter.error,
-            untold = held_back,
+            suppressed = suppressed,
             "kept as a dead letter"
         );
     }

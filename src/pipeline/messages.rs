@@ -7,19 +7,19 @@ use tokio::time::Instant;
 use crate::delivery::budget::Charge;
 use crate::delivery::ledger::Lease;
 use crate::model::Position;
-use crate::store::plan::effect::{DeadLetter, Doubt, Effect};
+use crate::store::plan::effect::{DeadLetter, Effect, Recheck};
 
 /// What one batch of frames says.
 #[derive(Debug)]
 pub struct DecodedBatch {
     pub lease: Lease,
-    /// The numbers of the portions that were read.
+    /// The numbers of the segments that were read.
     pub numbers: Range<u64>,
     /// How many frames of the stream they stand for.
     pub events: u64,
     pub received_at: Instant,
     /// In the order of the source.
-    pub items: Vec<Item>,
+    pub items: Vec<DecodedItem>,
     /// The position of the last frame that has one.
     pub last: Option<Position>,
     /// What the items weigh beside the frames themselves.
@@ -28,13 +28,13 @@ pub struct DecodedBatch {
 
 /// Something that the filter has to look at.
 #[derive(Debug)]
-pub enum Item {
+pub enum DecodedItem {
     /// The stream stands here: told of the first frame, behind a joint, and wherever the seqs do not rise.
     At(Position),
     DeadLetter(Box<DeadLetter>),
-    Doubt(Doubt),
+    Recheck(Recheck),
     /// What follows came by another connection, and is to begin with the last of what was before.
-    Joint,
+    ReconnectMarker,
     /// The stream had come so far where its seqs cease to rise.
     Reached(Position),
     /// The source says that it no longer holds what follows the cursor.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::cursor::CursorMessage;
-use self::decoder::Bell;
+use self::decoder::Wakeup;
 use self::indexer::IndexerMessage;
 use self::messages::DecodedBatch;
 use crate::repo::Repositories;
@@ -56,7 +56,7 @@ pub struct Context {
     /// Cancelled when no more is to be read.
     pub stop_reading: CancellationToken,
     /// One for each decoder.
-    pub decoders: Arc<[Bell]>,
+    pub decoders: Arc<[Wakeup]>,
     pub filter: Address<DecodedBatch>,
     pub indexer: Address<IndexerMessage>,
     pub cursor: Address<CursorMessage>,
@@ -64,7 +64,7 @@ pub struct Context {
     /// How earlier runs ended, once the database has told.
     pub crash_history: OnceLock<CrashHistory>,
     /// Held by the one decoder that reads, where frames are read one by one.
-    pub reading_alone: Mutex<()>,
+    pub single_frame_lock: Mutex<()>,
     connected_at: OnceLock<Instant>,
 }
 
@@ -98,14 +98,14 @@ impl Context {
         Arc::new(Self {
             ledger: Ledger::new(source.id().clone()),
             budget: Budget::new(budget),
-            decoders: (0..config.decoders).map(|_| Bell::default()).collect(),
+            decoders: (0..config.decoders).map(|_| Wakeup::default()).collect(),
             stop_reading: CancellationToken::new(),
             filter: Address::default(),
             indexer: Address::default(),
             cursor: Address::default(),
             faults,
             crash_history: OnceLock::new(),
-            reading_alone: Mutex::new(()),
+            single_frame_lock: Mutex::new(()),
             connected_at: OnceLock::new(),
             source_metrics: metrics.source(source.id()),
             prometheus,

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Refused, Repositories};
+use super::{NoSlot, Repositories};
 use crate::delivery::backoff::Backoff;
-use crate::net::http_client::Named;
+use crate::net::http_client::NamedBy;
 use crate::pipeline::Context;
 use crate::repo::host::{Host, HostError, Page};
 use crate::store::StoreError;
-use crate::store::repos::{EnumeratedPage, Enumeration};
+use crate::store::repos::{Discovery, DiscoveryPage};
 use crate::supervisor::progress::Progress;
 use crate::testing::fault::Point;
 
@@ -100,7 +100,7 @@ enum StepError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
-    Lane(#[from] Refused),
+    RequestLimiter(#[from] NoSlot),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -109,7 +109,7 @@ impl StepError {
     fn retry_after(&self) -> Duration {
         match self {
             Self::Host(HostError::Throttled { retry_after }) => retry_after.unwrap_or_default(),
-            Self::Lane(Refused::Resting(rest)) => *rest,
+            Self::RequestLimiter(NoSlot::CoolingDown(rest)) => *rest,
             _ => Duration::ZERO,
         }
     }
@@ -129,17 +129,17 @@ impl BackfillState {
             }
             repositories
                 .store
-                .begin_enumeration(collections, false)
+                .begin_discovery(collections, false)
                 .await?;
             self.has_begun = true;
         }
-        let enumerations = repositories.store.enumerations().await?;
-        let next = enumerations.iter().find(|enumeration| !enumeration.is_over);
-        repositories.rest.set_found(next.is_none());
+        let discoveries = repositories.store.discoveries().await?;
+        let next = discoveries.iter().find(|discovery| !discovery.is_over);
+        repositories.idleness.set_found(next.is_none());
         let Some(next) = next else {
             return Ok(false);
         };
-        let mut page = match self.ask(repositories, &enumerations, next).await {
+        let mut page = match self.ask(repositories, &discoveries, next).await {
             Ok(page) => page,
             Err(error) => {
                 let store = &repositories.store;
@@ -151,7 +151,7 @@ impl BackfillState {
         };
         let interest = &context.rules.interest;
         page.dids.retain(|did| interest.wants_did(did.as_str()));
-        let noted = EnumeratedPage {
+        let noted = DiscoveryPage {
             collection: &next.collection,
             dids: &page.dids,
             cursor: page.cursor.as_deref(),
@@ -171,19 +171,19 @@ impl BackfillState {
     async fn ask(
         &mut self,
         repositories: &Repositories,
-        enumerations: &[Enumeration],
-        next: &Enumeration,
+        discoveries: &[Discovery],
+        next: &Discovery,
     ) -> Result<Page, StepError> {
         let directory = Host {
             url: repositories.backfill.directory.clone(),
-            named: Named::ByOperator,
+            named: NamedBy::Operator,
         };
         let (hosts, cursor) = (&repositories.hosts, next.cursor.as_deref());
-        let lane = repositories.lanes.of(&directory.url);
-        let _turn = lane.enter().await?;
+        let limiter = repositories.host_limiters.of(&directory.url);
+        let _turn = limiter.enter().await?;
         if !self.lists_all {
             let page = hosts.repos_by_collection(&directory, &next.collection, cursor);
-            match lane.heed(page.await) {
+            match limiter.record_response(page.await) {
                 Err(HostError::NotSupported) => {
                     self.lists_all = true;
                     tracing::warn!(
@@ -196,9 +196,9 @@ impl BackfillState {
             }
         }
         // Who is there at all is listed once, for the first of the collections.
-        let is_first = enumerations.first() == Some(next);
+        let is_first = discoveries.first() == Some(next);
         Ok(match is_first {
-            true => lane.heed(hosts.repos(&directory, cursor).await)?,
+            true => limiter.record_response(hosts.repos(&directory, cursor).await)?,
             false => Page {
                 dids: Vec::new(),
                 cursor: None,

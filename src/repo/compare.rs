@@ -267,7 +267,7 @@ impl Comparison<'_> {
             misnamed: Vec::new(),
         };
         let event = Event::Commit(Box::new(commit));
-        process::believed(self.context, event, Some(Level::Chain))
+        process::effects_of_verified(self.context, event, Some(Level::Chain))
     }
 }
 

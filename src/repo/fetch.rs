@@ -6,17 +6,17 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::spawn_blocking;
 
-use super::{Refused, Repositories};
+use super::{NoSlot, Repositories};
 use crate::atproto::key::{KeyError, SignatureError};
 use crate::atproto::syntax::{Did, Tid};
 use crate::atproto::verify::VerifyError;
 use crate::identity::{Identity, ResolveError};
-use crate::net::http_client::Named;
+use crate::net::http_client::NamedBy;
 use crate::pipeline::Context;
 use crate::repo::host::{Host, HostError, RepoError};
 use crate::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
 use crate::store::StoreError;
-use crate::store::repos::Unsettled;
+use crate::store::repos::DueRepo;
 
 /// The largest repository that is fetched, in bytes. So much is on the disk for each that is fetched at
 /// once, and up to an eighth of it in memory (as a rule a twentieth).
@@ -52,7 +52,7 @@ pub(super) enum FetchError {
     #[error("the account's document has {0}")]
     Key(#[from] KeyError),
     #[error(transparent)]
-    Lane(#[from] Refused),
+    RequestLimiter(#[from] NoSlot),
     #[error("the host has it at {found}, and here it is at {known} already")]
     Old { found: String, known: String },
     #[error(transparent)]
@@ -79,7 +79,7 @@ impl FetchFailure {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match &self.error {
             FetchError::Host(HostError::Throttled { retry_after }) => *retry_after,
-            FetchError::Lane(Refused::Resting(rest)) => Some(*rest),
+            FetchError::RequestLimiter(NoSlot::CoolingDown(rest)) => Some(*rest),
             FetchError::Identity(error) => error.retry_after(),
             _ => None,
         }
@@ -88,13 +88,13 @@ impl FetchFailure {
     pub(super) fn is_throttled(&self) -> bool {
         matches!(
             self.error,
-            FetchError::Host(HostError::Throttled { .. }) | FetchError::Lane(_)
+            FetchError::Host(HostError::Throttled { .. }) | FetchError::RequestLimiter(_)
         )
     }
 
     /// Nobody was asked, since others are at the host.
     pub(super) fn is_busy(&self) -> bool {
-        matches!(self.error, FetchError::Lane(Refused::Busy))
+        matches!(self.error, FetchError::RequestLimiter(NoSlot::Busy))
     }
 
     /// What an account's own host says of it nobody knows better.
@@ -103,7 +103,7 @@ impl FetchFailure {
             self.error,
             FetchError::Host(HostError::Repo(_) | HostError::Throttled { .. })
                 | FetchError::Identity(_)
-                | FetchError::Lane(_)
+                | FetchError::RequestLimiter(_)
         );
         self.is_own_host && is_answer
     }
@@ -134,7 +134,7 @@ impl FetchFailure {
     fn at(host: &Host, error: impl Into<FetchError>) -> Self {
         Self {
             host: Some(host.url.to_string()),
-            is_own_host: host.named == Named::ByStranger,
+            is_own_host: host.named == NamedBy::Outsider,
             error: error.into(),
         }
     }
@@ -144,7 +144,7 @@ impl FetchFailure {
 /// answer, the source.
 pub(super) async fn is_where_it_was(
     repositories: &Repositories,
-    repo: &Unsettled,
+    repo: &DueRepo,
 ) -> Result<bool, FetchFailure> {
     let identity = repositories.verification.identities.get(&repo.did).await?;
     let mut first = None;
@@ -166,14 +166,14 @@ fn compare_revs(known: Option<&str>, found: &Tid) -> Result<bool, FetchFailure> 
 }
 
 async fn rev_at(repositories: &Repositories, did: &Did, host: &Host) -> Result<Tid, FetchError> {
-    let lane = repositories.lanes.of(&host.url);
-    let _turn = lane.enter().await?;
-    let status = lane.heed(repositories.hosts.repo_status(host, did).await)?;
+    let limiter = repositories.host_limiters.of(&host.url);
+    let _turn = limiter.enter().await?;
+    let status = limiter.record_response(repositories.hosts.repo_status(host, did).await)?;
     match (status.active, status.rev) {
         (false, _) => Err(HostError::from(inactive(status.status.as_deref())).into()),
         (true, Some(rev)) => Ok(rev),
-        (true, None) => Ok(lane
-            .heed(repositories.hosts.latest_commit(host, did).await)?
+        (true, None) => Ok(limiter
+            .record_response(repositories.hosts.latest_commit(host, did).await)?
             .rev),
     }
 }
@@ -217,7 +217,7 @@ fn inactive(status: Option<&str>) -> RepoError {
 pub(super) async fn fetch(
     context: &Context,
     repositories: &Repositories,
-    repo: &Unsettled,
+    repo: &DueRepo,
 ) -> Result<Fetched, FetchFailure> {
     let identity = repositories.verification.identities.get(&repo.did).await?;
     let mut first = None;
@@ -233,15 +233,15 @@ pub(super) async fn fetch(
 async fn fetch_from(
     context: &Context,
     repositories: &Repositories,
-    repo: &Unsettled,
+    repo: &DueRepo,
     identity: &Identity,
     host: &Host,
 ) -> Result<Fetched, FetchFailure> {
     let spool = {
-        let lane = repositories.lanes.of(&host.url);
-        let turn = lane.enter().await;
+        let limiter = repositories.host_limiters.of(&host.url);
+        let turn = limiter.enter().await;
         let _turn = turn.map_err(|error| FetchFailure::at(host, error))?;
-        let car = lane.heed(repositories.hosts.repo(host, &repo.did).await);
+        let car = limiter.record_response(repositories.hosts.repo(host, &repo.did).await);
         let car = car.map_err(|error| FetchFailure::at(host, error))?;
         let spool = Spool::read(car, MAX_REPOSITORY, &repositories.folder);
         spool.await.map_err(|error| FetchFailure::at(host, error))?
@@ -260,7 +260,7 @@ async fn fetch_from(
 }
 
 /// Later than the account's removal, if it was removed: what it has now it has all the same.
-fn as_of(repo: &Unsettled, committed_at: Timestamp) -> Timestamp {
+fn as_of(repo: &DueRepo, committed_at: Timestamp) -> Timestamp {
     let behind_removal = repo
         .removed_at
         .and_then(|removed_at| removed_at.checked_add(SignedDuration::from_millis(1)).ok());
@@ -275,7 +275,7 @@ fn as_of(repo: &Unsettled, committed_at: Timestamp) -> Timestamp {
 async fn prove(
     context: &Context,
     repositories: &Repositories,
-    repo: &Unsettled,
+    repo: &DueRepo,
     identity: &Identity,
     spool: Arc<Spool>,
 ) -> Result<Arc<Snapshot>, FetchError> {
@@ -310,7 +310,7 @@ fn old(found: &Tid, known: &str) -> FetchError {
 
 async fn verify(
     context: &Context,
-    repo: &Unsettled,
+    repo: &DueRepo,
     identity: &Identity,
     spool: &Arc<Spool>,
 ) -> Result<Snapshot, FetchError> {
@@ -328,13 +328,13 @@ async fn verify(
 pub(super) fn own_host(identity: &Identity) -> Option<Host> {
     identity.pds.clone().map(|url| Host {
         url,
-        named: Named::ByStranger,
+        named: NamedBy::Outsider,
     })
 }
 
 fn source(repositories: &Repositories) -> Host {
     Host {
         url: repositories.source_http.clone(),
-        named: Named::ByOperator,
+        named: NamedBy::Operator,
     }
 }

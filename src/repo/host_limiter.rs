@@ -9,7 +9,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use crate::net::request_limiter::Lane;
+use crate::net::request_limiter::RequestLimiter;
 use crate::repo::host::HostError;
 
 /// Hosts that are remembered; beyond it the least recently used one is forgotten.
@@ -19,81 +19,81 @@ const AT_ONCE: usize = 2;
 const PER_SECOND: u32 = 10;
 const BURST: u32 = 20;
 /// How long one waits for one's turn. A host that has long transfers under way holds up nobody.
-const PATIENCE: Duration = Duration::from_secs(2);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a host is left alone that asks for it and does not say how long.
-const REST: Duration = Duration::from_secs(30);
+const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
 
-/// One lane a host.
-pub struct HostLanes(Mutex<LruCache<String, Arc<HostLane>>>);
+/// One limiter a host.
+pub struct HostLimiters(Mutex<LruCache<String, Arc<HostLimiter>>>);
 
 /// The way to one host.
-pub(crate) struct HostLane {
-    lane: Lane,
-    rest_until: Mutex<Option<Instant>>,
+pub(crate) struct HostLimiter {
+    limiter: RequestLimiter,
+    cooldown_until: Mutex<Option<Instant>>,
 }
 
 /// Why a host is not asked now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum NoSlot {
     #[error("others are at the host")]
     Busy,
     #[error("the host wants to be left alone for another {} s", .0.as_secs())]
-    Resting(Duration),
+    CoolingDown(Duration),
 }
 
-impl Default for HostLanes {
+impl Default for HostLimiters {
     fn default() -> Self {
         Self(Mutex::new(LruCache::new(HOSTS)))
     }
 }
 
-impl HostLanes {
-    pub(crate) fn of(&self, host: &Url) -> Arc<HostLane> {
+impl HostLimiters {
+    pub(crate) fn of(&self, host: &Url) -> Arc<HostLimiter> {
         let key = host.origin().ascii_serialization();
-        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lane = lanes.entry(key).or_insert_with(|| {
-            Arc::new(HostLane {
-                lane: Lane::new(AT_ONCE, PER_SECOND, BURST),
-                rest_until: Mutex::default(),
+        let mut host_limiters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let limiter = host_limiters.entry(key).or_insert_with(|| {
+            Arc::new(HostLimiter {
+                limiter: RequestLimiter::new(AT_ONCE, PER_SECOND, BURST),
+                cooldown_until: Mutex::default(),
             })
         });
-        Arc::clone(lane)
+        Arc::clone(limiter)
     }
 }
 
-impl HostLane {
+impl HostLimiter {
     /// Waits for one's turn, which lasts until what is given is dropped.
     ///
     /// # Errors
     /// While the host wants to be left alone, or others are before us for too long.
-    pub(crate) async fn enter(&self) -> Result<Option<SemaphorePermit<'_>>, Refused> {
-        self.check_rest()?;
-        let turn = timeout(PATIENCE, self.lane.enter()).await;
-        let turn = turn.map_err(|_| Refused::Busy)?;
-        self.check_rest()?;
+    pub(crate) async fn enter(&self) -> Result<Option<SemaphorePermit<'_>>, NoSlot> {
+        self.check_cooldown()?;
+        let turn = timeout(SLOT_TIMEOUT, self.limiter.enter()).await;
+        let turn = turn.map_err(|_| NoSlot::Busy)?;
+        self.check_cooldown()?;
         Ok(turn)
     }
 
     /// Heeds what a host says of itself.
-    pub(crate) fn heed<T>(&self, answer: Result<T, HostError>) -> Result<T, HostError> {
+    pub(crate) fn record_response<T>(&self, answer: Result<T, HostError>) -> Result<T, HostError> {
         if let Err(HostError::Throttled { retry_after }) = &answer {
-            let rest = retry_after.unwrap_or(REST);
-            *self.rest_until() = Some(Instant::now() + rest);
+            let rest = retry_after.unwrap_or(DEFAULT_COOLDOWN);
+            *self.cooldown_until() = Some(Instant::now() + rest);
         }
         answer
     }
 
-    fn check_rest(&self) -> Result<(), Refused> {
-        let until = *self.rest_until();
+    fn check_cooldown(&self) -> Result<(), NoSlot> {
+        let until = *self.cooldown_until();
         let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
         match rest {
-            Some(rest) if !rest.is_zero() => Err(Refused::Resting(rest)),
+            Some(rest) if !rest.is_zero() => Err(NoSlot::CoolingDown(rest)),
             _ => Ok(()),
         }
     }
 
-    fn rest_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.rest_until
+    fn cooldown_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.cooldown_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

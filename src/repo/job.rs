@@ -9,13 +9,13 @@ use super::replay::{self, Drained};
 use super::{Repositories, compare, retry_at};
 use crate::pipeline::Context;
 use crate::store::StoreError;
-use crate::store::repos::{RecentResyncs, Resync, ResyncFailure, Resynced, Unsettled, Urgency};
+use crate::store::repos::{DueRepo, JobKind, RecentResyncs, Resync, ResyncFailure, Resynced};
 use crate::telemetry::rate_limit::SharedRateLimit;
 
 /// A line about repositories in so much time at most, of each kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// Who is busy is asked again after so long, and half as long again by chance.
-const DEFERRAL: Duration = Duration::from_secs(1);
+const RESCHEDULE_DELAY: Duration = Duration::from_secs(1);
 /// What is asked for a key, or whether a repository is where it was, is soon asked again: events wait.
 const QUESTION_RETRY_MAX: Duration = Duration::from_secs(300);
 /// A repository may be fetched so often within the hour, one time more for each so many bytes.
@@ -31,41 +31,41 @@ const OPERATOR: &str = "operator";
 ///
 /// # Errors
 /// Where the tables cannot say so either. It stays in them as it was.
-pub(super) async fn see_to(
+pub(super) async fn run(
     context: &Context,
-    urgency: Urgency,
-    repo: &Unsettled,
+    urgency: JobKind,
+    repo: &DueRepo,
 ) -> Result<(), StoreError> {
     let Some(repositories) = &context.repositories else {
         return Ok(());
     };
     let interest = &context.rules.interest;
     if !interest.wants_did(repo.did.as_str()) {
-        return repositories.store.release(&repo.did).await;
+        return repositories.store.untrack(&repo.did).await;
     }
     // What waits is read as what comes is, also before anything has come.
     if let Some(tracked) = interest.tracked() {
         tracked.insert(repo.did.as_str());
     }
     if !repo.is_active {
-        return repositories.store.shelve(&repo.did).await;
+        return repositories.store.suspend_until_active(&repo.did).await;
     }
     match urgency {
-        Urgency::Waiting => let_through(context, repositories, repo).await,
-        Urgency::Doubted => compare_heads(repositories, repo, "gap").await.map(drop),
-        Urgency::Broken | Urgency::Backfill => resync(context, repositories, repo).await,
+        JobKind::Replay => replay_parked_commits(context, repositories, repo).await,
+        JobKind::Recheck => compare_heads(repositories, repo, "gap").await.map(drop),
+        JobKind::Resync | JobKind::Backfill => resync(context, repositories, repo).await,
     }
 }
 
 /// Where something breaks the chain, the tables have the repository fetched next.
-async fn let_through(
+async fn replay_parked_commits(
     context: &Context,
     repositories: &Repositories,
-    repo: &Unsettled,
+    repo: &DueRepo,
 ) -> Result<(), StoreError> {
     let mut drained = replay::drain(context, repositories, &repo.did, false).await?;
     if let Drained::Disputed { known_rev } = drained {
-        let repo = Unsettled {
+        let repo = DueRepo {
             rev: known_rev,
             ..repo.clone()
         };
@@ -75,28 +75,28 @@ async fn let_through(
         drained = replay::drain(context, repositories, &repo.did, true).await?;
     }
     match drained {
-        Drained::Empty => repositories.store.finish_queue(&repo.did).await,
+        Drained::Empty => repositories.store.finish_replay(&repo.did).await,
         Drained::Broken | Drained::Disputed { .. } => Ok(()),
-        Drained::Unknown { retry_after } => postpone(repositories, repo, retry_after).await,
+        Drained::Unknown { retry_after } => retry_later(repositories, repo, retry_after).await,
     }
 }
 
 /// Says whether it is where it was. Where it is not, it is to be fetched because of `cause`.
 async fn compare_heads(
     repositories: &Repositories,
-    repo: &Unsettled,
+    repo: &DueRepo,
     cause: &str,
 ) -> Result<bool, StoreError> {
     let compared = fetch::is_where_it_was(repositories, repo).await;
     let is_same = matches!(compared, Ok(true));
     match compared {
-        Ok(true) => repositories.store.settle_doubt(repo).await,
+        Ok(true) => repositories.store.finish_recheck(repo).await,
         Ok(false) => repositories.store.desynchronize(&repo.did, cause).await,
-        Err(failure) if failure.is_busy() => defer(repositories, repo).await,
+        Err(failure) if failure.is_busy() => reschedule(repositories, repo).await,
         Err(failure) => {
             tracing::debug!(did = %repo.did, error = %failure, "cannot compare a repository");
             note_status(repositories, repo, &failure).await?;
-            postpone(repositories, repo, failure.retry_after()).await
+            retry_later(repositories, repo, failure.retry_after()).await
         }
     }?;
     Ok(is_same)
@@ -106,7 +106,7 @@ async fn compare_heads(
 async fn resync(
     context: &Context,
     repositories: &Repositories,
-    repo: &Unsettled,
+    repo: &DueRepo,
 ) -> Result<(), StoreError> {
     let store = &repositories.store;
     let cause = repo.cause.as_deref().unwrap_or(OPERATOR);
@@ -117,11 +117,11 @@ async fn resync(
     if let Some(allowed_at) = allowed_at
         && cause != OPERATOR
     {
-        return store.defer(&repo.did, allowed_at).await;
+        return store.reschedule(&repo.did, allowed_at).await;
     }
     store.begin_resync(&repo.did).await?;
     let (host, outcome) = match fetch::fetch(context, repositories, repo).await {
-        Err(failure) if failure.is_busy() => return defer(repositories, repo).await,
+        Err(failure) if failure.is_busy() => return reschedule(repositories, repo).await,
         Err(failure) => (failure.host.clone(), Err(failure)),
         Ok(fetched) => {
             let host = Some(fetched.host.url.to_string());
@@ -160,33 +160,33 @@ fn allowed_at(recent: &RecentResyncs) -> Option<Timestamp> {
     recent.last_ended_at?.checked_add(wait).ok()
 }
 
-async fn postpone(
+async fn retry_later(
     repositories: &Repositories,
-    repo: &Unsettled,
+    repo: &DueRepo,
     retry_after: Option<Duration>,
 ) -> Result<(), StoreError> {
     let soon = Timestamp::now()
         .checked_add(QUESTION_RETRY_MAX)
         .unwrap_or(Timestamp::MAX);
     let until = retry_at(repo.attempts, retry_after).min(soon);
-    repositories.store.postpone(&repo.did, until).await
+    repositories.store.retry_later(&repo.did, until).await
 }
 
-async fn defer(repositories: &Repositories, repo: &Unsettled) -> Result<(), StoreError> {
-    let pause = DEFERRAL.mul_f64(1.0 + 0.5 * fastrand::f64());
+async fn reschedule(repositories: &Repositories, repo: &DueRepo) -> Result<(), StoreError> {
+    let pause = RESCHEDULE_DELAY.mul_f64(1.0 + 0.5 * fastrand::f64());
     let until = Timestamp::now().checked_add(pause);
     let until = until.unwrap_or(Timestamp::MAX);
-    repositories.store.defer(&repo.did, until).await
+    repositories.store.reschedule(&repo.did, until).await
 }
 
 /// Where the account's own host says that it is not active, it is asked what it is.
 async fn note_status(
     repositories: &Repositories,
-    repo: &Unsettled,
+    repo: &DueRepo,
     failure: &FetchFailure,
 ) -> Result<(), StoreError> {
     match failure.status() {
-        Some(status) => repositories.store.suspect(&repo.did, status).await,
+        Some(status) => repositories.store.report_inactive(&repo.did, status).await,
         None => Ok(()),
     }
 }
@@ -195,27 +195,27 @@ async fn note_status(
 fn note_outcome(
     context: &Context,
     repositories: &Repositories,
-    repo: &Unsettled,
+    repo: &DueRepo,
     cause: &str,
     outcome: &Result<Resynced, FetchFailure>,
 ) {
     match outcome {
         Ok(done) => {
             context.metrics.resynced(done);
-            if let Some(untold) = repositories.log.done.admit() {
+            if let Some(suppressed) = repositories.log.done.admit() {
                 tracing::info!(
                     did = %repo.did, cause, created = done.created, updated = done.updated,
-                    deleted = done.deleted, untold, "fetched a repository"
+                    deleted = done.deleted, suppressed, "fetched a repository"
                 );
             }
         }
         Err(failure) => {
             let is_throttled = failure.is_throttled();
             context.metrics.failed_resyncs(is_throttled).increment(1);
-            if let Some(untold) = repositories.log.failures.admit() {
+            if let Some(suppressed) = repositories.log.failures.admit() {
                 tracing::warn!(
                     did = %repo.did, cause, host = failure.host, attempts = repo.attempts + 1,
-                    error = %failure, untold, "cannot fetch a repository; trying again later"
+                    error = %failure, suppressed, "cannot fetch a repository; trying again later"
                 );
             }
         }
@@ -223,12 +223,12 @@ fn note_outcome(
 }
 
 /// Holds back lines about repositories where they come by the thousand.
-pub struct TurnLog {
+pub struct JobLog {
     done: SharedRateLimit,
     failures: SharedRateLimit,
 }
 
-impl Default for TurnLog {
+impl Default for JobLog {
     fn default() -> Self {
         Self {
             done: SharedRateLimit::new(LOG_INTERVAL),

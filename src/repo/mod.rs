@@ -27,16 +27,16 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-pub use self::host_limiter::HostLanes;
-pub(super) use self::host_limiter::Refused;
-pub use self::job::TurnLog;
+pub use self::host_limiter::HostLimiters;
+pub(super) use self::host_limiter::NoSlot;
+pub use self::job::JobLog;
 use crate::atproto::syntax::{Did, Nsid};
 use crate::delivery::backoff::Backoff;
 use crate::pipeline::Context;
 use crate::repo::host::Hosts;
 use crate::source::process::verification::Verification;
 use crate::store::StoreError;
-use crate::store::repos::{RepoStore, Urgency};
+use crate::store::repos::{JobKind, RepoStore};
 use crate::supervisor::address::Address;
 use crate::supervisor::progress::Progress;
 use crate::testing::fault::Point;
@@ -50,10 +50,10 @@ const RETRY_JITTER: f64 = 0.3;
 /// How long nobody is seen to while the tables take nothing; it doubles from the first to the second.
 const REST_MIN: Duration = Duration::from_millis(200);
 const REST_MAX: Duration = Duration::from_secs(10);
-/// All that is waited for in a turn has a deadline of its own. Should that ever not be so, here it ends.
-const TURN_DEADLINE: Duration = Duration::from_secs(2 * 3600);
-/// How long a repository is left alone at which a turn broke off.
-const BROKEN_OFF_REST: Duration = Duration::from_secs(60);
+/// All that is waited for in a job has a deadline of its own. Should that ever not be so, here it ends.
+const JOB_DEADLINE: Duration = Duration::from_secs(2 * 3600);
+/// How long a repository is left alone at which a job broke off.
+const PANIC_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// What it takes to verify repositories, and to fetch them.
 pub struct Repositories {
@@ -61,15 +61,15 @@ pub struct Repositories {
     pub hosts: Arc<dyn Hosts>,
     pub store: Arc<dyn RepoStore>,
     /// How each host is spared.
-    pub lanes: HostLanes,
-    pub log: TurnLog,
+    pub host_limiters: HostLimiters,
+    pub log: JobLog,
     /// Where repositories that are fetched are put for the time being.
     pub folder: PathBuf,
     /// The source over HTTP, which is asked where an account's own host gives no answer.
     pub source_http: Url,
     pub address: Address<RepositoriesMessage>,
     pub backfill: Backfill,
-    pub rest: Rest,
+    pub idleness: Idleness,
 }
 
 /// Where to look for repositories, and which.
@@ -83,7 +83,7 @@ pub struct Backfill {
 
 /// Whether there is nothing to do.
 #[derive(Debug, Default)]
-pub struct Rest {
+pub struct Idleness {
     /// The RepositoriesActor was called and has not come yet.
     is_called: AtomicBool,
     /// No repository is due, and nobody is at one.
@@ -98,9 +98,9 @@ pub struct RepositoriesActor;
 #[derive(Debug)]
 pub enum RepositoriesMessage {
     /// There may be something to see to.
-    Look,
-    /// A turn has ended.
-    Reap,
+    Wake,
+    /// A job has ended.
+    JobEnded,
     /// Time has passed.
     Tick,
 }
@@ -108,36 +108,36 @@ pub enum RepositoriesMessage {
 pub struct RepositoriesState {
     context: Arc<Context>,
     progress: Progress,
-    turns: JoinSet<Result<(), StoreError>>,
-    in_hand: HashMap<Id, (Did, Task)>,
-    /// Repositories at which a turn broke off, and until when they are left alone.
-    broken_off: HashMap<Did, Instant>,
+    jobs: JoinSet<Result<(), StoreError>>,
+    running_jobs: HashMap<Id, (Did, Job)>,
+    /// Repositories at which a job broke off, and until when they are left alone.
+    panicked: HashMap<Did, Instant>,
     /// Until when the tables are left alone, which took nothing.
     rest_until: Option<Instant>,
     backoff: Backoff,
 }
 
-/// What a turn is about. Each kind has places of its own, so that none of them holds up the others.
+/// What a job is about. Each kind has slots of its own, so that none of them holds up the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Task {
-    Repository(Urgency),
+enum Job {
+    Repository(JobKind),
     /// Whether an account is really gone.
-    Hearsay,
+    ConfirmStatus,
 }
 
-impl Task {
-    /// So many turns of this kind are taken at once.
-    fn places(self) -> usize {
+impl Job {
+    /// So many jobs of this kind are running at once.
+    fn slots(self) -> usize {
         match self {
-            Self::Repository(Urgency::Waiting | Urgency::Broken) => 8,
-            Self::Repository(Urgency::Doubted | Urgency::Backfill) | Self::Hearsay => 4,
+            Self::Repository(JobKind::Replay | JobKind::Resync) => 8,
+            Self::Repository(JobKind::Recheck | JobKind::Backfill) | Self::ConfirmStatus => 4,
         }
     }
 }
 
-impl Rest {
+impl Idleness {
     /// Whether nothing is due and nothing is being looked for.
-    pub fn is_at_rest(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.is_settled.load(Ordering::Acquire) && self.is_found.load(Ordering::Acquire)
     }
 
@@ -150,11 +150,11 @@ impl Repositories {
     /// Says that a repository waits for somebody to see to it. Saying it again before anybody has come
     /// does nothing more.
     pub(super) fn wake(&self) {
-        self.rest.is_settled.store(false, Ordering::Release);
-        let is_called = self.rest.is_called.swap(true, Ordering::AcqRel);
-        if !is_called && self.address.cast(RepositoriesMessage::Look).is_err() {
+        self.idleness.is_settled.store(false, Ordering::Release);
+        let is_called = self.idleness.is_called.swap(true, Ordering::AcqRel);
+        if !is_called && self.address.cast(RepositoriesMessage::Wake).is_err() {
             // Nobody is there; the successor looks when it starts.
-            self.rest.is_called.store(false, Ordering::Release);
+            self.idleness.is_called.store(false, Ordering::Release);
         }
     }
 }
@@ -178,9 +178,9 @@ impl Actor for RepositoriesActor {
         Ok(RepositoriesState {
             context,
             progress,
-            turns: JoinSet::new(),
-            in_hand: HashMap::new(),
-            broken_off: HashMap::new(),
+            jobs: JoinSet::new(),
+            running_jobs: HashMap::new(),
+            panicked: HashMap::new(),
             rest_until: None,
             backoff: Backoff::try_new(REST_MIN, REST_MAX, RETRY_JITTER, fastrand::Rng::new())?,
         })
@@ -198,7 +198,10 @@ impl Actor for RepositoriesActor {
             return Ok(());
         };
         // Whatever comes from now on is a call of its own. One that a predecessor did not answer is, too.
-        repositories.rest.is_called.store(false, Ordering::Release);
+        repositories
+            .idleness
+            .is_called
+            .store(false, Ordering::Release);
         context
             .faults
             .pass(Point::RepositoriesMessage, myself.get_cell())
@@ -219,16 +222,16 @@ impl Actor for RepositoriesActor {
 
 impl RepositoriesState {
     fn reap(&mut self) {
-        while let Some(ended) = self.turns.try_join_next_with_id() {
+        while let Some(ended) = self.jobs.try_join_next_with_id() {
             let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-            let did = self.in_hand.remove(&id).map(|(did, _)| did);
+            let did = self.running_jobs.remove(&id).map(|(did, _)| did);
             match ended {
                 Ok((_, Ok(()))) => self.backoff.reset(),
                 Ok((_, Err(error))) => self.rest(&error),
                 Err(error) => {
-                    tracing::error!(did = did.as_ref().map(Did::as_str), %error, "a turn broke off");
-                    let until = Instant::now() + BROKEN_OFF_REST;
-                    self.broken_off.extend(did.map(|did| (did, until)));
+                    tracing::error!(did = did.as_ref().map(Did::as_str), %error, "a job broke off");
+                    let until = Instant::now() + PANIC_RETRY_DELAY;
+                    self.panicked.extend(did.map(|did| (did, until)));
                 }
             }
         }
@@ -244,37 +247,37 @@ impl RepositoriesState {
         self.rest_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Begins as many turns as there are places for.
+    /// Begins as many jobs as there are slots for.
     async fn fill(
         &mut self,
         repositories: &Repositories,
         myself: &ActorRef<RepositoriesMessage>,
     ) -> Result<(), StoreError> {
         let now = Timestamp::now();
-        self.broken_off.retain(|_, until| Instant::now() < *until);
-        for urgency in Urgency::ALL {
-            let task = Task::Repository(urgency);
-            let Some(limit) = self.limit(task) else {
+        self.panicked.retain(|_, until| Instant::now() < *until);
+        for urgency in JobKind::ALL {
+            let job = Job::Repository(urgency);
+            let Some(limit) = self.limit(job) else {
                 continue;
             };
             for repo in repositories.store.due(urgency, now, limit).await? {
                 let did = repo.did.clone();
-                self.begin(myself, task, did, |context| async move {
-                    job::see_to(&context, urgency, &repo).await
+                self.begin(myself, job, did, |context| async move {
+                    job::run(&context, urgency, &repo).await
                 });
             }
         }
-        if let Some(limit) = self.limit(Task::Hearsay) {
-            for hearsay in repositories.store.hearsay(now, limit).await? {
-                let did = hearsay.did.clone();
-                self.begin(myself, Task::Hearsay, did, |context| async move {
-                    unconfirmed::see_to(&context, &hearsay).await
+        if let Some(limit) = self.limit(Job::ConfirmStatus) {
+            for unconfirmed in repositories.store.unconfirmed(now, limit).await? {
+                let did = unconfirmed.did.clone();
+                self.begin(myself, Job::ConfirmStatus, did, |context| async move {
+                    unconfirmed::run(&context, &unconfirmed).await
                 });
             }
         }
-        let is_settled = self.in_hand.is_empty();
+        let is_settled = self.running_jobs.is_empty();
         repositories
-            .rest
+            .idleness
             .is_settled
             .store(is_settled, Ordering::Release);
         Ok(())
@@ -282,40 +285,43 @@ impl RepositoriesState {
 
     /// How many to ask for, so that there are enough beside those that are left alone; `None` where no
     /// place is free.
-    fn limit(&self, task: Task) -> Option<usize> {
-        let is_free = self.taken(task) < task.places();
-        is_free.then(|| task.places() + self.in_hand.len() + self.broken_off.len())
+    fn limit(&self, job: Job) -> Option<usize> {
+        let is_free = self.running(job) < job.slots();
+        is_free.then(|| job.slots() + self.running_jobs.len() + self.panicked.len())
     }
 
-    fn taken(&self, task: Task) -> usize {
-        self.in_hand
+    fn running(&self, job: Job) -> usize {
+        self.running_jobs
             .values()
-            .filter(|(_, other)| *other == task)
+            .filter(|(_, other)| *other == job)
             .count()
     }
 
     fn begin<F>(
         &mut self,
         myself: &ActorRef<RepositoriesMessage>,
-        task: Task,
+        job: Job,
         did: Did,
-        turn: impl FnOnce(Arc<Context>) -> F,
+        work: impl FnOnce(Arc<Context>) -> F,
     ) where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
-        let is_in_hand = self.in_hand.values().any(|(in_hand, _)| *in_hand == did);
-        let is_left_alone = is_in_hand || self.broken_off.contains_key(&did);
-        if is_left_alone || self.taken(task) >= task.places() {
+        let is_running = self
+            .running_jobs
+            .values()
+            .any(|(running_jobs, _)| *running_jobs == did);
+        let is_left_alone = is_running || self.panicked.contains_key(&did);
+        if is_left_alone || self.running(job) >= job.slots() {
             return;
         }
-        let (turn, myself) = (turn(self.context.clone()), myself.clone());
-        let begun = self.turns.spawn(async move {
-            let _told = Told(myself);
-            timeout(TURN_DEADLINE, turn)
+        let (work, myself) = (work(self.context.clone()), myself.clone());
+        let begun = self.jobs.spawn(async move {
+            let _told = JobEnded(myself);
+            timeout(JOB_DEADLINE, work)
                 .await
                 .unwrap_or(Err(StoreError::Deadline))
         });
-        self.in_hand.insert(begun.id(), (did, task));
+        self.running_jobs.insert(begun.id(), (did, job));
     }
 }
 
@@ -325,7 +331,7 @@ async fn reconcile_gaps(repositories: &Repositories) {
             if let Some(repos) = reconciled.doubted {
                 tracing::info!(repos, "comparing every tracked repository after a gap");
                 // What was said of identities meanwhile was missed too.
-                repositories.verification.identities.doubt_all();
+                repositories.verification.identities.expire_all();
             }
             for gap in reconciled.closed {
                 tracing::info!(gap = gap.id, resolution = gap.resolution, "closed a gap");
@@ -336,13 +342,13 @@ async fn reconcile_gaps(repositories: &Repositories) {
     }
 }
 
-/// Tells the actor of the end of a turn, whatever end it comes to.
-struct Told(ActorRef<RepositoriesMessage>);
+/// Tells the actor of the end of a job, whatever end it comes to.
+struct JobEnded(ActorRef<RepositoriesMessage>);
 
-impl Drop for Told {
+impl Drop for JobEnded {
     fn drop(&mut self) {
-        // Where nobody is there, the turns have gone with it.
-        let _unheard = self.0.cast(RepositoriesMessage::Reap);
+        // Where nobody is there, the jobs have gone with it.
+        let _unheard = self.0.cast(RepositoriesMessage::JobEnded);
     }
 }
 

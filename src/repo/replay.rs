@@ -10,10 +10,10 @@ use crate::identity::ResolveError;
 use crate::pipeline::Context;
 use crate::source::firehose::decode::{Content, Evidence, Fault, decode};
 use crate::source::process;
-use crate::source::process::verification::Judgement;
+use crate::source::process::verification::Outcome;
 use crate::store::StoreError;
 use crate::store::plan::effect::{DeadLetter, Effect, Stage};
-use crate::store::repos::{Settled, Waiting};
+use crate::store::repos::{ParkedCommit, Replayed};
 
 /// How far it came.
 pub(super) enum Drained {
@@ -32,7 +32,7 @@ pub(super) enum Drained {
 }
 
 /// Why a frame can't be judged now.
-enum Unjudged {
+enum Undecided {
     Disputed,
     Unknown { retry_after: Option<Duration> },
 }
@@ -46,26 +46,26 @@ pub(super) async fn drain(
     is_compared: bool,
 ) -> Result<Drained, StoreError> {
     let store = &repositories.store;
-    while let Some(waiting) = store.first_waiting(did).await? {
+    while let Some(waiting) = store.first_parked(did).await? {
         let effects = match examine(context, repositories, &waiting, is_compared).await {
             Ok(effects) => effects,
-            Err(Unjudged::Disputed) => {
+            Err(Undecided::Disputed) => {
                 return Ok(Drained::Disputed {
                     known_rev: waiting.known_rev,
                 });
             }
-            Err(Unjudged::Unknown { retry_after }) => {
+            Err(Undecided::Unknown { retry_after }) => {
                 return Ok(Drained::Unknown { retry_after });
             }
         };
-        let settled = match store.settle_waiting(&waiting, &effects).await {
+        let settled = match store.replay_parked(&waiting, &effects).await {
             Err(StoreError::Rejected(rejections)) => {
                 let effects = Effect::without_refused(effects, &waiting.source, rejections);
-                store.settle_waiting(&waiting, &effects).await?
+                store.replay_parked(&waiting, &effects).await?
             }
             settled => settled?,
         };
-        if settled == Settled::Held {
+        if settled == Replayed::StillParked {
             return Ok(Drained::Broken);
         }
     }
@@ -76,9 +76,9 @@ pub(super) async fn drain(
 async fn examine(
     context: &Context,
     repositories: &Repositories,
-    waiting: &Waiting,
+    waiting: &ParkedCommit,
     is_compared: bool,
-) -> Result<Vec<Effect>, Unjudged> {
+) -> Result<Vec<Effect>, Undecided> {
     let decoded = match decode(&waiting.frame, &context.rules.interest) {
         Ok(decoded) => decoded,
         Err(error) => return Ok(vec![unreadable(waiting, &error.fault)]),
@@ -96,16 +96,16 @@ async fn examine(
         // Superseded, whoever has signed it.
         return Ok(Vec::new());
     }
-    let judgement = judge(repositories, &waiting.did, &evidence).await?;
-    match &judgement {
-        Judgement::Refused(refusal) if refusal.is_by_another_key() && !is_compared => {
-            return Err(Unjudged::Disputed);
+    let outcome = judge(repositories, &waiting.did, &evidence).await?;
+    match &outcome {
+        Outcome::Refused(refusal) if refusal.is_by_another_key() && !is_compared => {
+            return Err(Undecided::Disputed);
         }
         _ => {}
     }
     let frame = &waiting.frame;
-    Ok(process::effects_of_judged(
-        context, event, &evidence, judgement, frame,
+    Ok(process::effects_of_outcome(
+        context, event, &evidence, outcome, frame,
     ))
 }
 
@@ -115,9 +115,9 @@ async fn judge(
     repositories: &Repositories,
     did: &Did,
     evidence: &Evidence,
-) -> Result<Judgement, Unjudged> {
+) -> Result<Outcome, Undecided> {
     let verification = &repositories.verification;
-    let unknown = |error: ResolveError| Unjudged::Unknown {
+    let unknown = |error: ResolveError| Undecided::Unknown {
         retry_after: error.retry_after(),
     };
     match verification.identities.get(did).await {
@@ -125,23 +125,23 @@ async fn judge(
         // That there is none is known then, and said again below.
         Ok(_) | Err(_) => {}
     }
-    match verification.judge(evidence, Timestamp::now()) {
-        Judgement::Unproven => {}
-        judgement => return Ok(judgement),
+    match verification.decide(evidence, Timestamp::now()) {
+        Outcome::KeyUnavailable => {}
+        outcome => return Ok(outcome),
     }
     match verification.identities.refresh(did).await {
         Err(error) if error.is_unknown() => return Err(unknown(error)),
         Ok(_) | Err(_) => {}
     }
-    match verification.judge_in_the_end(evidence, Timestamp::now()) {
+    match verification.decide_finally(evidence, Timestamp::now()) {
         // It was forgotten meanwhile, since an event says that it has changed once more.
-        Judgement::Unproven => Err(Unjudged::Unknown { retry_after: None }),
-        judgement => Ok(judgement),
+        Outcome::KeyUnavailable => Err(Undecided::Unknown { retry_after: None }),
+        outcome => Ok(outcome),
     }
 }
 
 /// It could be read when it came, so what can be read has changed since.
-fn unreadable(waiting: &Waiting, fault: &Fault) -> Effect {
+fn unreadable(waiting: &ParkedCommit, fault: &Fault) -> Effect {
     Effect::DeadLetter(Box::new(DeadLetter {
         stage: match fault {
             Fault::Proof(_) => Stage::Verify,

@@ -1,58 +1,73 @@
 //! Asks the host of an account whether it is really gone.
 
 use super::fetch::own_host;
-use super::{Refused, Repositories, retry_at};
+use super::{NoSlot, Repositories, retry_at};
 use crate::identity::ResolveError;
 use crate::pipeline::Context;
 use crate::repo::host::{HostError, RepoError};
 use crate::store::StoreError;
-use crate::store::repos::{Hearsay, Truth};
+use crate::store::repos::{HostStatus, UnconfirmedStatus};
 
 /// Asks, and notes what the answer is.
-pub(super) async fn see_to(context: &Context, hearsay: &Hearsay) -> Result<(), StoreError> {
+pub(super) async fn run(
+    context: &Context,
+    unconfirmed: &UnconfirmedStatus,
+) -> Result<(), StoreError> {
     let Some(repositories) = &context.repositories else {
         return Ok(());
     };
-    let truth = ask(repositories, hearsay).await;
-    match &truth {
-        Truth::Unknown(_) => {}
-        truth => tracing::debug!(
-            did = %hearsay.did,
-            said = hearsay.status,
-            ?truth,
+    let host_status = ask(repositories, unconfirmed).await;
+    match &host_status {
+        HostStatus::Unknown(_) => {}
+        host_status => tracing::debug!(
+            did = %unconfirmed.did,
+            said = unconfirmed.status,
+            ?host_status,
             "asked an account's host whether it is gone"
         ),
     }
-    repositories.store.settle_hearsay(hearsay, &truth).await
+    repositories
+        .store
+        .confirm_status(unconfirmed, &host_status)
+        .await
 }
 
-async fn ask(repositories: &Repositories, hearsay: &Hearsay) -> Truth {
-    let unknown = |after| Truth::Unknown(retry_at(hearsay.attempts, after));
+async fn ask(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> HostStatus {
+    let unknown = |after| HostStatus::Unknown(retry_at(unconfirmed.attempts, after));
     // An account that has moved is gone only from where it was, so what is known of it is not enough.
     let identities = &repositories.verification.identities;
-    let identity = match identities.look_up(&hearsay.did).await {
+    let identity = match identities.look_up(&unconfirmed.did).await {
         Ok(identity) => identity,
-        Err(ResolveError::Tombstoned) => return Truth::Deleted,
+        Err(ResolveError::Tombstoned) => return HostStatus::Deleted,
         Err(error) => return unknown(error.retry_after()),
     };
     let Some(host) = own_host(&identity) else {
         return unknown(None);
     };
-    let lane = repositories.lanes.of(&host.url);
-    let _turn = match lane.enter().await {
+    let limiter = repositories.host_limiters.of(&host.url);
+    let _turn = match limiter.enter().await {
         Ok(turn) => turn,
-        Err(Refused::Busy) => return unknown(None),
-        Err(Refused::Resting(rest)) => return unknown(Some(rest)),
+        Err(NoSlot::Busy) => return unknown(None),
+        Err(NoSlot::CoolingDown(rest)) => return unknown(Some(rest)),
     };
-    match lane.heed(repositories.hosts.repo_status(&host, &hearsay.did).await) {
-        Ok(status) if status.active => Truth::Active,
-        Ok(status) if status.status.as_deref() == Some("deleted") => Truth::Deleted,
-        Ok(status) => Truth::Inactive(status.status),
-        Err(HostError::Repo(RepoError::NotFound)) => Truth::Deleted,
-        Err(HostError::Repo(RepoError::Takendown)) => Truth::Inactive(Some("takendown".to_owned())),
-        Err(HostError::Repo(RepoError::Suspended)) => Truth::Inactive(Some("suspended".to_owned())),
+    match limiter.record_response(
+        repositories
+            .hosts
+            .repo_status(&host, &unconfirmed.did)
+            .await,
+    ) {
+        Ok(status) if status.active => HostStatus::Active,
+        Ok(status) if status.status.as_deref() == Some("deleted") => HostStatus::Deleted,
+        Ok(status) => HostStatus::Inactive(status.status),
+        Err(HostError::Repo(RepoError::NotFound)) => HostStatus::Deleted,
+        Err(HostError::Repo(RepoError::Takendown)) => {
+            HostStatus::Inactive(Some("takendown".to_owned()))
+        }
+        Err(HostError::Repo(RepoError::Suspended)) => {
+            HostStatus::Inactive(Some("suspended".to_owned()))
+        }
         Err(HostError::Repo(RepoError::Deactivated)) => {
-            Truth::Inactive(Some("deactivated".to_owned()))
+            HostStatus::Inactive(Some("deactivated".to_owned()))
         }
         Err(HostError::Throttled { retry_after }) => unknown(retry_after),
         Err(_) => unknown(None),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 ///
 /// A frame is a piece of the buffer that the socket is read into. Who holds on to it holds on to all
 /// of that buffer, and has the socket read into a new one.
-pub trait Intake: Send {
+pub trait FrameSink: Send {
     fn take(&mut self, frame: Bytes);
 
     fn is_empty(&self) -> bool;
@@ -25,12 +25,12 @@ pub struct BatchLimits {
 
 /// An intake that keeps every frame as it is.
 #[derive(Debug)]
-pub struct Unsifted {
+pub struct FrameCollector {
     limits: BatchLimits,
     pub frames: Vec<Bytes>,
 }
 
-impl Unsifted {
+impl FrameCollector {
     pub fn new(limits: BatchLimits) -> Self {
         Self {
             limits,
@@ -39,7 +39,7 @@ impl Unsifted {
     }
 }
 
-impl Intake for Unsifted {
+impl FrameSink for FrameCollector {
     fn take(&mut self, frame: Bytes) {
         self.frames.push(frame);
     }

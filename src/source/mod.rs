@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use error::{ConnectError, ReadError};
-use frame_sink::Intake;
+use frame_sink::FrameSink;
 
 use crate::model::SourceId;
 
@@ -45,7 +45,7 @@ pub trait Frames: Send {
     fn read_batch<'a>(
         &'a mut self,
         linger: Duration,
-        into: &'a mut dyn Intake,
+        into: &'a mut dyn FrameSink,
     ) -> BoxFuture<'a, Result<(), ReadError>>;
 
     /// Messages of this connection that were no frames of the stream (text) and were passed by.

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{ConnectError, ReadError};
-use super::frame_sink::{BatchLimits, Unsifted};
+use super::frame_sink::{BatchLimits, FrameCollector};
 use super::{Frames, Resume, Source};
 use crate::testing::recording::{RecordingError, RecordingWriter};
 
@@ -67,7 +67,7 @@ pub async fn record<W: AsyncWrite + Unpin>(
     };
     let mut connection = connected?;
 
-    let mut batch = Unsifted::new(LIMITS);
+    let mut batch = FrameCollector::new(LIMITS);
     loop {
         let ending = read(connection.as_mut(), &mut batch, idle, stop).await;
         for frame in batch.frames.drain(..) {
@@ -86,7 +86,7 @@ pub async fn record<W: AsyncWrite + Unpin>(
 /// Reads frames into `batch`; `Some` if they are the last ones.
 async fn read(
     connection: &mut dyn Frames,
-    batch: &mut Unsifted,
+    batch: &mut FrameCollector,
     idle: Option<Duration>,
     stop: &CancellationToken,
 ) -> Option<Ending> {

@@ -5,7 +5,7 @@
 //! missed, and the repository has to be fetched as a whole before anything more is believed of it.
 
 use crate::atproto::mst::empty_root;
-use crate::store::plan::effect::{Claim, CommitStep};
+use crate::store::plan::effect::{ChainUpdate, Predecessor};
 
 /// How well a repository is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,7 +19,7 @@ pub enum RepoState {
     /// It is to be fetched, but not now: its host wants to be left alone, or it was fetched often.
     Throttled,
     /// Nobody has asked whether its commits follow from each other.
-    Unchained,
+    UnverifiedChain,
 }
 
 impl RepoState {
@@ -28,7 +28,7 @@ impl RepoState {
         Self::Resyncing,
         Self::Synchronized,
         Self::Throttled,
-        Self::Unchained,
+        Self::UnverifiedChain,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -37,7 +37,7 @@ impl RepoState {
             Self::Resyncing => "resyncing",
             Self::Synchronized => "synchronized",
             Self::Throttled => "throttled",
-            Self::Unchained => "unchained",
+            Self::UnverifiedChain => "unverified_chain",
         }
     }
 
@@ -48,22 +48,22 @@ impl RepoState {
 
 /// What the tables know of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct RepoHead {
     pub(crate) state: RepoState,
     /// The last commit's rev and tree; `None` where none was seen yet.
     pub(crate) commit: Option<(String, String)>,
     /// Commits wait, and nothing may overtake them.
-    pub(crate) has_waiting: bool,
+    pub(crate) has_parked: bool,
 }
 
 /// Whether a commit was seen of the repository whose head this is.
-pub(crate) fn is_known(head: Option<&Head>) -> bool {
+pub(crate) fn is_known(head: Option<&RepoHead>) -> bool {
     head.is_some_and(|head| head.commit.is_some())
 }
 
 /// What becomes of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Decision {
     /// It is believed, and the repository stands where it says.
     Follows,
     /// Known already, or of a repository of which nothing is kept.
@@ -100,59 +100,64 @@ impl Break {
 
 /// Judges `step` by what is known of its repository. `is_its_turn` where it comes out of the queue of
 /// what waits, and not from the stream.
-pub(crate) fn judge(head: Option<&Head>, step: &CommitStep, is_its_turn: bool) -> Verdict {
-    let is_proven = step.claim != Claim::Unproven;
+pub(crate) fn judge(head: Option<&RepoHead>, step: &ChainUpdate, is_its_turn: bool) -> Decision {
+    let is_proven = step.predecessor != Predecessor::KeyUnavailable;
     let Some(head) = head else {
-        return match step.claim {
-            Claim::Unproven => Verdict::Waits,
-            Claim::From { .. } => begin_with(step),
-            Claim::Anywhere => Verdict::Stale,
+        return match step.predecessor {
+            Predecessor::KeyUnavailable => Decision::Waits,
+            Predecessor::After { .. } => begin_with(step),
+            Predecessor::Unstated => Decision::Stale,
         };
     };
     let known = head.commit.as_ref();
-    let is_chained = head.state != RepoState::Unchained;
+    let is_chained = head.state != RepoState::UnverifiedChain;
     if is_chained && known.is_some_and(|(rev, _)| step.rev.as_str() <= rev.as_str()) {
-        return Verdict::Stale;
+        return Decision::Stale;
     }
-    let is_settled = matches!(head.state, RepoState::Synchronized | RepoState::Unchained);
-    if !is_proven || !is_settled || (head.has_waiting && !is_its_turn) {
-        return Verdict::Waits;
+    let is_settled = matches!(
+        head.state,
+        RepoState::Synchronized | RepoState::UnverifiedChain
+    );
+    if !is_proven || !is_settled || (head.has_parked && !is_its_turn) {
+        return Decision::Waits;
     }
     match known.filter(|_| is_chained) {
         Some((rev, data)) => continue_from(rev, data, step),
-        None if step.claim == Claim::Anywhere => Verdict::Stale,
+        None if step.predecessor == Predecessor::Unstated => Decision::Stale,
         None if known.is_none() => begin_with(step),
-        None => Verdict::Follows,
+        None => Decision::Follows,
     }
 }
 
 /// Judges the first commit that is seen of a repository.
-fn begin_with(step: &CommitStep) -> Verdict {
-    match &step.claim {
-        Claim::From { .. } if step.wants_history && !is_very_first(step) => {
-            Verdict::Breaks(Break::History)
+fn begin_with(step: &ChainUpdate) -> Decision {
+    match &step.predecessor {
+        Predecessor::After { .. } if step.wants_history && !is_very_first(step) => {
+            Decision::Breaks(Break::History)
         }
-        _ => Verdict::Follows,
+        _ => Decision::Follows,
     }
 }
 
 /// Judges the same where there was a gap: of a repository of which nothing was known, what it did in the
 /// gap was missed.
 pub(crate) fn judge_behind_gap(
-    head: Option<&Head>,
-    step: &CommitStep,
+    head: Option<&RepoHead>,
+    step: &ChainUpdate,
     is_its_turn: bool,
-) -> Verdict {
+) -> Decision {
     match judge(head, step, is_its_turn) {
-        Verdict::Follows if !is_known(head) && !is_very_first(step) => Verdict::Breaks(Break::Gap),
+        Decision::Follows if !is_known(head) && !is_very_first(step) => {
+            Decision::Breaks(Break::Gap)
+        }
         verdict => verdict,
     }
 }
 
 /// Whether nothing was there before it. Its `since` alone says nothing: nobody has signed that.
-pub(crate) fn is_very_first(step: &CommitStep) -> bool {
-    match &step.claim {
-        Claim::From {
+pub(crate) fn is_very_first(step: &ChainUpdate) -> bool {
+    match &step.predecessor {
+        Predecessor::After {
             since: None,
             prev_data,
             ..
@@ -161,15 +166,15 @@ pub(crate) fn is_very_first(step: &CommitStep) -> bool {
     }
 }
 
-fn continue_from(rev: &str, data: &str, step: &CommitStep) -> Verdict {
+fn continue_from(rev: &str, data: &str, step: &ChainUpdate) -> Decision {
     let holds = |holds: bool, broken: Break| match holds {
-        true => Verdict::Follows,
-        false => Verdict::Breaks(broken),
+        true => Decision::Follows,
+        false => Decision::Breaks(broken),
     };
-    match &step.claim {
-        Claim::Unproven => Verdict::Waits,
-        Claim::Anywhere => holds(step.data.to_string() == data, Break::Sync),
-        Claim::From {
+    match &step.predecessor {
+        Predecessor::KeyUnavailable => Decision::Waits,
+        Predecessor::Unstated => holds(step.data.to_string() == data, Break::Sync),
+        Predecessor::After {
             since,
             prev_data,
             is_lenient,
@@ -179,7 +184,7 @@ fn continue_from(rev: &str, data: &str, step: &CommitStep) -> Verdict {
                 None => *is_lenient,
             };
             if !is_same_tree {
-                return Verdict::Breaks(Break::PrevData);
+                return Decision::Breaks(Break::PrevData);
             }
             let is_same_rev = since.as_ref().is_some_and(|since| since.as_str() == rev);
             holds(is_same_rev, Break::Since)
@@ -204,24 +209,24 @@ mod tests {
         address_of(&[n])
     }
 
-    fn step(n: u8, claim: Claim) -> CommitStep {
-        CommitStep {
+    fn step(n: u8, predecessor: Predecessor) -> ChainUpdate {
+        ChainUpdate {
             did: Did::parse("did:plc:ann").unwrap(),
             rev: rev(n),
             data: tree(n),
             seq: u64::from(n),
             time: Timestamp::UNIX_EPOCH,
-            claim,
+            predecessor,
             wants_history: false,
             frame: Bytes::new(),
         }
     }
 
     /// Commit `n`, which says that it follows commit `before`.
-    fn commit(n: u8, before: u8) -> CommitStep {
+    fn commit(n: u8, before: u8) -> ChainUpdate {
         step(
             n,
-            Claim::From {
+            Predecessor::After {
                 since: Some(rev(before)),
                 prev_data: Some(tree(before)),
                 is_lenient: false,
@@ -229,79 +234,79 @@ mod tests {
         )
     }
 
-    fn head(state: RepoState, n: u8) -> Head {
-        Head {
+    fn head(state: RepoState, n: u8) -> RepoHead {
+        RepoHead {
             state,
             commit: Some((rev(n).to_string(), tree(n).to_string())),
-            has_waiting: false,
+            has_parked: false,
         }
     }
 
     #[test]
     fn the_first_commit_that_is_seen_of_a_repository_is_where_its_chain_begins() {
-        assert_eq!(judge(None, &commit(5, 4), false), Verdict::Follows);
-        let unchained = head(RepoState::Unchained, 2);
+        assert_eq!(judge(None, &commit(5, 4), false), Decision::Follows);
+        let unverified_chain = head(RepoState::UnverifiedChain, 2);
         assert_eq!(
-            judge(Some(&unchained), &commit(5, 4), false),
-            Verdict::Follows
+            judge(Some(&unverified_chain), &commit(5, 4), false),
+            Decision::Follows
         );
     }
 
     #[test]
     fn where_history_is_wanted_a_repository_is_whole_only_from_its_very_first_commit_on() {
-        let wants_history = |step| CommitStep {
+        let wants_history = |step| ChainUpdate {
             wants_history: true,
             ..step
         };
-        let very_first = Claim::From {
+        let very_first = Predecessor::After {
             since: None,
             prev_data: None,
             is_lenient: false,
         };
         let verdict = judge(None, &wants_history(step(1, very_first)), false);
-        assert_eq!(verdict, Verdict::Follows);
+        assert_eq!(verdict, Decision::Follows);
         let verdict = judge(None, &wants_history(commit(5, 4)), false);
-        assert_eq!(verdict, Verdict::Breaks(Break::History));
+        assert_eq!(verdict, Decision::Breaks(Break::History));
         // Nobody has signed that there was nothing before.
-        let with_something_before = Claim::From {
+        let with_something_before = Predecessor::After {
             since: None,
             prev_data: Some(tree(4)),
             is_lenient: false,
         };
         let verdict = judge(None, &wants_history(step(5, with_something_before)), false);
-        assert_eq!(verdict, Verdict::Breaks(Break::History));
+        assert_eq!(verdict, Decision::Breaks(Break::History));
         // One that waited for its key.
-        let unknown = Head {
+        let unknown = RepoHead {
             commit: None,
-            has_waiting: true,
-            ..head(RepoState::Unchained, 0)
+            has_parked: true,
+            ..head(RepoState::UnverifiedChain, 0)
         };
         let verdict = judge(Some(&unknown), &wants_history(commit(5, 4)), true);
-        assert_eq!(verdict, Verdict::Breaks(Break::History));
+        assert_eq!(verdict, Decision::Breaks(Break::History));
     }
 
     #[test]
     fn behind_a_gap_a_repository_of_which_nothing_was_known_has_to_be_fetched() {
         let verdict = judge_behind_gap(None, &commit(5, 4), false);
-        assert_eq!(verdict, Verdict::Breaks(Break::Gap));
-        let very_first = Claim::From {
+        assert_eq!(verdict, Decision::Breaks(Break::Gap));
+        let very_first = Predecessor::After {
             since: None,
             prev_data: None,
             is_lenient: false,
         };
         let verdict = judge_behind_gap(None, &step(1, very_first), false);
-        assert_eq!(verdict, Verdict::Follows);
+        assert_eq!(verdict, Decision::Follows);
         let known = head(RepoState::Synchronized, 4);
         let verdict = judge_behind_gap(Some(&known), &commit(5, 4), false);
-        assert_eq!(verdict, Verdict::Follows);
+        assert_eq!(verdict, Decision::Follows);
     }
 
     #[test]
     fn a_commit_follows_the_one_that_it_names() {
         let head = head(RepoState::Synchronized, 4);
-        assert_eq!(judge(Some(&head), &commit(5, 4), false), Verdict::Follows);
+        assert_eq!(judge(Some(&head), &commit(5, 4), false), Decision::Follows);
         let missed_one = judge(Some(&head), &commit(6, 5), false);
-        assert_eq!(missed_one, Verdict::Breaks(Break::PrevData));
+        assert_eq!(missed_one, Decision::Breaks(Break::PrevData));
     }
 
     #[test]
@@ -309,21 +314,21 @@ mod tests {
         let head = head(RepoState::Synchronized, 4);
         let another_rev = step(
             6,
-            Claim::From {
+            Predecessor::After {
                 since: Some(rev(3)),
                 prev_data: Some(tree(4)),
                 is_lenient: false,
             },
         );
         let verdict = judge(Some(&head), &another_rev, false);
-        assert_eq!(verdict, Verdict::Breaks(Break::Since));
+        assert_eq!(verdict, Decision::Breaks(Break::Since));
     }
 
     #[test]
     fn a_repository_that_begins_anew_breaks_its_chain() {
         let first = step(
             6,
-            Claim::From {
+            Predecessor::After {
                 since: None,
                 prev_data: None,
                 is_lenient: false,
@@ -331,7 +336,7 @@ mod tests {
         );
         let head = head(RepoState::Synchronized, 4);
         let verdict = judge(Some(&head), &first, false);
-        assert_eq!(verdict, Verdict::Breaks(Break::PrevData));
+        assert_eq!(verdict, Decision::Breaks(Break::PrevData));
     }
 
     #[test]
@@ -339,7 +344,7 @@ mod tests {
         let lenient = |since: u8, prev_data| {
             step(
                 6,
-                Claim::From {
+                Predecessor::After {
                     since: Some(rev(since)),
                     prev_data,
                     is_lenient: true,
@@ -349,21 +354,25 @@ mod tests {
         let head = head(RepoState::Synchronized, 4);
         assert_eq!(
             judge(Some(&head), &lenient(4, None), false),
-            Verdict::Follows
+            Decision::Follows
         );
         // One that was proven tells of something that was missed, however lenient one is.
         let verdict = judge(Some(&head), &lenient(4, Some(tree(9))), false);
-        assert_eq!(verdict, Verdict::Breaks(Break::PrevData));
+        assert_eq!(verdict, Decision::Breaks(Break::PrevData));
         let verdict = judge(Some(&head), &lenient(5, None), false);
-        assert_eq!(verdict, Verdict::Breaks(Break::Since));
+        assert_eq!(verdict, Decision::Breaks(Break::Since));
     }
 
     #[test]
     fn what_is_known_already_changes_nothing() {
         for state in [RepoState::Synchronized, RepoState::Resyncing] {
             let head = head(state, 4);
-            for step in [commit(4, 3), commit(3, 2), step(4, Claim::Unproven)] {
-                assert_eq!(judge(Some(&head), &step, false), Verdict::Stale);
+            for step in [
+                commit(4, 3),
+                commit(3, 2),
+                step(4, Predecessor::KeyUnavailable),
+            ] {
+                assert_eq!(judge(Some(&head), &step, false), Decision::Stale);
             }
         }
     }
@@ -371,31 +380,31 @@ mod tests {
     #[test]
     fn a_sync_is_of_interest_only_where_it_differs() {
         let head = head(RepoState::Synchronized, 4);
-        let same_tree = CommitStep {
+        let same_tree = ChainUpdate {
             data: tree(4),
-            ..step(5, Claim::Anywhere)
+            ..step(5, Predecessor::Unstated)
         };
-        assert_eq!(judge(Some(&head), &same_tree, false), Verdict::Follows);
-        let verdict = judge(Some(&head), &step(5, Claim::Anywhere), false);
-        assert_eq!(verdict, Verdict::Breaks(Break::Sync));
+        assert_eq!(judge(Some(&head), &same_tree, false), Decision::Follows);
+        let verdict = judge(Some(&head), &step(5, Predecessor::Unstated), false);
+        assert_eq!(verdict, Decision::Breaks(Break::Sync));
         assert_eq!(
-            judge(Some(&head), &step(4, Claim::Anywhere), false),
-            Verdict::Stale
+            judge(Some(&head), &step(4, Predecessor::Unstated), false),
+            Decision::Stale
         );
         assert_eq!(
-            judge(None, &step(4, Claim::Anywhere), false),
-            Verdict::Stale
+            judge(None, &step(4, Predecessor::Unstated), false),
+            Decision::Stale
         );
     }
 
     #[test]
     fn nothing_overtakes_what_waits() {
-        let head = Head {
-            has_waiting: true,
+        let head = RepoHead {
+            has_parked: true,
             ..head(RepoState::Synchronized, 4)
         };
-        assert_eq!(judge(Some(&head), &commit(5, 4), false), Verdict::Waits);
-        assert_eq!(judge(Some(&head), &commit(5, 4), true), Verdict::Follows);
+        assert_eq!(judge(Some(&head), &commit(5, 4), false), Decision::Waits);
+        assert_eq!(judge(Some(&head), &commit(5, 4), true), Decision::Follows);
     }
 
     #[test]
@@ -407,12 +416,15 @@ mod tests {
         ] {
             for its_turn in [false, true] {
                 let verdict = judge(Some(&head(state, 4)), &commit(5, 4), its_turn);
-                assert_eq!(verdict, Verdict::Waits);
+                assert_eq!(verdict, Decision::Waits);
             }
         }
-        let unproven = step(5, Claim::Unproven);
-        assert_eq!(judge(None, &unproven, false), Verdict::Waits);
+        let unproven = step(5, Predecessor::KeyUnavailable);
+        assert_eq!(judge(None, &unproven, false), Decision::Waits);
         let synchronized = head(RepoState::Synchronized, 4);
-        assert_eq!(judge(Some(&synchronized), &unproven, false), Verdict::Waits);
+        assert_eq!(
+            judge(Some(&synchronized), &unproven, false),
+            Decision::Waits
+        );
     }
 }

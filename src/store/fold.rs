@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::datetime::sortable;
 use crate::atproto::syntax::Did;
 use crate::store::plan::effect::{
-    AccountChange, CommitStep, DeadLetter, Doubt, Effect, Gap, RecordDelete, RecordUpsert,
+    AccountChange, ChainUpdate, DeadLetter, Effect, Gap, Recheck, RecordDelete, RecordUpsert,
     RecordVersion,
 };
 
@@ -26,10 +26,10 @@ pub(crate) struct Sorted<'a> {
     /// The latest handle of each account.
     pub(crate) handles: BTreeMap<&'a Did, Handle<'a>>,
     /// In the order of the batch.
-    pub(crate) steps: Vec<&'a CommitStep>,
+    pub(crate) steps: Vec<&'a ChainUpdate>,
     /// All of them, in the order of the batch, each with the index of the step that it is part of.
     pub(crate) records: Vec<(RecordChange<'a>, Option<usize>)>,
-    pub(crate) doubts: Vec<&'a Doubt>,
+    pub(crate) doubts: Vec<&'a Recheck>,
     pub(crate) dead_letters: Vec<&'a DeadLetter>,
     pub(crate) gaps: Vec<&'a Gap>,
 }
@@ -64,7 +64,7 @@ impl<'a> Sorted<'a> {
                 Effect::Account(change) => sorted.add_account(change),
                 Effect::Commit(step) => sorted.steps.push(step),
                 Effect::DeadLetter(letter) => sorted.dead_letters.push(letter),
-                Effect::Doubt(doubt) => sorted.doubts.push(doubt),
+                Effect::Recheck(doubt) => sorted.doubts.push(doubt),
                 Effect::Delete(delete) => sorted.add_record(RecordChange::Delete(delete)),
                 Effect::Gap(gap) => sorted.gaps.push(gap),
                 Effect::Identity(change) => {
@@ -89,15 +89,17 @@ impl<'a> Sorted<'a> {
     }
 
     /// The changes that no step speaks for.
-    pub(crate) fn unchained(
+    pub(crate) fn unverified_chain(
         &self,
         removed_at: &HashMap<String, String>,
     ) -> impl Iterator<Item = RecordChange<'a>> {
-        let unchained = self.records.iter().filter(|(_, step)| step.is_none());
-        unchained.map(|(change, _)| *change).filter(|change| {
-            let version = change.version();
-            !is_removed(&version.did, version.time, removed_at)
-        })
+        let unverified_chain = self.records.iter().filter(|(_, step)| step.is_none());
+        unverified_chain
+            .map(|(change, _)| *change)
+            .filter(|change| {
+                let version = change.version();
+                !is_removed(&version.did, version.time, removed_at)
+            })
     }
 
     /// The DIDs whose repositories the batch is about.
@@ -116,7 +118,7 @@ impl<'a> Sorted<'a> {
         if !change.active {
             self.inactive.insert(&change.did);
         }
-        if change.is_deletion() && !change.is_hearsay {
+        if change.is_deletion() && !change.is_unconfirmed {
             let time = sortable(change.time);
             let removed_at = self.removals.entry(&change.did).or_default();
             if time > *removed_at {
@@ -214,7 +216,7 @@ mod tests {
             did: did("alice"),
             active: status.is_none(),
             status: status.map(str::to_owned),
-            is_hearsay: false,
+            is_unconfirmed: false,
             seq,
             time: second(time),
         })

@@ -50,7 +50,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<CrashHistory, StoreError>>;
 
     /// Notes which frame the worker is about to read, or that it has read it.
-    fn mark_in_hand<'a>(
+    fn mark_in_progress<'a>(
         &'a self,
         source: &'a SourceId,
         frame: Option<FrameDigest>,

@@ -19,10 +19,10 @@ pub trait RepoStore: Send + Sync + 'static {
     /// nobody has seen to yet.
     fn due(
         &self,
-        urgency: Urgency,
+        urgency: JobKind,
         now: Timestamp,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Unsettled>, StoreError>>;
+    ) -> BoxFuture<'_, Result<Vec<DueRepo>, StoreError>>;
 
     /// Has a repository fetched as a whole, whatever is known of it.
     fn desynchronize<'a>(
@@ -57,92 +57,95 @@ pub trait RepoStore: Send + Sync + 'static {
     fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// The first of the frames of a repository that wait.
-    fn first_waiting<'a>(
+    fn first_parked<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>>;
+    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>>;
 
     /// Applies what a frame that waited asks for, and takes it out of the queue. One that does not
     /// follow from what is known stays there, and its repository is to be fetched.
-    fn settle_waiting<'a>(
+    fn replay_parked<'a>(
         &'a self,
-        waiting: &'a Waiting,
+        waiting: &'a ParkedCommit,
         effects: &'a [Effect],
-    ) -> BoxFuture<'a, Result<Settled, StoreError>>;
+    ) -> BoxFuture<'a, Result<Replayed, StoreError>>;
 
     /// Notes that nothing of a repository waits any more, if that is so.
-    fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn finish_replay<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Has a repository left alone until then. It was tried in vain.
-    fn postpone<'a>(
+    fn retry_later<'a>(
         &'a self,
         did: &'a Did,
         until: Timestamp,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Has a repository left alone until then: nobody had the time to try.
-    fn defer<'a>(&'a self, did: &'a Did, until: Timestamp)
-    -> BoxFuture<'a, Result<(), StoreError>>;
+    fn reschedule<'a>(
+        &'a self,
+        did: &'a Did,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Has a repository left alone until its account is active again, and the account's host asked
     /// whether it is.
-    fn shelve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn suspend_until_active<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Forgets what was to be done for a repository: nobody wants it any more.
-    fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn untrack<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Notes that a repository was found where it was thought to be, unless it is doubted for another
     /// reason by now.
-    fn settle_doubt<'a>(&'a self, repo: &'a Unsettled) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn finish_recheck<'a>(&'a self, repo: &'a DueRepo) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Has every tracked repository doubted for the sake of gaps that have ended, and closes those of
     /// which all were seen to.
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
 
     /// Tracked accounts of which somebody else than their host says that they are gone.
-    fn hearsay(
+    fn unconfirmed(
         &self,
         now: Timestamp,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>>;
+    ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>>;
 
     /// Notes that an account's host gives its repository out no longer, by this status: as of the last
     /// that is known of it, so that whatever comes of it in the stream says more.
-    fn suspect<'a>(
+    fn report_inactive<'a>(
         &'a self,
         did: &'a Did,
         status: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Notes what the account's own host says; nothing where the account has another status by now.
-    fn settle_hearsay<'a>(
+    fn confirm_status<'a>(
         &'a self,
-        hearsay: &'a Hearsay,
-        truth: &'a Truth,
+        unconfirmed: &'a UnconfirmedStatus,
+        host_status: &'a HostStatus,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Begins to look for the repositories that hold these collections, those that were not looked for
     /// yet; `anew` also where they were.
-    fn begin_enumeration<'a>(
+    fn begin_discovery<'a>(
         &'a self,
         collections: &'a [Nsid],
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Notes that the next page of an enumeration could not be had.
+    /// Notes that the next page of an discovery could not be had.
     fn note_failed_page<'a>(
         &'a self,
         collection: &'a Nsid,
         error: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// The enumerations, ended or not.
-    fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>>;
+    /// The discoveries, ended or not.
+    fn discoveries(&self) -> BoxFuture<'_, Result<Vec<Discovery>, StoreError>>;
 
-    /// Notes a page of an enumeration: repositories that were never seen as a whole are to be fetched.
+    /// Notes a page of an discovery: repositories that were never seen as a whole are to be fetched.
     fn note_page<'a>(
         &'a self,
-        page: &'a EnumeratedPage<'a>,
+        page: &'a DiscoveryPage<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// How many repositories are in which state, and how far the backfill is.
@@ -151,24 +154,24 @@ pub trait RepoStore: Send + Sync + 'static {
 
 /// What is to be done for a repository, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Urgency {
+pub enum JobKind {
     /// Let through what waits.
-    Waiting,
+    Replay,
     /// Fetch it, because the stream has shown that something was missed.
-    Broken,
+    Resync,
     /// Ask its host whether it is where it is thought to be.
-    Doubted,
+    Recheck,
     /// Fetch it for a backfill.
     Backfill,
 }
 
-impl Urgency {
-    pub const ALL: [Self; 4] = [Self::Waiting, Self::Broken, Self::Doubted, Self::Backfill];
+impl JobKind {
+    pub const ALL: [Self; 4] = [Self::Replay, Self::Resync, Self::Recheck, Self::Backfill];
 }
 
 /// A repository that somebody has to see to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unsettled {
+pub struct DueRepo {
     pub did: Did,
     /// Its account is active, as far as is known.
     pub is_active: bool,
@@ -180,7 +183,7 @@ pub struct Unsettled {
     pub removed_at: Option<Timestamp>,
     pub cause: Option<String>,
     /// The gap for which it is doubted, if it is; 0 is a commit that was refused.
-    pub doubted_by: Option<i64>,
+    pub recheck_cause: Option<i64>,
     /// How often it was tried in vain.
     pub attempts: u32,
 }
@@ -262,7 +265,7 @@ pub struct ResyncFailure {
 
 /// A frame that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub struct ParkedCommit {
     pub id: i64,
     pub did: Did,
     /// Where its repository stands, where nothing of it was missed.
@@ -273,11 +276,11 @@ pub struct Waiting {
 
 /// What became of a frame that waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum Replayed {
     /// It is applied, or came too late.
     Done,
     /// It stays where it is: something before it was missed.
-    Held,
+    StillParked,
 }
 
 /// What has become of gaps.
@@ -297,7 +300,7 @@ pub struct ClosedGap {
 
 /// What is said of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hearsay {
+pub struct UnconfirmedStatus {
     pub did: Did,
     pub status: Option<String>,
     /// The time of the event that said so.
@@ -308,7 +311,7 @@ pub struct Hearsay {
 
 /// What the host of an account says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Truth {
+pub enum HostStatus {
     Active,
     /// Gone for good.
     Deleted,
@@ -320,16 +323,16 @@ pub enum Truth {
 
 /// The search for the repositories that hold a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Enumeration {
+pub struct Discovery {
     pub collection: Nsid,
     pub cursor: Option<String>,
     pub repos: u64,
     pub is_over: bool,
 }
 
-/// A page of an enumeration.
+/// A page of an discovery.
 #[derive(Clone, Copy, Debug)]
-pub struct EnumeratedPage<'a> {
+pub struct DiscoveryPage<'a> {
     pub collection: &'a Nsid,
     pub dids: &'a [Did],
     /// Where it goes on; `None` is the end.
@@ -352,7 +355,8 @@ pub struct RepoCounts {
     /// Of which commits wait for a key, or for the repository to be fetched.
     pub waiting: u64,
     /// The commits that wait.
-    pub waiting_commits: u64,
+    #[serde(rename = "waiting_commits")]
+    pub parked_commits: u64,
     pub backfill: BackfillCounts,
 }
 

@@ -43,7 +43,7 @@ pub struct SupervisorState {
     children: BTreeMap<Role, Child>,
     failures: Intensity,
     accusations: Intensity,
-    suspicions_seen: u64,
+    delivery_failures_seen: u64,
 }
 
 struct Child {
@@ -70,7 +70,7 @@ impl Actor for Supervisor {
         Ok(SupervisorState {
             failures: Intensity::new(limit, config.restart_window),
             accusations: Intensity::new(limit * POISON_ALLOWANCE, config.restart_window),
-            suspicions_seen: 0,
+            delivery_failures_seen: 0,
             children: BTreeMap::new(),
             meltdown,
             context,
@@ -231,9 +231,9 @@ impl SupervisorState {
     }
 
     fn is_one_too_many(&mut self) -> bool {
-        let suspicions = self.context.ledger.suspicions();
-        let accuses = suspicions > self.suspicions_seen;
-        self.suspicions_seen = suspicions;
+        let delivery_failures_total = self.context.ledger.delivery_failures_total();
+        let accuses = delivery_failures_total > self.delivery_failures_seen;
+        self.delivery_failures_seen = delivery_failures_total;
         if accuses {
             self.accusations.note(Instant::now())
         } else {

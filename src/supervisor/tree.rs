@@ -47,10 +47,10 @@ impl Tree {
     /// # Errors
     /// Where the supervisor itself does not start.
     pub async fn start(context: Arc<Context>) -> Result<Self, TreeError> {
-        let bells = context.decoders.clone();
-        context.ledger.on_owed(move || {
-            for bell in bells.iter() {
-                bell.ring();
+        let wakeups = context.decoders.clone();
+        context.ledger.on_unacked(move || {
+            for wakeup in wakeups.iter() {
+                wakeup.wake();
             }
         });
         let meltdown = Arc::new(OnceLock::new());
@@ -132,7 +132,7 @@ impl Tree {
 /// Whether no repository waits for anybody to see to it now.
 fn is_settled(context: &Context) -> bool {
     let repositories = context.repositories.as_ref();
-    repositories.is_none_or(|repositories| repositories.rest.is_at_rest())
+    repositories.is_none_or(|repositories| repositories.idleness.is_idle())
 }
 
 /// Returns once all that was read is durable, and the database says so.

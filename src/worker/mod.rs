@@ -17,7 +17,7 @@ use crate::lexicon::{SchemaError, Schemas};
 use crate::net::http_client::Fetcher;
 use crate::pipeline::{Context, Parts};
 use crate::repo::host::{Deadlines, HttpHosts};
-use crate::repo::{Backfill, HostLanes, Repositories, Rest, TurnLog};
+use crate::repo::{Backfill, HostLimiters, Idleness, JobLog, Repositories};
 use crate::source::Source;
 use crate::source::firehose::websocket::{InvalidSource, WebSocketOptions, WebSocketSource};
 use crate::source::interest::Interest;
@@ -129,12 +129,12 @@ pub fn repositories(
         hosts: Arc::new(HttpHosts::new(fetcher, Deadlines::default())),
         folder: store.folder(),
         store,
-        lanes: HostLanes::default(),
-        log: TurnLog::default(),
+        host_limiters: HostLimiters::default(),
+        log: JobLog::default(),
         source_http,
         backfill,
         address: Address::default(),
-        rest: Rest::default(),
+        idleness: Idleness::default(),
     }))
 }
 

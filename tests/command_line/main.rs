@@ -19,7 +19,7 @@ use tempfile::TempDir;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_huddle-firehose");
 
 /// Long enough for any machine; no test waits for it unless it fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn huddle(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(PROGRAM)
@@ -37,7 +37,7 @@ async fn huddle_meanwhile(arguments: &[&str]) -> Output {
         .env_clear()
         .kill_on_drop(true)
         .output();
-    tokio::time::timeout(PATIENCE, output)
+    tokio::time::timeout(SLOT_TIMEOUT, output)
         .await
         .unwrap()
         .unwrap()

@@ -7,7 +7,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::{
-    Folder, PATIENCE, PROGRAM, assert_success, huddle, huddle_meanwhile, recording_file, relay,
+    Folder, PROGRAM, SLOT_TIMEOUT, assert_success, huddle, huddle_meanwhile, recording_file, relay,
     stderr, stdout,
 };
 
@@ -61,7 +61,7 @@ async fn a_recording_is_served_to_those_who_come() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let line = timeout(PATIENCE, lines.next_line()).await.unwrap();
+    let line = timeout(SLOT_TIMEOUT, lines.next_line()).await.unwrap();
     let line = line.unwrap().unwrap();
     let url = line.strip_prefix("serving 306 frames at ").unwrap();
 

@@ -12,7 +12,9 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{Folder, PATIENCE, PROGRAM, assert_success, huddle_meanwhile, relay, stderr, stdout};
+use crate::{
+    Folder, PROGRAM, SLOT_TIMEOUT, assert_success, huddle_meanwhile, relay, stderr, stdout,
+};
 
 /// A worker that follows a relay.
 struct Service {
@@ -56,7 +58,7 @@ impl Service {
 
     /// Waits until everything up to `seq` is durable.
     async fn reaches(&self, relay: &MockRelay, seq: u64) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SLOT_TIMEOUT;
         loop {
             let status = self.status().await;
             if status["sources"][relay.url()]["applied"]["seq"] == seq {
@@ -71,14 +73,17 @@ impl Service {
         let id = self.child.id().unwrap().to_string();
         let told = Command::new("kill").args(["-TERM", &id]).status();
         assert!(told.await.unwrap().success());
-        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap()
+        timeout(SLOT_TIMEOUT, self.child.wait())
+            .await
+            .unwrap()
+            .unwrap()
     }
 }
 
 /// The next line of the log that says `message`.
 async fn logged(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
     loop {
-        let line = timeout(PATIENCE, log.next_line()).await.unwrap();
+        let line = timeout(SLOT_TIMEOUT, log.next_line()).await.unwrap();
         let line = line
             .unwrap()
             .unwrap_or_else(|| panic!("{message:?} was not logged"));
@@ -128,7 +133,7 @@ async fn the_endpoints_tell_what_the_worker_has_done() {
         "huddle_resyncs_total",
         "huddle_seq_anomalies_total",
         "huddle_verify_errors_total",
-        "huddle_waiting_commits",
+        "huddle_parked_commits",
     ];
     assert_eq!(missing, unheard_of);
 }

@@ -15,20 +15,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use huddle_firehose::source::error::{ConnectError, ReadError};
 use huddle_firehose::source::firehose::websocket::{WebSocketOptions, WebSocketSource};
-use huddle_firehose::source::frame_sink::{BatchLimits, Unsifted};
+use huddle_firehose::source::frame_sink::{BatchLimits, FrameCollector};
 use huddle_firehose::source::{Frames, Resume, Source};
 use tokio::time::timeout;
 use url::Url;
 
 /// Long enough for any machine; no test waits for it unless it fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A batch is handed over as soon as the socket has nothing more.
 const AT_ONCE: Duration = Duration::ZERO;
 
 /// An intake that is full with `frames` frames.
-fn up_to(frames: usize) -> Unsifted {
-    Unsifted::new(BatchLimits {
+fn up_to(frames: usize) -> FrameCollector {
+    FrameCollector::new(BatchLimits {
         frames,
         bytes: 64 * 1024 * 1024,
     })
@@ -57,7 +57,7 @@ async fn connect_error(url: &str) -> ConnectError {
 async fn read(frames: &mut dyn Frames, count: usize) -> Vec<Bytes> {
     let mut read = up_to(count);
     while read.frames.len() < count {
-        let batch = timeout(PATIENCE, frames.read_batch(PATIENCE, &mut read));
+        let batch = timeout(SLOT_TIMEOUT, frames.read_batch(SLOT_TIMEOUT, &mut read));
         batch.await.unwrap().unwrap();
     }
     read.frames
@@ -68,7 +68,7 @@ async fn read_to_end(frames: &mut dyn Frames) -> (Vec<Bytes>, ReadError) {
     let mut all = Vec::new();
     loop {
         let mut batch = up_to(1000);
-        let outcome = timeout(PATIENCE, frames.read_batch(AT_ONCE, &mut batch));
+        let outcome = timeout(SLOT_TIMEOUT, frames.read_batch(AT_ONCE, &mut batch));
         let outcome = outcome.await.unwrap();
         all.append(&mut batch.frames);
         if let Err(error) = outcome {

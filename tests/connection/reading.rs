@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use huddle_firehose::source::error::ReadError;
 use huddle_firehose::source::firehose::websocket::WebSocketOptions;
-use huddle_firehose::source::frame_sink::{BatchLimits, Unsifted};
+use huddle_firehose::source::frame_sink::{BatchLimits, FrameCollector};
 use huddle_firehose::source::{MAX_FRAME_BYTES, Resume, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::server::{Request, Server};
-use crate::{AT_ONCE, PATIENCE, connect, read, read_to_end, source_with, up_to};
+use crate::{AT_ONCE, SLOT_TIMEOUT, connect, read, read_to_end, source_with, up_to};
 
 /// The bytes of a short binary message, as a server writes them.
 fn binary(payload: &[u8]) -> Vec<u8> {
@@ -69,13 +69,19 @@ async fn a_batch_ends_at_its_limit_and_the_next_one_goes_on() {
     let server = server.await;
     let mut frames = connect(&server.url("/"), Resume::Live).await;
     let mut by_count = up_to(4);
-    frames.read_batch(PATIENCE, &mut by_count).await.unwrap();
+    frames
+        .read_batch(SLOT_TIMEOUT, &mut by_count)
+        .await
+        .unwrap();
     assert_eq!(by_count.frames.len(), 4);
-    let mut by_bytes = Unsifted::new(BatchLimits {
+    let mut by_bytes = FrameCollector::new(BatchLimits {
         frames: 1000,
         bytes: 17,
     });
-    frames.read_batch(PATIENCE, &mut by_bytes).await.unwrap();
+    frames
+        .read_batch(SLOT_TIMEOUT, &mut by_bytes)
+        .await
+        .unwrap();
     let expected = [[4; 8], [5; 8], [6; 8]].map(Bytes::from_owner);
     assert_eq!(by_bytes.frames, expected);
 }
@@ -122,7 +128,7 @@ async fn frames_taken_before_a_read_was_dropped_stay_in_the_batch() {
     let mut batch = up_to(1000);
     while batch.frames.is_empty() {
         let a_moment = Duration::from_millis(20);
-        let dropped = timeout(a_moment, frames.read_batch(PATIENCE, &mut batch));
+        let dropped = timeout(a_moment, frames.read_batch(SLOT_TIMEOUT, &mut batch));
         assert!(dropped.await.is_err());
     }
     assert_eq!(batch.frames, ["early"]);

@@ -7,7 +7,7 @@ use simulated_network::car::encode;
 use simulated_network::oracle::{Account, Change, Moment, Refusal, What};
 use simulated_network::record::{WANTED, is_looked_at, is_malformed, to_ipld};
 
-use huddle_firehose::delivery::ledger::SUSPICION_LIMIT;
+use huddle_firehose::delivery::ledger::DELIVERY_FAILURE_LIMIT;
 use huddle_firehose::store::plan::effect::{Gap, GapCause, Stage};
 
 use crate::history::{History, Manner};
@@ -174,7 +174,7 @@ impl Audit {
         let known: BTreeSet<Letter> = all.chain(self.rejected(|_| true)).collect();
         for letter in &tables.letters {
             let is_explained = match letter.stage {
-                Stage::Poison => self.schedule.deaths() >= SUSPICION_LIMIT as usize,
+                Stage::Poison => self.schedule.deaths() >= DELIVERY_FAILURE_LIMIT as usize,
                 _ => expected.contains(letter) || known.contains(letter),
             };
             if !is_explained {

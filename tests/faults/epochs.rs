@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_firehose::delivery::segment::Portion;
+use huddle_firehose::delivery::segment::Segment;
 use huddle_firehose::model::Position;
 use huddle_firehose::pipeline::Context;
 use huddle_firehose::pipeline::accumulator::IndexWork;
@@ -19,7 +19,7 @@ fn work_of_the_epoch(context: &Arc<Context>) -> IndexWork<DecodedBatch> {
     let batch = context.ledger.lease_next().unwrap();
     let position = Position { seq: 7, time: None };
     IndexWork {
-        duty: DecodedBatch {
+        batch: DecodedBatch {
             numbers: batch.frames.numbers(),
             events: batch.frames.events(),
             received_at: batch.received_at,
@@ -29,7 +29,7 @@ fn work_of_the_epoch(context: &Arc<Context>) -> IndexWork<DecodedBatch> {
             charge: context.budget.charge(0),
         },
         effects: Vec::new(),
-        marks: Vec::new(),
+        commit_points: Vec::new(),
         position,
         sequence_restarted: false,
         is_suspect: false,
@@ -42,7 +42,7 @@ async fn a_new_indexer_takes_nothing_of_the_epoch_in_which_the_old_one_died() {
     let run = Run::without_faults();
     let context = run.context();
     context.ledger.restart_at(Position::default(), None);
-    let frame = Portion::Frame(run.history.eras[0][0].frame.clone());
+    let frame = Segment::Frame(run.history.eras[0][0].frame.clone());
     let charge = context.budget.charge(frame.weight());
     context.ledger.enter(vec![frame], Some(7), charge);
 
@@ -52,7 +52,7 @@ async fn a_new_indexer_takes_nothing_of_the_epoch_in_which_the_old_one_died() {
     indexer.cast(IndexerMessage::Index(Box::new(late))).unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(run.store.position(), 0, "work of the old epoch was applied");
-    assert!(!context.ledger.has_owed(), "it would only come again");
+    assert!(!context.ledger.has_unacked(), "it would only come again");
 
     context.ledger.begin_epoch();
     let again = work_of_the_epoch(&context);

@@ -20,7 +20,7 @@ use crate::traffic::Traffic;
 use crate::upstream::Upstream;
 
 /// In the tree's own, paused time.
-const PATIENCE: Duration = Duration::from_secs(1200);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(1200);
 /// Nothing waits so long but for somebody who has to be found stuck first.
 const WAITING: Duration = Duration::from_secs(40);
 /// More than faults can end.
@@ -177,8 +177,8 @@ impl Run {
         let begun = Instant::now();
         let mut blow = self.schedule.plan().blow.clone();
         loop {
-            let blow_at = begun + blow.as_ref().map_or(PATIENCE, |blow| blow.at);
-            let end_at = begun + end.map_or(PATIENCE, |end| end.after);
+            let blow_at = begun + blow.as_ref().map_or(SLOT_TIMEOUT, |blow| blow.at);
+            let end_at = begun + end.map_or(SLOT_TIMEOUT, |end| end.after);
             tokio::select! {
                 error = tree.failed() => return Stop::Died(error),
                 () = self.traffic.flow(&self.store) => return Stop::AllApplied,
@@ -196,7 +196,7 @@ impl Run {
                     let is_explained = self.schedule.has_stopped_somebody();
                     assert!(is_explained, "{}: work was forgotten", self.name());
                 }
-                () = sleep_until(begun + PATIENCE) => {
+                () = sleep_until(begun + SLOT_TIMEOUT) => {
                     panic!("{}: stood still at {}", self.name(), self.store.position());
                 }
             }
@@ -210,7 +210,7 @@ impl Run {
             "{}: something is left",
             self.name()
         );
-        let settled = context.ledger.settled_through().seq;
+        let settled = context.ledger.acked_through().seq;
         let position = self.store.position();
         // A move to the beginning may have been done without anybody hearing of it.
         let is_there = position == settled || position == 0;

@@ -168,7 +168,7 @@ impl Store for ModelStore {
         self.act(|| self.state().runs.begin()).boxed()
     }
 
-    fn mark_in_hand<'a>(
+    fn mark_in_progress<'a>(
         &'a self,
         _source: &'a SourceId,
         frame: Option<FrameDigest>,

@@ -112,7 +112,9 @@ impl Tables {
                 self.letters.insert(Letter::of(letter));
             }
             Effect::Gap(gap) => self.open(gap),
-            Effect::Commit(_) | Effect::Doubt(_) => panic!("nothing is verified here: {effect:?}"),
+            Effect::Commit(_) | Effect::Recheck(_) => {
+                panic!("nothing is verified here: {effect:?}")
+            }
         }
     }
 

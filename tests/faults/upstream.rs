@@ -14,7 +14,7 @@ use simulated_network::oracle::Moment;
 
 use huddle_firehose::model::SourceId;
 use huddle_firehose::source::error::{ConnectError, ReadError};
-use huddle_firehose::source::frame_sink::Intake;
+use huddle_firehose::source::frame_sink::FrameSink;
 use huddle_firehose::source::{Frames, Resume, Source};
 
 /// The most messages that come at once.
@@ -149,7 +149,7 @@ impl Frames for UpstreamFrames {
     fn read_batch<'a>(
         &'a mut self,
         _linger: Duration,
-        into: &'a mut dyn Intake,
+        into: &'a mut dyn FrameSink,
     ) -> BoxFuture<'a, Result<(), ReadError>> {
         async move {
             tokio::time::sleep(Duration::from_micros(self.rng.u64(0..3000))).await;

@@ -1,12 +1,12 @@
 //! What is asked, and answers that make no sense.
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
-use huddle_firehose::net::http_client::{FetchError, Fetcher, Named};
+use huddle_firehose::net::http_client::{FetchError, Fetcher, NamedBy};
 use huddle_firehose::repo::host::{Deadlines, Host, HostError, Hosts, HttpHosts, Page};
 use tokio::io::AsyncWriteExt;
 
 use super::server::Server;
-use super::{PATIENCE, SHORT, ann, answer, host, hosts, hosts_within};
+use super::{SHORT, SLOT_TIMEOUT, ann, answer, host, hosts, hosts_within};
 
 const CID: &str = "bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm";
 const REV: &str = "3jzfcijpj2z2a";
@@ -140,7 +140,7 @@ async fn a_host_that_says_nothing_is_left() {
     let deadlines = Deadlines {
         answer: SHORT,
         silence: SHORT * 2,
-        ..PATIENCE
+        ..SLOT_TIMEOUT
     };
     let (hosts, at) = (hosts_within(deadlines), host(&server.http_url("")));
     let late = |deadline| Some(HostError::Unavailable(FetchError::Deadline(deadline)));
@@ -152,14 +152,14 @@ async fn a_host_that_says_nothing_is_left() {
 async fn a_host_that_a_stranger_named_is_at_no_private_address() {
     let server = saying("{}").await;
     let mut at = host(&server.http_url(""));
-    at.named = Named::ByStranger;
+    at.named = NamedBy::Outsider;
     let private = Some(HostError::Unavailable(FetchError::PrivateAddress(
         "127.0.0.1".to_owned(),
     )));
     assert_eq!(hosts().repo(&at, &ann()).await.err(), private);
     assert_eq!(hosts().repos(&at, None).await.err(), private);
     assert!(server.request_lines().is_empty());
-    let allowing = HttpHosts::new(Fetcher::new(true).unwrap(), PATIENCE);
+    let allowing = HttpHosts::new(Fetcher::new(true).unwrap(), SLOT_TIMEOUT);
     assert!(allowing.repo(&at, &ann()).await.is_ok());
 }
 
@@ -173,7 +173,7 @@ async fn a_relay_may_lead_to_the_host_but_to_no_private_address() {
         hosts().repo(&at, &ann()).await.err(),
         Some(HostError::Unavailable(FetchError::PrivateAddress(_)))
     ));
-    let allowing = HttpHosts::new(Fetcher::new(true).unwrap(), PATIENCE);
+    let allowing = HttpHosts::new(Fetcher::new(true).unwrap(), SLOT_TIMEOUT);
     assert!(allowing.repo(&at, &ann()).await.is_ok());
     assert_eq!(elsewhere.request_lines(), ["GET /there HTTP/1.1"]);
 }

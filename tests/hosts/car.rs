@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::network::{Served, did};
 use super::server::Server;
-use super::{PATIENCE, SHORT, ann, host, hosts, hosts_within};
+use super::{SHORT, SLOT_TIMEOUT, ann, host, hosts, hosts_within};
 
 const LIMIT: u64 = 16 << 20;
 
@@ -86,7 +86,7 @@ async fn a_host_that_falls_silent_is_left() {
     let server = dripping(None).await;
     let hosts = hosts_within(Deadlines {
         silence: SHORT,
-        ..PATIENCE
+        ..SLOT_TIMEOUT
     });
     let fetched = fetch(&hosts, &host(&server.http_url("")), &ann()).await;
     assert_eq!(
@@ -101,7 +101,7 @@ async fn a_host_that_drips_is_left_though_it_is_never_silent() {
     let hosts = hosts_within(Deadlines {
         silence: SHORT,
         least_rate: 1 << 20,
-        ..PATIENCE
+        ..SLOT_TIMEOUT
     });
     let car = hosts
         .repo(&host(&server.http_url("")), &ann())
@@ -120,7 +120,7 @@ async fn a_host_that_takes_forever_is_left() {
     let server = dripping(Some(Duration::from_millis(10))).await;
     let hosts = hosts_within(Deadlines {
         transfer: SHORT,
-        ..PATIENCE
+        ..SLOT_TIMEOUT
     });
     // The section that drips in is longer than what comes in time.
     let car = hosts

@@ -15,12 +15,12 @@ mod server;
 use std::time::Duration;
 
 use huddle_firehose::atproto::syntax::Did;
-use huddle_firehose::net::http_client::{Fetcher, Named};
+use huddle_firehose::net::http_client::{Fetcher, NamedBy};
 use huddle_firehose::repo::host::{Deadlines, Host, HttpHosts};
 use url::Url;
 
 /// Long enough for any machine; no test waits for it unless it fails.
-const PATIENCE: Deadlines = Deadlines {
+const SLOT_TIMEOUT: Deadlines = Deadlines {
     answer: Duration::from_secs(20),
     silence: Duration::from_secs(20),
     transfer: Duration::from_secs(20),
@@ -38,12 +38,12 @@ fn ann() -> Did {
 fn host(url: &str) -> Host {
     Host {
         url: Url::parse(url).unwrap(),
-        named: Named::ByOperator,
+        named: NamedBy::Operator,
     }
 }
 
 fn hosts() -> HttpHosts {
-    hosts_within(PATIENCE)
+    hosts_within(SLOT_TIMEOUT)
 }
 
 fn hosts_within(deadlines: Deadlines) -> HttpHosts {

@@ -20,7 +20,7 @@ use tokio::net::TcpSocket;
 use tokio::time::sleep;
 
 use crate::server::Server;
-use crate::{PATIENCE, answer, common, did, document, fetch_error, plc, resolve, resolver};
+use crate::{SLOT_TIMEOUT, answer, common, did, document, fetch_error, plc, resolve, resolver};
 
 /// A directory of the accounts of a simulated network.
 struct Directory {
@@ -63,7 +63,7 @@ async fn every_account_is_found_with_its_key_and_host() {
     let url = directory.server.url();
     let keys = directory.keys();
     assert!(keys.len() > 5);
-    let resolver = resolver(&url, false, PATIENCE);
+    let resolver = resolver(&url, false, SLOT_TIMEOUT);
     for (account, key) in keys {
         let identity = resolver.resolve(&did(&account)).await.unwrap();
         assert_eq!(identity.signing_key, key);
@@ -76,7 +76,7 @@ async fn every_account_is_found_with_its_key_and_host() {
 async fn a_rotated_key_is_found_by_a_refresh() {
     let directory = Directory::start().await;
     let before = directory.keys();
-    let resolver = resolver(&directory.server.url(), false, PATIENCE);
+    let resolver = resolver(&directory.server.url(), false, SLOT_TIMEOUT);
     let identities = Identities::new(resolver, Limits::default());
     for account in before.keys() {
         identities.get(&did(account)).await.unwrap();
@@ -230,7 +230,7 @@ async fn a_directory_that_asks_for_time_is_left_alone_by_all() {
     let directory = Directory::start().await;
     let mishap = Mishap::RetryAfter(600);
     directory.server.misbehave(Endpoint::DidDocument, mishap, 1);
-    let resolver = resolver(&directory.server.url(), false, PATIENCE);
+    let resolver = resolver(&directory.server.url(), false, SLOT_TIMEOUT);
     let refused = resolver.resolve(&directory.did).await.unwrap_err();
     assert_eq!(refused.retry_after(), Some(Duration::from_secs(600)));
     for did in [&directory.did, &plc(1)] {

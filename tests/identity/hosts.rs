@@ -7,7 +7,7 @@ use huddle_firehose::net::http_client::FetchError;
 use huddle_firehose::net::redirect::RedirectError;
 
 use crate::server::Server;
-use crate::{KEY, PATIENCE, answer, did, document, fetch_error, plc, resolve, resolver};
+use crate::{KEY, SLOT_TIMEOUT, answer, did, document, fetch_error, plc, resolve, resolver};
 
 /// Never asked.
 const DIRECTORY: &str = "http://127.0.0.1:9";
@@ -24,7 +24,7 @@ fn redirect(location: &str) -> String {
 }
 
 async fn resolve_locally(did: &Did) -> Result<String, ResolveError> {
-    let identity = resolver(DIRECTORY, true, PATIENCE).resolve(did).await;
+    let identity = resolver(DIRECTORY, true, SLOT_TIMEOUT).resolve(did).await;
     identity.map(|identity| identity.signing_key)
 }
 
@@ -58,7 +58,7 @@ async fn a_host_without_a_document_has_no_identity() {
 async fn a_host_that_asks_for_time_speaks_for_itself_only() {
     let busy = answer("429 Too Many Requests", "retry-after: 600\r\n", "");
     let (busy, host) = (Server::answering(&busy).await, host().await);
-    let resolver = resolver(DIRECTORY, true, PATIENCE);
+    let resolver = resolver(DIRECTORY, true, SLOT_TIMEOUT);
     assert!(resolver.resolve(&local(&busy)).await.is_err());
     assert!(resolver.resolve(&local(&host)).await.is_ok());
     assert!(resolver.resolve(&local(&busy)).await.is_err());
@@ -86,7 +86,7 @@ async fn the_operators_directory_may_be_private_but_leads_to_no_other_private_ad
         assert!(target.request_lines().is_empty());
     }
     let directory = Server::answering(&redirect(&target.http_url("/"))).await;
-    let allowing = resolver(&directory.http_url(""), true, PATIENCE);
+    let allowing = resolver(&directory.http_url(""), true, SLOT_TIMEOUT);
     assert!(allowing.resolve(&plc(1)).await.is_ok());
 }
 
@@ -97,7 +97,7 @@ async fn redirects_are_followed_a_few_times_and_only_over_http() {
         request.answer(redirect(&location)).await;
     })
     .await;
-    let resolver = resolver(DIRECTORY, true, PATIENCE);
+    let resolver = resolver(DIRECTORY, true, SLOT_TIMEOUT);
     let error = fetch_error(resolver.resolve(&local(&host)).await);
     assert_eq!(error, FetchError::Redirect(RedirectError::TooMany(5)));
     assert_eq!(host.request_lines().len(), 6);

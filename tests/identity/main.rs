@@ -23,7 +23,7 @@ use serde_json::json;
 use url::Url;
 
 /// Long enough for any machine; no test waits for it unless it fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(20);
 
 const KEY: &str = "zQ3shunBKsXixLxKtC5qeSG9E4J5RkGN57im31pcTzbNQnm5w";
 
@@ -65,7 +65,7 @@ fn resolver(plc_url: &str, allow_private_addresses: bool, deadline: Duration) ->
 }
 
 async fn resolve(plc_url: &str, did: &Did) -> Result<Identity, ResolveError> {
-    resolver(plc_url, false, PATIENCE).resolve(did).await
+    resolver(plc_url, false, SLOT_TIMEOUT).resolve(did).await
 }
 
 fn fetch_error(answer: Result<Identity, ResolveError>) -> FetchError {

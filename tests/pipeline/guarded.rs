@@ -61,12 +61,12 @@ where
         self.store.begin_run(source)
     }
 
-    fn mark_in_hand<'a>(
+    fn mark_in_progress<'a>(
         &'a self,
         source: &'a SourceId,
         frame: Option<FrameDigest>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.store.mark_in_hand(source, frame)
+        self.store.mark_in_progress(source, frame)
     }
 
     fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>> {

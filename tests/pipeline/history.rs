@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use huddle_firehose::delivery::segment::Place;
+use huddle_firehose::delivery::segment::RawPosition;
 use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::store::{Store, WriteBatch};
 use huddle_firehose::worker;
@@ -97,7 +97,7 @@ async fn moments() -> BTreeMap<u64, Tables> {
     )]);
     for frame in frames() {
         let decoded = decode(&frame, &rules.interest).unwrap();
-        let position = decoded.place().map(Place::position).unwrap();
+        let position = decoded.raw_position().map(RawPosition::position).unwrap();
         let mut effects = Vec::new();
         if let Content::Event(event) = decoded.content {
             rules.effects_of(event, None, &mut effects);

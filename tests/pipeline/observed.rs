@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use huddle_firehose::model::SourceId;
 use huddle_firehose::source::error::{ConnectError, ReadError};
 use huddle_firehose::source::firehose::websocket::{WebSocketOptions, WebSocketSource};
-use huddle_firehose::source::frame_sink::Intake;
+use huddle_firehose::source::frame_sink::FrameSink;
 use huddle_firehose::source::{Frames, Resume, Source};
 use huddle_firehose::testing::mock_relay::MockRelay;
 
@@ -29,7 +29,7 @@ struct Counted {
 
 /// Counts what it hands on.
 struct Counting<'a> {
-    into: &'a mut dyn Intake,
+    into: &'a mut dyn FrameSink,
     taken_bytes: &'a AtomicUsize,
 }
 
@@ -85,7 +85,7 @@ impl Source for Observed {
     }
 }
 
-impl Intake for Counting<'_> {
+impl FrameSink for Counting<'_> {
     fn take(&mut self, frame: Bytes) {
         self.taken_bytes.fetch_add(frame.len(), Ordering::SeqCst);
         self.into.take(frame);
@@ -104,7 +104,7 @@ impl Frames for Counted {
     fn read_batch<'a>(
         &'a mut self,
         linger: Duration,
-        into: &'a mut dyn Intake,
+        into: &'a mut dyn FrameSink,
     ) -> BoxFuture<'a, Result<(), ReadError>> {
         async move {
             let mut counting = Counting {

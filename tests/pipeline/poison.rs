@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use huddle_firehose::config::Config;
-use huddle_firehose::delivery::ledger::SUSPICION_LIMIT;
+use huddle_firehose::delivery::ledger::DELIVERY_FAILURE_LIMIT;
 use huddle_firehose::store::WriteBatch;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::plan::index_task::IndexTask;
@@ -88,7 +88,7 @@ async fn a_frame_that_kills_whoever_touches_it_becomes_a_dead_letter_alone() {
     };
     let worker = Worker::start_with(config(), &relay, store).await;
     worker.reaches(end).await;
-    assert!(worker.restarts(Role::Indexer) >= SUSPICION_LIMIT.into());
+    assert!(worker.restarts(Role::Indexer) >= DELIVERY_FAILURE_LIMIT.into());
     worker.drain().await;
 
     assert_poison_alone_is_missing(&frames, &database).await;
@@ -102,8 +102,8 @@ pub(crate) async fn assert_poison_alone_is_missing(frames: &[Bytes], database: &
             .fetch_all(&mut stranger)
             .await
             .unwrap();
-    let [(raw, SUSPICION_LIMIT)] = &letters[..] else {
-        panic!("not one dead letter of {SUSPICION_LIMIT} attempts: {letters:?}");
+    let [(raw, DELIVERY_FAILURE_LIMIT)] = &letters[..] else {
+        panic!("not one dead letter of {DELIVERY_FAILURE_LIMIT} attempts: {letters:?}");
     };
     assert_eq!(raw, poisoned_frame(frames));
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huddle_firehose::config::Config;
-use huddle_firehose::delivery::ledger::SUSPICION_LIMIT;
+use huddle_firehose::delivery::ledger::DELIVERY_FAILURE_LIMIT;
 use huddle_firehose::pipeline::cursor::CRASH_LOOP;
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::supervisor::role::Role;
@@ -58,7 +58,10 @@ async fn a_frame_that_makes_its_decoder_panic_becomes_a_dead_letter_alone() {
     let store = database.store().await;
     let worker = Worker::start_at(config(), Observed::at(&relay), store, faults).await;
     worker.reaches(last_seq(&frames)).await;
-    assert_eq!(restarts_of_decoders(&worker), u64::from(SUSPICION_LIMIT));
+    assert_eq!(
+        restarts_of_decoders(&worker),
+        u64::from(DELIVERY_FAILURE_LIMIT)
+    );
     worker.drain().await;
     assert_poison_alone_is_missing(&frames, &database).await;
 }
@@ -102,7 +105,10 @@ async fn a_frame_that_its_decoder_never_comes_back_from_becomes_a_dead_letter_al
     let store = database.store().await;
     let worker = Worker::start_at(config, Observed::at(&relay), store, faults).await;
     worker.reaches(last_seq(&frames)).await;
-    assert_eq!(restarts_of_decoders(&worker), u64::from(SUSPICION_LIMIT));
+    assert_eq!(
+        restarts_of_decoders(&worker),
+        u64::from(DELIVERY_FAILURE_LIMIT)
+    );
     worker.drain().await;
     assert_poison_alone_is_missing(&frames, &database).await;
 }
@@ -141,7 +147,7 @@ async fn run_until_it_ends(relay: &MockRelay, database: &Database) -> ExitStatus
 async fn a_frame_that_ends_the_process_becomes_a_dead_letter_alone() {
     let (frames, database) = (frames(), Database::new());
     let relay = relay(frames.clone()).await;
-    for crash in 1..=CRASH_LOOP + SUSPICION_LIMIT {
+    for crash in 1..=CRASH_LOOP + DELIVERY_FAILURE_LIMIT {
         let status = run_until_it_ends(&relay, &database).await;
         assert_eq!(status.signal(), Some(6), "crash {crash}: {status}");
     }

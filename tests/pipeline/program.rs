@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{Instant, sleep};
 
-use crate::support::{PATIENCE, POLL_INTERVAL, soon};
+use crate::support::{POLL_INTERVAL, SLOT_TIMEOUT, soon};
 use crate::tables::Database;
 
 pub(crate) const PATH: &str = env!("CARGO_BIN_EXE_huddle-firehose");
@@ -76,7 +76,7 @@ impl Program {
 
     /// Waits until `/readyz` answers with `code`; returns its body.
     pub(crate) async fn answers(&self, code: StatusCode) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SLOT_TIMEOUT;
         loop {
             let answer = reqwest::get(format!("http://{}/readyz", self.address)).await;
             let answer = answer.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use huddle_firehose::atproto::skim::seq_of;
 use huddle_firehose::config::{Config, Start};
-use huddle_firehose::delivery::segment::Place;
+use huddle_firehose::delivery::segment::RawPosition;
 use huddle_firehose::model::Position;
 use huddle_firehose::source::Resume;
 use huddle_firehose::source::firehose::decode::decode;
@@ -25,7 +25,12 @@ const FUTURE_SEQ: u64 = 1_000_000;
 
 fn time_of(frame: &Bytes) -> Timestamp {
     let decoded = decode(frame, &Interest::default()).unwrap();
-    decoded.place().map(Place::position).unwrap().time.unwrap()
+    decoded
+        .raw_position()
+        .map(RawPosition::position)
+        .unwrap()
+        .time
+        .unwrap()
 }
 
 fn seqs(frames: &[Bytes]) -> Vec<u64> {

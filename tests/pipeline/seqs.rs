@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use huddle_firehose::atproto::skim::{seq_of, splice_seq};
-use huddle_firehose::delivery::segment::Place;
+use huddle_firehose::delivery::segment::RawPosition;
 use huddle_firehose::model::Position;
 use huddle_firehose::source::Resume;
 use huddle_firehose::source::firehose::decode::decode;
@@ -195,6 +195,6 @@ async fn one_seq_far_ahead_takes_no_event_along() {
 
 fn time_of(frame: &Bytes) -> String {
     let decoded = decode(frame, &Interest::default()).unwrap();
-    let position = decoded.place().map(Place::position).unwrap();
+    let position = decoded.raw_position().map(RawPosition::position).unwrap();
     position.time.unwrap().to_string()
 }

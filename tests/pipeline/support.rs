@@ -28,12 +28,12 @@ use crate::observed::{self, Observed};
 use crate::tables::{Database, Tables, assert_same_tables};
 
 /// Long enough for any machine; no test waits for it unless it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Waits until `condition` holds.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + SLOT_TIMEOUT;
     while !condition() {
         assert!(Instant::now() < deadline, "never came to pass: {what}");
         sleep(POLL_INTERVAL).await;
@@ -42,7 +42,7 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
 
 /// What `future` comes to; it must come soon.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.unwrap()
+    timeout(SLOT_TIMEOUT, future).await.unwrap()
 }
 
 /// The recorded frames, each with a seq, rising.
@@ -275,7 +275,7 @@ impl Process {
     /// Ends it between any two lines; returns once nothing of it is left.
     pub(crate) async fn crash(mut self) {
         let runtime = self.runtime.0.take().unwrap();
-        let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE));
+        let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(SLOT_TIMEOUT));
         ended.await.unwrap();
     }
 }

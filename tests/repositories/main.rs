@@ -10,9 +10,9 @@ mod hosts;
 mod identities;
 mod levels;
 mod memory;
-mod peace;
 #[path = "../common/simulation/mod.rs"]
 mod simulation;
+mod steady_state;
 
 use huddle_firehose::config::Config;
 use simulated_network::shape::Shape;

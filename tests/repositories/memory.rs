@@ -35,7 +35,7 @@ const SIZE: usize = 24 * MIB;
 /// a time, each as it is signed, as JSON and on its way to the database.
 const WORKING_MEMORY: usize = 32 * MIB;
 /// Long enough for hundreds of megabytes on any machine; no test waits for it unless it fails.
-const PATIENCE: Duration = Duration::from_secs(20 * 60);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 /// Of so many bytes, one record is wanted and as long as records come.
 const WANTED_EVERY: usize = 8 * MIB;
@@ -108,7 +108,7 @@ impl Scene {
         let known = Did::parse(did).unwrap();
         self.store.desynchronize(&known, "operator").await.unwrap();
         let query = "SELECT created, bytes, error FROM resyncs WHERE did = ? ORDER BY id";
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SLOT_TIMEOUT;
         loop {
             let row = sqlx::query_as(query).bind(did);
             let row: Option<Resync> = row.fetch_optional(self.store.reader()).await.unwrap();
@@ -146,7 +146,7 @@ impl Scene {
         let id = self.program.id().unwrap().to_string();
         let told = Command::new("kill").args(["-TERM", &id]).status();
         assert!(told.await.unwrap().success());
-        let ended = timeout(PATIENCE, self.program.wait()).await.unwrap();
+        let ended = timeout(SLOT_TIMEOUT, self.program.wait()).await.unwrap();
         assert!(ended.unwrap().success());
     }
 }

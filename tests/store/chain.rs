@@ -232,7 +232,7 @@ async fn a_refused_effect_takes_chain_rows_and_cursor_back_with_it() {
         database.column(STANDS).await,
         [
             stands(ALICE, 2, "synchronized"),
-            format!("{BOB} - unchained waiting")
+            format!("{BOB} - unverified_chain waiting")
         ]
     );
     assert_eq!(cursor(&database).await.seq, 3);
@@ -297,7 +297,7 @@ async fn what_could_not_be_believed_has_its_repository_compared_or_fetched() {
         .await;
     assert!(written.leaves_work);
     assert_eq!(database.due(0).await.len(), 2);
-    let why = "SELECT did || ' ' || state || ' ' || coalesce(doubted_by, coalesce(cause, '-')) \
+    let why = "SELECT did || ' ' || state || ' ' || coalesce(recheck_cause, coalesce(cause, '-')) \
                FROM repos ORDER BY did";
     // Of the third nothing is kept, nor would anything have been.
     let expected = [

@@ -6,10 +6,10 @@ use cid::Cid;
 use cid::multihash::Multihash;
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::atproto::verify::Level;
-use huddle_firehose::store::plan::effect::{Claim, CommitStep, Doubt, Effect, RecordDelete};
-use huddle_firehose::store::repos::{
-    RepoStore, Resync, ResyncFailure, Resynced, Unsettled, Urgency,
+use huddle_firehose::store::plan::effect::{
+    ChainUpdate, Effect, Predecessor, Recheck, RecordDelete,
 };
+use huddle_firehose::store::repos::{DueRepo, JobKind, RepoStore, Resync, ResyncFailure, Resynced};
 use jiff::Timestamp;
 
 use crate::fixture::*;
@@ -18,10 +18,10 @@ pub(crate) const PROFILE: &str = "com.huddle.profile";
 
 /// How each repository stands: at which commit, and why it does not go on from there.
 pub(crate) const STANDS: &str = "SELECT did || ' ' || coalesce(rev, '-') || ' ' || state \
-     || CASE has_waiting WHEN 1 THEN ' waiting' ELSE '' END FROM repos ORDER BY did";
+     || CASE has_parked WHEN 1 THEN ' waiting' ELSE '' END FROM repos ORDER BY did";
 pub(crate) const CAUSE: &str = "SELECT coalesce(cause, '-') FROM repos ORDER BY did";
 /// The seqs of the frames that wait, in their order.
-pub(crate) const WAITING: &str = "SELECT seq || '' FROM waiting_commits ORDER BY did, id";
+pub(crate) const WAITING: &str = "SELECT seq || '' FROM parked_commits ORDER BY did, id";
 pub(crate) const ROWS: &str = "SELECT rkey || ' ' || seq || CASE deleted WHEN 1 THEN ' deleted' ELSE '' END \
      FROM records ORDER BY did, rkey";
 
@@ -51,46 +51,46 @@ pub(crate) fn commit(did: &str, n: u64, before: u64) -> Effect {
 
 /// Commit `n`, proven and with the tree of commit `before`, but which names another rev.
 pub(crate) fn commit_since(did: &str, n: u64, before: u64, since: u64) -> Effect {
-    let claim = Claim::From {
+    let predecessor = Predecessor::After {
         since: Some(rev(since)),
         prev_data: Some(tree(before)),
         is_lenient: false,
     };
-    step(did, n, claim)
+    step(did, n, predecessor)
 }
 
 /// Commit `n`, the very first of its repository.
 pub(crate) fn first_commit(did: &str, n: u64) -> Effect {
-    let claim = Claim::From {
+    let predecessor = Predecessor::After {
         since: None,
         prev_data: None,
         is_lenient: false,
     };
-    step(did, n, claim)
+    step(did, n, predecessor)
 }
 
 /// A commit of which nobody knows yet whether it is proven.
 pub(crate) fn unproven(did: &str, n: u64) -> Effect {
-    step(did, n, Claim::Unproven)
+    step(did, n, Predecessor::KeyUnavailable)
 }
 
 /// A `#sync` that has the repository at the `n`th rev with the tree of commit `tree_of`.
 pub(crate) fn sync(did: &str, n: u64, tree_of: u64) -> Effect {
-    let mut sync = step(did, n, Claim::Anywhere);
+    let mut sync = step(did, n, Predecessor::Unstated);
     if let Effect::Commit(step) = &mut sync {
         step.data = tree(tree_of);
     }
     sync
 }
 
-fn step(did: &str, n: u64, claim: Claim) -> Effect {
-    Effect::Commit(Box::new(CommitStep {
+fn step(did: &str, n: u64, predecessor: Predecessor) -> Effect {
+    Effect::Commit(Box::new(ChainUpdate {
         did: self::did(did),
         rev: rev(n),
         data: tree(n),
         seq: n,
         time: second(n),
-        claim,
+        predecessor,
         wants_history: false,
         frame: frame(did, n),
     }))
@@ -121,7 +121,7 @@ pub(crate) fn delete_by(did: &str, rkey: &str, n: u64) -> Effect {
 }
 
 pub(crate) fn doubt(did: &str, is_wanted: bool) -> Effect {
-    Effect::Doubt(Doubt {
+    Effect::Recheck(Recheck {
         did: self::did(did),
         is_wanted,
     })
@@ -131,7 +131,7 @@ pub(crate) fn doubt(did: &str, is_wanted: bool) -> Effect {
 pub(crate) fn said(name: &str, status: Option<&str>, n: u64) -> Effect {
     match account(name, status, n) {
         Effect::Account(mut change) => {
-            change.is_hearsay = true;
+            change.is_unconfirmed = true;
             Effect::Account(change)
         }
         effect => effect,
@@ -190,9 +190,9 @@ impl Database {
         due.map(|repo| repo.did.to_string()).collect()
     }
 
-    pub(crate) async fn due_repos(&self, now: u64) -> Vec<Unsettled> {
+    pub(crate) async fn due_repos(&self, now: u64) -> Vec<DueRepo> {
         let mut due = Vec::new();
-        for urgency in Urgency::ALL {
+        for urgency in JobKind::ALL {
             due.extend(self.store.due(urgency, second(now), 100).await.unwrap());
         }
         due

@@ -26,7 +26,7 @@ async fn runs_that_come_to_no_good_end_are_counted_until_one_does() {
 async fn a_frame_is_accused_of_each_crash_that_met_it_in_hand() {
     let database = Database::new().await;
     let source = SourceId::new("wss://relay.example/");
-    let mark = |frame| database.store.mark_in_hand(&source, frame);
+    let mark = |frame| database.store.mark_in_progress(&source, frame);
     begin(&database, &source).await;
     for crashes in 1..=2 {
         mark(Some(FRAME)).await.unwrap();
@@ -43,11 +43,11 @@ async fn a_crash_without_a_frame_in_hand_clears_it() {
         let source = SourceId::new("wss://relay.example/");
         begin(&database, &source).await;
         for in_hand in [Some(FRAME), other] {
-            let mark = database.store.mark_in_hand(&source, in_hand);
+            let mark = database.store.mark_in_progress(&source, in_hand);
             mark.await.unwrap();
             begin(&database, &source).await;
         }
-        let mark = database.store.mark_in_hand(&source, Some(FRAME));
+        let mark = database.store.mark_in_progress(&source, Some(FRAME));
         mark.await.unwrap();
         let suspects = begin(&database, &source).await.suspects;
         assert_eq!(suspects.into_iter().collect::<Vec<_>>(), [(FRAME, 1)]);
@@ -61,7 +61,7 @@ async fn the_crashes_of_one_source_are_not_those_of_another() {
     begin(&database, &one).await;
     database
         .store
-        .mark_in_hand(&one, Some(FRAME))
+        .mark_in_progress(&one, Some(FRAME))
         .await
         .unwrap();
     begin(&database, &one).await;

@@ -24,7 +24,7 @@ pub(crate) const BOB: &str = "did:plc:bob";
 pub(crate) const CAROL: &str = "did:plc:carol";
 
 /// For a lock, or a connection; longer than a busy machine takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Database {
     pub(crate) store: SqliteStore,
@@ -33,7 +33,7 @@ pub(crate) struct Database {
 
 impl Database {
     pub(crate) async fn new() -> Self {
-        Self::with_busy_timeout(PATIENCE).await
+        Self::with_busy_timeout(SLOT_TIMEOUT).await
     }
 
     pub(crate) async fn with_busy_timeout(busy_timeout: Duration) -> Self {
@@ -54,7 +54,7 @@ impl Database {
     pub(crate) async fn reopen(self) -> Self {
         let Self { store, directory } = self;
         drop(store);
-        let store = open(&directory, PATIENCE).await;
+        let store = open(&directory, SLOT_TIMEOUT).await;
         Self { store, directory }
     }
 
@@ -127,15 +127,15 @@ impl Database {
             "SELECT json_array('record', uri, cid, rev, seq, time, record, hex(record_cbor), \
              validity, invalid_reason, deleted, verified) FROM records ORDER BY uri",
             "SELECT json_array('account', did, handle, handle_as_of, active, status, as_of, \
-             as_of_seq, removed_at, is_hearsay) FROM accounts ORDER BY did",
+             as_of_seq, removed_at, is_unconfirmed) FROM accounts ORDER BY did",
             "SELECT json_array('repo', did, rev, data, seq, source, time, state, cause, is_whole, \
-             has_waiting, doubted_by, retry_at, attempts) FROM repos ORDER BY did",
+             has_parked, recheck_cause, retry_at, attempts) FROM repos ORDER BY did",
             "SELECT json_array('waiting', did, source, seq, hex(frame)) \
-             FROM waiting_commits ORDER BY did, id",
+             FROM parked_commits ORDER BY did, id",
             "SELECT json_array('resync', did, cause, host, rev, created, updated, deleted, \
              unchanged, bytes, error) FROM resyncs ORDER BY id",
-            "SELECT json_array('enumeration', collection, cursor, repos, ended_at IS NOT NULL) \
-             FROM enumerations ORDER BY collection",
+            "SELECT json_array('discovery', collection, cursor, repos, ended_at IS NOT NULL) \
+             FROM discoveries ORDER BY collection",
             "SELECT json_array('offer', uri, cid, rev, title, capacity, tags, status) \
              FROM offers_index ORDER BY uri",
             "SELECT json_array('request', uri, cid, rev, offer_uri, status) \
@@ -287,7 +287,7 @@ pub(crate) fn account(did: &str, status: Option<&str>, n: u64) -> Effect {
         did: Did::parse(did).unwrap(),
         active: status.is_none(),
         status: status.map(str::to_owned),
-        is_hearsay: false,
+        is_unconfirmed: false,
         seq: n,
         time: second(n),
     })

@@ -4,7 +4,7 @@ use huddle_firehose::atproto::syntax::Nsid;
 use huddle_firehose::model::Position;
 use huddle_firehose::store::Store;
 use huddle_firehose::store::plan::effect::{Effect, GapCause};
-use huddle_firehose::store::repos::{EnumeratedPage, Reconciled, RepoStore, Truth, Urgency};
+use huddle_firehose::store::repos::{DiscoveryPage, HostStatus, JobKind, Reconciled, RepoStore};
 use jiff::Timestamp;
 
 use crate::commits::*;
@@ -27,10 +27,10 @@ async fn close(database: &Database) -> Vec<String> {
 }
 
 async fn settle(database: &Database, names: &[&str]) {
-    let doubted = database.store.due(Urgency::Doubted, Timestamp::MAX, 99);
+    let doubted = database.store.due(JobKind::Recheck, Timestamp::MAX, 99);
     for repo in doubted.await.unwrap() {
         if names.contains(&repo.did.as_str()) {
-            database.store.settle_doubt(&repo).await.unwrap();
+            database.store.finish_recheck(&repo).await.unwrap();
         }
     }
 }
@@ -66,7 +66,11 @@ async fn a_doubted_repository_is_seen_to_at_once_however_long_it_was_to_be_left_
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
     let alice = did(ALICE);
-    database.store.postpone(&alice, second(50)).await.unwrap();
+    database
+        .store
+        .retry_later(&alice, second(50))
+        .await
+        .unwrap();
     database.apply(&[outdated(5, Some(9))]).await;
     reconcile(&database).await;
     assert_eq!(database.due(0).await, [ALICE]);
@@ -159,19 +163,19 @@ async fn no_gap_is_closed_while_repositories_are_looked_for() {
     let database = Database::new().await;
     let collection = Nsid::parse(PROFILE).unwrap();
     let collections = std::slice::from_ref(&collection);
-    let page = |cursor| EnumeratedPage {
+    let page = |cursor| DiscoveryPage {
         collection: &collection,
         dids: &[],
         cursor,
     };
     let store = &database.store;
-    store.begin_enumeration(collections, false).await.unwrap();
+    store.begin_discovery(collections, false).await.unwrap();
     store.note_page(&page(None)).await.unwrap();
     database.apply(&[outdated(5, Some(9))]).await;
     // It begins anew for the sake of the gap.
     assert!(close(&database).await.is_empty());
-    let enumerations = store.enumerations().await.unwrap();
-    assert!(!enumerations[0].is_over);
+    let discoveries = store.discoveries().await.unwrap();
+    assert!(!discoveries[0].is_over);
     store.note_page(&page(Some("two"))).await.unwrap();
     assert!(close(&database).await.is_empty());
     store.note_page(&page(None)).await.unwrap();
@@ -203,10 +207,10 @@ async fn of_an_account_that_was_gone_its_host_is_asked_before_a_gap_is_closed() 
         .await;
     database.apply(&[outdated(5, Some(9))]).await;
     assert!(close(&database).await.is_empty());
-    let hearsay = database.store.hearsay(second(0), 10).await.unwrap();
-    assert_eq!(hearsay.len(), 1);
-    let truth = Truth::Inactive(Some("deactivated".to_owned()));
-    let settled = database.store.settle_hearsay(&hearsay[0], &truth);
+    let unconfirmed = database.store.unconfirmed(second(0), 10).await.unwrap();
+    assert_eq!(unconfirmed.len(), 1);
+    let truth = HostStatus::Inactive(Some("deactivated".to_owned()));
+    let settled = database.store.confirm_status(&unconfirmed[0], &truth);
     settled.await.unwrap();
     assert_eq!(close(&database).await.len(), 1, "it is left alone");
 }

@@ -163,7 +163,10 @@ async fn the_chain_state_is_that_of_a_repositorys_newest_commit() {
     let repos = "SELECT did || ' ' || seq || ' ' || state FROM repos ORDER BY did";
     assert_eq!(
         database.column(repos).await,
-        ["did:plc:alice 3 unchained", "did:plc:bob 2 unchained"]
+        [
+            "did:plc:alice 3 unverified_chain",
+            "did:plc:bob 2 unverified_chain"
+        ]
     );
 }
 

@@ -225,7 +225,11 @@ async fn what_the_stream_has_found_comes_before_a_backfill() {
     database.break_chain(BOB).await;
     let carol = did(CAROL);
     database.store.desynchronize(&carol, "gap").await.unwrap();
-    database.store.postpone(&carol, second(50)).await.unwrap();
+    database
+        .store
+        .retry_later(&carol, second(50))
+        .await
+        .unwrap();
     assert_eq!(database.due(60).await, [BOB, CAROL, ALICE]);
     assert_eq!(database.due(40).await, [BOB, ALICE]);
 }
@@ -237,7 +241,7 @@ async fn one_that_was_tried_in_vain_is_left_alone_until_its_time_has_come() {
     for (name, until) in [(ALICE, 30), (BOB, 20), (CAROL, 10)] {
         database.break_chain(name).await;
         let until = second(until);
-        database.store.postpone(&did(name), until).await.unwrap();
+        database.store.retry_later(&did(name), until).await.unwrap();
     }
     assert!(database.due(9).await.is_empty());
     assert_eq!(database.due(20).await, [CAROL, BOB]);

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use cid::Cid;
 
 use super::node::{Entry, Node, layer_of};
-use super::place::{Place, ProofError};
+use super::place::{NodeRef, ProofError};
 use super::proof::Presence;
 use crate::atproto::car::{Blocks, address_of};
 
 /// What a tree holds at some keys, and the tree that it would be with what they held before.
 ///
 /// The tree is taken apart into what it holds, in the order of its keys: leaves, and subtrees that
-/// need not be looked into. The values from before are put in place, and the nodes are made anew of
+/// need not be looked into. The values from before are put in node_ref, and the nodes are made anew of
 /// what there is then. Keys and values have one tree, so the order of the operations that are undone
 /// does not matter, and there is no splitting and joining of nodes: to undo a delete, the subtrees
 /// around its key are taken apart on the way to it; to undo a create, those beside its key are, where
@@ -26,25 +26,25 @@ use crate::atproto::car::{Blocks, address_of};
 pub struct Inversion<'b> {
     blocks: &'b Blocks,
     found: Vec<Presence>,
-    items: Vec<Item>,
+    items: Vec<TreePart>,
 }
 
 /// A part of a tree.
 #[derive(Debug)]
-enum Item {
+enum TreePart {
     Leaf {
         key: Arc<[u8]>,
         value: Cid,
         layer: u32,
     },
-    Subtree(Place),
+    Subtree(NodeRef),
 }
 
 /// A key, and the value that it had before.
 type Before<'a> = (&'a [u8], Option<Cid>);
 
 impl<'b> Inversion<'b> {
-    /// Looks for the keys of `before` in the tree under `root`, and puts the values in their place
+    /// Looks for the keys of `before` in the tree under `root`, and puts the values in their node_ref
     /// that they had before; `None` is a key that was not there.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl<'b> Inversion<'b> {
             .map(|(key, value)| (key.as_bytes(), *value))
             .collect();
         let mut inversion = Self::empty(blocks);
-        inversion.descend(Place::root(root), &before)?;
+        inversion.descend(NodeRef::root(root), &before)?;
         Ok(inversion)
     }
 
@@ -85,13 +85,13 @@ impl<'b> Inversion<'b> {
         let mut items = self.items;
         loop {
             // Whoever knows this CID knows the tree.
-            if let [Item::Subtree(place)] = items.as_slice()
-                && !self.blocks.contains(&place.cid)
+            if let [TreePart::Subtree(node_ref)] = items.as_slice()
+                && !self.blocks.contains(&node_ref.cid)
             {
-                return Ok(place.cid);
+                return Ok(node_ref.cid);
             }
             // A subtree on top may turn out to have no entries there, as one that links two layers.
-            let top = items.iter().map(Item::layer).max().flatten();
+            let top = items.iter().map(TreePart::layer).max().flatten();
             if !items.iter().any(|item| item.is_subtree_of(top)) {
                 return build(self.blocks, items, top.unwrap_or(0));
             }
@@ -99,19 +99,19 @@ impl<'b> Inversion<'b> {
         }
     }
 
-    /// Appends what is below `place`, with the values of `before`, whose keys all belong there. What
+    /// Appends what is below `node_ref`, with the values of `before`, whose keys all belong there. What
     /// none of them concerns stays closed.
-    fn descend(&mut self, place: Place, before: &[Before<'_>]) -> Result<(), ProofError> {
+    fn descend(&mut self, node_ref: NodeRef, before: &[Before<'_>]) -> Result<(), ProofError> {
         if before.is_empty() {
-            self.items.push(Item::Subtree(place));
+            self.items.push(TreePart::Subtree(node_ref));
             return Ok(());
         }
-        self.open(place, before)
+        self.open(node_ref, before)
     }
 
     /// The same, also where no key concerns it.
-    fn open(&mut self, place: Place, mut before: &[Before<'_>]) -> Result<(), ProofError> {
-        let opened = place.open(self.blocks)?;
+    fn open(&mut self, node_ref: NodeRef, mut before: &[Before<'_>]) -> Result<(), ProofError> {
+        let opened = node_ref.open(self.blocks)?;
         for (index, entry) in opened.node.entries.iter().enumerate() {
             let lower = before.partition_point(|(key, _)| **key < *entry.key);
             let (lower, rest) = before.split_at(lower);
@@ -122,7 +122,7 @@ impl<'b> Inversion<'b> {
                     self.put_back(Presence::Present(entry.value), key, value);
                     before = rest;
                 }
-                _ => self.items.push(Item::Leaf {
+                _ => self.items.push(TreePart::Leaf {
                     key: entry.key.clone(),
                     value: entry.value,
                     layer: opened.layer.unwrap_or(0),
@@ -133,9 +133,9 @@ impl<'b> Inversion<'b> {
     }
 
     /// Appends what is between two entries: a subtree, or none.
-    fn fill_gap(&mut self, gap: Option<Place>, before: &[Before<'_>]) -> Result<(), ProofError> {
-        if let Some(place) = gap {
-            return self.descend(place, before);
+    fn fill_gap(&mut self, gap: Option<NodeRef>, before: &[Before<'_>]) -> Result<(), ProofError> {
+        if let Some(node_ref) = gap {
+            return self.descend(node_ref, before);
         }
         for &(key, value) in before {
             self.put_back(Presence::Absent, key, value);
@@ -145,7 +145,7 @@ impl<'b> Inversion<'b> {
 
     fn put_back(&mut self, found: Presence, key: &[u8], value: Option<Cid>) {
         self.found.push(found);
-        self.items.extend(value.map(|value| Item::Leaf {
+        self.items.extend(value.map(|value| TreePart::Leaf {
             key: key.into(),
             value,
             layer: layer_of(key),
@@ -153,17 +153,17 @@ impl<'b> Inversion<'b> {
     }
 }
 
-impl Item {
+impl TreePart {
     /// `None` for the root while it is closed.
     fn layer(&self) -> Option<u32> {
         match self {
             Self::Leaf { layer, .. } => Some(*layer),
-            Self::Subtree(place) => place.layer,
+            Self::Subtree(node_ref) => node_ref.layer,
         }
     }
 
     fn is_subtree_of(&self, layer: Option<u32>) -> bool {
-        matches!(self, Self::Subtree(place) if place.layer == layer)
+        matches!(self, Self::Subtree(node_ref) if node_ref.layer == layer)
     }
 }
 
@@ -173,10 +173,10 @@ pub fn empty_root() -> Cid {
 }
 
 /// The CID of the node of `layer` that holds all of `items`, whose subtrees are of lower layers.
-fn build(blocks: &Blocks, items: Vec<Item>, layer: u32) -> Result<Cid, ProofError> {
+fn build(blocks: &Blocks, items: Vec<TreePart>, layer: u32) -> Result<Cid, ProofError> {
     let (mut left, mut entries) = (None, Vec::<Entry>::new());
     let mut between = Vec::new();
-    let mut close = |entries: &mut Vec<Entry>, between: Vec<Item>| {
+    let mut close = |entries: &mut Vec<Entry>, between: Vec<TreePart>| {
         let subtree = build_below(blocks, between, layer)?;
         match entries.last_mut() {
             Some(entry) => entry.right = subtree,
@@ -186,7 +186,7 @@ fn build(blocks: &Blocks, items: Vec<Item>, layer: u32) -> Result<Cid, ProofErro
     };
     for item in items {
         match item {
-            Item::Leaf {
+            TreePart::Leaf {
                 key,
                 value,
                 layer: own,
@@ -206,15 +206,19 @@ fn build(blocks: &Blocks, items: Vec<Item>, layer: u32) -> Result<Cid, ProofErro
 }
 
 /// The subtree of what is between two entries of a node of `layer`.
-fn build_below(blocks: &Blocks, items: Vec<Item>, layer: u32) -> Result<Option<Cid>, ProofError> {
+fn build_below(
+    blocks: &Blocks,
+    items: Vec<TreePart>,
+    layer: u32,
+) -> Result<Option<Cid>, ProofError> {
     // Nothing is of a layer below 0.
     let Some(below) = layer.checked_sub(1).filter(|_| !items.is_empty()) else {
         return Ok(None);
     };
-    if let [Item::Subtree(place)] = items.as_slice()
-        && place.layer == Some(below)
+    if let [TreePart::Subtree(node_ref)] = items.as_slice()
+        && node_ref.layer == Some(below)
     {
-        return Ok(Some(place.cid));
+        return Ok(Some(node_ref.cid));
     }
     let items = open_layer(blocks, items, Some(below))?;
     build(blocks, items, below).map(Some)
@@ -223,13 +227,13 @@ fn build_below(blocks: &Blocks, items: Vec<Item>, layer: u32) -> Result<Option<C
 /// Opens the subtrees of `layer`, which have come to share a node with something else.
 fn open_layer(
     blocks: &Blocks,
-    items: Vec<Item>,
+    items: Vec<TreePart>,
     layer: Option<u32>,
-) -> Result<Vec<Item>, ProofError> {
+) -> Result<Vec<TreePart>, ProofError> {
     let mut opened = Inversion::empty(blocks);
     for item in items {
         match item {
-            Item::Subtree(place) if place.layer == layer => opened.open(place, &[])?,
+            TreePart::Subtree(node_ref) if node_ref.layer == layer => opened.open(node_ref, &[])?,
             item => opened.items.push(item),
         }
     }

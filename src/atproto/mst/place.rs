@@ -46,7 +46,7 @@ impl ProofError {
 
 /// Where a node stands that need not have been read.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct NodeRef {
     pub(super) cid: Cid,
     /// `None` at the root, whose keys decide it.
     pub(super) layer: Option<u32>,
@@ -61,10 +61,10 @@ pub(super) struct Opened {
     pub(super) node: Node,
     /// `None` for the one node of an empty tree.
     pub(super) layer: Option<u32>,
-    place: Place,
+    node_ref: NodeRef,
 }
 
-impl Place {
+impl NodeRef {
     pub(super) fn root(cid: Cid) -> Self {
         Self {
             cid,
@@ -98,7 +98,7 @@ impl Place {
         Ok(Opened {
             node,
             layer,
-            place: self,
+            node_ref: self,
         })
     }
 
@@ -134,20 +134,22 @@ impl Place {
 
 impl Opened {
     /// The subtree before the entry at `index`, or behind the last one.
-    pub(super) fn gap(&self, index: usize) -> Result<Option<Place>, ProofError> {
+    pub(super) fn gap(&self, index: usize) -> Result<Option<NodeRef>, ProofError> {
         let entries = &self.node.entries;
         let previous = index.checked_sub(1).and_then(|index| entries.get(index));
         let Some(cid) = previous.map_or(self.node.left, |entry| entry.right) else {
             return Ok(None);
         };
         let below = self.layer.and_then(|layer| layer.checked_sub(1));
-        Ok(Some(Place {
+        Ok(Some(NodeRef {
             cid,
             layer: Some(below.ok_or_else(|| ProofError::new(cid, ProofFault::TooDeep))?),
-            after: previous
-                .map_or_else(|| self.place.after.clone(), |entry| Some(entry.key.clone())),
+            after: previous.map_or_else(
+                || self.node_ref.after.clone(),
+                |entry| Some(entry.key.clone()),
+            ),
             before: entries.get(index).map_or_else(
-                || self.place.before.clone(),
+                || self.node_ref.before.clone(),
                 |entry| Some(entry.key.clone()),
             ),
         }))

@@ -2,7 +2,7 @@
 
 use cid::Cid;
 
-use super::place::{Place, ProofError};
+use super::place::{NodeRef, ProofError};
 use crate::atproto::car::Blocks;
 
 /// What a tree says of a key.
@@ -24,7 +24,7 @@ pub enum Presence {
 /// # Errors
 /// If a node on the way is missing, is not the one that its CID names, or does not belong there.
 pub fn find(blocks: &Blocks, root: Cid, key: &[u8]) -> Result<Presence, ProofError> {
-    let mut place = Place::root(root);
+    let mut place = NodeRef::root(root);
     loop {
         let opened = place.open(blocks)?;
         let entries = &opened.node.entries;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cid::Cid;
 
-use super::place::{Opened, Place, ProofError};
+use super::place::{NodeRef, Opened, ProofError};
 
 /// Walks a tree and gives its keys and values in order. Each node is held to its CID, its layer and
 /// its range of keys, so whoever comes to the end without an error has seen the one tree that the root
@@ -16,7 +16,7 @@ use super::place::{Opened, Place, ProofError};
 pub struct Walk<F> {
     read: F,
     /// A subtree that comes before all that is left on the path.
-    next: Option<Place>,
+    next: Option<NodeRef>,
     path: Vec<Step>,
 }
 
@@ -53,7 +53,7 @@ where
     pub fn new(root: Cid, read: F) -> Self {
         Self {
             read,
-            next: Some(Place::root(root)),
+            next: Some(NodeRef::root(root)),
             path: Vec::new(),
         }
     }

@@ -6,22 +6,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{EpochStart, Ledger};
 use crate::model::Position;
 
-/// The duty to settle a batch. Dropped unsettled, the batch is owed again.
+/// The duty to settle a batch. Dropped unsettled, the batch is unacked again.
 #[derive(Debug)]
 pub struct Lease {
     pub(super) ledger: Arc<Ledger>,
     pub(super) id: u64,
     pub(super) epoch: EpochStart,
     pub(super) first_frame: u64,
-    pub(super) suspicion: u32,
-    pub(super) in_hand: bool,
-    pub(super) witness: Witness,
-    pub(super) settled: bool,
+    pub(super) delivery_failures: u32,
+    pub(super) in_progress: bool,
+    pub(super) marker: ProgressMarker,
+    pub(super) acked: bool,
 }
 
 /// Tells, from whatever thread handles a batch, at which of its frames the handler is.
 #[derive(Clone, Debug)]
-pub struct Witness(Arc<AtomicU64>);
+pub struct ProgressMarker(Arc<AtomicU64>);
 
 /// No frame has this number.
 const NOWHERE: u64 = u64::MAX;
@@ -39,29 +39,29 @@ impl Lease {
     /// Whether a handler has died with this batch in hand. It is then handled alone, so that the
     /// next death accuses nobody else.
     pub fn is_suspect(&self) -> bool {
-        self.suspicion > 0
+        self.delivery_failures > 0
     }
 
     /// Says that a handler works on the batch: should it die now, the batch may be the reason, or
-    /// the one frame of it at which the witness was last.
-    pub fn take_in_hand(&mut self) {
-        self.in_hand = true;
+    /// the one frame of it at which the marker was last.
+    pub fn start(&mut self) {
+        self.in_progress = true;
     }
 
-    pub fn witness(&self) -> Witness {
-        self.witness.clone()
+    pub fn marker(&self) -> ProgressMarker {
+        self.marker.clone()
     }
 
     /// Says that the batch only waits, in a mailbox or a buffer.
-    pub fn lay_down(&mut self) {
-        self.in_hand = false;
-        self.witness.is_at(NOWHERE);
+    pub fn finish(&mut self) {
+        self.in_progress = false;
+        self.marker.is_at(NOWHERE);
     }
 
     /// The batch's effects are durable, or it needed none; `position` is the place behind it.
-    pub fn settle(mut self, position: Position) {
-        self.settled = true;
-        self.ledger.settle(&self, position);
+    pub fn ack(mut self, position: Position) {
+        self.acked = true;
+        self.ledger.ack(&self, position);
     }
 
     /// Tells the ledger that the next stage is down: see [`Ledger::pause`].
@@ -70,7 +70,7 @@ impl Lease {
     }
 }
 
-impl Witness {
+impl ProgressMarker {
     pub(super) fn nowhere() -> Self {
         Self(Arc::new(AtomicU64::new(NOWHERE)))
     }
@@ -86,8 +86,8 @@ impl Witness {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.settled {
-            self.ledger.owe(self);
+        if !self.acked {
+            self.ledger.give_back(self);
         }
     }
 }

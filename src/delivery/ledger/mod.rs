@@ -1,12 +1,12 @@
-//! Everything that was read from a source and is not yet settled.
+//! Everything that was read from a source and is not yet acked.
 //!
 //! Every batch of frames that leaves the socket is entered here and handed out under a [`Lease`].
 //! Settling the lease says that the batch's effects are durable, or that it needed none. Dropping
-//! it unsettled (a panic, a killed actor, a mailbox that died with it) makes the batch *owed*: it
+//! it unsettled (a panic, a killed actor, a mailbox that died with it) makes the batch *unacked*: it
 //! is handed out again, from memory, to whoever asks next. So nobody has to know who held what.
 //!
 //! What leaves the socket is numbered from 0: each frame, and each run of frames that were passed by
-//! unread (a [`Portion`]). A batch is a span of such numbers.
+//! unread (a [`Segment`]). A batch is a span of such numbers.
 //! That makes a batch that must be cut in two, to find the frame that kills its handlers, no
 //! special case for the stages that put batches back in order.
 
@@ -22,15 +22,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use self::lease::{Lease, Witness};
+pub use self::lease::{Lease, ProgressMarker};
 pub use self::span::FrameSpan;
 use super::budget::Charge;
-use crate::delivery::segment::Portion;
+use crate::delivery::segment::Segment;
 use crate::model::{Position, SourceId};
 use crate::store::plan::effect::GapCause;
 
 /// How often a batch may die in a handler's hand before it is cut in two.
-pub const SUSPICION_LIMIT: u32 = 3;
+pub const DELIVERY_FAILURE_LIMIT: u32 = 3;
 
 /// The memory of one source's unsettled frames.
 pub struct Ledger {
@@ -38,8 +38,8 @@ pub struct Ledger {
     state: Mutex<State>,
     /// Called when there is something to hand out.
     wake: Mutex<Option<Wake>>,
-    /// Notified whenever something is settled.
-    settled: Notify,
+    /// Notified whenever something is acked.
+    acked: Notify,
 }
 
 type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -56,16 +56,16 @@ struct State {
     /// Contiguous, in the order of the socket.
     entries: VecDeque<Entry>,
     /// The first frame of each entry that nobody holds.
-    owed: BTreeSet<u64>,
+    unacked: BTreeSet<u64>,
     next_frame: u64,
     next_lease: u64,
     received: u64,
-    settled_through: Position,
+    acked_through: Position,
     last_progress_at: Instant,
     last_entered_at: Option<Instant>,
-    suspicions: u64,
-    settled_bytes: usize,
-    /// Until so many bytes are settled, every frame is handed out alone.
+    delivery_failures_total: u64,
+    acked_bytes: usize,
+    /// Until so many bytes are acked, every frame is handed out alone.
     singly_until: usize,
 }
 
@@ -74,17 +74,17 @@ struct Entry {
     frames: FrameSpan,
     received_at: Instant,
     charge: Charge,
-    standing: Standing,
+    state: EntryState,
     was_handed_out: bool,
     /// How often it was in a handler's hand when the handler died.
-    suspicion: u32,
+    delivery_failures: u32,
 }
 
 #[derive(Debug)]
-enum Standing {
-    Owed,
+enum EntryState {
+    Unacked,
     Leased { lease: u64 },
-    Settled { position: Position },
+    Acked { position: Position },
 }
 
 /// Where an epoch begins. Everything handed out in an earlier epoch is discarded on sight.
@@ -93,7 +93,7 @@ pub struct EpochStart {
     pub epoch: u64,
     /// The number of the first frame that will be handed out in it.
     pub first_frame: u64,
-    /// What is settled before that frame.
+    /// What is acked before that frame.
     pub position: Position,
     /// Why events between `position` and the first event may be missing, if they may.
     pub gap: Option<GapCause>,
@@ -126,19 +126,19 @@ impl Ledger {
                 paused: true,
                 closed: false,
                 entries: VecDeque::new(),
-                owed: BTreeSet::new(),
+                unacked: BTreeSet::new(),
                 next_frame: 0,
                 next_lease: 0,
                 received: 0,
-                settled_through: Position::default(),
+                acked_through: Position::default(),
                 last_progress_at: Instant::now(),
                 last_entered_at: None,
-                suspicions: 0,
-                settled_bytes: 0,
+                delivery_failures_total: 0,
+                acked_bytes: 0,
                 singly_until: 0,
             }),
             wake: Mutex::new(None),
-            settled: Notify::new(),
+            acked: Notify::new(),
         })
     }
 
@@ -147,14 +147,14 @@ impl Ledger {
     }
 
     /// Has `wake` called, from any thread, whenever there is something to hand out.
-    pub fn on_owed(&self, wake: impl Fn() + Send + Sync + 'static) {
+    pub fn on_unacked(&self, wake: impl Fn() + Send + Sync + 'static) {
         *self.wake.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(wake));
     }
 
     /// Enters what came from the socket; `last_seq` is the last seq among them, if any.
     /// After [`Self::close`] it does nothing.
-    pub fn enter(&self, portions: Vec<Portion>, last_seq: Option<u64>, charge: Charge) {
-        if portions.is_empty() {
+    pub fn enter(&self, segments: Vec<Segment>, last_seq: Option<u64>, charge: Charge) {
+        if segments.is_empty() {
             return;
         }
         {
@@ -168,24 +168,24 @@ impl Ledger {
                 // Nothing was waiting, so nothing has been waiting for long.
                 state.last_progress_at = now;
             }
-            state.next_frame += portions.len() as u64;
+            state.next_frame += segments.len() as u64;
             // That the last event comes once more is nothing new.
             if last_seq != Some(state.received) {
                 state.last_entered_at = Some(now);
             }
             state.received = last_seq.unwrap_or(state.received);
-            state.owed.insert(first_frame);
+            state.unacked.insert(first_frame);
             state.entries.push_back(Entry {
                 frames: FrameSpan {
-                    part: 0..portions.len(),
-                    batch: portions.into(),
+                    part: 0..segments.len(),
+                    batch: segments.into(),
                     first_frame,
                 },
                 received_at: now,
                 charge,
-                standing: Standing::Owed,
+                state: EntryState::Unacked,
                 was_handed_out: false,
-                suspicion: 0,
+                delivery_failures: 0,
             });
         }
         self.wake();
@@ -202,9 +202,9 @@ impl Ledger {
         if state.paused {
             return None;
         }
-        let first_frame = state.owed.pop_first()?;
+        let first_frame = state.unacked.pop_first()?;
         let index = state.index_of(first_frame)?;
-        let is_alone = state.settled_bytes < state.singly_until;
+        let is_alone = state.acked_bytes < state.singly_until;
         if is_alone {
             state.cut(index, 1);
         }
@@ -213,36 +213,36 @@ impl Ledger {
         state.next_lease += 1;
         let epoch = state.epoch;
         let entry = &mut state.entries[index];
-        entry.standing = Standing::Leased { lease };
+        entry.state = EntryState::Leased { lease };
         Some(FrameBatch {
             lease: Lease {
                 ledger: self.clone(),
                 id: lease,
                 epoch,
                 first_frame,
-                suspicion: entry.suspicion,
-                in_hand: false,
-                witness: Witness::nowhere(),
-                settled: false,
+                delivery_failures: entry.delivery_failures,
+                in_progress: false,
+                marker: ProgressMarker::nowhere(),
+                acked: false,
             },
             frames: entry.frames.clone(),
             received_at: entry.received_at,
             is_redelivery: std::mem::replace(&mut entry.was_handed_out, true),
-            is_poison: entry.suspicion >= SUSPICION_LIMIT,
+            is_poison: entry.delivery_failures >= DELIVERY_FAILURE_LIMIT,
             is_alone,
         })
     }
 
-    /// Hands out every frame alone until `bytes` of them are settled.
+    /// Hands out every frame alone until `bytes` of them are acked.
     pub fn hand_out_singly(&self, bytes: usize) {
         let mut state = self.lock();
-        state.singly_until = state.settled_bytes + bytes;
+        state.singly_until = state.acked_bytes + bytes;
     }
 
     /// Whether [`Self::lease_next`] would hand something out.
-    pub fn has_owed(&self) -> bool {
+    pub fn has_unacked(&self) -> bool {
         let state = self.lock();
-        !state.paused && !state.owed.is_empty()
+        !state.paused && !state.unacked.is_empty()
     }
 
     /// Hands out nothing more of `epoch`: a stage is down and could not take it.
@@ -253,7 +253,7 @@ impl Ledger {
         }
     }
 
-    /// Starts over from the first unsettled frame: all that is out becomes owed again, and whatever
+    /// Starts over from the first unsettled frame: all that is out becomes unacked again, and whatever
     /// still carries the old epoch is stale.
     pub fn begin_epoch(&self) {
         {
@@ -261,7 +261,7 @@ impl Ledger {
             let gap = state
                 .epoch
                 .gap
-                .filter(|_| state.epoch.first_frame == state.first_unsettled());
+                .filter(|_| state.epoch.first_frame == state.first_unacked());
             state.begin_epoch(gap);
         }
         self.wake();
@@ -275,12 +275,12 @@ impl Ledger {
             if !state.entries.is_empty() {
                 return false;
             }
-            state.settled_through = position;
+            state.acked_through = position;
             state.received = position.seq;
             state.positioned = true;
             state.begin_epoch(gap);
         }
-        self.settled.notify_waiters();
+        self.acked.notify_waiters();
         true
     }
 
@@ -306,23 +306,23 @@ impl Ledger {
         self.lock().received
     }
 
-    /// The low watermark: everything up to here is settled.
-    pub fn settled_through(&self) -> Position {
-        self.lock().settled_through
+    /// The low watermark: everything up to here is acked.
+    pub fn acked_through(&self) -> Position {
+        self.lock().acked_through
     }
 
     pub fn is_idle(&self) -> bool {
         self.lock().entries.is_empty()
     }
 
-    /// Returns once everything that was entered is settled.
+    /// Returns once everything that was entered is acked.
     pub async fn idle(&self) {
         loop {
-            let settled = self.settled.notified();
+            let acked = self.acked.notified();
             if self.is_idle() {
                 return;
             }
-            settled.await;
+            acked.await;
         }
     }
 
@@ -331,45 +331,45 @@ impl Ledger {
         self.lock().last_entered_at
     }
 
-    /// Since when there has been unsettled work, none of it was settled, and nobody died of it.
+    /// Since when there has been unsettled work, none of it was acked, and nobody died of it.
     pub fn waiting_since(&self) -> Option<Instant> {
         let state = self.lock();
         (!state.entries.is_empty()).then_some(state.last_progress_at)
     }
 
-    /// The bytes of all frames that were settled, ever.
-    pub fn settled_bytes(&self) -> usize {
-        self.lock().settled_bytes
+    /// The bytes of all frames that were acked, ever.
+    pub fn acked_bytes(&self) -> usize {
+        self.lock().acked_bytes
     }
 
     /// How often a batch died in a handler's hand, ever.
-    pub fn suspicions(&self) -> u64 {
-        self.lock().suspicions
+    pub fn delivery_failures_total(&self) -> u64 {
+        self.lock().delivery_failures_total
     }
 
-    fn settle(&self, lease: &Lease, position: Position) {
+    fn ack(&self, lease: &Lease, position: Position) {
         {
             let mut state = self.lock();
             let Some(index) = state.leased(lease) else {
                 return;
             };
-            state.entries[index].standing = Standing::Settled { position };
+            state.entries[index].state = EntryState::Acked { position };
             state.last_progress_at = Instant::now();
-            state.release_settled();
+            state.pop_acked();
         }
-        self.settled.notify_waiters();
+        self.acked.notify_waiters();
     }
 
-    fn owe(&self, lease: &Lease) {
+    fn give_back(&self, lease: &Lease) {
         {
             let mut state = self.lock();
             let Some(index) = state.leased(lease) else {
                 return;
             };
-            state.entries[index].standing = Standing::Owed;
-            state.owed.insert(lease.first_frame);
-            if lease.in_hand {
-                state.suspect(index, lease.witness.place());
+            state.entries[index].state = EntryState::Unacked;
+            state.unacked.insert(lease.first_frame);
+            if lease.in_progress {
+                state.record_delivery_failure(index, lease.marker.place());
             }
         }
         self.wake();
@@ -409,7 +409,7 @@ impl State {
             .ok()
     }
 
-    fn first_unsettled(&self) -> u64 {
+    fn first_unacked(&self) -> u64 {
         self.entries
             .front()
             .map_or(self.next_frame, |entry| entry.frames.first_frame)
@@ -418,51 +418,51 @@ impl State {
     /// The entry that `lease` still is the lease of. No two leases share an id, whatever their epoch.
     fn leased(&self, lease: &Lease) -> Option<usize> {
         let index = self.index_of(lease.first_frame)?;
-        let standing = &self.entries[index].standing;
-        matches!(standing, Standing::Leased { lease: id } if *id == lease.id).then_some(index)
+        let state = &self.entries[index].state;
+        matches!(state, EntryState::Leased { lease: id } if *id == lease.id).then_some(index)
     }
 
     fn begin_epoch(&mut self, gap: Option<GapCause>) {
         self.epoch = EpochStart {
             epoch: self.epoch.epoch + 1,
-            first_frame: self.first_unsettled(),
-            position: self.settled_through,
+            first_frame: self.first_unacked(),
+            position: self.acked_through,
             gap,
         };
         self.paused = !self.positioned;
         self.last_progress_at = Instant::now();
-        // Also what was settled behind something unsettled: stages expect every number in turn, and
+        // Also what was acked behind something unsettled: stages expect every number in turn, and
         // applying it again changes nothing.
-        self.owed.clear();
+        self.unacked.clear();
         for entry in &mut self.entries {
-            entry.standing = Standing::Owed;
-            self.owed.insert(entry.frames.first_frame);
+            entry.state = EntryState::Unacked;
+            self.unacked.insert(entry.frames.first_frame);
         }
     }
 
-    fn release_settled(&mut self) {
-        while let Some(Standing::Settled { position }) =
-            self.entries.front().map(|entry| &entry.standing)
+    fn pop_acked(&mut self) {
+        while let Some(EntryState::Acked { position }) =
+            self.entries.front().map(|entry| &entry.state)
         {
-            self.settled_through = *position;
-            let settled = self.entries.pop_front();
-            self.settled_bytes += settled.map_or(0, |entry| entry.frames.bytes());
+            self.acked_through = *position;
+            let acked = self.entries.pop_front();
+            self.acked_bytes += acked.map_or(0, |entry| entry.frames.bytes());
         }
     }
 
-    /// Notes that an entry's handler died with it in hand, at the frame that `witness` names. That
+    /// Notes that an entry's handler died with it in hand, at the frame that `marker` names. That
     /// one is set apart; the rest of its batch is innocent.
-    fn suspect(&mut self, index: usize, witness: Option<u64>) {
+    fn record_delivery_failure(&mut self, index: usize, marker: Option<u64>) {
         let mut accused = index;
-        if let Some(frame) = witness {
+        if let Some(frame) = marker {
             let before = frame.saturating_sub(self.entries[index].frames.first_frame);
             if self.cut(index, before as usize) {
                 accused += 1;
             }
             self.cut(accused, 1);
         }
-        self.entries[accused].suspicion += 1;
-        self.suspicions += 1;
+        self.entries[accused].delivery_failures += 1;
+        self.delivery_failures_total += 1;
         // The search for the poison has come forward; nothing is forgotten.
         self.last_progress_at = Instant::now();
     }
@@ -472,10 +472,10 @@ impl State {
     /// about log₂ n deaths.
     fn halve_if_suspect(&mut self, index: usize) {
         let entry = &mut self.entries[index];
-        if entry.suspicion < SUSPICION_LIMIT || entry.frames.len() < 2 {
+        if entry.delivery_failures < DELIVERY_FAILURE_LIMIT || entry.frames.len() < 2 {
             return;
         }
-        entry.suspicion = SUSPICION_LIMIT - 1;
+        entry.delivery_failures = DELIVERY_FAILURE_LIMIT - 1;
         let half = entry.frames.len() / 2;
         self.cut(index, half);
     }
@@ -490,12 +490,12 @@ impl State {
         let second = Entry {
             received_at: entry.received_at,
             charge: entry.charge.split(second.bytes()),
-            standing: Standing::Owed,
+            state: EntryState::Unacked,
             was_handed_out: entry.was_handed_out,
-            suspicion: entry.suspicion,
+            delivery_failures: entry.delivery_failures,
             frames: second,
         };
-        self.owed.insert(second.frames.first_frame);
+        self.unacked.insert(second.frames.first_frame);
         self.entries.insert(index + 1, second);
         true
     }

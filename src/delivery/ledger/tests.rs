@@ -32,12 +32,12 @@ impl Bench {
     }
 
     fn lease(&self) -> FrameBatch {
-        self.ledger.lease_next().expect("something is owed")
+        self.ledger.lease_next().expect("something is unacked")
     }
 }
 
-fn frame() -> Portion {
-    Portion::Frame(Bytes::from_static(b"0123456789"))
+fn frame() -> Segment {
+    Segment::Frame(Bytes::from_static(b"0123456789"))
 }
 
 fn at(seq: u64) -> Position {
@@ -60,7 +60,7 @@ fn a_closed_ledger_is_emptied_and_takes_nothing_more() {
     let mut bench = Bench::new();
     bench.enter(2);
     bench.ledger.close();
-    bench.lease().lease.settle(at(2));
+    bench.lease().lease.ack(at(2));
     bench.enter(2);
     assert!(bench.ledger.is_idle());
     assert_eq!(
@@ -75,11 +75,11 @@ fn the_watermark_waits_for_the_oldest_unsettled_batch() {
     bench.enter(2);
     bench.enter(2);
     let (first, second) = (bench.lease(), bench.lease());
-    second.lease.settle(at(4));
-    assert_eq!(bench.ledger.settled_through(), at(0));
+    second.lease.ack(at(4));
+    assert_eq!(bench.ledger.acked_through(), at(0));
     assert_eq!(bench.budget.in_flight_bytes(), 40);
-    first.lease.settle(at(2));
-    assert_eq!(bench.ledger.settled_through(), at(4));
+    first.lease.ack(at(2));
+    assert_eq!(bench.ledger.acked_through(), at(4));
     assert_eq!(bench.budget.in_flight_bytes(), 0);
     assert!(bench.ledger.is_idle());
 }
@@ -102,14 +102,14 @@ fn a_panicking_holder_leaves_its_batch_owed() {
     bench.enter(1);
     let mut batch = bench.lease();
     let died = std::thread::spawn(move || {
-        batch.lease.take_in_hand();
+        batch.lease.start();
         panic!("injected");
     })
     .join();
     assert!(died.is_err());
     let again = bench.lease();
     assert!(again.lease.is_suspect());
-    assert_eq!(bench.ledger.suspicions(), 1);
+    assert_eq!(bench.ledger.delivery_failures_total(), 1);
 }
 
 #[test]
@@ -118,8 +118,8 @@ fn waiting_in_a_mailbox_that_dies_makes_no_batch_suspect() {
     bench.enter(4);
     for _ in 0..10 {
         let mut batch = bench.lease();
-        batch.lease.take_in_hand();
-        batch.lease.lay_down();
+        batch.lease.start();
+        batch.lease.finish();
         drop(batch);
     }
     let again = bench.lease();
@@ -135,14 +135,14 @@ fn an_epoch_hands_out_all_that_is_unsettled_and_voids_the_old_leases() {
     bench.enter(1);
     let first = bench.lease();
     let second = bench.lease();
-    first.lease.settle(at(1));
+    first.lease.ack(at(1));
     bench.ledger.begin_epoch();
     assert!(second.lease.is_stale());
     let start = bench.ledger.epoch();
     assert_eq!((start.first_frame, start.position), (1, at(1)));
     // A late word from the old epoch changes nothing.
-    second.lease.settle(at(2));
-    assert_eq!(bench.ledger.settled_through(), at(1));
+    second.lease.ack(at(2));
+    assert_eq!(bench.ledger.acked_through(), at(1));
     assert_eq!(bench.lease().frames.numbers(), 1..2);
 }
 
@@ -165,7 +165,7 @@ fn a_pause_that_comes_after_the_restart_it_asks_for_is_ignored() {
     let batch = bench.lease();
     bench.ledger.begin_epoch();
     batch.lease.pause_ledger();
-    assert!(bench.ledger.has_owed());
+    assert!(bench.ledger.has_unacked());
 }
 
 #[test]
@@ -176,12 +176,12 @@ fn a_gap_that_was_not_settled_is_told_again_in_the_next_epoch() {
     let _lost = bench.lease();
     bench.ledger.begin_epoch();
     assert_eq!(bench.ledger.epoch().gap, Some(GapCause::StartedLive));
-    bench.lease().lease.settle(at(1));
+    bench.lease().lease.ack(at(1));
     bench.ledger.begin_epoch();
     assert_eq!(bench.ledger.epoch().gap, None);
 }
 
-/// Handles everything that is owed; a batch that holds frame `poison` dies in hand. Returns the
+/// Handles everything that is unacked; a batch that holds frame `poison` dies in hand. Returns the
 /// number of deaths, and the frames that were given up as poison.
 fn run_with_poison(bench: &Bench, poison: u64) -> (u32, Vec<u64>) {
     let (mut deaths, mut given_up) = (0, Vec::new());
@@ -190,11 +190,11 @@ fn run_with_poison(bench: &Bench, poison: u64) -> (u32, Vec<u64>) {
         if batch.is_poison {
             given_up.push(numbers.start);
         } else if numbers.contains(&poison) {
-            batch.lease.take_in_hand();
+            batch.lease.start();
             deaths += 1;
             continue;
         }
-        batch.lease.settle(at(numbers.end));
+        batch.lease.ack(at(numbers.end));
     }
     (deaths, given_up)
 }
@@ -207,7 +207,7 @@ fn poison_is_found_by_halves() {
         let (deaths, given_up) = run_with_poison(&bench, poison);
         assert_eq!(given_up, [poison]);
         assert!(deaths <= 3 + 8, "{deaths} deaths to find frame {poison}");
-        assert_eq!(bench.ledger.settled_through(), at(256));
+        assert_eq!(bench.ledger.acked_through(), at(256));
         assert_eq!(bench.budget.in_flight_bytes(), 0);
     }
 }
@@ -223,17 +223,17 @@ fn a_frame_that_its_handler_was_seen_to_die_at_is_set_apart_at_once() {
             if batch.is_poison {
                 given_up.push(numbers.start);
             } else if numbers.contains(&poison) {
-                batch.lease.take_in_hand();
-                batch.lease.witness().is_at(poison);
+                batch.lease.start();
+                batch.lease.marker().is_at(poison);
                 deaths += 1;
                 continue;
             } else {
                 assert!(!batch.lease.is_suspect(), "{numbers:?} is innocent");
             }
-            batch.lease.settle(at(numbers.end));
+            batch.lease.ack(at(numbers.end));
         }
-        assert_eq!((deaths, given_up), (SUSPICION_LIMIT, vec![poison]));
-        assert_eq!(bench.ledger.settled_through(), at(16));
+        assert_eq!((deaths, given_up), (DELIVERY_FAILURE_LIMIT, vec![poison]));
+        assert_eq!(bench.ledger.acked_through(), at(16));
         assert_eq!(bench.budget.in_flight_bytes(), 0);
     }
 }
@@ -248,12 +248,12 @@ fn frames_are_handed_out_singly_until_enough_of_them_are_settled() {
         let batch = bench.lease();
         assert!(batch.is_alone && !batch.is_redelivery);
         assert_eq!(batch.frames.numbers(), frame..frame + 1);
-        batch.lease.settle(at(frame + 1));
+        batch.lease.ack(at(frame + 1));
     }
     let rest = bench.lease();
     assert!(!rest.is_alone);
     assert_eq!(rest.frames.numbers(), 2..4);
-    assert_eq!(bench.ledger.settled_bytes(), two_frames);
+    assert_eq!(bench.ledger.acked_bytes(), two_frames);
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn whoever_handles_frames_is_woken_when_some_are_owed() {
     let mut bench = Bench::new();
     let woken = Arc::new(AtomicUsize::new(0));
     let count = woken.clone();
-    bench.ledger.on_owed(move || {
+    bench.ledger.on_unacked(move || {
         count.fetch_add(1, Ordering::Relaxed);
     });
     bench.enter(1);
@@ -277,7 +277,7 @@ enum Step {
     /// The holder dies; it may have been seen at a frame.
     Drop {
         index: usize,
-        in_hand: bool,
+        in_progress: bool,
         seen_at: Option<u64>,
     },
     BeginEpoch,
@@ -290,9 +290,9 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Step::Lease),
         (0..8_usize).prop_map(Step::Settle),
         (0..8_usize, any::<bool>(), prop::option::of(0..6_u64)).prop_map(
-            |(index, in_hand, seen_at)| Step::Drop {
+            |(index, in_progress, seen_at)| Step::Drop {
                 index,
-                in_hand,
+                in_progress,
                 seen_at
             }
         ),
@@ -302,7 +302,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Rules 1, 3 and 4: whatever happens to the leases, every frame is settled in the end, the
+    /// Rules 1, 3 and 4: whatever happens to the leases, every frame is acked in the end, the
     /// watermark never passes a frame that is not, and every byte is given back.
     #[test]
     fn every_frame_is_settled_in_the_end(steps in prop::collection::vec(step(), 0..120)) {
@@ -319,32 +319,32 @@ proptest! {
                     if !batch.lease.is_stale() {
                         done.extend(numbers.clone());
                     }
-                    batch.lease.settle(at(numbers.end));
+                    batch.lease.ack(at(numbers.end));
                 }
-                Step::Drop { index, in_hand, seen_at } if index < held.len() => {
+                Step::Drop { index, in_progress, seen_at } if index < held.len() => {
                     let mut batch = held.swap_remove(index);
-                    if in_hand {
-                        batch.lease.take_in_hand();
+                    if in_progress {
+                        batch.lease.start();
                     }
                     if let Some(offset) = seen_at {
                         let numbers = batch.frames.numbers();
-                        batch.lease.witness().is_at((numbers.start + offset).min(numbers.end - 1));
+                        batch.lease.marker().is_at((numbers.start + offset).min(numbers.end - 1));
                     }
                 }
                 Step::HandOutSingly(bytes) => bench.ledger.hand_out_singly(bytes),
                 Step::BeginEpoch => bench.ledger.begin_epoch(),
                 Step::Settle(_) | Step::Drop { .. } => {}
             }
-            let watermark = bench.ledger.settled_through().seq;
+            let watermark = bench.ledger.acked_through().seq;
             prop_assert!((0..watermark).all(|frame| done.contains(&frame)));
         }
         held.clear();
         while let Some(batch) = bench.ledger.lease_next() {
             let end = batch.frames.numbers().end;
-            batch.lease.settle(at(end));
+            batch.lease.ack(at(end));
         }
         prop_assert!(bench.ledger.is_idle());
-        prop_assert_eq!(bench.ledger.settled_through().seq, bench.seq);
+        prop_assert_eq!(bench.ledger.acked_through().seq, bench.seq);
         prop_assert_eq!(bench.budget.in_flight_bytes(), 0);
     }
 }

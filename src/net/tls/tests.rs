@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use url::Url;
 
 use super::*;
-use crate::net::http_client::{FetchError, Fetcher, Named};
+use crate::net::http_client::{FetchError, Fetcher, NamedBy};
 use crate::source::Resume;
 use crate::source::error::{ConnectError, RetryAdvice};
 use crate::source::firehose::dial::{Dialer, Socket};
@@ -56,7 +56,7 @@ async fn get(tls: ClientConfig, certificate: &'static [u8]) -> Result<Bytes, Fet
     let url = Url::parse(&url).unwrap();
     let deadline = Duration::from_secs(20);
     Fetcher::trusting(tls, false)
-        .get_whole(&url, Named::ByOperator, 100, deadline)
+        .get_whole(&url, NamedBy::Operator, 100, deadline)
         .await
 }
 

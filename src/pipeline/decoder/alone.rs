@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinError;
 
 use super::beside_the_runtime;
-use super::reader::{self, Reading};
-use crate::delivery::ledger::{FrameBatch, FrameSpan, SUSPICION_LIMIT};
+use super::reader::{self, DecodedSpan};
+use crate::delivery::ledger::{DELIVERY_FAILURE_LIMIT, FrameBatch, FrameSpan};
 use crate::pipeline::Context;
 use crate::store::FrameDigest;
 
@@ -20,19 +20,19 @@ const MARK_DEADLINE: Duration = Duration::from_secs(1);
 pub(super) async fn read(
     context: &Arc<Context>,
     batch: &mut FrameBatch,
-) -> Result<Reading, JoinError> {
-    let _nobody_else = context.reading_alone.lock().await;
+) -> Result<DecodedSpan, JoinError> {
+    let _nobody_else = context.single_frame_lock.lock().await;
     let digest = digest(&batch.frames);
-    if crashes_with(context, &digest) >= SUSPICION_LIMIT {
+    if crashes_with(context, &digest) >= DELIVERY_FAILURE_LIMIT {
         return Ok(reader::give_up(context, &batch.frames));
     }
     mark(context, Some(digest)).await;
-    batch.lease.take_in_hand();
-    let (frames, witness) = (batch.frames.clone(), batch.lease.witness());
+    batch.lease.start();
+    let (frames, marker) = (batch.frames.clone(), batch.lease.marker());
     let beside = context.clone();
-    let reading = beside_the_runtime(move || reader::read(&beside, &frames, &witness)).await;
+    let decoded = beside_the_runtime(move || reader::read(&beside, &frames, &marker)).await;
     mark(context, None).await;
-    reading
+    decoded
 }
 
 fn digest(frames: &FrameSpan) -> FrameDigest {
@@ -52,7 +52,7 @@ fn crashes_with(context: &Context, frame: &FrameDigest) -> u32 {
 }
 
 async fn mark(context: &Context, frame: Option<FrameDigest>) {
-    let mark = context.store.mark_in_hand(context.source.id(), frame);
+    let mark = context.store.mark_in_progress(context.source.id(), frame);
     // Without it this frame can't be accused, which is no reason to hold the stream up. That the
     // database is in trouble is told by those who need it.
     let _unmarked = tokio::time::timeout(MARK_DEADLINE, mark).await;

@@ -7,7 +7,7 @@ use crate::telemetry::metrics::SourceMetrics;
 /// Counted here, so that the shared counters are touched
 /// once a batch.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct FrameCounts {
     account: u64,
     pub(super) commit: u64,
     error: u64,
@@ -21,7 +21,7 @@ pub(super) struct Tally {
     pub(super) bytes: u64,
 }
 
-impl Tally {
+impl FrameCounts {
     pub(super) fn note(&mut self, decoded: &Decoded<'_>) {
         let count = match (decoded.kind, &decoded.content) {
             (Some(Kind::Account), _) => &mut self.account,
@@ -50,7 +50,7 @@ impl Tally {
             (&events.sync, self.sync),
             (&events.tombstone, self.tombstone),
             (&events.unknown, self.unknown),
-            (&metrics.frames_bytes, self.bytes),
+            (&metrics.received_bytes, self.bytes),
         ] {
             if count > 0 {
                 counter.increment(count);

@@ -15,8 +15,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinError, spawn_blocking};
 
+use self::reader::DecodedSpan;
 pub use self::reader::EFFECT_BYTES;
-use self::reader::Reading;
 use super::Context;
 use super::messages::DecodedBatch;
 use crate::delivery::ledger::FrameBatch;
@@ -29,14 +29,14 @@ pub struct DecoderActor;
 
 /// There may be something to decode.
 #[derive(Debug)]
-pub struct Ring;
+pub struct WorkAvailable;
 
 /// Calls a decoder to work. Ringing it again before it comes does nothing more, so the decoder's
 /// mailbox never holds more than one call.
 #[derive(Debug, Default)]
-pub struct Bell {
-    decoder: Address<Ring>,
-    rung: AtomicBool,
+pub struct Wakeup {
+    decoder: Address<WorkAvailable>,
+    is_pending: AtomicBool,
 }
 
 pub struct DecoderState {
@@ -46,7 +46,7 @@ pub struct DecoderState {
 }
 
 impl Actor for DecoderActor {
-    type Msg = Ring;
+    type Msg = WorkAvailable;
     type State = DecoderState;
     type Arguments = (Arc<Context>, Progress, usize);
 
@@ -62,41 +62,41 @@ impl Actor for DecoderActor {
             progress,
             index,
         };
-        state.bell().hang(myself);
+        state.wakeup().attach(myself);
         Ok(state)
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Self::Msg>,
-        Ring: Self::Msg,
+        WorkAvailable: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        state.bell().answer();
+        state.wakeup().take();
         if let Some(mut batch) = state.context.ledger.lease_next() {
             let _busy = state.progress.busy();
             let faults = &state.context.faults;
             faults.pass(Point::DecoderLeased, myself.get_cell()).await?;
-            let reading = state.read(&mut batch).await?;
-            state.pass_on(batch, reading);
+            let decoded = state.read(&mut batch).await?;
+            state.pass_on(batch, decoded);
             faults
                 .pass(Point::DecoderPassedOn, myself.get_cell())
                 .await?;
         }
         // One batch a message: between two of them the actor can be stopped.
-        if state.context.ledger.has_owed() {
-            state.bell().ring();
+        if state.context.ledger.has_unacked() {
+            state.wakeup().wake();
         }
         Ok(())
     }
 }
 
 impl DecoderState {
-    fn bell(&self) -> &Bell {
+    fn wakeup(&self) -> &Wakeup {
         &self.context.decoders[self.index]
     }
 
-    async fn read(&self, batch: &mut FrameBatch) -> Result<Reading, JoinError> {
+    async fn read(&self, batch: &mut FrameBatch) -> Result<DecodedSpan, JoinError> {
         let context = self.context.clone();
         if batch.is_redelivery {
             context.metrics.redelivered.increment(1);
@@ -110,21 +110,21 @@ impl DecoderState {
         if batch.is_alone {
             return alone::read(&context, batch).await;
         }
-        batch.lease.take_in_hand();
-        let (frames, witness) = (batch.frames.clone(), batch.lease.witness());
-        beside_the_runtime(move || reader::read(&context, &frames, &witness)).await
+        batch.lease.start();
+        let (frames, marker) = (batch.frames.clone(), batch.lease.marker());
+        beside_the_runtime(move || reader::read(&context, &frames, &marker)).await
     }
 
-    fn pass_on(&self, mut batch: FrameBatch, reading: Reading) {
-        batch.lease.lay_down();
+    fn pass_on(&self, mut batch: FrameBatch, decoded: DecodedSpan) {
+        batch.lease.finish();
         let decoded = DecodedBatch {
             lease: batch.lease,
             numbers: batch.frames.numbers(),
             events: batch.frames.events(),
             received_at: batch.received_at,
-            last: reading.last,
-            charge: self.context.budget.charge(reading.weight),
-            items: reading.items,
+            last: decoded.last,
+            charge: self.context.budget.charge(decoded.weight),
+            items: decoded.items,
         };
         if let Err(refused) = self.context.filter.cast(decoded) {
             refused.lease.pause_ledger();
@@ -143,22 +143,24 @@ async fn beside_the_runtime<T: Send + 'static>(
     }
 }
 
-impl Bell {
-    /// Has the bell call `decoder`, at once and from now on.
-    fn hang(&self, decoder: ActorRef<Ring>) {
+impl Wakeup {
+    /// Has the wakeup call `decoder`, at once and from now on.
+    fn attach(&self, decoder: ActorRef<WorkAvailable>) {
         self.decoder.set(decoder);
         // The call that its predecessor did not answer went down with it.
-        self.rung.store(false, Ordering::Release);
-        self.ring();
+        self.is_pending.store(false, Ordering::Release);
+        self.wake();
     }
 
-    pub fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) && self.decoder.cast(Ring).is_err() {
-            self.rung.store(false, Ordering::Release);
+    pub fn wake(&self) {
+        if !self.is_pending.swap(true, Ordering::AcqRel)
+            && self.decoder.cast(WorkAvailable).is_err()
+        {
+            self.is_pending.store(false, Ordering::Release);
         }
     }
 
-    fn answer(&self) {
-        self.rung.store(false, Ordering::Release);
+    fn take(&self) {
+        self.is_pending.store(false, Ordering::Release);
     }
 }

@@ -2,43 +2,43 @@
 
 use bytes::Bytes;
 
-use super::counts::Tally;
+use super::counts::FrameCounts;
 use crate::atproto::event::Event;
 use crate::atproto::skim::Kind;
 use crate::atproto::syntax::Did;
-use crate::delivery::ledger::{FrameSpan, SUSPICION_LIMIT, Witness};
-use crate::delivery::segment::Place;
-use crate::delivery::segment::{Passage, Portion};
+use crate::delivery::ledger::{DELIVERY_FAILURE_LIMIT, FrameSpan, ProgressMarker};
+use crate::delivery::segment::RawPosition;
+use crate::delivery::segment::{Segment, SkippedRun};
 use crate::model::Position;
 use crate::pipeline::Context;
-use crate::pipeline::messages::{Item, Work};
+use crate::pipeline::messages::{DecodedItem, Work};
 use crate::source::firehose::decode::{Content, DecodeError, Evidence, Fault, decode};
-use crate::source::firehose::prefilter::AT_JOINT;
+use crate::source::firehose::prefilter::NEAR_RECONNECT;
 use crate::source::process;
-use crate::store::plan::effect::{DeadLetter, Doubt, Stage};
+use crate::store::plan::effect::{DeadLetter, Recheck, Stage};
 
 /// What an effect takes beside the bytes of its record, in small allocations, until it is written
 /// (`cargo bench -- memory` shows it).
 pub const EFFECT_BYTES: usize = 8192;
 
 /// What the frames of a batch say.
-pub(super) struct Reading {
-    pub(super) items: Vec<Item>,
+pub(super) struct DecodedSpan {
+    pub(super) items: Vec<DecodedItem>,
     /// The bytes that the items hold beside the frames.
     pub(super) weight: usize,
     /// The position of the last frame that has one.
     pub(super) last: Option<Position>,
 }
 
-/// Reads `frames`; `witness` is told of each before it is touched.
-pub(super) fn read(context: &Context, frames: &FrameSpan, witness: &Witness) -> Reading {
-    let mut reader = Reader::new(context);
-    for (number, portion) in frames.numbers().zip(frames.portions()) {
-        match portion {
-            Portion::Joint => reader.join(),
-            Portion::Passed(passage) => reader.pass(passage),
-            Portion::Frame(frame) => {
-                witness.is_at(number);
+/// Reads `frames`; `marker` is told of each before it is touched.
+pub(super) fn read(context: &Context, frames: &FrameSpan, marker: &ProgressMarker) -> DecodedSpan {
+    let mut reader = BatchDecoder::new(context);
+    for (number, segment) in frames.numbers().zip(frames.segments()) {
+        match segment {
+            Segment::ReconnectMarker => reader.join(),
+            Segment::Skipped(run) => reader.pass(run),
+            Segment::Frame(frame) => {
+                marker.is_at(number);
                 context.faults.touch(frame);
                 reader.read(frame);
             }
@@ -48,66 +48,66 @@ pub(super) fn read(context: &Context, frames: &FrameSpan, witness: &Witness) -> 
 }
 
 /// Passes by `frames`, of which none is to be read.
-pub(super) fn pass(context: &Context, frames: &FrameSpan) -> Reading {
-    let mut reader = Reader::new(context);
-    for portion in frames.portions() {
-        match portion {
-            Portion::Joint => reader.join(),
-            Portion::Passed(passage) => reader.pass(passage),
-            Portion::Frame(_) => {}
+pub(super) fn pass(context: &Context, frames: &FrameSpan) -> DecodedSpan {
+    let mut reader = BatchDecoder::new(context);
+    for segment in frames.segments() {
+        match segment {
+            Segment::ReconnectMarker => reader.join(),
+            Segment::Skipped(run) => reader.pass(run),
+            Segment::Frame(_) => {}
         }
     }
     reader.finish()
 }
 
 /// Keeps `frames` as dead letters, unread.
-pub(super) fn give_up(context: &Context, frames: &FrameSpan) -> Reading {
-    let mut reader = Reader::new(context);
+pub(super) fn give_up(context: &Context, frames: &FrameSpan) -> DecodedSpan {
+    let mut reader = BatchDecoder::new(context);
     for frame in frames.frames() {
         reader.give_up(frame);
     }
     reader.finish()
 }
 
-struct Reader<'a> {
+struct BatchDecoder<'a> {
     context: &'a Context,
-    items: Vec<Item>,
+    items: Vec<DecodedItem>,
     weight: usize,
     /// Its time is read only once it is known to be the last one.
-    last: Option<Place<'a>>,
+    last: Option<RawPosition<'a>>,
     /// So many more places are told, wherever they are.
-    at_joint: u8,
-    tally: Tally,
+    near_reconnect: u8,
+    counts: FrameCounts,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> BatchDecoder<'a> {
     fn new(context: &'a Context) -> Self {
         Self {
             context,
             items: Vec::new(),
             weight: 0,
             last: None,
-            at_joint: 0,
-            tally: Tally::default(),
+            near_reconnect: 0,
+            counts: FrameCounts::default(),
         }
     }
 
-    fn finish(self) -> Reading {
-        self.tally.count(&self.context.source_metrics);
-        Reading {
+    fn finish(self) -> DecodedSpan {
+        self.counts.count(&self.context.source_metrics);
+        DecodedSpan {
             items: self.items,
             weight: self.weight,
-            last: self.last.map(Place::position),
+            last: self.last.map(RawPosition::position),
         }
     }
 
     fn read(&mut self, frame: &'a Bytes) {
-        self.tally.bytes += frame.len() as u64;
+        self.counts.bytes += frame.len() as u64;
         match decode(frame, &self.context.rules.interest) {
             Err(error) => self.set_aside(frame, &error),
             Ok(decoded) => {
-                self.tally.note(&decoded);
-                self.note_place(decoded.place());
+                self.counts.note(&decoded);
+                self.note_position(decoded.raw_position());
                 match decoded.content {
                     Content::Event(event) => self.keep(event, decoded.evidence.as_ref(), frame),
                     // The ConnectionActor has seen it too, and acts on it.
@@ -120,7 +120,7 @@ impl<'a> Reader<'a> {
     fn keep(&mut self, event: Event, evidence: Option<&Evidence>, frame: &Bytes) {
         match event {
             Event::Info(info) if info.name == "OutdatedCursor" => {
-                self.items.push(Item::OutdatedCursor);
+                self.items.push(DecodedItem::OutdatedCursor);
             }
             Event::Info(info) => {
                 tracing::info!(name = info.name, message = info.message, "the source says");
@@ -133,14 +133,15 @@ impl<'a> Reader<'a> {
                 }
                 // Records are copied out of the frame, and are there once more as JSON.
                 self.weight += 2 * frame.len() + effects.len() * EFFECT_BYTES;
-                self.items.push(Item::Work(Work { position, effects }));
+                self.items
+                    .push(DecodedItem::Work(Work { position, effects }));
             }
         }
     }
 
     /// A frame that can't be read is passed by, and kept as it came.
     fn set_aside(&mut self, frame: &Bytes, error: &DecodeError) {
-        self.tally.malformed += 1;
+        self.counts.malformed += 1;
         if let Fault::Proof(fault) = &error.fault {
             self.context
                 .metrics
@@ -172,14 +173,15 @@ impl<'a> Reader<'a> {
         let is_wanted = error.kind == Some(Kind::Commit)
             && !matches!(error.fault, Fault::Skim(_) | Fault::Seq(_));
         if let Some(Ok(did)) = error.did.as_deref().map(Did::parse) {
-            self.items.push(Item::Doubt(Doubt { did, is_wanted }));
+            self.items
+                .push(DecodedItem::Recheck(Recheck { did, is_wanted }));
         }
     }
 
     /// A frame that killed whoever read it is kept unread.
     fn give_up(&mut self, frame: &Bytes) {
-        self.tally.bytes += frame.len() as u64;
-        self.tally.malformed += 1;
+        self.counts.bytes += frame.len() as u64;
+        self.counts.malformed += 1;
         tracing::error!(
             bytes = frame.len(),
             "a frame has killed every actor that touched it; kept as a dead letter, unread"
@@ -192,41 +194,41 @@ impl<'a> Reader<'a> {
             uri: None,
             task: None,
             raw: frame.clone(),
-            attempts: SUSPICION_LIMIT,
+            attempts: DELIVERY_FAILURE_LIMIT,
         });
     }
 
     fn keep_dead_letter(&mut self, letter: DeadLetter) {
-        self.items.push(Item::DeadLetter(Box::new(letter)));
+        self.items.push(DecodedItem::DeadLetter(Box::new(letter)));
     }
 
     fn join(&mut self) {
-        self.items.push(Item::Joint);
-        self.at_joint = AT_JOINT;
+        self.items.push(DecodedItem::ReconnectMarker);
+        self.near_reconnect = NEAR_RECONNECT;
     }
 
-    fn pass(&mut self, passage: &'a Passage) {
-        self.tally.commit += passage.events;
-        self.tally.bytes += passage.bytes;
-        self.note_place(Some(passage.first()));
-        self.last = Some(passage.last());
+    fn pass(&mut self, run: &'a SkippedRun) {
+        self.counts.commit += run.events;
+        self.counts.bytes += run.bytes;
+        self.note_position(Some(run.first()));
+        self.last = Some(run.last());
     }
 
-    fn note_place(&mut self, place: Option<Place<'a>>) {
+    fn note_position(&mut self, place: Option<RawPosition<'a>>) {
         let Some(place) = place else {
             return;
         };
-        let is_told = self.at_joint > 0;
-        self.at_joint = self.at_joint.saturating_sub(1);
+        let is_told = self.near_reconnect > 0;
+        self.near_reconnect = self.near_reconnect.saturating_sub(1);
         match self.last {
             Some(last) if last.seq < place.seq && is_told => {
-                self.items.push(Item::At(place.position()));
+                self.items.push(DecodedItem::At(place.position()));
             }
             Some(last) if last.seq < place.seq => {}
             last => {
-                let reached = last.map(|last| Item::Reached(last.position()));
+                let reached = last.map(|last| DecodedItem::Reached(last.position()));
                 self.items.extend(reached);
-                self.items.push(Item::At(place.position()));
+                self.items.push(DecodedItem::At(place.position()));
             }
         }
         self.last = Some(place);

@@ -17,14 +17,14 @@ pub use error::{HostError, RepoError};
 pub use http::{Deadlines, HttpHosts};
 
 use crate::atproto::syntax::{Did, Nsid, Tid};
-use crate::net::http_client::Named;
+use crate::net::http_client::NamedBy;
 
 /// A server, and who named it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
     /// Over HTTP. Its path does not matter.
     pub url: Url,
-    pub named: Named,
+    pub named: NamedBy,
 }
 
 /// Asks hosts. Each answer comes within a deadline; what is asked may be dropped at any time.

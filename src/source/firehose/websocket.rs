@@ -17,7 +17,7 @@ use super::dial::{Dialer, Socket};
 use crate::model::SourceId;
 use crate::net::tls;
 use crate::source::error::{ConnectError, ReadError};
-use crate::source::frame_sink::Intake;
+use crate::source::frame_sink::FrameSink;
 use crate::source::{Frames, Resume, Source};
 
 /// A server's event stream over WebSocket.
@@ -169,7 +169,7 @@ impl WebSocketFrames {
         }
     }
 
-    async fn fill(&mut self, linger: Duration, into: &mut dyn Intake) -> Result<(), ReadError> {
+    async fn fill(&mut self, linger: Duration, into: &mut dyn FrameSink) -> Result<(), ReadError> {
         if into.is_empty() {
             into.take(poll_fn(|cx| self.poll_next(cx)).await?);
         }
@@ -192,7 +192,7 @@ impl Frames for WebSocketFrames {
     fn read_batch<'a>(
         &'a mut self,
         linger: Duration,
-        into: &'a mut dyn Intake,
+        into: &'a mut dyn FrameSink,
     ) -> BoxFuture<'a, Result<(), ReadError>> {
         Box::pin(self.fill(linger, into))
     }

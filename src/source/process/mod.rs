@@ -11,8 +11,8 @@ use crate::atproto::verify::Level;
 use crate::model::Position;
 use crate::pipeline::Context;
 use crate::source::firehose::decode::Evidence;
-use crate::source::process::verification::{Judgement, Refusal};
-use crate::store::plan::effect::{Claim, CommitStep, DeadLetter, Doubt, Effect, Stage};
+use crate::source::process::verification::{Outcome, Refusal};
+use crate::store::plan::effect::{ChainUpdate, DeadLetter, Effect, Predecessor, Recheck, Stage};
 use crate::telemetry::metrics::Metrics;
 
 /// What `event`, which came as `frame`, asks of the tables.
@@ -27,62 +27,69 @@ pub(crate) fn effects_of(
         .as_ref()
         .map(|repositories| &repositories.verification);
     let Some(verification) = verification else {
-        return believed(context, event, None);
+        return effects_of_verified(context, event, None);
     };
     match (&event, evidence) {
         (_, Some(evidence)) => {
-            let judgement = verification.judge(evidence, Timestamp::now());
-            effects_of_judged(context, event, evidence, judgement, frame)
+            let outcome = verification.decide(evidence, Timestamp::now());
+            effects_of_outcome(context, event, evidence, outcome, frame)
         }
         (Event::Identity(identity), None) => {
             verification.identities.forget(&identity.did);
-            believed(context, event, None)
+            effects_of_verified(context, event, None)
         }
-        (Event::Account(_), None) => on_hearsay(believed(context, event, None)),
-        _ => believed(context, event, None),
+        (Event::Account(_), None) => until_confirmed(effects_of_verified(context, event, None)),
+        _ => effects_of_verified(context, event, None),
     }
 }
 
-/// The same for a commit or a `#sync` on which judgement was passed.
-pub(crate) fn effects_of_judged(
+/// The same for a commit or a `#sync` on which outcome was passed.
+pub(crate) fn effects_of_outcome(
     context: &Context,
     event: Event,
     evidence: &Evidence,
-    judgement: Judgement,
+    outcome: Outcome,
     frame: &Bytes,
 ) -> Vec<Effect> {
     let metrics = &context.metrics;
     let did = &evidence.commit().did;
-    match judgement {
-        Judgement::Refused(refusal) => {
+    match outcome {
+        Outcome::Refused(refusal) => {
             metrics.verify_errors(refusal.name()).increment(1);
-            let doubt = Effect::Doubt(Doubt {
+            let doubt = Effect::Recheck(Recheck {
                 did: did.clone(),
                 is_wanted: matches!(&event, Event::Commit(commit) if !commit.ops.is_empty()),
             });
             vec![refused(evidence, event.position(), &refusal, frame), doubt]
         }
-        Judgement::Unproven => {
-            metrics.unproven.increment(1);
-            let step = step(context, evidence, event.position(), Claim::Unproven, frame);
+        Outcome::KeyUnavailable => {
+            metrics.key_unavailable.increment(1);
+            let step = step(
+                context,
+                evidence,
+                event.position(),
+                Predecessor::KeyUnavailable,
+                frame,
+            );
             step.into_iter().collect()
         }
-        Judgement::Believed {
+        Outcome::Verified {
             verified,
-            claim,
-            lenience,
+            predecessor,
+            tolerated,
         } => {
             metrics.verified(verified).increment(1);
-            if let Some(error) = lenience {
+            if let Some(error) = tolerated {
                 metrics.verify_errors(error.name()).increment(1);
                 if let Some(repositories) = &context.repositories {
                     repositories.verification.report(did, &error);
                 }
             }
-            let step =
-                claim.and_then(|claim| step(context, evidence, event.position(), claim, frame));
+            let step = predecessor.and_then(|predecessor| {
+                step(context, evidence, event.position(), predecessor, frame)
+            });
             let mut effects: Vec<Effect> = step.into_iter().collect();
-            effects.extend(believed(context, event, Some(verified)));
+            effects.extend(effects_of_verified(context, event, Some(verified)));
             effects
         }
     }
@@ -92,18 +99,18 @@ fn step(
     context: &Context,
     evidence: &Evidence,
     position: Option<Position>,
-    claim: Claim,
+    predecessor: Predecessor,
     frame: &Bytes,
 ) -> Option<Effect> {
     let Position { seq, time } = position?;
     let commit = evidence.commit();
-    Some(Effect::Commit(Box::new(CommitStep {
+    Some(Effect::Commit(Box::new(ChainUpdate {
         did: commit.did.clone(),
         rev: commit.rev.clone(),
         data: commit.data,
         seq,
         time: time?,
-        claim,
+        predecessor,
         wants_history: context
             .repositories
             .as_ref()
@@ -132,17 +139,21 @@ fn refused(
 
 /// Only an account's own host knows that it is gone, and nobody has signed what was said. It hides the
 /// account until the host was asked, also where the source may have been the host: that may be over.
-fn on_hearsay(mut effects: Vec<Effect>) -> Vec<Effect> {
+fn until_confirmed(mut effects: Vec<Effect>) -> Vec<Effect> {
     for effect in &mut effects {
         if let Effect::Account(change) = effect {
-            change.is_hearsay = true;
+            change.is_unconfirmed = true;
         }
     }
     effects
 }
 
 /// What `event` asks of the tables, counted by collection.
-pub(crate) fn believed(context: &Context, event: Event, verified: Option<Level>) -> Vec<Effect> {
+pub(crate) fn effects_of_verified(
+    context: &Context,
+    event: Event,
+    verified: Option<Level>,
+) -> Vec<Effect> {
     let metrics = &context.metrics;
     if let Event::Commit(commit) = &event {
         count_operations(commit, metrics);

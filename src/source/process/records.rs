@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::huddle::{self, Projection};
-use crate::lexicon::{Policies, Policy, Schemas, Verdict};
+use crate::lexicon::{Policies, Policy, Schemas, Validation};
 use crate::source::interest::Interest;
 
 use crate::atproto::event::{Account, Change, Commit, Event, Identity, MisnamedOp, RecordOp};
@@ -135,9 +135,9 @@ impl Rules {
             None => return Err("$type: is missing".to_owned()),
         }
         match self.schemas.validate(collection, record) {
-            Verdict::Invalid(error) => Err(error.to_string()),
-            Verdict::NoSchema => Ok((Validity::Unvalidated, None)),
-            Verdict::Valid => huddle::project(collection, record)
+            Validation::Invalid(error) => Err(error.to_string()),
+            Validation::NoSchema => Ok((Validity::Unvalidated, None)),
+            Validation::Valid => huddle::project(collection, record)
                 .map(|projection| (Validity::Valid, projection))
                 .map_err(|error| error.to_string()),
         }
@@ -206,7 +206,7 @@ fn status_change(account: Account) -> Effect {
         did: account.did,
         active: account.active,
         status: account.status,
-        is_hearsay: false,
+        is_unconfirmed: false,
         seq: account.seq,
         time: account.time,
     })

@@ -1,7 +1,7 @@
 //! Whether what an event says of a repository is to be believed.
 //!
 //! Nothing is asked for here and nobody waits: either the account's key is at hand, or the event is
-//! *unproven* and has to wait for whoever asks ([`Judgement::Unproven`]).
+//! *unproven* and has to wait for whoever asks ([`Outcome::KeyUnavailable`]).
 
 use std::time::Duration;
 
@@ -15,32 +15,32 @@ use crate::atproto::verify::{
 use crate::config::Verify;
 use crate::identity::{Identities, Identity, ResolveError};
 use crate::source::firehose::decode::Evidence;
-use crate::store::plan::effect::Claim;
+use crate::store::plan::effect::Predecessor;
 use crate::telemetry::rate_limit::SharedRateLimit;
 
 /// A line about what was let pass in so much time at most.
-const LENIENCE_LOG_INTERVAL: Duration = Duration::from_secs(10);
+const TOLERATED_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How much is verified, and by whose keys.
 pub struct Verification {
     pub level: Verify,
     pub identities: Identities,
-    lenience_log: SharedRateLimit,
+    tolerated_log: SharedRateLimit,
 }
 
 /// What becomes of an event.
 #[derive(Debug)]
-pub enum Judgement {
-    Believed {
+pub enum Outcome {
+    Verified {
         verified: Level,
         /// How it is to follow from what is known; `None` where nobody asks.
-        claim: Option<Claim>,
+        predecessor: Option<Predecessor>,
         /// What was wrong with it, and is let pass.
-        lenience: Option<VerifyError>,
+        tolerated: Option<VerifyError>,
     },
     Refused(Refusal),
     /// The key is not known for now, or may have changed.
-    Unproven,
+    KeyUnavailable,
 }
 
 /// Why an event is not believed, now or later.
@@ -85,61 +85,61 @@ impl Verification {
         Self {
             level,
             identities,
-            lenience_log: SharedRateLimit::new(LENIENCE_LOG_INTERVAL),
+            tolerated_log: SharedRateLimit::new(TOLERATED_LOG_INTERVAL),
         }
     }
 
     /// Tells the operator what was let pass.
-    pub fn report(&self, did: &Did, lenience: &VerifyError) {
-        if let Some(untold) = self.lenience_log.admit() {
-            tracing::warn!(%did, error = %lenience, untold, "let a commit pass that is not as it should be");
+    pub fn report(&self, did: &Did, tolerated: &VerifyError) {
+        if let Some(suppressed) = self.tolerated_log.admit() {
+            tracing::warn!(%did, error = %tolerated, suppressed, "let a commit pass that is not as it should be");
         }
     }
 
     /// Judges by what is known without asking anybody. A signature that is not of the key which is
     /// known says little: the account may have another key by now, or had another one before.
-    pub fn judge(&self, evidence: &Evidence, now: Timestamp) -> Judgement {
+    pub fn decide(&self, evidence: &Evidence, now: Timestamp) -> Outcome {
         let known = self.identities.known(&evidence.commit().did);
         let was_refreshed = known.is_some_and(|known| known.was_refreshed);
-        match self.judge_in_the_end(evidence, now) {
-            Judgement::Refused(refusal)
+        match self.decide_finally(evidence, now) {
+            Outcome::Refused(refusal)
                 if refusal.is_by_another_key()
                     || (refusal.accuses_document() && !was_refreshed) =>
             {
-                Judgement::Unproven
+                Outcome::KeyUnavailable
             }
-            judged => judged,
+            decided => decided,
         }
     }
 
     /// The same where everybody was asked who could know better.
-    pub fn judge_in_the_end(&self, evidence: &Evidence, now: Timestamp) -> Judgement {
+    pub fn decide_finally(&self, evidence: &Evidence, now: Timestamp) -> Outcome {
         let Some(known) = self.identities.known(&evidence.commit().did) else {
-            return Judgement::Unproven;
+            return Outcome::KeyUnavailable;
         };
         match known.answer {
-            Ok(identity) => self.judge_by(&identity, evidence, now),
-            Err(error) => Judgement::Refused(error.into()),
+            Ok(identity) => self.decide_with(&identity, evidence, now),
+            Err(error) => Outcome::Refused(error.into()),
         }
     }
 
-    fn judge_by(&self, identity: &Identity, evidence: &Evidence, now: Timestamp) -> Judgement {
+    fn decide_with(&self, identity: &Identity, evidence: &Evidence, now: Timestamp) -> Outcome {
         if identity.pds.is_none() {
-            return Judgement::Refused(Refusal::NoHost);
+            return Outcome::Refused(Refusal::NoHost);
         }
-        let judged = match evidence {
-            Evidence::Commit(commit) => self.judge_commit(identity, commit, now),
-            Evidence::Sync(sync) => self.judge_sync(identity, sync, now),
+        let decided = match evidence {
+            Evidence::Commit(commit) => self.decide_commit(identity, commit, now),
+            Evidence::Sync(sync) => self.decide_sync(identity, sync, now),
         };
-        judged.unwrap_or_else(Judgement::Refused)
+        decided.unwrap_or_else(Outcome::Refused)
     }
 
-    fn judge_commit(
+    fn decide_commit(
         &self,
         identity: &Identity,
         evidence: &CommitEvidence,
         now: Timestamp,
-    ) -> Result<Judgement, Refusal> {
+    ) -> Result<Outcome, Refusal> {
         let key = identity.verifying_key()?;
         let level = match self.level.follows_chains() {
             true => Level::Chain,
@@ -147,36 +147,36 @@ impl Verification {
         };
         let is_lenient = self.level == Verify::Lenient;
         // What is let pass proves nothing of the tree before.
-        let (verified, lenience) = match verify_commit(evidence, &key, level, now) {
+        let (verified, tolerated) = match verify_commit(evidence, &key, level, now) {
             Ok(()) => (level, None),
             Err(error) if is_lenient && error.level() == Level::Chain => {
                 (Level::Commit, Some(error))
             }
             Err(error) => return Err(error.into()),
         };
-        let claim = self.level.follows_chains().then(|| Claim::From {
+        let predecessor = self.level.follows_chains().then(|| Predecessor::After {
             since: evidence.since.clone(),
-            prev_data: evidence.prev_data.filter(|_| lenience.is_none()),
-            is_lenient: lenience.is_some(),
+            prev_data: evidence.prev_data.filter(|_| tolerated.is_none()),
+            is_lenient: tolerated.is_some(),
         });
-        Ok(Judgement::Believed {
+        Ok(Outcome::Verified {
             verified,
-            claim,
-            lenience,
+            predecessor,
+            tolerated,
         })
     }
 
-    fn judge_sync(
+    fn decide_sync(
         &self,
         identity: &Identity,
         evidence: &SyncEvidence,
         now: Timestamp,
-    ) -> Result<Judgement, Refusal> {
+    ) -> Result<Outcome, Refusal> {
         verify_sync(evidence, &identity.verifying_key()?, now)?;
-        Ok(Judgement::Believed {
+        Ok(Outcome::Verified {
             verified: Level::Commit,
-            claim: Some(Claim::Anywhere),
-            lenience: None,
+            predecessor: Some(Predecessor::Unstated),
+            tolerated: None,
         })
     }
 }

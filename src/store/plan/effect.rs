@@ -16,11 +16,11 @@ use crate::model::SourceId;
 pub enum Effect {
     Account(AccountChange),
     /// What follows it, up to the next effect that is about no record, is what this commit did.
-    Commit(Box<CommitStep>),
+    Commit(Box<ChainUpdate>),
     DeadLetter(Box<DeadLetter>),
     /// Something of this repository could not be believed, so its host is to be asked whether it is
     /// still where the tables have it.
-    Doubt(Doubt),
+    Recheck(Recheck),
     Delete(RecordDelete),
     Gap(Gap),
     Identity(IdentityChange),
@@ -36,7 +36,7 @@ impl Effect {
             Self::DeadLetter(letter) => letter.uri.clone(),
             Self::Account(_)
             | Self::Commit(_)
-            | Self::Doubt(_)
+            | Self::Recheck(_)
             | Self::Gap(_)
             | Self::Identity(_) => None,
         }
@@ -76,7 +76,7 @@ impl Effect {
                 Some(upsert.version.did.to_string()),
             ),
             Self::DeadLetter(letter) => (letter.seq, letter.did.clone()),
-            Self::Doubt(doubt) => (None, Some(doubt.did.to_string())),
+            Self::Recheck(doubt) => (None, Some(doubt.did.to_string())),
             Self::Gap(gap) => (gap.to_seq, None),
         };
         let raw = match self {
@@ -106,9 +106,9 @@ pub struct Rejection {
     pub reason: String,
 }
 
-/// See [`Effect::Doubt`].
+/// See [`Effect::Recheck`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Doubt {
+pub struct Recheck {
     pub did: Did,
     /// What could not be believed would have been kept, so the repository is fetched also where it is
     /// not tracked.
@@ -135,14 +135,14 @@ pub struct RecordVersion {
 /// A repository says that it has gone from one state to the next. Whether what it did is to be
 /// believed depends on the state in which the tables have it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CommitStep {
+pub struct ChainUpdate {
     pub did: Did,
     /// The rev and the MST root that it has come to.
     pub rev: Tid,
     pub data: Cid,
     pub seq: u64,
     pub time: Timestamp,
-    pub claim: Claim,
+    pub predecessor: Predecessor,
     /// Where it is the first that is seen of its repository, what was before it is wanted too.
     pub wants_history: bool,
     /// The frame that says so, to be read again where it has to wait.
@@ -151,9 +151,9 @@ pub struct CommitStep {
 
 /// Where a step begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum Predecessor {
     /// A commit, proven by itself.
-    From {
+    After {
         since: Option<Tid>,
         /// The tree before it, proven. `None` for the first commit of a repository, and where that is
         /// let pass unproven.
@@ -162,9 +162,9 @@ pub enum Claim {
         is_lenient: bool,
     },
     /// A `#sync`, which doesn't say.
-    Anywhere,
+    Unstated,
     /// Not proven: who signs for the account is not known for now, or may have changed.
-    Unproven,
+    KeyUnavailable,
 }
 
 impl RecordVersion {
@@ -224,7 +224,7 @@ pub struct AccountChange {
     pub status: Option<String>,
     /// The account's host is asked: whether the account is really gone before anything is removed, and
     /// for all that it has where it returns.
-    pub is_hearsay: bool,
+    pub is_unconfirmed: bool,
     pub seq: u64,
     pub time: Timestamp,
 }

@@ -11,7 +11,7 @@ use super::multi_row::MultiRow;
 use crate::atproto::syntax::Did;
 use crate::store::datetime::sortable;
 use crate::store::fold::{Handle, Sorted};
-use crate::store::plan::effect::{AccountChange, CommitStep};
+use crate::store::plan::effect::{AccountChange, ChainUpdate};
 
 static STATUSES: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
@@ -22,11 +22,11 @@ static STATUSES: LazyLock<MultiRow> = LazyLock::new(|| {
             "status",
             "as_of",
             "as_of_seq",
-            "is_hearsay",
+            "is_unconfirmed",
         ],
         "ON CONFLICT (did) DO UPDATE SET active = excluded.active, status = excluded.status, \
          as_of = excluded.as_of, as_of_seq = excluded.as_of_seq, \
-         is_hearsay = excluded.is_hearsay, retry_at = NULL, attempts = 0 \
+         is_unconfirmed = excluded.is_unconfirmed, retry_at = NULL, attempts = 0 \
          WHERE accounts.as_of IS NULL \
          OR (excluded.as_of, excluded.as_of_seq) > (accounts.as_of, accounts.as_of_seq)",
     )
@@ -57,17 +57,17 @@ static REMOVALS: LazyLock<MultiRow> = LazyLock::new(|| {
 const REMOVE: [&str; 8] = [
     "DELETE FROM records WHERE did IN (SELECT value FROM json_each(?)) \
      AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = records.did)",
-    "DELETE FROM waiting_commits WHERE did IN (SELECT value FROM json_each(?))",
-    "DELETE FROM repos WHERE did IN (SELECT value FROM json_each(?)) AND state = 'unchained' \
+    "DELETE FROM parked_commits WHERE did IN (SELECT value FROM json_each(?))",
+    "DELETE FROM repos WHERE did IN (SELECT value FROM json_each(?)) AND state = 'unverified_chain' \
      AND (time IS NULL OR time <= (SELECT removed_at FROM accounts WHERE accounts.did = repos.did))",
     // Should the account come back, so does its repository, and not before.
     "UPDATE repos SET rev = NULL, data = NULL, state = 'desynchronized', cause = 'returned', \
-     has_waiting = 0, retry_at = '9999-12-31T23:59:59.999Z', attempts = 0 \
-     WHERE did IN (SELECT value FROM json_each(?)) AND state <> 'unchained' \
+     has_parked = 0, retry_at = '9999-12-31T23:59:59.999Z', attempts = 0 \
+     WHERE did IN (SELECT value FROM json_each(?)) AND state <> 'unverified_chain' \
      AND (time IS NULL OR time <= (SELECT removed_at FROM accounts WHERE accounts.did = repos.did))",
     // What waited of one that is newer has gone all the same.
-    "UPDATE repos SET state = 'desynchronized', cause = 'returned', has_waiting = 0 \
-     WHERE did IN (SELECT value FROM json_each(?)) AND has_waiting = 1",
+    "UPDATE repos SET state = 'desynchronized', cause = 'returned', has_parked = 0 \
+     WHERE did IN (SELECT value FROM json_each(?)) AND has_parked = 1",
     "DELETE FROM offers_index WHERE did IN (SELECT value FROM json_each(?)) \
      AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = offers_index.uri)",
     "DELETE FROM booking_requests WHERE did IN (SELECT value FROM json_each(?)) \
@@ -90,24 +90,24 @@ pub(super) async fn write_statuses(
                 .bind(change.status.as_deref())
                 .bind(sortable(change.time))
                 .bind(integer(change.seq))
-                .bind(change.is_hearsay && !change.active);
+                .bind(change.is_unconfirmed && !change.active);
         }
         query.execute(&mut *connection).await?;
     }
-    let hearsay: Vec<&str> = statuses
+    let unconfirmed: Vec<&str> = statuses
         .iter()
-        .filter(|change| change.is_hearsay)
+        .filter(|change| change.is_unconfirmed)
         .map(|change| change.did.as_str())
         .collect();
-    if hearsay.is_empty() {
+    if unconfirmed.is_empty() {
         return Ok(());
     }
     // Of whom nothing is kept nobody asks.
     sqlx::query(
-        "UPDATE accounts SET is_hearsay = 0 WHERE did IN (SELECT value FROM json_each(?)) \
+        "UPDATE accounts SET is_unconfirmed = 0 WHERE did IN (SELECT value FROM json_each(?)) \
          AND did NOT IN (SELECT did FROM repos)",
     )
-    .bind(json_array(hearsay.into_iter()))
+    .bind(json_array(unconfirmed.into_iter()))
     .execute(&mut *connection)
     .await?;
     Ok(())
@@ -121,7 +121,7 @@ pub(super) async fn note_returns(
 ) -> Result<bool, sqlx::Error> {
     let statuses = sorted.statuses.values();
     let active: Vec<&Did> = statuses
-        .filter(|change| change.active && change.is_hearsay)
+        .filter(|change| change.active && change.is_unconfirmed)
         .map(|change| &change.did)
         .collect();
     if active.is_empty() {
@@ -143,15 +143,15 @@ pub(super) async fn note_returns(
 
 /// Has the hosts asked again of accounts that are said to be gone and have committed since, but not all
 /// the time.
-pub(super) async fn doubt_absence<'a>(
+pub(super) async fn recheck_absence<'a>(
     connection: &mut SqliteConnection,
-    commits: impl Iterator<Item = &'a CommitStep>,
+    commits: impl Iterator<Item = &'a ChainUpdate>,
     ask_at: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let commits = commits.map(|step| [step.did.to_string(), sortable(step.time)]);
     sqlx::query(
-        "UPDATE accounts SET is_hearsay = 1, retry_at = ?2 FROM json_each(?1) AS step \
-         WHERE did = json_extract(step.value, '$[0]') AND active = 0 AND is_hearsay = 0 \
+        "UPDATE accounts SET is_unconfirmed = 1, retry_at = ?2 FROM json_each(?1) AS step \
+         WHERE did = json_extract(step.value, '$[0]') AND active = 0 AND is_unconfirmed = 0 \
          AND as_of < json_extract(step.value, '$[1]')",
     )
     .bind(serde_json::json!(commits.collect::<Vec<_>>()).to_string())
@@ -225,7 +225,7 @@ pub(super) async fn absences(
         return Ok(absences);
     }
     let rows: Vec<(String, Option<String>, bool)> = sqlx::query_as(
-        "SELECT did, removed_at, active = 0 AND is_hearsay = 0 FROM accounts \
+        "SELECT did, removed_at, active = 0 AND is_unconfirmed = 0 FROM accounts \
          WHERE did IN (SELECT value FROM json_each(?)) AND (removed_at IS NOT NULL OR active = 0)",
     )
     .bind(json_array(dids.iter().map(|did| did.as_str())))

@@ -121,15 +121,15 @@ pub(super) async fn write_effects(
     )
     .await?;
     if origin != Origin::Snapshot {
-        let unchained = sorted.unchained(&removed_at);
-        repos::write_unchained(transaction, source, unchained, &now).await?;
+        let unverified_chain = sorted.unverified_chain(&removed_at);
+        repos::write_unverified_chain(transaction, source, unverified_chain, &now).await?;
     }
     transaction.pass(Point::StoreWriting).await?;
 
     if is_any_gone {
         let commits = judged.believed_or_waiting(&sorted.steps);
         let ask_at = Timestamp::now().checked_add(ABSENCE_QUESTION_SPACING);
-        accounts::doubt_absence(transaction, commits, ask_at.unwrap_or(Timestamp::MAX)).await?;
+        accounts::recheck_absence(transaction, commits, ask_at.unwrap_or(Timestamp::MAX)).await?;
     }
 
     let mut written = Written {

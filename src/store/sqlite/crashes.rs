@@ -48,7 +48,7 @@ pub(super) async fn begin_run(
     })
 }
 
-pub(super) async fn mark_in_hand(
+pub(super) async fn mark_in_progress(
     writer: &Writer,
     source: &SourceId,
     frame: Option<FrameDigest>,

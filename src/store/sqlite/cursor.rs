@@ -7,7 +7,7 @@ use crate::store::{StoreError, StoredCursor};
 
 /// Gives `source` a row where it has none: the row 'main' where that is still nobody's, else a new
 /// one. Returns whether it had none.
-pub(super) async fn claim(
+pub(super) async fn predecessor(
     connection: &mut SqliteConnection,
     source: &SourceId,
 ) -> Result<bool, sqlx::Error> {
@@ -64,7 +64,7 @@ pub(super) async fn advance(
     sequence_restarted: bool,
 ) -> Result<(), sqlx::Error> {
     let moved = set(connection, source, position, sequence_restarted).await?;
-    if !moved && claim(connection, source).await? {
+    if !moved && predecessor(connection, source).await? {
         set(connection, source, position, sequence_restarted).await?;
     }
     Ok(())

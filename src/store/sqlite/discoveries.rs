@@ -4,7 +4,7 @@ use super::writer::Writer;
 use super::{SqliteStore, integer, now};
 use crate::atproto::syntax::Nsid;
 use crate::store::StoreError;
-use crate::store::repos::{BackfillCounts, EnumeratedPage, Enumeration, RepoCounts};
+use crate::store::repos::{BackfillCounts, Discovery, DiscoveryPage, RepoCounts};
 
 pub(super) async fn begin(
     writer: &Writer,
@@ -15,7 +15,7 @@ pub(super) async fn begin(
     let now = now();
     for collection in collections {
         sqlx::query(
-            "INSERT INTO enumerations (collection, started_at) VALUES (?1, ?2) \
+            "INSERT INTO discoveries (collection, started_at) VALUES (?1, ?2) \
              ON CONFLICT (collection) DO UPDATE SET cursor = NULL, repos = 0, started_at = ?2, \
              ended_at = NULL, attempts = 0, error = NULL WHERE ?3 AND ended_at IS NOT NULL",
         )
@@ -28,17 +28,17 @@ pub(super) async fn begin(
     transaction.commit().await
 }
 
-pub(super) async fn all(store: &SqliteStore) -> Result<Vec<Enumeration>, StoreError> {
+pub(super) async fn all(store: &SqliteStore) -> Result<Vec<Discovery>, StoreError> {
     let rows: Vec<(String, Option<String>, i64, bool)> = sqlx::query_as(
-        "SELECT collection, cursor, repos, ended_at IS NOT NULL FROM enumerations \
+        "SELECT collection, cursor, repos, ended_at IS NOT NULL FROM discoveries \
          ORDER BY collection",
     )
     .fetch_all(store.reader())
     .await?;
-    let enumerations = rows
+    let discoveries = rows
         .into_iter()
         .map(|(collection, cursor, repos, is_over)| {
-            Ok(Enumeration {
+            Ok(Discovery {
                 collection: Nsid::parse(&collection)
                     .map_err(|error| StoreError::Corrupt(error.to_string()))?,
                 cursor,
@@ -46,13 +46,10 @@ pub(super) async fn all(store: &SqliteStore) -> Result<Vec<Enumeration>, StoreEr
                 is_over,
             })
         });
-    enumerations.collect()
+    discoveries.collect()
 }
 
-pub(super) async fn note_page(
-    writer: &Writer,
-    page: &EnumeratedPage<'_>,
-) -> Result<(), StoreError> {
+pub(super) async fn note_page(writer: &Writer, page: &DiscoveryPage<'_>) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
     let now = now();
     for did in page.dids {
@@ -60,7 +57,7 @@ pub(super) async fn note_page(
             "INSERT INTO repos (did, state, cause, updated_at) \
              VALUES (?, 'desynchronized', 'backfill', ?) ON CONFLICT (did) DO UPDATE SET \
              state = excluded.state, cause = excluded.cause, updated_at = excluded.updated_at \
-             WHERE is_whole = 0 AND repos.state IN ('synchronized', 'unchained')",
+             WHERE is_whole = 0 AND repos.state IN ('synchronized', 'unverified_chain')",
         )
         .bind(did.as_str())
         .bind(&now)
@@ -68,7 +65,7 @@ pub(super) async fn note_page(
         .await?;
     }
     sqlx::query(
-        "UPDATE enumerations SET cursor = ?2, repos = repos + ?3, attempts = 0, error = NULL, \
+        "UPDATE discoveries SET cursor = ?2, repos = repos + ?3, attempts = 0, error = NULL, \
          ended_at = iif(?2 IS NULL, ?4, NULL) WHERE collection = ?1",
     )
     .bind(page.collection.as_str())
@@ -86,13 +83,11 @@ pub(super) async fn note_failed_page(
     error: &str,
 ) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
-    sqlx::query(
-        "UPDATE enumerations SET attempts = attempts + 1, error = ?2 WHERE collection = ?1",
-    )
-    .bind(collection.as_str())
-    .bind(error)
-    .execute(&mut *transaction)
-    .await?;
+    sqlx::query("UPDATE discoveries SET attempts = attempts + 1, error = ?2 WHERE collection = ?1")
+        .bind(collection.as_str())
+        .bind(error)
+        .execute(&mut *transaction)
+        .await?;
     transaction.commit().await
 }
 
@@ -105,7 +100,7 @@ struct Row {
     throttled: i64,
     doubted: i64,
     waiting: i64,
-    waiting_commits: i64,
+    parked_commits: i64,
     enumerating: i64,
     fetched: i64,
     left: i64,
@@ -119,12 +114,12 @@ pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError
          count(*) FILTER (WHERE state = 'desynchronized') AS desynchronized, \
          count(*) FILTER (WHERE state = 'resyncing') AS resyncing, \
          count(*) FILTER (WHERE state = 'throttled') AS throttled, \
-         count(*) FILTER (WHERE doubted_by IS NOT NULL) AS doubted, \
-         count(*) FILTER (WHERE has_waiting) AS waiting, \
-         (SELECT count(*) FROM waiting_commits) AS waiting_commits, \
-         (SELECT count(*) FROM enumerations WHERE ended_at IS NULL) AS enumerating, \
+         count(*) FILTER (WHERE recheck_cause IS NOT NULL) AS doubted, \
+         count(*) FILTER (WHERE has_parked) AS waiting, \
+         (SELECT count(*) FROM parked_commits) AS parked_commits, \
+         (SELECT count(*) FROM discoveries WHERE ended_at IS NULL) AS enumerating, \
          (SELECT count(*) FROM resyncs WHERE cause = 'backfill' AND error IS NULL \
-             AND ended_at >= (SELECT min(started_at) FROM enumerations)) AS fetched, \
+             AND ended_at >= (SELECT min(started_at) FROM discoveries)) AS fetched, \
          count(*) FILTER (WHERE is_left) AS left, \
          count(*) FILTER (WHERE is_left AND attempts > 0) AS failing \
          FROM (SELECT *, cause = 'backfill' \
@@ -141,7 +136,7 @@ pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError
         throttled: row.throttled.unsigned_abs(),
         doubted: row.doubted.unsigned_abs(),
         waiting: row.waiting.unsigned_abs(),
-        waiting_commits: row.waiting_commits.unsigned_abs(),
+        parked_commits: row.parked_commits.unsigned_abs(),
         backfill: BackfillCounts {
             enumerating: row.enumerating.unsigned_abs(),
             fetched: row.fetched.unsigned_abs(),

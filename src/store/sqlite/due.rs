@@ -8,7 +8,7 @@ use super::{SqliteStore, now};
 use crate::atproto::syntax::Did;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::repos::{Unsettled, Urgency};
+use crate::store::repos::{DueRepo, JobKind};
 
 /// Later than any time there is.
 const NEVER: &str = "9999-12-31T23:59:59.999Z";
@@ -28,19 +28,19 @@ struct Row {
     status_as_of: Option<String>,
     removed_at: Option<String>,
     cause: Option<String>,
-    doubted_by: Option<i64>,
+    recheck_cause: Option<i64>,
     attempts: u32,
 }
 
 pub(super) async fn due(
     store: &SqliteStore,
-    urgency: Urgency,
+    urgency: JobKind,
     now: Timestamp,
     limit: usize,
-) -> Result<Vec<Unsettled>, StoreError> {
+) -> Result<Vec<DueRepo>, StoreError> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT repos.did, rev, coalesce(active, 1) AS is_active, as_of AS status_as_of, removed_at, \
-         cause, doubted_by, repos.attempts FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
+         cause, recheck_cause, repos.attempts FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
          WHERE urgency = ? AND (repos.retry_at IS NULL OR repos.retry_at <= ?) \
          ORDER BY repos.retry_at LIMIT ?",
     )
@@ -49,20 +49,20 @@ pub(super) async fn due(
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(store.reader())
     .await?;
-    rows.into_iter().map(Unsettled::try_from).collect()
+    rows.into_iter().map(DueRepo::try_from).collect()
 }
 
 /// See the column `urgency`.
-fn as_stored(urgency: Urgency) -> i64 {
+fn as_stored(urgency: JobKind) -> i64 {
     match urgency {
-        Urgency::Waiting => 0,
-        Urgency::Broken => 1,
-        Urgency::Doubted => 2,
-        Urgency::Backfill => 3,
+        JobKind::Replay => 0,
+        JobKind::Resync => 1,
+        JobKind::Recheck => 2,
+        JobKind::Backfill => 3,
     }
 }
 
-impl TryFrom<Row> for Unsettled {
+impl TryFrom<Row> for DueRepo {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
@@ -74,7 +74,7 @@ impl TryFrom<Row> for Unsettled {
             status_as_of: time(row.status_as_of),
             removed_at: time(row.removed_at),
             cause: row.cause,
-            doubted_by: row.doubted_by,
+            recheck_cause: row.recheck_cause,
             attempts: row.attempts,
         })
     }
@@ -92,7 +92,7 @@ pub(super) async fn desynchronize(
     let mut transaction = writer.begin().await?;
     sqlx::query(
         "INSERT INTO repos (did, state, cause, updated_at) VALUES (?1, 'desynchronized', ?2, ?3) \
-         ON CONFLICT (did) DO UPDATE SET state = 'desynchronized', cause = ?2, doubted_by = NULL, \
+         ON CONFLICT (did) DO UPDATE SET state = 'desynchronized', cause = ?2, recheck_cause = NULL, \
          retry_at = NULL, updated_at = ?3",
     )
     .bind(did.as_str())
@@ -103,7 +103,7 @@ pub(super) async fn desynchronize(
     transaction.commit().await
 }
 
-pub(super) async fn postpone(
+pub(super) async fn retry_later(
     writer: &Writer,
     did: &Did,
     until: Timestamp,
@@ -117,20 +117,24 @@ pub(super) async fn postpone(
     transaction.commit().await
 }
 
-pub(super) async fn settle_doubt(writer: &Writer, repo: &Unsettled) -> Result<(), StoreError> {
+pub(super) async fn finish_recheck(writer: &Writer, repo: &DueRepo) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
     sqlx::query(
-        "UPDATE repos SET doubted_by = NULL, retry_at = NULL, attempts = 0 \
-         WHERE did = ? AND doubted_by IS ?",
+        "UPDATE repos SET recheck_cause = NULL, retry_at = NULL, attempts = 0 \
+         WHERE did = ? AND recheck_cause IS ?",
     )
     .bind(repo.did.as_str())
-    .bind(repo.doubted_by)
+    .bind(repo.recheck_cause)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await
 }
 
-pub(super) async fn defer(writer: &Writer, did: &Did, until: Timestamp) -> Result<(), StoreError> {
+pub(super) async fn reschedule(
+    writer: &Writer,
+    did: &Did,
+    until: Timestamp,
+) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
     sqlx::query(
         "UPDATE repos SET retry_at = ?2, \
@@ -143,7 +147,7 @@ pub(super) async fn defer(writer: &Writer, did: &Did, until: Timestamp) -> Resul
     transaction.commit().await
 }
 
-pub(super) async fn shelve(writer: &Writer, did: &Did) -> Result<(), StoreError> {
+pub(super) async fn suspend_until_active(writer: &Writer, did: &Did) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
     // It may have come back since somebody looked.
     sqlx::query(
@@ -155,21 +159,21 @@ pub(super) async fn shelve(writer: &Writer, did: &Did) -> Result<(), StoreError>
     .execute(&mut *transaction)
     .await?;
     // What was said of it when nothing of it was kept was never looked into.
-    sqlx::query("UPDATE accounts SET is_hearsay = 1 WHERE did = ? AND active = 0")
+    sqlx::query("UPDATE accounts SET is_unconfirmed = 1 WHERE did = ? AND active = 0")
         .bind(did.as_str())
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await
 }
 
-pub(super) async fn release(writer: &Writer, did: &Did) -> Result<(), StoreError> {
+pub(super) async fn untrack(writer: &Writer, did: &Did) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
-    sqlx::query("DELETE FROM waiting_commits WHERE did = ?")
+    sqlx::query("DELETE FROM parked_commits WHERE did = ?")
         .bind(did.as_str())
         .execute(&mut *transaction)
         .await?;
     sqlx::query(
-        "UPDATE repos SET state = 'unchained', has_waiting = 0, doubted_by = NULL, retry_at = NULL, \
+        "UPDATE repos SET state = 'unverified_chain', has_parked = 0, recheck_cause = NULL, retry_at = NULL, \
          attempts = 0, updated_at = ?2 WHERE did = ?1",
     )
     .bind(did.as_str())
@@ -186,8 +190,8 @@ pub(super) async fn forget_empty(
     did: &Did,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "DELETE FROM repos WHERE did = ?1 AND state IN ('synchronized', 'unchained') \
-         AND has_waiting = 0 AND NOT EXISTS (SELECT 1 FROM records WHERE did = ?1)",
+        "DELETE FROM repos WHERE did = ?1 AND state IN ('synchronized', 'unverified_chain') \
+         AND has_parked = 0 AND NOT EXISTS (SELECT 1 FROM records WHERE did = ?1)",
     )
     .bind(did.as_str())
     .execute(&mut *connection)

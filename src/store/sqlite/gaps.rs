@@ -65,7 +65,7 @@ pub(super) async fn open(
 /// sequence is never told: that one has ended once something of the new sequence is applied.
 macro_rules! ended {
     () => {
-        "closed_at IS NULL AND doubted_at IS NULL AND (to_seq IS NOT NULL OR (\
+        "closed_at IS NULL AND recheck_started_at IS NULL AND (to_seq IS NOT NULL OR (\
          cause = 'future_cursor' AND source IN (\
              SELECT source FROM firehose_cursor WHERE cursor <> '0')))"
     };
@@ -131,12 +131,12 @@ async fn doubt_piece(
     };
     // Where nobody has followed the chain, to know where it stands is not to know what was before.
     for statement in [
-        "UPDATE repos SET doubted_by = ?3, retry_at = NULL, attempts = 0 \
-         WHERE did > ?1 AND did <= ?2 AND state <> 'unchained'",
+        "UPDATE repos SET recheck_cause = ?3, retry_at = NULL, attempts = 0 \
+         WHERE did > ?1 AND did <= ?2 AND state <> 'unverified_chain'",
         "UPDATE repos SET state = 'desynchronized', cause = 'gap', retry_at = NULL, attempts = 0 \
-         WHERE did > ?1 AND did <= ?2 AND state = 'unchained'",
+         WHERE did > ?1 AND did <= ?2 AND state = 'unverified_chain'",
         // An account may have come back in the gap.
-        "UPDATE accounts SET is_hearsay = 1, retry_at = NULL, attempts = 0 WHERE active = 0 \
+        "UPDATE accounts SET is_unconfirmed = 1, retry_at = NULL, attempts = 0 WHERE active = 0 \
          AND did IN (SELECT did FROM repos WHERE did > ?1 AND did <= ?2)",
     ] {
         sqlx::query(statement)
@@ -159,14 +159,14 @@ async fn note_doubted(
     let mut transaction = writer.begin().await?;
     // What was created in the gap by those of whom nothing was known is found by a search alone.
     sqlx::query(
-        "UPDATE enumerations SET cursor = NULL, repos = 0, attempts = 0, started_at = ?, \
+        "UPDATE discoveries SET cursor = NULL, repos = 0, attempts = 0, started_at = ?, \
          ended_at = NULL",
     )
     .bind(now)
     .execute(&mut *transaction)
     .await?;
     sqlx::query(concat!(
-        "UPDATE gaps SET doubted_at = ?, doubted_repos = ? WHERE id <= ? AND ",
+        "UPDATE gaps SET recheck_started_at = ?, recheck_repos = ? WHERE id <= ? AND ",
         ended!()
     ))
     .bind(now)
@@ -182,8 +182,8 @@ async fn close(writer: &Writer, now: &str) -> Result<Vec<ClosedGap>, StoreError>
     let mut transaction = writer.begin().await?;
     let connection = &mut *transaction;
     let gaps: Vec<(i64, String, i64)> = sqlx::query_as(
-        "SELECT id, doubted_at, doubted_repos FROM gaps \
-         WHERE closed_at IS NULL AND doubted_at IS NOT NULL",
+        "SELECT id, recheck_started_at, recheck_repos FROM gaps \
+         WHERE closed_at IS NULL AND recheck_started_at IS NOT NULL",
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -191,8 +191,8 @@ async fn close(writer: &Writer, now: &str) -> Result<Vec<ClosedGap>, StoreError>
         return Ok(Vec::new());
     }
     let mut closed = Vec::new();
-    for (id, doubted_at, repos) in gaps {
-        let resolution = resolution(connection, &doubted_at, repos).await?;
+    for (id, recheck_started_at, repos) in gaps {
+        let resolution = resolution(connection, &recheck_started_at, repos).await?;
         sqlx::query("UPDATE gaps SET closed_at = ?2, resolution = ?3 WHERE id = ?1")
             .bind(id)
             .bind(now)
@@ -208,7 +208,7 @@ async fn close(writer: &Writer, now: &str) -> Result<Vec<ClosedGap>, StoreError>
 /// What a gap waits for, of repositories.
 macro_rules! owed_to_gaps {
     () => {
-        "urgency IS NOT NULL AND (doubted_by > 0 \
+        "urgency IS NOT NULL AND (recheck_cause > 0 \
          OR state IN ('desynchronized', 'resyncing', 'throttled')) \
          AND NOT EXISTS (SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0)"
     };
@@ -216,10 +216,10 @@ macro_rules! owed_to_gaps {
 
 async fn is_unsettled(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(concat!(
-        "SELECT EXISTS (SELECT 1 FROM enumerations WHERE ended_at IS NULL AND attempts < ?1) \
+        "SELECT EXISTS (SELECT 1 FROM discoveries WHERE ended_at IS NULL AND attempts < ?1) \
          OR EXISTS (SELECT 1 FROM repos WHERE attempts < ?1 AND ",
         owed_to_gaps!(),
-        ") OR EXISTS (SELECT 1 FROM accounts WHERE is_hearsay = 1 AND attempts < ?1)"
+        ") OR EXISTS (SELECT 1 FROM accounts WHERE is_unconfirmed = 1 AND attempts < ?1)"
     ))
     .bind(ATTEMPTS_TO_WAIT_FOR)
     .fetch_one(connection)

@@ -34,8 +34,9 @@ pub use self::open::Options;
 use self::writer::Writer;
 use super::datetime::sortable;
 use super::repos::{
-    EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, RecentResyncs, Reconciled, RepoCounts,
-    RepoStore, Resync, Settled, SnapshotPart, Truth, Unsettled, Urgency, Waiting,
+    Discovery, DiscoveryPage, DueRepo, Held, HeldRange, HostStatus, JobKind, ParkedCommit,
+    RecentResyncs, Reconciled, Replayed, RepoCounts, RepoStore, Resync, SnapshotPart,
+    UnconfirmedStatus,
 };
 use super::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
@@ -98,7 +99,7 @@ impl SqliteStore {
 
     async fn load_cursor_of(&self, source: &SourceId) -> Result<StoredCursor, StoreError> {
         let mut transaction = self.writer.begin().await?;
-        cursor::claim(&mut transaction, source).await?;
+        cursor::predecessor(&mut transaction, source).await?;
         let cursor = cursor::load(&mut transaction, source).await?;
         transaction.commit().await?;
         Ok(cursor)
@@ -111,7 +112,7 @@ impl SqliteStore {
         gap: Option<&Gap>,
     ) -> Result<(), StoreError> {
         let mut transaction = self.writer.begin().await?;
-        cursor::claim(&mut transaction, source).await?;
+        cursor::predecessor(&mut transaction, source).await?;
         cursor::place(&mut transaction, source, position).await?;
         if let Some(gap) = gap {
             gaps::open(&mut transaction, source, gap, &now()).await?;
@@ -158,12 +159,12 @@ impl Store for SqliteStore {
         Box::pin(crashes::begin_run(&self.writer, source))
     }
 
-    fn mark_in_hand<'a>(
+    fn mark_in_progress<'a>(
         &'a self,
         source: &'a SourceId,
         frame: Option<FrameDigest>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(crashes::mark_in_hand(&self.writer, source, frame))
+        Box::pin(crashes::mark_in_progress(&self.writer, source, frame))
     }
 
     fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>> {
@@ -182,10 +183,10 @@ impl RepoStore for SqliteStore {
 
     fn due(
         &self,
-        urgency: Urgency,
+        urgency: JobKind,
         now: Timestamp,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Unsettled>, StoreError>> {
+    ) -> BoxFuture<'_, Result<Vec<DueRepo>, StoreError>> {
         timely(due::due(self, urgency, now, limit))
     }
 
@@ -224,82 +225,82 @@ impl RepoStore for SqliteStore {
         timely(resync::end(&self.writer, resync))
     }
 
-    fn first_waiting<'a>(
+    fn first_parked<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>> {
+    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>> {
         timely(parked::first(self, did))
     }
 
-    fn settle_waiting<'a>(
+    fn replay_parked<'a>(
         &'a self,
-        waiting: &'a Waiting,
+        waiting: &'a ParkedCommit,
         effects: &'a [Effect],
-    ) -> BoxFuture<'a, Result<Settled, StoreError>> {
+    ) -> BoxFuture<'a, Result<Replayed, StoreError>> {
         timely(parked::settle(&self.writer, waiting, effects))
     }
 
-    fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn finish_replay<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
         timely(parked::finish(&self.writer, did))
     }
 
-    fn postpone<'a>(
+    fn retry_later<'a>(
         &'a self,
         did: &'a Did,
         until: Timestamp,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::postpone(&self.writer, did, until))
+        timely(due::retry_later(&self.writer, did, until))
     }
 
-    fn defer<'a>(
+    fn reschedule<'a>(
         &'a self,
         did: &'a Did,
         until: Timestamp,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::defer(&self.writer, did, until))
+        timely(due::reschedule(&self.writer, did, until))
     }
 
-    fn shelve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::shelve(&self.writer, did))
+    fn suspend_until_active<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(due::suspend_until_active(&self.writer, did))
     }
 
-    fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::release(&self.writer, did))
+    fn untrack<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(due::untrack(&self.writer, did))
     }
 
-    fn settle_doubt<'a>(&'a self, repo: &'a Unsettled) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::settle_doubt(&self.writer, repo))
+    fn finish_recheck<'a>(&'a self, repo: &'a DueRepo) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(due::finish_recheck(&self.writer, repo))
     }
 
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
         Box::pin(gaps::reconcile(self))
     }
 
-    fn hearsay(
+    fn unconfirmed(
         &self,
         now: Timestamp,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>> {
+    ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>> {
         timely(unconfirmed::all(self, now, limit))
     }
 
-    fn suspect<'a>(
+    fn report_inactive<'a>(
         &'a self,
         did: &'a Did,
         status: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(unconfirmed::suspect(&self.writer, did, status))
+        timely(unconfirmed::report_inactive(&self.writer, did, status))
     }
 
-    fn settle_hearsay<'a>(
+    fn confirm_status<'a>(
         &'a self,
-        hearsay: &'a Hearsay,
-        truth: &'a Truth,
+        unconfirmed: &'a UnconfirmedStatus,
+        host_status: &'a HostStatus,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(unconfirmed::settle(&self.writer, hearsay, truth))
+        timely(unconfirmed::settle(&self.writer, unconfirmed, host_status))
     }
 
-    fn begin_enumeration<'a>(
+    fn begin_discovery<'a>(
         &'a self,
         collections: &'a [Nsid],
         anew: bool,
@@ -319,13 +320,13 @@ impl RepoStore for SqliteStore {
         ))
     }
 
-    fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>> {
+    fn discoveries(&self) -> BoxFuture<'_, Result<Vec<Discovery>, StoreError>> {
         timely(discoveries::all(self))
     }
 
     fn note_page<'a>(
         &'a self,
-        page: &'a EnumeratedPage<'a>,
+        page: &'a DiscoveryPage<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         timely(discoveries::note_page(&self.writer, page))
     }

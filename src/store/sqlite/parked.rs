@@ -11,27 +11,27 @@ use super::{SqliteStore, integer};
 use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::StoreError;
-use crate::store::plan::effect::{CommitStep, Effect};
-use crate::store::repos::{Settled, Waiting};
+use crate::store::plan::effect::{ChainUpdate, Effect};
+use crate::store::repos::{ParkedCommit, Replayed};
 
 /// So many bytes of one repository's frames wait at most, and of all of them together. Beyond that those
 /// of the repository are dropped, and it is fetched as a whole, which brings the same.
-const MAX_WAITING_OF_ONE: i64 = 16 << 20;
-const MAX_WAITING: i64 = 1 << 30;
+const MAX_PARKED_OF_ONE: i64 = 16 << 20;
+const MAX_PARKED: i64 = 1 << 30;
 
 /// Has `steps` wait. Where too much waits, all of theirs is dropped.
 pub(super) async fn add<'a>(
     connection: &mut SqliteConnection,
     source: &SourceId,
-    steps: impl Iterator<Item = &'a CommitStep>,
+    steps: impl Iterator<Item = &'a ChainUpdate>,
     now: &str,
 ) -> Result<(), sqlx::Error> {
     let mut dids = BTreeSet::new();
     for step in steps {
         // One that is replayed waits already.
         sqlx::query(
-            "INSERT INTO waiting_commits (did, source, seq, bytes, frame, created_at) \
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM waiting_commits \
+            "INSERT INTO parked_commits (did, source, seq, bytes, frame, created_at) \
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM parked_commits \
              WHERE did = ?1 AND seq = ?3 AND frame = ?5)",
         )
         .bind(step.did.as_str())
@@ -48,15 +48,15 @@ pub(super) async fn add<'a>(
         return Ok(());
     }
     let is_full: bool =
-        sqlx::query_scalar("SELECT coalesce(sum(bytes), 0) > ? FROM waiting_commits")
-            .bind(MAX_WAITING)
+        sqlx::query_scalar("SELECT coalesce(sum(bytes), 0) > ? FROM parked_commits")
+            .bind(MAX_PARKED)
             .fetch_one(&mut *connection)
             .await?;
     for did in dids {
         let has_too_much: bool = sqlx::query_scalar(
-            "SELECT coalesce(sum(bytes), 0) > ? FROM waiting_commits WHERE did = ?",
+            "SELECT coalesce(sum(bytes), 0) > ? FROM parked_commits WHERE did = ?",
         )
-        .bind(MAX_WAITING_OF_ONE)
+        .bind(MAX_PARKED_OF_ONE)
         .bind(did)
         .fetch_one(&mut *connection)
         .await?;
@@ -72,12 +72,12 @@ async fn overflow(
     did: &str,
     now: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM waiting_commits WHERE did = ?")
+    sqlx::query("DELETE FROM parked_commits WHERE did = ?")
         .bind(did)
         .execute(&mut *connection)
         .await?;
     sqlx::query(
-        "UPDATE repos SET has_waiting = 0, state = 'desynchronized', cause = 'overflow', \
+        "UPDATE repos SET has_parked = 0, state = 'desynchronized', cause = 'overflow', \
          updated_at = ?2 WHERE did = ?1",
     )
     .bind(did)
@@ -87,16 +87,19 @@ async fn overflow(
     Ok(())
 }
 
-pub(super) async fn first(store: &SqliteStore, did: &Did) -> Result<Option<Waiting>, StoreError> {
+pub(super) async fn first(
+    store: &SqliteStore,
+    did: &Did,
+) -> Result<Option<ParkedCommit>, StoreError> {
     let row: Option<(i64, Option<String>, String, Vec<u8>)> = sqlx::query_as(
-        "SELECT id, (SELECT rev FROM repos WHERE repos.did = waiting_commits.did \
+        "SELECT id, (SELECT rev FROM repos WHERE repos.did = parked_commits.did \
          AND state = 'synchronized'), source, frame \
-         FROM waiting_commits WHERE did = ? ORDER BY id LIMIT 1",
+         FROM parked_commits WHERE did = ? ORDER BY id LIMIT 1",
     )
     .bind(did.as_str())
     .fetch_optional(store.reader())
     .await?;
-    Ok(row.map(|(id, known_rev, source, frame)| Waiting {
+    Ok(row.map(|(id, known_rev, source, frame)| ParkedCommit {
         id,
         did: did.clone(),
         known_rev,
@@ -107,9 +110,9 @@ pub(super) async fn first(store: &SqliteStore, did: &Did) -> Result<Option<Waiti
 
 pub(super) async fn settle(
     writer: &Writer,
-    waiting: &Waiting,
+    waiting: &ParkedCommit,
     effects: &[Effect],
-) -> Result<Settled, StoreError> {
+) -> Result<Replayed, StoreError> {
     let mut transaction = writer.begin().await?;
     let settled = apply(&mut transaction, waiting, effects).await;
     conclude(writer, transaction, settled, &waiting.source, effects).await
@@ -117,32 +120,32 @@ pub(super) async fn settle(
 
 async fn apply(
     transaction: &mut Transaction<'_>,
-    waiting: &Waiting,
+    waiting: &ParkedCommit,
     effects: &[Effect],
-) -> Result<Settled, sqlx::Error> {
+) -> Result<Replayed, sqlx::Error> {
     let written = write_effects(transaction, &waiting.source, effects, Origin::Queue).await?;
     if written.waiting > 0 {
-        return Ok(Settled::Held);
+        return Ok(Replayed::StillParked);
     }
-    sqlx::query("DELETE FROM waiting_commits WHERE id = ?")
+    sqlx::query("DELETE FROM parked_commits WHERE id = ?")
         .bind(waiting.id)
         .execute(&mut **transaction)
         .await?;
-    finish_queue(transaction, &waiting.did).await?;
-    Ok(Settled::Done)
+    finish_replay(transaction, &waiting.did).await?;
+    Ok(Replayed::Done)
 }
 
 pub(super) async fn finish(writer: &Writer, did: &Did) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
-    finish_queue(&mut transaction, did).await?;
+    finish_replay(&mut transaction, did).await?;
     transaction.commit().await
 }
 
 /// Opens the way for the stream where nothing waits any more.
-async fn finish_queue(connection: &mut SqliteConnection, did: &Did) -> Result<(), sqlx::Error> {
+async fn finish_replay(connection: &mut SqliteConnection, did: &Did) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE repos SET has_waiting = 0, attempts = 0, retry_at = NULL WHERE did = ?1 \
-         AND NOT EXISTS (SELECT 1 FROM waiting_commits WHERE did = ?1)",
+        "UPDATE repos SET has_parked = 0, attempts = 0, retry_at = NULL WHERE did = ?1 \
+         AND NOT EXISTS (SELECT 1 FROM parked_commits WHERE did = ?1)",
     )
     .bind(did.as_str())
     .execute(&mut *connection)

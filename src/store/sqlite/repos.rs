@@ -11,11 +11,11 @@ use super::{integer, parked};
 use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::chain::{
-    Head, RepoState, Verdict, is_known, is_very_first, judge, judge_behind_gap,
+    Decision, RepoHead, RepoState, is_known, is_very_first, judge, judge_behind_gap,
 };
 use crate::store::datetime::sortable;
 use crate::store::fold::{RecordChange, Sorted, is_removed, newest_commits};
-use crate::store::plan::effect::{Claim, CommitStep, Doubt, RecordVersion};
+use crate::store::plan::effect::{ChainUpdate, Predecessor, Recheck, RecordVersion};
 
 /// Has all of the repositories' columns that an event sets.
 static HEADS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -31,21 +31,21 @@ static HEADS: LazyLock<MultiRow> = LazyLock::new(|| {
             "state",
             "cause",
             "is_whole",
-            "has_waiting",
+            "has_parked",
             "updated_at",
         ],
         "ON CONFLICT (did) DO UPDATE SET rev = excluded.rev, data = excluded.data, \
          seq = excluded.seq, source = excluded.source, time = excluded.time, \
-         state = excluded.state, has_waiting = excluded.has_waiting, \
+         state = excluded.state, has_parked = excluded.has_parked, \
          cause = coalesce(excluded.cause, repos.cause), \
          is_whole = max(excluded.is_whole, repos.is_whole), \
          retry_at = iif(excluded.state = repos.state \
-             AND excluded.has_waiting = repos.has_waiting, repos.retry_at, NULL), \
+             AND excluded.has_parked = repos.has_parked, repos.retry_at, NULL), \
          updated_at = excluded.updated_at",
     )
 });
 
-static UNCHAINED: LazyLock<MultiRow> = LazyLock::new(|| {
+static UNVERIFIED_CHAIN: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         "INSERT INTO repos",
         &[
@@ -62,7 +62,7 @@ static UNCHAINED: LazyLock<MultiRow> = LazyLock::new(|| {
          seq = excluded.seq, source = excluded.source, time = excluded.time, \
          state = excluded.state, updated_at = excluded.updated_at \
          WHERE (repos.rev IS NULL OR excluded.rev > repos.rev) \
-         AND repos.state IN ('synchronized', 'unchained')",
+         AND repos.state IN ('synchronized', 'unverified_chain')",
     )
 });
 
@@ -70,7 +70,7 @@ static UNCHAINED: LazyLock<MultiRow> = LazyLock::new(|| {
 #[derive(Debug, Default)]
 pub(super) struct Judged {
     /// By their index.
-    verdicts: Vec<Verdict>,
+    verdicts: Vec<Decision>,
     /// The repositories that are now another way than they were.
     changed: BTreeMap<Did, Change>,
     /// Indexes of the steps that have to wait.
@@ -79,7 +79,7 @@ pub(super) struct Judged {
 
 #[derive(Debug)]
 struct Change {
-    head: Head,
+    head: RepoHead,
     /// Why it is desynchronized, where it has become so.
     cause: Option<&'static str>,
     /// The index of the step that it stands at, if it was one of the batch.
@@ -91,16 +91,16 @@ struct Change {
 impl Judged {
     /// Whether the record changes of this step are to be written.
     pub(super) fn admits(&self, step: Option<usize>) -> bool {
-        step.is_none_or(|step| self.verdicts.get(step) == Some(&Verdict::Follows))
+        step.is_none_or(|step| self.verdicts.get(step) == Some(&Decision::Follows))
     }
 
     /// Those of `steps` that tell something new.
     pub(super) fn believed_or_waiting<'a>(
         &self,
-        steps: &[&'a CommitStep],
-    ) -> impl Iterator<Item = &'a CommitStep> {
+        steps: &[&'a ChainUpdate],
+    ) -> impl Iterator<Item = &'a ChainUpdate> {
         let judged = steps.iter().zip(&self.verdicts);
-        judged.filter_map(|(step, verdict)| (*verdict != Verdict::Stale).then_some(*step))
+        judged.filter_map(|(step, verdict)| (*verdict != Decision::Stale).then_some(*step))
     }
 
     /// How many steps have to wait.
@@ -121,7 +121,7 @@ pub(super) async fn judge_steps(
         return Ok(judged);
     }
     let mut heads = heads(connection, &sorted.steps).await?;
-    let is_of_known = |step: &&CommitStep| is_known(heads.get(step.did.as_str()));
+    let is_of_known = |step: &&ChainUpdate| is_known(heads.get(step.did.as_str()));
     let are_known = sorted.steps.iter().all(is_of_known);
     let judge = match !are_known && is_behind_gap(connection).await? {
         true => judge_behind_gap,
@@ -136,14 +136,15 @@ pub(super) async fn judge_steps(
         let head = heads.get(step.did.as_str());
         let is_gone = is_removed(&step.did, step.time, removed_at);
         // Of a repository that nobody tracks, only what is kept is of interest.
-        let is_foreign =
-            head.is_none() && !with_records.contains(&index) && step.claim != Claim::Unproven;
+        let is_foreign = head.is_none()
+            && !with_records.contains(&index)
+            && step.predecessor != Predecessor::KeyUnavailable;
         let verdict = match is_gone || is_foreign {
-            true => Verdict::Stale,
+            true => Decision::Stale,
             false => judge(head, step, is_their_turn),
         };
         if let Some(head) = after(verdict, head, step) {
-            if matches!(verdict, Verdict::Waits | Verdict::Breaks(_)) {
+            if matches!(verdict, Decision::Waits | Decision::Breaks(_)) {
                 judged.waiting.push(index);
             }
             let before = judged.changed.remove(&step.did);
@@ -153,14 +154,14 @@ pub(super) async fn judge_steps(
             let change = Change {
                 head: head.clone(),
                 cause: match verdict {
-                    Verdict::Breaks(broken) => Some(broken.as_str()),
+                    Decision::Breaks(broken) => Some(broken.as_str()),
                     _ => cause,
                 },
                 stands_at: match verdict {
-                    Verdict::Follows => Some(index),
+                    Decision::Follows => Some(index),
                     _ => stood_at,
                 },
-                is_whole: was_whole || (verdict == Verdict::Follows && is_very_first(step)),
+                is_whole: was_whole || (verdict == Decision::Follows && is_very_first(step)),
             };
             judged.changed.insert(step.did.clone(), change);
             heads.insert(step.did.to_string(), head);
@@ -178,27 +179,27 @@ async fn is_behind_gap(connection: &mut SqliteConnection) -> Result<bool, sqlx::
 }
 
 /// The head once `step` was judged; `None` where it stays as it is.
-fn after(verdict: Verdict, head: Option<&Head>, step: &CommitStep) -> Option<Head> {
-    let unknown = || Head {
-        state: RepoState::Unchained,
+fn after(verdict: Decision, head: Option<&RepoHead>, step: &ChainUpdate) -> Option<RepoHead> {
+    let unknown = || RepoHead {
+        state: RepoState::UnverifiedChain,
         commit: None,
-        has_waiting: false,
+        has_parked: false,
     };
     let before = head.cloned().unwrap_or_else(unknown);
     match verdict {
-        Verdict::Stale => None,
-        Verdict::Follows => Some(Head {
+        Decision::Stale => None,
+        Decision::Follows => Some(RepoHead {
             state: RepoState::Synchronized,
             commit: Some((step.rev.to_string(), step.data.to_string())),
             ..before
         }),
-        Verdict::Waits => Some(Head {
-            has_waiting: true,
+        Decision::Waits => Some(RepoHead {
+            has_parked: true,
             ..before
         }),
-        Verdict::Breaks(_) => Some(Head {
+        Decision::Breaks(_) => Some(RepoHead {
             state: RepoState::Desynchronized,
-            has_waiting: true,
+            has_parked: true,
             ..before
         }),
     }
@@ -206,28 +207,26 @@ fn after(verdict: Verdict, head: Option<&Head>, step: &CommitStep) -> Option<Hea
 
 async fn heads(
     connection: &mut SqliteConnection,
-    steps: &[&CommitStep],
-) -> Result<HashMap<String, Head>, sqlx::Error> {
+    steps: &[&ChainUpdate],
+) -> Result<HashMap<String, RepoHead>, sqlx::Error> {
     let dids: BTreeSet<&str> = steps.iter().map(|step| step.did.as_str()).collect();
     type Row = (String, Option<String>, Option<String>, String, bool);
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT did, rev, data, state, has_waiting FROM repos \
+        "SELECT did, rev, data, state, has_parked FROM repos \
          WHERE did IN (SELECT value FROM json_each(?))",
     )
     .bind(json_array(dids.into_iter()))
     .fetch_all(&mut *connection)
     .await?;
-    let rows = rows
-        .into_iter()
-        .map(|(did, rev, data, state, has_waiting)| {
-            let head = Head {
-                // A word of a later version is nothing to build on.
-                state: RepoState::parse(&state).unwrap_or(RepoState::Desynchronized),
-                commit: rev.zip(data),
-                has_waiting,
-            };
-            (did, head)
-        });
+    let rows = rows.into_iter().map(|(did, rev, data, state, has_parked)| {
+        let head = RepoHead {
+            // A word of a later version is nothing to build on.
+            state: RepoState::parse(&state).unwrap_or(RepoState::Desynchronized),
+            commit: rev.zip(data),
+            has_parked,
+        };
+        (did, head)
+    });
     Ok(rows.collect())
 }
 
@@ -235,7 +234,7 @@ async fn heads(
 pub(super) async fn write_steps(
     connection: &mut SqliteConnection,
     source: &SourceId,
-    steps: &[&CommitStep],
+    steps: &[&ChainUpdate],
     judged: &Judged,
     is_their_turn: bool,
     now: &str,
@@ -244,7 +243,7 @@ pub(super) async fn write_steps(
         .changed
         .iter()
         .partition(|(_, change)| change.stands_at.is_some());
-    let stand: Vec<(&Did, &Change, &CommitStep)> = stand
+    let stand: Vec<(&Did, &Change, &ChainUpdate)> = stand
         .into_iter()
         .filter_map(|(did, change)| Some((did, change, *steps.get(change.stands_at?)?)))
         .collect();
@@ -262,22 +261,22 @@ pub(super) async fn write_steps(
                 .bind(change.head.state.as_str())
                 .bind(change.cause)
                 .bind(change.is_whole)
-                .bind(change.head.has_waiting)
+                .bind(change.head.has_parked)
                 .bind(now);
         }
         query.execute(&mut *connection).await?;
     }
     for (did, change) in stay {
         sqlx::query(
-            "INSERT INTO repos (did, state, cause, has_waiting, updated_at) \
+            "INSERT INTO repos (did, state, cause, has_parked, updated_at) \
              VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (did) DO UPDATE SET \
-             retry_at = iif(state = ?2 AND has_waiting = ?4, retry_at, NULL), \
-             state = ?2, cause = coalesce(?3, cause), has_waiting = ?4, updated_at = ?5",
+             retry_at = iif(state = ?2 AND has_parked = ?4, retry_at, NULL), \
+             state = ?2, cause = coalesce(?3, cause), has_parked = ?4, updated_at = ?5",
         )
         .bind(did.as_str())
         .bind(change.head.state.as_str())
         .bind(change.cause)
-        .bind(change.head.has_waiting)
+        .bind(change.head.has_parked)
         .bind(now)
         .execute(&mut *connection)
         .await?;
@@ -294,15 +293,15 @@ pub(super) async fn write_steps(
 /// those that are not and from which something is wanted. Returns whether there are any.
 pub(super) async fn doubt(
     connection: &mut SqliteConnection,
-    doubts: &[&Doubt],
+    doubts: &[&Recheck],
     now: &str,
 ) -> Result<bool, sqlx::Error> {
     if doubts.is_empty() {
         return Ok(false);
     }
     let doubted = sqlx::query(
-        "UPDATE repos SET doubted_by = coalesce(doubted_by, 0) \
-         WHERE did IN (SELECT value FROM json_each(?)) AND state <> 'unchained'",
+        "UPDATE repos SET recheck_cause = coalesce(recheck_cause, 0) \
+         WHERE did IN (SELECT value FROM json_each(?)) AND state <> 'unverified_chain'",
     )
     .bind(json_array(doubts.iter().map(|doubt| doubt.did.as_str())))
     .execute(&mut *connection)
@@ -312,7 +311,7 @@ pub(super) async fn doubt(
         "INSERT INTO repos (did, state, cause, updated_at) \
          SELECT value, 'desynchronized', 'refused', ? FROM json_each(?) WHERE true \
          ON CONFLICT (did) DO UPDATE SET state = excluded.state, cause = excluded.cause \
-         WHERE repos.state = 'unchained'",
+         WHERE repos.state = 'unverified_chain'",
     )
     .bind(now)
     .bind(json_array(wanted.map(|doubt| doubt.did.as_str())))
@@ -322,14 +321,14 @@ pub(super) async fn doubt(
 }
 
 /// Notes the newest commit of each repository whose chain nobody follows.
-pub(super) async fn write_unchained(
+pub(super) async fn write_unverified_chain(
     connection: &mut SqliteConnection,
     source: &SourceId,
     changes: impl Iterator<Item = RecordChange<'_>>,
     now: &str,
 ) -> Result<(), sqlx::Error> {
     let commits: Vec<(&Did, &RecordVersion)> = newest_commits(changes).into_iter().collect();
-    for (statement, chunk) in UNCHAINED.cut(&commits) {
+    for (statement, chunk) in UNVERIFIED_CHAIN.cut(&commits) {
         let mut query = sqlx::query(statement);
         for (did, version) in chunk {
             query = query
@@ -339,7 +338,7 @@ pub(super) async fn write_unchained(
                 .bind(integer(version.seq))
                 .bind(source.as_str())
                 .bind(sortable(version.time))
-                .bind(RepoState::Unchained.as_str())
+                .bind(RepoState::UnverifiedChain.as_str())
                 .bind(now);
         }
         query.execute(&mut *connection).await?;

@@ -21,7 +21,7 @@ const ATTEMPTS_TO_BE_SURE: u32 = 10;
 pub(super) async fn begin(writer: &Writer, did: &Did) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
     sqlx::query(
-        "UPDATE repos SET state = 'resyncing', doubted_by = NULL, updated_at = ?2 WHERE did = ?1",
+        "UPDATE repos SET state = 'resyncing', recheck_cause = NULL, updated_at = ?2 WHERE did = ?1",
     )
     .bind(did.as_str())
     .bind(now())
@@ -176,7 +176,7 @@ async fn move_state(
             .await?;
             if failure.is_gone {
                 sqlx::query(
-                    "DELETE FROM repos WHERE did = ?1 AND rev IS NULL AND has_waiting = 0 \
+                    "DELETE FROM repos WHERE did = ?1 AND rev IS NULL AND has_parked = 0 \
                      AND cause IN ('backfill', 'refused') AND attempts > ?2 \
                      AND NOT EXISTS (SELECT 1 FROM records WHERE did = ?1)",
                 )

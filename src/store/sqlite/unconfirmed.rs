@@ -8,41 +8,45 @@ use super::{SqliteStore, accounts};
 use crate::atproto::syntax::Did;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::repos::{Hearsay, Truth};
+use crate::store::repos::{HostStatus, UnconfirmedStatus};
 
 pub(super) async fn all(
     store: &SqliteStore,
     now: Timestamp,
     limit: usize,
-) -> Result<Vec<Hearsay>, StoreError> {
+) -> Result<Vec<UnconfirmedStatus>, StoreError> {
     let rows: Vec<(String, Option<String>, String, u32)> = sqlx::query_as(
         "SELECT did, status, as_of, attempts FROM accounts \
-         WHERE is_hearsay = 1 AND (retry_at IS NULL OR retry_at <= ?) ORDER BY retry_at LIMIT ?",
+         WHERE is_unconfirmed = 1 AND (retry_at IS NULL OR retry_at <= ?) ORDER BY retry_at LIMIT ?",
     )
     .bind(sortable(now))
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(store.reader())
     .await?;
-    let hearsay = rows.into_iter().map(|(did, status, as_of, attempts)| {
-        Ok(Hearsay {
+    let unconfirmed = rows.into_iter().map(|(did, status, as_of, attempts)| {
+        Ok(UnconfirmedStatus {
             did: parse_did(&did)?,
             status,
             as_of,
             attempts,
         })
     });
-    hearsay.collect()
+    unconfirmed.collect()
 }
 
-pub(super) async fn suspect(writer: &Writer, did: &Did, status: &str) -> Result<(), StoreError> {
+pub(super) async fn report_inactive(
+    writer: &Writer,
+    did: &Did,
+    status: &str,
+) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
     sqlx::query(
-        "INSERT INTO accounts (did, active, status, as_of, as_of_seq, is_hearsay) \
+        "INSERT INTO accounts (did, active, status, as_of, as_of_seq, is_unconfirmed) \
          VALUES (?1, 0, ?2, coalesce((SELECT time FROM repos WHERE did = ?1), ?3), 0, 1) \
          ON CONFLICT (did) DO UPDATE SET active = 0, status = ?2, \
          as_of_seq = iif(as_of >= excluded.as_of, as_of_seq, 0), \
          as_of = max(coalesce(as_of, ''), excluded.as_of), \
-         is_hearsay = 1, retry_at = NULL, attempts = 0",
+         is_unconfirmed = 1, retry_at = NULL, attempts = 0",
     )
     .bind(did.as_str())
     .bind(status)
@@ -56,21 +60,21 @@ pub(super) async fn suspect(writer: &Writer, did: &Did, status: &str) -> Result<
 /// stays.
 pub(super) async fn settle(
     writer: &Writer,
-    hearsay: &Hearsay,
-    truth: &Truth,
+    unconfirmed: &UnconfirmedStatus,
+    host_status: &HostStatus,
 ) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
-    let (active, status) = match truth {
-        Truth::Active => (true, None),
-        Truth::Deleted => (false, Some("deleted")),
-        Truth::Inactive(status) => (false, status.as_deref()),
-        Truth::Unknown(until) => {
+    let (active, status) = match host_status {
+        HostStatus::Active => (true, None),
+        HostStatus::Deleted => (false, Some("deleted")),
+        HostStatus::Inactive(status) => (false, status.as_deref()),
+        HostStatus::Unknown(until) => {
             sqlx::query(
                 "UPDATE accounts SET retry_at = ?3, attempts = attempts + 1 \
                  WHERE did = ?1 AND as_of = ?2",
             )
-            .bind(hearsay.did.as_str())
-            .bind(&hearsay.as_of)
+            .bind(unconfirmed.did.as_str())
+            .bind(&unconfirmed.as_of)
             .bind(sortable(*until))
             .execute(&mut *transaction)
             .await?;
@@ -78,31 +82,31 @@ pub(super) async fn settle(
         }
     };
     let settled = sqlx::query(
-        "UPDATE accounts SET active = ?3, status = ?4, is_hearsay = 0, retry_at = NULL, \
-         attempts = 0 WHERE did = ?1 AND as_of = ?2 AND is_hearsay = 1",
+        "UPDATE accounts SET active = ?3, status = ?4, is_unconfirmed = 0, retry_at = NULL, \
+         attempts = 0 WHERE did = ?1 AND as_of = ?2 AND is_unconfirmed = 1",
     )
-    .bind(hearsay.did.as_str())
-    .bind(&hearsay.as_of)
+    .bind(unconfirmed.did.as_str())
+    .bind(&unconfirmed.as_of)
     .bind(active)
     .bind(status)
     .execute(&mut *transaction)
     .await?;
     if settled.rows_affected() > 0 {
-        match truth {
-            Truth::Deleted => {
-                let removals = [(&hearsay.did, hearsay.as_of.clone())].into();
+        match host_status {
+            HostStatus::Deleted => {
+                let removals = [(&unconfirmed.did, unconfirmed.as_of.clone())].into();
                 accounts::remove(&mut transaction, &removals).await?;
             }
-            Truth::Active => {
+            HostStatus::Active => {
                 sqlx::query(
                     "UPDATE repos SET state = 'desynchronized', cause = 'returned', \
                      retry_at = NULL, attempts = 0 WHERE did = ?",
                 )
-                .bind(hearsay.did.as_str())
+                .bind(unconfirmed.did.as_str())
                 .execute(&mut *transaction)
                 .await?;
             }
-            Truth::Inactive(_) | Truth::Unknown(_) => {}
+            HostStatus::Inactive(_) | HostStatus::Unknown(_) => {}
         }
     }
     transaction.commit().await

@@ -43,8 +43,12 @@ impl CollectionMetrics {
 
     fn new(registry: &Registry, collection: &str) -> Self {
         let collection = ("collection", collection);
-        let operation =
-            |word| registry.counter(names::RECORDS_TOTAL, &[collection, ("operation", word)]);
+        let operation = |word| {
+            registry.counter(
+                names::RECORD_OPERATIONS_TOTAL,
+                &[collection, ("operation", word)],
+            )
+        };
         let validity = |word| {
             registry.counter(
                 names::RECORDS_VALIDATED_TOTAL,
@@ -120,7 +124,7 @@ mod tests {
             collections.resolve(&name).created.increment(1);
         }
         let text = text.render();
-        let other = r#"huddle_records_total{collection="other",operation="create"} 50"#;
+        let other = r#"huddle_record_operations_total{collection="other",operation="create"} 50"#;
         assert!(text.contains(other), "{text}");
         let series = text
             .lines()

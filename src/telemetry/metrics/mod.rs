@@ -14,12 +14,12 @@
 //! | `huddle_budget_wait_seconds` | histogram | | [`Metrics::budget_wait_seconds`] |
 //! | `huddle_connected` | gauge | source | status |
 //! | `huddle_cursor_seq` | gauge | source | status |
-//! | `huddle_cursor_time_seconds` | gauge | source | status |
+//! | `huddle_cursor_timestamp_seconds` | gauge | source | status |
 //! | `huddle_database_blocked` | gauge | | status |
 //! | `huddle_dead_letters_total` | counter | stage | [`Metrics::dead_letters`] |
 //! | `huddle_events_total` | counter | source, kind | [`SourceMetrics::events`] |
 //! | `huddle_filter_hit_ratio` | gauge | source | status |
-//! | `huddle_frames_bytes_total` | counter | source | [`SourceMetrics::frames_bytes`] |
+//! | `huddle_received_bytes_total` | counter | source | [`SourceMetrics::received_bytes`] |
 //! | `huddle_gaps_total` | counter | cause | [`Metrics::gaps`] |
 //! | `huddle_in_flight_bytes` | gauge | | status |
 //! | `huddle_index_batch_size` | histogram | | [`Metrics::index_batch_size`] |
@@ -29,7 +29,7 @@
 //! | `huddle_processing_lag_seconds` | gauge | source | status |
 //! | `huddle_queue_depth` | gauge | | status |
 //! | `huddle_reconnects_total` | counter | source | status |
-//! | `huddle_records_total` | counter | collection, operation | [`Metrics::collection`] |
+//! | `huddle_record_operations_total` | counter | collection, operation | [`Metrics::collection`] |
 //! | `huddle_records_validated_total` | counter | collection, validity | [`Metrics::collection`] |
 //! | `huddle_redelivered_total` | counter | | [`Metrics::redelivered`] |
 //! | `huddle_rejected_connections_total` | counter | status | [`Metrics::rejected_connections`] |
@@ -40,10 +40,10 @@
 //! | `huddle_seq_anomalies_total` | counter | kind | [`Metrics::seq_anomalies`] |
 //! | `huddle_socket_to_commit_seconds` | histogram | | [`Metrics::socket_to_commit_seconds`] |
 //! | `huddle_source_lag_seconds` | gauge | source | status |
-//! | `huddle_unproven_total` | counter | | [`Metrics::unproven`] |
+//! | `huddle_key_unavailable_total` | counter | | [`Metrics::unproven`] |
 //! | `huddle_verified_total` | counter | level | [`Metrics::verified`] |
 //! | `huddle_verify_errors_total` | counter | error | [`Metrics::verify_errors`] |
-//! | `huddle_waiting_commits` | gauge | | status |
+//! | `huddle_parked_commits` | gauge | | status |
 
 mod collection;
 mod names;
@@ -81,7 +81,7 @@ pub struct Metrics {
     pub redelivered: Counter,
     /// Seconds.
     pub socket_to_commit_seconds: Histogram,
-    pub unproven: Counter,
+    pub key_unavailable: Counter,
 
     verified_commit: Counter,
     verified_chain: Counter,
@@ -108,7 +108,7 @@ impl Metrics {
             index_retries: registry.counter(names::INDEX_RETRIES_TOTAL, &[]),
             redelivered: registry.counter(names::REDELIVERED_TOTAL, &[]),
             socket_to_commit_seconds: registry.histogram(names::SOCKET_TO_COMMIT_SECONDS),
-            unproven: registry.counter(names::UNPROVEN_TOTAL, &[]),
+            key_unavailable: registry.counter(names::KEY_UNAVAILABLE_TOTAL, &[]),
             collections: Arc::new(Collections::new(registry.clone())),
             registry,
         };

@@ -40,73 +40,75 @@ macro_rules! families {
 
 families! {
     BACKFILL_REPOS = "huddle_backfill_repos", Kind::Gauge,
-        "Repositories of the backfill: fetched since it began, left, and those of the latter that were tried in vain";
+        "Repositories of the backfill, by state: fetched since it began, left, and failing (those left that were tried in vain)";
     BUDGET_LIMIT_BYTES = "huddle_budget_limit_bytes", Kind::Gauge,
         "The byte budget: what may be in flight at once";
     BUDGET_WAIT_SECONDS = "huddle_budget_wait_seconds", Kind::Histogram(SECONDS),
-        "Waits of the socket for the byte budget";
+        "How long the socket waited for the byte budget";
     CONNECTED = "huddle_connected", Kind::Gauge,
         "1 while the source is connected, otherwise 0";
     CURSOR_SEQ = "huddle_cursor_seq", Kind::Gauge,
         "The durable cursor: everything up to this seq has been applied";
-    CURSOR_TIME_SECONDS = "huddle_cursor_time_seconds", Kind::Gauge,
-        "The time of the event at the durable cursor, by the source's clock, as a Unix time";
+    CURSOR_TIMESTAMP_SECONDS = "huddle_cursor_timestamp_seconds", Kind::Gauge,
+        "Time of the event at the durable cursor, by the source's clock, as a Unix time. Formerly huddle_cursor_time_seconds";
     DATABASE_BLOCKED = "huddle_database_blocked", Kind::Gauge,
-        "1 while the database takes nothing, otherwise 0";
+        "1 while database writes fail, otherwise 0";
     DEAD_LETTERS_TOTAL = "huddle_dead_letters_total", Kind::Counter,
-        "Dead letters, by the stage that gave up";
+        "Dead letters, by stage";
     EVENTS_TOTAL = "huddle_events_total", Kind::Counter,
         "Events read from the source, by kind";
     FILTER_HIT_RATIO = "huddle_filter_hit_ratio", Kind::Gauge,
-        "The share of events since the start that the filter kept";
-    FRAMES_BYTES_TOTAL = "huddle_frames_bytes_total", Kind::Counter,
-        "Bytes of the frames read from the source";
+        "Share of events since the start that the filter kept";
     GAPS_TOTAL = "huddle_gaps_total", Kind::Counter,
-        "Stretches of events that may have been missed, by cause";
+        "Gaps (ranges of events that may have been missed), by cause";
     IN_FLIGHT_BYTES = "huddle_in_flight_bytes", Kind::Gauge,
         "Bytes charged to the byte budget";
     INDEX_BATCH_SIZE = "huddle_index_batch_size", Kind::Histogram(TASKS),
-        "Index tasks in one transaction; the steps of their repositories do not add to it";
+        "Index tasks in one transaction, not counting the chain states of repositories";
     INDEX_COMMIT_SECONDS = "huddle_index_commit_seconds", Kind::Histogram(SECONDS),
-        "Transactions, from their begin to their commit";
+        "Duration of transactions, from begin to commit";
     INDEX_RETRIES_TOTAL = "huddle_index_retries_total", Kind::Counter,
-        "Transactions tried again";
+        "Retries of effects that the database refused";
+    KEY_UNAVAILABLE_TOTAL = "huddle_key_unavailable_total", Kind::Counter,
+        "Commits parked because their account's signing key was not known or may have changed. Formerly huddle_unproven_total";
     MATCHED_TOTAL = "huddle_matched_total", Kind::Counter,
         "Events that the filter kept";
+    PARKED_COMMITS = "huddle_parked_commits", Kind::Gauge,
+        "Commits parked until a key is known or their repository is fetched. Formerly huddle_waiting_commits";
     PROCESSING_LAG_SECONDS = "huddle_processing_lag_seconds", Kind::Gauge,
         "How far the tables are behind the newest event received, by the source's clock";
     QUEUE_DEPTH = "huddle_queue_depth", Kind::Gauge,
-        "Effects that wait for a transaction";
+        "Effects waiting for a transaction";
+    RECEIVED_BYTES_TOTAL = "huddle_received_bytes_total", Kind::Counter,
+        "Bytes of the frames read from the source. Formerly huddle_frames_bytes_total";
     RECONNECTS_TOTAL = "huddle_reconnects_total", Kind::Counter,
         "Connections made after the first one";
-    RECORDS_TOTAL = "huddle_records_total", Kind::Counter,
-        "Operations on records that the filter kept, by collection";
+    RECORD_OPERATIONS_TOTAL = "huddle_record_operations_total", Kind::Counter,
+        "Record operations that the filter kept, by collection and action. Formerly huddle_records_total";
     RECORDS_VALIDATED_TOTAL = "huddle_records_validated_total", Kind::Counter,
-        "Created and updated records by what the lexicon said of them";
+        "Created and updated records, by collection and result of lexicon validation";
     REDELIVERED_TOTAL = "huddle_redelivered_total", Kind::Counter,
-        "Batches handed out again because whoever held them failed";
+        "Batches handed out again because their handler failed";
     REJECTED_CONNECTIONS_TOTAL = "huddle_rejected_connections_total", Kind::Counter,
-        "Dials that the source answered with an HTTP status instead of a stream";
+        "Connection attempts that the source answered with an HTTP status instead of a stream, by status";
     REPOS = "huddle_repos", Kind::Gauge,
-        "Tracked repositories, all of them and those that somebody has to see to, by why";
+        "Tracked repositories that have work due, by state; huddle_tracked_repos counts all of them";
     RESTARTS_TOTAL = "huddle_restarts_total", Kind::Counter,
         "Restarts of an actor by its supervisor";
     RESYNCED_RECORDS_TOTAL = "huddle_resynced_records_total", Kind::Counter,
-        "Records in which the tables were another way than a repository that was fetched, by what was done";
+        "Records corrected by repository fetches, by change";
     RESYNCS_TOTAL = "huddle_resyncs_total", Kind::Counter,
-        "Attempts to fetch a repository as a whole, by what came of them";
+        "Attempts to fetch a whole repository, by result";
     SEQ_ANOMALIES_TOTAL = "huddle_seq_anomalies_total", Kind::Counter,
-        "Seqs that were not what they should be, by kind";
+        "Events whose seq was not the expected one, by kind";
     SOCKET_TO_COMMIT_SECONDS = "huddle_socket_to_commit_seconds", Kind::Histogram(SECONDS),
         "From the arrival of a batch's first frame to the commit of its effects";
     SOURCE_LAG_SECONDS = "huddle_source_lag_seconds", Kind::Gauge,
-        "How far the tables are behind the source, events that it holds back for us included";
-    UNPROVEN_TOTAL = "huddle_unproven_total", Kind::Counter,
-        "Commits that wait because their account's key is not known, or may have changed";
+        "How far the tables are behind the source, by the source's clock, including events not yet received";
+    TRACKED_REPOS = "huddle_tracked_repos", Kind::Gauge,
+        "Tracked repositories. Formerly huddle_repos{state=\"tracked\"}";
     VERIFIED_TOTAL = "huddle_verified_total", Kind::Counter,
-        "Commits that were verified, by how much";
+        "Verified commits, by level";
     VERIFY_ERRORS_TOTAL = "huddle_verify_errors_total", Kind::Counter,
-        "What was wrong with the proofs of commits, whether they were refused for it or not";
-    WAITING_COMMITS = "huddle_waiting_commits", Kind::Gauge,
-        "Commits that wait for a key, or for their repository to be fetched";
+        "Errors in the proofs of commits, refused or tolerated, by error";
 }

@@ -34,12 +34,11 @@ impl Metrics {
     fn publish_repositories(&self, counts: &RepoCounts) {
         let backfill = &counts.backfill;
         for (name, state, count) in [
-            (names::REPOS, "tracked", counts.tracked),
             (names::REPOS, "desynchronized", counts.desynchronized),
             (names::REPOS, "resyncing", counts.resyncing),
             (names::REPOS, "throttled", counts.throttled),
-            (names::REPOS, "doubted", counts.doubted),
-            (names::REPOS, "waiting", counts.waiting),
+            (names::REPOS, "recheck", counts.doubted),
+            (names::REPOS, "parked", counts.waiting),
             (names::BACKFILL_REPOS, "fetched", backfill.fetched),
             (names::BACKFILL_REPOS, "left", backfill.left),
             (names::BACKFILL_REPOS, "failing", backfill.failing),
@@ -47,8 +46,12 @@ impl Metrics {
             let gauge = self.registry.gauge(name, &[("state", state)]);
             gauge.set(count as f64);
         }
-        let waiting = self.registry.gauge(names::WAITING_COMMITS, &[]);
-        waiting.set(counts.waiting_commits as f64);
+        for (name, count) in [
+            (names::PARKED_COMMITS, counts.parked_commits),
+            (names::TRACKED_REPOS, counts.tracked),
+        ] {
+            self.registry.gauge(name, &[]).set(count as f64);
+        }
     }
 
     fn publish_source(&self, id: &str, source: &SourceStatus, now: Timestamp) {
@@ -63,7 +66,7 @@ impl Metrics {
             (names::CONNECTED, Some(flag(is_connected))),
             (names::CURSOR_SEQ, Some(source.applied.seq as f64)),
             (
-                names::CURSOR_TIME_SECONDS,
+                names::CURSOR_TIMESTAMP_SECONDS,
                 cursor_time.map(|time| time.as_duration().as_secs_f64()),
             ),
             (names::FILTER_HIT_RATIO, source.hit_ratio()),
@@ -119,7 +122,7 @@ mod tests {
 
         status.repositories = Some(RepoCounts {
             tracked: 12,
-            waiting_commits: 4,
+            parked_commits: 4,
             ..RepoCounts::default()
         });
 
@@ -128,15 +131,15 @@ mod tests {
         let text = text.render();
         for line in [
             "huddle_queue_depth 7",
-            "huddle_repos{state=\"tracked\"} 12",
-            "huddle_waiting_commits 4",
+            "huddle_tracked_repos 12",
+            "huddle_parked_commits 4",
             "huddle_database_blocked 1",
             "huddle_connected{source=\"wss://relay/\"} 1",
             "huddle_reconnects_total{source=\"wss://relay/\"} 3",
             "huddle_matched_total{source=\"wss://relay/\"} 5",
             "huddle_filter_hit_ratio{source=\"wss://relay/\"} 0.5",
             "huddle_cursor_seq{source=\"wss://relay/\"} 8",
-            "huddle_cursor_time_seconds{source=\"wss://relay/\"} 90",
+            "huddle_cursor_timestamp_seconds{source=\"wss://relay/\"} 90",
             "huddle_processing_lag_seconds{source=\"wss://relay/\"} 10",
             "huddle_source_lag_seconds{source=\"wss://relay/\"} 110",
         ] {

@@ -11,7 +11,7 @@ use crate::model::SourceId;
 pub struct SourceMetrics {
     pub events: EventCounters,
     /// Bytes of the frames, as read from the socket.
-    pub frames_bytes: Counter,
+    pub received_bytes: Counter,
 }
 
 /// Events read from the source, by kind. Each frame counts once.
@@ -51,7 +51,7 @@ impl SourceMetrics {
                 tombstone: events("tombstone"),
                 unknown: events("unknown"),
             },
-            frames_bytes: registry.counter(names::FRAMES_BYTES_TOTAL, &[source]),
+            received_bytes: registry.counter(names::RECEIVED_BYTES_TOTAL, &[source]),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::config::{Config, Verify};
 use huddle_firehose::repo::RepositoriesMessage;
-use huddle_firehose::store::repos::{RepoStore, Unsettled, Urgency};
+use huddle_firehose::store::repos::{DueRepo, JobKind, RepoStore};
 use huddle_firehose::store::sqlite::{ResyncRow, SqliteStore};
 use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
@@ -152,7 +152,7 @@ impl Verified {
         let did = self.did(number);
         self.store.desynchronize(&did, "operator").await.unwrap();
         let repositories = self.tree.context().repositories.as_ref().unwrap();
-        let look = RepositoriesMessage::Look;
+        let look = RepositoriesMessage::Wake;
         repositories.address.cast(look).unwrap();
     }
 
@@ -205,13 +205,17 @@ impl Verified {
     async fn unsettled(&self) -> Vec<String> {
         let mut found = Vec::new();
         for _ in 0..2 {
-            for urgency in Urgency::ALL {
+            for urgency in JobKind::ALL {
                 let due = self.store.due(urgency, Timestamp::MAX, 9).await.unwrap();
                 let due = due.iter().filter(|repo| !is_made_up(repo));
                 found.extend(due.map(|repo| format!("{repo:?}")));
             }
-            let hearsay = self.store.hearsay(Timestamp::MAX, 9).await.unwrap();
-            found.extend(hearsay.iter().map(|hearsay| format!("{hearsay:?}")));
+            let unconfirmed = self.store.unconfirmed(Timestamp::MAX, 9).await.unwrap();
+            found.extend(
+                unconfirmed
+                    .iter()
+                    .map(|unconfirmed| format!("{unconfirmed:?}")),
+            );
         }
         found
     }
@@ -219,12 +223,12 @@ impl Verified {
     /// Looks once more for the repositories that hold something.
     pub(crate) async fn look_again(&self) {
         let store = &self.store;
-        let enumerations = store.enumerations().await.unwrap();
-        let collections: Vec<Nsid> = enumerations
+        let discoveries = store.discoveries().await.unwrap();
+        let collections: Vec<Nsid> = discoveries
             .into_iter()
-            .map(|enumeration| enumeration.collection)
+            .map(|discovery| discovery.collection)
             .collect();
-        store.begin_enumeration(&collections, true).await.unwrap();
+        store.begin_discovery(&collections, true).await.unwrap();
         self.until("the search is over", async || {
             store.repo_counts().await.unwrap().backfill.enumerating == 0
         })
@@ -251,7 +255,7 @@ impl Verified {
     pub(crate) async fn waiting(&self, number: usize) -> i64 {
         let did = self.did(number);
         self.count(&format!(
-            "SELECT count(*) FROM waiting_commits WHERE did = '{did}'"
+            "SELECT count(*) FROM parked_commits WHERE did = '{did}'"
         ))
         .await
     }
@@ -333,6 +337,6 @@ fn looking_for_history(config: &mut Config) {
 }
 
 /// A relay has told of an account that is nowhere. It is looked for a while.
-fn is_made_up(repo: &Unsettled) -> bool {
+fn is_made_up(repo: &DueRepo) -> bool {
     repo.attempts > 0 && repo.cause.as_deref() == Some("refused")
 }

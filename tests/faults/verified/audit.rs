@@ -19,8 +19,8 @@ const WORK: &str = "SELECT \
      EXISTS (SELECT 1 FROM repos WHERE urgency IS NOT NULL \
          AND did IN (SELECT value FROM json_each(?)) AND NOT EXISTS ( \
          SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0)) \
-     OR EXISTS (SELECT 1 FROM accounts WHERE is_hearsay = 1 AND did IN (SELECT did FROM repos)) \
-     OR EXISTS (SELECT 1 FROM enumerations WHERE ended_at IS NULL) \
+     OR EXISTS (SELECT 1 FROM accounts WHERE is_unconfirmed = 1 AND did IN (SELECT did FROM repos)) \
+     OR EXISTS (SELECT 1 FROM discoveries WHERE ended_at IS NULL) \
      OR EXISTS (SELECT 1 FROM gaps WHERE closed_at IS NULL)";
 
 pub(crate) async fn has_work(store: &SqliteStore, accounts: &[String]) -> bool {
@@ -45,14 +45,14 @@ impl Tables {
     pub(crate) async fn read(store: &SqliteStore, cursor: Position) -> Self {
         let reader = store.reader();
         let repos: Vec<(String, Option<String>)> = sqlx::query_as(
-            "SELECT did, iif(state = 'synchronized' AND has_waiting = 0 AND doubted_by IS NULL, \
+            "SELECT did, iif(state = 'synchronized' AND has_parked = 0 AND recheck_cause IS NULL, \
              rev, NULL) FROM repos",
         )
         .fetch_all(reader)
         .await
         .unwrap();
         let restless: Vec<String> = sqlx::query_scalar(
-            "SELECT did FROM accounts WHERE active = 0 OR is_hearsay = 1 OR removed_at IS NOT NULL",
+            "SELECT did FROM accounts WHERE active = 0 OR is_unconfirmed = 1 OR removed_at IS NOT NULL",
         )
         .fetch_all(reader)
         .await
@@ -193,7 +193,7 @@ impl Shown {
             .await
             .unwrap();
         let waiting = sqlx::query_scalar(
-            "SELECT count(*) FROM waiting_commits WHERE did NOT IN ( \
+            "SELECT count(*) FROM parked_commits WHERE did NOT IN ( \
              SELECT did FROM accounts WHERE active = 0)",
         );
         Self {

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use huddle_firehose::config::{Config, Layers, Verify};
 use huddle_firehose::identity::{Identities, Limits};
 use huddle_firehose::pipeline::{Context, Parts};
-use huddle_firehose::repo::{Backfill, HostLanes, Repositories, Rest, TurnLog};
+use huddle_firehose::repo::{Backfill, HostLimiters, Idleness, JobLog, Repositories};
 use huddle_firehose::source::process::verification::Verification;
 use huddle_firehose::supervisor::address::Address;
 use huddle_firehose::supervisor::role::Role;
@@ -24,7 +24,7 @@ use super::traffic::Traffic;
 use crate::schedule::{End, Schedule, Scope};
 
 /// In the tree's own, paused time.
-const PATIENCE: Duration = Duration::from_secs(2400);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(2400);
 /// More than faults can end.
 const MOST_LIVES: usize = 12;
 
@@ -128,8 +128,8 @@ impl Run {
             ),
             hosts: Arc::new(hosts),
             store: store.clone(),
-            lanes: HostLanes::default(),
-            log: TurnLog::default(),
+            host_limiters: HostLimiters::default(),
+            log: JobLog::default(),
             folder: self.folder.path().to_owned(),
             source_http: relay.parse().unwrap(),
             address: Address::default(),
@@ -138,7 +138,7 @@ impl Run {
                 directory: relay.parse().unwrap(),
                 collections: worker::collections(&self.config.collections, &rules.schemas),
             },
-            rest: Rest::default(),
+            idleness: Idleness::default(),
         };
         Context::new(Parts {
             config: self.config.clone(),
@@ -205,8 +205,8 @@ impl Run {
         let begun = Instant::now();
         let mut blow = self.schedule.plan().blow.clone();
         loop {
-            let blow_at = begun + blow.as_ref().map_or(PATIENCE, |blow| blow.at);
-            let end_at = begun + end.map_or(PATIENCE, |end| end.after);
+            let blow_at = begun + blow.as_ref().map_or(SLOT_TIMEOUT, |blow| blow.at);
+            let end_at = begun + end.map_or(SLOT_TIMEOUT, |end| end.after);
             tokio::select! {
                 error = tree.failed() => return Stop::Died(error),
                 () = self.traffic.flow(store) => return Stop::AllSettled,
@@ -220,7 +220,7 @@ impl Run {
                     let roles = blow.take().into_iter().flat_map(|blow| blow.roles);
                     roles.for_each(|role| tree.kill(role));
                 }
-                () = sleep_until(begun + PATIENCE) => {
+                () = sleep_until(begun + SLOT_TIMEOUT) => {
                     panic!("{}: stood still at {}", self.name(), store.position());
                 }
             }

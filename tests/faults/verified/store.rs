@@ -15,8 +15,9 @@ use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::model::{Position, SourceId};
 use huddle_firehose::store::plan::effect::{Effect, Gap};
 use huddle_firehose::store::repos::{
-    EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, RecentResyncs, Reconciled, RepoCounts,
-    RepoStore, Resync, Settled, SnapshotPart, Truth, Unsettled, Urgency, Waiting,
+    Discovery, DiscoveryPage, DueRepo, Held, HeldRange, HostStatus, JobKind, ParkedCommit,
+    RecentResyncs, Reconciled, Replayed, RepoCounts, RepoStore, Resync, SnapshotPart,
+    UnconfirmedStatus,
 };
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
@@ -202,12 +203,12 @@ impl Store for FaultyStore {
         self.act(self.store.begin_run(source)).boxed()
     }
 
-    fn mark_in_hand<'a>(
+    fn mark_in_progress<'a>(
         &'a self,
         source: &'a SourceId,
         frame: Option<FrameDigest>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act(self.store.mark_in_hand(source, frame)).boxed()
+        self.act(self.store.mark_in_progress(source, frame)).boxed()
     }
 
     fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>> {
@@ -226,10 +227,10 @@ impl RepoStore for FaultyStore {
 
     fn due(
         &self,
-        urgency: Urgency,
+        urgency: JobKind,
         now: Timestamp,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Unsettled>, StoreError>> {
+    ) -> BoxFuture<'_, Result<Vec<DueRepo>, StoreError>> {
         let now = self.on_the_wall(now);
         self.act_soon(self.store.due(urgency, now, limit)).boxed()
     }
@@ -274,98 +275,99 @@ impl RepoStore for FaultyStore {
             .boxed()
     }
 
-    fn first_waiting<'a>(
+    fn first_parked<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>> {
-        self.act_soon(self.store.first_waiting(did)).boxed()
+    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>> {
+        self.act_soon(self.store.first_parked(did)).boxed()
     }
 
-    fn settle_waiting<'a>(
+    fn replay_parked<'a>(
         &'a self,
-        waiting: &'a Waiting,
+        waiting: &'a ParkedCommit,
         effects: &'a [Effect],
-    ) -> BoxFuture<'a, Result<Settled, StoreError>> {
-        self.act_soon(self.store.settle_waiting(waiting, effects))
+    ) -> BoxFuture<'a, Result<Replayed, StoreError>> {
+        self.act_soon(self.store.replay_parked(waiting, effects))
             .boxed()
     }
 
-    fn postpone<'a>(
+    fn retry_later<'a>(
         &'a self,
         did: &'a Did,
         until: Timestamp,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let until = self.on_the_wall(until);
-        self.act_soon(async move { self.store.postpone(did, until).await })
+        self.act_soon(async move { self.store.retry_later(did, until).await })
             .boxed()
     }
 
-    fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.finish_queue(did)).boxed()
+    fn finish_replay<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.finish_replay(did)).boxed()
     }
 
-    fn defer<'a>(
+    fn reschedule<'a>(
         &'a self,
         did: &'a Did,
         until: Timestamp,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let until = self.on_the_wall(until);
-        self.act_soon(async move { self.store.defer(did, until).await })
+        self.act_soon(async move { self.store.reschedule(did, until).await })
             .boxed()
     }
 
-    fn shelve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.shelve(did)).boxed()
+    fn suspend_until_active<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.suspend_until_active(did)).boxed()
     }
 
-    fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.release(did)).boxed()
+    fn untrack<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.untrack(did)).boxed()
     }
 
-    fn settle_doubt<'a>(&'a self, repo: &'a Unsettled) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.settle_doubt(repo)).boxed()
+    fn finish_recheck<'a>(&'a self, repo: &'a DueRepo) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.finish_recheck(repo)).boxed()
     }
 
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
         self.act_soon(self.store.reconcile_gaps()).boxed()
     }
 
-    fn hearsay(
+    fn unconfirmed(
         &self,
         now: Timestamp,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>> {
+    ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>> {
         let now = self.on_the_wall(now);
-        self.act_soon(self.store.hearsay(now, limit)).boxed()
+        self.act_soon(self.store.unconfirmed(now, limit)).boxed()
     }
 
-    fn suspect<'a>(
+    fn report_inactive<'a>(
         &'a self,
         did: &'a Did,
         status: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.suspect(did, status)).boxed()
-    }
-
-    fn settle_hearsay<'a>(
-        &'a self,
-        hearsay: &'a Hearsay,
-        truth: &'a Truth,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let truth = match truth {
-            Truth::Unknown(until) => Truth::Unknown(self.on_the_wall(*until)),
-            truth => truth.clone(),
-        };
-        self.act_soon(async move { self.store.settle_hearsay(hearsay, &truth).await })
+        self.act_soon(self.store.report_inactive(did, status))
             .boxed()
     }
 
-    fn begin_enumeration<'a>(
+    fn confirm_status<'a>(
+        &'a self,
+        unconfirmed: &'a UnconfirmedStatus,
+        truth: &'a HostStatus,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let truth = match truth {
+            HostStatus::Unknown(until) => HostStatus::Unknown(self.on_the_wall(*until)),
+            truth => truth.clone(),
+        };
+        self.act_soon(async move { self.store.confirm_status(unconfirmed, &truth).await })
+            .boxed()
+    }
+
+    fn begin_discovery<'a>(
         &'a self,
         collections: &'a [Nsid],
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.begin_enumeration(collections, anew))
+        self.act_soon(self.store.begin_discovery(collections, anew))
             .boxed()
     }
 
@@ -378,13 +380,13 @@ impl RepoStore for FaultyStore {
             .boxed()
     }
 
-    fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>> {
-        self.act_soon(self.store.enumerations()).boxed()
+    fn discoveries(&self) -> BoxFuture<'_, Result<Vec<Discovery>, StoreError>> {
+        self.act_soon(self.store.discoveries()).boxed()
     }
 
     fn note_page<'a>(
         &'a self,
-        page: &'a EnumeratedPage<'a>,
+        page: &'a DiscoveryPage<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.act_soon(self.store.note_page(page)).boxed()
     }

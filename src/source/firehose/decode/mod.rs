@@ -16,7 +16,7 @@ use crate::atproto::event::{Event, Info};
 use crate::atproto::signed_commit::SignedCommit;
 use crate::atproto::skim::{Envelope, Kind, SEQS, Skim, SkimFault, skim};
 use crate::atproto::verify::{CommitEvidence, SyncEvidence};
-use crate::delivery::segment::Place;
+use crate::delivery::segment::RawPosition;
 use crate::source::interest::Interest;
 
 /// The longest frame that is looked at, in bytes, as the reference relay has it.
@@ -38,8 +38,8 @@ pub struct Decoded<'a> {
 
 impl<'a> Decoded<'a> {
     /// Where the frame stands in its source, if it stands anywhere.
-    pub fn place(&self) -> Option<Place<'a>> {
-        Some(Place {
+    pub fn raw_position(&self) -> Option<RawPosition<'a>> {
+        Some(RawPosition {
             seq: self.seq?,
             time: self.time,
         })
@@ -145,9 +145,9 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
 
 /// What the envelope of a frame tells of whether anybody wants it.
 #[derive(Clone, Copy, Debug)]
-pub enum Glance<'a> {
+pub enum Peek<'a> {
     /// [`decode`] would find it [`Content::Unwanted`].
-    Unwanted(Place<'a>),
+    Unwanted(RawPosition<'a>),
     /// Anything else, also what can't be read.
     Kept {
         /// As a cursor could name it.
@@ -158,8 +158,8 @@ pub enum Glance<'a> {
 }
 
 /// Looks no further into a frame than has to be to know whether it is wanted.
-pub fn glance<'a>(frame: &'a [u8], interest: &Interest) -> Glance<'a> {
-    let kept = |seq: Option<u64>, repo| Glance::Kept {
+pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
+    let kept = |seq: Option<u64>, repo| Peek::Kept {
         seq: seq.filter(|seq| SEQS.contains(seq)),
         repo,
     };
@@ -175,7 +175,7 @@ pub fn glance<'a>(frame: &'a [u8], interest: &Interest) -> Glance<'a> {
                 && SEQS.contains(&seq)
                 && !wants(interest, &envelope, repo) =>
         {
-            Glance::Unwanted(Place {
+            Peek::Unwanted(RawPosition {
                 seq,
                 time: envelope.time,
             })
@@ -308,7 +308,9 @@ mod tests {
         assert_eq!(decoded.kind, Some(Kind::Commit));
         assert_eq!(decoded.seq, Some(7));
         assert_eq!(
-            decoded.place().and_then(|place| place.position().time),
+            decoded
+                .raw_position()
+                .and_then(|place| place.position().time),
             Some(time())
         );
         assert!(decode(&frame, &interest("app.bsky.*")).is_err());
@@ -416,7 +418,7 @@ mod tests {
             (info, None),
         ] {
             let decoded = decode(&frame, &Interest::default()).unwrap();
-            assert_eq!(decoded.place().map(|place| place.seq), place);
+            assert_eq!(decoded.raw_position().map(|place| place.seq), place);
         }
     }
 

@@ -8,7 +8,7 @@ use proptest::sample::Index;
 use serde::Deserialize;
 
 use super::sample::{CommitFrame, DID, TIME, frame};
-use super::{Content, Glance, Place, decode, glance};
+use super::{Content, Peek, RawPosition, decode, peek};
 use crate::atproto::car::is_address_of;
 use crate::atproto::datetime::parse_datetime;
 use crate::atproto::event::{Change, Event};
@@ -268,14 +268,14 @@ proptest! {
         let interest = Interest::new([pattern.parse().unwrap()]);
         let decoded = decode(&frame, &interest).ok();
         let found = decoded.filter(|decoded| decoded.content == Content::Unwanted);
-        let place = |place: Place<'_>| (place.seq, place.time.map(str::to_owned));
-        let passed_by = match glance(&frame, &interest) {
-            Glance::Unwanted(place) => Some(place),
-            Glance::Kept { .. } => None,
+        let place = |place: RawPosition<'_>| (place.seq, place.time.map(str::to_owned));
+        let passed_by = match peek(&frame, &interest) {
+            Peek::Unwanted(place) => Some(place),
+            Peek::Kept { .. } => None,
         };
         prop_assert_eq!(
             passed_by.map(place),
-            found.and_then(|decoded| decoded.place()).map(place)
+            found.and_then(|decoded| decoded.raw_position()).map(place)
         );
     }
 

@@ -1,41 +1,41 @@
 //! What somebody else than its host says of an account removes nothing before the host was asked.
 
-use huddle_firehose::store::repos::{Hearsay, RepoStore, Truth};
+use huddle_firehose::store::repos::{HostStatus, RepoStore, UnconfirmedStatus};
 
 use crate::commits::*;
 use crate::fixture::*;
 
 const VISIBLE: &str = "SELECT did FROM visible_records ORDER BY uri";
-const STATUS: &str = "SELECT did || ' ' || active || ' ' || coalesce(status, '-') || ' ' || is_hearsay \
+const STATUS: &str = "SELECT did || ' ' || active || ' ' || coalesce(status, '-') || ' ' || is_unconfirmed \
      FROM accounts ORDER BY did";
 
-async fn hearsay(database: &Database, now: u64) -> Vec<Hearsay> {
-    database.store.hearsay(second(now), 100).await.unwrap()
+async fn unconfirmed(database: &Database, now: u64) -> Vec<UnconfirmedStatus> {
+    database.store.unconfirmed(second(now), 100).await.unwrap()
 }
 
-async fn settle(database: &Database, hearsay: &Hearsay, truth: Truth) {
+async fn settle(database: &Database, unconfirmed: &UnconfirmedStatus, truth: HostStatus) {
     database
         .store
-        .settle_hearsay(hearsay, &truth)
+        .confirm_status(unconfirmed, &truth)
         .await
         .unwrap();
 }
 
 /// One account with a record, of which it is said that it is gone.
-async fn accused() -> (Database, Hearsay) {
+async fn accused() -> (Database, UnconfirmedStatus) {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.apply(&[said(ALICE, Some("deleted"), 3)]).await;
-    let hearsay = hearsay(&database, 0).await.remove(0);
-    (database, hearsay)
+    let unconfirmed = unconfirmed(&database, 0).await.remove(0);
+    (database, unconfirmed)
 }
 
 #[tokio::test]
 async fn an_account_that_is_said_to_be_gone_is_hidden_and_keeps_its_rows() {
-    let (database, hearsay) = accused().await;
-    assert_eq!(hearsay.did, did(ALICE));
-    assert_eq!(hearsay.status.as_deref(), Some("deleted"));
-    assert_eq!(hearsay.as_of, format!("{:.3}", second(3)));
+    let (database, unconfirmed) = accused().await;
+    assert_eq!(unconfirmed.did, did(ALICE));
+    assert_eq!(unconfirmed.status.as_deref(), Some("deleted"));
+    assert_eq!(unconfirmed.as_of, format!("{:.3}", second(3)));
     assert!(database.column(VISIBLE).await.is_empty());
     assert_eq!(database.column(ROWS).await, ["a 1"]);
     assert_eq!(
@@ -46,8 +46,8 @@ async fn an_account_that_is_said_to_be_gone_is_hidden_and_keeps_its_rows() {
 
 #[tokio::test]
 async fn where_its_host_says_so_too_what_it_had_until_then_is_removed() {
-    let (database, hearsay) = accused().await;
-    settle(&database, &hearsay, Truth::Deleted).await;
+    let (database, unconfirmed) = accused().await;
+    settle(&database, &unconfirmed, HostStatus::Deleted).await;
     assert!(database.column(ROWS).await.is_empty());
     assert_eq!(
         database.column(STATUS).await,
@@ -62,8 +62,8 @@ async fn where_its_host_says_so_too_what_it_had_until_then_is_removed() {
 
 #[tokio::test]
 async fn where_its_host_still_has_it_it_is_shown_and_fetched() {
-    let (database, hearsay) = accused().await;
-    settle(&database, &hearsay, Truth::Active).await;
+    let (database, unconfirmed) = accused().await;
+    settle(&database, &unconfirmed, HostStatus::Active).await;
     assert_eq!(database.column(VISIBLE).await, [ALICE]);
     assert_eq!(database.column(STATUS).await, [format!("{ALICE} 1 - 0")]);
     assert_eq!(database.due(0).await, [ALICE]);
@@ -72,25 +72,28 @@ async fn where_its_host_still_has_it_it_is_shown_and_fetched() {
 
 #[tokio::test]
 async fn where_its_host_has_another_word_for_it_it_stays_hidden_by_that() {
-    let (database, hearsay) = accused().await;
-    let truth = Truth::Inactive(Some("suspended".to_owned()));
-    settle(&database, &hearsay, truth).await;
+    let (database, unconfirmed) = accused().await;
+    let truth = HostStatus::Inactive(Some("suspended".to_owned()));
+    settle(&database, &unconfirmed, truth).await;
     assert_eq!(
         database.column(STATUS).await,
         [format!("{ALICE} 0 suspended 0")]
     );
     assert_eq!(database.column(ROWS).await, ["a 1"]);
-    assert!(self::hearsay(&database, 1_000_000).await.is_empty());
+    assert!(self::unconfirmed(&database, 1_000_000).await.is_empty());
 }
 
 #[tokio::test]
 async fn where_its_host_cannot_be_asked_it_is_asked_again_later() {
-    let (database, hearsay) = accused().await;
+    let (database, unconfirmed) = accused().await;
     for attempts in 1..=2_u32 {
         let until = 100 * u64::from(attempts);
-        settle(&database, &hearsay, Truth::Unknown(second(until))).await;
-        assert!(self::hearsay(&database, until - 1).await.is_empty());
-        assert_eq!(self::hearsay(&database, until).await[0].attempts, attempts);
+        settle(&database, &unconfirmed, HostStatus::Unknown(second(until))).await;
+        assert!(self::unconfirmed(&database, until - 1).await.is_empty());
+        assert_eq!(
+            self::unconfirmed(&database, until).await[0].attempts,
+            attempts
+        );
     }
     assert_eq!(
         database.column(STATUS).await,
@@ -101,17 +104,17 @@ async fn where_its_host_cannot_be_asked_it_is_asked_again_later() {
 #[tokio::test]
 async fn an_answer_that_comes_after_another_event_changes_nothing() {
     for truth in [
-        Truth::Active,
-        Truth::Deleted,
-        Truth::Inactive(None),
-        Truth::Unknown(second(100)),
+        HostStatus::Active,
+        HostStatus::Deleted,
+        HostStatus::Inactive(None),
+        HostStatus::Unknown(second(100)),
     ] {
-        let (database, hearsay) = accused().await;
+        let (database, unconfirmed) = accused().await;
         database.apply(&[said(ALICE, Some("takendown"), 4)]).await;
         let contents = database.contents().await;
-        settle(&database, &hearsay, truth).await;
+        settle(&database, &unconfirmed, truth).await;
         assert_eq!(database.contents().await, contents);
-        assert_eq!(self::hearsay(&database, 0).await.len(), 1);
+        assert_eq!(self::unconfirmed(&database, 0).await.len(), 1);
     }
 }
 
@@ -127,7 +130,7 @@ async fn what_the_accounts_own_host_says_is_not_asked_for() {
         .await;
     // Once it has spoken itself, nothing is left to ask.
     database.apply(&[account(BOB, Some("deleted"), 4)]).await;
-    assert!(hearsay(&database, 1_000_000).await.is_empty());
+    assert!(unconfirmed(&database, 1_000_000).await.is_empty());
     assert_eq!(database.column(ROWS).await, ["a 1"]);
 }
 
@@ -135,18 +138,18 @@ async fn what_the_accounts_own_host_says_is_not_asked_for() {
 async fn of_an_account_that_is_not_tracked_nobody_asks() {
     let database = Database::new().await;
     database.apply(&[said(ALICE, Some("deleted"), 3)]).await;
-    assert!(hearsay(&database, 1_000_000).await.is_empty());
+    assert!(unconfirmed(&database, 1_000_000).await.is_empty());
 }
 
 #[tokio::test]
 async fn a_repository_is_left_alone_until_its_account_is_active_again() {
-    let (database, hearsay) = accused().await;
+    let (database, unconfirmed) = accused().await;
     let alice = did(ALICE);
     database.store.desynchronize(&alice, "gap").await.unwrap();
     assert!(!database.due_repos(0).await[0].is_active);
-    database.store.shelve(&alice).await.unwrap();
+    database.store.suspend_until_active(&alice).await.unwrap();
     assert!(database.due(1_000_000).await.is_empty());
-    settle(&database, &hearsay, Truth::Active).await;
+    settle(&database, &unconfirmed, HostStatus::Active).await;
     assert!(database.due_repos(0).await[0].is_active);
 }
 
@@ -156,16 +159,20 @@ async fn what_a_host_gives_out_no_longer_is_suspected_as_of_the_last_that_is_kno
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let alice = did(ALICE);
-    database.store.suspect(&alice, "takendown").await.unwrap();
+    database
+        .store
+        .report_inactive(&alice, "takendown")
+        .await
+        .unwrap();
     assert_eq!(
         database.column(STATUS).await,
         [format!("{ALICE} 0 takendown 1")]
     );
-    let suspected = hearsay(&database, 0).await.remove(0);
+    let suspected = unconfirmed(&database, 0).await.remove(0);
     assert_eq!(suspected.as_of, format!("{:.3}", second(1)));
     database.apply(&[account(ALICE, None, 2)]).await;
     assert_eq!(database.column(VISIBLE).await, [ALICE]);
-    assert!(hearsay(&database, 1_000_000).await.is_empty());
+    assert!(unconfirmed(&database, 1_000_000).await.is_empty());
 }
 
 #[tokio::test]
@@ -174,7 +181,11 @@ async fn a_suspicion_does_not_make_what_is_known_of_an_account_older() {
     database.track(&[ALICE]).await;
     database.apply(&[account(ALICE, None, 8)]).await;
     let alice = did(ALICE);
-    database.store.suspect(&alice, "deleted").await.unwrap();
+    database
+        .store
+        .report_inactive(&alice, "deleted")
+        .await
+        .unwrap();
     // What was said before is no news.
     database
         .apply(&[account(ALICE, Some("suspended"), 7)])
@@ -183,6 +194,6 @@ async fn a_suspicion_does_not_make_what_is_known_of_an_account_older() {
         database.column(STATUS).await,
         [format!("{ALICE} 0 deleted 1")]
     );
-    let suspected = hearsay(&database, 0).await.remove(0);
+    let suspected = unconfirmed(&database, 0).await.remove(0);
     assert_eq!(suspected.as_of, format!("{:.3}", second(8)));
 }

@@ -34,7 +34,7 @@ async fn a_peaceful_network_is_followed_without_fetching_anything() {
                 0,
             ),
             ("SELECT count(*) FROM resyncs", 0),
-            ("SELECT count(*) FROM waiting_commits", 0),
+            ("SELECT count(*) FROM parked_commits", 0),
             ("SELECT count(*) FROM dead_letters", 0),
             ("SELECT count(*) FROM gaps", 0),
         ] {

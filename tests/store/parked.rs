@@ -2,19 +2,19 @@
 
 use huddle_firehose::store::StoreError;
 use huddle_firehose::store::plan::effect::Effect;
-use huddle_firehose::store::repos::{RepoStore, Settled, Waiting};
+use huddle_firehose::store::repos::{ParkedCommit, Replayed, RepoStore};
 
 use crate::commits::*;
 use crate::fixture::*;
 
-async fn first(database: &Database, name: &str) -> Waiting {
-    let waiting = database.store.first_waiting(&did(name)).await.unwrap();
+async fn first(database: &Database, name: &str) -> ParkedCommit {
+    let waiting = database.store.first_parked(&did(name)).await.unwrap();
     waiting.unwrap()
 }
 
-async fn settle(database: &Database, name: &str, effects: &[Effect]) -> Settled {
+async fn settle(database: &Database, name: &str, effects: &[Effect]) -> Replayed {
     let waiting = first(database, name).await;
-    let settled = database.store.settle_waiting(&waiting, effects).await;
+    let settled = database.store.replay_parked(&waiting, effects).await;
     settled.unwrap()
 }
 
@@ -55,7 +55,7 @@ async fn a_repository_that_was_never_seen_may_wait_for_its_key() {
     assert_eq!((written.records, written.waiting), (0, 1));
     assert_eq!(database.due(0).await, [ALICE]);
     let effects = [commit(ALICE, 2, 1), put_by(ALICE, "a", 2)];
-    assert_eq!(settle(&database, ALICE, &effects).await, Settled::Done);
+    assert_eq!(settle(&database, ALICE, &effects).await, Replayed::Done);
     assert_eq!(database.column(ROWS).await, ["a 2"]);
     let there = [stands(ALICE, 2, "synchronized")];
     assert_eq!(database.column(STANDS).await, there);
@@ -68,7 +68,7 @@ async fn what_waited_in_vain_of_a_repository_of_which_nothing_is_kept_leaves_no_
         .apply(&[unproven(ALICE, 2), put_by(ALICE, "a", 2)])
         .await;
     // It turns out to be nothing to believe.
-    assert_eq!(settle(&database, ALICE, &[]).await, Settled::Done);
+    assert_eq!(settle(&database, ALICE, &[]).await, Replayed::Done);
     assert!(database.contents().await.is_empty());
 }
 
@@ -82,7 +82,7 @@ async fn frames_are_let_through_one_by_one_in_their_order() {
     for n in [2, 3] {
         assert_eq!(first(&database, ALICE).await.frame, frame(ALICE, n));
         let effects = [commit(ALICE, n, n - 1), put_by(ALICE, "b", n)];
-        assert_eq!(settle(&database, ALICE, &effects).await, Settled::Done);
+        assert_eq!(settle(&database, ALICE, &effects).await, Replayed::Done);
         assert_eq!(database.column(ROWS).await[1], format!("b {n}"));
         if n == 2 {
             // What comes meanwhile goes to the end of the queue.
@@ -102,9 +102,9 @@ async fn once_nothing_waits_any_more_the_stream_goes_on() {
     database.apply(&[unproven(ALICE, 2)]).await;
     let until = second(50);
     let alice = did(ALICE);
-    database.store.postpone(&alice, until).await.unwrap();
+    database.store.retry_later(&alice, until).await.unwrap();
     let effects = [commit(ALICE, 2, 1), put_by(ALICE, "b", 2)];
-    assert_eq!(settle(&database, ALICE, &effects).await, Settled::Done);
+    assert_eq!(settle(&database, ALICE, &effects).await, Replayed::Done);
 
     let there = [stands(ALICE, 2, "synchronized")];
     assert_eq!(database.column(STANDS).await, there);
@@ -124,7 +124,10 @@ async fn a_frame_that_does_not_follow_stays_and_its_repository_is_to_be_fetched(
         .apply(&[unproven(ALICE, 4), unproven(ALICE, 5)])
         .await;
     let effects = [commit(ALICE, 4, 3), put_by(ALICE, "b", 4)];
-    assert_eq!(settle(&database, ALICE, &effects).await, Settled::Held);
+    assert_eq!(
+        settle(&database, ALICE, &effects).await,
+        Replayed::StillParked
+    );
     assert_eq!(database.column(WAITING).await, ["4", "5"]);
     assert_eq!(database.column(ROWS).await, ["a 1"]);
     let broken = [stands(ALICE, 1, "desynchronized waiting")];
@@ -132,9 +135,9 @@ async fn a_frame_that_does_not_follow_stays_and_its_repository_is_to_be_fetched(
 
     // It brings the repository to where the frame says; so that came too late.
     database.resync(ALICE, 4).await;
-    assert_eq!(settle(&database, ALICE, &effects).await, Settled::Done);
+    assert_eq!(settle(&database, ALICE, &effects).await, Replayed::Done);
     let effects = [commit(ALICE, 5, 4), put_by(ALICE, "b", 5)];
-    assert_eq!(settle(&database, ALICE, &effects).await, Settled::Done);
+    assert_eq!(settle(&database, ALICE, &effects).await, Replayed::Done);
     assert_eq!(database.column(ROWS).await, ["a 1", "b 5"]);
     let there = [stands(ALICE, 5, "synchronized")];
     assert_eq!(database.column(STANDS).await, there);
@@ -184,7 +187,7 @@ async fn a_refused_frame_stays_where_it_is() {
     let contents = database.contents().await;
     let waiting = first(&database, ALICE).await;
     let effects = [commit(ALICE, 2, 1), put_by(ALICE, "poison", 2)];
-    let settled = database.store.settle_waiting(&waiting, &effects).await;
+    let settled = database.store.replay_parked(&waiting, &effects).await;
     let Err(StoreError::Rejected(rejections)) = settled else {
         panic!("it was not refused: {settled:?}");
     };
@@ -208,7 +211,7 @@ async fn where_too_much_waits_it_is_dropped_and_the_repository_fetched() {
     database.apply(&[unproven(BOB, 2)]).await;
     let frames: Vec<_> = (2..902).map(large).collect();
     database.apply(&frames).await;
-    let of_alice = "SELECT count(*) FROM waiting_commits WHERE did = 'did:plc:alice'";
+    let of_alice = "SELECT count(*) FROM parked_commits WHERE did = 'did:plc:alice'";
     assert_eq!(database.number(of_alice).await, 900);
     assert_eq!(database.column(CAUSE).await, ["-", "-"]);
 
@@ -232,7 +235,7 @@ async fn what_waits_goes_with_its_account() {
         .apply(&[unproven(ALICE, 2), unproven(BOB, 2)])
         .await;
     database.apply(&[account(ALICE, Some("deleted"), 3)]).await;
-    let dids = "SELECT did FROM waiting_commits";
+    let dids = "SELECT did FROM parked_commits";
     assert_eq!(database.column(dids).await, [BOB]);
     let expected = [
         format!("{ALICE} - desynchronized"),

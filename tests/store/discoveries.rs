@@ -2,7 +2,7 @@
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::store::repos::{
-    BackfillCounts, EnumeratedPage, Enumeration, RepoCounts, RepoStore,
+    BackfillCounts, Discovery, DiscoveryPage, RepoCounts, RepoStore,
 };
 
 use crate::commits::*;
@@ -19,13 +19,13 @@ const COLLECTIONS: [&str; 2] = ["com.huddle.profile", "com.huddle.slotOffer"];
 
 async fn begin(database: &Database, anew: bool) {
     let collections = nsids(&COLLECTIONS);
-    let begun = database.store.begin_enumeration(&collections, anew).await;
+    let begun = database.store.begin_discovery(&collections, anew).await;
     begun.unwrap();
 }
 
 async fn note(database: &Database, collection: &str, names: &[&str], cursor: Option<&str>) {
     let dids: Vec<Did> = names.iter().map(|name| did(name)).collect();
-    let page = EnumeratedPage {
+    let page = DiscoveryPage {
         collection: &Nsid::parse(collection).unwrap(),
         dids: &dids,
         cursor,
@@ -35,7 +35,7 @@ async fn note(database: &Database, collection: &str, names: &[&str], cursor: Opt
 
 /// How far the search is: the cursor, how many were found, whether it is over.
 async fn stands(database: &Database) -> Vec<(Option<String>, u64, bool)> {
-    let all = database.store.enumerations().await.unwrap().into_iter();
+    let all = database.store.discoveries().await.unwrap().into_iter();
     all.map(|one| (one.cursor, one.repos, one.is_over))
         .collect()
 }
@@ -44,13 +44,13 @@ async fn stands(database: &Database) -> Vec<(Option<String>, u64, bool)> {
 async fn a_search_goes_page_by_page_and_comes_to_an_end() {
     let database = Database::new().await;
     begin(&database, false).await;
-    let expected = COLLECTIONS.map(|collection| Enumeration {
+    let expected = COLLECTIONS.map(|collection| Discovery {
         collection: Nsid::parse(collection).unwrap(),
         cursor: None,
         repos: 0,
         is_over: false,
     });
-    assert_eq!(database.store.enumerations().await.unwrap(), expected);
+    assert_eq!(database.store.discoveries().await.unwrap(), expected);
 
     let [first, _] = COLLECTIONS;
     note(&database, first, &[ALICE, BOB], Some("two")).await;
@@ -132,7 +132,11 @@ async fn a_repository_that_is_to_be_fetched_already_keeps_its_reason_and_its_tim
         .await;
     database.break_chain(ALICE).await;
     let alice = did(ALICE);
-    database.store.postpone(&alice, second(50)).await.unwrap();
+    database
+        .store
+        .retry_later(&alice, second(50))
+        .await
+        .unwrap();
     begin(&database, false).await;
     note(&database, COLLECTIONS[0], &[ALICE], None).await;
     assert_eq!(database.column(CAUSE).await, ["prev_data"]);
@@ -171,7 +175,7 @@ async fn it_is_told_how_many_repositories_are_in_which_state() {
         throttled: 1,
         doubted: 1,
         waiting: 2,
-        waiting_commits: 3,
+        parked_commits: 3,
         backfill: BackfillCounts::default(),
     };
     assert_eq!(database.store.repo_counts().await.unwrap(), expected);
