@@ -14,7 +14,7 @@ few=10
 many=110
 
 if ! command -v valgrind >/dev/null; then
-  apt-get install -y -qq valgrind >/dev/null 2>&1 || { echo "SKIPPED: there is no valgrind"; exit 0; }
+  apt-get install -y -qq valgrind >/dev/null 2>&1 || { echo "SKIPPED: the count of instructions: valgrind is missing and cannot be installed" >&2; exit 0; }
 fi
 
 # Only what is counted is optimised: everything else is there from the tests.
