@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use huddle_firehose::admin::http::{HttpState, serve};
 use huddle_firehose::config::Layers;
 use huddle_firehose::model::Position;
-use huddle_firehose::telemetry::health::Thresholds;
 use huddle_firehose::telemetry::metrics::Metrics;
 use huddle_firehose::telemetry::status::{ConnectionState, SourceStatus, StatusBoard};
+use huddle_firehose::worker;
 use jiff::Timestamp;
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
@@ -35,7 +35,7 @@ impl Server {
             metrics: metrics.clone(),
             prometheus,
             status: status.clone(),
-            thresholds: Thresholds::from(&config),
+            thresholds: worker::Options::from(&config).thresholds,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
+use huddle_firehose::worker::RunningWorker;
 use tokio::time::Instant;
 
 use crate::replay::Replay;
@@ -44,7 +44,7 @@ async fn follow(replay: &Replay, rate: u64) -> Vec<Duration> {
     let path = folder.path().join("worker.db");
     database::create(&path).await;
     let config = service::config(&replay.url, &path, |_| {});
-    let tree = worker::start(config, None).await.unwrap();
+    let tree = worker::start((&config).into(), None).await.unwrap();
     let first_seq = replay.last_seq + 1 - replay.count;
     let first_sent = first_seen(&tree, first_seq).await;
     let mut delays = Vec::new();
@@ -64,7 +64,7 @@ async fn follow(replay: &Replay, rate: u64) -> Vec<Duration> {
 }
 
 /// When the first frame had come; from then on each is sent at its time.
-async fn first_seen(tree: &Tree, first_seq: u64) -> Instant {
+async fn first_seen(tree: &RunningWorker, first_seq: u64) -> Instant {
     while service::received(tree) < first_seq {
         tokio::time::sleep(POLL_INTERVAL).await;
     }

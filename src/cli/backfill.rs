@@ -59,7 +59,7 @@ impl Backfill {
                 _signal = signals.next() => Ok(()),
             };
         }
-        let mut tree = worker::start(config, None).await?;
+        let mut tree = worker::start((&config).into(), None).await?;
         tokio::select! {
             error = tree.failed() => return Err(error.into()),
             shown = show_until_over(store) => shown?,

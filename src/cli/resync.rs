@@ -29,8 +29,8 @@ impl ResyncCommand {
         if config.verify == Verify::None {
             bail!("verify is none, so the worker fetches no repositories");
         }
-        let source = worker::source(&config)?;
-        let interest = worker::rules(&config, &source)?.interest;
+        let source = worker::source(&(&config).into())?;
+        let interest = worker::rules(&(&config).into(), &source)?.interest;
         if let Some(did) = self
             .dids
             .iter()

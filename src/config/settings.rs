@@ -1,7 +1,11 @@
 //! The settings as the command line gives them.
 
-use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
+use clap::Args;
+use serde::Serialize;
+
+use crate::pipeline::Start;
+use crate::source::process::verification::Verify;
+use crate::telemetry::log::LogFormat;
 
 /// What the command line may say. A field that is `None` leaves the word to the environment, the
 /// file and the default.
@@ -147,48 +151,4 @@ impl Settings {
             .map(|argument| argument.get_id().to_string())
             .collect()
     }
-}
-
-/// Where to begin with a source that has no cursor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Start {
-    /// At the oldest event that the source still holds.
-    #[default]
-    Oldest,
-    /// At what happens next; what was before is recorded as a gap.
-    Live,
-}
-
-/// How much of a commit is verified.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Verify {
-    /// Nothing: the source is trusted.
-    None,
-    /// Its signature, its blocks, and each of its operations against the tree.
-    Commit,
-    /// And that it follows from the commit before, which makes every loss show.
-    #[default]
-    Chain,
-    /// The same, but what a commit says of the tree before it is counted where it is wrong, not
-    /// refused: some servers leave it out.
-    Lenient,
-}
-
-impl Verify {
-    /// Whether a commit has to follow from the one before.
-    pub fn follows_chains(self) -> bool {
-        matches!(self, Self::Chain | Self::Lenient)
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// A line for people.
-    #[default]
-    Text,
-    /// A JSON object a line.
-    Json,
 }

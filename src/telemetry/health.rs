@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::status::{ActorState, ActorStatus, ConnectionState, SourceStatus, Status};
-use crate::config::Config;
 
 /// For how long what is not as it should be may be so before it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,18 +16,6 @@ pub struct Thresholds {
     pub stalled: Duration,
     /// An actor that has failed and waits for its restart.
     pub actor_down: Duration,
-}
-
-impl From<&Config> for Thresholds {
-    fn from(config: &Config) -> Self {
-        Self {
-            // Three attempts at the slowest pace: a restart of the other side is over by then.
-            disconnected: 3 * (config.reconnect_max + config.connect_timeout),
-            stalled: config.stuck_after,
-            // A backoff grows as long as this for an actor that has failed again and again.
-            actor_down: config.restart_max / 3,
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -4,15 +4,26 @@ use std::any::Any;
 use std::io::{self, IsTerminal};
 use std::panic;
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use tracing::{Subscriber, error};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::LogFormat;
-
 /// The actors' framework reports every start and stop at `info`; the supervisor says it better.
 const DEFAULT_FILTER: &str = "info,ractor=warn,sqlx=error";
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

@@ -1,6 +1,5 @@
 //! What tests and demonstrations need inside the program: the fault seam, recordings, a mock relay.
 
-mod actor_fault;
 pub mod fault;
 pub mod mock_relay;
 pub mod recording;

@@ -127,13 +127,14 @@ async fn the_endpoints_tell_what_the_worker_has_done() {
     // verification, where nothing is verified.
     let unheard_of = [
         "huddle_backfill_repos",
+        "huddle_parked_commits",
         "huddle_rejected_connections_total",
         "huddle_repos",
         "huddle_resynced_records_total",
         "huddle_resyncs_total",
         "huddle_seq_anomalies_total",
+        "huddle_tracked_repos",
         "huddle_verify_errors_total",
-        "huddle_parked_commits",
     ];
     assert_eq!(missing, unheard_of);
 }

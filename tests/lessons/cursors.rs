@@ -4,10 +4,10 @@ use huddle_firehose::atproto::skim::{seq_of, splice_seq};
 use huddle_firehose::config::{Config, Start};
 use huddle_firehose::model::Position;
 use huddle_firehose::source::{Resume, Source};
-use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::testing::fault::Faults;
 use huddle_firehose::testing::mock_relay::Options;
 use huddle_firehose::worker;
+use huddle_firehose::worker::RunningWorker;
 
 use crate::observed::Observed;
 use crate::scribe::{ANN, BOB, Scribe, last_seq};
@@ -36,8 +36,8 @@ async fn follow(url: &str, database: &Database, end: u64) {
         database_url: database.url(),
         ..config()
     };
-    let id = worker::source(&config).unwrap().id().to_string();
-    let tree: Tree = worker::start(config, None).await.unwrap();
+    let id = worker::source(&(&config).into()).unwrap().id().to_string();
+    let tree: RunningWorker = worker::start((&config).into(), None).await.unwrap();
     eventually(&format!("{end} of {url}"), || {
         let status = tree.context().status.snapshot();
         let source = status.sources.get(&id);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use huddle_firehose::config::Config;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::{StoreError, WriteBatch};
-use huddle_firehose::supervisor::role::Role;
+use huddle_firehose::worker::Role;
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
 use simulated_network::network::Network;

@@ -4,15 +4,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use huddle_firehose::config::{Config, Layers};
-use huddle_firehose::pipeline::{Context, Parts};
 use huddle_firehose::source::Source;
 use huddle_firehose::source::firehose::websocket::{WebSocketOptions, WebSocketSource};
 use huddle_firehose::store::Store;
-use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::telemetry::status::ConnectionState;
 use huddle_firehose::testing::fault::Faults;
 use huddle_firehose::testing::mock_relay::MockRelay;
 use huddle_firehose::worker;
+use huddle_firehose::worker::{Assembly, Parts, RunningWorker};
 use reqwest::{Client, Method, StatusCode};
 use sqlx::Executor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,7 +28,7 @@ const PATHS: [&str; 5] = ["/metrics", "/healthz", "/readyz", "/status", "/"];
 
 /// A worker with its endpoints.
 struct Operated {
-    tree: Tree,
+    tree: RunningWorker,
     address: SocketAddr,
 }
 
@@ -38,16 +37,17 @@ impl Operated {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let context = Context::new(Parts {
-            rules: worker::rules(&config, source.as_ref()).unwrap(),
+        let options = worker::Options::from(&config);
+        let assembly = Assembly::new(Parts {
+            rules: worker::rules(&options, source.as_ref()).unwrap(),
             repositories: None,
-            config,
+            options,
             source,
             store: Arc::new(store),
             listener: Some(listener),
             faults: Faults::default(),
         });
-        let tree = Tree::start(context).await.unwrap();
+        let tree = RunningWorker::start(assembly).await.unwrap();
         Self { tree, address }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use huddle_firehose::atproto::skim::{Skim, skim};
 use huddle_firehose::config::Config;
-use huddle_firehose::pipeline::decoder::EFFECT_BYTES;
+use huddle_firehose::source::process::EFFECT_BYTES;
 use huddle_firehose::store::{StoreError, WriteBatch};
 use sqlx::Executor;
 

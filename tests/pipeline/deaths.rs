@@ -1,6 +1,6 @@
 //! Actors that die in the middle of the recording: nobody else does, and the tables are the same.
 
-use huddle_firehose::supervisor::role::Role;
+use huddle_firehose::worker::Role;
 use sqlx::Executor;
 
 use crate::support::{

@@ -42,7 +42,7 @@ async fn a_file_that_may_not_grow_holds_the_worker_until_it_may() {
         .args(program::arguments(&relay, &database))
         .kill_on_drop(true);
     let mut program = Program::start(command).await;
-    let told = program.logs("the database takes nothing").await;
+    let told = program.logs("database writes fail").await;
     assert_eq!(told["level"], "ERROR", "{told}");
     let body = program.answers(StatusCode::SERVICE_UNAVAILABLE).await;
     assert!(body.contains("the database is unavailable"), "{body}");
@@ -53,7 +53,7 @@ async fn a_file_that_may_not_grow_holds_the_worker_until_it_may() {
     if !can("prlimit", &["--pid", &id, "--fsize=unlimited"]) {
         return;
     }
-    program.logs("the database takes transactions again").await;
+    program.logs("database writes succeed again").await;
     program.answers(StatusCode::OK).await;
     soon(async { while history.assert_whole_while_open(&database).await < end {} }).await;
 }

@@ -88,7 +88,7 @@ fn comparable(mut tables: Tables, source: &str) -> Tables {
 
 async fn moments() -> BTreeMap<u64, Tables> {
     let source = Observed::at_url("ws://127.0.0.1:1");
-    let rules = worker::rules(&config(), source.as_ref()).unwrap();
+    let rules = worker::rules(&(&config()).into(), source.as_ref()).unwrap();
     let database = Database::new();
     let store = database.store().await;
     let mut moments = BTreeMap::from([(

@@ -8,7 +8,7 @@ use huddle_firehose::delivery::ledger::DELIVERY_FAILURE_LIMIT;
 use huddle_firehose::store::WriteBatch;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::plan::index_task::IndexTask;
-use huddle_firehose::supervisor::role::Role;
+use huddle_firehose::worker::Role;
 use sqlx::Executor;
 
 use crate::guarded::Guarded;

@@ -10,9 +10,9 @@ use huddle_firehose::config::Config;
 use huddle_firehose::delivery::ledger::DELIVERY_FAILURE_LIMIT;
 use huddle_firehose::pipeline::cursor::CRASH_LOOP;
 use huddle_firehose::store::sqlite::SqliteStore;
-use huddle_firehose::supervisor::role::Role;
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
 use huddle_firehose::testing::mock_relay::MockRelay;
+use huddle_firehose::worker::Role;
 use tokio::process::Command;
 
 use crate::observed::Observed;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
-use huddle_firehose::supervisor::role::Role;
 use huddle_firehose::telemetry::status::ActorState;
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
+use huddle_firehose::worker::Role;
 
 use crate::observed::Observed;
 use crate::support::{

@@ -9,16 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use huddle_firehose::atproto::skim::seq_of;
 use huddle_firehose::config::{Config, Layers, Verify};
-use huddle_firehose::pipeline::{Context, Parts};
 use huddle_firehose::store::Store;
-use huddle_firehose::supervisor::role::Role;
-use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::telemetry::health::{Readiness, Thresholds, readiness};
 use huddle_firehose::telemetry::status::{ActorState, SourceStatus, Status};
 use huddle_firehose::testing::fault::Faults;
 use huddle_firehose::testing::mock_relay::{MockRelay, Options};
 use huddle_firehose::testing::recording;
 use huddle_firehose::worker;
+use huddle_firehose::worker::Role;
+use huddle_firehose::worker::{Assembly, Parts, RunningWorker};
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::OnceCell;
@@ -108,7 +107,8 @@ pub(crate) async fn undisturbed() -> &'static Tables {
 
 /// A worker in this process.
 pub(crate) struct Worker {
-    pub(crate) tree: Tree,
+    pub(crate) tree: RunningWorker,
+    thresholds: Thresholds,
     pub(crate) source: Arc<Observed>,
 }
 
@@ -127,17 +127,23 @@ impl Worker {
         store: impl Store,
         faults: Faults,
     ) -> Self {
-        let context = Context::new(Parts {
-            rules: worker::rules(&config, source.as_ref()).unwrap(),
-            config,
+        let options = worker::Options::from(&config);
+        let thresholds = options.thresholds;
+        let assembly = Assembly::new(Parts {
+            rules: worker::rules(&options, source.as_ref()).unwrap(),
+            options,
             source: source.clone(),
             store: Arc::new(store),
             repositories: None,
             listener: None,
             faults,
         });
-        let tree = Tree::start(context).await.unwrap();
-        Self { tree, source }
+        let tree = RunningWorker::start(assembly).await.unwrap();
+        Self {
+            tree,
+            source,
+            thresholds,
+        }
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -146,8 +152,7 @@ impl Worker {
 
     /// What `/readyz` would answer.
     pub(crate) fn readiness(&self) -> Readiness {
-        let thresholds = Thresholds::from(&self.tree.context().config);
-        readiness(&self.status(), Timestamp::now(), &thresholds)
+        readiness(&self.status(), Timestamp::now(), &self.thresholds)
     }
 
     /// What it says of the database, if anything.

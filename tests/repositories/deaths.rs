@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use huddle_firehose::supervisor::role::Role;
 use huddle_firehose::telemetry::status::ActorState;
+use huddle_firehose::worker::Role;
 use simulated_network::mishap::{Endpoint, Mishap};
 use simulated_network::network::Network;
 use simulated_network::shape::Shape;

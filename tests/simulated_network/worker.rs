@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use huddle_firehose::store::sqlite::{Counts, SqliteStore};
-use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
+use huddle_firehose::worker::RunningWorker;
 use simulated_network::network::Network;
 use simulated_network::relay::{Options, Relay};
 use simulated_network::shape::Shape;
@@ -77,7 +77,7 @@ struct Followed {
     seed: u64,
     network: Network,
     relay: Relay,
-    tree: Tree,
+    tree: RunningWorker,
     database_url: String,
     _directory: TempDir,
 }
@@ -94,7 +94,7 @@ impl Followed {
             seed,
             network,
             relay,
-            tree: worker::start(config, None).await.unwrap(),
+            tree: worker::start((&config).into(), None).await.unwrap(),
             database_url,
             _directory: directory,
         }

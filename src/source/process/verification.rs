@@ -5,14 +5,15 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::atproto::key::{KeyError, SignatureError};
 use crate::atproto::syntax::Did;
 use crate::atproto::verify::{
     CommitEvidence, Level, SyncEvidence, VerifyError, verify_commit, verify_sync,
 };
-use crate::config::Verify;
 use crate::identity::{Identities, Identity, ResolveError};
 use crate::source::firehose::decode::Evidence;
 use crate::store::plan::effect::Predecessor;
@@ -20,6 +21,29 @@ use crate::telemetry::rate_limit::SharedRateLimit;
 
 /// A line about what was let pass in so much time at most.
 const TOLERATED_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How much of a commit is verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Nothing: the source is trusted.
+    None,
+    /// Its signature, its blocks, and each of its operations against the tree.
+    Commit,
+    /// And that it follows from the commit before, which makes every loss show.
+    #[default]
+    Chain,
+    /// The same, but what a commit says of the tree before it is counted where it is wrong, not
+    /// refused: some servers leave it out.
+    Lenient,
+}
+
+impl Verify {
+    /// Whether a commit has to follow from the one before.
+    pub fn follows_chains(self) -> bool {
+        matches!(self, Self::Chain | Self::Lenient)
+    }
+}
 
 /// How much is verified, and by whose keys.
 pub struct Verification {

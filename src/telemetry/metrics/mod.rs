@@ -19,15 +19,17 @@
 //! | `huddle_dead_letters_total` | counter | stage | [`Metrics::dead_letters`] |
 //! | `huddle_events_total` | counter | source, kind | [`SourceMetrics::events`] |
 //! | `huddle_filter_hit_ratio` | gauge | source | status |
-//! | `huddle_received_bytes_total` | counter | source | [`SourceMetrics::received_bytes`] |
 //! | `huddle_gaps_total` | counter | cause | [`Metrics::gaps`] |
 //! | `huddle_in_flight_bytes` | gauge | | status |
 //! | `huddle_index_batch_size` | histogram | | [`Metrics::index_batch_size`] |
 //! | `huddle_index_commit_seconds` | histogram | | [`Metrics::index_commit_seconds`] |
 //! | `huddle_index_retries_total` | counter | | [`Metrics::index_retries`] |
+//! | `huddle_key_unavailable_total` | counter | | [`Metrics::key_unavailable`] |
 //! | `huddle_matched_total` | counter | source | status |
+//! | `huddle_parked_commits` | gauge | | status |
 //! | `huddle_processing_lag_seconds` | gauge | source | status |
 //! | `huddle_queue_depth` | gauge | | status |
+//! | `huddle_received_bytes_total` | counter | source | [`SourceMetrics::received_bytes`] |
 //! | `huddle_reconnects_total` | counter | source | status |
 //! | `huddle_record_operations_total` | counter | collection, operation | [`Metrics::collection`] |
 //! | `huddle_records_validated_total` | counter | collection, validity | [`Metrics::collection`] |
@@ -40,10 +42,9 @@
 //! | `huddle_seq_anomalies_total` | counter | kind | [`Metrics::seq_anomalies`] |
 //! | `huddle_socket_to_commit_seconds` | histogram | | [`Metrics::socket_to_commit_seconds`] |
 //! | `huddle_source_lag_seconds` | gauge | source | status |
-//! | `huddle_key_unavailable_total` | counter | | [`Metrics::unproven`] |
+//! | `huddle_tracked_repos` | gauge | | status |
 //! | `huddle_verified_total` | counter | level | [`Metrics::verified`] |
 //! | `huddle_verify_errors_total` | counter | error | [`Metrics::verify_errors`] |
-//! | `huddle_parked_commits` | gauge | | status |
 
 mod collection;
 mod names;

@@ -9,8 +9,8 @@ use huddle_firehose::config::{Config, Verify};
 use huddle_firehose::repo::RepositoriesMessage;
 use huddle_firehose::store::repos::{DueRepo, JobKind, RepoStore};
 use huddle_firehose::store::sqlite::{ResyncRow, SqliteStore};
-use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
+use huddle_firehose::worker::RunningWorker;
 use jiff::Timestamp;
 use simulated_network::http::HttpServer;
 use simulated_network::network::Network;
@@ -34,7 +34,7 @@ pub(crate) struct Verified {
     pub(crate) http: HttpServer,
     /// The relay over HTTP, which has a copy of every repository.
     pub(crate) mirror: HttpServer,
-    pub(crate) tree: Tree,
+    pub(crate) tree: RunningWorker,
     /// The worker's tables, by connections of the test's own.
     pub(crate) store: SqliteStore,
     directory: TempDir,
@@ -105,7 +105,7 @@ impl Verified {
             relay,
             http,
             mirror,
-            tree: worker::start(config, None).await.unwrap(),
+            tree: worker::start((&config).into(), None).await.unwrap(),
             store: SqliteStore::open(&database_url).await.unwrap(),
             directory,
         }
@@ -299,7 +299,7 @@ impl Verified {
 
     /// The counters of what was wrong with proofs, as an operator sees them.
     pub(crate) fn verify_errors(&self) -> Vec<String> {
-        let text = self.tree.context().prometheus.render();
+        let text = self.tree.prometheus().render();
         let lines = text.lines();
         let errors = lines.filter(|line| line.starts_with("huddle_verify_errors_total"));
         errors.map(str::to_owned).collect()

@@ -91,10 +91,9 @@ async fn a_server_that_asks_for_time_is_not_asked_again_before_it_has_passed() {
         let loss = losses.first(1).await.remove(0);
         assert_eq!(loss.retry_in, Duration::from_secs(7), "{status}");
 
-        let context = worker.tree.context().clone();
         let code = &status[..3];
         let rejected = format!("huddle_rejected_connections_total{{status=\"{code}\"}} 1");
-        let metrics = context.prometheus.render();
+        let metrics = worker.tree.prometheus().render();
         assert!(metrics.contains(&rejected), "{metrics}");
         worker.drain().await;
         assert_eq!(server.request_lines().len(), 1, "{status}");
