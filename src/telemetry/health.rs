@@ -1,4 +1,5 @@
-//! Whether the worker does its work, and why not: a pure function of its status and the time.
+//! Readiness: whether the worker does its work, and if not, why. A pure function of its status and
+//! the time.
 
 use std::time::Duration;
 
@@ -8,24 +9,24 @@ use serde::Serialize;
 use super::status::{ActorState, ActorStatus, ConnectionState, SourceStatus, Status};
 use crate::config::Config;
 
-/// For how long what is not as it should be may be so before it counts.
+/// How long a fault may last before the worker is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// A source without a connection, though it is tried again and again.
+    /// A source without a connection, with reconnects in progress.
     pub disconnected: Duration,
-    /// Events that have been received and a cursor that does not move.
+    /// A cursor that does not move although events were received.
     pub stalled: Duration,
-    /// An actor that has failed and waits for its restart.
+    /// An actor that failed and waits for its restart.
     pub actor_down: Duration,
 }
 
 impl From<&Config> for Thresholds {
     fn from(config: &Config) -> Self {
         Self {
-            // Three attempts at the slowest pace: a restart of the other side is over by then.
+            // Three attempts with the longest delay: a restart of the server is over by then.
             disconnected: 3 * (config.reconnect_max + config.connect_timeout),
             stalled: config.stuck_after,
-            // A backoff grows as long as this for an actor that has failed again and again.
+            // The backoff of an actor reaches this length only after repeated failures.
             actor_down: config.restart_max / 3,
         }
     }
@@ -34,7 +35,7 @@ impl From<&Config> for Thresholds {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Readiness {
     pub ready: bool,
-    /// Why not; empty where `ready`.
+    /// The reasons if not `ready`; otherwise empty.
     pub reasons: Vec<Reason>,
 }
 
@@ -45,7 +46,7 @@ pub struct Reason {
     pub message: String,
 }
 
-/// Judges `status` at the time `now`.
+/// Evaluates `status` at the time `now`.
 pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Readiness {
     let worker = worker_fault(status).map(|message| ("worker".to_owned(), message));
     let database = database_fault(status, now).map(|message| ("database".to_owned(), message));
@@ -89,7 +90,7 @@ fn database_fault(status: &Status, now: Timestamp) -> Option<String> {
     let blocked = status.queue.blocked.as_ref()?;
     let seconds = elapsed(blocked.at, now).as_secs();
     Some(format!(
-        "has taken nothing for {seconds} s: {}",
+        "writes have failed for {seconds} s: {}",
         blocked.reason
     ))
 }
@@ -116,20 +117,20 @@ fn connection_fault(
     match &source.connection {
         ConnectionState::Connected { .. } => None,
         ConnectionState::Starting => Some("has not been dialled yet".to_owned()),
-        ConnectionState::Stopped => Some("is not followed any more".to_owned()),
+        ConnectionState::Stopped => Some("has been stopped".to_owned()),
         ConnectionState::Connecting => disconnection(source, now, thresholds),
         ConnectionState::BackingOff { reason, .. } => disconnection(source, now, thresholds)
-            .map(|message| format!("{message}, the last time because: {reason}")),
+            .map(|message| format!("{message}; last error: {reason}")),
     }
 }
 
 fn disconnection(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) -> Option<String> {
     let missing = elapsed(source.disconnected_since?, now);
     (missing > thresholds.disconnected)
-        .then(|| format!("has not been reached for {} s", missing.as_secs()))
+        .then(|| format!("has not been connected for {} s", missing.as_secs()))
 }
 
-/// The cursor must move while something is owed; a silent source owes nothing.
+/// The cursor must move while received events are not applied. A silent source has none.
 fn cursor_fault(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) -> Option<String> {
     let owing_since = source.owing_since?;
     let last_progress = source
@@ -138,7 +139,7 @@ fn cursor_fault(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) 
     let stalled = elapsed(last_progress, now);
     (stalled > thresholds.stalled).then(|| {
         format!(
-            "its cursor has stood at {} for {} s, though {} has been received",
+            "its cursor has been at {} for {} s, although {} was received",
             source.applied.seq,
             stalled.as_secs(),
             source.received.seq,
@@ -146,7 +147,7 @@ fn cursor_fault(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) 
     })
 }
 
-/// Zero where the clock was set back in between.
+/// Zero if the clock was set back in between.
 fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
@@ -187,7 +188,7 @@ mod tests {
         }
     }
 
-    /// Connected an hour ago, everything applied, silent since.
+    /// Connected an hour ago, with everything applied and no event since.
     fn healthy() -> Status {
         let mut source = SourceStatus::default();
         source.set_connection(ConnectionState::Connected { since: ago(3600) }, ago(3600));
@@ -201,7 +202,7 @@ mod tests {
         status
     }
 
-    /// What is wrong after `change`, as `component: message`.
+    /// The faults after `change`, as `component: message`.
     fn faults(change: impl FnOnce(&mut Status)) -> Vec<String> {
         let mut status = healthy();
         change(&mut status);
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_begun_or_is_about_to_end_is_not_ready() {
+    fn a_worker_that_starts_or_drains_is_not_ready() {
         assert_eq!(
             faults(|status| *status = Status::default()),
             ["worker: has not started a source yet"]
@@ -238,12 +239,12 @@ mod tests {
         );
         assert_eq!(
             faults(|status| source(status).connection = ConnectionState::Stopped),
-            ["source wss://relay: is not followed any more"]
+            ["source wss://relay: has been stopped"]
         );
     }
 
     #[test]
-    fn a_source_may_be_gone_for_as_long_as_the_threshold() {
+    fn a_source_may_be_disconnected_for_as_long_as_the_threshold() {
         let lost_for = |seconds| {
             faults(|status| {
                 let backing_off = ConnectionState::BackingOff {
@@ -258,7 +259,7 @@ mod tests {
         assert_eq!(lost_for(200), Vec::<String>::new());
         assert_eq!(
             lost_for(201),
-            ["source wss://relay: has not been reached for 201 s, the last time because: HTTP 503"]
+            ["source wss://relay: has not been connected for 201 s; last error: HTTP 503"]
         );
     }
 
@@ -269,7 +270,7 @@ mod tests {
         assert_eq!(waiting_for(60), Vec::<String>::new());
         assert_eq!(
             waiting_for(61),
-            ["source wss://relay: its cursor has stood at 5 for 61 s, though 9 has been received"]
+            ["source wss://relay: its cursor has been at 5 for 61 s, although 9 was received"]
         );
     }
 
@@ -283,10 +284,10 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_takes_nothing_is_a_fault_at_once() {
+    fn a_database_whose_writes_fail_is_a_fault_at_once() {
         assert_eq!(
             faults(|status| status.queue.blocked = Some(failure(0))),
-            ["database: has taken nothing for 0 s: it broke"]
+            ["database: writes have failed for 0 s: it broke"]
         );
     }
 
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told() {
+    fn every_fault_is_reported() {
         let all = faults(|status| {
             status.draining = true;
             status.queue.blocked = Some(failure(5));
