@@ -1,4 +1,4 @@
-//! How an actor passes a point: it can be killed there, too.
+//! Fault points in actors: the plan can also kill the actor there.
 
 use ractor::{ActorCell, ActorProcessingErr};
 
@@ -7,8 +7,7 @@ use crate::testing::fault::{Fault, Faults, Point};
 impl Faults {
     /// Passes `point` in `actor`.
     ///
-    /// # Errors
-    /// Where the plan has the actor fail with an error.
+    /// # Errors If the plan makes the actor fail with an error.
     #[inline]
     pub async fn pass(&self, point: Point, actor: ActorCell) -> Result<(), ActorProcessingErr> {
         let Some(fault) = self.strike(point) else {
