@@ -174,9 +174,9 @@ mod tests {
     #[test]
     fn the_deny_list_beats_the_allow_list() {
         let (ann, bob) = (did("did:plc:ann"), did("did:web:bob.example"));
-        let everybody = interest(&["*"]).denying([bob.clone()]);
-        assert!(everybody.wants_did("did:plc:ann"));
-        assert!(!everybody.wants_did("did:web:bob.example"));
+        let everyone_else = interest(&["*"]).denying([bob.clone()]);
+        assert!(everyone_else.wants_did("did:plc:ann"));
+        assert!(!everyone_else.wants_did("did:web:bob.example"));
 
         let listed = interest(&["*"]).allowing([bob.clone(), ann]).denying([bob]);
         assert!(listed.wants_did("did:plc:ann"));
