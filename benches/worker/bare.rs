@@ -1,4 +1,4 @@
-//! The bare limit of the socket: a client that throws every message away.
+//! The bare limit of the socket: a client that discards every message.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-/// How long it takes to read `count` messages from a replay at `url`.
+/// The time to read `count` messages from a replay at `url`.
 pub(crate) async fn read(url: String, count: u64) -> Duration {
     let address = url.trim_start_matches("ws://").trim_end_matches('/');
     let started = Instant::now();

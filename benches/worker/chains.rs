@@ -1,4 +1,4 @@
-//! Commits that follow from each other, of accounts whose keys a directory serves.
+//! Chains of commits, of accounts whose keys a PLC directory serves.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,20 +21,20 @@ use simulated_network::tid::tid;
 use crate::frames::FIRST_SEQ;
 
 const ACCOUNTS: usize = 500;
-/// Records of other applications that each repository holds before: so its tree has the depth, and
-/// a commit the size, that they have in production.
+/// Records of other applications in each repository. They give its tree the depth, and each commit
+/// the size, that they have in production.
 const HISTORY: usize = 100;
 /// 2026-02-01T00:00:00Z, in microseconds.
 const BEGINNING: u64 = 1_769_904_000_000_000;
-/// Between two commits, in microseconds.
+/// The time between two commits, in microseconds.
 const PAUSE: u64 = 1_000;
 
-/// What is signed, and by whom.
+/// A signed block, and the key that signed it.
 pub(crate) type Signed = (SignedCommit, VerifyingKey);
 
 /// Commits that create one record of `com.huddle.*` each.
 pub(crate) struct Chains {
-    /// Whose accounts they are.
+    /// The network with the accounts.
     pub(crate) network: Arc<Mutex<Network>>,
     pub(crate) dids: Vec<Did>,
     pub(crate) log: Vec<LogEntry>,
@@ -42,7 +42,7 @@ pub(crate) struct Chains {
 }
 
 impl Chains {
-    /// `count` commits of 500 repositories, of which about half are signed on either curve.
+    /// `count` commits of 500 repositories. About half are signed on each curve.
     pub(crate) fn new(count: usize) -> Self {
         let mut random = Rng::with_seed(1);
         let shape = Shape {
@@ -98,7 +98,7 @@ impl Chains {
     }
 }
 
-/// Has `account` create a record at each of `paths`, in one commit.
+/// Makes `account` create a record at each of `paths`, in one commit.
 fn create_at(
     clock: u64,
     account: &mut Account,

@@ -1,4 +1,4 @@
-//! Commits of which a record is kept, made by the simulated network.
+//! Commits with one wanted record, made by the simulated network.
 
 use huddle_firehose::atproto::event::{Change, Event, PutAction};
 use huddle_firehose::source::firehose::decode::{Content, decode};
@@ -6,10 +6,10 @@ use huddle_firehose::source::interest::Interest;
 use simulated_network::network::Network;
 use simulated_network::shape::Shape;
 
-/// Steps of the network between two looks at what they have brought.
+/// Actions of the network between two reads of its log.
 const STEPS: usize = 1000;
 
-/// `count` commits that create one record of `com.huddle.*` each, no two of them the same.
+/// `count` commits that create one record of `com.huddle.*` each. All are different.
 pub(crate) fn matched(count: usize) -> Vec<Vec<u8>> {
     let shape = Shape {
         accounts: 500,

@@ -1,4 +1,4 @@
-//! The bare limit of the database: a loop that writes rows which are there already.
+//! The bare limit of the database: a loop that writes known rows.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,10 +11,10 @@ use sqlx::sqlite::{
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row, TypeInfo, ValueRef};
 use tokio::time::Instant;
 
-/// Records of one transaction, as the worker has it by default.
+/// Records in one transaction. The worker's default.
 const BATCH: usize = 100;
 
-/// The tables that have a row for each record.
+/// The tables with one row for each record.
 const PROJECTIONS: [&str; 3] = ["offers_index", "booking_requests", "bookings"];
 
 pub(crate) enum Value {
@@ -34,7 +34,7 @@ pub(crate) struct Rows {
 /// The rows of one transaction.
 pub(crate) type Batch = Vec<Rows>;
 
-/// What the worker has written into the database at `path`, in batches.
+/// The rows that the worker wrote into the database at `path`, in batches.
 pub(crate) async fn read(path: &Path) -> Vec<Batch> {
     let mut connection = connect(path).await;
     let all = select(&mut connection, "records", "ORDER BY seq").await;
@@ -60,7 +60,7 @@ pub(crate) async fn read(path: &Path) -> Vec<Batch> {
     batches
 }
 
-/// The texts of a column, each once, as SQL has a list of them.
+/// The distinct texts of a column, as an SQL list.
 fn texts(rows: &[Vec<Value>], column: usize) -> String {
     let quoted = |row: &Vec<Value>| match &row[column] {
         Value::Text(text) => Some(format!("'{text}'")),
@@ -100,8 +100,8 @@ fn values(row: &SqliteRow) -> Vec<Value> {
     (0..row.len()).map(value).collect()
 }
 
-/// How long it takes to write `batches` into an empty database at `path`, each in a transaction and
-/// with the cursor.
+/// The time to write `batches` into an empty database at `path`, each in one transaction with the
+/// cursor.
 pub(crate) async fn write(path: &Path, batches: &[Batch]) -> Duration {
     create(path).await;
     let mut connection = connect(path).await;
@@ -121,7 +121,7 @@ pub(crate) async fn write(path: &Path, batches: &[Batch]) -> Duration {
     started.elapsed()
 }
 
-/// All rows of the table in one statement, which is prepared once for each number of rows.
+/// Inserts all rows with one statement, which is prepared once for each number of rows.
 async fn insert(connection: &mut SqliteConnection, rows: &Rows) {
     let Rows {
         table,
@@ -151,8 +151,8 @@ pub(crate) async fn create(path: &Path) {
     SqliteStore::open(&url(path)).await.unwrap();
 }
 
-/// A database with as many records and tracked repositories as `rows` says, none of which the
-/// network's traffic is about.
+/// A database with `rows` records and `rows` tracked repositories. The traffic of the benchmarks
+/// does not touch them.
 pub(crate) async fn fill(path: &Path, rows: u64) {
     create(path).await;
     let mut connection = connect(path).await;
@@ -176,7 +176,7 @@ pub(crate) async fn fill(path: &Path, rows: u64) {
     }
 }
 
-/// How many rows the table has, those for which the rest of `rows` holds.
+/// The number of rows; `rows` is a table with an optional condition.
 pub(crate) async fn count(path: &Path, rows: &str) -> usize {
     let mut connection = connect(path).await;
     let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {rows}")))
@@ -190,7 +190,7 @@ pub(crate) fn url(path: &Path) -> String {
     format!("sqlite://{}", path.display())
 }
 
-/// With the settings of the worker's writer.
+/// Uses the settings of the worker's writer.
 async fn connect(path: &Path) -> SqliteConnection {
     SqliteConnectOptions::new()
         .filename(path)

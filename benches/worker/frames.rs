@@ -1,4 +1,4 @@
-//! The frames that are replayed, as bytes of a WebSocket whose seqs can be rewritten in place.
+//! The replayed frames, as bytes of a WebSocket whose seqs can be overwritten in place.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -9,15 +9,15 @@ use huddle_firehose::testing::recording;
 
 use crate::network;
 
-/// Seqs begin here: from here on each of them takes nine bytes of CBOR.
+/// The first seq. From here on each seq takes nine bytes of CBOR.
 pub(crate) const FIRST_SEQ: u64 = 1 << 33;
 
-/// Frames one behind the other, each with its WebSocket header.
+/// Frames in sequence, each with its WebSocket header.
 pub(crate) struct Loop {
     pub(crate) bytes: Vec<u8>,
-    /// Where the eight bytes of each seq are.
+    /// The offsets of the eight bytes of each seq.
     seqs: Vec<usize>,
-    /// Where each frame ends.
+    /// The end of each frame.
     ends: Vec<usize>,
 }
 
@@ -38,7 +38,7 @@ impl Loop {
         let Ok(Skim::Message(envelope)) = skim(frame) else {
             panic!("a frame that is no message");
         };
-        // FIN and "binary"; a server does not mask.
+        // FIN and "binary". A server does not mask.
         self.bytes.push(0x82);
         match frame.len() {
             length @ 0..126 => self.bytes.push(length as u8),
@@ -51,7 +51,7 @@ impl Loop {
                 self.bytes.extend((length as u64).to_be_bytes());
             }
         }
-        // Behind the byte that says how long the integer is.
+        // The seq follows the byte with the length of the integer.
         let seq = envelope.seq_span.unwrap().start + 1;
         self.seqs.push(self.bytes.len() + seq);
         self.bytes.extend(frame);
@@ -78,8 +78,8 @@ impl Loop {
     }
 }
 
-/// Traffic of which nothing is kept: the recording that `BENCH_FRAMES` names, else what is like
-/// that of the network.
+/// Frames without a wanted record: the recording that `BENCH_FRAMES` names, otherwise frames like
+/// those of the network.
 pub(crate) fn unmatched() -> Vec<Vec<u8>> {
     match std::env::var_os("BENCH_FRAMES") {
         Some(path) => load(path.as_ref()),
@@ -87,7 +87,7 @@ pub(crate) fn unmatched() -> Vec<Vec<u8>> {
     }
 }
 
-/// `matched`, and `others` frames of unmatched traffic before each of them.
+/// `matched`, with `others` unmatched frames before each of them.
 pub(crate) fn mixed(matched: Vec<Vec<u8>>, others: usize) -> Vec<Vec<u8>> {
     let unmatched = unmatched();
     let mut filler = unmatched.iter().cycle();

@@ -1,5 +1,4 @@
-//! How long it takes from the moment at which a frame is sent to the moment at which its record is
-//! committed and the cursor stands behind it.
+//! The time from sending a frame until its record is committed and the cursor is behind it.
 
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use crate::{commits, database, frames, runtime, service};
 /// Events a second.
 const RATES: [u64; 3] = [500, 2_000, 10_000];
 const SECONDS: u64 = 5;
-/// One event of so many is kept.
+/// One of this many events is kept.
 const ONE_OF: u64 = 10;
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
@@ -63,7 +62,7 @@ async fn follow(replay: &Replay, rate: u64) -> Vec<Duration> {
     delays
 }
 
-/// When the first frame had come; from then on each is sent at its time.
+/// The time at which the first frame had arrived. The schedule of the later frames starts here.
 async fn first_seen(tree: &RunningWorker, first_seq: u64) -> Instant {
     while service::received(tree) < first_seq {
         tokio::time::sleep(POLL_INTERVAL).await;

@@ -1,8 +1,8 @@
-//! What the worker costs beside the bare limit of the same machine in the same minute.
+//! Compares the worker with the bare limit of the same machine at the same time.
 //!
-//! `cargo bench` runs every row; `cargo bench -- unmatched` those that are named. Each round measures
-//! the bare limit and the worker in turn, so that what else the machine does falls on both alike; a
-//! row gives the median of the rounds' ratios, and their spread.
+//! `cargo bench` runs every row; `cargo bench -- unmatched` runs the rows with this name. Each
+//! round measures the bare limit and then the worker, so that other load on the machine affects
+//! both. A row shows the median of the rounds' ratios, and their spread.
 
 #![expect(
     clippy::unwrap_used,
@@ -28,7 +28,7 @@ mod verified;
 
 use rows::ROWS;
 
-/// Rounds of each row; `ROUNDS` says otherwise.
+/// Rounds for each row. The variable `ROUNDS` overrides it.
 const ROUNDS: usize = 5;
 
 fn main() {
@@ -36,7 +36,7 @@ fn main() {
         .skip(1)
         .filter(|argument| argument != "--bench")
         .collect();
-    // The source runs in a process of its own, as a relay does.
+    // The source runs in its own process, like a relay.
     if let [first, rest @ ..] = &arguments[..]
         && first == replay::COMMAND
     {
@@ -69,7 +69,7 @@ fn main() {
     }
 }
 
-/// As the service's.
+/// The runtime of the service.
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

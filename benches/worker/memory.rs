@@ -1,4 +1,4 @@
-//! How much memory the service takes while it catches up at full speed.
+//! The memory of the service while it catches up at full speed.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! The network's traffic as it is mostly: commits of other people's applications.
+//! The typical traffic of the network: commits of other applications.
 //!
-//! Made by hand in the shape of 150 frames of the production relay (August 2026): 148 commits of one
-//! operation each, 3.6 to 9 KB long and 5.4 KB on average, one #account, one #identity. Nobody looks
-//! into the blocks of a commit that nobody wants, so these hold zeros.
+//! Modelled on 150 frames of the production relay (August 2026): 148 commits of one operation each,
+//! 3.6 to 9 KB long and 5.4 KB on average, one #account, one #identity. The blocks of unwanted
+//! commits are not decoded, so these contain zeros.
 
 use ipld_core::cid::Cid;
 use ipld_core::ipld;
@@ -35,8 +35,8 @@ fn did(number: usize) -> String {
     format!("did:plc:{number:0>24}")
 }
 
-/// A commit of one record in `collection`, by the `number`th account, whose blocks take as many
-/// bytes as `blocks` says.
+/// A commit of one record in `collection`, by the `number`th account, with `blocks` bytes of
+/// blocks.
 pub(crate) fn commit(collection: &str, number: usize, blocks: usize) -> Vec<u8> {
     let cid = Ipld::Link(CID.parse::<Cid>().unwrap());
     message(

@@ -1,4 +1,4 @@
-//! The service as a process of its own, as an operator runs it.
+//! The service as its own process, as an operator runs it.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -12,12 +12,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `run` on the database at `path`, with `options` beside.
+    /// Starts `run` on the database at `path`, with additional `options`.
     pub(crate) fn run(source_url: &str, path: &Path, options: &[&str]) -> Self {
         let listen = free_address();
         let child = Command::new(env!("CARGO_BIN_EXE_huddle-firehose"))
             .args(["run", "--source-url", source_url, "--listen", &listen])
-            // What is made for the occasion nobody has signed.
+            // The frames of the benchmark are not signed.
             .args(["--verify", "none"])
             .args(["--database-url", &database::url(path)])
             .args(options)
@@ -31,7 +31,7 @@ impl Process {
         }
     }
 
-    /// The seq up to which everything is applied, once the service says so.
+    /// The seq up to which everything is applied, as soon as the service reports one.
     pub(crate) async fn applied(&self) -> Option<u64> {
         let response = reqwest::get(&self.status_url).await.ok()?;
         let status: serde_json::Value = response.json().await.ok()?;
@@ -39,7 +39,7 @@ impl Process {
         sources.values().next()?["applied"]["seq"].as_u64()
     }
 
-    /// The resident set now and at its largest, in bytes.
+    /// The current and the largest resident set, in bytes.
     pub(crate) fn resident(&self) -> (u64, u64) {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).unwrap();
@@ -59,7 +59,7 @@ impl Drop for Process {
     }
 }
 
-/// Free a moment ago, and most likely still.
+/// An address that was free a moment ago. It may be taken before it is used.
 fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()

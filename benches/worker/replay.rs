@@ -1,5 +1,5 @@
-//! A source that sends as fast as the socket takes: the bytes are ready, only the seqs are written
-//! into them.
+//! A source that sends as fast as the socket accepts. The bytes are prepared; only the seqs are
+//! written into them.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use crate::frames::{FIRST_SEQ, Loop, load, save};
 
 pub(crate) const COMMAND: &str = "replay";
 
-/// A replay in a process of its own. It serves one client after the other.
+/// A replay in its own process. It serves one client after the other.
 pub(crate) struct Replay {
     process: Child,
     pub(crate) url: String,
@@ -25,8 +25,8 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    /// Sends `frames` to each client, over and over until there were at least `count`; `rate` of
-    /// them a second, if it is not zero.
+    /// Sends `frames` to each client, repeatedly until at least `count` were sent; `rate` of them a
+    /// second, if it is not zero.
     pub(crate) fn start(frames: &[Vec<u8>], count: u64, rate: u64) -> Self {
         let count = count.next_multiple_of(frames.len() as u64);
         let folder = tempfile::tempdir().unwrap();
@@ -61,7 +61,7 @@ impl Drop for Replay {
     }
 }
 
-/// The process itself.
+/// The code of the replay process.
 pub(crate) fn serve(arguments: &[String]) {
     let [path, count, rate] = arguments else {
         panic!("replay FILE COUNT RATE");
@@ -73,7 +73,7 @@ pub(crate) fn serve(arguments: &[String]) {
     println!("{}", listener.local_addr().unwrap());
     for stream in listener.incoming() {
         let stream = stream.unwrap();
-        // A client that has seen enough goes away.
+        // A client that has received enough disconnects.
         let _gone = match rate {
             0 => send(stream, &mut frames, count),
             rate => send_slowly(stream, &mut frames, count, rate),
@@ -81,7 +81,7 @@ pub(crate) fn serve(arguments: &[String]) {
     }
 }
 
-/// As fast as the client takes it.
+/// Sends as fast as the client reads.
 fn send(stream: TcpStream, frames: &mut Loop, count: u64) -> io::Result<()> {
     let mut socket = tungstenite::accept(stream).map_err(io::Error::other)?;
     let mut sent = 0;
@@ -93,7 +93,7 @@ fn send(stream: TcpStream, frames: &mut Loop, count: u64) -> io::Result<()> {
     until_closed(socket)
 }
 
-/// `rate` frames a second, each at its time.
+/// Sends `rate` frames a second, each at its time.
 fn send_slowly(stream: TcpStream, frames: &mut Loop, count: u64, rate: u64) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut socket = tungstenite::accept(stream).map_err(io::Error::other)?;
@@ -119,7 +119,7 @@ fn wait_until(due: Instant) {
     std::thread::sleep(due.saturating_duration_since(Instant::now()));
 }
 
-/// Until the client has had enough.
+/// Waits until the client disconnects.
 fn until_closed(mut socket: WebSocket<TcpStream>) -> io::Result<()> {
     let _closed = socket.read();
     Ok(())

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The measured rows.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -11,7 +11,7 @@ use crate::{bare, commits, database, frames, runtime, service, verified};
 
 /// Events of an unmatched round.
 const UNMATCHED: u64 = 1_500_000;
-/// Commits of a round of which nearly all are kept.
+/// Commits of a round in which nearly all are kept.
 const MATCHED: usize = 10_000;
 
 /// One round: the same work, bare and by the worker.
@@ -58,7 +58,7 @@ pub(crate) const ROWS: &[(&str, Measure)] = &[
     ("verified, processor time added", verified::added),
 ];
 
-/// Against a client that throws everything away.
+/// Compared with a client that discards everything.
 fn unmatched(change: impl FnOnce(&mut Config)) -> Round {
     let folder = tempfile::tempdir().unwrap();
     unmatched_on(&folder.path().join("worker.db"), change)
@@ -85,7 +85,7 @@ fn unmatched_on(path: &Path, change: impl FnOnce(&mut Config)) -> Round {
     }
 }
 
-/// As the service does by default. Nobody's key is asked for, since nothing is wanted of anybody.
+/// The default of the service. No keys are looked up, because no commit is wanted.
 fn follow_chains(config: &mut Config) {
     config.verify = Verify::Chain;
     config.plc_url = "http://127.0.0.1:1".parse().unwrap();
@@ -96,7 +96,7 @@ fn add_patterns(config: &mut Config, count: usize) {
     config.collections.extend((0..count).map(pattern));
 }
 
-/// Against a client that throws everything away while a bare loop writes the rows that come of it.
+/// Compared with a client that discards everything while a bare loop writes the resulting rows.
 fn matched(count: usize, others: usize) -> Round {
     static COMMITS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     let commits = COMMITS.get_or_init(|| commits::matched(MATCHED))[..count].to_vec();

@@ -14,8 +14,8 @@ use crate::replay::Replay;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How long it takes until the cursor stands behind everything that `replay` sends. The database at
-/// `path` is there before.
+/// The time until the cursor is behind everything that `replay` sends. The database at `path` must
+/// exist.
 pub(crate) async fn follow(
     replay: &Replay,
     path: &Path,
@@ -37,20 +37,20 @@ pub(crate) fn config(source_url: &str, path: &Path, change: impl FnOnce(&mut Con
     config.database_url = database::url(path);
     config.listen = (Ipv4Addr::LOCALHOST, 0).into();
     config.source_url = source_url.parse().unwrap();
-    // What is made for the occasion nobody has signed.
+    // The frames of the benchmark are not signed.
     config.verify = Verify::None;
     change(&mut config);
     config
 }
 
-/// Until the source was reached, for which it must be known which repositories are tracked.
+/// Waits until the worker is connected. Before that it loads the tracked repositories.
 pub(crate) async fn until_connected(tree: &RunningWorker) {
     while tree.context().first_connected_at().is_none() {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Until the cursor stands at `seq`.
+/// Waits until the cursor is at `seq`.
 pub(crate) async fn wait_for(tree: &RunningWorker, seq: u64) {
     while applied(tree) < seq {
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -64,7 +64,7 @@ pub(crate) fn applied(tree: &RunningWorker) -> u64 {
     applied.max().unwrap_or(0)
 }
 
-/// The newest seq that has come so far.
+/// The newest seq received so far.
 pub(crate) fn received(tree: &RunningWorker) -> u64 {
     let status = tree.context().status.snapshot();
     let received = status.sources.values().map(|source| source.received.seq);

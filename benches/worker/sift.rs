@@ -12,7 +12,7 @@ use crate::network;
 
 pub(crate) const COMMAND: &str = "sift";
 
-/// Sifts the network's frames as often as the argument says, and says how many that makes.
+/// Filters the network's frames as often as the argument says, and prints the number of frames.
 pub(crate) fn run(arguments: &[String]) {
     let [times] = arguments else {
         panic!("sift TIMES");

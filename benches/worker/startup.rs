@@ -1,4 +1,4 @@
-//! How long it takes from `run` to the first applied event.
+//! The time from `run` to the first applied event.
 
 use std::path::Path;
 use std::time::Duration;

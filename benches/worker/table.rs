@@ -1,4 +1,4 @@
-//! The figures in plain text.
+//! Prints the results as plain text.
 
 use crate::rows::Round;
 

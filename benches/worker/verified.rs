@@ -1,4 +1,5 @@
-//! Commits whose signatures, proofs and chains are verified, against their signatures alone.
+//! Compares the full verification of commits (signatures, proofs, chains) with checking their
+//! signatures alone.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -18,13 +19,13 @@ use crate::chains::{Chains, Signed};
 use crate::rows::Round;
 use crate::{database, runtime, service};
 
-/// Commits of a round; each is sent once, since a chain can't be gone twice.
+/// Commits of a round. Each is sent once, because a chain cannot be repeated.
 const COMMITS: usize = 30_000;
 /// Signatures that a thread takes at once.
 const HANDFUL: usize = 16;
 
-/// The time of the signature checks alone, on all cores, against that of the whole worker: socket,
-/// decoding and rows, and at level `chain` the same signatures, hashes, proofs by the tree, inversion
+/// The time of the signature checks alone, on all cores, compared with that of the whole worker:
+/// socket, decoding and rows, and at level `chain` also the signatures, hashes, proofs, inversion
 /// and chain state.
 pub(crate) fn whole(level: Verify) -> Round {
     let (bare, _) = check_signatures(&chains().signed);
@@ -36,8 +37,9 @@ pub(crate) fn whole(level: Verify) -> Round {
     }
 }
 
-/// What the signature checks take of the processor, against what the worker takes of it at level
-/// `chain` beyond level `none`, at which it writes the same rows and believes everybody.
+/// The processor time of the signature checks, compared with the additional processor time of the
+/// worker at level `chain`. The baseline is level `none`, which writes the same rows without
+/// verification.
 pub(crate) fn added() -> Round {
     let (_, bare) = check_signatures(&chains().signed);
     let (_, chain) = follow(Verify::Chain);
@@ -54,7 +56,7 @@ fn chains() -> &'static Chains {
     CHAINS.get_or_init(|| Chains::new(COMMITS))
 }
 
-/// A relay and a directory, on a thread of their own.
+/// A relay and a PLC directory, on their own thread.
 struct Upstream {
     relay: Relay,
     directory: HttpServer,
@@ -82,9 +84,9 @@ impl Upstream {
     }
 }
 
-/// How long it takes from the first commit until the cursor stands behind the last one. Every account
-/// was looked up before: that happens once a day for each, not once a commit. And how much of the
-/// processor that took, of the relay too.
+/// The time from the first commit until the cursor is behind the last one, and the processor time
+/// of it, including that of the relay. Every account is looked up before, because in production
+/// this happens once a day for each account and not once for each commit.
 fn follow(level: Verify) -> (Duration, Duration) {
     let chains = chains();
     let folder = tempfile::tempdir().unwrap();
@@ -120,8 +122,8 @@ async fn look_up(tree: &RunningWorker, chains: &Chains) {
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
 }
 
-/// A worker that has put a commit off, refused it or fetched its repository has done something else
-/// than what is measured.
+/// Checks that no commit was parked, refused or caused a fetch, because the worker would then have
+/// done other work than the measured one.
 async fn assert_kept(level: Verify, metrics: &str, path: &Path) {
     let verified = match level {
         Verify::Chain => COMMITS,
@@ -154,8 +156,8 @@ async fn assert_kept(level: Verify, metrics: &str, path: &Path) {
     }
 }
 
-/// How long it takes as many threads as there are cores to check `signed`, whose keys are read, and how
-/// much of the processor.
+/// The time to check `signed` with one thread for each core, and the processor time of it. The keys
+/// are parsed before.
 fn check_signatures(signed: &[Signed]) -> (Duration, Duration) {
     let threads = std::thread::available_parallelism().unwrap().get();
     let handfuls: Vec<&[Signed]> = signed.chunks(HANDFUL).collect();
@@ -175,10 +177,10 @@ fn check_signatures(signed: &[Signed]) -> (Duration, Duration) {
     (started.elapsed(), processor_time() - processor)
 }
 
-/// What this process has had of the processor so far. Linux counts it in hundredths of a second.
+/// The processor time of this process so far. Linux counts it in hundredths of a second.
 fn processor_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    // The name of the program, in brackets, may be anything.
+    // The name of the program, in parentheses, may contain any characters.
     let (_, fields) = stat.rsplit_once(')').unwrap();
     let user_and_system = fields.split_whitespace().skip(11).take(2);
     let hundredths: u64 = user_and_system

@@ -1,5 +1,5 @@
-//! Writes what the corpus began with to `fuzz/corpus`: frames of the recording and of a simulated
-//! network, what is in them, and a few texts by hand.
+//! Writes the initial corpus to `fuzz/corpus`: frames of the recording and of a simulated network,
+//! parts of these frames, and a few handwritten texts.
 //!
 //!     cargo run --manifest-path fuzz/Cargo.toml --example seeds
 
@@ -40,7 +40,7 @@ const CONFIGURATIONS: [&str; 5] = [
      HUDDLE_BATCH_FRAME=1\n",
 ];
 
-/// What a document of this language can say, all of it.
+/// A document that uses every feature of the language.
 const DOCUMENT: &str = r##"{
   "lexicon": 1, "id": "com.example.a",
   "defs": {
@@ -62,7 +62,7 @@ const DOCUMENT: &str = r##"{
     "t": { "type": "token" }
   } }"##;
 
-/// The damage, the key that is sought, the tree's keys.
+/// The damage, the key to look up, and the keys of the tree.
 const TREES: [&str; 3] = [
     "\0\0\ncom.huddle.booking/3\ncom.huddle.booking/1\ncom.huddle.booking/3\ncom.huddle.slotOffer/3",
     "\u{1}7\nB1/986427\nA0/374913\nB1/986427\nC0/451630\nE0/670489\nF1/085263\nG0/765327",
@@ -109,7 +109,8 @@ fn main() -> std::io::Result<()> {
     write("mst_node", &dishonest_tree())
 }
 
-/// The recording's frames (`[u32 big-endian length][frame]`), those of a network, and an error.
+/// The recording's frames (`[u32 big-endian length][frame]`), those of a network, and an error
+/// frame.
 fn frames() -> std::io::Result<Vec<Vec<u8>>> {
     let recording = fs::read(format!("{ROOT}/recordings/testbed.bin"))?;
     let mut rest = recording.as_slice();
@@ -133,7 +134,7 @@ fn car_of(mut frame: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// A record, or a node of a tree; of the record also the operation that creates it.
+/// Writes a record or a node of a tree; for a record also the operation that creates it.
 fn write_block(block: &[u8]) -> std::io::Result<()> {
     let Ok(Ipld::Map(fields)) = serde_ipld_dagcbor::from_slice(block) else {
         return write("record", block);
@@ -153,7 +154,7 @@ fn write_block(block: &[u8]) -> std::io::Result<()> {
     write("commit", &delete)
 }
 
-/// A node of layer 1 (`blue`) between two of layer 0, in the form that the target reads.
+/// A node of layer 1 (`blue`) between two of layer 0, in the input format of the target.
 fn dishonest_tree() -> Vec<u8> {
     let leaf = |key: &str| [&[1, 255, 255, key.len() as u8], key.as_bytes()].concat();
     let root = [&[1, 0, 1, 4], b"blue".as_slice()].concat();

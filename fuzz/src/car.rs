@@ -1,4 +1,4 @@
-//! A CAR file: what is read of it is what another reader finds in it.
+//! A CAR file: another reader finds the same blocks in it.
 
 use huddle_firehose::atproto::car::Blocks;
 use simulated_network::car::read_car;

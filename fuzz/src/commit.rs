@@ -1,5 +1,5 @@
-//! A `#commit` that is right, with operations and records that need not be: each operation fares as
-//! it deserves, whatever the others are.
+//! A valid `#commit` with operations and records that may be invalid. Each operation is accepted or
+//! refused independently of the others.
 
 use std::collections::HashMap;
 
@@ -15,10 +15,10 @@ use super::record::check_effects;
 
 const DID: &str = "did:plc:ann";
 const REV: &str = "3jzfcijpj2z2a";
-/// The most operations that a commit may have.
+/// The largest number of operations in a commit.
 const MAX_OPS: usize = 200;
 
-/// An operation, and what the CAR has of it.
+/// An operation, and the block in the CAR for it.
 struct Op<'a> {
     action: &'static str,
     path: String,
@@ -31,7 +31,7 @@ struct Op<'a> {
 enum Block {
     Right,
     Missing,
-    /// Something else stands under the record's CID.
+    /// The CAR has another block under the record's CID.
     Wrong,
 }
 
@@ -61,7 +61,7 @@ fn check_ops(commit: &Commit, wanted: &HashMap<&str, &Op<'_>>, blocks: &Blocks) 
     for op in &commit.ops {
         let path = format!("{}/{}", op.collection, op.rkey);
         let asked = wanted[path.as_str()];
-        let expected = asked.believable_record(blocks);
+        let expected = asked.valid_record(blocks);
         match (&op.change, expected) {
             (
                 Change::Put {
@@ -82,14 +82,14 @@ fn check_ops(commit: &Commit, wanted: &HashMap<&str, &Op<'_>>, blocks: &Blocks) 
     }
 }
 
-/// Of several operations on one path the last is what counts.
+/// Only the last of several operations on one path counts.
 fn last_wanted<'a, 'b>(ops: &'a [Op<'b>], interest: &Interest) -> HashMap<&'a str, &'a Op<'b>> {
     let wanted = ops.iter().filter(|op| interest.wants_path(&op.path));
     wanted.map(|op| (op.path.as_str(), op)).collect()
 }
 
 impl<'a> Op<'a> {
-    /// The operation at the beginning of `script`, and what follows it; `None` at the end.
+    /// The operation at the beginning of `script`, and the rest; `None` at the end.
     fn read(script: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (&[kind, collection, key_length, high, low], rest) = script.split_first_chunk()?;
         let (key, rest) = rest.split_at(usize::from(key_length).min(rest.len()));
@@ -122,8 +122,9 @@ impl<'a> Op<'a> {
         self.record.map(address_of)
     }
 
-    /// The record, if the operation writes one, the CAR has it, and it is a map of the data model.
-    fn believable_record(&self, blocks: &Blocks) -> Option<&'a [u8]> {
+    /// The record, if the operation writes one, the CAR contains it, and it is a map of the data
+    /// model.
+    fn valid_record(&self, blocks: &Blocks) -> Option<&'a [u8]> {
         let writes = matches!(self.action, "create" | "update");
         let record = self.record.filter(|_| writes)?;
         let is_there = blocks
@@ -135,8 +136,8 @@ impl<'a> Op<'a> {
     }
 }
 
-/// The CAR's blocks. Where two operations name one record and differ about its block, the later one
-/// decides.
+/// The blocks of the CAR. If two operations name the same record with different blocks, the later
+/// one decides.
 fn blocks(ops: &[Op<'_>]) -> Blocks {
     let mut blocks = Blocks::new();
     for op in ops {

@@ -1,5 +1,5 @@
-//! A configuration from file, environment and command line: it can be used, or all its problems have
-//! names; and what is printed of it reads back as the same.
+//! A configuration from file, environment and command line: it is valid, or every problem names its
+//! keys. A printed configuration reads back as the same.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -8,7 +8,7 @@ use std::path::Path;
 use clap::{Args, Command, FromArgMatches};
 use huddle_firehose::config::{ConfigError, Layers, Settings};
 
-/// Of the input, a line that begins with `HUDDLE_` is a variable, one that begins with `--` is an
+/// A line of the input that begins with `HUDDLE_` is a variable, one that begins with `--` is an
 /// argument; the others are the file.
 pub fn check(input: &[u8]) {
     let mut file = Vec::new();
@@ -38,7 +38,7 @@ pub fn check(input: &[u8]) {
     check_layers(layers);
 }
 
-/// `None` where the command line would be refused before anything is made of it.
+/// `None` if the command line itself is refused.
 fn settings(arguments: Vec<OsString>) -> Option<Settings> {
     let command = Settings::augment_args(Command::new("huddle-firehose"));
     let matches = command.try_get_matches_from(arguments).ok()?;

@@ -1,5 +1,5 @@
-//! What others say of a place in the stream, or of the time to come back: a stored cursor, the
-//! `cursor` parameter, `Retry-After`.
+//! Texts from outside that stand for positions or delays: a stored cursor, the `cursor` parameter,
+//! `Retry-After`.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use url::Url;
 
 const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
 
-/// The input's first line is one text, the rest another.
+/// The first line of the input is one text, the rest is another.
 pub fn check(input: &[u8]) {
     let Ok(input) = std::str::from_utf8(input) else {
         return;
@@ -51,8 +51,8 @@ fn check_query(query: &str) {
     }
 }
 
-/// Whatever the URL asked for before, the server reads the cursor that is meant, and the source is
-/// the same.
+/// The server reads the cursor that was set, for any earlier cursor in the URL, and the source id
+/// stays the same.
 fn check_url(url: &Url, cursor: Option<u64>) {
     let asked = with_cursor(url, cursor);
     if asked.cannot_be_a_base() {

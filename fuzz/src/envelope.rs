@@ -1,4 +1,4 @@
-//! What a skim ought to say, told by a decoder that shares no code with it.
+//! The expected result of a skim, from a decoder that shares no code with it.
 
 use std::io::BufRead;
 
@@ -7,19 +7,19 @@ use huddle_firehose::atproto::skim::Skim;
 use ipld_core::ipld::Ipld;
 use serde_ipld_dagcbor::de::from_reader_once;
 
-/// A frame's envelope, in one form for both decoders.
+/// The envelope of a frame, in the same form for both decoders.
 #[derive(Debug, Default, PartialEq)]
-pub struct Told {
-    /// `#` and the kind; of an unknown frame, its `t`.
+pub struct Expected {
+    /// `#` and the kind; for an unknown frame, its `t`.
     t: Option<String>,
-    /// Of an unknown frame.
+    /// For an unknown frame.
     op: Option<i64>,
     seq: Option<u64>,
     did: Option<String>,
     rev: Option<String>,
     time: Option<String>,
     paths: Vec<String>,
-    /// Of an error frame: its name and its message.
+    /// For an error frame: its name and its message.
     error: Option<(String, Option<String>)>,
 }
 
@@ -33,10 +33,10 @@ const KINDS: [&str; 7] = [
     "#tombstone",
 ];
 
-/// A field that has another type than it should have, or is missing.
+/// A field has the wrong type, or is missing.
 struct Refused;
 
-impl Told {
+impl Expected {
     pub fn by_skim(skimmed: &Skim<'_>) -> Self {
         let text = |text: Option<&str>| text.map(str::to_owned);
         match skimmed {
@@ -62,7 +62,7 @@ impl Told {
         }
     }
 
-    /// The same from the generic value; `None` where a skim has to refuse.
+    /// The same from the generic value; an error if a skim must refuse the frame.
     fn by_value(header: &Ipld, payload: &Ipld) -> Result<Self, Refused> {
         let op = integer::<i64>(header, "op")?.ok_or(Refused)?;
         let t = text(header, "t")?;
@@ -104,13 +104,14 @@ impl Told {
     }
 }
 
-/// What a skim of `frame` should say: an envelope, or `None` for a refusal. No opinion (the outer
-/// `None`) on what is not canonical DAG-CBOR throughout, since a skim does not look everywhere.
-pub fn expected(frame: &[u8]) -> Option<Option<Told>> {
+/// The expected result of skimming `frame`: an envelope, or `None` for a refusal. The outer `None`
+/// means that any result is correct, because the frame is not canonical DAG-CBOR and a skim does
+/// not check every part.
+pub fn expected(frame: &[u8]) -> Option<Option<Expected>> {
     let mut rest = frame;
     let (header, payload) = (canonical(&mut rest)?, canonical(&mut rest)?);
     let are_maps = matches!((&header, &payload), (Ipld::Map(_), Ipld::Map(_)));
-    let told = Told::by_value(&header, &payload).ok();
+    let told = Expected::by_value(&header, &payload).ok();
     Some(told.filter(|_| are_maps && rest.is_empty()))
 }
 

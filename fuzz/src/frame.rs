@@ -1,4 +1,4 @@
-//! A frame, skimmed and decoded: both say the same, or both refuse.
+//! A frame, skimmed and decoded: both agree, or both refuse.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -9,9 +9,9 @@ use huddle_firehose::source::firehose::decode::{Content, Decoded, decode};
 use huddle_firehose::source::interest::Interest;
 use simulated_network::car::address_of;
 
-use super::envelope::{Told, expected};
+use super::envelope::{Expected, expected};
 
-/// From nothing to everything.
+/// No collection, some, and all.
 static INTERESTS: LazyLock<[Interest; 3]> = LazyLock::new(|| {
     [None, Some("com.huddle.*"), Some("*")].map(|pattern| {
         Interest::new(pattern.map(|text| text.parse().expect("a pattern of this file")))
@@ -21,7 +21,7 @@ static INTERESTS: LazyLock<[Interest; 3]> = LazyLock::new(|| {
 pub fn check(frame: &[u8]) {
     let skimmed = skim(frame);
     if let Some(expected) = expected(frame) {
-        let told = skimmed.as_ref().ok().map(Told::by_skim);
+        let told = skimmed.as_ref().ok().map(Expected::by_skim);
         assert_eq!(told, expected, "{skimmed:?}");
     }
     for interest in &*INTERESTS {
@@ -32,7 +32,7 @@ pub fn check(frame: &[u8]) {
     }
 }
 
-/// What can't be skimmed can't be decoded, and is told of in the same words.
+/// A frame that cannot be skimmed cannot be decoded, and both errors have the same text.
 fn check_refusal(frame: &[u8], interest: &Interest, skimmed: &SkimError) {
     let error = decode(frame, interest).expect_err("the skim refuses it");
     assert_eq!(error.kind, skimmed.kind);
@@ -114,7 +114,7 @@ fn wanted<'a>(envelope: &Envelope<'a>, interest: &Interest) -> HashSet<&'a str> 
     paths.filter(|path| interest.wants_path(path)).collect()
 }
 
-/// Each wanted path has one outcome, and no record is believed that its CID does not name.
+/// Each wanted path has one outcome, and an accepted record matches its CID.
 fn check_ops(commit: &Commit, wanted: &HashSet<&str>) {
     assert_eq!(commit.ops.len() + commit.misnamed.len(), wanted.len());
     let mut seen = HashSet::new();

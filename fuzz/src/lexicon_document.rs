@@ -1,4 +1,4 @@
-//! A lexicon document of a stranger, and records held against it.
+//! An untrusted lexicon document, and records validated with it.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const CID: &str = "bafyreiclp443lavogvhj3d2ob2cxbfuscni2k5jk7bebjzg7khl3esabwq";
 
-/// Something of every type, under names that a document may pick up.
+/// Values of every type, under names that a document may use.
 static RECORDS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     let leaves = json!({
         "a": "text 👩\u{200d}👩\u{200d}👦", "b": 7, "c": true, "d": null, "e": "2026-07-04T14:38:07Z",

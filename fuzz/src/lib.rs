@@ -1,6 +1,6 @@
-//! What must hold of outside data, whatever it is. One check a fuzz target, each a function of the
-//! input that panics where it does not hold; `tests/fuzz_corpus.rs` of the service replays the
-//! committed corpus through the same functions.
+//! Properties that hold for any input from outside. Each fuzz target has one check: a function of
+//! the input that panics if a property does not hold. `tests/fuzz_corpus.rs` of the service runs
+//! the committed corpus through the same functions.
 
 pub mod car;
 pub mod commit;

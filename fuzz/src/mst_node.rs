@@ -1,4 +1,4 @@
-//! The tree over a repository: a node has one form, and a proof never lies.
+//! The tree of a repository: a node has only one encoding, and a proof is never wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,20 +9,20 @@ use ipld_core::{ipld, ipld::Ipld};
 use simulated_network::car::{Blocks, address_of, encode, write_car};
 use simulated_network::mst::Tree;
 
-/// More keys than that only make it slow.
+/// More keys would only make it slow.
 const MAX_KEYS: usize = 64;
-/// As long as an unlucky path.
+/// The length of a long path.
 const MAX_KEY: usize = 64;
 
-/// The input is read in three ways: as a node's block, as the keys of an honest tree, and as what to
-/// make a dishonest one of.
+/// The input is used in three ways: as the block of a node, as the keys of a valid tree, and as a
+/// script for an invalid tree.
 pub fn check(input: &[u8]) {
     check_node(input);
     check_honest_tree(input);
     check_dishonest_tree(input);
 }
 
-/// A node can be written in one way only, and its keys are in order.
+/// A node can be encoded in one way only, and its keys ascend.
 fn check_node(block: &[u8]) {
     let node = match Node::decode(block) {
         Ok(node) => node,
@@ -46,10 +46,10 @@ fn check_node(block: &[u8]) {
     );
 }
 
-/// A key, its value, the subtree to its right.
+/// A key, its value, and the subtree to its right.
 type RawEntry<'a> = (&'a [u8], Cid, Option<Cid>);
 
-/// The leftmost subtree, the entries.
+/// The leftmost subtree, and the entries.
 type RawNode<'a> = (Option<Cid>, Vec<RawEntry<'a>>);
 
 fn encode_node(left: Option<Cid>, entries: &[RawEntry<'_>]) -> Vec<u8> {
@@ -72,8 +72,8 @@ fn encode_node(left: Option<Cid>, entries: &[RawEntry<'_>]) -> Vec<u8> {
     encode(&ipld!({ "l": link(left), "e": entries }))
 }
 
-/// The first line says what to damage, the second which key to look for; the others are the keys of
-/// the tree.
+/// The first line is the damage, the second the key to look up; the others are the keys of the
+/// tree.
 fn check_honest_tree(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
         return;
@@ -106,7 +106,7 @@ fn check_honest_tree(input: &[u8]) {
     assert!(damaged.is_none_or(|told| told == truth), "{damaged:?}");
 }
 
-/// The nodes without one of them, or with a bit of it turned over.
+/// The nodes without one of them, or with one bit flipped.
 fn damaged(mut nodes: Blocks, damage: &[u8]) -> Blocks {
     let &[node, byte, ..] = damage else {
         nodes.pop_first();
@@ -126,8 +126,8 @@ fn prove(root: Cid, blocks: &Blocks, key: &[u8]) -> Option<Presence> {
     find(&blocks, root, key).ok()
 }
 
-/// Nodes whose hashes are right and whose contents are anything, as a malicious account could sign
-/// them. Each node may link to those before it; the last one is the root.
+/// Nodes with correct hashes and any contents, as a malicious account could sign them. Each node
+/// may link to earlier ones; the last one is the root.
 fn check_dishonest_tree(script: &[u8]) {
     let mut blocks = Blocks::new();
     let mut nodes: Vec<Cid> = Vec::new();
@@ -156,8 +156,9 @@ fn check_dishonest_tree(script: &[u8]) {
     }
 }
 
-/// A left subtree and entries, from a byte that counts the entries, one that chooses the subtree, and
-/// for each entry one that chooses its subtree, one for the length of the key, and the key.
+/// A left subtree and entries. The script has a byte with the number of entries and one that
+/// selects the subtree; for each entry it has one that selects its subtree, one for the length of
+/// the key, and the key.
 fn read_node<'a>(script: &'a [u8], nodes: &[Cid]) -> Option<(RawNode<'a>, &'a [u8])> {
     let chosen = |choice: u8| nodes.get(usize::from(choice)).copied();
     let (&[count, left], mut rest) = script.split_first_chunk()?;

@@ -1,4 +1,4 @@
-//! A record on its way to a row: DAG-CBOR, JSON, lexicon, projection.
+//! The conversion of a record to a row: DAG-CBOR, JSON, lexicon, projection.
 
 use std::sync::{Arc, LazyLock};
 
@@ -52,14 +52,14 @@ pub fn check(cbor: &[u8]) {
     for collection in COLLECTIONS {
         check_effects(&created(collection, cbor));
     }
-    // As if it had named the right collection, which chance rarely does.
+    // As if the record named the right collection, which random input rarely does.
     for collection in COLLECTIONS {
         json["$type"] = collection.into();
         check_row(collection, &json);
     }
 }
 
-/// What is read as DAG-CBOR has no other form, and is what another decoder reads.
+/// Accepted DAG-CBOR has no other encoding, and another decoder reads the same value.
 fn check_decoding(cbor: &[u8], json: &Value) {
     let value: Ipld = serde_ipld_dagcbor::from_slice(cbor).expect("another decoder reads it too");
     let again = serde_ipld_dagcbor::to_vec(&value).expect("a value of the data model");
@@ -99,7 +99,7 @@ fn check_row(collection: &str, json: &Value) {
     }
 }
 
-/// Datetimes of a row sort as text, and its text is fit to be shown.
+/// Datetimes of a row sort as text, and its text is sanitized.
 fn check_projection(row: &Projection) {
     let (datetimes, texts) = match row {
         Projection::Booking(row) => {
@@ -167,7 +167,7 @@ fn created(collection: &str, record: &[u8]) -> Commit {
     }
 }
 
-/// Each operation has an effect, and what is written of it can be read again.
+/// Each operation has an effect, and the resulting task can be read back.
 pub(crate) fn check_effects(commit: &Commit) {
     for rules in &*RULES {
         let mut effects = Vec::new();

@@ -1,4 +1,4 @@
-//! The skim alone: what it points at is where it says, and a frame has one end.
+//! A skim alone: its offsets are correct, and a frame has only one end.
 
 use huddle_firehose::atproto::skim::{Skim, seq_of, skim, splice_seq};
 
@@ -21,7 +21,7 @@ pub fn check(frame: &[u8]) {
     }
 }
 
-/// No frame is the beginning of another one.
+/// No frame is the prefix of another.
 fn check_end(frame: &[u8]) {
     for end in [frame.len() / 2, frame.len() - 1] {
         assert!(skim(&frame[..end]).is_err(), "cut at {end}");

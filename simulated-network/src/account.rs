@@ -12,10 +12,10 @@ const DID_LENGTH: usize = 24;
 pub struct Account {
     pub did: String,
     pub handle: String,
-    /// `None` is active.
+    /// `None` means active.
     pub status: Option<Status>,
     pub repo: Repository,
-    /// The URL of the server that it has moved to; `None` where it has never moved.
+    /// The URL of the server that the account has moved to; `None` if it never moved.
     pub host: Option<String>,
 }
 

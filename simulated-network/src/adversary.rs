@@ -1,5 +1,5 @@
-//! What a relay should not say: frames that nobody can take, and commits with an operation that
-//! nobody can follow.
+//! Invalid messages of a relay: frames that no consumer can accept, and commits with one invalid
+//! operation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -14,18 +14,18 @@ use crate::car::{address_of, encode, read_car, write_car};
 use crate::frame::{Payload, Stamp, message, stamped};
 use crate::record::{SLOT_OFFER, is_looked_at};
 
-/// One byte more than a frame may have.
+/// One byte longer than the longest allowed frame.
 static TOO_LONG: LazyLock<Bytes> = LazyLock::new(|| vec![0; 5_000_001].into());
 /// One operation more than a commit may have.
 const TOO_MANY: usize = 201;
-/// The first number that is no seq.
+/// The first number that is not a valid seq.
 const SEQ_END: i128 = 1 << 53;
 const MOST_GARBAGE: usize = 300;
 
-/// Makes a message one that can't be taken.
+/// Makes a message invalid.
 type Spoil = fn(&mut Payload);
 
-/// Found by whoever reads the fields that every commit is told by.
+/// Detected by every consumer, because it reads these fields of every commit.
 const SPOILED_ENVELOPES: [Spoil; 8] = [
     |commit| set(commit, "seq", ipld!("seven")),
     |commit| set(commit, "seq", ipld!(-7)),
@@ -37,7 +37,7 @@ const SPOILED_ENVELOPES: [Spoil; 8] = [
     |commit| set(commit, "time", ipld!(["now"])),
 ];
 
-/// Found only by whoever wants the commit's records.
+/// Detected only by a consumer that wants the records of the commit.
 const SPOILED_COMMITS: [Spoil; 10] = [
     |commit| set(commit, "blocks", ipld!("text")),
     |commit| set(commit, "commit", Ipld::Link(address_of(b"another"))),
@@ -57,7 +57,7 @@ const SPOILED_COMMITS: [Spoil; 10] = [
     },
 ];
 
-/// What is wrong with messages that are no commits.
+/// Errors in messages other than commits.
 const SPOILED_OTHERS: [(&str, Spoil); 7] = [
     ("#account", |_without_active| {}),
     ("#account", |account| set(account, "active", ipld!("yes"))),
@@ -72,7 +72,7 @@ const SPOILED_OTHERS: [(&str, Spoil); 7] = [
     ("#sync", |_without_blocks| {}),
 ];
 
-/// One way to make a frame that can't be taken.
+/// One way to make an invalid frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Weapon {
     /// A CAR file that ends too early.
@@ -100,12 +100,12 @@ impl Weapon {
         }
     }
 
-    /// Whether everybody notices, and not only who looks into the commit.
+    /// Whether every consumer detects it, and not only one that decodes the commit.
     pub(crate) fn is_always_noticed(self) -> bool {
         !matches!(self, Self::CutCar | Self::SpoiledCommit)
     }
 
-    /// A frame made of a commit that is as it should be.
+    /// An invalid frame, made from a valid commit.
     pub(crate) fn frame(
         self,
         stamp: Stamp,
@@ -125,7 +125,7 @@ impl Weapon {
             Self::Garbage => {
                 let length = random.usize(..MOST_GARBAGE);
                 let bytes = std::iter::repeat_with(|| random.u8(..)).take(length);
-                // No item of CBOR begins so, at least where an item is to begin.
+                // No CBOR item begins with this byte where an item must begin.
                 std::iter::once(0xff).chain(bytes).collect()
             }
             Self::SpoiledCommit => {
@@ -148,15 +148,15 @@ impl Weapon {
     }
 }
 
-/// An operation that can't be followed. The other ones of its commit can.
+/// An operation that is invalid. The other operations of its commit are valid.
 #[derive(Debug)]
 pub(crate) struct SpoiledOperation {
     pub(crate) path: String,
-    /// What the commit brings as its record; empty where it brings nothing.
+    /// The record block in the commit; empty if there is none.
     pub(crate) block: Bytes,
 }
 
-/// Spoils one operation of a commit, or adds one where none is fit for it.
+/// Makes one operation of a commit invalid, or adds an invalid one if none is suitable.
 pub(crate) fn spoil_operation(commit: &mut Payload, random: &mut Rng) -> SpoiledOperation {
     let records = single_records(commit);
     match random.choice(records) {
@@ -165,7 +165,7 @@ pub(crate) fn spoil_operation(commit: &mut Payload, random: &mut Rng) -> Spoiled
     }
 }
 
-/// The records that are looked at and that one operation alone speaks of.
+/// The wanted records that only one operation refers to.
 fn single_records(commit: &Payload) -> Vec<(String, Cid)> {
     let Some(Ipld::List(ops)) = commit.get("ops") else {
         return Vec::new();
@@ -259,7 +259,7 @@ fn add_operation(commit: &mut Payload, random: &mut Rng) -> SpoiledOperation {
     }
 }
 
-/// Cuts the CAR file anywhere but where it would merely bring fewer blocks.
+/// Cuts the CAR file at any byte except between blocks, where it would only have fewer blocks.
 fn cut_car(commit: &mut Payload, random: &mut Rng) {
     let Some(Ipld::Bytes(car)) = commit.get_mut("blocks") else {
         return;

@@ -1,4 +1,4 @@
-//! Blocks, and files of them (CAR version 1).
+//! Blocks, and CAR files of version 1.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub fn address_of(block: &[u8]) -> Cid {
     Cid::new_v1(DAG_CBOR, digest)
 }
 
-/// A CAR file that begins with its root's block.
+/// A CAR file. The block of the root comes first.
 pub fn write_car(root: Cid, blocks: &Blocks) -> Vec<u8> {
     let header = encode(&ipld!({ "version": 1, "roots": [root] }));
     let mut car = Vec::new();
@@ -43,7 +43,7 @@ pub fn write_car(root: Cid, blocks: &Blocks) -> Vec<u8> {
     car
 }
 
-/// The root and the blocks of a CAR file; `None` where it is none.
+/// The root and the blocks of a CAR file; `None` if `car` is not one.
 pub fn read_car(mut car: &[u8]) -> Option<(Cid, Blocks)> {
     let header: Ipld = serde_ipld_dagcbor::from_slice(take_section(&mut car)?).ok()?;
     let Ok(Some(Ipld::List(roots))) = header.take("roots") else {

@@ -1,4 +1,4 @@
-//! What a relay has said, and where each of its clients stands in that, by the rules for cursors.
+//! The log of a relay, and the position of each client in it, by the rules for cursors.
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -7,16 +7,17 @@ use crate::frame::{self, LogEntry};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// How many of the newest entries are held; `None` is all.
+    /// The number of newest entries that are held; `None` means all.
     pub window: Option<usize>,
-    /// Replay begins with the cursor's own event, and not behind it.
+    /// Replay begins with the cursor's own event instead of the next one.
     pub inclusive: bool,
-    /// Says neither `OutdatedCursor` nor `FutureCursor`, as the relay in production
-    /// (bluesky-social/indigo#1328): the one begins at the oldest entry, the other at what comes.
+    /// Sends neither `OutdatedCursor` nor `FutureCursor`, like the production relay
+    /// (bluesky-social/indigo#1328). An outdated cursor then begins at the oldest entry, and a
+    /// future cursor at the next new entry.
     pub is_tacit: bool,
 }
 
-/// A relay's log, which its clients follow. Clones are the same feed.
+/// The log of a relay, which its clients follow. Clones share the same feed.
 #[derive(Clone, Debug)]
 pub struct Feed(watch::Sender<State>);
 
@@ -24,25 +25,25 @@ pub struct Feed(watch::Sender<State>);
 struct State {
     options: Options,
     log: Vec<LogEntry>,
-    /// Followers of an older generation are cut off.
+    /// Followers of an older generation are disconnected.
     generation: u64,
     is_stalled: bool,
     followers: u64,
 }
 
-/// One client's way through the log.
+/// The position of one client in the log.
 #[derive(Debug)]
 pub struct Follower {
     state: watch::Receiver<State>,
     generation: u64,
-    /// Said before anything of the log.
+    /// Sent before the first entry of the log.
     greeting: Option<Bytes>,
-    /// The index of the next entry; `None` for one that is refused.
+    /// The index of the next entry; `None` if the client is refused.
     next: Option<usize>,
     missed: Vec<u64>,
 }
 
-/// What a follower comes to next.
+/// The next step of a follower.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// The relay closes the connection.
@@ -54,7 +55,7 @@ pub enum Next {
     Wait,
 }
 
-/// Where in the log a cursor points.
+/// The start of a client in the log, by its cursor.
 #[derive(Debug, PartialEq, Eq)]
 enum Start {
     At(usize),
@@ -63,7 +64,7 @@ enum Start {
 }
 
 impl Feed {
-    /// A feed with nothing in its log.
+    /// A feed with an empty log.
     pub fn new(options: Options) -> Self {
         let (state, _) = watch::channel(State {
             options,
@@ -75,18 +76,18 @@ impl Feed {
         Self(state)
     }
 
-    /// Says these entries to everybody who follows.
+    /// Sends these entries to all followers.
     pub fn append(&self, entries: &[LogEntry]) {
         self.0
             .send_modify(|state| state.log.extend_from_slice(entries));
     }
 
-    /// Cuts off all clients. They may come again.
+    /// Disconnects all clients. They may connect again.
     pub fn cut(&self) {
         self.0.send_modify(|state| state.generation += 1);
     }
 
-    /// Says nothing more, or goes on.
+    /// Stops sending, or continues.
     pub fn stall(&self, is_stalled: bool) {
         self.0.send_modify(|state| state.is_stalled = is_stalled);
     }
@@ -95,8 +96,8 @@ impl Feed {
         self.0.borrow().is_stalled
     }
 
-    /// Forgets its log and cuts off all clients, as a relay that was set up again. What is appended
-    /// next begins a new sequence (`Network::restart_sequence`).
+    /// Empties the log and disconnects all clients, like a relay that was set up again. The next
+    /// entries begin a new sequence (`Network::restart_sequence`).
     pub fn forget(&self) {
         self.0.send_modify(|state| {
             state.log.clear();
@@ -104,12 +105,12 @@ impl Feed {
         });
     }
 
-    /// How many clients have come so far.
+    /// The number of clients so far.
     pub fn followers(&self) -> u64 {
         self.0.borrow().followers
     }
 
-    /// A new client, with the cursor that it gave.
+    /// A new client with its cursor.
     pub fn follow(&self, cursor: Option<u64>) -> Follower {
         self.0.send_modify(|state| state.followers += 1);
         let receiver = self.0.subscribe();
@@ -133,12 +134,12 @@ impl Feed {
 }
 
 impl Follower {
-    /// The seqs of what this client has not heard, by its cursor, and never will.
+    /// The seqs after its cursor that this client has not received, and never will.
     pub fn missed(&self) -> &[u64] {
         &self.missed
     }
 
-    /// What comes next, without waiting for it.
+    /// The next step, without waiting for it.
     pub fn step(&mut self) -> Next {
         let state = self.state.borrow_and_update();
         if state.generation != self.generation {
@@ -159,7 +160,7 @@ impl Follower {
         }
     }
 
-    /// Returns once the feed has changed; `false` where it is gone.
+    /// Returns after the feed has changed; `false` if the feed is gone.
     pub async fn changed(&mut self) -> bool {
         self.state.changed().await.is_ok()
     }
@@ -179,7 +180,7 @@ impl State {
                 false => Start::Future,
             };
         }
-        // Seqs have holes, so the entry before the window tells whether anything is missing.
+        // Seqs have gaps, so the entry before the window shows whether an event is missing.
         let forgotten = self.log[..oldest].iter().filter_map(|entry| entry.seq);
         if cursor > 0 && forgotten.last().is_some_and(|last| cursor < last) {
             return match self.options.is_tacit {
@@ -198,8 +199,8 @@ impl State {
         Start::At(first.map_or(self.log.len(), |first| oldest + first))
     }
 
-    /// The seqs before the entry at `next` that a client with this cursor has not heard. A cursor
-    /// beyond them all is of another sequence, and has heard none.
+    /// The seqs before the entry at `next` that a client with this cursor has not received. A
+    /// cursor higher than all seqs is of another sequence, so the client has received none of them.
     fn missed(&self, cursor: Option<u64>, next: usize) -> Vec<u64> {
         let seqs = self.log[..next].iter().filter_map(|entry| entry.seq);
         let last = self.log.iter().filter_map(|entry| entry.seq).next_back();

@@ -9,14 +9,14 @@ use ipld_core::ipld::Ipld;
 use crate::car::encode;
 use crate::repo::CommitFrame;
 
-/// One place of the relay's log.
+/// One entry of the relay's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// The number by which a client resumes behind it, whatever the frame itself says. `None` where
-    /// nobody resumes: for an `#info`, say.
+    /// The seq after which a client resumes, independent of the seq in the frame. `None` if a
+    /// client cannot resume there, for example at an `#info`.
     pub seq: Option<u64>,
     pub frame: Bytes,
-    /// It is sent as text, which frames never are.
+    /// Sent as a text message. Frames of the protocol are never text.
     pub is_text: bool,
 }
 
@@ -46,7 +46,7 @@ impl LogEntry {
     }
 }
 
-/// The seq and the time that every message but `#info` has.
+/// The seq and the time of a message. Every message except `#info` has them.
 #[derive(Clone, Debug)]
 pub struct Stamp {
     pub seq: u64,
@@ -130,7 +130,7 @@ pub fn account(stamp: Stamp, did: &str, status: Option<&str>) -> Bytes {
     message("#account", payload)
 }
 
-/// A message that no consumer has heard of: of an unknown type, or of an unknown op.
+/// A message that no consumer knows, with an unknown type or an unknown op.
 pub fn unknown(stamp: Stamp, did: &str, op: i64) -> Bytes {
     let header = ipld!({ "op": op, "t": "#weather" });
     framed(&header, &Ipld::Map(stamped(stamp, did)))
@@ -149,7 +149,7 @@ pub fn error(name: &str) -> Bytes {
     framed(&ipld!({ "op": -1 }), &payload)
 }
 
-/// What every message but `#info` says; a commit calls the DID `repo`.
+/// The common fields of all messages except `#info`; in a commit, the DID is called `repo`.
 pub fn stamped(stamp: Stamp, did: &str) -> Payload {
     BTreeMap::from([
         ("seq".to_owned(), integer(stamp.seq)),

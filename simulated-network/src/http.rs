@@ -1,4 +1,4 @@
-//! The network's HTTP side: DID documents, and repositories on demand.
+//! The HTTP servers of the network: DID documents, and repositories on request.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,9 +23,9 @@ use crate::network::Network;
 
 const DEFAULT_PAGE: usize = 500;
 
-/// A server on a port of loopback: PLC directory, host and relay in one. It answers from the
-/// network's present state. Of several servers each is a host of all accounts that have not moved to
-/// another one.
+/// A server on a loopback port: PLC directory, host and relay in one. It answers with the current
+/// state of the network. If there are several servers, each is the host of all accounts that have
+/// not moved to another server.
 #[derive(Debug)]
 pub struct HttpServer {
     address: SocketAddr,
@@ -50,26 +50,24 @@ struct OfCollection {
     collection: String,
 }
 
-/// Which of the accounts by DID.
+/// Selects a page of the accounts, sorted by DID.
 #[derive(Deserialize)]
 struct Page {
     limit: Option<usize>,
-    /// The last DID of the page before.
+    /// The last DID of the previous page.
     cursor: Option<String>,
 }
 
 impl HttpServer {
-    /// # Errors
-    /// Where loopback has no port to give.
+    /// # Errors If loopback has no free port.
     pub async fn start(network: Arc<Mutex<Network>>) -> io::Result<Self> {
         Self::start_as(network, false).await
     }
 
-    /// The same, but it has the repositories of all accounts, wherever they live, as a relay that keeps
-    /// copies.
+    /// Like [`Self::start`], but with the repositories of all accounts, including those that have
+    /// moved, like a relay that keeps copies.
     ///
-    /// # Errors
-    /// As [`Self::start`].
+    /// # Errors As [`Self::start`].
     pub async fn start_mirror(network: Arc<Mutex<Network>>) -> io::Result<Self> {
         Self::start_as(network, true).await
     }
@@ -113,27 +111,27 @@ impl HttpServer {
         self.address
     }
 
-    /// Lets the next `times` answers of `endpoint` go wrong.
+    /// Makes the next `times` answers of `endpoint` fail with `mishap`.
     pub fn misbehave(&self, endpoint: Endpoint, mishap: Mishap, times: u64) {
         self.mishaps.plan(endpoint, mishap, times);
     }
 
-    /// Lets nothing more go wrong with the answers of `endpoint`.
+    /// Makes all further answers of `endpoint` normal again.
     pub fn behave(&self, endpoint: Endpoint) {
         self.mishaps.end(endpoint);
     }
 
-    /// How many answers are held back now ([`Mishap::Held`]).
+    /// The number of answers that are held back at present ([`Mishap::Held`]).
     pub fn held(&self) -> usize {
         self.mishaps.held()
     }
 
-    /// Lets go all answers that are held back, and those that would be, until the next mishap is planned.
+    /// Releases all answers that are held back, and further ones until the next mishap is planned.
     pub fn release(&self) {
         self.mishaps.release();
     }
 
-    /// How often `endpoint` was asked.
+    /// The number of requests to `endpoint`.
     pub fn requests(&self, endpoint: Endpoint) -> u64 {
         self.mishaps.requests(endpoint)
     }
@@ -163,8 +161,8 @@ impl Shared {
     }
 }
 
-/// The document that a PLC directory gives; deletion of an account leaves it. One that has never moved
-/// lives at `endpoint`.
+/// The document of the PLC directory. It remains after the account is deleted. An account that
+/// never moved lives at `endpoint`.
 pub fn document(account: &Account, endpoint: &str) -> Value {
     let did = &account.did;
     json!({
@@ -238,7 +236,7 @@ async fn latest_commit(
     })
 }
 
-/// All accounts but deleted ones, which have left no repository.
+/// All accounts except deleted ones, which have no repository.
 async fn repos(State(shared): State<Shared>, Query(page): Query<Page>) -> Json<Value> {
     let network = shared.network();
     let accounts = network.accounts().iter();
@@ -291,7 +289,7 @@ impl Page {
     }
 }
 
-/// Why the repository of an inactive account is not given out.
+/// The error for the repository of an inactive account.
 fn refusal(account: &Account) -> Option<Response> {
     let error = match account.status? {
         Status::Deactivated => "RepoDeactivated",

@@ -3,9 +3,9 @@
 use cid::multibase::{self, Base};
 use k256::ecdsa::signature::{Signer as _, Verifier as _};
 
-/// Varint multicodec of a compressed secp256k1 public key.
+/// The varint multicodec of a compressed secp256k1 public key.
 const K256_PREFIX: [u8; 2] = [0xe7, 0x01];
-/// Varint multicodec of a compressed P-256 public key.
+/// The varint multicodec of a compressed P-256 public key.
 const P256_PREFIX: [u8; 2] = [0x80, 0x24];
 
 #[derive(Clone, Debug)]
@@ -15,13 +15,13 @@ pub enum SigningKey {
 }
 
 impl SigningKey {
-    /// A key of either curve, from the seed in `random`.
+    /// A key of either curve, generated from `random`.
     pub fn generate(random: &mut fastrand::Rng) -> Self {
         let is_k256 = random.bool();
         loop {
             let mut secret = [0; 32];
             random.fill(&mut secret);
-            // A few secrets are zero or beyond the curve's order.
+            // A few numbers are not valid secrets: zero, and those beyond the curve's order.
             let key = if is_k256 {
                 k256::ecdsa::SigningKey::from_slice(&secret).map(Self::K256)
             } else {
@@ -85,7 +85,7 @@ impl SigningKey {
     }
 }
 
-/// Whether `signature` is that of `message` by the key that a DID document names, and low in `s`.
+/// Whether `signature` was made over `message` by the key of a DID document, and has the lower `s`.
 pub fn verifies(public_multibase: &str, message: &[u8], signature: &[u8]) -> bool {
     let Ok((_, bytes)) = multibase::decode(public_multibase) else {
         return false;

@@ -1,10 +1,10 @@
-//! A simulated AT Protocol network whose truth is known, for tests.
+//! A simulated AT Protocol network for tests. The tests know its true state.
 //!
-//! [`network::Network`] makes one random event at a time from a seed: real repositories with
-//! Merkle search trees and signatures, identities, account statuses, migrations. What it emits can
-//! be served by a [`relay::Relay`] over WebSocket and by an [`http::HttpServer`], and
-//! [`oracle::Oracle`] tells what the network holds after any event. Nothing here shares code with
-//! the program that is tested.
+//! [`network::Network`] creates random events from a seed, one at a time: real repositories with
+//! Merkle search trees and signatures, identities, account statuses, migrations. A [`relay::Relay`]
+//! serves its events over WebSocket, and an [`http::HttpServer`] serves its documents and
+//! repositories. [`oracle::Oracle`] gives the state of the network after any event. The code here
+//! shares nothing with the program under test.
 
 #![allow(
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! What goes wrong with HTTP answers, when a test says so.
+//! Failures of HTTP answers, planned by tests.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
-/// What is asked for.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Endpoint {
     DidDocument,
@@ -24,22 +24,22 @@ pub enum Endpoint {
     ListReposByCollection,
 }
 
-/// What becomes of an answer.
+/// The failure of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mishap {
     /// It has this body instead.
     Body(Bytes),
-    /// It is made at once, and held back until the test lets it go.
+    /// It is computed at once, but held back until the test releases it.
     Held,
-    /// It is so many bytes longer than it should be.
+    /// It is this many bytes longer than it should be.
     Oversized(usize),
-    /// It leads to the same place again.
+    /// It redirects to the same URL.
     RedirectLoop,
-    /// It is 429, and asks for so many seconds of patience.
+    /// It is 429 with this many seconds in `Retry-After`.
     RetryAfter(u32),
-    /// It comes after so long.
+    /// It comes after this delay.
     Slow(Duration),
-    /// It is this status, and no more.
+    /// It is only this status.
     Status(u16),
     /// The connection ends in the middle of it.
     Truncated,
@@ -47,17 +47,18 @@ pub enum Mishap {
     WrongType,
 }
 
-/// The mishaps of one server. Clones are the same.
+/// The planned mishaps of one server. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mishaps {
     prospects: Arc<Mutex<BTreeMap<Endpoint, Prospect>>>,
-    /// Whether what is held back may go. Those that wait for it are the receivers.
+    /// Whether answers that are held back may be sent. The number of receivers is the number of
+    /// held answers.
     is_released: watch::Sender<bool>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Prospect {
-    /// What goes wrong, and how often from now on.
+    /// The next mishap, and the number of answers that it still applies to.
     mishap: Option<(Mishap, u64)>,
     requests: u64,
 }
@@ -98,7 +99,7 @@ impl Mishaps {
         self.is_released.send_replace(true);
     }
 
-    /// Counts a request, and says what goes wrong with it.
+    /// Counts a request, and returns its mishap if one is planned.
     fn next(&self, endpoint: Endpoint) -> Option<Mishap> {
         let mut prospects = self.lock();
         let prospect = prospects.entry(endpoint).or_default();
@@ -114,7 +115,7 @@ impl Mishaps {
     }
 }
 
-/// Stands before all answers.
+/// The middleware that applies the mishaps to all answers.
 pub(crate) async fn meddle(
     State(mishaps): State<Mishaps>,
     request: Request,
@@ -133,7 +134,7 @@ pub(crate) async fn meddle(
         Some(Mishap::Held) => {
             let answer = next.run(request).await;
             let mut is_released = mishaps.is_released.subscribe();
-            // The server has the other end.
+            // The server holds the sender.
             is_released.wait_for(|is_released| *is_released).await.ok();
             answer
         }
@@ -158,7 +159,7 @@ pub(crate) async fn meddle(
     }
 }
 
-/// The answer, and zeros behind it. How long it is, it does not say.
+/// The answer with zeros after it, and without its length.
 async fn oversized(answer: Response, more: usize) -> Response {
     const PIECE: usize = 64 << 10;
     let (mut parts, body) = taken_apart(answer).await;
@@ -170,14 +171,14 @@ async fn oversized(answer: Response, more: usize) -> Response {
     Response::from_parts(parts, Body::from_stream(stream::iter(pieces)))
 }
 
-/// Half of the answer, which says that it is whole.
+/// The first half of the answer, with the length of the whole.
 async fn truncated(answer: Response) -> Response {
     let (mut parts, body) = taken_apart(answer).await;
     let length = HeaderValue::from(body.len());
     parts.headers.insert(header::CONTENT_LENGTH, length);
     let half = body.slice(..body.len() / 2);
     let end = async {
-        // What comes before the end is sent meanwhile.
+        // The first half is sent before the error ends the connection.
         tokio::task::yield_now().await;
         Err(io::Error::from(io::ErrorKind::ConnectionReset))
     };

@@ -1,8 +1,8 @@
-//! The Merkle search tree, built anew from all its entries.
+//! The Merkle search tree, built from all its entries.
 //!
-//! An entry's depth is the number of leading zero bits of its key's SHA-256, in pairs. Entries of
-//! the greatest depth are in the root; those between two neighbours are in the subtree between
-//! them, one layer down, even where that layer has no entry of its own.
+//! The layer of an entry is the number of leading zero bits of its key's SHA-256, in pairs. Entries
+//! of the greatest layer are in the root. Entries between two neighbours are in the subtree between
+//! them, one layer down, even if that layer has no entries of its own.
 
 use std::collections::BTreeMap;
 
@@ -84,12 +84,12 @@ impl Tree {
         blocks
     }
 
-    /// The topmost node.
+    /// The block of the root.
     pub fn root_block(&self) -> &[u8] {
         &self.block
     }
 
-    /// Adds the nodes on the way to `key`, or to where it would be.
+    /// Adds the nodes on the way to `key`, or to the position where it would be.
     pub fn add_path(&self, key: &str, blocks: &mut Blocks) {
         blocks.insert(self.root, self.block.clone());
         let index = self
@@ -122,7 +122,7 @@ pub fn depth(key: &str) -> u32 {
     zeros / 2
 }
 
-/// The length of what two keys begin with, in bytes.
+/// The length of the common prefix of two keys, in bytes.
 pub fn common_prefix(left: &str, right: &str) -> usize {
     let pairs = left.bytes().zip(right.bytes());
     pairs.take_while(|(left, right)| left == right).count()

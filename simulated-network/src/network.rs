@@ -1,4 +1,5 @@
-//! Accounts that do one random thing after another, as a relay tells it.
+//! Simulates accounts that do one random thing after another, and the messages of the relay about
+//! them.
 
 mod directed;
 
@@ -21,16 +22,17 @@ use crate::tid::tid;
 
 /// 2026-01-01T00:00:00Z, in microseconds.
 const BEGINNING: u64 = 1_767_225_600_000_000;
-/// Events are at least a millisecond apart, which is as fine as many clocks are, and at most two
-/// seconds.
+/// The time between two events, in microseconds: at least a millisecond, which is the resolution of
+/// many clocks, and at most two seconds.
 const PAUSE: std::ops::Range<u64> = 1_000..2_000_000;
-/// Longer than clocks disagree, so that a consumer no longer takes a lower seq for a replay.
+/// Longer than the difference between clocks, so that a consumer does not take a lower seq for a
+/// replay. In microseconds.
 const QUIET: u64 = 11_000_000;
-/// How far ahead of its time a lie is.
+/// The distance from a false seq to the true one.
 const LEAP: u64 = 1_000_000;
-/// How many of the newest messages may come once more.
+/// The number of newest messages that may be repeated.
 const REPEATED_WITHIN: usize = 20;
-/// Offers that others may refer to.
+/// The number of offers that other records may refer to.
 const REMEMBERED_REFS: usize = 32;
 
 #[derive(Debug)]
@@ -47,12 +49,12 @@ pub struct Network {
     omits_prev_data: bool,
 }
 
-/// A path, and the record that it gets; `None` where the record goes.
+/// A path and its new record; `None` deletes the record.
 type Written = (String, Option<Value>);
 
 impl Network {
-    /// A network whose accounts have each just been made. The same seed and shape make the same
-    /// network, to the byte.
+    /// A network of accounts that were just created. The same seed and shape give byte-identical
+    /// networks.
     pub fn new(seed: u64, shape: Shape) -> Self {
         let mut network = Self {
             random: Rng::with_seed(seed),
@@ -90,7 +92,7 @@ impl Network {
         self.accounts.iter().find(|account| account.did == did)
     }
 
-    /// Lets so many things happen, and gives what the relay says of them.
+    /// Performs `count` random actions, and returns the new entries of the log.
     pub fn steps(&mut self, count: usize) -> &[LogEntry] {
         let before = self.log.len();
         for _ in 0..count {
@@ -99,8 +101,8 @@ impl Network {
         &self.log[before..]
     }
 
-    /// Lets one thing happen, and gives what the relay says of it: one message or two, or none
-    /// where nobody was there to do it.
+    /// Performs one random action, and returns the new entries of the log: one or two, or none if
+    /// no account could act.
     pub fn step(&mut self) -> &[LogEntry] {
         let before = self.log.len();
         let number = self.random.usize(..self.accounts.len());
@@ -128,17 +130,17 @@ impl Network {
         &self.log[before..]
     }
 
-    /// Begins the seqs anew, as a relay does that was set up again. What it said before is no
-    /// longer in the log.
+    /// Restarts the seqs, like a relay that was set up again. Its earlier messages are no longer in
+    /// the log.
     pub fn restart_sequence(&mut self) {
         self.next_seq = 1;
-        // Nobody sets up a relay within seconds.
+        // Setting up a relay takes longer than seconds.
         self.clock += 3_600_000_000;
         self.log.clear();
         self.oracle.restart_sequence();
     }
 
-    /// Lets a while pass, and then one more thing happen, of which everybody hears.
+    /// Advances the clock, and then performs one more action that every consumer receives.
     pub fn conclude(&mut self) -> &[LogEntry] {
         let before = self.log.len();
         self.clock += QUIET;
@@ -146,7 +148,7 @@ impl Network {
         &self.log[before..]
     }
 
-    // === What happens ===
+    // === Actions ===
 
     fn commit(&mut self, number: usize) {
         let writes = self.writes(number);
@@ -179,7 +181,7 @@ impl Network {
         }
     }
 
-    /// The repository moves to another host and comes out different there.
+    /// The account moves to another host, and its repository is different afterwards.
     fn migrate(&mut self, number: usize) {
         let writes = self.writes(number);
         let (_unsaid, changes) = self.apply(number, writes);
@@ -204,7 +206,7 @@ impl Network {
         let did = account.did.clone();
         match self.random.u32(..4) {
             0 => self.emit(|stamp| frame::identity(stamp, &did, None)),
-            // The relay could not verify it; the DID document still has it.
+            // The relay could not verify the handle; the DID document still has it.
             1 => self.announce(&did, "handle.invalid"),
             _ => {
                 account.handle = format!("user{number}-{}.test", self.random.u32(..1000));
@@ -225,7 +227,8 @@ impl Network {
         }
     }
 
-    /// A deleted account begins anew; any other one goes on with what it had.
+    /// A deleted account starts again with an empty repository; any other one continues with its
+    /// records.
     fn come_back(&mut self, number: usize) {
         let account = &mut self.accounts[number];
         if account.status == Some(Status::Deleted) {
@@ -244,7 +247,7 @@ impl Network {
         self.announce_status(number);
     }
 
-    /// A new account, or a deleted one that begins anew, with an empty first commit.
+    /// Creates an account, or a new repository for a deleted one, with an empty first commit.
     fn open(&mut self, number: usize) {
         self.accounts[number].status = None;
         self.announce_status(number);
@@ -259,7 +262,7 @@ impl Network {
         self.emit(|stamp| frame::unknown(stamp, &did, op));
     }
 
-    /// A frame that nobody can take, made of a commit that never was.
+    /// Emits an invalid frame, made from a commit that does not exist.
     fn hostile(&mut self, number: usize) {
         let rev = tid(self.clock, number as u16);
         let mut random = self.random.fork();
@@ -303,7 +306,7 @@ impl Network {
         }
     }
 
-    // === How it is said ===
+    // === Messages ===
 
     fn announce_handle(&mut self, number: usize) {
         let Account { did, handle, .. } = &self.accounts[number];
@@ -331,7 +334,7 @@ impl Network {
         self.emit(|stamp| frame::sync(stamp, &did, &rev, blocks));
     }
 
-    /// Gives a message the next seq and the next time, and appends it to the log.
+    /// Gives a message the next seq and time, and appends it to the log.
     fn emit(&mut self, message: impl FnOnce(Stamp) -> Bytes) {
         let seq = self.next_seq;
         self.next_seq += 1;
@@ -346,9 +349,9 @@ impl Network {
         self.log.push(LogEntry::numbered(seq, frame));
     }
 
-    // === What is written ===
+    // === Records ===
 
-    /// Commits, and gives what that changes.
+    /// Commits the writes, and returns the frame and the changes.
     fn apply(&mut self, number: usize, writes: Vec<Written>) -> (CommitFrame, Vec<What>) {
         let rev = tid(self.clock, number as u16);
         self.clock += self.random.u64(PAUSE);
@@ -385,10 +388,10 @@ impl Network {
         (commit, changes)
     }
 
-    /// Creates, updates and deletes, now and then of one path twice.
+    /// Random creates, updates and deletes, sometimes two on the same path.
     fn writes(&mut self, number: usize) -> Vec<Written> {
         let now = self.time();
-        // Small commits are the rule.
+        // Most commits are small.
         let most = self.random.usize(..=self.shape.max_ops);
         let count = self.random.usize(..=most);
         let mut writes = Vec::new();

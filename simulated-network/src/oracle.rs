@@ -1,4 +1,4 @@
-//! What the network holds, told by a model that is as simple as can be.
+//! The expected state of the network, from a simple model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,18 +9,18 @@ use serde_json::Value;
 
 use crate::record::{WANTED, is_malformed};
 
-/// Everything that was ever said, in order, and what it means.
+/// All messages of the relay in order, and the changes that they stand for.
 #[derive(Clone, Debug, Default)]
 pub struct Oracle {
     places: Vec<Place>,
     changes: Vec<Change>,
     refusals: Vec<Refusal>,
     lies: Vec<u64>,
-    /// How often the relay's seqs began anew.
+    /// How often the relay's seqs were restarted.
     sequence: u32,
 }
 
-/// A place among all that the relay says, also where its seqs began anew in between.
+/// A point in the relay's messages. Ordered also across restarts of the seqs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment {
     pub sequence: u32,
@@ -39,26 +39,26 @@ pub struct Change {
     pub time: Timestamp,
     pub did: String,
     pub what: What,
-    /// Whether a consumer of the stream alone can know. It can't of what a migration brought, nor of
-    /// a record that the commit does not bring along.
+    /// Whether a consumer that only has the stream can know the change. It cannot know the changes
+    /// of a migration, or a record whose block is not in the commit.
     pub is_told: bool,
 }
 
-/// Something said that can't be taken, and that a consumer has to put aside.
+/// An invalid message or operation, which a consumer must keep as a dead letter.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub moment: Moment,
-    /// The record that is spoken of; `None` for a whole frame.
+    /// The URI of the record; `None` for a whole frame.
     pub uri: Option<String>,
-    /// The frame, or the block that was brought as the record.
+    /// The frame, or the block that the commit has as the record.
     pub raw: Bytes,
 }
 
 #[derive(Clone, Debug)]
 pub enum What {
-    /// The handle that the network announces.
+    /// The handle that the network announced.
     Handle(String),
-    /// `None` is active.
+    /// `None` means active.
     Status(Option<String>),
     Put {
         path: String,
@@ -69,15 +69,15 @@ pub enum What {
     },
 }
 
-/// The network at one moment: its accounts by DID, also those that are deleted.
+/// The network at one moment: all accounts by DID, including deleted ones.
 pub type Truth = BTreeMap<String, Account>;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Account {
     pub handle: Option<String>,
-    /// `None` is active.
+    /// `None` means active.
     pub status: Option<String>,
-    /// By path; none where the account is deleted.
+    /// By path; empty if the account is deleted.
     pub records: BTreeMap<String, Record>,
 }
 
@@ -87,23 +87,23 @@ pub struct Record {
     pub value: Value,
 }
 
-/// Whose records are asked for.
+/// Selects accounts by status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visibility {
-    /// Those of active accounts.
+    /// Active accounts.
     Live,
-    /// Those of accounts that are neither active nor deleted.
+    /// Accounts that are neither active nor deleted.
     Hidden,
 }
 
 impl Oracle {
-    /// The relay says something that has a place.
+    /// Records that the relay emitted a message with this position.
     pub(crate) fn place(&mut self, seq: u64, time: Timestamp) {
         let moment = self.moment(seq);
         self.places.push(Place { moment, time });
     }
 
-    /// What was said last has changed something.
+    /// Records a change by the last message.
     pub(crate) fn note(&mut self, did: &str, what: What, is_told: bool) {
         let Place { moment, time } = self.here();
         let did = did.to_owned();
@@ -116,13 +116,13 @@ impl Oracle {
         });
     }
 
-    /// What was said last can't be taken.
+    /// Records that the last message, or one of its operations, is invalid.
     pub(crate) fn refuse(&mut self, uri: Option<String>, raw: Bytes) {
         let moment = self.here().moment;
         self.refusals.push(Refusal { moment, uri, raw });
     }
 
-    /// A message gives itself a seq that is not its own.
+    /// Records that a message has a false seq.
     pub(crate) fn lie(&mut self, seq: u64) {
         self.lies.push(seq);
     }
@@ -152,8 +152,8 @@ impl Oracle {
         &self.lies
     }
 
-    /// How far a consumer claims to be whose cursor says `seq` and the time of the event there. A seq
-    /// that is a lie stands for what was said before that time.
+    /// The moment that a consumer has reached if its cursor has `seq` and the time of the event
+    /// there. A false seq stands for the last message before that time.
     pub fn reached(&self, seq: u64, time: Option<Timestamp>) -> Option<Moment> {
         let time = time?;
         let until = self.places.partition_point(|place| place.time <= time);
@@ -170,20 +170,20 @@ impl Oracle {
         })
     }
 
-    /// The truth after everything that has happened.
+    /// The state after all messages.
     pub fn now(&self) -> Truth {
         self.at(u64::MAX)
     }
 
-    /// The truth after the event with this seq of the present sequence.
+    /// The state after the event with this seq in the current sequence.
     pub fn at(&self, seq: u64) -> Truth {
         let end = self.moment(seq);
         let until = self.changes.partition_point(|change| change.moment <= end);
         fold(&self.changes[..until])
     }
 
-    /// What a consumer of the stream alone holds after everything that has happened, if it has not
-    /// heard what was said at these moments.
+    /// The state that a consumer of the stream alone has after all messages, if it missed the
+    /// messages at `unheard`.
     pub fn told(&self, unheard: &BTreeSet<Moment>) -> Truth {
         let changes = self.changes.iter();
         fold(changes.filter(|change| change.is_told && !unheard.contains(&change.moment)))
@@ -200,7 +200,7 @@ fn fold<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Truth {
 }
 
 impl What {
-    /// Whether it is about the record at `path`.
+    /// Whether the refusal is about the record at `path`.
     pub fn is_of(&self, record: &str) -> bool {
         match self {
             Self::Put { path, .. } | Self::Delete { path } => path == record,
@@ -229,26 +229,26 @@ impl Account {
     }
 }
 
-/// Records by their URI whose collection is one of the three wanted ones, malformed ones included.
+/// The records of the three wanted collections by URI, including malformed ones.
 pub fn records(truth: &Truth, visibility: Visibility) -> BTreeMap<String, &Record> {
     select(truth, visibility, |path| WANTED.contains(&collection(path)))
 }
 
-/// Records that an indexer of the three collections must not take for one of them.
+/// Records of similar collections, which an indexer of the three collections must not keep.
 pub fn near_misses(truth: &Truth, visibility: Visibility) -> BTreeMap<String, &Record> {
     select(truth, visibility, |path| {
         path.starts_with("com.huddle") && !WANTED.contains(&collection(path))
     })
 }
 
-/// Records of the wanted collections that break their schema.
+/// Records of the wanted collections that do not match their schema.
 pub fn malformed(truth: &Truth, visibility: Visibility) -> BTreeMap<String, &Record> {
     select(truth, visibility, |path| {
         WANTED.contains(&collection(path)) && is_malformed(path)
     })
 }
 
-/// Records by their URI whose path is wanted.
+/// The records whose path is wanted, by URI.
 pub fn select(
     truth: &Truth,
     visibility: Visibility,

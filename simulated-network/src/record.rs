@@ -1,4 +1,4 @@
-//! Records of several collections, valid and not.
+//! Valid and invalid records of several collections.
 
 use fastrand::Rng;
 use ipld_core::ipld::Ipld;
@@ -11,13 +11,14 @@ pub const BOOKING: &str = "com.huddle.booking";
 /// The collections that an indexer of appointments wants.
 pub const WANTED: [&str; 3] = [SLOT_OFFER, BOOKING_REQUEST, BOOKING];
 
-/// What all collections begin with that such an indexer looks at.
+/// The prefix of all collections that such an indexer reads.
 const LOOKED_AT: &str = "com.huddle.";
 
-/// The rkeys of records that break their schema begin so.
+/// The prefix of the rkeys of records that do not match their schema.
 pub const MALFORMED: &str = "bad-";
 
-/// Collections, the wanted more often. The others are near misses or have nothing to do with them.
+/// Collections to choose from, with the wanted ones more often. The others have similar names or
+/// are unrelated.
 const COLLECTIONS: [&str; 16] = [
     SLOT_OFFER,
     SLOT_OFFER,
@@ -36,20 +37,20 @@ const COLLECTIONS: [&str; 16] = [
     "app.bsky.feed.post",
     "app.bsky.feed.post",
 ];
-/// So few record keys that paths are often written, deleted and created again.
+/// Few, so that paths are often updated, deleted and created again.
 const KEYS_A_COLLECTION: u32 = 12;
 const MALFORMED_PERCENT: u32 = 12;
-/// Beyond what a column of text is usually given.
+/// Longer than a usual text column.
 const LONG_TEXT: usize = 20_000;
 
-/// What one record says of another.
+/// A reference to another record.
 #[derive(Clone, Debug)]
 pub struct StrongRef {
     pub uri: String,
     pub cid: String,
 }
 
-/// A path that may or may not be taken.
+/// A random path, which may exist already.
 pub fn path(random: &mut Rng) -> String {
     let collection = COLLECTIONS[random.usize(..COLLECTIONS.len())];
     let number = random.u32(..KEYS_A_COLLECTION);
@@ -61,18 +62,18 @@ pub fn path(random: &mut Rng) -> String {
     }
 }
 
-/// Whether an indexer of appointments looks at `path` at all.
+/// Whether an indexer of appointments reads `path`.
 pub fn is_looked_at(path: &str) -> bool {
     path.starts_with(LOOKED_AT)
 }
 
-/// Whether the record at `path` is one that breaks its schema.
+/// Whether the record at `path` does not match its schema.
 pub fn is_malformed(path: &str) -> bool {
     let rkey = path.split_once('/').map(|(_, rkey)| rkey);
     rkey.is_some_and(|rkey| rkey.starts_with(MALFORMED))
 }
 
-/// A record for `path`, as JSON. `refs` are records that it may refer to.
+/// A record for `path`, as JSON. It may refer to the records in `refs`.
 pub fn record(path: &str, now: Timestamp, refs: &[StrongRef], random: &mut Rng) -> Value {
     let collection = path
         .split_once('/')
@@ -131,7 +132,8 @@ fn slot_offer(now: Timestamp, random: &mut Rng) -> Value {
     offer
 }
 
-/// Breaks the schema in one of many ways. All of them are legal data of the protocol.
+/// Makes a record violate its schema in one of several ways. All results are valid data of the
+/// protocol.
 fn spoil(record: &mut Value, random: &mut Rng) {
     match random.u32(..7) {
         0 => record["createdAt"] = Value::Null,
@@ -169,7 +171,7 @@ fn one_of<'a>(choices: &[&'a str], random: &mut Rng) -> &'a str {
     choices[random.usize(..choices.len())]
 }
 
-/// The value of the data model that `json` means.
+/// Converts `json` to a value of the data model.
 pub fn to_ipld(json: &Value) -> Ipld {
     match json {
         Value::Null => Ipld::Null,

@@ -1,4 +1,4 @@
-//! The relay: serves a feed over WebSocket, and misbehaves when told to.
+//! The relay: serves a feed over WebSocket, and misbehaves if a test requests it.
 
 use std::net::SocketAddr;
 
@@ -15,10 +15,10 @@ pub use crate::feed::Options;
 use crate::feed::{Feed, Next};
 use crate::frame::LogEntry;
 
-/// How a request for the stream begins.
+/// The first bytes of a request for the stream.
 const STREAM: &[u8] = b"GET /xrpc/com.atproto.sync.subscribeRepos";
 
-/// A relay on a port of loopback. Dropping it cuts off its clients.
+/// A relay on a loopback port. Dropping it disconnects its clients.
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
@@ -27,17 +27,17 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Listens, with nothing in its log.
+    /// Starts a relay with an empty log.
     ///
-    /// # Errors
-    /// Where loopback has no port to give.
+    /// # Errors If loopback has no free port.
     pub async fn start(options: Options) -> std::io::Result<Self> {
         Self::start_as(options, None).await
     }
 
-    /// The same, with the server at `http` behind it, which answers what does not ask for the stream.
+    /// Like [`Self::start`]; other requests than those for the stream are forwarded to the server
+    /// at `http`.
     ///
-    /// # Errors
+    /// # Errors As [`Self::start`].
     /// As [`Self::start`].
     pub async fn start_before(http: SocketAddr, options: Options) -> std::io::Result<Self> {
         Self::start_as(options, Some(http)).await
@@ -59,17 +59,17 @@ impl Relay {
         format!("ws://{}/xrpc/com.atproto.sync.subscribeRepos", self.address)
     }
 
-    /// Sends these entries to everybody who follows.
+    /// Sends these entries to all followers.
     pub fn append(&self, entries: &[LogEntry]) {
         self.feed.append(entries);
     }
 
-    /// Cuts off all clients, without a closing handshake. They may come again.
+    /// Disconnects all clients without a closing handshake. They may connect again.
     pub fn drop_connections(&self) {
         self.feed.cut();
     }
 
-    /// Says nothing more, or goes on. Pings go unanswered meanwhile.
+    /// Stops sending, or continues. Meanwhile pings are not answered.
     pub fn stall(&self, is_stalled: bool) {
         self.feed.stall(is_stalled);
     }
@@ -79,7 +79,7 @@ impl Relay {
         self.feed.forget();
     }
 
-    /// How many clients have come so far.
+    /// The number of clients so far.
     pub fn sessions(&self) -> u64 {
         self.feed.followers()
     }
@@ -95,7 +95,7 @@ impl Drop for Relay {
 async fn accept(listener: TcpListener, feed: Feed, http: Option<SocketAddr>) {
     while let Ok((stream, _)) = listener.accept().await {
         let feed = feed.clone();
-        // An error is a client that went away.
+        // An error means that the client has gone away.
         tokio::spawn(async move {
             match http {
                 Some(http) if !asks_for_stream(&stream).await => forward(stream, http).await.ok(),
@@ -105,10 +105,10 @@ async fn accept(listener: TcpListener, feed: Feed, http: Option<SocketAddr>) {
     }
 }
 
-/// By the beginning of the request, which is left to be read.
+/// Whether the request is for the stream. The peeked bytes stay in the socket.
 async fn asks_for_stream(stream: &TcpStream) -> bool {
     let mut seen = [0; STREAM.len()];
-    // Clients send it in one piece.
+    // Clients send the beginning of the request in one piece.
     let length = stream.peek(&mut seen).await.unwrap_or_default();
     seen[..length] == *STREAM
 }
@@ -151,14 +151,14 @@ fn message(entry: LogEntry) -> Result<Message, tungstenite::Error> {
     })
 }
 
-/// Closes, and waits until the client has taken everything.
+/// Closes the connection, and waits until the client has read everything.
 async fn close(mut socket: WebSocketStream<TcpStream>) -> Result<(), tungstenite::Error> {
     socket.close(None).await?;
     while let Some(Ok(_)) = socket.next().await {}
     Ok(())
 }
 
-/// Takes the cursor out of a request; what is no number counts as none.
+/// Extracts the cursor from a request; an invalid one counts as none.
 struct ReadCursor<'a>(&'a mut Option<u64>);
 
 impl Callback for ReadCursor<'_> {

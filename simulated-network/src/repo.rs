@@ -1,4 +1,4 @@
-//! A repository: records, the tree over them, and the signed commit on top.
+//! A repository: its records, their tree, and the signed commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -42,14 +42,14 @@ pub enum Action {
     Update,
 }
 
-/// What to do to one path; a value goes with everything but a delete.
+/// A change of one path. A delete has no value, any other action has one.
 #[derive(Clone, Debug)]
 pub struct Write {
     pub path: String,
     pub value: Option<Ipld>,
 }
 
-/// An operation as the stream tells it.
+/// An operation in the form of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Op {
     pub action: Action,
@@ -58,14 +58,14 @@ pub struct Op {
     pub prev: Option<Cid>,
 }
 
-/// What a commit says of itself, but for seq and time.
+/// The content of a commit message, without seq and time.
 #[derive(Clone, Debug)]
 pub struct CommitFrame {
     pub head: Head,
     pub since: Option<String>,
     pub prev_data: Option<Cid>,
     pub ops: Vec<Op>,
-    /// A CAR file: the commit block, every new node and record, and the nodes that let a reader
+    /// A CAR file: the commit block, all new nodes and records, and the nodes that are needed to
     /// undo the operations.
     pub blocks: Vec<u8>,
 }
@@ -96,7 +96,7 @@ impl Repository {
         &self.key
     }
 
-    /// Signs what comes next by another key.
+    /// Signs further commits with another key.
     pub fn rotate_key(&mut self, key: SigningKey) {
         self.key = key;
     }
@@ -113,26 +113,25 @@ impl Repository {
         self.records.get(path).map(|record| record.cid)
     }
 
-    /// Whether it holds a record of `collection`.
+    /// Whether it has a record of `collection`.
     pub fn has_collection(&self, collection: &str) -> bool {
         let prefix = format!("{collection}/");
         self.paths().any(|path| path.starts_with(&prefix))
     }
 
-    /// Writes in order, and commits under `rev`, which has to be later than the head's.
+    /// Applies the writes in order, and commits under `rev`, which must be later than the rev of
+    /// the head.
     ///
-    /// # Panics
-    /// Where `rev` is not later, or something is deleted that is not there.
+    /// # Panics If `rev` is not later, or if a record to delete does not exist.
     pub fn apply(&mut self, writes: Vec<Write>, rev: String) -> CommitFrame {
         let writes = writes.into_iter();
         let blocks = writes.map(|write| (write.path, write.value.as_ref().map(encode)));
         self.apply_blocks(blocks.collect(), rev)
     }
 
-    /// The same of blocks, which need not be records.
+    /// Like [`Self::apply`], with blocks that need not be records.
     ///
-    /// # Panics
-    /// As [`Self::apply`].
+    /// # Panics As [`Self::apply`].
     pub fn apply_blocks(
         &mut self,
         writes: Vec<(String, Option<Vec<u8>>)>,
@@ -153,7 +152,7 @@ impl Repository {
         let mut blocks = self.proof(&ops);
         let new_nodes = self.tree.blocks().into_iter();
         blocks.extend(new_nodes.filter(|(cid, _)| !old_nodes.contains_key(cid)));
-        // Readers begin at the root, also where nothing below has changed.
+        // Readers start at the root, even if no node below it has changed.
         blocks.insert(self.tree.root, self.tree.root_block().to_vec());
         blocks.insert(head.commit, head.block.clone());
         let car = write_car(head.commit, &blocks);
@@ -219,9 +218,9 @@ impl Repository {
         }
     }
 
-    /// The records that `ops` wrote and that still stand, and the nodes on the way to each path and
-    /// to its neighbours: an inverted delete splits the subtree between them, an inverted create
-    /// joins those beside it.
+    /// The records that `ops` wrote and that still exist, and the nodes on the way to each path and
+    /// to its neighbours. Undoing a delete splits the subtree between the neighbours; undoing a
+    /// create joins the subtrees beside it.
     fn proof(&self, ops: &[Op]) -> Blocks {
         let mut blocks = Blocks::new();
         let mut paths = BTreeSet::new();
@@ -246,7 +245,7 @@ impl Repository {
         blocks
     }
 
-    /// The whole repository as a CAR file; `None` where nothing was committed.
+    /// The whole repository as a CAR file; `None` if it has no commit.
     pub fn export_car(&self) -> Option<Vec<u8>> {
         let head = self.head.as_ref()?;
         let mut blocks = self.tree.blocks();
@@ -256,7 +255,7 @@ impl Repository {
         Some(write_car(head.commit, &blocks))
     }
 
-    /// The newest commit block alone, as a `#sync` brings it.
+    /// The newest commit block, in the CAR of a `#sync`.
     pub fn sync_frame(&self) -> Option<(&Head, Vec<u8>)> {
         let head = self.head.as_ref()?;
         let blocks = Blocks::from([(head.commit, head.block.clone())]);
@@ -264,7 +263,7 @@ impl Repository {
     }
 }
 
-/// Whether a commit block is signed by the key that a DID document names.
+/// Whether a commit block is signed by the key of a DID document.
 pub fn is_signed_by(block: &[u8], public_multibase: &str) -> bool {
     let Ok(Ipld::Map(mut commit)) = serde_ipld_dagcbor::from_slice(block) else {
         return false;

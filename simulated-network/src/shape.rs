@@ -1,41 +1,41 @@
-//! What a network is like.
+//! The size of a network, and the frequency of its actions.
 
 use fastrand::Rng;
 
-/// How large the network is, and how often what happens. A weight of 0 switches a thing off.
+/// The size of the network, and the weight of each action. The weight 0 disables an action.
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub accounts: usize,
-    /// The most operations of a commit.
+    /// The largest number of operations in a commit.
     pub max_ops: usize,
     pub commits: u32,
-    /// A commit may write one path twice, as the reference server lets it.
+    /// Whether a commit may write one path twice, which the reference server allows.
     pub repeats_paths: bool,
-    /// A handle changes, or nothing does.
+    /// A new handle, or an `#identity` without a change.
     pub identities: u32,
-    /// An account leaves, or comes back.
+    /// An account is deactivated or reactivated.
     pub statuses: u32,
-    /// `#identity` and `#sync` by a new key.
+    /// A new key with `#identity` and `#sync`.
     pub key_rotations: u32,
-    /// The contents change without a commit, which only a `#sync` tells.
+    /// The contents change without a commit; only a `#sync` announces it.
     pub migrations: u32,
-    /// A `#sync` that says what is known.
+    /// A `#sync` without a change.
     pub syncs: u32,
     pub infos: u32,
     pub unknowns: u32,
-    /// A frame that nobody can take, or that nobody has to look into.
+    /// An invalid frame, or one whose content no consumer has to decode.
     pub hostiles: u32,
-    /// A message with a seq far ahead of its time; the next one is where it should be.
+    /// A message with a seq far ahead of its time; the next message has the right seq again.
     pub lies: u32,
-    /// A message of a short while ago comes once more.
+    /// A recent message is repeated.
     pub repeats: u32,
     /// A text message among the frames.
     pub texts: u32,
-    /// Of a hundred commits, so many have an operation that nobody can follow.
+    /// The percentage of commits with an invalid operation.
     pub spoiled_percent: u32,
-    /// Of a hundred seqs, so many are followed by a hole.
+    /// The percentage of seqs that are followed by a gap.
     pub seq_gaps_percent: u32,
-    /// The relay's first seq. After a reset it begins with 1.
+    /// The first seq of the relay. After a restart the seqs begin with 1.
     pub first_seq: u64,
 }
 
@@ -64,7 +64,7 @@ impl Default for Shape {
     }
 }
 
-/// One thing that may happen.
+/// An action that may happen.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Commit,
@@ -82,7 +82,7 @@ pub(crate) enum Kind {
 }
 
 impl Shape {
-    /// A network with everything that a relay should not say, among what it should.
+    /// A network that also emits everything that a relay should not emit.
     pub fn adversarial() -> Self {
         Self {
             hostiles: 15,
@@ -94,7 +94,7 @@ impl Shape {
         }
     }
 
-    /// What happens next.
+    /// The next action.
     pub(crate) fn kind(&self, random: &mut Rng) -> Kind {
         let weights = [
             (Kind::Commit, self.commits),

@@ -3,7 +3,7 @@
 const ALPHABET: &[u8; 32] = b"234567abcdefghijklmnopqrstuvwxyz";
 const LENGTH: u32 = 13;
 
-/// The TID of a time in microseconds since 1970, by the clock with the given number.
+/// The TID for a time in microseconds since 1970, by the clock with this number.
 pub fn tid(micros: u64, clock: u16) -> String {
     let bits = (micros << 10) | u64::from(clock & 0x3ff);
     (0..LENGTH)

@@ -1,7 +1,8 @@
-//! The CAR file inside a commit: which blocks it brings along.
+//! Reads the CAR file of a commit and keeps the blocks in it.
 //!
-//! iroh-car does the reading. It allocates what a length announces, so every length is first held
-//! against the slice; and it is asynchronous, but over a slice it never has to wait.
+//! iroh-car does the parsing. iroh-car allocates as many bytes as a length field announces, so
+//! every length is first checked against the size of the slice. iroh-car is asynchronous, but a
+//! read from a slice never waits.
 //!
 //! Spec: <https://ipld.io/specs/transport/car/carv1/>, <https://atproto.com/specs/repository>.
 
@@ -20,10 +21,10 @@ use super::cbor::{self, CborError};
 const DAG_CBOR: u64 = 0x71;
 /// The multihash code of SHA-256.
 const SHA2_256: u64 = 0x12;
-/// The longest a section's length may be written: ten groups of seven bits hold 64.
+/// The most bytes of a section's length field: ten groups of seven bits hold 64 bits.
 const MAX_VARINT: usize = 10;
 
-/// Bytes that are not a CAR file of version 1 with one root at least.
+/// Bytes that are not a CAR file of version 1 with at least one root.
 #[derive(Debug, thiserror::Error)]
 pub enum CarError {
     #[error("CAR header: {0}")]
@@ -32,12 +33,12 @@ pub enum CarError {
     Truncated { offset: usize },
     #[error("CAR: {0}")]
     Unreadable(#[from] iroh_car::Error),
-    /// It can't happen over a slice, unless iroh-car comes to do something else while reading.
+    /// Cannot happen over a slice with the present iroh-car, which only waits for input.
     #[error("CAR reader wanted to wait")]
     WouldWait,
 }
 
-/// The blocks of a CAR, or those of them that somebody asked for. Their hashes are not yet checked.
+/// The blocks of a CAR: all of them, or the requested ones. Their hashes are not checked yet.
 #[derive(Debug)]
 pub struct Blocks {
     /// The first of the roots that the CAR names. Its block need not be there.
@@ -46,15 +47,15 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Reads a whole CAR and keeps every block; one that comes twice is kept once.
+    /// Reads a whole CAR and keeps every block. A block that occurs twice is kept once.
     ///
     /// # Errors
-    /// If `car` is no CAR, or is cut short.
+    /// If `car` is not a CAR, or is cut short.
     pub fn read_all(car: &[u8]) -> Result<Self, CarError> {
         Self::read_where(car, |_| true)
     }
 
-    /// Reads a whole CAR and keeps the blocks of `wanted`. Others are passed by.
+    /// Reads a whole CAR and keeps only the blocks of `wanted`.
     pub(crate) fn read(car: &[u8], wanted: &HashSet<Cid>) -> Result<Self, CarError> {
         Self::read_where(car, |cid| wanted.contains(cid))
     }
@@ -74,7 +75,7 @@ impl Blocks {
         self.found.contains_key(cid)
     }
 
-    /// All of them, in no order.
+    /// All blocks, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&Cid, &Bytes)> {
         self.found.iter()
     }
@@ -95,8 +96,7 @@ async fn read_sections(car: &[u8], is_wanted: impl Fn(&Cid) -> bool) -> Result<B
     Ok(Blocks { root, found })
 }
 
-/// Whether `cid` is an address of DAG-CBOR under SHA-256, the only kind that repositories are made
-/// of.
+/// Whether `cid` is an address of DAG-CBOR under SHA-256. Repositories consist only of such blocks.
 pub(crate) fn is_address(cid: &Cid) -> bool {
     cid.version() == cid::Version::V1
         && cid.codec() == DAG_CBOR
@@ -116,9 +116,10 @@ pub(crate) fn is_address_of(cid: &Cid, block: &[u8]) -> bool {
     is_address(cid) && *cid.hash().digest() == *Sha256::digest(block)
 }
 
-/// Walks the sections without reading them: each must lie within the slice, and the header must be
-/// DAG-CBOR whose own lengths lie within it. So whatever iroh-car allocates is smaller than the
-/// slice. It would also take a header that is only nearly DAG-CBOR, which others refuse.
+/// Checks all lengths before iroh-car reads the file: each section must lie within the slice, and
+/// the header must be canonical DAG-CBOR, so its own lengths lie within the slice as well.
+/// Everything that iroh-car allocates is then smaller than the slice. iroh-car alone would also
+/// accept a header that is not canonical DAG-CBOR, which other readers refuse.
 fn check_lengths(car: &[u8]) -> Result<(), CarError> {
     let mut rest = car;
     let mut is_header = true;
@@ -134,7 +135,7 @@ fn check_lengths(car: &[u8]) -> Result<(), CarError> {
     Ok(())
 }
 
-/// The next section and what follows it.
+/// The next section and the bytes after it.
 fn split_section(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut length = 0_usize;
     for (index, byte) in bytes.iter().take(MAX_VARINT).enumerate() {

@@ -1,24 +1,24 @@
-//! DAG-CBOR read in place: every item is a view into the input.
+//! Reads DAG-CBOR in place: every item is a view into the input.
 //!
 //! The reader refuses what DAG-CBOR forbids in a single item: indefinite lengths, heads that are
-//! longer than they need to be, tags other than 42, half and single precision floats, simple values
-//! other than the booleans and null. A length is checked against what is left of the input before
-//! anybody sees it, so nothing that is allocated by it can exceed the input.
+//! longer than necessary, tags other than 42, half and single precision floats, and simple values
+//! other than the booleans and null. The reader checks every length against the rest of the input
+//! before it returns the length. So an allocation by such a length cannot exceed the input.
 //!
 //! Spec: <https://ipld.io/specs/codecs/dag-cbor/spec/>, <https://atproto.com/specs/data-model>.
 
 use cid::Cid;
 
-/// How deep arrays and maps may nest. The data model recommends 32; real records stay below 20.
+/// The deepest nesting of arrays and maps. The data model recommends 32; real records stay below
+/// 20.
 pub const MAX_DEPTH: usize = 64;
 
-/// The tag of a CID, the only one that DAG-CBOR knows.
+/// The tag of a CID, the only tag that DAG-CBOR allows.
 pub(crate) const CID_TAG: u64 = 42;
 
 /// The multihash code of SHA-256.
 const SHA2_256: u64 = 0x12;
 
-/// Bytes that are not the DAG-CBOR that was expected.
 // The major types.
 const UNSIGNED: u8 = 0;
 const NEGATIVE: u8 = 1;
@@ -29,11 +29,12 @@ const MAP: u8 = 5;
 const TAG: u8 = 6;
 const SIMPLE: u8 = 7;
 
+/// Bytes that are not the expected DAG-CBOR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{fault} at byte {offset}")]
 pub struct CborError {
     pub fault: CborFault,
-    /// Where the item at fault begins, in bytes from the start of the input.
+    /// The start of the faulty item, in bytes from the start of the input.
     pub offset: usize,
 }
 
@@ -65,27 +66,28 @@ pub enum CborFault {
     Utf8,
 }
 
-/// One item's head, with the content of a string or link. What is in an array or map follows.
+/// The head of one item, with the content of a string or link. The content of an array or map
+/// follows as further items.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Item<'a> {
-    /// How many items follow.
+    /// The number of items that follow.
     Array(usize),
     Bool(bool),
     Bytes(&'a [u8]),
     Float(f64),
     /// The bytes of a CID, unchecked, without the zero that precedes them.
     Link(&'a [u8]),
-    /// How many pairs follow.
+    /// The number of pairs that follow.
     Map(usize),
     /// The value is `-1 - n`.
     Negative(u64),
     Null,
-    /// Not yet known to be UTF-8.
+    /// Not yet checked to be UTF-8.
     Text(&'a [u8]),
     Unsigned(u64),
 }
 
-/// A place in a slice of DAG-CBOR.
+/// A position in a slice of DAG-CBOR.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
@@ -123,7 +125,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Enters a map whose keys are then asked for one by one.
+    /// Reads the head of a map. The caller then reads the keys one by one.
     pub(crate) fn map(&mut self) -> Result<MapKeys<'a>, CborError> {
         let start = self.at;
         match self.head()? {
@@ -132,7 +134,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Enters an array and says how many items follow.
+    /// Reads the head of an array and returns the number of items that follow.
     pub(crate) fn array(&mut self) -> Result<usize, CborError> {
         let start = self.at;
         match self.head()? {
@@ -181,8 +183,8 @@ impl<'a> Reader<'a> {
         signed(item).ok_or(fault(CborFault::Unexpected("a 64-bit integer"), start))
     }
 
-    /// Passes over one value of any shape. Its heads are checked; the order of its keys, its text
-    /// and its links are not.
+    /// Skips one value of any type. It checks the heads, but not the order of keys, the text or the
+    /// links.
     pub(crate) fn skip(&mut self) -> Result<(), CborError> {
         let mut pending = self.skip_head()?;
         if pending == 0 {
@@ -212,8 +214,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes over one item's head, with the content of a string or link, and says how many items
-    /// follow that belong to it.
+    /// Skips the head of one item, and the content of a string or link. Returns the number of items
+    /// that follow and belong to it.
     #[inline]
     fn skip_head(&mut self) -> Result<usize, CborError> {
         let start = self.at;
@@ -260,7 +262,7 @@ impl<'a> Reader<'a> {
             31 => return Err(fault(CborFault::Indefinite, start)),
             _ => return Err(fault(CborFault::Unsupported, start)),
         };
-        // Behind major type 7 stand the bits of a float, or a simple value that is refused later.
+        // Major type 7 holds the bits of a float, or a simple value that is refused later.
         if argument < smallest && major != SIMPLE {
             return Err(fault(CborFault::NotMinimal, start));
         }
@@ -307,7 +309,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What a tag stands on. Another tag there is refused before it could recurse.
+    /// The item after a tag. A second tag is refused here, so tags cannot recurse.
     fn item_behind_tag(&mut self) -> Result<Item<'a>, CborError> {
         let start = self.at;
         match self.bytes.get(start) {
@@ -318,7 +320,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The keys of a map that is being read, held to canonical order: shorter first, then bytewise.
+/// Reads the keys of a map and requires canonical order: shorter keys first, then bytewise.
 #[derive(Debug)]
 pub(crate) struct MapKeys<'a> {
     remaining: usize,
@@ -333,8 +335,8 @@ impl<'a> MapKeys<'a> {
         }
     }
 
-    /// The next key, not yet known to be UTF-8, or `None` at the end of the map. The caller reads or
-    /// skips its value before asking again.
+    /// The next key, not yet checked to be UTF-8, or `None` at the end of the map. The caller must
+    /// read or skip the value before the next call.
     pub(crate) fn next(&mut self, reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, CborError> {
         if self.remaining == 0 {
             return Ok(None);
@@ -355,7 +357,7 @@ impl<'a> MapKeys<'a> {
     }
 }
 
-/// Checks that `bytes` are one value of the data model: DAG-CBOR whole and strict, without floats.
+/// Checks that `bytes` are exactly one value of the data model: strict DAG-CBOR without floats.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), CborError> {
     let mut reader = Reader::new(bytes);
     check_value(&mut reader, 0)?;
@@ -396,8 +398,8 @@ fn check_value(reader: &mut Reader<'_>, depth: usize) -> Result<(), CborError> {
     }
 }
 
-/// The CID of a link: version 1, with nothing behind it. Any codec and any hash will do, since blobs
-/// may use other ones; a SHA-256 must be a whole one.
+/// Reads the CID of a link: version 1, with no bytes after it. Any codec and hash are accepted,
+/// because blobs may use others. A SHA-256 must have its full length.
 pub(crate) fn link(bytes: &[u8], offset: usize) -> Result<Cid, CborError> {
     let mut rest = bytes;
     let cid = Cid::read_bytes(&mut rest).map_err(|_| fault(CborFault::Link, offset))?;
@@ -438,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skipped_value_ends_where_it_ends() {
+    fn skip_stops_at_the_end_of_the_value() {
         assert_eq!(skip(&[0x82, 0x01, 0xa1, 0x61, b'a', 0x80]), Ok(()));
         assert_eq!(skip(&[0x81, 0x01, 0x02]), Err(CborFault::Trailing));
         assert_eq!(
@@ -488,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_tells_its_place() {
+    fn an_error_names_its_offset() {
         let error = check(&[0x82, 0x01, 0xfb, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0]).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -1,5 +1,5 @@
-//! DAG-CBOR written item by item, each in its shortest form. That counts are kept and map keys come
-//! in canonical order is up to the caller.
+//! Writes DAG-CBOR item by item, each in its shortest form. The caller must write as many items as
+//! it announced, and map keys in canonical order.
 
 use cid::Cid;
 
@@ -9,7 +9,7 @@ use super::cbor::CID_TAG;
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    /// With room for so many bytes.
+    /// A writer with room for `bytes` bytes.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
     }
@@ -32,12 +32,12 @@ impl Writer {
         self.0.extend(text.as_bytes());
     }
 
-    /// An array of as many items as `count`, which follow.
+    /// Begins an array of `count` items, which the caller writes next.
     pub(crate) fn array(&mut self, count: usize) {
         self.head(4, count as u64);
     }
 
-    /// A map of as many pairs as `count`, which follow.
+    /// Begins a map of `count` pairs, which the caller writes next.
     pub(crate) fn map(&mut self, count: usize) {
         self.head(5, count as u64);
     }

@@ -1,4 +1,4 @@
-//! The protocol's datetimes: RFC 3339 and ISO 8601 at once, always with a zone.
+//! Datetimes of the protocol: valid in both RFC 3339 and ISO 8601, always with a time zone.
 //!
 //! Spec: <https://atproto.com/specs/lexicon#datetime>.
 
@@ -8,25 +8,26 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::syntax::SyntaxError;
 
-/// Longer than any datetime; what follows would only be more digits of the fraction.
+/// Longer than any useful datetime. Further characters could only be digits of the fraction.
 const MAX_LENGTH: usize = 64;
 
 /// Reads the time of an event, such as `2026-07-04T14:38:07.877Z`.
 ///
 /// # Errors
-/// If `text` is not a datetime of the protocol (see [`parse_utc`]), or one that jiff's timestamps
-/// don't reach.
+/// If `text` is not a datetime of the protocol (see [`parse_utc`]), or is outside the range of
+/// jiff's timestamps.
 pub fn parse_datetime(text: &str) -> Result<Timestamp, SyntaxError> {
     parse_utc(text)
         .and_then(|utc| Offset::UTC.to_timestamp(utc).ok())
         .ok_or_else(|| SyntaxError::new("datetime", text))
 }
 
-/// The instant that `text` names, in UTC, or `None` where it is not a datetime of the protocol.
+/// The instant that `text` names, in UTC, or `None` if `text` is not a datetime of the protocol.
 ///
-/// What is finer than a nanosecond is cut off. A leap second (`23:59:60`) is refused, as the
-/// reference implementations do, and so is what falls before the year 0000 or after 9999 once it
-/// is brought to UTC. Hence a civil time and no timestamp: jiff's timestamps end a day earlier.
+/// Digits finer than a nanosecond are cut off. A leap second (`23:59:60`) is refused, as in the
+/// reference implementations. A time that falls before the year 0000 or after 9999 in UTC is
+/// refused too. The result is a civil time and not a timestamp, because jiff's timestamps end a day
+/// earlier.
 pub fn parse_utc(text: &str) -> Option<DateTime> {
     if text.len() > MAX_LENGTH || !text.is_ascii() {
         return None;
@@ -52,8 +53,8 @@ pub fn parse_utc(text: &str) -> Option<DateTime> {
     (utc.year() >= 0).then_some(utc)
 }
 
-/// `YYYY-MM-DDTHH:MM:SS.sssZ`, which sorts as text in the order of time. What is finer than a
-/// millisecond is cut off. `None` for the year 0000, which SQL's date functions do not know.
+/// `YYYY-MM-DDTHH:MM:SS.sssZ`, which sorts as text in the order of time. Digits finer than a
+/// millisecond are cut off. `None` for the year 0000, which SQL's date functions do not know.
 pub fn to_sortable_text(utc: DateTime) -> Option<String> {
     (utc.year() >= 1).then(|| {
         format!(
@@ -69,7 +70,7 @@ pub fn to_sortable_text(utc: DateTime) -> Option<String> {
     })
 }
 
-/// `.123Z` as nanoseconds and zone.
+/// Splits `.123Z` into nanoseconds and time zone.
 fn split_fraction(text: &str) -> Option<(i32, &str)> {
     let Some(fraction) = text.strip_prefix('.') else {
         return Some((0, text));
@@ -87,8 +88,8 @@ fn split_fraction(text: &str) -> Option<(i32, &str)> {
     Some((nanosecond, fraction.get(digits..)?))
 }
 
-/// How far `Z`, `+01:45` or `-07:00` is ahead of UTC. `-00:00` means "unknown" in RFC 3339 and
-/// nothing in ISO 8601.
+/// The offset from UTC of `Z`, `+01:45` or `-07:00`. `-00:00` is refused: it means "unknown" in RFC
+/// 3339 and nothing in ISO 8601.
 fn parse_offset(zone: &str) -> Option<SignedDuration> {
     let sign = match zone.as_bytes().first()? {
         b'Z' if zone.len() == 1 => return Some(SignedDuration::ZERO),
@@ -101,7 +102,7 @@ fn parse_offset(zone: &str) -> Option<SignedDuration> {
         .then(|| SignedDuration::from_mins(sign * i64::from(hours * 60 + minutes)))
 }
 
-/// Numbers of exactly `widths` digits, with `separator` between them.
+/// Numbers of exactly `widths` digits, separated by `separator`.
 fn numbers<const N: usize>(text: &str, widths: [usize; N], separator: char) -> Option<[i16; N]> {
     let mut parts = text.split(separator);
     let mut numbers = [0; N];
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_calendar_or_clock_shows_is_refused() {
+    fn a_date_or_time_that_does_not_exist_is_refused() {
         for text in [
             "2026-02-29T10:00:00Z",
             "2026-13-45T99:99:99Z",

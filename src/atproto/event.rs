@@ -1,4 +1,4 @@
-//! What a frame of `com.atproto.sync.subscribeRepos` says, once it has been decoded.
+//! Events: the decoded frames of `com.atproto.sync.subscribeRepos`.
 
 use bytes::Bytes;
 use cid::Cid;
@@ -7,23 +7,23 @@ use jiff::Timestamp;
 use super::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::model::Position;
 
-/// One message of the stream, of a kind that this worker acts on.
+/// One message of the stream, of a kind that this worker handles.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A repository changed (`#commit`).
     Commit(Box<Commit>),
-    /// A repository asserts its state without saying how it came there (`#sync`).
+    /// A repository announces its state without the changes that led to it (`#sync`).
     Sync(Sync),
     /// A handle, a key or a host may have changed (`#identity`, and the retired `#handle`).
     Identity(Identity),
     /// An account's hosting status (`#account`, and the retired `#tombstone`).
     Account(Account),
-    /// The server speaks about the stream itself (`#info`). It has no seq.
+    /// A message about the stream itself (`#info`). It has no seq.
     Info(Info),
 }
 
 impl Event {
-    /// Where it stands in its source; an `#info` stands nowhere.
+    /// The position of the event in its source; `None` for an `#info`.
     pub fn position(&self) -> Option<Position> {
         let (seq, time) = match self {
             Self::Account(account) => (account.seq, account.time),
@@ -39,7 +39,7 @@ impl Event {
     }
 }
 
-/// A `#commit`, reduced to the operations that somebody wants.
+/// A `#commit`, reduced to the wanted operations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Commit {
     pub seq: u64,
@@ -53,22 +53,22 @@ pub struct Commit {
     pub commit: Cid,
     /// The MST root that the commit block names.
     pub data: Cid,
-    /// The MST root before this commit (Sync 1.1); real servers omit it at times.
+    /// The MST root before this commit (Sync 1.1). Some real servers omit it.
     pub prev_data: Option<Cid>,
-    /// The wanted operations, in the order of the commit. Of several on one path only the last is
-    /// here.
+    /// The wanted operations, in the order of the commit. Of several operations on one path only
+    /// the last is here.
     pub ops: Vec<RecordOp>,
-    /// Operations of wanted collections whose path names no record.
+    /// Operations of wanted collections whose path is not a valid record path.
     pub misnamed: Vec<MisnamedOp>,
 }
 
 /// An operation on a path that is not `collection/rkey`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MisnamedOp {
-    /// At most 1024 characters of it.
+    /// At most 1024 characters of the path.
     pub path: String,
     pub reason: String,
-    /// The block that the operation names; empty where the CAR has none.
+    /// The block that the operation names; empty if the CAR does not have it.
     pub record: Bytes,
 }
 
@@ -83,7 +83,7 @@ pub struct RecordOp {
 /// What an operation does to its record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// The record is now `record`, whose SHA-256 is that of `cid`.
+    /// The record is now `record`, whose SHA-256 matches `cid`.
     Put {
         action: PutAction,
         cid: Cid,
@@ -91,10 +91,11 @@ pub enum Change {
         record: Bytes,
     },
     Delete,
-    /// The operation can't be believed or read; the commit's other operations can.
+    /// This operation cannot be verified or read. The other operations of the commit are not
+    /// affected.
     Broken {
         reason: String,
-        /// The block that the operation names; empty where the CAR has none.
+        /// The block that the operation names; empty if the CAR does not have it.
         record: Bytes,
     },
 }
@@ -105,7 +106,7 @@ pub enum PutAction {
     Update,
 }
 
-/// A `#sync`: the commit block alone.
+/// A `#sync`: it carries the commit block only.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sync {
     pub seq: u64,
@@ -121,7 +122,7 @@ pub struct Identity {
     pub seq: u64,
     pub did: Did,
     pub time: Timestamp,
-    /// What the server believes the handle to be; untrusted, often absent.
+    /// The handle according to the server. Untrusted, often absent.
     pub handle: Option<String>,
 }
 

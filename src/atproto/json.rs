@@ -7,15 +7,16 @@ use serde_json::{Map, Value, json};
 
 use super::cbor::{CborError, CborFault, Item, MAX_DEPTH, MapKeys, Reader, fault, link, utf8};
 
-/// One value of the data model, read from strict DAG-CBOR.
+/// Converts one value of the data model from strict DAG-CBOR to JSON.
 ///
-/// Integers keep 64 bits, signed or unsigned, and text keeps its U+0000. A map that spells `$link` or
-/// `$bytes` itself can't be told from a link or bytes afterwards; the CBOR remains the truth.
+/// Integers keep 64 bits, signed or unsigned, and text keeps U+0000. A map that itself contains the
+/// key `$link` or `$bytes` cannot be distinguished from a link or bytes afterwards; the CBOR stays
+/// authoritative.
 ///
 /// # Errors
-/// If `cbor` is not DAG-CBOR in canonical form and whole; if it holds what the data model or JSON
-/// can't: a float, an integer below -2^63, a CID that is not of version 1; or if it nests deeper than
-/// [`MAX_DEPTH`].
+/// If `cbor` is not exactly one value of canonical DAG-CBOR; if it contains something that the data
+/// model or JSON cannot hold (a float, an integer below -2^63, a CID that is not of version 1); or
+/// if it nests deeper than [`MAX_DEPTH`].
 pub fn dag_cbor_to_json(cbor: &[u8]) -> Result<Value, CborError> {
     let mut reader = Reader::new(cbor);
     let value = read_value(&mut reader, 0)?;
@@ -132,7 +133,7 @@ mod tests {
         })
     }
 
-    /// The same conversion from the generic value of another decoder.
+    /// The same conversion, from the generic value of another decoder.
     fn json_of(value: Ipld) -> Value {
         match value {
             Ipld::Null => Value::Null,
@@ -159,7 +160,7 @@ mod tests {
         }
 
         #[test]
-        fn check_and_conversion_give_one_verdict(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn check_and_conversion_agree(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             prop_assert_eq!(check(&bytes), dag_cbor_to_json(&bytes).map(drop));
         }
     }

@@ -1,8 +1,9 @@
-//! Public keys of accounts, and what they have signed.
+//! Public keys of accounts, and the verification of signatures.
 //!
-//! Spec: <https://atproto.com/specs/cryptography>. There are two curves; a signature is 64 bytes, `r`
-//! and then `s`, over the SHA-256 of the message. Of the two values of `s` that fit, only the lower
-//! one is allowed, so that nobody can make a second signature out of a first one.
+//! Spec: <https://atproto.com/specs/cryptography>. The protocol has two curves. A signature is 64
+//! bytes, `r` and then `s`, over the SHA-256 of the message. Two values of `s` are mathematically
+//! valid; only the lower one is allowed, so that a third party cannot derive a second valid
+//! signature from the first.
 
 use std::str::FromStr;
 
@@ -18,21 +19,21 @@ const P256: [u8; 2] = [0x80, 0x24];
 /// The length of a signature, in bytes.
 pub const SIGNATURE_BYTES: usize = 64;
 
-/// A point where one coordinate and the sign of the other are given, in bytes.
+/// The length of a compressed point (one coordinate, and the sign of the other), in bytes.
 const COMPRESSED_POINT: usize = 33;
 
-/// The longest text that is read as a key, in characters. The longest one that makes sense, a point
-/// in full, has 90; decoding takes the square of the length.
+/// The longest text that is decoded as a key, in characters. An uncompressed point, the longest
+/// valid key, has 90; the time of decoding grows with the square of the length.
 const MAX_TEXT: usize = 128;
 
-/// A key that commits are verified by.
+/// A key that verifies commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerifyingKey {
     K256(k256::ecdsa::VerifyingKey),
     P256(p256::ecdsa::VerifyingKey),
 }
 
-/// Text that is no key of the protocol.
+/// Text that is not a key of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     #[error("a key in another encoding than base58btc")]
@@ -45,7 +46,7 @@ pub enum KeyError {
     Point,
 }
 
-/// Why a signature does not vouch for a message.
+/// Why a signature is not valid for a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     #[error("a signature with the higher of the two values of s")]
@@ -61,7 +62,7 @@ pub enum SignatureError {
 impl FromStr for VerifyingKey {
     type Err = KeyError;
 
-    /// Reads a `did:key:…`, or a Multikey, which is the same without `did:key:`.
+    /// Parses a `did:key:…`, or a Multikey, which is the same text without `did:key:`.
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let bytes = base58(text.strip_prefix("did:key:").unwrap_or(text))?;
         let (kind, point) = bytes.split_first_chunk().ok_or(KeyError::Kind)?;
@@ -78,11 +79,11 @@ impl FromStr for VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// Reads the `publicKeyMultibase` of a verification method of a DID document. Older documents
-    /// name the curve by the `type`, and then only the point is in the text.
+    /// Parses the `publicKeyMultibase` of a verification method in a DID document. Older documents
+    /// name the curve in `type`; their text then contains only the point.
     ///
     /// # Errors
-    /// If `kind` is no type of a key that the protocol knows, or `multibase` no such key.
+    /// If `kind` is not a known type of key, or `multibase` is not a key of that type.
     pub fn of_method(kind: &str, multibase: &str) -> Result<Self, KeyError> {
         match kind {
             "Multikey" if !multibase.starts_with("did:") => multibase.parse(),
@@ -92,10 +93,10 @@ impl VerifyingKey {
         }
     }
 
-    /// Verifies that `signature` is this key's, over the SHA-256 of `message`.
+    /// Verifies that `signature` was made by this key over the SHA-256 of `message`.
     ///
     /// # Errors
-    /// If it is not, or not in the one form that is allowed.
+    /// If the key did not make it, or if it does not have the one allowed form.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
         if signature.len() != SIGNATURE_BYTES {
             return Err(SignatureError::Length(signature.len()));
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_vouches_for_what_it_signed_and_for_nothing_else() {
+    fn a_key_verifies_only_what_it_signed() {
         let keys = keys();
         for key in &keys {
             let signature = key.sign(b"message");
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_has_one_form() {
+    fn a_signature_has_exactly_one_valid_form() {
         for key in keys() {
             let signature = key.sign(b"message");
             let verify = |signature: &[u8]| public(&key).verify(b"message", signature);
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_told_why() {
+    fn text_that_is_not_a_key_is_refused_with_the_reason() {
         let encode = |bytes: &[u8]| multibase::encode(Base::Base58Btc, bytes);
         let point = [&K256[..], &[2; 33]].concat();
         let in_full = [&K256[..], &[4; 65]].concat();

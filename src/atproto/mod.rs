@@ -1,4 +1,4 @@
-//! The AT Protocol as bytes and values: no I/O, no actors, no clock.
+//! Bytes and values of the AT Protocol: no I/O, no actors, no clock.
 
 pub mod car;
 pub mod cbor;

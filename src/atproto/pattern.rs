@@ -1,4 +1,4 @@
-//! Sets of collections, as an operator writes them.
+//! Patterns for collections, as an operator writes them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::syntax;
 
-/// A set of collections: one by its name (`com.huddle.booking`), all below an authority
-/// (`com.huddle.*`), or every one (`*`).
+/// A set of collections: one by name (`com.huddle.booking`), all below an authority
+/// (`com.huddle.*`), or all (`*`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Pattern {
@@ -26,7 +26,7 @@ impl Pattern {
         }
     }
 
-    /// Orders patterns that match the same collection: the greater one says more of it.
+    /// Orders patterns that match the same collection. The greater one is more specific.
     pub fn specificity(&self) -> (bool, usize) {
         match self {
             Self::Exact(nsid) => (true, nsid.len()),
@@ -44,7 +44,7 @@ impl FromStr for Pattern {
         };
         match text.strip_suffix('*') {
             Some("") => Ok(Self::Prefix("".into())),
-            // A prefix is sound if an NSID can be made of it.
+            // A prefix is valid if an NSID can begin with it.
             Some(prefix) if prefix.ends_with('.') && syntax::is_nsid(&format!("{prefix}a.a")) => {
                 Ok(Self::Prefix(prefix.into()))
             }
@@ -63,14 +63,14 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// A text that names no set of collections.
+/// A text that is not a collection pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a collection pattern: {found:?} (give an NSID such as com.huddle.booking, \
      a prefix that ends with a dot and a star such as com.huddle.*, or * for everything)"
 )]
 pub struct PatternError {
-    /// At most 128 characters of what was found.
+    /// At most 128 characters of the text.
     pub found: String,
 }
 

@@ -1,18 +1,19 @@
-//! Payloads that bring blocks along, as serde reads them: of the right types, and nothing more.
+//! The payloads that carry blocks, in the form for serde. serde checks the types of the fields
+//! only.
 
 use cid::Cid;
 use serde::Deserialize;
 
 use super::syntax::{SyntaxError, Tid};
 
-/// The most operations of one commit.
+/// The largest number of operations in one commit.
 pub(crate) const MAX_OPS: usize = 200;
-/// The longest CAR of a commit, in bytes. The lexicon says 2,000,000; servers mean 2 MiB.
+/// The longest CAR of a commit, in bytes. The lexicon says 2,000,000; real servers use 2 MiB.
 pub(crate) const MAX_BLOCKS: usize = 2 << 20;
 /// The longest CAR of a `#sync`, in bytes.
 pub(crate) const MAX_SYNC_BLOCKS: usize = 10_000;
 
-/// `tooBig`, `rebase` and `blobs` are not read, so it does not matter whether they are there.
+/// `tooBig`, `rebase` and `blobs` are not read, so they may be absent.
 #[derive(Deserialize)]
 pub(crate) struct CommitPayload<'a> {
     pub(crate) seq: u64,
@@ -34,7 +35,7 @@ pub(crate) struct Op<'a> {
     pub(crate) action: &'a str,
     pub(crate) path: &'a str,
     pub(crate) cid: Option<Cid>,
-    /// The value before an update or a delete.
+    /// The CID before an update or a delete.
     pub(crate) prev: Option<Cid>,
 }
 
@@ -48,7 +49,7 @@ pub(crate) struct SyncPayload<'a> {
     pub(crate) blocks: &'a [u8],
 }
 
-/// Some servers write `""` where a first commit has no rev before it.
+/// Some servers write `""` in the first commit, which has no rev before it.
 pub(crate) fn since(text: Option<&str>) -> Result<Option<Tid>, SyntaxError> {
     text.filter(|text| !text.is_empty())
         .map(Tid::parse)

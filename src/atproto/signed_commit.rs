@@ -1,8 +1,9 @@
-//! The block that an account's key has signed: who, when, and which tree.
+//! The commit block: the block that an account's key signs. It contains the DID, the rev and the
+//! root of the tree.
 //!
-//! Spec: <https://atproto.com/specs/repository#commit-objects>. It is read more strictly than what it
-//! vouches for: a field that one reader skips and another one signs for would let them disagree on
-//! whether the signature is right.
+//! Spec: <https://atproto.com/specs/repository#commit-objects>. Decoding is stricter than for
+//! records: if one reader skipped an unknown field and another reader included it in the signed
+//! bytes, they would disagree on whether the signature is valid.
 
 use cid::Cid;
 
@@ -11,12 +12,12 @@ use super::cbor::{self, CborError, Reader};
 use super::key::{SignatureError, VerifyingKey};
 use super::syntax::{Did, SyntaxError, Tid};
 
-/// The repository format.
+/// The version of the repository format.
 const VERSION: u64 = 3;
-/// The head of a map with all of a commit's fields but its signature.
+/// The head of a map that has all fields of a commit except the signature.
 const UNSIGNED_HEAD: u8 = 0xa5;
 
-/// A commit block, whose signature is not yet verified.
+/// A commit block. Its signature is not verified yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedCommit {
     pub did: Did,
@@ -24,11 +25,11 @@ pub struct SignedCommit {
     /// The root of the tree.
     pub data: Cid,
     signature: Vec<u8>,
-    /// What was signed: the same block without the signature.
+    /// The signed bytes: the same block without the signature.
     unsigned: Vec<u8>,
 }
 
-/// A block that is no commit of a repository.
+/// A block that is not a valid commit of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitBlockError {
     #[error(transparent)]
@@ -41,16 +42,16 @@ pub enum CommitBlockError {
     Syntax(#[from] SyntaxError),
     #[error("a field that the format does not know")]
     UnknownField,
-    #[error("version {0}, of which only {VERSION} is known")]
+    #[error("version {0}; only version {VERSION} is known")]
     Version(u64),
 }
 
 impl SignedCommit {
-    /// Reads a commit from its block.
+    /// Decodes a commit from its block.
     ///
     /// # Errors
-    /// If `block` is not canonical DAG-CBOR; if a field is missing, unknown or not what it should be;
-    /// if it is of another version than 3.
+    /// If `block` is not canonical DAG-CBOR; if a field is missing, unknown or not valid; if the
+    /// version is not 3.
     pub fn decode(block: &[u8]) -> Result<Self, CommitBlockError> {
         cbor::check(block)?;
         let mut reader = Reader::new(block);
@@ -100,7 +101,7 @@ impl SignedCommit {
     /// Verifies the signature.
     ///
     /// # Errors
-    /// If it is not that of `key`, or not in the form that is allowed.
+    /// If `key` did not make it, or if it does not have the one allowed form.
     pub fn verify(&self, key: &VerifyingKey) -> Result<(), SignatureError> {
         key.verify(&self.unsigned, &self.signature)
     }
@@ -151,7 +152,7 @@ mod tests {
         key.public_multibase().parse().unwrap()
     }
 
-    /// What becomes of a commit that is right, but for `change`, and signed all the same.
+    /// Decodes a valid commit that was changed by `change` and then signed.
     fn changed(change: impl FnOnce(&mut Fields)) -> Result<SignedCommit, CommitBlockError> {
         let mut fields = fields();
         change(&mut fields);
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_tells_its_fields_and_what_was_signed() {
+    fn a_commit_gives_its_fields_and_the_signed_bytes() {
         let commit = SignedCommit::decode(&signed(&fields())).unwrap();
         assert_eq!(commit.did.as_str(), "did:plc:ann");
         assert_eq!(commit.rev.as_str(), "3jzfcijpj2z2a");
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_may_name_the_one_before_and_that_is_signed_too() {
+    fn a_commit_may_name_the_previous_commit_in_the_signed_bytes() {
         let commit = with("prev", Ipld::Link(cid_of(b"before"))).unwrap();
         assert_eq!(commit.verify(&public()), Ok(()));
     }
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn no_field_is_of_another_kind_and_none_is_unknown() {
+    fn a_field_of_another_type_or_an_unknown_field_is_refused() {
         let raw = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
         let raw = Ipld::Link(raw.parse().unwrap());
         assert_eq!(with("data", raw), Err(CommitBlockError::Link));
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_in_another_form_is_refused() {
+    fn a_block_in_another_encoding_is_refused() {
         let block = signed(&fields());
         for end in 0..block.len() {
             assert!(SignedCommit::decode(&block[..end]).is_err(), "cut at {end}");
@@ -222,7 +223,7 @@ mod tests {
         let mut prolonged = block.clone();
         prolonged.push(0);
         assert!(SignedCommit::decode(&prolonged).is_err());
-        // 3 as an integer of two bytes.
+        // 3 as an integer of two bytes, which is not canonical.
         let mut wider = block;
         let last = wider.len() - 1;
         assert_eq!(wider[last], 3, "the version comes last");

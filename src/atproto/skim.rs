@@ -1,19 +1,20 @@
-//! Reads a frame's envelope in place: what it is, whose it is and which paths it touches.
+//! Reads the envelope of a frame in place: its kind, its repository and the paths that it touches.
 //!
-//! Most commits of the network are of no interest here, so the answer is found without allocating,
-//! without looking into `blocks` and without checking the text of what is passed over. The maps that
-//! are read (header, payload, operations) must have their keys in canonical order; the inside of a
-//! value that is skipped only has to be well-formed, and may hold 64-bit floats.
+//! Most commits of the network are not wanted. So a skim does not allocate, does not read `blocks`
+//! and does not check the text that it skips. The maps that it reads (header, payload, operations)
+//! must have their keys in canonical order. A skipped value only has to be well-formed, and may
+//! contain 64-bit floats.
 //!
-//! Spec: <https://atproto.com/specs/event-stream> and the lexicon `com.atproto.sync.subscribeRepos`.
+//! Spec: <https://atproto.com/specs/event-stream> and the lexicon
+//! `com.atproto.sync.subscribeRepos`.
 
 use std::ops::Range;
 
 use super::cbor::{CborError, Item, Reader};
 use super::cbor_writer::Writer;
 
-/// The seqs that there are. JavaScript's integers end at 2^53, so the protocol's do; 0 is the place
-/// before the first.
+/// The range of valid seqs. The protocol ends at 2^53 because JavaScript's integers do. 0 is the
+/// position before the first event.
 pub const SEQS: Range<u64> = 1..1 << 53;
 
 /// The type of a message (`t` in the header).
@@ -21,12 +22,12 @@ pub const SEQS: Range<u64> = 1..1 << 53;
 pub enum Kind {
     Account,
     Commit,
-    /// Retired; said what `#identity` says now.
+    /// Retired; `#identity` replaces it.
     Handle,
     Identity,
     Info,
     Sync,
-    /// Retired; said what `#account` with the status `deleted` says now.
+    /// Retired; `#account` with the status `deleted` replaces it.
     Tombstone,
 }
 
@@ -57,10 +58,10 @@ impl Kind {
     }
 }
 
-/// What a frame is.
+/// The result of skimming a frame.
 #[derive(Clone, Debug)]
 pub enum Skim<'a> {
-    /// The server gives up on this stream (`op` is -1).
+    /// An error frame (`op` is -1): the server is about to end this stream.
     Error {
         name: &'a str,
         message: Option<&'a str>,
@@ -69,41 +70,41 @@ pub enum Skim<'a> {
     Unknown(UnknownFrame<'a>),
 }
 
-/// The fields that all messages share, where they have them.
+/// The fields that all messages share. A message may lack some of them.
 #[derive(Clone, Debug)]
 pub struct Envelope<'a> {
     pub kind: Kind,
     pub seq: Option<u64>,
-    /// Where in the frame the integer `seq` stands, in bytes.
+    /// The bytes of the integer `seq` in the frame.
     pub seq_span: Option<Range<usize>>,
-    /// The repository: `repo` of a commit, `did` of everything else. Not yet checked.
+    /// The repository: `repo` of a commit, `did` of every other message. Not yet checked.
     pub did: Option<&'a str>,
     pub rev: Option<&'a str>,
-    /// When the server emitted the event, as it wrote it.
+    /// The time at which the server emitted the event, as the server wrote it.
     pub time: Option<&'a str>,
     paths: Paths<'a>,
-    /// Where the payload begins in the frame.
+    /// The start of the payload in the frame.
     payload: usize,
 }
 
 impl<'a> Envelope<'a> {
-    /// The paths of a commit's operations (`collection/rkey`), in order; of anything else, none.
+    /// The paths of a commit's operations (`collection/rkey`), in order; empty for other messages.
     pub fn paths(&self) -> Paths<'a> {
         self.paths.clone()
     }
 
-    /// The payload's bytes in `frame`, which is the frame that was skimmed.
+    /// The bytes of the payload. `frame` must be the frame that was skimmed.
     pub(crate) fn payload<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
         frame.get(self.payload..).unwrap_or_default()
     }
 }
 
-/// A frame of an `op` or a `t` that this worker has never heard of. It is to be ignored.
+/// A frame with an `op` or a `t` that this worker does not know. The protocol says to ignore it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownFrame<'a> {
     pub op: i64,
     pub t: Option<&'a str>,
-    /// Its `seq`, if it has one that is an unsigned integer.
+    /// The `seq`, if it is present as an unsigned integer.
     pub seq: Option<u64>,
     pub seq_span: Option<Range<usize>>,
 }
@@ -123,7 +124,7 @@ impl<'a> Paths<'a> {
         }
     }
 
-    /// Checks all operations and leaves `reader` behind them.
+    /// Checks all operations and moves `reader` past them.
     fn read(reader: &mut Reader<'a>) -> Result<Self, SkimFault> {
         let remaining = reader.array()?;
         let operations = reader.clone();
@@ -142,7 +143,7 @@ impl<'a> Iterator for Paths<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         self.remaining = self.remaining.checked_sub(1)?;
-        // It has been read once before, so it can be read.
+        // Every operation was read once before, so this cannot fail.
         read_path(&mut self.operations).ok()
     }
 
@@ -153,7 +154,7 @@ impl<'a> Iterator for Paths<'a> {
 
 impl ExactSizeIterator for Paths<'_> {}
 
-/// A frame whose envelope can't be read, and what had been read of it by then.
+/// A frame whose envelope cannot be read, with the fields read before the error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{fault}")]
 pub struct SkimError {
@@ -165,7 +166,7 @@ pub struct SkimError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SkimFault {
-    /// The offset counts from the start of the frame.
+    /// The offset is counted from the start of the frame.
     #[error("{0}")]
     Cbor(#[from] CborError),
     #[error("the field {0:?} is missing")]
@@ -183,11 +184,11 @@ impl<F: Into<SkimFault>> From<F> for SkimError {
     }
 }
 
-/// Reads the envelope of a raw frame: a header map and a payload map, one behind the other.
+/// Reads the envelope of a raw frame: a header map and then a payload map.
 ///
 /// # Errors
-/// If either is not DAG-CBOR in canonical order, if a field has another type than its lexicon gives
-/// it, if an operation has no path, or if anything follows the payload.
+/// If either map is not DAG-CBOR in canonical order, if a field has another type than in its
+/// lexicon, if an operation has no path, or if bytes follow the payload.
 pub fn skim(frame: &[u8]) -> Result<Skim<'_>, SkimError> {
     let mut reader = Reader::new(frame);
     let (op, t) = read_header(&mut reader)?;
@@ -199,8 +200,8 @@ pub fn skim(frame: &[u8]) -> Result<Skim<'_>, SkimError> {
     }
 }
 
-/// The place of a frame in its stream; `None` where it has none, as an `#info`, or names one that no
-/// cursor could, or can't be skimmed.
+/// The seq of a frame in its stream. `None` for an `#info`, for a frame without a valid seq, and
+/// for a frame that cannot be skimmed.
 pub fn seq_of(frame: &[u8]) -> Option<u64> {
     let seq = match skim(frame).ok()? {
         Skim::Message(envelope) if envelope.kind == Kind::Info => None,
@@ -214,7 +215,7 @@ pub fn seq_of(frame: &[u8]) -> Option<u64> {
 /// The frame with another `seq`, for a server that replays recorded frames.
 ///
 /// # Errors
-/// If the frame can't be skimmed, or has no seq (`#info` and error frames have none).
+/// If the frame cannot be skimmed, or has no seq (`#info` and error frames have none).
 pub fn splice_seq(frame: &[u8], seq: u64) -> Result<Vec<u8>, SkimError> {
     let span = match skim(frame)? {
         Skim::Error { .. } => None,
@@ -283,7 +284,7 @@ fn read_payload<'a>(reader: &mut Reader<'a>, envelope: &mut Envelope<'a>) -> Res
     Ok(reader.end()?)
 }
 
-/// The path of one operation; `reader` is left behind the operation.
+/// Reads the path of one operation and moves `reader` past the operation.
 fn read_path<'a>(reader: &mut Reader<'a>) -> Result<&'a str, SkimFault> {
     let mut path = None;
     let mut keys = reader.map()?;
@@ -347,7 +348,7 @@ mod tests {
     use super::*;
     use crate::atproto::cbor::CborFault;
 
-    /// A frame of hex; spaces are for the reader.
+    /// A frame from hex. The spaces are for readability.
     fn frame(hex: &str) -> Vec<u8> {
         data_encoding::HEXLOWER
             .decode(hex.replace(' ', "").as_bytes())
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_tells_kind_did_and_seq() {
+    fn a_message_gives_kind_did_and_seq() {
         let frame = frame(IDENTITY);
         let envelope = envelope(&frame);
         assert_eq!(envelope.kind, Kind::Identity);
@@ -421,7 +422,11 @@ mod tests {
                 panic!("{error:?}");
             };
             assert_eq!(cbor.fault, CborFault::KeyOrder);
-            assert_eq!(error.seq, Some(7), "what was read is told");
+            assert_eq!(
+                error.seq,
+                Some(7),
+                "the fields read before the error are kept"
+            );
         }
     }
 
@@ -464,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_cursor_could_name_is_no_place() {
+    fn a_seq_outside_the_valid_range_is_no_position() {
         let identity = frame(IDENTITY);
         // {t: "#new", op: 1} {seq: 24}
         let unknown = frame("a2 6174 64 236e6577 626f70 01 a1 63736571 1818");

@@ -1,4 +1,4 @@
-//! The identifiers of the protocol, parsed once and then trusted.
+//! Identifiers of the protocol, parsed once and valid from then on.
 //!
 //! Each type holds a string that satisfies its specification: <https://atproto.com/specs/did>,
 //! `…/nsid`, `…/record-key`, `…/tid`.
@@ -9,12 +9,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// A string that is not what it should be.
+/// A string that is not a valid identifier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid {expected}: {found:?}")]
 pub struct SyntaxError {
     pub expected: &'static str,
-    /// At most 128 characters of what was found.
+    /// At most 128 characters of the string.
     pub found: String,
 }
 
@@ -35,7 +35,7 @@ macro_rules! identifier {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks and keeps `text`.
+            /// Parses `text`.
             pub fn parse(text: &str) -> Result<Self, SyntaxError> {
                 if $is_valid(text) {
                     Ok(Self(text.into()))
@@ -89,8 +89,8 @@ identifier!(
 );
 
 impl Tid {
-    /// When it was made, by the clock of whoever made it: the upper of its 64 bits are microseconds
-    /// since 1970, the lower ten a number of that clock.
+    /// The time at which the TID was made, according to its author's clock. The upper of the 64
+    /// bits are microseconds since 1970; the lower ten are the number of that clock.
     pub fn timestamp(&self) -> Timestamp {
         let bits = self.0.bytes().fold(0_u64, |bits, character| {
             let digit = match character {
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tid_tells_its_time() {
+    fn a_tid_contains_its_time() {
         for micros in [0, 1, 1_767_225_600_123_456, (1 << 53) - 1] {
             let tid = Tid::parse(&tid(micros, 1023)).unwrap();
             assert_eq!(tid.timestamp().as_microsecond(), micros as i64);

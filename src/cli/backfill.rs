@@ -1,4 +1,4 @@
-//! `backfill`: finds what is older than the stream's window, in every repository that holds any.
+//! `backfill`: fetches records that are older than the stream's window.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +19,16 @@ use super::signals::StopSignals;
 use super::{Configuration, print, runtime};
 
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Where each line is a new one.
+/// If the output is not a terminal, each update is a new line.
 const SLOW_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Find what is older than the stream's window, in every repository that holds any
+/// Fetch the records that are older than the stream's window, from all repositories that have any
 ///
-/// Runs the worker until it is found, live events and all. Where it was broken off, it goes on.
+/// Runs the worker, including live events, until the backfill is complete. An interrupted backfill
+/// continues where it stopped.
 #[derive(Args, Debug)]
 pub(crate) struct Backfill {
-    /// A worker runs on this database already: leave the work to it, and show how far it is
+    /// Leave the work to a worker that already runs on this database, and only show its progress
     #[arg(long)]
     beside: bool,
     #[command(flatten)]
@@ -40,7 +41,7 @@ impl Backfill {
         let config = self.configuration.load_and_log()?;
         let runtime = runtime()?;
         let outcome = runtime.block_on(self.run(config));
-        // A frame that hung its reader has left a thread behind, for which nobody is to wait.
+        // A frame that hung its decoder has left a blocked thread. Do not wait for it.
         runtime.shutdown_background();
         outcome
     }
@@ -55,21 +56,21 @@ impl Backfill {
         store.begin_discovery(&collections, true).await?;
         if self.beside {
             return tokio::select! {
-                shown = show_until_over(store) => shown,
+                result = show_until_over(store) => result,
                 _signal = signals.next() => Ok(()),
             };
         }
         let mut tree = worker::start((&config).into(), None).await?;
         tokio::select! {
             error = tree.failed() => return Err(error.into()),
-            shown = show_until_over(store) => shown?,
+            result = show_until_over(store) => result?,
             signal = signals.next() => tracing::info!(reason = signal, "draining"),
         }
         drain(tree, &mut signals).await
     }
 }
 
-/// Ends once everything was tried that was found.
+/// Returns when an attempt was made for every repository that was found.
 async fn show_until_over(store: Arc<SqliteStore>) -> anyhow::Result<()> {
     let line = ProgressLine::new();
     let mut ticks = interval(match line.is_rewritten() {
@@ -84,7 +85,7 @@ async fn show_until_over(store: Arc<SqliteStore>) -> anyhow::Result<()> {
         if counts.is_over() {
             line.leave()?;
             if counts.failing > 0 {
-                print("those that failed are tried again whenever the worker runs\n")?;
+                print("the worker retries the failed repositories whenever it runs\n")?;
             }
             return Ok(());
         }
@@ -94,11 +95,11 @@ async fn show_until_over(store: Arc<SqliteStore>) -> anyhow::Result<()> {
 fn progress(counts: &BackfillCounts) -> String {
     let found = counts.fetched + counts.left;
     if found == 0 && counts.enumerating == 0 {
-        return "every repository that holds any is known already".to_owned();
+        return "all repositories with such records are known already".to_owned();
     }
     let search = match counts.enumerating {
         0 => String::new(),
-        collections => format!(", looking for more in {collections} collections"),
+        collections => format!(", searching {collections} collections for more"),
     };
     let failing = match counts.failing {
         0 => String::new(),
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_tells_what_is_fetched_what_failed_and_that_more_may_come() {
+    fn progress_shows_fetched_failed_and_searching() {
         let counts = BackfillCounts {
             enumerating: 2,
             fetched: 3,
@@ -124,9 +125,12 @@ mod tests {
             failing: 1,
         };
         let line = progress(&counts);
-        let end = "3 of 4 repositories fetched, 1 failed so far, looking for more in 2 collections";
+        let end = "3 of 4 repositories fetched, 1 failed so far, searching 2 collections for more";
         assert!(line.ends_with(end), "{line}");
         let nothing = progress(&BackfillCounts::default());
-        assert_eq!(nothing, "every repository that holds any is known already");
+        assert_eq!(
+            nothing,
+            "all repositories with such records are known already"
+        );
     }
 }

@@ -6,9 +6,9 @@ use super::{Configuration, print};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Say whether the configuration may be used, or all that is wrong with it
+    /// Check the configuration, and print every problem
     Check(Configuration),
-    /// Print the configuration in force as TOML, with the place where each value was set
+    /// Print the effective configuration as TOML, with the origin of each value
     Print(Configuration),
 }
 

@@ -15,19 +15,19 @@ use super::{Configuration, print, runtime};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show where each source's cursor stands
+    /// Show the cursor of each source
     Show(Configuration),
-    /// Put the cursor of the configured source behind a seq, with a gap on record
+    /// Set the cursor of the configured source to a seq, and record a gap if it moves ahead
     ///
-    /// The worker must not run meanwhile: it would go on from where it is.
+    /// The worker must not run at the same time, because it would continue from its own position.
     Set {
-        /// The last seq that counts as done
+        /// The last seq that counts as applied
         #[arg(value_parser = clap::value_parser!(u64).range(..SEQS.end))]
         seq: u64,
         #[command(flatten)]
         configuration: Configuration,
     },
-    /// Go back to the oldest event that the configured source still holds
+    /// Set the cursor back to the oldest event that the configured source still holds
     Reset(Configuration),
 }
 
@@ -53,7 +53,7 @@ impl Command {
     }
 }
 
-/// Moving ahead leaves events out, so that is a gap; moving back repeats some, which is none.
+/// Moving the cursor ahead skips events, so it records a gap. Moving it back only repeats events.
 async fn put(store: &SqliteStore, config: &Config, seq: u64) -> anyhow::Result<()> {
     let source: SourceId = worker::source(&config.into())?.id().clone();
     let from = store.load_cursor(&source).await?.position;

@@ -21,16 +21,16 @@ use huddle_firehose::worker;
 use super::progress::ProgressLine;
 use super::{print, runtime};
 
-/// What the testbed's reference server sent while people offered and booked, taken with `record`.
+/// The frames of the testbed's reference server during offers and bookings, made with `record`.
 const RECORDING: &[u8] = include_bytes!("../../recordings/testbed.bin");
-/// The recording has been served once it brings nothing for so long.
+/// The recording is complete after this long without a frame.
 const SILENCE: Duration = Duration::from_secs(1);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Serves a built-in recording of a real server to the real client and supervisor tree
+/// Run the pipeline on a built-in recording, and show the resulting tables
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
-    /// The database to make [default: a new file in the folder for temporary files]
+    /// The database to create [default: a new file in the folder for temporary files]
     #[arg(long, value_name = "FILE")]
     database: Option<PathBuf>,
     /// Events per second
@@ -47,7 +47,7 @@ impl Demo {
     async fn run(&self) -> anyhow::Result<()> {
         if let Some(database) = self.database.as_ref().filter(|path| path.exists()) {
             bail!(
-                "{} exists already; the demo makes a new one",
+                "{} exists already; the demo creates a new database",
                 database.display()
             );
         }
@@ -87,14 +87,15 @@ impl Demo {
         });
         let mut config = Layers::new().resolve()?.config;
         config.source_url = relay.url().parse()?;
-        // Those who could say who has signed the recording are gone, and the demo asks nobody.
+        // The demo makes no network requests, and the accounts that signed the recording do not
+        // exist any more. So it cannot verify anything.
         config.verify = Verify::None;
         config.database_url = format!("sqlite://{}", database.display());
         Ok(config)
     }
 }
 
-/// Ends only where it cannot write.
+/// Returns only if it cannot write.
 async fn show_progress(status: StatusBoard) -> io::Result<()> {
     let line = ProgressLine::new();
     let mut ticks = interval(PROGRESS_INTERVAL);

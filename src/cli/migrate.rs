@@ -1,4 +1,4 @@
-//! `migrate`: the database's schema, up to date.
+//! `migrate`: updates the database's schema.
 
 use huddle_firehose::store::sqlite::SqliteStore;
 

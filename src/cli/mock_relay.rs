@@ -1,4 +1,4 @@
-//! `mock-relay`: a recording, served as a relay would.
+//! `mock-relay`: serves a recording like a relay.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -15,10 +15,10 @@ use huddle_firehose::testing::recording;
 use super::signals::StopSignals;
 use super::{print, runtime};
 
-/// Serves until it is told to stop
+/// Serve a recording like a relay, until the process is told to stop
 #[derive(Args, Debug)]
 pub(crate) struct MockRelayCommand {
-    /// The recording
+    /// The recording to serve
     #[arg(long)]
     file: PathBuf,
     /// Events per second on each connection [default: as fast as the socket takes them]
@@ -26,10 +26,10 @@ pub(crate) struct MockRelayCommand {
     rate: Option<NonZeroU32>,
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2590")]
     listen: SocketAddr,
-    /// Serve the frames so often, with seqs that go on rising
+    /// Serve the frames this many times, with ascending seqs
     #[arg(long, value_name = "TIMES", default_value_t = 1)]
     repeat: u64,
-    /// Close a connection once it has been sent everything, rather than wait for more
+    /// Close a connection after everything was sent, instead of waiting for further frames
     #[arg(long)]
     close_at_end: bool,
 }
@@ -60,7 +60,7 @@ impl MockRelayCommand {
     }
 }
 
-/// The frame with another seq; `None` where it has none to replace.
+/// The frame with another seq; `None` if it has no seq.
 fn renumber(frame: &[u8], seq: u64) -> Option<Vec<u8>> {
     splice_seq(frame, seq).ok()
 }

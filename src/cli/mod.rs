@@ -1,4 +1,4 @@
-//! The commands, one file each.
+//! The commands, one file for each.
 
 mod backfill;
 mod config;
@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use huddle_firehose::config::{self as configuration, Config, ConfigError, Loaded, Settings};
 use huddle_firehose::telemetry::log;
 
-/// From the AT Protocol firehose to SQL tables, losing nothing
+/// Indexes records from the AT Protocol firehose into SQL tables, without losing any
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -39,27 +39,26 @@ enum Command {
     /// Show or move the cursor
     #[command(subcommand)]
     Cursor(cursor::Command),
-    /// Run the real pipeline on a recording that is built in, and show what it made
+    /// Run the pipeline on a built-in recording, and show the resulting tables
     Demo(demo::Demo),
-    /// Bring the database's schema up to date
+    /// Update the schema of the database
     Migrate(Configuration),
-    /// Serve a recording as a relay would
+    /// Serve a recording like a relay
     MockRelay(mock_relay::MockRelayCommand),
     /// Write a source's raw frames to a file
     Record(record::Record),
     Resync(resync::ResyncCommand),
     /// Follow the source and keep the tables up to date
     Run(Configuration),
-    /// Show what the database holds: cursors, tables, gaps, dead letters
+    /// Show the contents of the database: cursors, tables, gaps, dead letters
     Status(Configuration),
 }
 
 impl Cli {
-    /// Does what was asked.
+    /// Runs the command.
     ///
-    /// # Errors
-    /// A [`ConfigError`] where the configuration is at fault; anything else is a failure of the
-    /// command.
+    /// # Errors A [`ConfigError`] if the configuration is not valid; any other error is a failure
+    /// of the command.
     pub(crate) fn execute(self) -> anyhow::Result<()> {
         match self.command {
             Command::Backfill(backfill) => backfill.execute(),
@@ -76,7 +75,7 @@ impl Cli {
     }
 }
 
-/// What every command takes that reads the configuration.
+/// The options of every command that reads the configuration.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Each setting is also a key of the TOML file (batch_bytes) and a variable \
@@ -97,7 +96,7 @@ impl Configuration {
         configuration::load(self.config.as_deref(), std::env::vars_os(), &self.settings)
     }
 
-    /// Loads the configuration, has what is logged written as it says, and logs its warnings.
+    /// Loads the configuration, starts the log with its settings, and logs its warnings.
     fn load_and_log(&self) -> anyhow::Result<Config> {
         let Loaded {
             config, warnings, ..
@@ -121,8 +120,8 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().build()
 }
 
-/// Writes `text` for a person or a pipe. Not `print!`, which panics where the reader has gone
-/// (`config print | head -1`).
+/// Writes `text` to standard output. `print!` would panic if the reader is gone (`config print |
+/// head -1`).
 fn print(text: &str) -> io::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,13 +1,13 @@
-//! One line that tells how far something is.
+//! A progress line.
 
 use std::io::{self, IsTerminal, Write};
 
 use super::print;
 
-/// So many characters has a bar.
+/// The width of a bar, in characters.
 const BAR: usize = 24;
 
-/// Rewrites its line on a terminal; elsewhere, adds one each time.
+/// Rewrites its line on a terminal; otherwise prints a new line each time.
 pub(super) struct ProgressLine {
     is_terminal: bool,
 }
@@ -19,7 +19,7 @@ impl ProgressLine {
         }
     }
 
-    /// Whether the line is rewritten, so that showing it often costs nobody anything.
+    /// Whether the line is rewritten, so that frequent updates do not fill the output.
     pub(super) fn is_rewritten(&self) -> bool {
         self.is_terminal
     }
@@ -32,7 +32,7 @@ impl ProgressLine {
         io::stdout().flush()
     }
 
-    /// Leaves the line as it is; what is printed next is below it.
+    /// Ends the line. Further output goes below it.
     pub(super) fn leave(&self) -> io::Result<()> {
         match self.is_terminal {
             true => print("\n"),
@@ -41,7 +41,7 @@ impl ProgressLine {
     }
 }
 
-/// A bar that is filled as far as `done` is of `all`.
+/// A bar that is filled to the share of `done` in `all`.
 pub(super) fn bar(done: u64, all: u64) -> String {
     let share = done as f64 / all.max(1) as f64;
     let filled = ((share * BAR as f64) as usize).min(BAR);

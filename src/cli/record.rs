@@ -1,4 +1,4 @@
-//! `record`: a source's raw frames, to a file.
+//! `record`: writes a source's raw frames to a file.
 
 use std::path::PathBuf;
 
@@ -17,14 +17,16 @@ use huddle_firehose::worker;
 use super::signals::StopSignals;
 use super::{Configuration, print, runtime};
 
-/// Ends when it is told to, when the source has been silent for `--stop-after-idle`, or when the
-/// connection is lost: the recording is one contiguous piece
+/// Write a source's raw frames to a file
+///
+/// Ends when the process is told to stop, when the source has been silent for `--stop-after-idle`,
+/// or when the connection is lost, because a recording is one contiguous piece
 #[derive(Args, Debug)]
 pub(crate) struct Record {
-    /// The file to write: each frame behind its length, a big-endian u32
+    /// The file to write: each frame after its length, a big-endian u32
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Begin behind this seq (0: with the oldest event) rather than where `--start` says
+    /// Begin after this seq (0: with the oldest event) instead of where `--start` says
     #[arg(long, value_name = "SEQ")]
     cursor: Option<u64>,
     #[command(flatten)]

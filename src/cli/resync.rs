@@ -1,4 +1,4 @@
-//! `resync`: has repositories fetched as a whole.
+//! `resync`: requests a fetch of whole repositories.
 
 use anyhow::bail;
 use clap::Args;
@@ -11,12 +11,12 @@ use huddle_firehose::worker;
 
 use super::{Configuration, print, runtime};
 
-/// Have repositories fetched as a whole, and the tables made equal to them
+/// Fetch whole repositories again, and make the tables equal to them
 ///
-/// The worker that runs on this database does it, or the next one that does.
+/// The worker that runs on this database does it, or the next one that is started.
 #[derive(Args, Debug)]
 pub(crate) struct ResyncCommand {
-    /// Whose repositories
+    /// The DIDs of the repositories
     #[arg(required = true, value_name = "DID", value_parser = Did::parse)]
     dids: Vec<Did>,
     #[command(flatten)]
@@ -27,7 +27,7 @@ impl ResyncCommand {
     pub(crate) fn execute(&self) -> anyhow::Result<()> {
         let config = self.configuration.load_and_log()?;
         if config.verify == Verify::None {
-            bail!("verify is none, so the worker fetches no repositories");
+            bail!("verify is none; the worker does not fetch repositories at this level");
         }
         let source = worker::source(&(&config).into())?;
         let interest = worker::rules(&(&config).into(), &source)?.interest;
@@ -36,7 +36,7 @@ impl ResyncCommand {
             .iter()
             .find(|did| !interest.wants_did(did.as_str()))
         {
-            bail!("{did}: dids_allow or dids_deny keeps it out");
+            bail!("{did}: excluded by dids_allow or dids_deny");
         }
         runtime()?.block_on(async {
             let options = Options {

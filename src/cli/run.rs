@@ -16,7 +16,7 @@ pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
     let config = configuration.load_and_log()?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(run(config));
-    // A frame that hung its reader has left a thread behind, for which nobody is to wait.
+    // A frame that hung its decoder has left a blocked thread. Do not wait for it.
     runtime.shutdown_background();
     outcome
 }
@@ -40,11 +40,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     tracing::info!(reason, "draining");
     drain(tree, &mut signals).await?;
-    tracing::info!("stopped; all that was read is applied");
+    tracing::info!("stopped; everything that was read is applied");
     Ok(())
 }
 
-/// Bound before anything starts, so that a port in use is told at once.
+/// Bound before anything else starts, so that a port in use is reported at once.
 fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(config.listen)
         .with_context(|| format!("listen: cannot listen on {}", config.listen))?;
@@ -56,7 +56,7 @@ pub(super) async fn drain(tree: RunningWorker, signals: &mut StopSignals) -> any
     tokio::select! {
         drained = tree.drain() => Ok(drained?),
         signal = signals.next() => {
-            tracing::warn!(signal, "told twice to stop; what is not applied is read again");
+            tracing::warn!(signal, "second signal: exiting without draining; unapplied events are read again at the next start");
             std::process::exit(INTERRUPTED)
         }
     }

@@ -4,10 +4,10 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The exit code of a process that a second signal ended: 128 and SIGINT.
+/// The exit code after a second signal: 128 and SIGINT.
 pub(super) const INTERRUPTED: i32 = 130;
 
-/// The signals that ask the process to stop.
+/// The signals that stop the process.
 pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
@@ -21,7 +21,7 @@ impl StopSignals {
         })
     }
 
-    /// Returns the name of the next one.
+    /// Waits for the next signal, and returns its name.
     pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

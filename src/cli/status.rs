@@ -1,11 +1,11 @@
-//! `status`: what the database holds, whether a worker runs or not.
+//! `status`: shows the contents of the database, with or without a running worker.
 
 use huddle_firehose::store::repos::RepoStore;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 
 use super::{Configuration, print, runtime};
 
-/// So many attempts to fetch a repository are shown.
+/// The number of repository fetches that are shown.
 const LAST_RESYNCS: u32 = 20;
 
 pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! What the settings must be to each other.
+//! Checks limits of settings, and contradictions between them.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::value::bytes::{format_bytes, mebibytes};
 use super::{Config, Verify};
 
-/// Values that can't hold together, or one beyond its limits.
+/// Settings that contradict each other, or one beyond its limits.
 pub(super) struct Contradiction {
     pub(super) keys: Vec<&'static str>,
     pub(super) message: String,
@@ -21,10 +21,10 @@ impl Contradiction {
     }
 }
 
-/// A frame has up to 5 MB, and it must fit while others are still on their way.
+/// A frame has up to 5 MB, and must fit while others are in flight.
 const LEAST_MEMORY_BUDGET: u64 = mebibytes(8);
 
-/// All that is wrong with `config`.
+/// All problems of `config`.
 pub(super) fn check(config: &Config) -> Vec<Contradiction> {
     let mut found = Vec::new();
     check_limits(config, &mut found);
@@ -85,7 +85,7 @@ fn check_limits(config: &Config, found: &mut Vec<Contradiction>) {
     if config.stop_after_idle == Some(Duration::ZERO) {
         found.push(Contradiction::new(
             &["stop_after_idle"],
-            "must be at least 1; leave it out to run on",
+            "must be at least 1; leave it out to run without end",
         ));
     }
 }
@@ -115,12 +115,12 @@ fn check_order(config: &Config, found: &mut Vec<Contradiction>) {
     }
 }
 
-/// What is fetched as a whole is proven as a whole.
+/// A backfill fetches whole repositories, and can only do so with verification.
 fn check_backfill(config: &Config, found: &mut Vec<Contradiction>) {
     if config.backfill && config.verify == Verify::None {
         found.push(Contradiction::new(
             &["backfill", "verify"],
-            "a backfill verifies what it fetches, and verify is none",
+            "a backfill needs verification, but verify is none",
         ));
     }
 }
@@ -130,7 +130,7 @@ fn check_memory(config: &Config, found: &mut Vec<Contradiction>) {
         found.push(Contradiction::new(
             &["memory_budget"],
             format!(
-                "{} is less than {}, and a single frame may have 5 MB",
+                "{} is less than {}; a single frame may have 5 MB",
                 format_bytes(config.memory_budget),
                 format_bytes(LEAST_MEMORY_BUDGET),
             ),
@@ -143,7 +143,7 @@ fn check_memory(config: &Config, found: &mut Vec<Contradiction>) {
         found.push(Contradiction::new(
             &["batch_bytes", "memory_budget"],
             format!(
-                "a batch of {} is more than half of the budget of {}, so no two could be in flight",
+                "a batch of {} is more than half of the budget of {}; two batches must fit",
                 format_bytes(config.batch_bytes),
                 format_bytes(config.memory_budget),
             ),
@@ -155,7 +155,7 @@ fn check_filter(config: &Config, found: &mut Vec<Contradiction>) {
     if config.collections.is_empty() {
         found.push(Contradiction::new(
             &["collections"],
-            "names no collection, so nothing would be kept; * keeps everything",
+            "names no collection, so no record would be kept; use * to keep all",
         ));
     }
     let both = config
@@ -165,23 +165,23 @@ fn check_filter(config: &Config, found: &mut Vec<Contradiction>) {
     if let Some(did) = both {
         found.push(Contradiction::new(
             &["dids_allow", "dids_deny"],
-            format!("{did} is allowed and denied"),
+            format!("{did} is both allowed and denied"),
         ));
     }
 }
 
-/// What is allowed and yet worth a second look.
+/// Valid settings that may be mistakes.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     if !config.listen.ip().is_loopback() {
         warnings.push(format!(
-            "listen: {} can be reached from other machines, and asks nobody who they are",
+            "listen: other machines can reach {} without authentication",
             config.listen
         ));
     }
     if config.allow_private_addresses {
         warnings.push(
-            "allow_private_addresses: whoever makes up a DID can have this network's hosts asked"
+            "allow_private_addresses: any DID document can make this worker request internal hosts"
                 .to_owned(),
         );
     }
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_value_is_not_blamed_for_a_contradiction_with_its_default() {
+    fn an_unreadable_value_causes_no_contradiction_with_its_default() {
         let ConfigError(problems) =
             load("memory_budget = 'much'\nbatch_bytes = '40MiB'").unwrap_err();
         assert_eq!(problems.len(), 1, "{problems:?}");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_can_reach_or_read_is_warned_of() {
+    fn exposed_or_unencrypted_settings_cause_warnings() {
         let mut layers = Layers::new();
         layers.file(
             Path::new("huddle.toml"),

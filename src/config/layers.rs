@@ -1,4 +1,4 @@
-//! File below environment below flags.
+//! Merges the layers of settings: flags over environment over file over defaults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -13,16 +13,15 @@ use super::problem::{ConfigError, Problem};
 use super::resolve::Loaded;
 use super::settings::Settings;
 
-/// Variables with our prefix that are no settings: the file's path, and what the test suite hands
-/// to the programs that it starts.
+/// Variables with the `HUDDLE_` prefix that are not settings: the path of the file, and a variable
+/// with which the tests pass a path to the programs that they start.
 const OTHER_VARIABLES: [&str; 2] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA"];
 
-/// Reads and merges everything that has a say.
+/// Reads and merges all layers.
 ///
-/// `file` is the path from `--config`; without one, `HUDDLE_CONFIG` in `environment` counts.
+/// `file` is the path from `--config`; without it, `HUDDLE_CONFIG` in `environment` applies.
 ///
-/// # Errors
-/// Every problem at once, each with its key.
+/// # Errors All problems at once, each with its key.
 pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -47,7 +46,7 @@ pub fn load(
     layers.resolve()
 }
 
-/// What has been said so far; what is added later outranks it.
+/// The merged settings so far. A later layer overrides the earlier ones.
 #[derive(Debug)]
 pub struct Layers {
     pub(super) values: Table,
@@ -63,7 +62,7 @@ impl Default for Layers {
 }
 
 impl Layers {
-    /// The defaults alone.
+    /// The defaults only.
     pub fn new() -> Self {
         let mut layers = Self {
             values: Table::new(),
@@ -81,7 +80,7 @@ impl Layers {
         layers
     }
 
-    /// Adds a TOML file's `text`; `path` serves to name it.
+    /// Adds the `text` of a TOML file; `path` is only used in messages.
     pub fn file(&mut self, path: &Path, text: &str) {
         self.toml(path, text, &Origin::File(path.to_path_buf()));
     }
@@ -109,7 +108,7 @@ impl Layers {
         }
     }
 
-    /// Adds what the command line says.
+    /// Adds the flags of the command line.
     pub fn flags(&mut self, settings: &Settings) {
         match Table::try_from(settings) {
             Ok(table) => {
@@ -157,15 +156,15 @@ impl Layers {
     }
 }
 
-/// What a variable's text would be in TOML. No setting takes both numbers and words that look like
-/// numbers, or both truth values and words that look like these, so the look decides.
+/// Guesses the TOML type of a variable's text. This is safe, because no setting accepts both
+/// numbers and words that look like numbers, or both booleans and words that look like booleans.
 fn from_text(text: &str) -> Value {
     let number = text.parse::<i64>().map(Value::from).ok();
     let truth = || text.parse::<bool>().map(Value::from).ok();
     number.or_else(truth).unwrap_or_else(|| Value::from(text))
 }
 
-/// `--dids-deny ''` is an empty list.
+/// Removes empty texts: `--dids-deny ''` is an empty list.
 fn without_empty(value: Value) -> Value {
     match value {
         Value::Array(items) => items
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn truth_reads_the_same_from_every_layer() {
+    fn booleans_read_the_same_from_every_layer() {
         let mut layers = Layers::new();
         layers.environment(variables(&[("HUDDLE_ALLOW_PRIVATE_ADDRESSES", "true")]));
         assert!(layers.resolve().unwrap().config.allow_private_addresses);
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_of_every_layer_is_told_at_once() {
+    fn every_problem_of_every_layer_is_reported_at_once() {
         let mut layers = file("batch_frames = 'many'\nlisten = 'here'\nmemory_budget = -1");
         layers.environment(variables(&[
             ("HUDDLE_SOURCE_URL", "ftp://x"),
@@ -339,14 +338,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_toml_or_not_there_is_a_problem() {
+    fn an_invalid_or_missing_file_is_a_problem() {
         assert!(problems(file("batch_frames = = 1"))[0].contains("is not TOML"));
         let missing = load(Some(Path::new("no/such/file")), [], &Settings::default());
         assert!(missing.unwrap_err().to_string().contains("no/such/file"));
     }
 
     #[test]
-    fn the_file_is_also_named_by_the_environment() {
+    fn the_environment_may_name_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("huddle.toml");
         fs::write(&path, "batch_frames = 7").unwrap();

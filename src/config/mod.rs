@@ -1,9 +1,10 @@
-//! One typed configuration, checked whole before anything starts.
+//! The typed configuration. It is checked completely before anything starts.
 //!
-//! Every setting has one name, written three ways: `batch_bytes` in the TOML file,
-//! `HUDDLE_BATCH_BYTES` in the environment, `--batch-bytes` on the command line. A flag outranks
-//! the environment, the environment the file, the file the default. [`Layers`] merges them and
-//! remembers where each value came from; [`Config`] is what the worker runs on.
+//! Every setting has one name in three spellings: `batch_bytes` in the TOML file,
+//! `HUDDLE_BATCH_BYTES` in the environment, `--batch-bytes` on the command line. A flag overrides
+//! the environment, the environment overrides the file, and the file overrides the default.
+//! [`Layers`] merges them and records the origin of each value. The worker runs on the resulting
+//! [`Config`].
 
 mod check;
 mod layers;
@@ -35,10 +36,10 @@ use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
 use crate::lexicon::Policies;
 
-/// Every setting, in the type that its user wants, within its limits.
+/// All settings, typed and within their limits.
 ///
-/// Its serialized form is the TOML file's. What each setting means is told once, in [`Settings`];
-/// the defaults are in `default.toml`.
+/// Its serialized form is the TOML file. [`Settings`] documents each setting; `default.toml` holds
+/// the defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

@@ -1,4 +1,4 @@
-//! Where a value came from.
+//! The origin of a value.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The place in which an operator finds `key`.
+    /// The place where an operator finds `key`.
     pub(super) fn of(&self, key: &str) -> String {
         match self {
             Self::Default => "default".to_owned(),
@@ -25,12 +25,12 @@ impl Origin {
     }
 }
 
-/// `batch_bytes` as `HUDDLE_BATCH_BYTES`.
+/// Converts `batch_bytes` to `HUDDLE_BATCH_BYTES`.
 pub(super) fn variable_name(key: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
 }
 
-/// `batch_bytes` as `--batch-bytes`.
+/// Converts `batch_bytes` to `--batch-bytes`.
 fn flag_name(key: &str) -> String {
     format!("--{}", key.replace('_', "-"))
 }

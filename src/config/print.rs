@@ -1,14 +1,13 @@
-//! The configuration in force, as the TOML file that would bring it about.
+//! Prints the effective configuration as a TOML file.
 
 use toml::Table;
 
 use super::{Loaded, Origin, Settings};
 
 impl Loaded {
-    /// One line a setting, with the place where it was set as a comment.
+    /// One line for each setting, with its origin as a comment.
     ///
-    /// # Errors
-    /// Never for a configuration that was loaded; the error is the serializer's.
+    /// # Errors The serializer's error. It does not occur for a loaded configuration.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         let values = Table::try_from(&self.config)?;
         let lines = Settings::keys().into_iter().map(|key| {
@@ -35,7 +34,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_reads_back_as_the_same_configuration() {
+    fn a_printed_configuration_reads_back_as_the_same() {
         for text in [
             "",
             "stop_after_idle = 5\nmemory_budget = 12345678\nvalidation = ['*=flag']\n\
@@ -48,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn each_value_tells_where_it_was_set() {
+    fn each_value_is_printed_with_its_origin() {
         let text = load("batch_bytes = '1MiB'").to_toml().unwrap();
         let has = |line: &str| text.lines().any(|printed| printed == line);
         assert!(has("batch_bytes = \"1MiB\" # file huddle.toml"), "{text}");

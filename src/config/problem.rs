@@ -1,15 +1,15 @@
-//! What is wrong with a configuration, in words that lead to the line to change.
+//! The problems of a configuration. Each message names the setting to change.
 
 use std::fmt;
 
-/// One thing to put right.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The settings concerned, or the file as a whole.
+    /// The affected settings, or the file as a whole.
     pub keys: Vec<String>,
-    /// Those settings with the place where each was set.
+    /// The same settings, each with its origin.
     pub subject: String,
-    /// What is wrong, and what would be right.
+    /// What is wrong, and what would be valid.
     pub message: String,
 }
 
@@ -19,13 +19,13 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a configuration.
+/// All problems of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError(pub Vec<Problem>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration can't be used")?;
+        write!(f, "the configuration is not valid")?;
         for problem in &self.0 {
             write!(f, "\n  {problem}")?;
         }

@@ -1,4 +1,4 @@
-//! From what was said to what holds.
+//! Converts the merged layers to a checked configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,22 +11,21 @@ use super::layers::Layers;
 use super::origin::Origin;
 use super::problem::{ConfigError, Problem};
 
-/// A configuration that may be used.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// Where each setting came from.
+    /// The origin of each setting.
     pub origins: BTreeMap<String, Origin>,
-    /// What is allowed and yet worth a second look.
+    /// Valid settings that may be mistakes.
     pub warnings: Vec<String>,
 }
 
 impl Layers {
-    /// Checks the whole.
+    /// Checks all settings.
     ///
-    /// # Errors
-    /// Every problem at once: unknown keys, values that are not what they should be, values that
-    /// contradict each other.
+    /// # Errors All problems at once: unknown keys, invalid values, and values that contradict each
+    /// other.
     pub fn resolve(mut self) -> Result<Loaded, ConfigError> {
         let usable = self.usable_values();
         let config = match Config::deserialize(usable) {
@@ -47,7 +46,8 @@ impl Layers {
         })
     }
 
-    /// The values that can be read, each by itself; the others are noted, and their defaults stand.
+    /// The values that are valid by themselves. The others become problems, and their defaults are
+    /// used.
     fn usable_values(&mut self) -> Table {
         let mut usable = Self::new().values;
         for (key, value) in self.values.clone() {
@@ -56,8 +56,8 @@ impl Layers {
             match Config::deserialize(attempt.clone()) {
                 Ok(_) => usable = attempt,
                 Err(error) => {
-                    let place = self.place(&key);
-                    self.problem(&key, place, error.message());
+                    let subject = self.subject(&key);
+                    self.problem(&key, subject, error.message());
                 }
             }
         }
@@ -68,11 +68,12 @@ impl Layers {
         let noted = self.problems.iter().flat_map(|problem| &problem.keys);
         let unread: BTreeSet<String> = noted.cloned().collect();
         for contradiction in check(config) {
-            // Where a value could not be read its default stands, and contradicts nobody.
+            // If a value could not be read, its default was checked instead. Its contradictions are
+            // not reported.
             if contradiction.keys.iter().any(|&key| unread.contains(key)) {
                 continue;
             }
-            let places: Vec<_> = contradiction.keys.iter().map(|k| self.place(k)).collect();
+            let places: Vec<_> = contradiction.keys.iter().map(|k| self.subject(k)).collect();
             self.problems.push(Problem {
                 keys: contradiction.keys.iter().map(|&k| k.to_owned()).collect(),
                 subject: places.join(", "),
@@ -81,8 +82,8 @@ impl Layers {
         }
     }
 
-    /// `key` and where it was set.
-    fn place(&self, key: &str) -> String {
+    /// `key` with its origin.
+    fn subject(&self, key: &str) -> String {
         let origin = self.origins.get(key).unwrap_or(&Origin::Default);
         format!("{key} ({})", origin.of(key))
     }

@@ -1,4 +1,4 @@
-//! The settings as the command line gives them.
+//! The settings of the command line.
 
 use clap::Args;
 use serde::Serialize;
@@ -7,138 +7,139 @@ use crate::pipeline::Start;
 use crate::source::process::verification::Verify;
 use crate::telemetry::log::LogFormat;
 
-/// What the command line may say. A field that is `None` leaves the word to the environment, the
-/// file and the default.
+/// The flags. For a field that is `None`, the environment, the file or the default applies.
 #[derive(Args, Clone, Debug, Default, Serialize)]
 #[command(next_help_heading = "Settings")]
 pub struct Settings {
-    /// The firehose: ws, wss, http or https; without a path, that of subscribeRepos
+    /// URL of the firehose: ws, wss, http or https; without a path, that of subscribeRepos is used
     #[arg(long, value_name = "URL")]
     pub source_url: Option<String>,
-    /// Where to begin with a source never seen before
+    /// Where to begin with a source that has no cursor yet
     #[arg(long)]
     pub start: Option<Start>,
-    /// Drain and exit once the source has been silent for so long
+    /// Drain and exit after the source has been silent for this long
     #[arg(long, value_name = "SECONDS")]
     pub stop_after_idle: Option<u32>,
-    /// How far back the source keeps its events; an older cursor means a gap
+    /// How far back the source keeps its events; an older cursor causes a gap
     #[arg(long, value_name = "HOURS")]
     pub upstream_window_hours: Option<u32>,
 
     /// Collections to keep: an NSID, or a prefix such as com.huddle.*
     #[arg(long, value_name = "PATTERN,…", value_delimiter = ',')]
     pub collections: Option<Vec<String>>,
-    /// Keep these accounts only; empty means every account
+    /// Keep records of these accounts only; empty means all accounts
     #[arg(long, value_name = "DID,…", value_delimiter = ',')]
     pub dids_allow: Option<Vec<String>>,
-    /// Keep nothing of these accounts
+    /// Keep no records of these accounts
     #[arg(long, value_name = "DID,…", value_delimiter = ',')]
     pub dids_deny: Option<Vec<String>>,
-    /// What becomes of an invalid record (reject, flag, off), for all or by collection pattern
+    /// What to do with invalid records (reject, flag, off), for all collections or by pattern
     #[arg(long, value_name = "[PATTERN=]POLICY,…", value_delimiter = ',')]
     pub validation: Option<Vec<String>>,
-    /// How much of a commit is verified before it is believed
+    /// How much of a commit is verified before it is applied
     #[arg(long)]
     pub verify: Option<Verify>,
-    /// The PLC directory, which knows the keys of did:plc accounts
+    /// The PLC directory, which has the signing keys and hosts of did:plc accounts
     #[arg(long, value_name = "URL")]
     pub plc_url: Option<String>,
-    /// Look for records from before the stream's window: in every repository that holds any
+    /// Fetch the records that are older than the stream's window, from all repositories that have
+    /// any
     #[arg(long, value_name = "BOOL")]
     pub backfill: Option<bool>,
-    /// Who knows which repositories hold a collection; by default the source
+    /// The relay index, which answers listReposByCollection; by default the source. This is not the
+    /// PLC directory: see --plc-url
     #[arg(long, value_name = "URL")]
     pub directory_url: Option<String>,
-    /// Ask the hosts that DIDs name also where they are in a private network
+    /// Allow requests to private addresses for hosts that DID documents name
     #[arg(long, value_name = "BOOL")]
     pub allow_private_addresses: Option<bool>,
 
     /// The database, as sqlite://PATH
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Age at which a booking request that is no longer active is purged
+    /// Age in days at which an inactive booking request is deleted
     #[arg(long, value_name = "DAYS")]
     pub request_retention_days: Option<u32>,
-    /// Age at which a dead letter is purged
+    /// Age in days at which a dead letter is deleted
     #[arg(long, value_name = "DAYS")]
     pub dead_letter_retention_days: Option<u32>,
 
-    /// Where /metrics, /healthz, /readyz and /status are served
+    /// Address and port for /metrics, /healthz, /readyz and /status
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
-    /// The form of the log on standard error
+    /// The format of the log on standard error
     #[arg(long)]
     pub log_format: Option<LogFormat>,
 
-    /// Decoders that work in parallel; by default one a core
+    /// Number of parallel decoders; by default one for each core
     #[arg(long, value_name = "N")]
     pub decoders: Option<u32>,
-    /// What may be in flight at once, in bytes or as 64MiB; beyond it the socket is not read
+    /// Limit of data in flight, in bytes or as 64MiB; when it is reached, the socket is not read
     #[arg(long, value_name = "SIZE")]
     pub memory_budget: Option<String>,
-    /// Frames that travel together at most
+    /// Maximum number of frames in a batch
     #[arg(long, value_name = "N")]
     pub batch_frames: Option<u32>,
-    /// Bytes that travel together at most, in bytes or as 512KiB
+    /// Maximum size of a batch, in bytes or as 512KiB
     #[arg(long, value_name = "SIZE")]
     pub batch_bytes: Option<String>,
-    /// How long a frame waits for company
+    /// How long a frame waits for others to form a batch
     #[arg(long, value_name = "MS")]
     pub batch_wait_ms: Option<u32>,
-    /// Index tasks in one transaction at most
+    /// Maximum number of index tasks in one transaction
     #[arg(long, value_name = "N")]
     pub index_batch: Option<u32>,
-    /// How long an index task waits for company
+    /// How long an index task waits for others to form a transaction
     #[arg(long, value_name = "MS")]
     pub index_wait_ms: Option<u32>,
-    /// Retries of what the database refuses for good, before it becomes a dead letter
+    /// Retries of an effect that the database refuses, before it becomes a dead letter
     #[arg(long, value_name = "N")]
     pub index_retries: Option<u32>,
-    /// Events after which the cursor is written though nothing matched
+    /// Number of events after which the cursor is saved even if no record was kept
     #[arg(long, value_name = "N")]
     pub checkpoint_events: Option<u32>,
-    /// Time after which the cursor is written though nothing matched
+    /// Time after which the cursor is saved even if no record was kept
     #[arg(long, value_name = "MS")]
     pub checkpoint_interval_ms: Option<u32>,
 
-    /// Deadline of a dial: name, TCP, TLS and HTTP upgrade together
+    /// Deadline for connecting: DNS, TCP, TLS and the HTTP upgrade together
     #[arg(long, value_name = "MS")]
     pub connect_timeout_ms: Option<u32>,
-    /// How often a ping keeps the connection from being dropped on its way
+    /// Interval of the pings that keep the connection open
     #[arg(long, value_name = "MS")]
     pub ping_interval_ms: Option<u32>,
-    /// Silence that is never taken for a dead link
+    /// A silence up to this length never causes a reconnect
     #[arg(long, value_name = "MS")]
     pub silence_min_ms: Option<u32>,
-    /// Silence that is always taken for a dead link
+    /// A silence of this length always causes a reconnect
     #[arg(long, value_name = "MS")]
     pub silence_max_ms: Option<u32>,
-    /// The first wait before connecting again; it doubles from there
+    /// First delay before a reconnect; it doubles from there
     #[arg(long, value_name = "MS")]
     pub reconnect_min_ms: Option<u32>,
-    /// The longest wait before connecting again
+    /// Longest delay before a reconnect
     #[arg(long, value_name = "MS")]
     pub reconnect_max_ms: Option<u32>,
-    /// How long a connection must last before the waits begin anew from the first
+    /// How long a connection must last before the delays start again at the first
     #[arg(long, value_name = "MS")]
     pub healthy_after_ms: Option<u32>,
 
-    /// The first wait before a failed actor is restarted; it doubles from there
+    /// First delay before a failed actor is restarted; it doubles from there
     #[arg(long, value_name = "MS")]
     pub restart_min_ms: Option<u32>,
-    /// The longest wait before a failed actor is restarted
+    /// Longest delay before a failed actor is restarted
     #[arg(long, value_name = "MS")]
     pub restart_max_ms: Option<u32>,
-    /// Restarts within the window beyond which the worker gives up
+    /// Number of restarts within the window after which the worker gives up
     #[arg(long, value_name = "N")]
     pub restart_limit: Option<u32>,
     /// The window in which restarts are counted
     #[arg(long, value_name = "MS")]
     pub restart_window_ms: Option<u32>,
-    /// A stage that holds work and gets nowhere for so long is restarted
+    /// A stage that has work and makes no progress for this long is restarted
     #[arg(long, value_name = "MS")]
     pub stuck_after_ms: Option<u32>,
-    /// How long what is in flight may take to be applied once the worker has been told to stop
+    /// How long the worker may take to apply the data in flight after it was told to stop
     #[arg(long, value_name = "MS")]
     pub drain_timeout_ms: Option<u32>,
 }

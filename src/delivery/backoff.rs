@@ -1,14 +1,14 @@
-//! Exponential backoff with jitter: how long to wait before something that failed is tried again.
+//! Exponential backoff with jitter: the delays before retries.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// Delays that double from a minimum to a ceiling, each shortened by a random part of itself so
-/// that many workers that failed together do not come back together.
+/// Delays that double from a minimum to a maximum. Each is shortened by a random part, so that
+/// workers that failed together do not retry together.
 ///
-/// It keeps no time and does not sleep. When to [`reset`](Self::reset) it is for its owner to
-/// say: a reset at the first sign of life is what makes a hot loop.
+/// It has no clock and does not sleep. The owner decides when to [`reset`](Self::reset). The owner
+/// must not reset at the first sign of success, because that causes a hot loop.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     min: Duration,
@@ -18,7 +18,7 @@ pub struct Backoff {
     rng: Rng,
 }
 
-/// Limits that make no backoff.
+/// Limits that do not define a backoff.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum InvalidBackoff {
     #[error("the jitter must be at least 0 and less than 1, and is {0}")]
@@ -30,11 +30,10 @@ pub enum InvalidBackoff {
 }
 
 impl Backoff {
-    /// Delays from `min` to `max`, of which up to the fraction `jitter` is taken off at random.
+    /// Delays from `min` to `max`. Jitter takes off up to the fraction `jitter` of each delay.
     ///
-    /// # Errors
-    /// `min` must be longer than zero, or failures would be retried in a hot loop; `max` must not
-    /// be below it; `jitter` must lie in 0.0..1.0 for the same reason.
+    /// # Errors `min` must be longer than zero, otherwise failures would be retried in a hot loop;
+    /// `max` must not be shorter than `min`; `jitter` must be in 0.0..1.0, for the same reason.
     pub fn try_new(
         min: Duration,
         max: Duration,
@@ -59,7 +58,7 @@ impl Backoff {
         })
     }
 
-    /// Counts one more failure and returns how long to wait because of it.
+    /// Counts one more failure and returns the delay before the retry.
     pub fn next_delay(&mut self) -> Duration {
         let doubled = 2_u32
             .checked_pow(self.failures)
@@ -68,13 +67,13 @@ impl Backoff {
         self.jittered(doubled.map_or(self.max, |delay| delay.min(self.max)))
     }
 
-    /// Counts one more failure, of a kind that only patience can cure: the longest delay.
+    /// Counts one more failure that a quick retry cannot fix, and returns the longest delay.
     pub fn ceiling_delay(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.jittered(self.max)
     }
 
-    /// The next failure counts as the first one.
+    /// Resets the count: the next failure counts as the first.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hopeless_failure_waits_for_the_longest_delay_at_once() {
+    fn a_ceiling_delay_is_the_longest_at_once() {
         assert_eq!(backoff(0.0, 0).ceiling_delay(), MAX);
     }
 

@@ -1,7 +1,7 @@
-//! The one bound on memory: bytes in flight.
+//! The byte budget: the only limit on memory.
 //!
-//! Actor mailboxes are unbounded, so nothing but this keeps the pipeline from filling the machine
-//! when the database is slow. The socket is read only while there is room.
+//! Actor mailboxes are unbounded. Without the budget, the pipeline would fill the memory when the
+//! database is slow. The socket is read only while the budget has room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 
 /// Counts the bytes of everything between the socket and the database.
 ///
-/// Unlike a semaphore it can be overdrawn: what has been read must be decoded, and decoding makes
-/// it larger. An overdraft only keeps the socket closed for longer. It is bounded by one batch and
-/// by what the batches in flight decode to.
+/// Unlike a semaphore, the budget can be overdrawn: frames that were read must be decoded, and
+/// decoding makes them larger. An overdraft only pauses reading for longer. It is limited to one
+/// batch, plus the growth by decoding of the batches in flight.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
@@ -41,7 +41,7 @@ impl Budget {
         self.in_flight_bytes() < self.limit
     }
 
-    /// Returns once less than the limit is in flight.
+    /// Returns as soon as less than the limit is in flight.
     pub async fn room(&self) {
         loop {
             // Registered before the check, so that a charge returned in between is not missed.
@@ -53,7 +53,7 @@ impl Budget {
         }
     }
 
-    /// Charges `bytes`, whether there is room or not.
+    /// Charges `bytes`, even if there is no room.
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
         self.in_flight.fetch_add(bytes, Ordering::AcqRel);
         Charge {
@@ -63,7 +63,7 @@ impl Budget {
     }
 }
 
-/// A part of the budget; dropping it gives it back.
+/// A part of the budget. Dropping it returns the bytes.
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
@@ -71,7 +71,7 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Takes `bytes` of this charge (at most all of it) into a charge of its own.
+    /// Moves `bytes` of this charge, at most all of it, to a new charge.
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_charge_is_given_back_when_it_is_dropped() {
+    fn a_charge_is_returned_when_it_is_dropped() {
         let budget = Budget::new(100);
         let charge = budget.charge(60);
         assert_eq!(budget.in_flight_bytes(), 60);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn splitting_a_charge_neither_makes_nor_loses_bytes() {
+    fn splitting_a_charge_keeps_the_sum() {
         let budget = Budget::new(100);
         let mut whole = budget.charge(60);
         let part = whole.split(25);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn room_is_waited_for_until_enough_was_given_back() {
+    async fn room_waits_until_enough_is_returned() {
         let budget = Budget::new(100);
         let first = budget.charge(80);
         let second = budget.charge(80);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_charge_larger_than_the_limit_is_taken_and_closes_the_door() {
+    async fn a_charge_larger_than_the_limit_is_accepted_and_leaves_no_room() {
         let budget = Budget::new(10);
         let oversized = budget.charge(1000);
         assert!(!budget.has_room());

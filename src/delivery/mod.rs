@@ -1,5 +1,6 @@
-//! What makes any death harmless: the ledger with its leases, the byte budget, reordering, the
-//! detection of gaps, backoff. Pure: nothing here knows an actor, a socket or a database.
+//! The delivery guarantees: the ledger with its leases, the byte budget, reordering, gap detection,
+//! backoff. With them, no data is lost when an actor fails. Pure: no code here depends on actors,
+//! sockets or databases.
 
 pub mod backoff;
 pub mod budget;

@@ -1,9 +1,9 @@
-//! Puts back in order what was handled in parallel.
+//! Restores the order of batches that were processed in parallel.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Holds spans of consecutive numbers back until everything before them has come.
+/// Holds back spans of consecutive numbers until all earlier ones have arrived.
 #[derive(Debug)]
 pub struct Reorder<T> {
     next: u64,
@@ -11,7 +11,7 @@ pub struct Reorder<T> {
 }
 
 impl<T> Reorder<T> {
-    /// Releases spans from `first` on.
+    /// Releases spans from number `first` on.
     pub fn starting_at(first: u64) -> Self {
         Self {
             next: first,
@@ -19,10 +19,9 @@ impl<T> Reorder<T> {
         }
     }
 
-    /// Takes the item that covers `span`.
+    /// Adds the item that covers `span`.
     ///
-    /// # Errors
-    /// Gives the item back where its numbers were released already.
+    /// # Errors Returns the item if its numbers were released already.
     pub fn insert(&mut self, span: Range<u64>, item: T) -> Result<(), T> {
         if span.start < self.next {
             return Err(item);
@@ -31,7 +30,7 @@ impl<T> Reorder<T> {
         Ok(())
     }
 
-    /// The next item in order, if it has come.
+    /// The next item in order, if it has arrived.
     pub fn release(&mut self) -> Option<T> {
         let (end, item) = self.waiting.remove(&self.next)?;
         self.next = end;
@@ -46,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_released_is_not_released_again() {
+    fn a_released_number_is_not_released_again() {
         let mut reorder = Reorder::starting_at(5);
         assert_eq!(reorder.insert(5..7, "first"), Ok(()));
         assert_eq!(reorder.release(), Some("first"));

@@ -1,4 +1,4 @@
-//! What a batch is made of: frames, and runs of frames that were passed by unread.
+//! The parts of a batch: frames, and runs of frames that were skipped unread.
 
 use bytes::Bytes;
 
@@ -8,14 +8,15 @@ use crate::model::Position;
 /// A part of a batch, in the order of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// Somebody may want it, or wants to know what is wrong with it.
+    /// A frame that may be wanted, or that could not be read.
     Frame(Bytes),
     Skipped(SkippedRun),
-    /// What follows came by another connection than what was before, and is to begin with the last of that.
+    /// The segments after this one arrived on a new connection. The source was asked to begin it
+    /// with the last event before.
     ReconnectMarker,
 }
 
-/// Frames that nobody wants, one behind the other, with rising seqs.
+/// A run of unwanted frames with ascending seqs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedRun {
     pub events: u64,
@@ -31,7 +32,7 @@ struct OwnedPosition {
     time: Option<String>,
 }
 
-/// A seq, and the event's time as the server wrote it.
+/// A seq, and the time of the event as the server wrote it.
 #[derive(Clone, Copy, Debug)]
 pub struct RawPosition<'a> {
     pub seq: u64,
@@ -39,7 +40,8 @@ pub struct RawPosition<'a> {
 }
 
 impl RawPosition<'_> {
-    /// Reads the time, which few frames are asked for; `None` where it makes no sense.
+    /// Parses the time. The time of the result is `None` if the text is not a datetime. Called for
+    /// few frames only.
     pub fn position(self) -> Position {
         Position {
             seq: self.seq,
@@ -51,7 +53,7 @@ impl RawPosition<'_> {
 // === impl Segment ===
 
 impl Segment {
-    /// The bytes of memory that it takes.
+    /// The memory that it takes, in bytes.
     pub fn weight(&self) -> usize {
         size_of::<Self>()
             + match self {
@@ -60,7 +62,7 @@ impl Segment {
             }
     }
 
-    /// How many frames of the stream it stands for.
+    /// The number of stream frames that it covers.
     pub fn events(&self) -> u64 {
         match self {
             Self::Frame(_) => 1,
@@ -73,9 +75,9 @@ impl Segment {
 // === impl SkippedRun ===
 
 impl SkippedRun {
-    pub fn of(place: RawPosition<'_>, bytes: usize) -> Self {
+    pub fn of(position: RawPosition<'_>, bytes: usize) -> Self {
         let mut end = OwnedPosition::default();
-        end.set(place);
+        end.set(position);
         Self {
             events: 1,
             bytes: bytes as u64,
@@ -84,10 +86,10 @@ impl SkippedRun {
         }
     }
 
-    pub fn add(&mut self, place: RawPosition<'_>, bytes: usize) {
+    pub fn add(&mut self, position: RawPosition<'_>, bytes: usize) {
         self.events += 1;
         self.bytes += bytes as u64;
-        self.last.set(place);
+        self.last.set(position);
     }
 
     pub fn first(&self) -> RawPosition<'_> {
@@ -100,10 +102,10 @@ impl SkippedRun {
 }
 
 impl OwnedPosition {
-    /// Keeps the text's allocation, since this is done for every frame.
-    fn set(&mut self, place: RawPosition<'_>) {
-        self.seq = place.seq;
-        match (&mut self.time, place.time) {
+    /// Reuses the allocation of the text, because this is called for every frame.
+    fn set(&mut self, position: RawPosition<'_>) {
+        self.seq = position.seq;
+        match (&mut self.time, position.time) {
             (Some(own), Some(time)) => {
                 own.clear();
                 own.push_str(time);

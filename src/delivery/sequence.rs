@@ -1,56 +1,56 @@
-//! What the seqs of a source say: progress, a replay, or a gap.
+//! Interprets the seqs of a source: progress, a replay, or a gap.
 //!
-//! Seqs rise, but nothing more can be relied on. Replays after a reconnect may be inclusive or
-//! exclusive; the relay in production sends neither `OutdatedCursor` nor `FutureCursor`
-//! (bluesky-social/indigo#1328); and a host name may come to stand for another server with other
-//! seqs. So every jump is judged by the events' time as well.
+//! Seqs ascend, but nothing else about them is reliable. Replays after a reconnect may be inclusive
+//! or exclusive. The production relay sends neither `OutdatedCursor` nor `FutureCursor`
+//! (bluesky-social/indigo#1328). A host name may later belong to another server with other seqs. So
+//! every jump is also checked against the times of the events.
 //!
-//! A new connection is asked to begin with the event that was the last one of the one before.
-//! Where that comes with the time that it had, the sequence is the same, and nothing was missed.
+//! A new connection asks the source to begin with the last event of the previous connection. If
+//! that event arrives with the same time, the sequence is the same and no event was missed.
 
 use std::time::Duration;
 
 use crate::model::Position;
 use crate::store::plan::effect::{Gap, GapCause};
 
-/// How much later than the cursor an event with a lower seq may be and still count as a replay.
-/// Servers stamp events with clocks that may step a little; a new sequence begins minutes later.
+/// How much later than the cursor an event with a lower seq may be to count as a replay. The clocks
+/// of servers may step a little; a new sequence begins minutes later.
 const REPLAY_SLACK: Duration = Duration::from_secs(10);
 
-/// Watches the positions of a source's events, in order.
+/// Tracks the positions of a source's events, in order.
 #[derive(Clone, Debug)]
 pub struct SequenceGuard {
     position: Position,
-    /// How far back the source can replay; silence longer than that means missed events.
+    /// How far back the source can replay. A longer interruption means missed events.
     window: Duration,
-    /// Why the next event may follow on a gap, and what lies before that gap.
+    /// Why there may be a gap before the next event, and the position before that gap.
     pending: Option<(GapCause, Position)>,
     reconnection: Reconnection,
 }
 
-/// Whether a connection goes on where the one before has ended.
+/// Whether a connection continues where the previous one ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reconnection {
     Passed,
-    /// Nothing has come by it yet, or a single event from before.
+    /// Nothing was received on it yet, or only one event from before.
     Open {
         before: Option<u64>,
     },
 }
 
-/// What an event's position means.
+/// The meaning of an event's position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observation {
     /// Later than everything before.
     Advance { gap: Option<Gap> },
-    /// Seen before, or older than what was seen before. The cursor stays.
+    /// Seen before, or older than an event seen before. The cursor stays.
     Replay,
-    /// Seqs began anew: the cursor goes back to them.
+    /// The seqs began again at a lower number. The cursor moves back to them.
     Restart { gap: Gap },
 }
 
 impl SequenceGuard {
-    /// Starts behind `position`; `gap` says why what comes next may not follow on it.
+    /// Starts after `position`; `gap` is the reason if the next event may not follow directly.
     pub fn new(position: Position, gap: Option<GapCause>, window: Duration) -> Self {
         Self {
             position,
@@ -60,36 +60,36 @@ impl SequenceGuard {
         }
     }
 
-    /// What comes next comes by another connection.
+    /// The next event arrives on a new connection.
     pub fn note_reconnect(&mut self) {
         if self.position != Position::default() {
             self.reconnection = Reconnection::Open { before: None };
         }
     }
 
-    /// Whether `event` is the one that is to come first by a new connection.
+    /// Whether `event` is the event that a new connection was asked to begin with.
     pub fn is_proof(&self, event: Position) -> bool {
         self.reconnection != Reconnection::Passed && event.seq == self.position.seq
     }
 
-    /// The place behind everything that was observed.
+    /// The position after everything that was observed.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// The source says that it no longer holds what follows the cursor.
+    /// The source says that it no longer holds the events after the cursor.
     pub fn note_outdated_cursor(&mut self) {
         self.pending
             .get_or_insert((GapCause::OutdatedCursor, self.position));
     }
 
-    /// The gap whose end has not been seen yet.
+    /// The gap whose end is not known yet.
     pub fn unfinished_gap(&self) -> Option<Gap> {
         let (cause, from) = self.pending?;
         Some(gap(cause, from, None))
     }
 
-    /// Judges the next event's position.
+    /// Classifies the position of the next event.
     pub fn observe(&mut self, event: Position) -> Observation {
         let cause = match self.reconnection {
             Reconnection::Open { before } => self.cause_after_reconnect(event, before),
@@ -132,7 +132,8 @@ impl SequenceGuard {
         Observation::Advance { gap }
     }
 
-    /// Why events may be missing before one that comes by a new connection, by which `earlier` has come.
+    /// Why events may be missing before the first event of a new connection, on which `earlier` was
+    /// received.
     fn cause_after_reconnect(&mut self, event: Position, earlier: Option<u64>) -> Option<GapCause> {
         let before = self.position;
         let ahead = before
@@ -140,15 +141,15 @@ impl SequenceGuard {
             .zip(event.time)
             .map(|(before, now)| now.duration_since(before));
         if event.seq < before.seq {
-            // Servers may begin with the one before what they were asked for. One that begins earlier
-            // still shows nothing, since not every event is told of.
+            // Servers may begin one event before the requested one. An earlier start proves
+            // nothing, because not every event is reported to this guard.
             self.reconnection = match earlier {
                 Some(earlier) if earlier != event.seq => Reconnection::Passed,
                 _ => Reconnection::Open {
                     before: Some(event.seq),
                 },
             };
-            // A cursor that was set by hand, to where this sequence has not come yet.
+            // A cursor that an operator set ahead of this sequence.
             let is_future = before.time.is_none() && event.seq + 1 < before.seq;
             let is_new = self.is_new_sequence(event);
             return match is_future {
@@ -162,9 +163,9 @@ impl SequenceGuard {
             ahead if event.seq == before.seq => {
                 (!ahead.is_zero()).then_some(GapCause::SequenceReset)
             }
-            // What we had last is there no longer, nor perhaps what followed it.
+            // The source no longer has our last event, so it may have lost later ones too.
             ahead if ahead > slack => Some(GapCause::OutdatedCursor),
-            // It has our seq behind it, and its time before it.
+            // The event has a higher seq and an earlier time, so it is of another sequence.
             ahead if ahead < -slack => Some(GapCause::SequenceReset),
             _ => None,
         }
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silence_longer_than_the_sources_window_is_a_gap_even_if_nobody_says_so() {
+    fn an_interruption_longer_than_the_window_is_a_gap_without_a_notice() {
         let mut guard = guard_at(at(10, 0));
         let Observation::Advance { gap: Some(gap) } = guard.observe(at(11, 73 * HOUR)) else {
             panic!("no gap was seen");
@@ -273,8 +274,8 @@ mod tests {
         assert_eq!(guard.unfinished_gap(), None);
     }
 
-    /// At the 1000th event, with a new connection before the next one.
-    fn guard_at_joint() -> SequenceGuard {
+    /// A guard at the 1000th event, with a new connection before the next event.
+    fn guard_at_reconnect() -> SequenceGuard {
         let mut guard = guard_at(at(1000, 0));
         guard.note_reconnect();
         guard
@@ -289,59 +290,59 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_begins_with_the_last_event_goes_on_where_it_ended() {
-        let mut guard = guard_at_joint();
+    fn a_connection_that_begins_with_the_last_event_continues_the_sequence() {
+        let mut guard = guard_at_reconnect();
         // An inclusive server.
         assert_eq!(guard.observe(at(999, -1)), Observation::Replay);
         assert!(guard.is_proof(at(1000, 0)));
         assert_eq!(guard.observe(at(1000, 0)), Observation::Replay);
-        // However long nothing has happened.
+        // Even if nothing happened for a long time.
         let next = guard.observe(at(1001, 20 * HOUR));
         assert_eq!(next, Observation::Advance { gap: None });
     }
 
     #[test]
-    fn a_server_that_begins_earlier_than_it_was_asked_to_has_shown_nothing() {
-        let mut guard = guard_at_joint();
+    fn a_start_before_the_requested_event_proves_nothing() {
+        let mut guard = guard_at_reconnect();
         for replayed in [at(997, -9), at(997, -9), at(998, -8)] {
             assert_eq!(guard.observe(replayed), Observation::Replay);
         }
-        // What is between need not have been told.
+        // Not every event in between needs to be reported.
         let next = guard.observe(at(1001, HOUR));
         assert_eq!(next, Observation::Advance { gap: None });
     }
 
     #[test]
-    fn the_last_event_at_another_time_is_one_of_another_sequence() {
-        // Two relays whose seqs are alike, and not the same.
+    fn the_last_event_with_another_time_is_another_sequence() {
+        // Two relays with similar seqs that are not the same sequence.
         for seconds in [-3, 3] {
-            let observed = guard_at_joint().observe(at(1000, seconds));
+            let observed = guard_at_reconnect().observe(at(1000, seconds));
             assert_eq!(cause(&observed), Some(GapCause::SequenceReset));
             assert!(matches!(observed, Observation::Restart { .. }));
         }
     }
 
     #[test]
-    fn where_the_last_event_is_gone_what_followed_it_may_be_too() {
-        let observed = guard_at_joint().observe(at(5000, 96 * HOUR));
+    fn a_missing_last_event_means_later_ones_may_be_missing() {
+        let observed = guard_at_reconnect().observe(at(5000, 96 * HOUR));
         assert_eq!(cause(&observed), Some(GapCause::OutdatedCursor));
-        let observed = guard_at_joint().observe(at(5000, HOUR));
+        let observed = guard_at_reconnect().observe(at(5000, HOUR));
         assert_eq!(cause(&observed), Some(GapCause::OutdatedCursor));
-        // A server erases the events of an account that is deleted.
-        let observed = guard_at_joint().observe(at(1001, 1));
+        // A server erases the events of a deleted account.
+        let observed = guard_at_reconnect().observe(at(1001, 1));
         assert_eq!(cause(&observed), None);
     }
 
     #[test]
     fn higher_seqs_at_an_earlier_time_are_a_new_sequence() {
-        let mut guard = guard_at_joint();
+        let mut guard = guard_at_reconnect();
         let observed = guard.observe(at(26_000_000, -70 * HOUR));
         assert_eq!(cause(&observed), Some(GapCause::SequenceReset));
         assert_eq!(guard.position(), at(26_000_000, -70 * HOUR));
     }
 
     #[test]
-    fn a_cursor_that_was_set_too_high_is_noticed_though_nobody_says_so() {
+    fn a_cursor_that_was_set_too_high_is_detected_without_a_notice() {
         let by_hand = Position {
             seq: 1000,
             time: None,
@@ -359,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_was_never_followed_has_nothing_to_prove() {
+    fn a_source_without_a_cursor_has_no_gap() {
         let mut guard = guard_at(Position::default());
         guard.note_reconnect();
         assert_eq!(guard.observe(at(7, 0)), Observation::Advance { gap: None });

@@ -1,4 +1,4 @@
-//! `com.huddle.booking`: an appointment that was agreed on.
+//! `com.huddle.booking`: a confirmed appointment.
 
 use super::fields::{Fields, ProjectionError, required};
 

@@ -1,4 +1,4 @@
-//! `com.huddle.bookingRequest`: a guest asks for a place in an offer.
+//! `com.huddle.bookingRequest`: a guest requests a place in an offer.
 
 use super::fields::{Fields, ProjectionError, required};
 

@@ -1,4 +1,4 @@
-//! The fields of a record, read as what a row wants of them.
+//! Reads the fields of a record in the form that a table row needs.
 
 use cid::Cid;
 use serde_json::{Map, Value};
@@ -7,7 +7,7 @@ use crate::atproto::datetime;
 use crate::lexicon::format::Format;
 use crate::lexicon::sanitize::sanitize;
 
-/// What keeps a record from becoming a row.
+/// Why a record cannot become a row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProjectionError {
     #[error("{field}: is not a datetime between the years 1 and 9999")]
@@ -32,7 +32,7 @@ pub enum ProjectionError {
     },
 }
 
-/// A record and the version of it that was meant.
+/// A reference to a record and to one version of it.
 pub(super) struct StrongRef {
     /// `at://authority/collection/rkey`
     pub(super) uri: String,
@@ -49,7 +49,7 @@ impl<'a> Fields<'a> {
             .ok_or(ProjectionError::NotAnObject)
     }
 
-    /// Sanitized text.
+    /// Reads a text and sanitizes it.
     pub(super) fn text(&self, field: &'static str) -> Result<Option<String>, ProjectionError> {
         let text = self.read(field, "a string", Value::as_str)?;
         Ok(text.map(|text| sanitize(text).into_owned()))
@@ -59,7 +59,7 @@ impl<'a> Fields<'a> {
         self.read(field, "an integer", Value::as_i64)
     }
 
-    /// Sanitized texts.
+    /// Reads a list of texts and sanitizes them.
     pub(super) fn texts(&self, field: &'static str) -> Result<Vec<String>, ProjectionError> {
         let elements = self
             .read(field, "an array", Value::as_array)?
@@ -74,7 +74,7 @@ impl<'a> Fields<'a> {
             })
     }
 
-    /// UTC text that sorts.
+    /// Reads a datetime and returns it as UTC text that sorts.
     pub(super) fn datetime(&self, field: &'static str) -> Result<Option<String>, ProjectionError> {
         let Some(text) = self.read(field, "a string", Value::as_str)? else {
             return Ok(None);
@@ -85,8 +85,8 @@ impl<'a> Fields<'a> {
             .ok_or(ProjectionError::Datetime { field })
     }
 
-    /// `startsAt` and `endsAt`, as UTC text that sorts, in that order in time. They are compared
-    /// as they are stored, to the millisecond.
+    /// Reads `startsAt` and `endsAt` as UTC text that sorts. `endsAt` must be later. They are
+    /// compared in their stored form, to the millisecond.
     pub(super) fn window(&self) -> Result<(String, String), ProjectionError> {
         let starts_at = required("startsAt", self.datetime("startsAt")?)?;
         let ends_at = required("endsAt", self.datetime("endsAt")?)?;
@@ -97,8 +97,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A `com.atproto.repo.strongRef`. Stricter than its lexicon: the uri names a record, and the
-    /// CID can be decoded. Which collection the record is in, or whether it exists, is not asked.
+    /// Reads a `com.atproto.repo.strongRef`. Stricter than its lexicon: the uri must name a record,
+    /// and the CID must be decodable. The collection and existence of the record are not checked.
     pub(super) fn strong_ref(
         &self,
         field: &'static str,
@@ -118,7 +118,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `None` where the field is not there.
+    /// `None` if the field is absent.
     fn read<T>(
         &self,
         field: &'static str,
@@ -137,6 +137,6 @@ pub(super) fn required<T>(field: &'static str, value: Option<T>) -> Result<T, Pr
 }
 
 fn names_a_record(uri: &str) -> bool {
-    // "at:", "", authority, collection, record key
+    // The parts are "at:", "", authority, collection and record key.
     Format::AtUri.accepts(uri) && uri.split('/').count() == 5
 }

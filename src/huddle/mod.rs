@@ -14,7 +14,7 @@ pub use slot_offer::SlotOfferRow;
 
 use fields::Fields;
 
-/// The row that a record becomes. Text in it is sanitized, datetimes are UTC and sort as text
+/// The row of a record. Its text is sanitized. Its datetimes are UTC text that sorts
 /// (`YYYY-MM-DDTHH:MM:SS.sssZ`).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Projection {
@@ -23,14 +23,13 @@ pub enum Projection {
     SlotOffer(SlotOfferRow),
 }
 
-/// The row of a record; `Ok(None)` where its collection has no table of its own.
+/// Converts a record to its row; `Ok(None)` if its collection has no table of its own.
 ///
-/// Relies on no lexicon, so that it can be asked where validation is off. It asks for more than
-/// the lexicon can say: an end after its start, references that can be followed, and years that
-/// SQL knows.
+/// It does not rely on the lexicon, so it also works if validation is off. It checks more than a
+/// lexicon can express: the end is after the start, references are well-formed, and years are in
+/// the range that SQL supports.
 ///
-/// # Errors
-/// Says what keeps the record from becoming a row.
+/// # Errors The reason why the record cannot become a row.
 pub fn project(collection: &str, record: &Value) -> Result<Option<Projection>, ProjectionError> {
     let projection = match collection {
         booking::COLLECTION => Projection::Booking(booking::project(Fields::of(record)?)?),

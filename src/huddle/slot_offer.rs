@@ -1,12 +1,12 @@
-//! `com.huddle.slotOffer`: a host offers a window of time.
+//! `com.huddle.slotOffer`: a host offers a time window.
 
 use super::fields::{Fields, ProjectionError, required};
 
 pub(super) const COLLECTION: &str = "com.huddle.slotOffer";
 
-/// As many tags as the lexicon allows. The rest is left out, where validation is off.
+/// The limit of the lexicon. Further tags are dropped; they only occur if validation is off.
 const MAX_TAGS: usize = 32;
-/// In characters; what the lexicon allows in bytes.
+/// In characters. The lexicon has the same limit in bytes.
 const MAX_TAG_LENGTH: usize = 640;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -19,9 +19,9 @@ pub struct SlotOfferRow {
     pub duration_minutes: Option<i64>,
     pub capacity: Option<i64>,
     pub location: Option<String>,
-    /// Each once, in the record's order.
+    /// Each tag once, in the record's order.
     pub tags: Vec<String>,
-    /// `open` where the record names none.
+    /// `open` if the record has no status.
     pub status: String,
     pub created_at: String,
 }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_ends_after_it_starts_whatever_the_zones() {
+    fn an_offer_ends_after_it_starts_across_time_zones() {
         for (ends_at, is_after) in [
             ("2026-03-01T10:00:00.001+01:00", true),
             ("2026-03-01T10:00:00+01:00", false),

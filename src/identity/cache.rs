@@ -1,4 +1,4 @@
-//! What is known of identities, for how long, and who is asked how often.
+//! A bounded cache of identities, with limits on how often they are looked up.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,42 +18,44 @@ use crate::net::request_limiter::RequestLimiter;
 /// An identity, or why there is none.
 pub type Answer = Result<Arc<Identity>, ResolveError>;
 
-/// An answer that needed no asking.
+/// An answer from the cache.
 #[derive(Clone, Debug)]
 pub struct Known {
     pub answer: Answer,
-    /// It was looked up anew a short while ago, so there is no use in doing that again.
+    /// It was refreshed a short while ago, so another look-up would not help.
     pub was_refreshed: bool,
 }
 
-/// The bounds of [`Identities`].
+/// The limits of [`Identities`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// DIDs; beyond it the least recently used one is forgotten.
+    /// The number of cached DIDs. Beyond it, the least recently used one is dropped.
     pub capacity: usize,
-    /// How long an identity is believed, unless an event or a bad signature speaks against it.
+    /// How long an identity is valid, unless an event or a signature error indicates a change.
     pub good_for: Duration,
-    /// How long it is believed that there is none.
+    /// How long the answer is valid that a DID has no identity.
     pub bad_for: Duration,
-    /// How soon a DID of which nothing could be found out is asked for again; it doubles from there.
+    /// The first delay before an unanswered DID is looked up again. It doubles after each failure.
     pub retry_min: Duration,
     pub retry_max: Duration,
-    /// A DID is refreshed at most once in so long.
+    /// The shortest time between two refreshes of a DID.
     pub refresh_interval: Duration,
-    /// Requests under way at once, to the PLC directory and to all other hosts, each.
+    /// Concurrent requests: this many to the PLC plc, and this many to all other hosts
+    /// together.
     pub in_flight: usize,
-    /// Requests in the long run, to each of the two.
+    /// Requests a second in the long run, for each of the two.
     pub per_second: u32,
-    /// Requests at once after a pause, to each of the two.
+    /// Requests at once after a pause, for each of the two.
     pub burst: u32,
-    /// How long one waits for an answer before it counts as unknown. The request goes on.
-    pub patience: Duration,
+    /// How long a caller waits for an answer before the identity counts as unknown. The request
+    /// continues.
+    pub timeout: Duration,
 }
 
-/// The identities of accounts, looked up once and kept for a while.
+/// The cached identities of accounts.
 ///
-/// Clones are the same cache. A look-up is a task of its own: whoever asks meanwhile waits for the
-/// same answer, and may stop waiting without harm to the others.
+/// Clones share the same cache. Each look-up is a task of its own: callers that ask meanwhile wait
+/// for the same answer, and each may stop waiting without effect on the others.
 #[derive(Clone)]
 pub struct Identities(Arc<Shared>);
 
@@ -61,31 +63,32 @@ struct Shared {
     resolver: Box<dyn Resolve>,
     limits: Limits,
     entries: Mutex<LruCache<Did, Entry>>,
-    /// Anybody can make up hosts that are slow, which must not keep the directory waiting.
-    directory: RequestLimiter,
+    /// Separate from the limiter for other hosts, because outsiders can name slow hosts, and these
+    /// must not delay requests to the PLC plc.
+    plc: RequestLimiter,
     hosts: RequestLimiter,
 }
 
-/// What is known of one DID.
+/// The cached state of one DID.
 #[derive(Default)]
 struct Entry {
-    /// The last answer that was one, and until when it holds.
+    /// The last definite answer, and until when it is valid.
     answer: Option<(Answer, Instant)>,
-    trouble: Option<Trouble>,
+    failure: Option<Failure>,
     refreshed: Option<Instant>,
-    flight: Option<Arc<Flight>>,
+    look_up: Option<Arc<LookUp>>,
 }
 
-/// Nothing could be found out, several times in a row.
-struct Trouble {
+/// Consecutive look-ups without an answer.
+struct Failure {
     error: ResolveError,
     count: u32,
     retry: Instant,
 }
 
-/// A look-up that is under way, and those who wait for it.
-struct Flight {
-    landed: watch::Sender<Option<Answer>>,
+/// A running look-up, and the callers that wait for it.
+struct LookUp {
+    sender: watch::Sender<Option<Answer>>,
     is_refresh: bool,
 }
 
@@ -101,7 +104,7 @@ impl Default for Limits {
             in_flight: 16,
             per_second: 20,
             burst: 50,
-            patience: Duration::from_secs(30),
+            timeout: Duration::from_secs(30),
         }
     }
 }
@@ -115,18 +118,17 @@ impl Identities {
             resolver: Box::new(resolver),
             limits,
             entries: Mutex::new(LruCache::new(limits.capacity)),
-            directory: limiter(),
+            plc: limiter(),
             hosts: limiter(),
         }))
     }
 
-    /// The identity of `did`, as it is known or as it is found out now.
+    /// The identity of `did`, from the cache or from a look-up.
     ///
-    /// # Errors
-    /// Those that are unknown ([`ResolveError::is_unknown`]) pass by; asked again too soon, the
-    /// cache repeats them.
+    /// # Errors Unknown identities ([`ResolveError::is_unknown`]) are temporary errors. The cache
+    /// returns the same error again until the delay before the next look-up is over.
     pub async fn get(&self, did: &Did) -> Answer {
-        let landing = {
+        let receiver = {
             let mut entries = self.0.entries();
             let entry = entry_of(&mut entries, did);
             if let Some(answer) = entry.answer_at(Instant::now()) {
@@ -134,10 +136,10 @@ impl Identities {
             }
             self.0.join(did, entry, false)
         };
-        self.wait(landing).await
+        self.wait(receiver).await
     }
 
-    /// What is known of `did` without asking anybody; `None` where nothing is, or no longer.
+    /// The cached answer for `did`, without a look-up; `None` if there is none that is valid.
     pub fn known(&self, did: &Did) -> Option<Known> {
         let mut entries = self.0.entries();
         let entry = entries.get(did)?;
@@ -149,17 +151,16 @@ impl Identities {
         })
     }
 
-    /// Looks `did` up anew, because what is known does not fit what was signed. `None` where that
-    /// was done a short while ago, so that what is known is all there is to know.
+    /// Looks `did` up again, because the cached identity does not fit a signature. `None` if it was
+    /// refreshed a short while ago, so the cached answer is still current.
     ///
-    /// # Errors
-    /// As in [`Self::get`]. What was known stays known while nothing else is.
+    /// # Errors As in [`Self::get`]. After an unknown answer the cached identity stays.
     pub async fn refresh(&self, did: &Did) -> Result<Option<Arc<Identity>>, ResolveError> {
         let was_refreshed = {
             let mut entries = self.0.entries();
             let entry = entry_of(&mut entries, did);
             let now = Instant::now();
-            entry.trouble_at(now).is_none() && entry.was_refreshed(now, &self.0.limits)
+            entry.failure_at(now).is_none() && entry.was_refreshed(now, &self.0.limits)
         };
         match was_refreshed {
             true => Ok(None),
@@ -167,40 +168,39 @@ impl Identities {
         }
     }
 
-    /// Looks `did` up anew, however short a while ago that was done.
+    /// Looks `did` up again, even if it was refreshed a short while ago.
     ///
-    /// # Errors
-    /// As in [`Self::get`]. What was known stays known while nothing else is.
+    /// # Errors As in [`Self::get`]. After an unknown answer the cached identity stays.
     pub async fn look_up(&self, did: &Did) -> Answer {
-        let landing = {
+        let receiver = {
             let mut entries = self.0.entries();
             let entry = entry_of(&mut entries, did);
-            if let Some(error) = entry.trouble_at(Instant::now()) {
+            if let Some(error) = entry.failure_at(Instant::now()) {
                 return Err(error);
             }
             self.0.join(did, entry, true)
         };
-        self.wait(landing).await
+        self.wait(receiver).await
     }
 
-    /// Drops what is known of `did`, because it has changed. A look-up that is under way may have
-    /// seen the old state: those who wait for it get it, and nobody else.
+    /// Removes `did` from the cache, because its identity has changed. A running look-up may return
+    /// the old state; only the callers that already wait for it get that answer.
     pub fn forget(&self, did: &Did) {
         self.0.entries().remove(did);
     }
 
-    /// Lets every DID be refreshed again, because nobody knows what has changed. What is known is kept
-    /// until it is found not to fit.
+    /// Allows every DID to be refreshed again, because an unknown set of them has changed. Cached
+    /// identities stay until one does not fit a signature.
     pub fn expire_all(&self) {
         for (_, entry) in self.0.entries().iter_mut() {
             entry.refreshed = None;
         }
     }
 
-    async fn wait(&self, mut landing: watch::Receiver<Option<Answer>>) -> Answer {
-        let landed = landing.wait_for(Option::is_some);
-        match timeout(self.0.limits.patience, landed).await {
-            Ok(landed) => landed
+    async fn wait(&self, mut receiver: watch::Receiver<Option<Answer>>) -> Answer {
+        let sender = receiver.wait_for(Option::is_some);
+        match timeout(self.0.limits.timeout, sender).await {
+            Ok(sender) => sender
                 .ok()
                 .and_then(|answer| answer.clone())
                 .unwrap_or(Err(Unavailable::Interrupted.into())),
@@ -209,7 +209,7 @@ impl Identities {
     }
 }
 
-/// The entry of `did`, which is now the one most recently used.
+/// The entry of `did`, which becomes the most recently used one.
 fn entry_of<'a>(entries: &'a mut LruCache<Did, Entry>, did: &Did) -> &'a mut Entry {
     entries.entry(did.clone()).or_insert_with(Entry::default)
 }
@@ -218,39 +218,35 @@ fn entry_of<'a>(entries: &'a mut LruCache<Did, Entry>, did: &Did) -> &'a mut Ent
 
 impl Shared {
     fn entries(&self) -> MutexGuard<'_, LruCache<Did, Entry>> {
-        // Nothing panics between two changes that belong together.
+        // No code under the lock can panic between two changes that belong together.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the look-up that is under way, or begins one.
+    /// Joins the running look-up, or starts one.
     fn join(
         self: &Arc<Self>,
         did: &Did,
         entry: &mut Entry,
         is_refresh: bool,
     ) -> watch::Receiver<Option<Answer>> {
-        if let Some(flight) = &entry.flight {
-            return flight.landed.subscribe();
+        if let Some(look_up) = &entry.look_up {
+            return look_up.sender.subscribe();
         }
-        let (landed, landing) = watch::channel(None);
-        let flight = Arc::new(Flight { landed, is_refresh });
-        entry.flight = Some(Arc::clone(&flight));
-        tokio::spawn(Arc::clone(self).fly(did.clone(), flight));
-        landing
+        let (sender, receiver) = watch::channel(None);
+        let look_up = Arc::new(LookUp { sender, is_refresh });
+        entry.look_up = Some(Arc::clone(&look_up));
+        tokio::spawn(Arc::clone(self).run_look_up(did.clone(), look_up));
+        receiver
     }
 
-    async fn fly(self: Arc<Self>, did: Did, flight: Arc<Flight>) {
-        let limiter = if is_plc(&did) {
-            &self.directory
-        } else {
-            &self.hosts
-        };
-        let _turn = loop {
-            // Those who have stopped waiting leave no queue behind.
+    async fn run_look_up(self: Arc<Self>, did: Did, look_up: Arc<LookUp>) {
+        let limiter = if is_plc(&did) { &self.plc } else { &self.hosts };
+        let _permit = loop {
+            // A look-up without waiting callers is cancelled, so no queue builds up.
             tokio::select! {
-                turn = limiter.enter() => break turn,
-                () = flight.landed.closed() => {
-                    if self.is_abandoned(&did, &flight) {
+                permit = limiter.enter() => break permit,
+                () = look_up.sender.closed() => {
+                    if self.is_abandoned(&did, &look_up) {
                         return;
                     }
                 }
@@ -260,48 +256,49 @@ impl Shared {
             .catch_unwind()
             .await
             .unwrap_or(Err(Unavailable::Interrupted.into()));
-        self.land(&did, &flight, answer.map(Arc::new));
+        self.finish_look_up(&did, &look_up, answer.map(Arc::new));
     }
 
-    /// Whether nobody waits any more. From then on nobody can join either.
-    fn is_abandoned(&self, did: &Did, flight: &Arc<Flight>) -> bool {
+    /// Whether no caller waits any more. If so, the look-up is removed, and no caller can join it
+    /// afterwards.
+    fn is_abandoned(&self, did: &Did, look_up: &Arc<LookUp>) -> bool {
         let mut entries = self.entries();
-        if flight.landed.receiver_count() > 0 {
+        if look_up.sender.receiver_count() > 0 {
             return false;
         }
-        if let Some(entry) = entries.peek_mut(did).filter(|entry| entry.awaits(flight)) {
-            entry.flight = None;
+        if let Some(entry) = entries.peek_mut(did).filter(|entry| entry.awaits(look_up)) {
+            entry.look_up = None;
         }
         true
     }
 
-    fn land(&self, did: &Did, flight: &Arc<Flight>, answer: Answer) {
+    fn finish_look_up(&self, did: &Did, look_up: &Arc<LookUp>, answer: Answer) {
         {
             let mut entries = self.entries();
-            // Unless it was forgotten meanwhile.
-            if let Some(entry) = entries.peek_mut(did).filter(|entry| entry.awaits(flight)) {
-                entry.flight = None;
-                entry.learn(&answer, flight.is_refresh, &self.limits);
+            // Unless the entry was removed meanwhile.
+            if let Some(entry) = entries.peek_mut(did).filter(|entry| entry.awaits(look_up)) {
+                entry.look_up = None;
+                entry.learn(&answer, look_up.is_refresh, &self.limits);
             }
         }
-        flight.landed.send_replace(Some(answer));
+        look_up.sender.send_replace(Some(answer));
     }
 }
 
 // === impl Entry ===
 
 impl Entry {
-    /// What need not be asked for.
+    /// An answer that needs no look-up.
     fn answer_at(&self, now: Instant) -> Option<Answer> {
         let known = self.answer.as_ref().filter(|(_, until)| now < *until);
         let answer = known.map(|(answer, _)| answer.clone());
-        answer.or_else(|| self.trouble_at(now).map(Err))
+        answer.or_else(|| self.failure_at(now).map(Err))
     }
 
-    /// Why it is not the time to ask.
-    fn trouble_at(&self, now: Instant) -> Option<ResolveError> {
-        let trouble = self.trouble.as_ref()?;
-        (now < trouble.retry).then(|| trouble.error.clone())
+    /// The error of the last look-up, if it is too early for another one.
+    fn failure_at(&self, now: Instant) -> Option<ResolveError> {
+        let failure = self.failure.as_ref()?;
+        (now < failure.retry).then(|| failure.error.clone())
     }
 
     fn was_refreshed(&self, now: Instant, limits: &Limits) -> bool {
@@ -309,9 +306,9 @@ impl Entry {
         self.refreshed.is_some_and(is_recent)
     }
 
-    fn awaits(&self, flight: &Arc<Flight>) -> bool {
-        let awaited = self.flight.as_ref();
-        awaited.is_some_and(|awaited| Arc::ptr_eq(awaited, flight))
+    fn awaits(&self, look_up: &Arc<LookUp>) -> bool {
+        let awaited = self.look_up.as_ref();
+        awaited.is_some_and(|awaited| Arc::ptr_eq(awaited, look_up))
     }
 
     fn learn(&mut self, answer: &Answer, is_refresh: bool, limits: &Limits) {
@@ -319,8 +316,8 @@ impl Entry {
         if let Err(error) = answer
             && error.is_unknown()
         {
-            let count = self.trouble.as_ref().map_or(0, |trouble| trouble.count);
-            self.trouble = Some(Trouble {
+            let count = self.failure.as_ref().map_or(0, |failure| failure.count);
+            self.failure = Some(Failure {
                 error: error.clone(),
                 count: count.saturating_add(1),
                 retry: now + limits.retry_delay(count, error.retry_after()),
@@ -331,7 +328,7 @@ impl Entry {
             Ok(_) => limits.good_for,
             Err(_) => limits.bad_for,
         };
-        self.trouble = None;
+        self.failure = None;
         self.answer = Some((answer.clone(), now + good_for));
         if is_refresh {
             self.refreshed = Some(now);
@@ -342,7 +339,7 @@ impl Entry {
 // === impl Limits ===
 
 impl Limits {
-    /// How long to wait after so many failures before this one.
+    /// The delay before the next look-up after `before` earlier failures.
     fn retry_delay(&self, before: u32, asked_for: Option<Duration>) -> Duration {
         let doubled = self.retry_min.saturating_mul(1 << before.min(16));
         doubled

@@ -10,7 +10,7 @@ use crate::atproto::key::{KeyError, VerifyingKey};
 use crate::atproto::syntax::Did;
 use crate::lexicon::format::Format;
 
-/// Keys of either curve have about 50 characters. What is cached has to be small.
+/// Keys of both curves have about 50 characters. Limited, because documents are cached.
 const MAX_KEY_CHARS: usize = 128;
 
 const MAX_PDS_CHARS: usize = 512;
@@ -19,27 +19,27 @@ const MAX_PDS_CHARS: usize = 512;
 const SECP256K1: [u8; 2] = [0xe7, 0x01];
 const P256: [u8; 2] = [0x80, 0x24];
 
-/// What the network has to know of an account: who signs its commits, and where it lives.
+/// The part of an account's identity that the worker needs: the signing key and the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub did: Did,
-    /// The key that signs the account's commits, as the text of a Multikey, whichever form the
-    /// document gives it. Nobody has looked yet whether it is a point of its curve.
+    /// The key that signs the account's commits, as a Multikey text, in whichever form the document
+    /// has it. Not yet checked to be a point of its curve.
     pub signing_key: String,
-    /// The account's host: scheme, host name and port. `None` where the document names none, or
-    /// none that can be asked.
+    /// The account's host: scheme, host name and port. `None` if the document has none, or none
+    /// that is usable.
     pub pds: Option<Url>,
-    /// The name that the account claims. Only its domain could confirm it.
+    /// The handle that the account claims. Not confirmed with its domain.
     pub handle: Option<String>,
-    /// [`Self::signing_key`] once it was read.
+    /// The parsed [`Self::signing_key`].
     pub(crate) read_key: ReadKey,
 }
 
-/// A key is read when it is first asked for, and then used for every commit of its account.
+/// A key that is parsed on first use, and then used for every commit of its account.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReadKey(OnceLock<Result<VerifyingKey, KeyError>>);
 
-/// It says nothing that the text does not.
+/// Always equal, because it is derived from the text.
 impl PartialEq for ReadKey {
     fn eq(&self, _other: &Self) -> bool {
         true
@@ -48,31 +48,30 @@ impl PartialEq for ReadKey {
 
 impl Eq for ReadKey {}
 
-/// A document that says nothing sensible about its DID.
+/// A document that is not valid for its DID.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
-    #[error("the document is of {0:?}")]
+    #[error("the document is of another DID, {0:?}")]
     AnotherDid(String),
 
-    /// The text is the parser's.
-    #[error("the document is no JSON: {0}")]
+    /// The parser's message.
+    #[error("the document is not JSON: {0}")]
     Json(Arc<str>),
 
     #[error("the document has no key #atproto")]
     NoSigningKey,
 
-    #[error("the key #atproto is not one of type {0:?}")]
+    #[error("the key #atproto is not a valid key of its type {0:?}")]
     SigningKey(String),
 
-    #[error("the key #atproto has the type {0:?}, which is not known")]
+    #[error("the key #atproto has the unknown type {0:?}")]
     SigningKeyType(String),
 }
 
 impl Identity {
-    /// Reads the document of `did`. What else it says is of no interest, whatever it is.
+    /// Parses the document of `did`. Other parts of the document are ignored.
     ///
-    /// # Errors
-    /// A document of another DID, or without a signing key.
+    /// # Errors If the document is of another DID, or has no signing key.
     pub fn parse(did: &Did, json: &[u8]) -> Result<Self, DocumentError> {
         let document: Value = serde_json::from_slice(json)
             .map_err(|error| DocumentError::Json(error.to_string().into()))?;
@@ -89,7 +88,7 @@ impl Identity {
         })
     }
 
-    /// An identity of which no more is known than who signs.
+    /// An identity with a signing key and nothing else.
     pub fn new(did: Did, signing_key: String) -> Self {
         Self {
             did,
@@ -102,14 +101,13 @@ impl Identity {
 
     /// The key that signs the account's commits.
     ///
-    /// # Errors
-    /// If the document's key is none.
+    /// # Errors If the document's key is not valid.
     pub fn verifying_key(&self) -> Result<VerifyingKey, KeyError> {
         *self.read_key.0.get_or_init(|| self.signing_key.parse())
     }
 }
 
-/// The first entry of `list` with this id, which may be written with the DID or without.
+/// The first entry of `list` with this id. The id may be written with or without the DID.
 fn entry<'a>(document: &'a Value, list: &str, did: &Did, fragment: &str) -> Option<&'a Value> {
     let is_it = |id: &str| id.strip_prefix(did.as_str()).unwrap_or(id) == fragment;
     document[list]
@@ -131,9 +129,10 @@ fn signing_key(method: &Value) -> Result<String, DocumentError> {
         .ok_or_else(|| DocumentError::SigningKey(kind.to_owned()))
 }
 
-/// The older types hold the bare point, compressed or not, and their name alone tells the curve.
+/// Converts a key of an older type to a Multikey. The older types contain only the point,
+/// compressed or not, and the type names the curve.
 fn multikey(curve: [u8; 2], text: &str) -> Option<String> {
-    // base58 takes quadratic time.
+    // Decoding base58 takes quadratic time.
     if text.len() > MAX_KEY_CHARS {
         return None;
     }
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_tells_key_host_and_handle() {
+    fn a_document_gives_key_host_and_handle() {
         let identity = parse(&document()).unwrap();
         assert_eq!(identity.did.as_str(), DID);
         assert_eq!(identity.signing_key, KEY);
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_or_no_object_is_refused() {
+    fn a_document_that_is_not_a_json_object_is_refused() {
         let did = Did::parse(DID).unwrap();
         for text in ["", "<!doctype html>", "{", &"[".repeat(1000)] {
             let refused = Identity::parse(&did, text.as_bytes());
@@ -288,7 +287,7 @@ mod tests {
 
     #[test]
     fn keys_of_the_older_types_become_multikeys() {
-        // Each pair is one key: as a Multikey, and as the bare point.
+        // Each pair is the same key: as a Multikey, and as a point.
         let (_, k256) = multibase::decode(KEY).unwrap();
         assert_eq!(k256[..2], SECP256K1);
         let compressed = multibase::encode(Base::Base58Btc, &k256[2..]);
@@ -312,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_cannot_be_asked_is_none() {
+    fn an_unusable_host_is_none() {
         for endpoint in [
             json!("ftp://pds.example"),
             json!("https://user@pds.example"),
@@ -332,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_no_handle_is_none() {
+    fn an_invalid_handle_is_none() {
         for names in [
             json!(null),
             json!(["https://example.com"]),

@@ -1,29 +1,29 @@
-//! Where the document of a DID lies.
+//! The URL of the document of a DID.
 
 use url::{Host, Url};
 
 use crate::atproto::syntax::Did;
 
-/// A DID whose document nobody can look for.
+/// A DID whose document has no usable URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LocateError {
-    #[error("not of the methods plc and web")]
+    #[error("the DID method is neither plc nor web")]
     Method,
 
-    #[error("did:plc wants 24 characters of base32")]
+    #[error("a did:plc has 24 characters of base32")]
     Plc,
 
-    #[error("leads to this machine, which is not allowed")]
+    #[error("the host is this machine, which is not allowed")]
     Private,
 
-    #[error("did:web wants a host name, perhaps a port, and no path")]
+    #[error("a did:web has a host name, optionally a port, and no path")]
     Web,
 }
 
-/// The URL of the document of `did`, in the PLC directory at `plc_url` or at the host that it names.
+/// The URL of the document of `did`: in the PLC directory at `plc_url`, or at the host that the DID
+/// names.
 ///
-/// # Errors
-/// DIDs of other methods, and what is no DID of its method.
+/// # Errors If the DID has another method, or is not valid for its method.
 pub(super) fn locate(did: &Did, plc_url: &Url, allow_private: bool) -> Result<Url, LocateError> {
     if let Some(id) = did.as_str().strip_prefix("did:plc:") {
         return in_directory(did, id, plc_url).ok_or(LocateError::Plc);
@@ -36,7 +36,7 @@ pub(super) fn locate(did: &Did, plc_url: &Url, allow_private: bool) -> Result<Ur
     if !allow_private {
         return Err(LocateError::Private);
     }
-    // Nobody has a certificate for this machine.
+    // Without TLS, because there are no certificates for localhost.
     without_tls(url).ok_or(LocateError::Web)
 }
 
@@ -71,7 +71,7 @@ fn at_host(host: &str) -> Option<Url> {
     matches!(url.host()?, Host::Domain(name) if is_name(name)).then_some(url)
 }
 
-/// What follows the `%` of an escaped colon.
+/// The port after the `%` of an escaped colon.
 fn port(escaped: &str) -> Option<u16> {
     let digits = escaped
         .strip_prefix("3A")
@@ -95,7 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_did_chooses_no_more_than_a_directory_entry_or_a_host(
+        fn a_did_chooses_only_a_plc_entry_or_a_host(
             did in "did:(plc|web):[a-zA-Z0-9._:%-]{0,30}[a-z0-9]",
         ) {
             if let Ok(url) = locate(&did, true) {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plc_document_lies_in_the_directory() {
+    fn a_plc_document_is_in_the_plc_directory() {
         let did = Did::parse("did:plc:ewvi7nxzyoun6zhxrhs64oiz").unwrap();
         for (plc_url, expected) in [
             ("https://plc.directory", "https://plc.directory/"),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_web_document_lies_at_its_host() {
+    fn a_web_document_is_at_its_host() {
         let located = |did| locate(did, false).unwrap();
         assert_eq!(
             located("did:web:Example.com"),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_asked_without_tls_and_only_where_allowed() {
+    fn localhost_is_asked_without_tls_and_only_if_allowed() {
         for (did, expected) in [
             ("did:web:localhost", "http://localhost/"),
             ("did:web:localhost%3A2583", "http://localhost:2583/"),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_nowhere_is_refused() {
+    fn an_unusable_did_is_refused() {
         for (did, error) in [
             (
                 "did:key:zQ3shunBKsXixLxKtC5qeSG9E4J5RkGN57im31pcTzbNQnm5w",

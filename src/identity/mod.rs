@@ -1,8 +1,8 @@
-//! From a DID to the key that signs and the host where the account lives.
+//! Finds the signing key and the host of a DID.
 //!
-//! [`Identities`] is what others ask: a cache with bounds, in front of a [`Resolve`] such as
-//! [`Resolver`], which looks a DID's document up over HTTP. What it cannot find out is *unknown*
-//! ([`ResolveError::is_unknown`]), which says nothing against the account.
+//! Other rooms use [`Identities`]: a bounded cache in front of a [`Resolve`] such as [`Resolver`],
+//! which looks up the DID document over HTTP. If a look-up gives no answer, the identity is
+//! *unknown* ([`ResolveError::is_unknown`]), which says nothing about the account.
 
 pub mod cache;
 pub mod document;

@@ -1,4 +1,4 @@
-//! Looks documents up.
+//! Looks up DID documents.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,35 +13,36 @@ use super::locate::{LocateError, is_plc, locate};
 use crate::atproto::syntax::Did;
 use crate::net::http_client::{FetchError, Fetcher, NamedBy};
 
-/// Documents have a few hundred bytes, seldom a few thousand.
+/// Documents usually have a few hundred bytes, sometimes a few thousand.
 const MAX_DOCUMENT_BYTES: usize = 256 << 10;
 
-/// From a DID to its identity.
+/// Finds the identity of a DID.
 pub trait Resolve: Send + Sync + 'static {
-    /// Finds out what holds now. It ends by a deadline of its own and may be dropped at any time.
+    /// Looks up the current identity. It has its own deadline, and the future may be dropped at any
+    /// time.
     fn resolve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<Identity, ResolveError>>;
 }
 
 /// Why there is no identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
-    /// There is an answer, and it makes no sense.
+    /// There is an answer, and it is not valid.
     #[error("the DID has no valid identity: {0}")]
     Invalid(#[from] Invalid),
 
     #[error("there is no such DID")]
     NotFound,
 
-    /// It was given up for good.
+    /// The DID was permanently deactivated.
     #[error("the DID is tombstoned")]
     Tombstoned,
 
-    /// Nobody knows. This says nothing against the account.
-    #[error("the DID's identity is unknown for now: {0}")]
+    /// There is no answer. This says nothing about the account.
+    #[error("identity look-up failed: {0}")]
     Unavailable(#[from] Unavailable),
 }
 
-/// What makes no sense.
+/// What is wrong with an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     #[error(transparent)]
@@ -57,41 +58,42 @@ pub enum Invalid {
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// Too many ask, or it takes too long. The look-up may go on.
-    #[error("no answer came in time")]
+    /// Too many look-ups are waiting, or this one takes too long. It may continue.
+    #[error("no answer in time")]
     Busy,
 
     #[error(transparent)]
     Fetch(#[from] FetchError),
 
-    #[error("the look-up died")]
+    #[error("the look-up task failed")]
     Interrupted,
 
-    /// It is not asked until then.
-    #[error("the PLC directory wants to be left alone for {0:?}")]
+    /// The PLC directory asked for a pause, and is not asked until it ends.
+    #[error("the PLC directory asked for a pause; next request in {0:?}")]
     Paused(Duration),
 }
 
-/// Looks documents up in a PLC directory, and at the hosts of `did:web`.
+/// Looks up documents in a PLC directory, and at the hosts of `did:web`.
 #[derive(Debug)]
 pub struct Resolver {
     fetcher: Fetcher,
     plc_url: Url,
     allow_private_addresses: bool,
     deadline: Duration,
-    /// Until when the directory wants to be left alone. A host of `did:web` answers for itself only.
-    directory_pause: Mutex<Option<Instant>>,
+    /// The end of the pause that the PLC directory asked for. There is no such pause for `did:web`,
+    /// where each host answers only for itself.
+    plc_pause: Mutex<Option<Instant>>,
 }
 
 // === impl ResolveError ===
 
 impl ResolveError {
-    /// Whether this is no answer at all.
+    /// Whether there was no answer.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }
 
-    /// How long not to ask again, where the server said so.
+    /// The delay that the server asked for, if any.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unavailable(Unavailable::Fetch(FetchError::Status { retry_after, .. })) => {
@@ -106,11 +108,10 @@ impl ResolveError {
 // === impl Resolver ===
 
 impl Resolver {
-    /// Resolves within `deadline`, redirects and all. The directory's own URL may be private
-    /// whatever `allow_private_addresses` says.
+    /// Resolves within `deadline`, including redirects. The URL of the PLC directory may be private
+    /// even if `allow_private_addresses` is false.
     ///
-    /// # Errors
-    /// Where the crypto provider supports no TLS version that rustls does.
+    /// # Errors If the crypto provider supports no TLS version that rustls supports.
     pub fn new(
         plc_url: Url,
         allow_private_addresses: bool,
@@ -121,7 +122,7 @@ impl Resolver {
             plc_url,
             allow_private_addresses,
             deadline,
-            directory_pause: Mutex::default(),
+            plc_pause: Mutex::default(),
         })
     }
 
@@ -129,13 +130,13 @@ impl Resolver {
         let url = locate(did, &self.plc_url, self.allow_private_addresses);
         let url = url.map_err(Invalid::from)?;
         if is_plc(did) {
-            self.ask_directory(did, &url).await
+            self.ask_plc(did, &url).await
         } else {
             read(did, self.fetch(&url, NamedBy::Outsider).await)
         }
     }
 
-    async fn ask_directory(&self, did: &Did, url: &Url) -> Result<Identity, ResolveError> {
+    async fn ask_plc(&self, did: &Did, url: &Url) -> Result<Identity, ResolveError> {
         if let Some(rest) = self.rest_of_pause() {
             return Err(Unavailable::Paused(rest).into());
         }
@@ -163,8 +164,8 @@ impl Resolver {
     }
 
     fn pause(&self) -> MutexGuard<'_, Option<Instant>> {
-        // Every state of it is whole.
-        self.directory_pause
+        // Every value of it is valid by itself.
+        self.plc_pause
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

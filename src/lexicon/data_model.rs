@@ -1,4 +1,4 @@
-//! What the protocol's data model writes as JSON objects: maps, links, byte strings and blobs.
+//! The JSON forms of the protocol's data model: maps, links, byte strings and blobs.
 //! <https://atproto.com/specs/data-model>
 
 use serde_json::{Map, Value};
@@ -8,7 +8,7 @@ use super::format::Format;
 /// A reference to a blob.
 pub(super) struct Blob<'a> {
     pub(super) mime_type: &'a str,
-    /// In bytes; the legacy form does not tell.
+    /// In bytes; `None` in the legacy form, which has no size.
     pub(super) size: Option<u64>,
 }
 
@@ -34,8 +34,8 @@ impl<'a> Blob<'a> {
     }
 }
 
-/// A map of the data model: not one of the objects by which its JSON form writes links, bytes and
-/// blobs.
+/// The map in `value`; `None` if `value` is another type, or a JSON object that stands for a link,
+/// bytes or a blob.
 pub(super) fn plain_object(value: &Value) -> Option<&Map<String, Value>> {
     let is_special = |object: &Map<String, Value>| {
         object.contains_key("$link") || object.contains_key("$bytes") || is_typed_blob(object)
@@ -51,12 +51,12 @@ pub(super) fn is_link(value: &Value) -> bool {
     single_entry(value, "$link").is_some_and(|cid| Format::Cid.accepts(cid))
 }
 
-/// How many bytes the byte string `value` holds; `None` where it is none.
+/// The length of the byte string `value`; `None` if it is not a byte string.
 pub(super) fn byte_length(value: &Value) -> Option<usize> {
     single_entry(value, "$bytes").and_then(base64_length)
 }
 
-/// The text behind `key`, where `value` is an object with that key only.
+/// The text at `key`, if `value` is an object with only this key.
 fn single_entry<'v>(value: &'v Value, key: &str) -> Option<&'v str> {
     value
         .as_object()
@@ -65,7 +65,7 @@ fn single_entry<'v>(value: &'v Value, key: &str) -> Option<&'v str> {
         .as_str()
 }
 
-/// How many bytes `text` stands for in base64, with padding or without.
+/// The number of bytes that base64 `text` stands for, with or without padding.
 fn base64_length(text: &str) -> Option<usize> {
     let digits = text.trim_end_matches('=');
     let is_base64 = text.len() - digits.len() <= 2

@@ -1,4 +1,4 @@
-//! Lexicon documents as types: what a schema may say, and that it makes sense.
+//! Lexicon documents as types, and the checks that a document is consistent.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub enum SchemaError {
         reason: String,
     },
 
-    #[error("lexicon document {0} is there twice")]
+    #[error("lexicon document {0} occurs twice")]
     Duplicate(String),
 
     #[error("not a lexicon document: {0}")]
@@ -36,7 +36,7 @@ pub(super) struct Document {
     pub(super) defs: BTreeMap<String, Definition>,
 }
 
-/// A document before its definitions are looked at.
+/// A document with unparsed definitions.
 #[derive(Deserialize)]
 struct Envelope {
     lexicon: u64,
@@ -44,11 +44,11 @@ struct Envelope {
     defs: BTreeMap<String, Value>,
 }
 
-/// What a document may define by name.
+/// A named definition of a document.
 #[derive(Debug)]
 pub(super) enum Definition {
-    /// A query, procedure, subscription or permission set. No record ever holds one, so nothing
-    /// more is read of it.
+    /// A query, procedure, subscription or permission set. Records cannot contain one, so its
+    /// content is not read.
     Endpoint,
     Record(RecordSchema),
     Token,
@@ -61,14 +61,15 @@ pub(super) struct RecordSchema {
     pub(super) record: RecordBody,
 }
 
-/// A record is an object and nothing else.
+/// A record is always an object.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub(super) enum RecordBody {
     Object(ObjectSchema),
 }
 
-/// What a value may be asked to be. Descriptions, defaults and known values ask nothing.
+/// The requirements for a value. Descriptions, defaults and known values require nothing and are
+/// not read.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub(super) enum Schema {
@@ -147,7 +148,7 @@ pub(super) struct UnionSchema {
     pub(super) closed: bool,
 }
 
-/// Elements of an array, or bytes.
+/// The limits of an array's elements, or of a number of bytes.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Length {
@@ -158,7 +159,7 @@ pub(super) struct Length {
 }
 
 impl Document {
-    /// Reads and checks one document. References in it are made absolute.
+    /// Parses and checks one document. References in it are made absolute.
     pub(super) fn parse(json: &str) -> Result<Self, SchemaError> {
         let Envelope { lexicon, id, defs } = serde_json::from_str(json)?;
         if lexicon != 1 {
@@ -185,7 +186,7 @@ impl Document {
     }
 }
 
-/// `nsid#name`, and `nsid` alone for its main definition, which is how `$type` writes it as well.
+/// `nsid#name`; for the main definition only `nsid`, which is also the form of `$type`.
 pub(super) fn absolute(id: &Nsid, reference: &str) -> String {
     let full = if reference.starts_with('#') {
         format!("{id}{reference}")
@@ -229,7 +230,7 @@ impl Definition {
         }
     }
 
-    /// Shows every reference in it to `visit`.
+    /// Calls `visit` with every reference in the definition.
     fn visit_refs(&mut self, visit: &mut dyn FnMut(&mut String)) {
         match self {
             Self::Endpoint | Self::Token => {}
@@ -241,7 +242,7 @@ impl Definition {
         }
     }
 
-    /// A name that must be defined somewhere for this definition to be of use, but is not.
+    /// A name that this definition requires and that no document defines.
     pub(super) fn missing_ref(&self, is_defined: &dyn Fn(&str) -> bool) -> Option<&str> {
         match self {
             Self::Endpoint | Self::Token => None,
@@ -273,7 +274,9 @@ impl ObjectSchema {
     fn check(&self) -> Result<(), String> {
         for name in self.required.iter().chain(&self.nullable) {
             if !self.properties.contains_key(name) {
-                return Err(format!("{name} is required or nullable, but no property"));
+                return Err(format!(
+                    "{name} is required or nullable, but is not a property"
+                ));
             }
         }
         for (name, schema) in &self.properties {
@@ -335,7 +338,7 @@ impl Schema {
             Self::Array(array) => return array.items.missing_ref(is_defined),
             Self::Object(object) => return object.missing_ref(is_defined),
             Self::Ref(reference) => std::slice::from_ref(&reference.r#ref),
-            // An open union takes types that nobody here knows.
+            // An open union also accepts types that no document here defines.
             Self::Union(union) if union.closed => &union.refs,
             _ => return None,
         };

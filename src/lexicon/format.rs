@@ -9,7 +9,7 @@ use crate::atproto::syntax;
 const MAX_URI_LENGTH: usize = 8192;
 const MAX_LANGUAGE_LENGTH: usize = 128;
 
-/// What a string may be asked to be.
+/// A format that a string must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
@@ -27,7 +27,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether `text` has this format. Syntax only: nothing is looked up.
+    /// Whether `text` has this format. Checks the syntax only.
     pub fn accepts(self, text: &str) -> bool {
         match self {
             Self::AtIdentifier => is_at_identifier(text),
@@ -44,7 +44,7 @@ impl Format {
         }
     }
 
-    /// The format's name in a lexicon document.
+    /// The name of the format in a lexicon document.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AtIdentifier => "at-identifier",
@@ -78,8 +78,8 @@ fn is_at_uri(text: &str) -> bool {
         && parts.next().is_none_or(syntax::is_record_key)
 }
 
-/// A CID as text in any multibase: its alphabet and length only, as the specification has it.
-/// The base58 form without a multibase prefix, version 0, is not supported.
+/// A CID as text in any multibase. As in the specification, only the alphabet and the length are
+/// checked. Version 0 (base58 without a multibase prefix) is not supported.
 fn is_cid(text: &str) -> bool {
     (8..=256).contains(&text.len())
         && !text.starts_with("Qmb")
@@ -88,7 +88,7 @@ fn is_cid(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'='))
 }
 
-/// A host name of two labels or more, the last of which does not begin with a digit.
+/// A host name of at least two labels. The last one does not begin with a digit.
 fn is_handle(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -105,8 +105,8 @@ fn is_handle(text: &str) -> bool {
         && text.split('.').all(is_label)
 }
 
-/// A language tag of BCP 47: its subtags' form and that none is repeated, not their order, nor
-/// whether they are registered.
+/// A language tag of BCP 47. Checks the form of the subtags and that none is repeated; does not
+/// check their order or their registration.
 fn is_language(text: &str) -> bool {
     let is_subtag = |subtag: &&str| {
         (1..=8).contains(&subtag.len()) && subtag.bytes().all(|byte| byte.is_ascii_alphanumeric())
@@ -114,7 +114,7 @@ fn is_language(text: &str) -> bool {
     if text.len() > MAX_LANGUAGE_LENGTH || !text.split('-').all(|subtag| is_subtag(&subtag)) {
         return false;
     }
-    // What follows an `x` is private and has no rules, save that there is something.
+    // The subtags after an `x` are private. They have no rules, but there must be at least one.
     let tag = text.to_ascii_lowercase();
     if tag.starts_with("x-") {
         return true;
@@ -126,8 +126,8 @@ fn is_language(text: &str) -> bool {
     is_primary && has_distinct_subtags(public)
 }
 
-/// Whether no variant and no extension's singleton of the lowercase tag `public` comes twice, and
-/// every singleton has something behind it.
+/// Whether no variant and no extension singleton of the lowercase tag `public` is repeated, and a
+/// subtag follows each singleton.
 fn has_distinct_subtags(public: &str) -> bool {
     let mut variants = Vec::new();
     let mut singletons = Vec::new();
@@ -148,7 +148,8 @@ fn has_distinct_subtags(public: &str) -> bool {
     last.len() > 1 || singletons.is_empty()
 }
 
-/// `scheme:rest`, by the alphabet of the scheme and nothing blank or invisible in the rest.
+/// `scheme:rest`. Checks the alphabet of the scheme, and that the rest has no blank or invisible
+/// characters.
 fn is_uri(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once(':') else {
         return false;
@@ -167,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_language_tag_may_end_in_private_subtags_only_if_there_are_some() {
+    fn private_subtags_of_a_language_tag_may_not_be_empty() {
         for tag in ["x-a", "de-x-a", "de-x-x-x", "en-a-bcd-x-a-a", "i-navajo"] {
             assert!(Format::Language.accepts(tag), "{tag}");
         }
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_a_document_is_the_name_in_messages() {
+    fn the_name_of_a_format_is_the_same_in_documents_and_messages() {
         for name in [
             "at-identifier",
             "at-uri",

@@ -1,9 +1,9 @@
-//! Lexicon: which shape the records of a collection have, and which text is fit to be shown.
+//! Lexicon: validation of records against the schema of their collection, and sanitizing of text.
 //!
-//! Written after <https://atproto.com/specs/lexicon> and held against the protocol's own vectors
+//! It implements <https://atproto.com/specs/lexicon> and is tested with the protocol's own vectors
 //! (`tests/lexicon_vectors.rs`, `tests/format_vectors.rs`). Of the published validators, the one
-//! that reads schemas at run time fails some of them and brings an HTTP client and a DNS resolver
-//! along.
+//! that reads schemas at run time fails some of these vectors, and depends on an HTTP client and a
+//! DNS resolver.
 
 mod data_model;
 mod documents;

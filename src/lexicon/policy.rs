@@ -1,4 +1,4 @@
-//! What becomes of records that break their lexicon, per collection.
+//! The validation policy of each collection: the treatment of invalid records.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -10,17 +10,17 @@ use crate::atproto::pattern::{Pattern, PatternError};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// Keep it, marked as invalid.
+    /// Keep an invalid record, marked as invalid.
     Flag,
-    /// Do not look.
+    /// Do not validate.
     Off,
-    /// Make it a dead letter.
+    /// Make an invalid record a dead letter.
     #[default]
     Reject,
 }
 
-/// The policies of all collections. The most specific pattern wins; what none matches is under
-/// [`Policy::default`].
+/// The policies of all collections. The most specific matching pattern decides; without one,
+/// [`Policy::default`] applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policies {
     by_pattern: BTreeMap<Pattern, Policy>,
@@ -34,7 +34,7 @@ pub enum PolicyError {
     #[error("{0} has two policies")]
     Repeated(Pattern),
 
-    #[error("{0:?} is not a policy: it is reject, flag or off")]
+    #[error("{0:?} is not a policy; use reject, flag or off")]
     Unknown(String),
 }
 
@@ -48,7 +48,7 @@ impl Policies {
             .unwrap_or_default()
     }
 
-    /// Each as `pattern=policy`.
+    /// Each rule as `pattern=policy`.
     pub fn rules(&self) -> Vec<String> {
         self.by_pattern
             .iter()
@@ -57,7 +57,8 @@ impl Policies {
     }
 }
 
-/// `pattern=policy,…`, where a policy alone is meant for all: `flag,com.huddle.booking=reject`.
+/// `pattern=policy,…`. A policy without a pattern applies to all collections:
+/// `flag,com.huddle.booking=reject`.
 impl FromStr for Policies {
     type Err = PolicyError;
 
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_rejected_where_no_pattern_says_otherwise() {
+    fn reject_is_the_default_policy() {
         let policies = Policies::default();
 
         assert_eq!(
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_or_policy_is_refused_by_name() {
+    fn an_invalid_pattern_or_policy_is_named_in_the_error() {
         for (text, named) in [
             ("com.huddle*=off", "com.huddle*"),
             ("huddle=off", "huddle"),

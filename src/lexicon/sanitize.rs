@@ -1,15 +1,15 @@
-//! Text of strangers, made fit to be shown among other text.
+//! Sanitizes text of outsiders, so that it can be shown together with other text.
 
 use std::borrow::Cow;
 
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-/// `text` in Unicode NFC, without what could garble the text around it.
+/// `text` in Unicode NFC, without characters that could garble the text around it.
 ///
-/// Removed are control characters except newline and tab, line and paragraph separators, byte
-/// order marks, and the characters that embed, override or isolate a direction of writing. The
-/// marks U+200E, U+200F and U+061C stay: they act only on their neighbours, and Arabic and Hebrew
-/// need them. So do the joiners, of which emoji are made.
+/// Removed are control characters except newline and tab, line and paragraph separators, byte order
+/// marks, and the characters that embed, override or isolate a writing direction. The marks U+200E,
+/// U+200F and U+061C stay: they affect only their neighbours, and Arabic and Hebrew need them.
+/// Joiners stay too, because emoji consist of them.
 pub fn sanitize(text: &str) -> Cow<'_, str> {
     if text.contains(is_removed) {
         return text.chars().filter(|c| !is_removed(*c)).nfc().collect();
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_that_is_fit_is_not_copied() {
+    fn clean_text_is_not_copied() {
         for text in [
             "",
             "plain\n\ttext",
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_garbles_its_surroundings_is_removed() {
+    fn characters_that_garble_other_text_are_removed() {
         for (text, shown) in [
             ("nul \0 byte and \u{7}bell", "nul  byte and bell"),
             ("line\r\nend\u{85}\u{7f}\u{9b}", "line\nend"),

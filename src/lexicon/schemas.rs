@@ -1,4 +1,4 @@
-//! The schemas that are known, by collection.
+//! The known schemas, by collection.
 
 use std::collections::HashMap;
 
@@ -16,18 +16,18 @@ const EMBEDDED: [&str; 4] = [
     include_str!("../../lexicons/com/huddle/slotOffer.json"),
 ];
 
-/// Lexicon documents, read once and then asked for every record.
+/// Parsed lexicon documents, used to validate every record.
 #[derive(Debug)]
 pub struct Schemas {
-    /// By `nsid` (a document's main definition) or `nsid#name`.
+    /// The key is `nsid` for a document's main definition, otherwise `nsid#name`.
     definitions: HashMap<String, Definition>,
 }
 
-/// What the schemas say of a record.
+/// The result of validating a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Validation {
     Invalid(ValidationError),
-    /// Its collection has no schema here.
+    /// The collection of the record has no schema here.
     NoSchema,
     Valid,
 }
@@ -38,11 +38,10 @@ impl Schemas {
         Self::load(EMBEDDED)
     }
 
-    /// Reads `documents`, each one lexicon document as JSON.
+    /// Parses `documents`, each one lexicon document as JSON.
     ///
-    /// # Errors
-    /// Where one is no valid document, is there twice, or refers to a definition that is in none
-    /// of them. Open unions may name what is not there.
+    /// # Errors If one is not a valid document, if one occurs twice, or if one refers to a
+    /// definition that none of them contains. Open unions may refer to missing definitions.
     pub fn load<'a>(documents: impl IntoIterator<Item = &'a str>) -> Result<Self, SchemaError> {
         let mut definitions = HashMap::new();
         for json in documents {
@@ -59,7 +58,7 @@ impl Schemas {
         Ok(schemas)
     }
 
-    /// The collections that have a schema, in order.
+    /// The collections with a schema, in order.
     pub fn collections(&self) -> Vec<Nsid> {
         let records = self
             .definitions
@@ -73,9 +72,8 @@ impl Schemas {
         collections
     }
 
-    /// Holds `record`, in the protocol's JSON form, against the schema of `collection`. The
-    /// record's `$type` has to name the collection. Fields that the schema does not know are not
-    /// looked at.
+    /// Validates `record`, in the protocol's JSON form, against the schema of `collection`. The
+    /// record's `$type` must be the collection. Unknown fields are ignored.
     pub fn validate(&self, collection: &str, record: &Value) -> Validation {
         let Some(Definition::Record(schema)) = self.definitions.get(collection) else {
             return Validation::NoSchema;

@@ -1,4 +1,4 @@
-//! A value against its schema: <https://atproto.com/specs/lexicon>,
+//! Validates values against their schemas: <https://atproto.com/specs/lexicon>,
 //! <https://atproto.com/specs/data-model>.
 
 use std::collections::HashMap;
@@ -13,16 +13,16 @@ use super::documents::{
     RecordBody, RecordSchema, Schema, StringSchema, UnionSchema,
 };
 
-/// How deep a schema is followed into a value. Recursive schemas reach as deep as the value does;
-/// the data model's own recommendation is 32.
+/// The deepest nesting of a value that is validated. Recursive schemas are as deep as the value;
+/// the data model recommends 32.
 const MAX_DEPTH: usize = 64;
 
-/// The first thing found that breaks the schema.
+/// The first violation of the schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ValidationError {
-    /// Where, such as `subject.uri` or `tags[3]`; empty for the record itself.
+    /// The location, such as `subject.uri` or `tags[3]`; empty for the record itself.
     pub path: String,
-    /// What, in words. Never holds the value itself.
+    /// The violation, in words. Never contains the value itself.
     pub reason: String,
 }
 
@@ -43,7 +43,7 @@ impl ValidationError {
         }
     }
 
-    /// The same error, seen from the value that holds it at `segment`: a name or `[index]`.
+    /// Adds the location of the value in its parent: a name or `[index]`.
     fn within(mut self, segment: impl fmt::Display) -> Self {
         let separator = match self.path.as_bytes().first() {
             None | Some(b'[') => "",
@@ -56,7 +56,7 @@ impl ValidationError {
 
 type Outcome = Result<(), ValidationError>;
 
-/// Holds values against schemas that may refer to `definitions`.
+/// Validates values against schemas that may refer to `definitions`.
 pub(super) struct Validator<'a> {
     definitions: &'a HashMap<String, Definition>,
 }
@@ -149,7 +149,7 @@ impl<'a> Validator<'a> {
         }
     }
 
-    /// What is not defined is the unknown variant of an open union: see `Schemas::check_refs`.
+    /// A missing definition is an unknown variant of an open union: see `Schemas::check_refs`.
     fn definition(&self, name: &str, value: &Value, depth: usize) -> Outcome {
         match self.definitions.get(name) {
             None | Some(Definition::Endpoint) => Ok(()),
@@ -251,7 +251,7 @@ fn validate_string(schema: &StringSchema, value: &Value) -> Outcome {
     }
 }
 
-/// Counts no further than it must: a text has at most as many graphemes as bytes.
+/// Stops counting early: a text has at most as many graphemes as bytes.
 fn validate_graphemes(schema: &StringSchema, text: &str) -> Outcome {
     let has_more_than =
         |count: usize| text.len() > count && text.graphemes(true).nth(count).is_some();

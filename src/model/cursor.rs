@@ -1,24 +1,23 @@
-//! A cursor as text: in the URL of a subscription, and in a database.
+//! The text form of a cursor: in the URL of a subscription, and in a database.
 
 use jiff::Timestamp;
 use url::{Url, form_urlencoded};
 
 use super::Position;
 
-/// Text that is no cursor.
+/// Text that is not a cursor.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CursorError {
     #[error("the cursor {0:?} is not a seq")]
     Seq(String),
-    #[error("the cursor's time {text:?} is none: {error}")]
+    #[error("the cursor's time {text:?} is not a timestamp: {error}")]
     Time { text: String, error: jiff::Error },
 }
 
 impl Position {
-    /// A position as a database keeps it, each part as its `Display` wrote it.
+    /// Parses a position as the database stores it: each part in its `Display` form.
     ///
-    /// # Errors
-    /// If either part is something else.
+    /// # Errors If either part is not valid.
     pub fn parse(seq: &str, time: Option<&str>) -> Result<Self, CursorError> {
         let time = time
             .map(|text| {
@@ -36,7 +35,7 @@ impl Position {
     }
 }
 
-/// `url` with this cursor parameter and no other; the rest of its query stays.
+/// `url` with this cursor parameter in place of any other. The rest of its query stays.
 pub fn with_cursor(url: &Url, cursor: Option<u64>) -> Url {
     let others: Vec<(String, String)> = url
         .query_pairs()
@@ -55,10 +54,9 @@ pub fn with_cursor(url: &Url, cursor: Option<u64>) -> Url {
     url
 }
 
-/// The cursor parameter of a URL's `query`, if it has one. Of several the first counts.
+/// The cursor parameter of a URL's `query`, if it has one. If there are several, the first counts.
 ///
-/// # Errors
-/// If it is not a seq.
+/// # Errors If it is not a seq.
 pub fn cursor_of(query: &str) -> Result<Option<u64>, CursorError> {
     form_urlencoded::parse(query.as_bytes())
         .find(|(name, _)| name == "cursor")
@@ -75,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cursor_joins_the_query_that_is_there() {
+    fn the_cursor_is_added_to_the_existing_query() {
         let url = Url::parse("ws://a.example/s?a=1&cursor=5&b=x%20y").unwrap();
         assert_eq!(
             with_cursor(&url, Some(0)).as_str(),
@@ -99,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_seq_is_refused_by_name() {
+    fn text_that_is_not_a_seq_is_named_in_the_error() {
         for text in ["", "-1", "1.5", "18446744073709551616", "seven"] {
             let refused = cursor_of(&format!("cursor={text}")).unwrap_err();
             assert_eq!(

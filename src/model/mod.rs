@@ -1,4 +1,4 @@
-//! The words that all rooms share.
+//! The types that all rooms share.
 
 mod cursor;
 mod position;

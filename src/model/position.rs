@@ -1,4 +1,4 @@
-//! Which sequence of events, and where in it.
+//! The id of a source, and positions in its sequence.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-/// Names one sequence of events: the source's URL with scheme, host, port and path, without query.
+/// The id of one sequence of events: the source's URL with scheme, host, port and path, without
+/// query.
 ///
-/// Seqs of two hosts, or of one host behind two ports, have nothing to do with each other, so the
-/// whole URL is the key.
+/// Seqs of two hosts, or of two ports of one host, are unrelated. So the whole URL is the key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SourceId(Arc<str>);
@@ -20,7 +20,7 @@ impl SourceId {
         Self(id.into())
     }
 
-    /// The id of the source behind `url`. Credentials, query and fragment are no part of it.
+    /// The id of the source behind `url`. Credentials, query and fragment are not part of it.
     pub fn of(url: &Url) -> Self {
         let scheme = url.scheme();
         let host = url.host_str().unwrap_or_default();
@@ -40,13 +40,13 @@ impl fmt::Display for SourceId {
     }
 }
 
-/// A place in a source's sequence: everything up to and including `seq` lies behind it.
+/// A position in a source's sequence: everything up to and including `seq` is before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// 0 is the place before the oldest event that the source still holds.
+    /// 0 is the position before the oldest event that the source still holds.
     pub seq: u64,
-    /// The `time` of the event with that seq, where it is known. It tells one sequence space from
-    /// another that happens to have similar numbers.
+    /// The `time` of the event with that seq, if known. It helps to tell two sequences with similar
+    /// seqs apart.
     pub time: Option<Timestamp>,
 }
 

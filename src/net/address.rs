@@ -1,13 +1,13 @@
-//! Which addresses belong to the public internet.
+//! Decides which IP addresses belong to the public internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Which addresses may be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// The operator's own URL leads wherever the operator likes.
+    /// Any address. For URLs that the operator configured.
     Anywhere,
-    /// A stranger must not send us into the network that we stand in.
+    /// Public addresses only. URLs from outsiders must not lead into the worker's own network.
     PublicOnly,
 }
 
@@ -17,8 +17,9 @@ impl Reach {
     }
 }
 
-/// Whether `ip` is an address that a stranger may send us to. Loopback, private networks,
-/// link-local, shared, reserved and multicast addresses are not, in whichever notation they hide.
+/// Whether `ip` is public, so that a URL from an outsider may lead to it. Loopback, private,
+/// link-local, shared, reserved and multicast addresses are not public, also not in their IPv6
+/// notations.
 pub fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_public_v4(ip),
@@ -50,13 +51,13 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         return is_public_v4(embedded);
     }
     let is_documentation = ip.segments()[..2] == [0x2001, 0x0db8];
-    // Only 2000::/3 has been given out; local, multicast and reserved ranges lie outside.
+    // Only 2000::/3 has been assigned; local, multicast and reserved ranges are outside of it.
     let is_global_unicast = ip.segments()[0] & 0xe000 == 0x2000;
     is_global_unicast && !is_documentation
 }
 
-/// The IPv4 address that a mapped (`::ffff:0:0/96`), NAT64 (`64:ff9b::/96`) or 6to4 (`2002::/16`)
-/// address leads to.
+/// The IPv4 address inside a mapped (`::ffff:0:0/96`), NAT64 (`64:ff9b::/96`) or 6to4 (`2002::/16`)
+/// address.
 fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match ip.segments() {
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_address_in_an_ipv6_disguise_is_not_public() {
+    fn a_private_ipv4_address_in_ipv6_notation_is_not_public() {
         for ip in ["::ffff:127.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::"] {
             assert!(!is_public(ip.parse().unwrap()), "{ip}");
         }

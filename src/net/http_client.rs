@@ -1,4 +1,5 @@
-//! HTTP requests to hosts that strangers name: where they may lead, and how much may come back.
+//! An HTTP client for servers that outsiders name. It limits the addresses that a request may reach
+//! and the size of answers.
 
 use std::error::Error;
 use std::future::Future;
@@ -32,31 +33,32 @@ use crate::net::{retry_after, tls};
 
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
-/// Addresses that do not answer have to leave time for the others.
+/// Short, so that there is time to try the other addresses of a host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The operator's hosts are asked again and again; there are too many others to stay in touch with.
+/// Connections to the operator's hosts are kept for reuse. There are too many other hosts to keep
+/// connections to them.
 const IDLE_TO_OPERATORS: usize = 4;
 const IDLE_TO_STRANGERS: usize = 0;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who named a URL.
+/// The origin of a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NamedBy {
-    /// It leads wherever the operator likes. Where redirects lead from there, the server says.
+    /// The operator configured it. It may lead to any address; its redirects may not.
     Operator,
-    /// It leads to public addresses, unless others are allowed.
+    /// An outsider named it. It may lead to public addresses only, unless private ones are allowed.
     Outsider,
 }
 
-/// Asks HTTP servers.
+/// Sends requests to HTTP servers.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     operators: Connections,
     strangers: Connections,
 }
 
-/// There was no answer, or not the one that was hoped for.
+/// No answer, or no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     #[error("no answer within {0:?}")]
@@ -78,31 +80,32 @@ pub enum FetchError {
     #[error("the answer has more than {limit} bytes")]
     TooLarge { limit: usize },
 
-    /// The text names all causes.
+    /// The text names all causes, and the server if it gave no answer at all.
     #[error("no HTTP answer: {0}")]
     Transport(String),
 }
 
-/// A client, and what its names may resolve to.
+/// A client, with the addresses that its host names may resolve to.
 #[derive(Clone, Debug)]
 struct Connections {
     client: Client<HttpsConnector<HttpConnector<Names>>, Empty<Bytes>>,
     reach: Reach,
 }
 
-/// Resolves names, and keeps the addresses that may be dialled: what was checked is what is dialled.
+/// Resolves host names and keeps only the addresses that may be dialled. The checked addresses are
+/// the dialled ones.
 #[derive(Clone, Debug)]
 struct Names {
     reach: Reach,
 }
 
-/// A name that is not dialled.
+/// A host name that is not dialled.
 #[derive(Debug, thiserror::Error)]
 enum NameError {
-    #[error("cannot resolve it: {0}")]
+    #[error("cannot resolve the host name: {0}")]
     Lookup(#[from] io::Error),
 
-    #[error("every address is private")]
+    #[error("every address of the host is private")]
     OnlyPrivate,
 }
 
@@ -110,7 +113,7 @@ enum NameError {
 
 impl Fetcher {
     /// # Errors
-    /// Where the crypto provider supports no TLS version that rustls does.
+    /// If the crypto provider supports no TLS version that rustls supports.
     pub fn new(allow_private_addresses: bool) -> Result<Self, rustls::Error> {
         let tls = tls::client_config()?;
         Ok(Self::trusting(tls, allow_private_addresses))
@@ -128,10 +131,9 @@ impl Fetcher {
         }
     }
 
-    /// The body of what is at `url`: all of it within `deadline`, and at most so many bytes.
+    /// The whole body at `url`, within `deadline` and with at most `limit` bytes.
     ///
-    /// # Errors
-    /// Any status but 200 is one.
+    /// # Errors Every status except 200 is an error.
     pub async fn get_whole(
         &self,
         url: &Url,
@@ -148,11 +150,10 @@ impl Fetcher {
             .map_err(|_| FetchError::Deadline(deadline))?
     }
 
-    /// What is at `url`, or where it redirects to, with its body still to be read. It takes as long
-    /// as the servers like.
+    /// The response of `url` or of its redirect target, with the body still to be read. It has no
+    /// deadline.
     ///
-    /// # Errors
-    /// Any status but 200 is one.
+    /// # Errors Every status except 200 is an error.
     pub async fn get(&self, url: &Url, named: NamedBy) -> Result<Response<Incoming>, FetchError> {
         let response = self.ask(url, named).await?;
         match response.status() {
@@ -164,10 +165,9 @@ impl Fetcher {
         }
     }
 
-    /// The same with any status, whose body may say more.
+    /// Like [`Self::get`], but accepts every status, because the body may explain it.
     ///
-    /// # Errors
-    /// If there is no answer.
+    /// # Errors If there is no answer.
     pub(crate) async fn ask(
         &self,
         url: &Url,
@@ -192,9 +192,9 @@ impl Fetcher {
     }
 }
 
-/// All of a body, which may have so many bytes.
+/// Reads a whole body of at most `limit` bytes.
 pub(crate) async fn read_whole(body: Incoming, limit: usize) -> Result<Bytes, FetchError> {
-    // Lengths that servers announce are not to be trusted, so it is counted.
+    // A length that the server announces is not trusted, so the bytes are counted.
     match Limited::new(body, limit).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge { limit }),
@@ -237,7 +237,7 @@ impl Connections {
     }
 
     async fn ask(&self, url: &Url) -> Result<Response<Incoming>, FetchError> {
-        // An address in the URL is dialled without resolving anything.
+        // An IP address in the URL is dialled without the resolver, so it is checked here.
         let address = match url.host() {
             Some(Host::Ipv4(ip)) => Some(ip.into()),
             Some(Host::Ipv6(ip)) => Some(ip.into()),
@@ -247,21 +247,25 @@ impl Connections {
         if address.is_some_and(|ip| !self.reach.admits(ip)) {
             return Err(private());
         }
+        let transport = |error: &(dyn Error + 'static)| {
+            let server = url.origin().ascii_serialization();
+            FetchError::Transport(format!("{server} unreachable: {}", causes(error)))
+        };
         let request = Request::get(url.as_str())
             .header(header::USER_AGENT, USER_AGENT)
             .body(Empty::new())
-            .map_err(|error| FetchError::Transport(causes(&error)))?;
+            .map_err(|error| transport(&error))?;
         self.client.request(request).await.map_err(|error| {
             let name_error = chain(&error).find_map(|cause| cause.downcast_ref());
             match name_error {
                 Some(NameError::OnlyPrivate) => private(),
-                _ => FetchError::Transport(causes(&error)),
+                _ => transport(&error),
             }
         })
     }
 }
 
-/// An error and what caused it.
+/// An error and its causes.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
@@ -285,7 +289,7 @@ impl Service<Name> for Names {
     fn call(&mut self, name: Name) -> Self::Future {
         let reach = self.reach;
         Box::pin(async move {
-            // The client puts the port in.
+            // The port 0 is a placeholder; the client sets the port.
             let mut addresses: Vec<_> = lookup_host((name.as_str(), 0)).await?.collect();
             let is_known = !addresses.is_empty();
             addresses.retain(|address| reach.admits(address.ip()));

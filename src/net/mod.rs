@@ -1,4 +1,4 @@
-//! What every request over the network needs: addresses, redirects, TLS, the HTTP client, limits.
+//! What every network request needs: addresses, redirects, TLS, the HTTP client, limits.
 
 pub mod address;
 pub mod http_client;

@@ -1,10 +1,10 @@
-//! Redirects of a dial or a request: pure decisions about where they may lead.
+//! Decides whether a redirect is followed. Pure, without I/O.
 
 use url::Url;
 
 use crate::model::with_cursor;
 
-/// How often one may be sent elsewhere.
+/// The most redirects of one request.
 const MAX_REDIRECTS: usize = 5;
 
 /// A redirect that is not followed.
@@ -13,7 +13,7 @@ pub enum RedirectError {
     #[error("redirected from TLS to plain text, to {0}")]
     Downgrade(String),
 
-    #[error("redirected to what cannot be followed: {0:?}")]
+    #[error("redirected to {0:?}, which is not a usable URL")]
     InvalidLocation(String),
 
     #[error("redirected in a loop, again to {0}")]
@@ -39,13 +39,12 @@ impl Route {
         }
     }
 
-    /// Moves on to where `location`, seen at `current`, points; it may be relative. A WebSocket is
-    /// followed to a WebSocket, and a cursor in the URL is dropped, since each dial says by itself
-    /// where it begins.
+    /// Returns the target of a redirect with `location`, received from `current`; `location` may be
+    /// relative. The target of a WebSocket URL is made a WebSocket URL. A cursor in the URL is
+    /// dropped, because each dial adds its own.
     ///
-    /// # Errors
-    /// Refuses what is no URL of a server, a step from TLS to plain text, a loop, and a route that
-    /// is too long.
+    /// # Errors If the target is not a URL of a server, if it leads from TLS to plain text, if it
+    /// was visited before, or if there were too many redirects.
     pub(crate) fn follow(&mut self, current: &Url, location: &str) -> Result<Url, RedirectError> {
         let next = resolve(current, location)
             .ok_or_else(|| RedirectError::InvalidLocation(location.chars().take(256).collect()))?;
@@ -88,7 +87,7 @@ fn is_encrypted(url: &Url) -> bool {
     matches!(url.scheme(), "https" | "wss")
 }
 
-/// In the URL of a request, `cursor` may mean something else.
+/// Removes the cursor of a WebSocket URL. In other URLs, `cursor` may have another meaning.
 fn without_cursor(url: &Url) -> Url {
     if is_websocket(url) {
         with_cursor(url, None)
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_not_given_up() {
+    fn a_redirect_from_tls_to_plain_text_is_refused() {
         let refused = follow("wss://a.example/s", "http://a.example/s");
         assert!(matches!(refused, Err(RedirectError::Downgrade(_))));
     }

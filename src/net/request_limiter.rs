@@ -1,4 +1,4 @@
-//! How many requests are under way at once, and how fast they follow each other.
+//! Limits the number of concurrent requests and their rate.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,26 +6,27 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep};
 
-/// Lets requests through one by one.
+/// Admits requests one by one.
 #[derive(Debug)]
 pub(crate) struct RequestLimiter {
-    places: Semaphore,
+    slots: Semaphore,
     pace: Mutex<Pace>,
 }
 
-/// A token bucket: so many requests a second in the long run, and `burst` at once after a pause.
+/// A token bucket: `per_second` requests a second in the long run, and `burst` requests at once
+/// after a pause.
 #[derive(Debug)]
 struct Pace {
     interval: Duration,
     burst: u32,
-    /// When the next request would be due if all had kept the interval.
+    /// When the next request would be due if all requests had kept the interval.
     due: Option<Instant>,
 }
 
 impl RequestLimiter {
-    pub(crate) fn new(places: usize, per_second: u32, burst: u32) -> Self {
+    pub(crate) fn new(slots: usize, per_second: u32, burst: u32) -> Self {
         Self {
-            places: Semaphore::new(places),
+            slots: Semaphore::new(slots),
             pace: Mutex::new(Pace {
                 interval: Duration::from_secs(1) / per_second.max(1),
                 burst: burst.max(1),
@@ -34,21 +35,22 @@ impl RequestLimiter {
         }
     }
 
-    /// Waits for one's turn, which lasts until what is given is dropped. First come, first served.
+    /// Waits for a slot. The caller holds the slot until it drops the permit. First come, first
+    /// served.
     pub(crate) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
-        // Nobody closes the semaphore, so this is always a permit.
-        let place = self.places.acquire().await.ok();
+        // The semaphore is never closed, so this is always a permit.
+        let permit = self.slots.acquire().await.ok();
         let wait = {
             let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
             pace.reserve(Instant::now())
         };
         sleep(wait).await;
-        place
+        permit
     }
 }
 
 impl Pace {
-    /// Takes the next turn, and says how long to wait for it.
+    /// Reserves the next start time and returns the wait until then.
     fn reserve(&mut self, now: Instant) -> Duration {
         let due = self.due.map_or(now, |due| due.max(now));
         self.due = Some(due + self.interval);
@@ -72,15 +74,15 @@ mod tests {
         };
         let waits: Vec<_> = (0..5).map(|_| wait_at(0)).collect();
         assert_eq!(waits, [0, 0, 0, 100, 200]);
-        // Two of the five are still to come when a third of a second is over; a pause of any length
-        // earns no more than the burst.
+        // Two of the five are still due after a third of a second. A pause of any length allows no
+        // more than the burst.
         assert_eq!(wait_at(350), 0);
         let waits: Vec<_> = (0..4).map(|_| wait_at(100_000)).collect();
         assert_eq!(waits, [0, 0, 0, 100]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_is_free_again_when_its_turn_is_over() {
+    async fn a_slot_is_free_again_after_its_request() {
         let limiter = RequestLimiter::new(1, 1000, 1000);
         let turn = limiter.enter().await;
         let second = tokio::time::timeout(Duration::from_secs(3600), limiter.enter()).await;

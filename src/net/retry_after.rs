@@ -5,20 +5,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
-/// The longest that a server can put us off. A mistaken or hostile answer must not keep the worker
-/// away until the server's window has passed.
+/// The longest delay that a server can request. A mistaken or hostile answer must not stop the
+/// worker until the server no longer holds the missed events.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
-/// How long to wait by the header's `value`, in seconds or as a date; at most a quarter of an hour. `None`
-/// where it is neither.
+/// The delay requested by the header's `value`, which is in seconds or a date; at most 15 minutes.
+/// `None` if it is neither.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     let delay = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than fit are still a number, and a long time.
+        // A number with too many digits is still valid, and means a long time.
         Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
         let at = DateTimeParser::new().parse_timestamp(value).ok()?;
-        // A date in the past asks for no time at all.
+        // A date in the past requests no delay.
         Duration::try_from(at.duration_since(now)).unwrap_or_default()
     };
     Some(delay.min(LONGEST))
@@ -46,14 +46,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_cannot_put_us_off_for_long() {
+    fn a_long_delay_is_capped() {
         assert_eq!(seconds("86400"), Some(900));
         assert_eq!(seconds("99999999999999999999999"), Some(900));
         assert_eq!(seconds("Tue, 24 Nov 2026 08:00:00 GMT"), Some(900));
     }
 
     #[test]
-    fn nonsense_is_no_delay() {
+    fn an_invalid_value_is_no_delay() {
         for value in ["", "soon", "-5", "1.5"] {
             assert_eq!(seconds(value), None, "{value:?}");
         }

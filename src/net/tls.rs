@@ -1,4 +1,4 @@
-//! The TLS client configuration, for `wss` sources and HTTPS requests.
+//! The TLS client configuration for `wss` sources and HTTPS requests.
 
 #[cfg(test)]
 mod tests;
@@ -9,21 +9,19 @@ use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_tungstenite::Connector;
 
-/// A connector for WebSockets, which trusts as [`client_config`] does.
+/// A connector for WebSockets with the trust of [`client_config`].
 ///
-/// # Errors
-/// Where the provider supports no TLS version that rustls does.
+/// # Errors If the crypto provider supports no TLS version that rustls supports.
 pub(crate) fn connector() -> Result<Connector, rustls::Error> {
     Ok(Connector::Rustls(Arc::new(client_config()?)))
 }
 
-/// Trusts the public web's root certificates.
+/// A configuration that trusts the root certificates of the public web.
 ///
-/// The crypto provider is named here, by hand: left to rustls, the first dial panics as soon
-/// as the dependencies bring none or two of them.
+/// It names the crypto provider explicitly. Without this, rustls panics at the first dial if the
+/// dependencies contain no provider or two of them.
 ///
-/// # Errors
-/// Where the provider supports no TLS version that rustls does.
+/// # Errors If the crypto provider supports no TLS version that rustls supports.
 pub(crate) fn client_config() -> Result<ClientConfig, rustls::Error> {
     trusting(RootCertStore::from_iter(
         webpki_roots::TLS_SERVER_ROOTS.iter().cloned(),

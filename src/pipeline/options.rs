@@ -34,6 +34,6 @@ pub enum Start {
     /// At the oldest event that the source still holds.
     #[default]
     Oldest,
-    /// At what happens next; what was before is recorded as a gap.
+    /// At the next new event; earlier events are recorded as a gap.
     Live,
 }

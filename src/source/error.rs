@@ -1,4 +1,4 @@
-//! What goes wrong between a source and us, and what each of it asks of the next attempt.
+//! Errors between a source and the worker, and when to retry after each of them.
 
 use std::io;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use crate::net::redirect::RedirectError;
 /// When to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAdvice {
-    /// The server refuses, and will refuse again unless somebody changes something: the longest
-    /// delay.
+    /// Wait for the longest delay: the server refuses, and will refuse again until its operator or
+    /// ours changes something.
     AtCeiling,
-    /// Whatever the backoff says.
+    /// Wait as long as the backoff says.
     Backoff,
-    /// The server asked for at least this much time.
+    /// Wait at least this long, as the server asked.
     NotBefore(Duration),
 }
 
-/// A connection did not come to be.
+/// A connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("no connection within {0:?}")]
@@ -32,7 +32,7 @@ pub enum ConnectError {
         error: io::Error,
     },
 
-    #[error("the WebSocket handshake failed: {0}")]
+    #[error("{}", handshake_message(.0))]
     Handshake(#[source] Box<tungstenite::Error>),
 
     #[error("the server answered with HTTP status {status}")]
@@ -80,7 +80,7 @@ pub enum ReadError {
     #[error("closed by the server{}: {reason:?}", .code.map(|code| format!(" with code {code}")).unwrap_or_default())]
     Closed { code: Option<u16>, reason: String },
 
-    /// It had ended before; this error was reported then.
+    /// The connection had ended before, and the reason was returned then.
     #[error("read after the end of the connection")]
     Ended,
 
@@ -90,7 +90,7 @@ pub enum ReadError {
     #[error("not the WebSocket protocol: {0}")]
     Protocol(#[source] Box<tungstenite::Error>),
 
-    /// The transport ended without a closing handshake, perhaps amid a frame.
+    /// The transport ended without a closing handshake, perhaps in the middle of a frame.
     #[error("cut off without a closing handshake")]
     Reset,
 
@@ -114,6 +114,20 @@ impl From<tungstenite::Error> for ReadError {
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Reset,
             error => Self::Protocol(Box::new(error)),
         }
+    }
+}
+
+/// The message of a failed handshake, with a hint at the most common mistake.
+fn handshake_message(error: &tungstenite::Error) -> String {
+    use tungstenite::error::ProtocolError;
+
+    match error {
+        tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete) => {
+            "the server closed the connection during the WebSocket handshake; \
+             check the path of the URL"
+                .to_owned()
+        }
+        error => format!("the WebSocket handshake failed: {error}"),
     }
 }
 
@@ -141,11 +155,18 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_asks_for_time_is_given_it() {
+    fn a_requested_delay_is_kept() {
         let asked = RetryAdvice::NotBefore(Duration::from_secs(7));
         assert_eq!(advice(429, Some(7)), asked);
         assert_eq!(advice(503, Some(7)), asked);
         assert_eq!(advice(429, None), RetryAdvice::Backoff);
+    }
+
+    #[test]
+    fn a_connection_closed_during_the_handshake_gives_a_hint() {
+        let incomplete = tungstenite::error::ProtocolError::HandshakeIncomplete;
+        let error = ConnectError::Handshake(Box::new(incomplete.into()));
+        assert!(error.to_string().contains("check the path"), "{error}");
     }
 
     #[test]
@@ -156,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_that_passes_is_retried_by_the_ordinary_backoff() {
+    fn a_temporary_error_is_retried_with_the_ordinary_backoff() {
         for status in [408, 500, 502, 503, 504, 520] {
             assert_eq!(advice(status, None), RetryAdvice::Backoff, "{status}");
         }

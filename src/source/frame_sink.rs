@@ -1,21 +1,21 @@
-//! What takes the frames of a connection as they are read.
+//! Receives the frames of a connection as they are read.
 
 use bytes::Bytes;
 
-/// Takes frames one by one, as they are read.
+/// Receives frames one by one.
 ///
-/// A frame is a piece of the buffer that the socket is read into. Who holds on to it holds on to all
-/// of that buffer, and has the socket read into a new one.
+/// A frame is a slice of the buffer that the socket reads into. A sink that keeps the slice keeps
+/// the whole buffer alive, and the socket must allocate a new one.
 pub trait FrameSink: Send {
     fn take(&mut self, frame: Bytes);
 
     fn is_empty(&self) -> bool;
 
-    /// Whether it wants no more for now.
+    /// Whether the sink accepts no more frames for now.
     fn is_full(&self) -> bool;
 }
 
-/// When a batch is full. Each limit is checked after a frame was taken, so that a batch may exceed
+/// When a batch is full. Each limit is checked after a frame was added, so a batch may exceed
 /// `bytes` by one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
@@ -23,7 +23,7 @@ pub struct BatchLimits {
     pub bytes: usize,
 }
 
-/// An intake that keeps every frame as it is.
+/// A sink that keeps every frame unchanged.
 #[derive(Debug)]
 pub struct FrameCollector {
     limits: BatchLimits,

@@ -1,4 +1,4 @@
-//! Which records are wanted: compiled once, then asked for every operation of the stream.
+//! The wanted records: compiled once, then checked for every operation of the stream.
 
 use std::sync::Arc;
 
@@ -6,15 +6,16 @@ use super::tracked::Tracked;
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
 
-/// What the stream is asked for. A question costs the logarithm of the number of patterns or DIDs.
+/// The collections and repositories that are wanted. A check takes logarithmic time in the number
+/// of patterns or DIDs.
 #[derive(Clone, Debug, Default)]
 pub struct Interest {
     /// Sorted.
     exact: Box<[Box<str>]>,
-    /// Sorted, and none is a prefix of another: so the one that could match a collection is the
-    /// greatest that is not greater than it.
+    /// Sorted, and none is a prefix of another. So only the greatest prefix that is not greater
+    /// than a collection can match it.
     prefixes: Box<[Box<str>]>,
-    /// Sorted; empty means everybody.
+    /// Sorted; empty means all accounts.
     allowed: Box<[Did]>,
     /// Sorted.
     denied: Box<[Did]>,
@@ -23,7 +24,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Everybody's records in the collections of `patterns`.
+    /// All accounts' records in the collections of `patterns`.
     pub fn new(patterns: impl IntoIterator<Item = Pattern>) -> Self {
         let (mut exact, mut prefixes) = (Vec::new(), Vec::new());
         for pattern in patterns {
@@ -42,28 +43,28 @@ impl Interest {
         }
     }
 
-    /// Narrows the interest to these repositories; none means all.
+    /// Restricts the interest to these repositories; an empty list means all.
     #[must_use]
     pub fn allowing(mut self, dids: impl IntoIterator<Item = Did>) -> Self {
         self.allowed = sorted(dids);
         self
     }
 
-    /// Takes these repositories out, also where they are allowed by name.
+    /// Excludes these repositories, even if the allow list names them.
     #[must_use]
     pub fn denying(mut self, dids: impl IntoIterator<Item = Did>) -> Self {
         self.denied = sorted(dids);
         self
     }
 
-    /// Asks for the proofs of commits too.
+    /// Also requests the evidence of commits.
     #[must_use]
     pub fn with_evidence(mut self) -> Self {
         self.wants_evidence = true;
         self
     }
 
-    /// Asks for every commit of the repositories in `tracked`, whatever it touches.
+    /// Also requests every commit of the repositories in `tracked`.
     #[must_use]
     pub fn tracking(mut self, tracked: Arc<Tracked>) -> Self {
         self.tracked = Some(tracked);
@@ -74,13 +75,14 @@ impl Interest {
         self.wants_evidence
     }
 
-    /// Whether the chain of this repository is followed. It may say so of one whose chain is not.
+    /// Whether the chain of this repository is followed. May be true for a repository that is not
+    /// tracked.
     pub fn tracks(&self, did: &str) -> bool {
         let tracked = self.tracked.as_ref();
         tracked.is_some_and(|tracked| tracked.contains(did))
     }
 
-    /// The repositories whose chains are followed, where any are.
+    /// The repositories whose chains are followed, if chains are followed.
     pub fn tracked(&self) -> Option<&Tracked> {
         self.tracked.as_deref()
     }
@@ -172,9 +174,9 @@ mod tests {
     #[test]
     fn the_deny_list_beats_the_allow_list() {
         let (ann, bob) = (did("did:plc:ann"), did("did:web:bob.example"));
-        let everybody = interest(&["*"]).denying([bob.clone()]);
-        assert!(everybody.wants_did("did:plc:ann"));
-        assert!(!everybody.wants_did("did:web:bob.example"));
+        let everyone_else = interest(&["*"]).denying([bob.clone()]);
+        assert!(everyone_else.wants_did("did:plc:ann"));
+        assert!(!everyone_else.wants_did("did:web:bob.example"));
 
         let listed = interest(&["*"]).allowing([bob.clone(), ann]).denying([bob]);
         assert!(listed.wants_did("did:plc:ann"));

@@ -1,4 +1,4 @@
-//! Where events come from: live connections, recordings, and a relay to play them back.
+//! Sources of events: live connections, and the recording of their frames.
 
 pub mod error;
 pub mod firehose;
@@ -19,54 +19,56 @@ use frame_sink::FrameSink;
 
 use crate::model::SourceId;
 
-/// The longest frame that is taken from a source, in bytes.
+/// The longest frame that is read from a source, in bytes.
 ///
-/// The protocol allows 5,000,000. One that is longer is taken all the same, so that the decoder can
-/// set it aside: a frame at which the connection is given up comes again after every reconnect.
+/// The protocol allows 5,000,000. A longer frame is still read, so that the decoder can make it a
+/// dead letter. If the connection were closed at such a frame, the frame would be sent again after
+/// every reconnect.
 pub const MAX_FRAME_BYTES: usize = 8 << 20;
 
-/// Something that can be followed from a place in its sequence.
+/// A sequence of events that can be read from a position.
 pub trait Source: Send + Sync + 'static {
-    /// Whose sequence it is. It stays the same wherever redirects lead.
+    /// The id of the sequence. Redirects do not change it.
     fn id(&self) -> &SourceId;
 
-    /// Opens a connection that begins at `resume`. It ends by a deadline of its own and may be
+    /// Opens a connection that begins at `resume`. It has its own deadline, and the future may be
     /// dropped at any time.
     fn connect(&self, resume: Resume) -> BoxFuture<'_, Result<Box<dyn Frames>, ConnectError>>;
 }
 
 /// The frames of one connection, in the order of the source.
 pub trait Frames: Send {
-    /// Waits for a frame, then hands over what else comes, until `into` is full or `linger` is over.
+    /// Waits for a frame, then adds further frames until `into` is full or `linger` is over.
     ///
-    /// Whatever the outcome, the frames in `into` are good: an error concerns what follows them. The
-    /// future may be dropped at any time; what it has handed over stays there, and a later call with
-    /// the same `into` goes on from there.
+    /// After an error the frames in `into` are still valid: the error concerns what follows them.
+    /// The future may be dropped at any time. The frames that were added stay in `into`, and a
+    /// later call with the same `into` continues from there.
     fn read_batch<'a>(
         &'a mut self,
         linger: Duration,
         into: &'a mut dyn FrameSink,
     ) -> BoxFuture<'a, Result<(), ReadError>>;
 
-    /// Messages of this connection that were no frames of the stream (text) and were passed by.
+    /// The number of text messages on this connection. They are not frames of the stream, and were
+    /// ignored.
     fn ignored(&self) -> u64;
 }
 
-/// Where a connection is to begin.
+/// Where a connection begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// After the event with this seq. Servers differ in whether they send that event again.
+    /// After the event with this seq. Some servers send that event again.
     After(u64),
-    /// With whatever happens next; what happened before is lost.
+    /// At the next new event. Earlier events are missed.
     Live,
-    /// With the oldest event that the source still holds.
+    /// At the oldest event that the source still holds.
     Oldest,
-    /// With the event that has this seq, to see that it is still the same one.
+    /// At the event with this seq, to check that it is still the same event.
     With(u64),
 }
 
 impl Resume {
-    /// The value of the `cursor` parameter. Zero and none are different things.
+    /// The value of the `cursor` parameter. Zero and no cursor are different.
     pub fn cursor(self) -> Option<u64> {
         match self {
             Self::After(seq) => Some(seq),

@@ -1,4 +1,4 @@
-//! When to dial a source again: backoff that only a healthy connection ends.
+//! Decides when to dial a source again. Only a healthy connection resets the backoff.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use super::error::RetryAdvice;
 use crate::delivery::backoff::Backoff;
 
-/// The reconnects of one source. Its owner passes the clock in.
+/// The reconnects of one source. The caller provides the time.
 ///
-/// A connection counts as healthy once it has carried an event *and* stayed up for a while. A
-/// server that accepts, sends an error frame and closes is as good as one that refuses: neither
-/// the handshake nor the error frame ends the backoff.
+/// A connection counts as healthy after it has delivered an event *and* stayed up for a while. A
+/// server that accepts, sends an error frame and closes is no better than one that refuses. So
+/// neither the handshake nor an error frame resets the backoff.
 #[derive(Clone, Debug)]
 pub struct Reconnect {
     backoff: Backoff,
@@ -26,7 +26,7 @@ struct Connection {
 }
 
 impl Reconnect {
-    /// Backs off by `backoff`, and begins it anew after a connection that lasted `healthy_after`.
+    /// Uses `backoff`, and resets it after a connection that lasted `healthy_after`.
     pub fn new(backoff: Backoff, healthy_after: Duration) -> Self {
         Self {
             backoff,
@@ -35,7 +35,7 @@ impl Reconnect {
         }
     }
 
-    /// The handshake is done.
+    /// Call after the handshake.
     pub fn connected(&mut self, now: Instant) {
         self.connection = Some(Connection {
             since: now,
@@ -43,14 +43,14 @@ impl Reconnect {
         });
     }
 
-    /// Events have come; error frames and `#info` are none.
+    /// Call when events have arrived. Error frames and `#info` do not count.
     pub fn received(&mut self) {
         if let Some(connection) = &mut self.connection {
             connection.carried_events = true;
         }
     }
 
-    /// The connection was lost, or never came to be: how long to wait before the next attempt.
+    /// The connection was lost or could not be made. Returns the delay before the next attempt.
     pub fn next_delay(&mut self, now: Instant, advice: RetryAdvice) -> Duration {
         if self
             .connection
@@ -86,7 +86,7 @@ mod tests {
         Reconnect::new(backoff, 10 * SECOND)
     }
 
-    /// A connection that lasts for `lasts`, and the seconds to wait after it.
+    /// The seconds to wait after a connection that lasted for `lasts`.
     fn delay_after(reconnect: &mut Reconnect, lasts: Duration, carries_events: bool) -> u64 {
         let now = Instant::now();
         reconnect.connected(now);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_frame_straight_after_the_handshake_makes_no_hot_loop() {
+    fn an_error_frame_right_after_the_handshake_causes_no_hot_loop() {
         let mut reconnect = reconnect();
         let delays: Vec<u64> = (0..8)
             .map(|_| delay_after(&mut reconnect, Duration::ZERO, false))

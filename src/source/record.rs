@@ -1,4 +1,4 @@
-//! Writes a source's raw frames to a recording.
+//! Writes the raw frames of a source to a recording.
 
 use std::time::Duration;
 
@@ -17,22 +17,22 @@ const LIMITS: BatchLimits = BatchLimits {
 };
 const LINGER: Duration = Duration::from_millis(5);
 
-/// What was recorded, and why no more.
+/// The size of a recording, and why it ended.
 #[derive(Debug)]
 pub struct Recorded {
     pub frames: u64,
-    /// Of the frames, without their lengths.
+    /// Bytes of the frames, without their length prefixes.
     pub bytes: u64,
     pub ending: Ending,
 }
 
 #[derive(Debug)]
 pub enum Ending {
-    /// Nothing came for as long as was allowed.
+    /// No frame arrived within the allowed time.
     Idle,
-    /// The connection ended. It is not made again: the recording is one contiguous piece.
+    /// The connection ended. It is not restored, because a recording is one contiguous piece.
     Lost(ReadError),
-    /// The caller said so.
+    /// The caller requested it.
     Stopped,
 }
 
@@ -44,12 +44,11 @@ pub enum RecordError {
     Write(#[from] RecordingError),
 }
 
-/// Records `source` from `resume` on, over one connection, until `stop` is cancelled, nothing has
-/// come for `idle` (`None`: for ever), or the connection ends.
+/// Records `source` from `resume` on, over one connection, until `stop` is cancelled, no frame has
+/// arrived for `idle` (`None`: without limit), or the connection ends.
 ///
-/// # Errors
-/// Where no connection could be made or the recording not be written. The loss of the connection
-/// is an [`Ending`].
+/// # Errors If no connection could be made, or the recording could not be written. A lost
+/// connection is an [`Ending`], not an error.
 pub async fn record<W: AsyncWrite + Unpin>(
     source: &dyn Source,
     resume: Resume,
@@ -90,11 +89,11 @@ async fn read(
     idle: Option<Duration>,
     stop: &CancellationToken,
 ) -> Option<Ending> {
-    let patience = idle.unwrap_or(Duration::MAX);
-    let reading = timeout(patience, connection.read_batch(LINGER, batch));
+    let limit = idle.unwrap_or(Duration::MAX);
+    let reading = timeout(limit, connection.read_batch(LINGER, batch));
     match stop.run_until_cancelled(reading).await {
         None => Some(Ending::Stopped),
-        // A frame may have come in the last moment; then the source was not idle.
+        // A frame may have arrived at the last moment; then the source was not idle.
         Some(Err(_)) if batch.frames.is_empty() => Some(Ending::Idle),
         Some(Err(_) | Ok(Ok(()))) => None,
         Some(Ok(Err(error))) => Some(Ending::Lost(error)),

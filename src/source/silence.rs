@@ -1,25 +1,26 @@
-//! Tells a dead link from a quiet stream, by data alone.
+//! Distinguishes a dead connection from a quiet stream, by data only.
 //!
-//! Pings prove nothing: peers have seen connections that answered every ping for hours and carried
-//! no event. A fixed timeout on data is no better, since a small host is silent for minutes and
-//! nothing is wrong. So the timeout follows the source's own habits, and a reconnect that brings
-//! nothing new counts as evidence that the stream is quiet.
+//! Pings prove nothing: peers have seen connections that answered every ping for hours and
+//! delivered no event. A fixed timeout on data is not better, because a small host can be silent
+//! for minutes although nothing is wrong. So the timeout follows the usual gaps of the source, and
+//! a reconnect without new events is evidence that the stream is quiet.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// After this long a gap counts for half: habits change, and one outage is not a habit.
+/// After this time a gap counts for half: sources change, and a single outage should not count for
+/// long.
 const GAP_HALF_LIFE: Duration = Duration::from_secs(10 * 60);
 
-/// How long a source may be silent before its link is given up.
+/// How long a source may be silent before the connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SilenceLimits {
-    /// However busy the source, a silence shorter than this means nothing.
+    /// Shorter silences are always accepted, also on a busy source.
     pub min: Duration,
-    /// However quiet the source, a silence of this length is worth a reconnect.
+    /// Longer silences always cause a reconnect, also on a quiet source.
     pub max: Duration,
-    /// In between: this many times the longest gap that was seen lately.
+    /// Between `min` and `max`: this multiple of the longest recent gap.
     pub factor: u32,
 }
 
@@ -33,7 +34,7 @@ impl Default for SilenceLimits {
     }
 }
 
-/// Limits that make no sense.
+/// Limits that contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSilenceLimits {
     #[error("the longest silence ({max:?}) is shorter than the shortest ({min:?})")]
@@ -42,24 +43,24 @@ pub enum InvalidSilenceLimits {
     ZeroMin,
 }
 
-/// Watches one source across its connections. Its owner passes the clock in.
+/// Observes one source across its connections. The caller provides the time.
 ///
-/// Call [`wait_from`](Self::wait_from) when a connection is made and whenever reading begins again
-/// after a pause of our own, [`data`](Self::data) when frames have come, and
-/// [`gave_up`](Self::gave_up) when the link was dropped because [`deadline`](Self::deadline) passed.
+/// Call [`wait_from`](Self::wait_from) when a connection is made and whenever reading resumes after
+/// a pause of the worker, [`data`](Self::data) when frames have arrived, and
+/// [`gave_up`](Self::gave_up) when the connection was closed because [`deadline`](Self::deadline)
+/// passed.
 #[derive(Clone, Debug)]
 pub struct SilenceDetector {
     limits: SilenceLimits,
     waiting_since: Instant,
     /// The longest gap between data on one connection, fading with [`GAP_HALF_LIFE`].
     longest_gap: Duration,
-    /// Reconnects in a row that brought nothing new.
+    /// Consecutive reconnects without new events.
     fruitless: u32,
 }
 
 impl SilenceDetector {
-    /// # Errors
-    /// `min` must be longer than zero, and `max` not below it.
+    /// # Errors If `min` is zero, or `max` is shorter than `min`.
     pub fn try_new(limits: SilenceLimits, now: Instant) -> Result<Self, InvalidSilenceLimits> {
         let SilenceLimits { min, max, .. } = limits;
         if min.is_zero() {
@@ -76,13 +77,13 @@ impl SilenceDetector {
         })
     }
 
-    /// The socket is being read from now on. Time in which we did not read, for want of a
-    /// connection or of budget, says nothing about the source.
+    /// The socket is read from now on. Time in which it was not read, because there was no
+    /// connection or no budget, says nothing about the source.
     pub fn wait_from(&mut self, now: Instant) {
         self.waiting_since = now;
     }
 
-    /// Frames have come.
+    /// Call when frames have arrived.
     pub fn data(&mut self, now: Instant) {
         let gap = now.saturating_duration_since(self.waiting_since);
         let fade = 0.5_f64.powf(gap.as_secs_f64() / GAP_HALF_LIFE.as_secs_f64());
@@ -91,21 +92,21 @@ impl SilenceDetector {
         self.fruitless = 0;
     }
 
-    /// The link was given up for its silence. Should the next one be as silent, it is given twice
-    /// the time, up to the maximum.
+    /// Call when the connection was closed for its silence. If the next one is silent too, its
+    /// timeout is doubled, up to the maximum.
     pub fn gave_up(&mut self) {
         self.fruitless = self.fruitless.saturating_add(1);
     }
 
-    /// How long the source may be silent now.
+    /// How long the source may be silent at present.
     pub fn threshold(&self) -> Duration {
         let SilenceLimits { min, max, factor } = self.limits;
         let usual = self.longest_gap.saturating_mul(factor).clamp(min, max);
-        let patience = 2_u32.saturating_pow(self.fruitless);
-        usual.saturating_mul(patience).min(max)
+        let backoff = 2_u32.saturating_pow(self.fruitless);
+        usual.saturating_mul(backoff).min(max)
     }
 
-    /// When the link is to be taken for dead, unless data comes before.
+    /// When the connection counts as dead, unless data arrives before.
     pub fn deadline(&self) -> Instant {
         self.waiting_since + self.threshold()
     }
@@ -123,7 +124,7 @@ mod tests {
         SilenceDetector::try_new(SilenceLimits::default(), Instant::now()).unwrap()
     }
 
-    /// Data `count` times, `gap` apart.
+    /// Reports data `count` times, `gap` apart.
     async fn stream(detector: &mut SilenceDetector, gap: Duration, count: u32) {
         for _ in 0..count {
             tokio::time::advance(gap).await;
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_stream_is_given_a_multiple_of_its_own_gap() {
+    async fn a_slow_stream_may_be_silent_for_a_multiple_of_its_gap() {
         let mut detector = detector();
         stream(&mut detector, 20 * SECOND, 5).await;
         assert_eq!(detector.threshold(), 160 * SECOND);
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_long_gap_is_forgotten_in_time() {
+    async fn a_long_gap_fades() {
         let mut detector = detector();
         stream(&mut detector, 60 * SECOND, 1).await;
         stream(&mut detector, SECOND, 2 * 3600).await;
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reconnects_that_bring_nothing_double_the_threshold_up_to_the_maximum() {
+    async fn reconnects_without_events_double_the_threshold_up_to_the_maximum() {
         let mut detector = detector();
         let seconds: Vec<u64> = (0..6)
             .map(|_| {
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_of_our_own_is_not_held_against_the_source() {
+    async fn a_pause_of_the_worker_does_not_count_as_silence() {
         let mut detector = detector();
         tokio::time::advance(3600 * SECOND).await;
         detector.wait_from(Instant::now());

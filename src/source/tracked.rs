@@ -1,15 +1,15 @@
-//! Which repositories are tracked: those that have, or had, a record that is kept.
+//! The tracked repositories: those with a record that is, or was, kept.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-/// A set of DIDs that only grows, in eight bytes and a little more a DID.
+/// A set of DIDs that only grows. It takes a little more than eight bytes for each DID.
 ///
-/// It holds hashes, so it may take a DID for another one. That costs reading the other's commits in
-/// vain: whether a repository is tracked is for the tables to say. Nobody can choose DIDs that
-/// collide, since the hash has a random key.
+/// It stores hashes, so two DIDs may collide. Then the commits of an untracked repository are
+/// decoded without need; the tables decide whether a repository is tracked. The hash has a random
+/// key, so an attacker cannot choose DIDs that collide.
 #[derive(Debug, Default)]
 pub struct Tracked {
     key: RandomState,
@@ -30,7 +30,7 @@ impl Tracked {
         hashes.insert(hash);
     }
 
-    /// Adds those that the tables have. Until then the set is not whole.
+    /// Adds the tracked repositories of the tables. Before that, the set is not complete.
     pub fn load<'a>(&self, dids: impl IntoIterator<Item = &'a str>) {
         {
             let mut hashes = self.hashes.write().unwrap_or_else(PoisonError::into_inner);
@@ -44,13 +44,13 @@ impl Tracked {
     }
 }
 
-/// Takes a hash for its own.
+/// A hasher for values that are hashes already.
 #[derive(Debug, Default)]
 struct Unhashed(u64);
 
 impl Hasher for Unhashed {
     fn write(&mut self, bytes: &[u8]) {
-        // Only u64 are hashed here, and they come by `write_u64`.
+        // Only `u64` values are hashed here, and they use `write_u64`.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_knows_whom_it_was_told_of() {
+    fn it_contains_the_inserted_dids() {
         let tracked = Tracked::default();
         tracked.insert("did:plc:ann");
         assert!(!tracked.is_loaded());

@@ -1,4 +1,5 @@
-//! Whether the worker does its work, and why not: a pure function of its status and the time.
+//! Readiness: whether the worker does its work, and if not, why. A pure function of its status and
+//! the time.
 
 use std::time::Duration;
 
@@ -7,21 +8,21 @@ use serde::Serialize;
 
 use super::status::{ActorState, ActorStatus, ConnectionState, SourceStatus, Status};
 
-/// For how long what is not as it should be may be so before it counts.
+/// How long a fault may last before the worker is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// A source without a connection, though it is tried again and again.
+    /// A source without a connection, with reconnects in progress.
     pub disconnected: Duration,
-    /// Events that have been received and a cursor that does not move.
+    /// A cursor that does not move although events were received.
     pub stalled: Duration,
-    /// An actor that has failed and waits for its restart.
+    /// An actor that failed and waits for its restart.
     pub actor_down: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Readiness {
     pub ready: bool,
-    /// Why not; empty where `ready`.
+    /// The reasons if not `ready`; otherwise empty.
     pub reasons: Vec<Reason>,
 }
 
@@ -32,7 +33,7 @@ pub struct Reason {
     pub message: String,
 }
 
-/// Judges `status` at the time `now`.
+/// Evaluates `status` at the time `now`.
 pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Readiness {
     let worker = worker_fault(status).map(|message| ("worker".to_owned(), message));
     let database = database_fault(status, now).map(|message| ("database".to_owned(), message));
@@ -76,7 +77,7 @@ fn database_fault(status: &Status, now: Timestamp) -> Option<String> {
     let blocked = status.queue.blocked.as_ref()?;
     let seconds = elapsed(blocked.at, now).as_secs();
     Some(format!(
-        "has taken nothing for {seconds} s: {}",
+        "writes have failed for {seconds} s: {}",
         blocked.reason
     ))
 }
@@ -103,20 +104,20 @@ fn connection_fault(
     match &source.connection {
         ConnectionState::Connected { .. } => None,
         ConnectionState::Starting => Some("has not been dialled yet".to_owned()),
-        ConnectionState::Stopped => Some("is not followed any more".to_owned()),
+        ConnectionState::Stopped => Some("has been stopped".to_owned()),
         ConnectionState::Connecting => disconnection(source, now, thresholds),
         ConnectionState::BackingOff { reason, .. } => disconnection(source, now, thresholds)
-            .map(|message| format!("{message}, the last time because: {reason}")),
+            .map(|message| format!("{message}; last error: {reason}")),
     }
 }
 
 fn disconnection(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) -> Option<String> {
     let missing = elapsed(source.disconnected_since?, now);
     (missing > thresholds.disconnected)
-        .then(|| format!("has not been reached for {} s", missing.as_secs()))
+        .then(|| format!("has not been connected for {} s", missing.as_secs()))
 }
 
-/// The cursor must move while something is owed; a silent source owes nothing.
+/// The cursor must move while received events are not applied. A silent source has none.
 fn cursor_fault(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) -> Option<String> {
     let owing_since = source.owing_since?;
     let last_progress = source
@@ -125,7 +126,7 @@ fn cursor_fault(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) 
     let stalled = elapsed(last_progress, now);
     (stalled > thresholds.stalled).then(|| {
         format!(
-            "its cursor has stood at {} for {} s, though {} has been received",
+            "its cursor has been at {} for {} s, although {} was received",
             source.applied.seq,
             stalled.as_secs(),
             source.received.seq,
@@ -133,7 +134,7 @@ fn cursor_fault(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) 
     })
 }
 
-/// Zero where the clock was set back in between.
+/// Zero if the clock was set back in between.
 fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
@@ -174,7 +175,7 @@ mod tests {
         }
     }
 
-    /// Connected an hour ago, everything applied, silent since.
+    /// Connected an hour ago, with everything applied and no event since.
     fn healthy() -> Status {
         let mut source = SourceStatus::default();
         source.set_connection(ConnectionState::Connected { since: ago(3600) }, ago(3600));
@@ -188,7 +189,7 @@ mod tests {
         status
     }
 
-    /// What is wrong after `change`, as `component: message`.
+    /// The faults after `change`, as `component: message`.
     fn faults(change: impl FnOnce(&mut Status)) -> Vec<String> {
         let mut status = healthy();
         change(&mut status);
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_begun_or_is_about_to_end_is_not_ready() {
+    fn a_worker_that_starts_or_drains_is_not_ready() {
         assert_eq!(
             faults(|status| *status = Status::default()),
             ["worker: has not started a source yet"]
@@ -225,12 +226,12 @@ mod tests {
         );
         assert_eq!(
             faults(|status| source(status).connection = ConnectionState::Stopped),
-            ["source wss://relay: is not followed any more"]
+            ["source wss://relay: has been stopped"]
         );
     }
 
     #[test]
-    fn a_source_may_be_gone_for_as_long_as_the_threshold() {
+    fn a_source_may_be_disconnected_for_as_long_as_the_threshold() {
         let lost_for = |seconds| {
             faults(|status| {
                 let backing_off = ConnectionState::BackingOff {
@@ -245,7 +246,7 @@ mod tests {
         assert_eq!(lost_for(200), Vec::<String>::new());
         assert_eq!(
             lost_for(201),
-            ["source wss://relay: has not been reached for 201 s, the last time because: HTTP 503"]
+            ["source wss://relay: has not been connected for 201 s; last error: HTTP 503"]
         );
     }
 
@@ -256,7 +257,7 @@ mod tests {
         assert_eq!(waiting_for(60), Vec::<String>::new());
         assert_eq!(
             waiting_for(61),
-            ["source wss://relay: its cursor has stood at 5 for 61 s, though 9 has been received"]
+            ["source wss://relay: its cursor has been at 5 for 61 s, although 9 was received"]
         );
     }
 
@@ -270,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_takes_nothing_is_a_fault_at_once() {
+    fn a_database_whose_writes_fail_is_a_fault_at_once() {
         assert_eq!(
             faults(|status| status.queue.blocked = Some(failure(0))),
-            ["database: has taken nothing for 0 s: it broke"]
+            ["database: writes have failed for 0 s: it broke"]
         );
     }
 
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told() {
+    fn every_fault_is_reported() {
         let all = faults(|status| {
             status.draining = true;
             status.queue.blocked = Some(failure(5));

@@ -11,23 +11,24 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The actors' framework reports every start and stop at `info`; the supervisor says it better.
+/// The actor framework logs every start and stop at `info`. The supervisor logs them in more useful
+/// form.
 const DEFAULT_FILTER: &str = "info,ractor=warn,sqlx=error";
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// A line for people.
+    /// One readable line for each message.
     #[default]
     Text,
-    /// A JSON object a line.
+    /// One JSON object for each line.
     Json,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    #[error("RUST_LOG is no filter: {0}")]
+    #[error("RUST_LOG is not a valid filter: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     #[error("the log is already set up")]
     SetUpTwice(#[from] tracing_subscriber::util::TryInitError),
@@ -35,10 +36,9 @@ pub enum LogError {
 
 /// Sends the log of the whole process to standard error, and panics to the log.
 ///
-/// `filter` is the value of `RUST_LOG`; without one, `info,ractor=warn,sqlx=error` holds.
+/// `filter` is the value of `RUST_LOG`; the default is `info,ractor=warn,sqlx=error`.
 ///
-/// # Errors
-/// Where `filter` is no filter, or the process has a log already.
+/// # Errors If `filter` is not valid, or the process already has a log.
 pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), LogError> {
     subscriber(format, filter, io::stderr, io::stderr().is_terminal())?.try_init()?;
     panic::set_hook(Box::new(|panic| {
@@ -53,7 +53,7 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), LogError> {
     Ok(())
 }
 
-/// The words of a panic, as caught by a supervisor or a hook.
+/// The message of a panic, as caught by a supervisor or a hook.
 pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()
@@ -127,22 +127,22 @@ mod tests {
 
     #[test]
     fn the_framework_is_quiet_unless_asked_for() {
-        let chatter = || info!(target: "ractor", "started");
-        assert_eq!(logged(LogFormat::Text, None, chatter), "");
-        assert_eq!(logged(LogFormat::Text, Some(""), chatter), "");
-        assert!(logged(LogFormat::Text, Some("info"), chatter).contains("started"));
+        let log_at_info = || info!(target: "ractor", "started");
+        assert_eq!(logged(LogFormat::Text, None, log_at_info), "");
+        assert_eq!(logged(LogFormat::Text, Some(""), log_at_info), "");
+        assert!(logged(LogFormat::Text, Some("info"), log_at_info).contains("started"));
         let trouble = || warn!(target: "ractor", "trouble");
         assert!(logged(LogFormat::Text, None, trouble).contains("trouble"));
     }
 
     #[test]
-    fn a_filter_that_is_none_is_an_error() {
+    fn an_invalid_filter_is_an_error() {
         let wrong = subscriber(LogFormat::Text, Some("a=b=c"), io::sink, false);
         assert!(matches!(wrong, Err(LogError::Filter(_))));
     }
 
     #[test]
-    fn a_panic_of_several_lines_is_told_in_one() {
+    fn a_panic_message_of_several_lines_becomes_one_line() {
         let payload: Box<dyn Any + Send> = Box::new("left:  1\n right: 2".to_owned());
         assert_eq!(one_line(panic_message(&*payload)), "left: 1 right: 2");
     }

@@ -1,4 +1,4 @@
-//! What the operator sees: metrics, health, status.
+//! What the operator sees: logs, metrics, health, status.
 
 pub mod health;
 pub mod log;

@@ -1,11 +1,11 @@
-//! One log line an incident, however often it happens.
+//! Limits repeated log lines.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Lets one line through in each interval, and counts what it holds back.
+/// Admits one line in each interval, and counts the suppressed ones.
 #[derive(Debug)]
 pub struct RateLimit {
     interval: Duration,
@@ -22,7 +22,7 @@ impl RateLimit {
         }
     }
 
-    /// Whether to log now, and if so, how many were held back since the last time.
+    /// Whether to log now. If so, returns the number of lines suppressed since the last one.
     pub fn admit(&mut self, now: Instant) -> Option<u64> {
         let is_due = self
             .last
@@ -36,7 +36,7 @@ impl RateLimit {
     }
 }
 
-/// A [`RateLimit`] of many who log.
+/// A [`RateLimit`] that several tasks share.
 #[derive(Debug)]
 pub struct SharedRateLimit(Mutex<RateLimit>);
 
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_is_let_through_in_each_interval_and_tells_of_the_others() {
+    fn one_line_is_admitted_in_each_interval_with_the_suppressed_count() {
         let mut limit = RateLimit::new(Duration::from_secs(10));
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);

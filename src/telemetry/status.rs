@@ -1,5 +1,5 @@
-//! The state of the worker as its operator sees it: plain values, written by the actors once a
-//! batch, read by `/status` and `/readyz`.
+//! The state of the worker, for its operator: plain values that the actors write once for each
+//! batch, and that `/status` and `/readyz` read.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,13 +20,13 @@ impl StatusBoard {
         self.lock().clone()
     }
 
-    /// Changes the status in place. `change` must be short: readers wait for it.
+    /// Changes the status in place. `change` must be fast, because readers wait for it.
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.lock());
     }
 
     fn lock(&self) -> MutexGuard<'_, Status> {
-        // Every field is valid by itself, so a writer that panicked half-way did no harm.
+        // Every field is valid by itself, so a panic during an update leaves a valid status.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -34,22 +34,22 @@ impl StatusBoard {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
     pub started_at: Option<Timestamp>,
-    /// How many runs in a row before this one came to no good end.
+    /// The number of consecutive earlier runs that ended in a crash.
     pub crashes: u32,
-    /// Set once the worker has been told to stop.
+    /// Set as soon as the worker was told to stop.
     pub draining: bool,
     /// The supervisor's children by name.
     pub actors: BTreeMap<String, ActorStatus>,
     /// The sources by id.
     pub sources: BTreeMap<String, SourceStatus>,
     pub queue: QueueStatus,
-    /// How the tracked repositories stand; `None` where nothing is verified.
+    /// The counts of tracked repositories; `None` if nothing is verified.
     pub repositories: Option<RepoCounts>,
     pub budget: BudgetStatus,
 }
 
 impl Status {
-    /// The status of `source`, made where there is none yet.
+    /// The status of `source`. Created if there is none yet.
     pub fn source_mut(&mut self, source: &SourceId) -> &mut SourceStatus {
         self.sources.entry(source.to_string()).or_default()
     }
@@ -66,7 +66,7 @@ pub struct ActorStatus {
 #[serde(rename_all = "snake_case")]
 pub enum ActorState {
     Running,
-    /// Failed, and waiting for its backoff to end.
+    /// Failed, and waiting for the end of its backoff.
     BackingOff,
     Stopped,
 }
@@ -80,17 +80,18 @@ pub struct Failure {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SourceStatus {
     pub connection: ConnectionState,
-    /// Since when there has been no connection; `None` while there is one, or nobody has tried.
+    /// Since when there has been no connection; `None` while connected, and before the first
+    /// attempt.
     pub disconnected_since: Option<Timestamp>,
     /// Connections made after the first one.
     pub reconnects: u64,
     pub last_frame_at: Option<Timestamp>,
     /// The newest event read from the socket.
     pub received: Position,
-    /// Everything up to here is durable in the tables; what the cursor says.
+    /// Everything up to here is durable in the tables. This is the cursor.
     pub applied: Position,
     pub applied_at: Option<Timestamp>,
-    /// Since when `applied` has been short of `received`; `None` while nothing is owed.
+    /// Since when `applied` has been behind `received`; `None` while it is not behind.
     pub owing_since: Option<Timestamp>,
     pub events: u64,
     pub matched: u64,
@@ -98,7 +99,7 @@ pub struct SourceStatus {
 }
 
 impl SourceStatus {
-    /// Notes what became of the connection.
+    /// Sets the state of the connection.
     pub fn set_connection(&mut self, connection: ConnectionState, now: Timestamp) {
         self.disconnected_since = match connection {
             ConnectionState::Connected { .. } | ConnectionState::Starting => None,
@@ -107,24 +108,24 @@ impl SourceStatus {
         self.connection = connection;
     }
 
-    /// Notes that the source has been read up to `position`.
+    /// Records that the source was read up to `position`.
     pub fn set_received(&mut self, position: Position, now: Timestamp) {
         self.received = position;
         self.last_frame_at = Some(now);
-        self.note_owing(now);
+        self.update_owing(now);
     }
 
-    /// Notes that everything up to `position` is durable.
+    /// Records that everything up to `position` is durable.
     pub fn set_applied(&mut self, position: Position, now: Timestamp) {
         if position != self.applied {
             self.applied = position;
             self.applied_at = Some(now);
         }
-        self.note_owing(now);
+        self.update_owing(now);
     }
 
-    // Seqs may begin anew, so only equality tells that nothing is owed.
-    fn note_owing(&mut self, now: Timestamp) {
+    // Seqs may begin again at a lower number, so only equal seqs mean that everything is applied.
+    fn update_owing(&mut self, now: Timestamp) {
         self.owing_since = if self.last_frame_at.is_none() || self.received.seq == self.applied.seq
         {
             None
@@ -133,17 +134,18 @@ impl SourceStatus {
         };
     }
 
-    /// How far the tables are behind the newest event received, in seconds of the source's clock.
+    /// How far the tables are behind the newest received event, in seconds of the source's clock.
     pub fn lag_seconds(&self) -> Option<f64> {
         let behind = self.received.time?.duration_since(self.applied.time?);
         Some(behind.as_secs_f64().max(0.0))
     }
 
-    /// How far the tables are behind the source, in seconds, events that it still holds back for
-    /// us included.
+    /// How far the tables are behind the source, in seconds. This includes events that the source
+    /// has not sent yet.
     ///
-    /// While something is owed, the newest event applied grows old as the clock runs. Once nothing
-    /// is, it is as old as it was on its arrival: a quiet source is not a late one.
+    /// While `applied` is behind, the age of the newest applied event grows with the clock.
+    /// Afterwards it is the age that the event had on arrival, so a quiet source does not look
+    /// late.
     pub fn source_lag_seconds(&self, now: Timestamp) -> Option<f64> {
         let until = match self.owing_since {
             Some(_) => now,
@@ -186,13 +188,13 @@ pub struct QueueStatus {
     pub depth: u64,
     pub applied: u64,
     pub dead_letters: u64,
-    /// Since when, and why, the database takes nothing.
+    /// Since when, and why, database writes fail.
     pub blocked: Option<Failure>,
     pub last_commit_at: Option<Timestamp>,
 }
 
 impl QueueStatus {
-    /// Notes why the database takes nothing. Answers whether that is news.
+    /// Records why database writes fail. Returns whether they did not fail before.
     pub fn set_blocked(&mut self, reason: &str, now: Timestamp) -> bool {
         let blocked = self.blocked.get_or_insert_with(|| Failure {
             at: now,
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_owes_from_the_first_event_that_is_not_applied() {
+    fn a_source_is_behind_from_the_first_event_that_is_not_applied() {
         let mut source = SourceStatus::default();
         source.set_applied(position(9, 90), at(100));
         assert_eq!(source.owing_since, None, "nothing has been received yet");
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_that_began_anew_owes_what_it_brings() {
+    fn a_source_with_a_new_sequence_is_behind() {
         let mut source = SourceStatus::default();
         source.set_applied(position(1000, 90), at(100));
         source.set_received(position(5, 100), at(101));
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_missed_from_its_loss_to_its_return() {
+    fn a_source_is_disconnected_from_loss_to_return() {
         let mut source = SourceStatus::default();
         source.set_connection(ConnectionState::Connecting, at(1));
         source.set_connection(ConnectionState::Stopped, at(2));

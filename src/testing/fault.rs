@@ -1,70 +1,70 @@
-//! The one seam at which tests make the worker fail. Without a plan, which is always in production,
+//! The fault points at which tests make the worker fail. Without a plan, as always in production,
 //! each point costs one branch.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A place at which work may be made to fail.
+/// A point at which a test can make the work fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Point {
     BackfillStart,
     BackfillStep,
     ConnectionStart,
-    /// Before it dials or reads.
+    /// Before the connection dials or reads.
     ConnectionStep,
-    /// Frames have left the socket and are not entered yet.
+    /// Frames have left the socket and are not in the ledger yet.
     ConnectionRead,
     CursorStart,
     CursorMessage,
-    /// A checkpoint is durable, and nobody knows.
+    /// A checkpoint is durable, and the actor has not recorded it yet.
     CursorCheckpointed,
     DecoderStart,
-    /// A batch is in hand.
+    /// The decoder has a batch under lease.
     DecoderLeased,
-    /// The batch was passed on.
+    /// The decoder has passed the batch on.
     DecoderPassedOn,
-    /// All that was read is settled, and the last checkpoint is not written.
+    /// All batches are acked, and the last checkpoint is not written.
     DrainSettled,
-    /// It is written, and the actors still stand.
+    /// The last checkpoint is written, and the actors are still running.
     DrainCheckpointed,
     FilterStart,
-    /// A batch was taken from the mailbox.
+    /// The filter has taken a batch from its mailbox.
     FilterTaken,
-    /// All that could be released was passed on.
+    /// The filter has passed on everything that could be released.
     FilterPassedOn,
     HousekeepingMessage,
     IndexerStart,
     IndexerMessage,
-    /// A transaction is cut and in hand.
+    /// The indexer has formed a transaction.
     IndexerCut,
-    /// It is committed, and its leases are not settled.
+    /// The transaction is committed, and its leases are not acked.
     IndexerCommitted,
-    /// Its leases are settled.
+    /// The leases of the transaction are acked.
     IndexerSettled,
     RepositoriesStart,
     RepositoriesMessage,
     /// The supervisor is about to start a child.
     Spawn,
-    /// The child stands and can be reached; the ledger does not know yet.
+    /// The child is running and reachable; the ledger does not know yet.
     Spawned,
     /// A transaction holds the write lock.
     StoreBegun,
-    /// It is durable, and its owner has not heard.
+    /// The transaction is durable, and its owner does not know yet.
     StoreCommitted,
-    /// All of it is written, and nothing is durable.
+    /// The transaction is completely written, and not durable yet.
     StoreCommitting,
-    /// Before each migration, also where it was applied long ago.
+    /// Before each migration, including those that were applied earlier.
     StoreMigrating,
     /// Between two statements of a batch.
     StoreWriting,
-    /// A child has ended, and the supervisor has not heard of it yet.
+    /// A child has ended, and the supervisor does not know yet.
     SupervisorEvent,
     SupervisorMessage,
 }
 
 impl Point {
-    /// Those that actors pass, whatever store they have.
+    /// The points that actors pass with any kind of store.
     pub const IN_ACTORS: [Self; 22] = [
         Self::ConnectionStart,
         Self::ConnectionStep,
@@ -91,26 +91,26 @@ impl Point {
     ];
 }
 
-/// What happens there.
+/// The effect of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Delay(Duration),
     Error,
-    /// The actor is killed at its next await, as the supervisor would kill it. Where none is at
+    /// The actor is killed at its next await, as the supervisor would kill it. Without an actor at
     /// hand, this is a stall.
     Kill,
     Panic,
-    /// The handler never ends by itself.
+    /// The handler never returns by itself.
     Stall,
 }
 
-/// Decides what fails when.
+/// Decides which point fails, and when.
 pub trait FaultPlan: Send + Sync + 'static {
-    /// Asked each time a point is passed.
+    /// Called each time a point is passed.
     fn strike(&self, point: Point) -> Option<Fault>;
 
-    /// Called with each frame that a decoder is about to read, on the thread that reads it. May do
-    /// whatever a frame that breaks its reader would do: panic, hang, end the process.
+    /// Called with each frame that a decoder is about to read, on the thread that reads it. It may
+    /// simulate a harmful frame: panic, hang, or end the process.
     fn touch(&self, _frame: &[u8]) {}
 }
 
@@ -128,7 +128,7 @@ impl Faults {
         Self(Some(plan))
     }
 
-    /// A decoder is about to read `frame`.
+    /// Called when a decoder is about to read `frame`.
     #[inline]
     pub fn touch(&self, frame: &[u8]) {
         if let Some(plan) = &self.0 {
@@ -136,10 +136,9 @@ impl Faults {
         }
     }
 
-    /// Passes `point`, with no actor at hand to be killed.
+    /// Passes `point` without an actor that could be killed.
     ///
-    /// # Errors
-    /// Where the plan has it fail with an error.
+    /// # Errors If the plan makes it fail with an error.
     #[inline]
     pub async fn pass_without_actor(&self, point: Point) -> Result<(), Injected> {
         match self.strike(point) {

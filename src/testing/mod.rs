@@ -1,4 +1,4 @@
-//! What tests and demonstrations need inside the program: the fault seam, recordings, a mock relay.
+//! Test and demonstration tools inside the program: fault points, recordings, a mock relay.
 
 pub mod fault;
 pub mod mock_relay;

@@ -21,15 +21,15 @@ pub enum RecordingError {
     #[error(transparent)]
     Io(#[from] io::Error),
 
-    #[error("a frame of {bytes} bytes at offset {offset}, where {MAX_FRAME_BYTES} are allowed")]
+    #[error("a frame of {bytes} bytes at offset {offset}; {MAX_FRAME_BYTES} are allowed")]
     TooLarge { offset: usize, bytes: usize },
 
-    /// The writer died, or the file is no recording.
-    #[error("the recording breaks off within the frame at offset {offset}")]
+    /// The writer was interrupted, or the file is not a recording.
+    #[error("the recording ends within the frame at offset {offset}")]
     Truncated { offset: usize },
 }
 
-/// Reads the frames of a recording out of its bytes, without copying them. After an error it ends.
+/// An iterator over the frames of a recording, without copies. It ends after an error.
 #[derive(Clone, Debug)]
 pub struct Recording {
     rest: Bytes,
@@ -42,11 +42,9 @@ pub struct RecordingWriter<W> {
     file: W,
 }
 
-/// All frames of the recording at `path`. Reads it at once, so call it off the runtime's threads
-/// where that matters.
+/// Loads all frames of the recording at `path`. It blocks, so do not call it on an async thread.
 ///
-/// # Errors
-/// A recording that breaks off is an error, even though frames came before.
+/// # Errors A recording that ends within a frame is an error, even if frames came before.
 pub fn load(path: &Path) -> Result<Vec<Bytes>, RecordingError> {
     let frames = std::fs::read(path)
         .map_err(RecordingError::from)
@@ -103,15 +101,14 @@ impl Iterator for Recording {
 // === impl RecordingWriter ===
 
 impl<W: AsyncWrite + Unpin> RecordingWriter<W> {
-    /// Writes to `file`, which had better be buffered.
+    /// Writes to `file`, which should be buffered.
     pub fn new(file: W) -> Self {
         Self { file }
     }
 
     /// Appends one frame. Not cancel-safe: a dropped call may leave part of a frame.
     ///
-    /// # Errors
-    /// Refuses a frame that no reader would take.
+    /// # Errors Refuses a frame that is too long for a reader.
     pub async fn write(&mut self, frame: &[u8]) -> Result<(), RecordingError> {
         let length = u32::try_from(frame.len())
             .ok()
@@ -125,7 +122,7 @@ impl<W: AsyncWrite + Unpin> RecordingWriter<W> {
         Ok(())
     }
 
-    /// Hands what is buffered to the file.
+    /// Writes the buffered bytes to the file.
     pub async fn flush(&mut self) -> Result<(), RecordingError> {
         Ok(self.file.flush().await?)
     }
@@ -142,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_written_is_read() {
+    async fn written_frames_can_be_read() {
         let frames: [&[u8]; 3] = [b"one", b"", b"three"];
         let mut file = Vec::new();
         let mut writer = RecordingWriter::new(&mut file);
@@ -159,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_that_breaks_off_is_found_and_what_came_before_is_kept() {
+    fn a_truncated_tail_is_an_error_and_earlier_frames_are_kept() {
         let whole = b"\0\0\0\x02ab\0\0\0\x03cde";
         for cut in 7..whole.len() {
             let frames = read(&whole[..cut]);
@@ -182,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_that_no_reader_would_take_is_not_written() {
+    async fn a_frame_that_is_too_long_is_not_written() {
         let mut file = Vec::new();
         let refused = RecordingWriter::new(&mut file)
             .write(&vec![0; MAX_FRAME_BYTES + 1])

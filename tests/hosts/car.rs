@@ -89,10 +89,7 @@ async fn a_host_that_falls_silent_is_left() {
         ..SLOT_TIMEOUT
     });
     let fetched = fetch(&hosts, &host(&server.http_url("")), &ann()).await;
-    assert_eq!(
-        reason_of_timeout(fetched),
-        format!("nothing more came within {SHORT:?}")
-    );
+    assert_eq!(reason_of_timeout(fetched), format!("no data for {SHORT:?}"));
 }
 
 #[tokio::test]
@@ -111,7 +108,7 @@ async fn a_host_that_drips_is_left_though_it_is_never_silent() {
     let fetched = Spool::read(car, LIMIT, &std::env::temp_dir()).await;
     assert_eq!(
         reason_of_timeout(fetched),
-        "less than 1048576 bytes a second"
+        "slower than 1048576 bytes a second"
     );
 }
 
@@ -131,6 +128,6 @@ async fn a_host_that_takes_forever_is_left() {
     let fetched = Spool::read(car, LIMIT, &std::env::temp_dir()).await;
     assert_eq!(
         reason_of_timeout(fetched),
-        format!("not whole within {SHORT:?}")
+        format!("not complete within {SHORT:?}")
     );
 }

@@ -1,4 +1,4 @@
-//! What a test has an account do, or has the relay say of it.
+//! Actions that a test chooses, instead of random ones.
 
 use bytes::Bytes;
 
@@ -11,10 +11,9 @@ use crate::repo::{CommitFrame, Repository, Write};
 use crate::tid::tid;
 
 impl Network {
-    /// Commits: the paths of `put` each get another record, those of `deleted` lose theirs.
+    /// Commits: each path of `put` gets another record, and the records at `deleted` are deleted.
     ///
-    /// # Panics
-    /// Where something is deleted that is not there.
+    /// # Panics If a record to delete does not exist.
     pub fn write(&mut self, number: usize, put: &[&str], deleted: &[&str]) {
         let now = self.time();
         let mut writes = Vec::new();
@@ -26,17 +25,17 @@ impl Network {
         self.commit_writes(number, writes);
     }
 
-    /// From now on commits don't say which tree was before them, or do so again.
+    /// Whether further commits omit `prevData`.
     pub fn omit_prev_data(&mut self, omits: bool) {
         self.omits_prev_data = omits;
     }
 
-    /// A `#sync` of where the repository stands.
+    /// Emits a `#sync` with the current state of the repository.
     pub fn assert_state(&mut self, number: usize) {
         self.sync(number);
     }
 
-    /// The account leaves, or comes back.
+    /// Deactivates or reactivates the account.
     pub fn set_status(&mut self, number: usize, status: Option<Status>) {
         match status {
             Some(status) => self.leave(number, status),
@@ -44,37 +43,37 @@ impl Network {
         }
     }
 
-    /// The account has another key from now on. Nobody says so.
+    /// Replaces the account's key, without a message about it.
     pub fn replace_key(&mut self, number: usize) {
         let key = SigningKey::generate(&mut self.random);
         self.accounts[number].repo.rotate_key(key);
     }
 
-    /// The account lives on the server at `url` from now on. Nobody says so.
+    /// Moves the account to the server at `url`, without a message about it.
     pub fn move_to(&mut self, number: usize, url: String) {
         self.accounts[number].host = Some(url);
     }
 
-    /// An `#identity` that tells no more than that something may have changed.
+    /// Emits an `#identity` without a handle, which only says that something may have changed.
     pub fn hint_at_identity(&mut self, number: usize) {
         let did = self.accounts[number].did.clone();
         self.emit(|stamp| frame::identity(stamp, &did, None));
     }
 
-    /// The relay says that an account has left which has not.
+    /// Emits a false `#account` that the account is not active.
     pub fn slander(&mut self, number: usize, status: Status) {
         let did = self.accounts[number].did.clone();
         self.emit(|stamp| frame::account(stamp, &did, Some(status.as_str())));
     }
 
-    /// A commit that was never made: somebody else has signed it.
+    /// Emits a commit that does not exist, signed with another key.
     pub fn forge_commit(&mut self, number: usize, path: &str) -> Bytes {
         let (did, _, commit) = self.forged(number, path);
         self.emit(|stamp| frame::commit(stamp, &did, commit));
         self.last_frame()
     }
 
-    /// A `#sync` of a state that never was: somebody else has signed it.
+    /// Emits a `#sync` of a state that does not exist, signed with another key.
     pub fn forge_state(&mut self, number: usize, path: &str) -> Bytes {
         let (did, repo, _) = self.forged(number, path);
         let (head, blocks) = repo.sync_frame().expect("it has just committed");
@@ -82,8 +81,7 @@ impl Network {
         self.last_frame()
     }
 
-    /// What the repository would be if `path` were another record, and somebody else's key were the
-    /// account's.
+    /// The repository with another record at `path`, signed with a key that is not the account's.
     fn forged(&mut self, number: usize, path: &str) -> (String, Repository, CommitFrame) {
         let value = record::record(path, self.time(), &self.refs, &mut self.random);
         let write = Write {

@@ -1,4 +1,4 @@
-//! Frames, taken apart.
+//! Parsed frames.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The tree as it was before a commit, as far as the commit's blocks tell.
+//! Computes the tree as it was before a commit, from the blocks of the commit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,22 +6,23 @@ use std::sync::Arc;
 use cid::Cid;
 
 use super::node::{Entry, Node, layer_of};
-use super::place::{NodeRef, ProofError};
+use super::node_ref::{NodeRef, ProofError};
 use super::proof::Presence;
 use crate::atproto::car::{Blocks, address_of};
 
-/// What a tree holds at some keys, and the tree that it would be with what they held before.
+/// The values of a tree at some keys, and the same tree with the earlier values at these keys.
 ///
-/// The tree is taken apart into what it holds, in the order of its keys: leaves, and subtrees that
-/// need not be looked into. The values from before are put in node_ref, and the nodes are made anew of
-/// what there is then. Keys and values have one tree, so the order of the operations that are undone
-/// does not matter, and there is no splitting and joining of nodes: to undo a delete, the subtrees
-/// around its key are taken apart on the way to it; to undo a create, those beside its key are, where
-/// they come to stand next to each other.
+/// The tree is taken apart into a list of its parts in the order of the keys: leaves, and subtrees
+/// that are not opened. The earlier values are put into this list, and the nodes are built again
+/// from it. A set of keys and values has exactly one tree. So the order of undoing the operations
+/// does not matter, and no node has to be split or joined. To undo a delete, the subtrees around
+/// its key are opened on the way to the key. To undo a create, the subtrees on both sides of its
+/// key are opened, because they become neighbours.
 ///
-/// A node is opened for a key that lies below it, or for a neighbour that is gone, so there are at
-/// most three on each layer for each key; and since their ranges of keys don't overlap, none that has
-/// entries is opened twice. The layers are those of the root's keys and of the keys put in.
+/// A node is opened if a changed key lies below it, or if a neighbouring key disappears. So at most
+/// three nodes are opened on each layer for each key. The key ranges of nodes do not overlap, so a
+/// node with entries is opened only once. The layers are those of the root's keys and of the
+/// restored keys.
 #[derive(Debug)]
 pub struct Inversion<'b> {
     blocks: &'b Blocks,
@@ -40,16 +41,16 @@ enum TreePart {
     Subtree(NodeRef),
 }
 
-/// A key, and the value that it had before.
+/// A key, and its value before the commit.
 type Before<'a> = (&'a [u8], Option<Cid>);
 
 impl<'b> Inversion<'b> {
-    /// Looks for the keys of `before` in the tree under `root`, and puts the values in their node_ref
-    /// that they had before; `None` is a key that was not there.
+    /// Looks up the keys of `before` in the tree under `root`, and puts their earlier values in
+    /// place; `None` means that the key was not in the tree.
     ///
     /// # Errors
-    /// If a node on the way to a key is missing, is not the one that its CID names, or does not belong
-    /// there.
+    /// If a node on the way to a key is missing, does not match its CID, or does not belong at its
+    /// position.
     pub fn new(
         blocks: &'b Blocks,
         root: Cid,
@@ -72,25 +73,25 @@ impl<'b> Inversion<'b> {
         }
     }
 
-    /// What the tree holds, for each of the keys, in their order.
+    /// The value of each key in the tree, in the order of the keys.
     pub fn found(&self) -> &[Presence] {
         &self.found
     }
 
-    /// The root of the tree with the values from before.
+    /// The root of the tree with the earlier values.
     ///
     /// # Errors
-    /// If a node that has to be known for it is missing, or is not what it should be.
+    /// If a node that is needed for this is missing or not valid.
     pub fn root(self) -> Result<Cid, ProofError> {
         let mut items = self.items;
         loop {
-            // Whoever knows this CID knows the tree.
+            // The CID of a single closed subtree is the root. Its block is not needed.
             if let [TreePart::Subtree(node_ref)] = items.as_slice()
                 && !self.blocks.contains(&node_ref.cid)
             {
                 return Ok(node_ref.cid);
             }
-            // A subtree on top may turn out to have no entries there, as one that links two layers.
+            // A subtree on the top layer may have no entries there, if it only links two layers.
             let top = items.iter().map(TreePart::layer).max().flatten();
             if !items.iter().any(|item| item.is_subtree_of(top)) {
                 return build(self.blocks, items, top.unwrap_or(0));
@@ -99,8 +100,8 @@ impl<'b> Inversion<'b> {
         }
     }
 
-    /// Appends what is below `node_ref`, with the values of `before`, whose keys all belong there. What
-    /// none of them concerns stays closed.
+    /// Appends the parts below `node_ref`, with the values of `before`, whose keys all lie below
+    /// it. A subtree without such a key stays closed.
     fn descend(&mut self, node_ref: NodeRef, before: &[Before<'_>]) -> Result<(), ProofError> {
         if before.is_empty() {
             self.items.push(TreePart::Subtree(node_ref));
@@ -109,7 +110,7 @@ impl<'b> Inversion<'b> {
         self.open(node_ref, before)
     }
 
-    /// The same, also where no key concerns it.
+    /// Like `descend`, but opens the node even if no key lies below it.
     fn open(&mut self, node_ref: NodeRef, mut before: &[Before<'_>]) -> Result<(), ProofError> {
         let opened = node_ref.open(self.blocks)?;
         for (index, entry) in opened.node.entries.iter().enumerate() {
@@ -132,7 +133,7 @@ impl<'b> Inversion<'b> {
         self.fill_gap(opened.gap(opened.node.entries.len())?, before)
     }
 
-    /// Appends what is between two entries: a subtree, or none.
+    /// Appends the part between two entries: a subtree or nothing.
     fn fill_gap(&mut self, gap: Option<NodeRef>, before: &[Before<'_>]) -> Result<(), ProofError> {
         if let Some(node_ref) = gap {
             return self.descend(node_ref, before);
@@ -154,7 +155,7 @@ impl<'b> Inversion<'b> {
 }
 
 impl TreePart {
-    /// `None` for the root while it is closed.
+    /// `None` for the root as long as it is closed.
     fn layer(&self) -> Option<u32> {
         match self {
             Self::Leaf { layer, .. } => Some(*layer),
@@ -167,12 +168,12 @@ impl TreePart {
     }
 }
 
-/// The root of the tree that holds nothing.
+/// The root of the empty tree.
 pub fn empty_root() -> Cid {
     address_of(&Node::new(0, None, Vec::new()).encode())
 }
 
-/// The CID of the node of `layer` that holds all of `items`, whose subtrees are of lower layers.
+/// The CID of the node of `layer` that holds all `items`. Their subtrees are of lower layers.
 fn build(blocks: &Blocks, items: Vec<TreePart>, layer: u32) -> Result<Cid, ProofError> {
     let (mut left, mut entries) = (None, Vec::<Entry>::new());
     let mut between = Vec::new();
@@ -205,13 +206,13 @@ fn build(blocks: &Blocks, items: Vec<TreePart>, layer: u32) -> Result<Cid, Proof
     Ok(address_of(&Node::new(layer, left, entries).encode()))
 }
 
-/// The subtree of what is between two entries of a node of `layer`.
+/// The subtree for the items between two entries of a node of `layer`.
 fn build_below(
     blocks: &Blocks,
     items: Vec<TreePart>,
     layer: u32,
 ) -> Result<Option<Cid>, ProofError> {
-    // Nothing is of a layer below 0.
+    // There is no layer below 0.
     let Some(below) = layer.checked_sub(1).filter(|_| !items.is_empty()) else {
         return Ok(None);
     };
@@ -224,7 +225,7 @@ fn build_below(
     build(blocks, items, below).map(Some)
 }
 
-/// Opens the subtrees of `layer`, which have come to share a node with something else.
+/// Opens the subtrees of `layer`, which now share a node with other items.
 fn open_layer(
     blocks: &Blocks,
     items: Vec<TreePart>,
@@ -251,7 +252,7 @@ mod tests {
 
     type Values = BTreeMap<String, Cid>;
 
-    /// What some keys held before; `None` is nothing.
+    /// The earlier values of some keys; `None` means that the key was absent.
     type Changes = BTreeMap<String, Option<Cid>>;
 
     fn value(random: &mut Rng) -> Cid {
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_what_it_was_once_its_changes_are_undone() {
+    fn undoing_the_changes_gives_the_tree_before() {
         for seed in 0..400 {
             let mut random = Rng::with_seed(seed);
             let (after, changes) = commit(&mut random);
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_has_to_be_known_is_missed_and_no_other_tree_comes_of_it() {
+    fn a_missing_node_is_an_error_and_never_a_wrong_tree() {
         let (mut missed, mut spared) = (0, 0);
         for seed in 0..400 {
             let mut random = Rng::with_seed(seed);
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_grows_from_nothing_and_goes_back_to_it() {
+    fn a_tree_can_be_undone_to_the_empty_tree_and_back() {
         for seed in 0..50 {
             let mut random = Rng::with_seed(seed);
             let (values, _) = commit(&mut random);
@@ -360,15 +361,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_to_be_known_of_a_tree_that_did_not_change() {
+    fn a_tree_without_changes_needs_no_blocks() {
         let tree = Tree::build(&Values::from([("a/1".to_owned(), address_of(b"x"))]));
         let unknown = invert(tree.root, &Built::new(), &Changes::new());
         assert_eq!(unknown, Ok((Vec::new(), tree.root)));
     }
 
     #[test]
-    fn a_subtree_that_was_moved_next_to_another_is_held_to_its_range_of_keys() {
-        // Of layers 0 and 1: the keys of the vectors.
+    fn a_subtree_beside_a_removed_key_must_keep_to_its_key_range() {
+        // The keys come from the vectors and are of the layers 0 and 1.
         let (high, low, lower) = ("blue", "2653ae71", "0");
         assert_eq!(
             [high, low, lower].map(|key| layer_of(key.as_bytes())),

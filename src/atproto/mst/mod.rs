@@ -1,24 +1,23 @@
-//! The Merkle search tree over a repository's records: what a node says, and what a set of nodes
-//! proves.
+//! The Merkle search tree over the records of a repository: its nodes, and proofs by sets of nodes.
 //!
-//! Spec: <https://atproto.com/specs/repository#mst-structure>. A key is a record's path
-//! (`collection/rkey`), a value the CID of its record. Each key has a layer, which its hash decides
-//! ([`layer_of`]); a node holds keys of one layer, and between two of them, and at both ends, a link
-//! to a subtree one layer down, where there are keys to go into it. So a set of keys and values has
-//! one tree and one root, whatever the order in which it was made.
+//! Spec: <https://atproto.com/specs/repository#mst-structure>. A key is the path of a record
+//! (`collection/rkey`), a value is the CID of the record. The hash of a key decides its layer
+//! ([`layer_of`]). A node holds keys of one layer. Between two keys and at both ends it has a link
+//! to a subtree one layer down, if there are keys for that subtree. So a set of keys and values has
+//! exactly one tree and one root, in whichever order the records were written.
 //!
-//! What is strict here is what makes that so. A signature vouches only for the root's CID: a tree
-//! of another shape, or a node that is written in another way, would be signed just as well, and
-//! would be read in different ways by different readers.
+//! The checks here are strict to keep this true. A signature covers only the CID of the root. A
+//! tree of another shape, or a node in another encoding, could be signed as well, and different
+//! readers would read different contents from it.
 
 mod inversion;
 mod node;
-mod place;
+mod node_ref;
 mod proof;
 mod walk;
 
 pub use inversion::{Inversion, empty_root};
 pub use node::{Entry, MAX_ENTRIES, MAX_KEY_BYTES, MAX_NODE_BYTES, Node, NodeError, layer_of};
-pub use place::{ProofError, ProofFault};
+pub use node_ref::{ProofError, ProofFault};
 pub use proof::{Presence, find};
 pub use walk::{Leaf, Walk, WalkError};

@@ -1,4 +1,4 @@
-//! One node, read from its block.
+//! One node, decoded from its block.
 
 use std::sync::Arc;
 
@@ -9,35 +9,35 @@ use crate::atproto::car::is_address;
 use crate::atproto::cbor::{CborError, Reader};
 use crate::atproto::cbor_writer::Writer;
 
-/// The longest block of a node, in bytes: as long as a record may be.
+/// The longest block of a node, in bytes. Records have the same limit.
 pub const MAX_NODE_BYTES: usize = 1 << 20;
 
-/// The most entries of one node. Of four keys three have the layer 0, so a run of as many without a
-/// higher one between them does not come about by chance.
+/// The most entries of one node. Three of four keys have the layer 0, so a run of this length
+/// without a key of a higher layer does not happen by chance.
 pub const MAX_ENTRIES: usize = 1024;
 
-/// About what an entry takes up in a block.
+/// The approximate size of an entry in a block, in bytes.
 const ENTRY_BYTES: usize = 128;
 
-/// The longest key, in bytes. The longest path has 830: 317 of the NSID, the slash, 512 of the record
-/// key.
+/// The longest key, in bytes. The longest valid path has 830: 317 for the NSID, the slash, 512 for
+/// the record key.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// A node: subtree, entry, subtree, entry, …, subtree, where a subtree may be missing. The links are
-/// not followed here, so it is one node that is valid, not yet a tree.
+/// A node: subtree, entry, subtree, entry, …, subtree, where a subtree may be absent. Decoding does
+/// not follow the links, so it validates this node only and not the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// The subtree of the keys before the first entry.
     pub left: Option<Cid>,
-    /// In the order of their keys.
+    /// In ascending order of their keys.
     pub entries: Vec<Entry>,
     layer: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The whole key. The block leaves out what it shares with the key before. It is shared, since it
-    /// also bounds the subtrees beside it.
+    /// The whole key. The block leaves out the prefix that it shares with the key before. `Arc`,
+    /// because the key also bounds the subtrees beside it.
     pub key: Arc<[u8]>,
     /// The record's CID.
     pub value: Cid,
@@ -45,7 +45,7 @@ pub struct Entry {
     pub right: Option<Cid>,
 }
 
-/// A block that is no node of a repository's tree. Entries are counted from 0.
+/// A block that is not a valid node. Entries are counted from 0.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
     #[error(transparent)]
@@ -75,12 +75,12 @@ pub enum NodeError {
 }
 
 impl Node {
-    /// Reads a node from its block, which must be in the one form that the format has for it.
+    /// Decodes a node from its block, which must have the only valid encoding.
     ///
     /// # Errors
-    /// If `block` is too long, or not canonical DAG-CBOR; if a field is missing, unknown or of
-    /// another type; if keys don't rise, share more or less than they say, or are of different
-    /// layers.
+    /// If `block` is too long or not canonical DAG-CBOR; if a field is missing, unknown or of
+    /// another type; if the keys do not ascend, if a prefix is not exactly what two keys share, or
+    /// if the keys are of different layers.
     pub fn decode(block: &[u8]) -> Result<Self, NodeError> {
         if block.len() > MAX_NODE_BYTES {
             return Err(NodeError::Size(block.len()));
@@ -104,7 +104,7 @@ impl Node {
         })
     }
 
-    /// A node of `layer`, which all its keys are of.
+    /// A node of `layer`. All its keys must be of this layer.
     pub(super) fn new(layer: u32, left: Option<Cid>, entries: Vec<Entry>) -> Self {
         Self {
             left,
@@ -113,7 +113,7 @@ impl Node {
         }
     }
 
-    /// The block of this node: what [`decode`](Self::decode) reads it from.
+    /// The block of this node, which [`decode`](Self::decode) reads back.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(ENTRY_BYTES * (self.entries.len() + 1));
         writer.map(2);
@@ -138,14 +138,14 @@ impl Node {
         writer.finish()
     }
 
-    /// The layer of its keys; `None` where it has none, and stands on the layer that its place in
-    /// the tree gives it.
+    /// The layer of its keys; `None` if the node has no keys. Its position in the tree then decides
+    /// the layer.
     pub fn layer(&self) -> Option<u32> {
         self.layer
     }
 }
 
-/// The layer of a key: the zeros that its SHA-256 begins with, counted in pairs of bits.
+/// The layer of a key: the number of leading zero bits of its SHA-256, in pairs.
 pub fn layer_of(key: &[u8]) -> u32 {
     let digest = Sha256::digest(key);
     let whole_bytes = digest.iter().take_while(|byte| **byte == 0).count();
@@ -155,11 +155,11 @@ pub fn layer_of(key: &[u8]) -> u32 {
     (whole_bytes as u32 * 8 + rest) / 2
 }
 
-/// An entry as its map has it.
+/// An entry in the form of the block.
 struct RawEntry<'a> {
-    /// `p`: how many bytes the key shares with the one before.
+    /// `p`: the number of bytes that the key shares with the key before.
     shared: u64,
-    /// `k`: what follows them.
+    /// `k`: the rest of the key.
     rest: &'a [u8],
     /// `v`
     value: Cid,
@@ -217,8 +217,8 @@ fn link(reader: &mut Reader<'_>) -> Result<Option<Cid>, NodeError> {
     }
 }
 
-/// The key of the entry at `index`, which must share with `previous` what it says, no less: else one
-/// node could be written in several ways.
+/// The key of the entry at `index`. Its prefix must be exactly what it shares with `previous`;
+/// otherwise one node would have several valid encodings.
 fn whole_key(
     index: usize,
     previous: &[u8],
@@ -300,7 +300,7 @@ mod tests {
         decode(&node(entries.collect()))
     }
 
-    /// A node that is right, but for what `change` does to its map.
+    /// A valid node after `change` was applied to its map.
     fn changed(change: impl FnOnce(&mut Ipld)) -> Result<Node, NodeError> {
         let mut node = node(vec![entry(0, KEYS[0].as_bytes())]);
         change(&mut node);
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_tells_its_keys_whole() {
+    fn a_node_gives_whole_keys() {
         let left = cid_of(b"left");
         let right = cid_of(b"right");
         let mut last = entry(3, b"2");
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_exactly_what_two_keys_share() {
+    fn a_prefix_must_be_exactly_what_two_keys_share() {
         for (entries, entry) in [
             (vec![(1, "/4")], 0),
             (vec![(0, "b/31"), (2, "32")], 1),
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_is_there_once_and_no_other() {
+    fn each_field_occurs_once_and_unknown_fields_are_refused() {
         let without = |field: &str| changed(|node| drop(first_entry(node).remove(field)));
         for field in ["k", "p", "t", "v"] {
             assert!(matches!(without(field), Err(NodeError::Missing(name)) if name == field));
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_to_what_repositories_are_made_of() {
+    fn a_link_must_be_dag_cbor_under_sha_256() {
         let raw = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
         let link = Ipld::Link(raw.parse().unwrap());
         for field in ["t", "v"] {

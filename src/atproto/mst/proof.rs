@@ -1,11 +1,11 @@
-//! What a set of nodes proves of one key.
+//! Proofs about one key by a set of nodes.
 
 use cid::Cid;
 
-use super::place::{NodeRef, ProofError};
+use super::node_ref::{NodeRef, ProofError};
 use crate::atproto::car::Blocks;
 
-/// What a tree says of a key.
+/// The value of a key in a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
     /// The key is not in the tree.
@@ -14,19 +14,20 @@ pub enum Presence {
     Present(Cid),
 }
 
-/// Looks for `key` in the tree under `root`, as far as `blocks` hold it: those of a commit's CAR, where
-/// `root` is the `data` of its commit block. What it says is proven by the nodes between the root and
-/// the key, or the place where the key would be; each is held to its CID, its layer and its range of
-/// keys. Nothing is said of nodes elsewhere in the tree, and none of them has to be there.
+/// Looks up `key` in the tree under `root`, using the nodes in `blocks`: usually the blocks of a
+/// commit's CAR, where `root` is the `data` of the commit block. The nodes between the root and the
+/// position of the key prove the result. Each of them is checked against its CID, its layer and its
+/// key range. Other nodes of the tree need not be present, and nothing is proven about them.
 ///
-/// Each step goes one layer down, so there are never more than the root's layer has below it: 128.
+/// Each iteration goes down one layer, so there are at most 128, the number of layers below the
+/// root's.
 ///
 /// # Errors
-/// If a node on the way is missing, is not the one that its CID names, or does not belong there.
+/// If a node on the way is missing, does not match its CID, or does not belong at its position.
 pub fn find(blocks: &Blocks, root: Cid, key: &[u8]) -> Result<Presence, ProofError> {
-    let mut place = NodeRef::root(root);
+    let mut node_ref = NodeRef::root(root);
     loop {
-        let opened = place.open(blocks)?;
+        let opened = node_ref.open(blocks)?;
         let entries = &opened.node.entries;
         let index = entries.partition_point(|entry| *entry.key < *key);
         if let Some(entry) = entries.get(index)
@@ -37,7 +38,7 @@ pub fn find(blocks: &Blocks, root: Cid, key: &[u8]) -> Result<Presence, ProofErr
         let Some(below) = opened.gap(index)? else {
             return Ok(Presence::Absent);
         };
-        place = below;
+        node_ref = below;
     }
 }
 
@@ -76,7 +77,7 @@ mod tests {
         Err(ProofError { node, fault })
     }
 
-    /// A key of this layer that begins with `prefix`.
+    /// A key of `layer` that begins with `prefix`.
     fn key_of(layer: u32, prefix: &str) -> String {
         (0..)
             .map(|n| format!("{prefix}/{n}"))
@@ -84,7 +85,7 @@ mod tests {
             .unwrap()
     }
 
-    /// A node with one entry, whatever its key's layer.
+    /// A node with one entry, with no check of the key's layer.
     fn node(built: &mut Built, left: Option<Cid>, entry: Option<(&str, Option<Cid>)>) -> Cid {
         let link = |cid: Option<Cid>| cid.map_or(Ipld::Null, Ipld::Link);
         let entries: Vec<Ipld> = entry
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_was_changed_is_not_believed() {
+    fn a_changed_node_is_refused() {
         let (tree, _) = tree(50);
         let mut built = tree.blocks();
         let root = tree.root;
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_is_no_node_is_told_of() {
+    fn a_block_that_is_not_a_node_is_an_error() {
         let block = encode(&ipld!({ "l": null }));
         let cid = address_of(&block);
         let found = find_in(cid, &Built::from([(cid, block)]), "a/1");
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_outside_of_its_subtree_is_noticed() {
+    fn a_key_outside_the_range_of_its_subtree_is_an_error() {
         let mut built = Built::new();
         let (low, middle, high) = (key_of(0, "a"), key_of(2, "m"), key_of(0, "z"));
         let misplaced = node(&mut built, None, Some((&low, None)));
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stands_below_layer_0() {
+    fn there_is_no_layer_below_0() {
         let mut built = Built::new();
         let cid = node(&mut built, None, Some((&key_of(0, "b"), None)));
         let root = node(&mut built, None, Some((&key_of(0, "a"), Some(cid))));

@@ -1,23 +1,23 @@
-//! A whole tree, from its first key to its last.
+//! Walks a whole tree from its first key to its last.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cid::Cid;
 
-use super::place::{NodeRef, Opened, ProofError};
+use super::node_ref::{NodeRef, Opened, ProofError};
 
-/// Walks a tree and gives its keys and values in order. Each node is held to its CID, its layer and
-/// its range of keys, so whoever comes to the end without an error has seen the one tree that the root
-/// stands for, all of it. After an error there is nothing more.
+/// Iterates over the keys and values of a tree in ascending order. Each node is checked against its
+/// CID, its layer and its key range. A walk that ends without an error has therefore returned the
+/// complete contents of the only tree with this root. After an error the iterator ends.
 ///
-/// It holds the nodes between the root and the next key, which are at most 129. A node with entries
-/// is read once, since no two places in a tree have room for the same key.
+/// It keeps the nodes between the root and the next key in memory, at most 129. A node with entries
+/// is read only once, because no two positions in a tree can hold the same key.
 pub struct Walk<F> {
     read: F,
-    /// A subtree that comes before all that is left on the path.
+    /// A subtree to walk before the rest of the path.
     next: Option<NodeRef>,
-    path: Vec<Step>,
+    path: Vec<PathNode>,
 }
 
 /// A key and its value.
@@ -27,20 +27,20 @@ pub struct Leaf {
     pub value: Cid,
 }
 
-/// Why a walk did not come to the end.
+/// Why a walk ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum WalkError<E> {
     #[error(transparent)]
     Proof(#[from] ProofError),
-    /// A block could not be read, which says nothing of the tree.
+    /// A block could not be read. This says nothing about the tree.
     #[error("cannot read a block: {0}")]
     Read(E),
 }
 
 /// A node on the path.
-struct Step {
+struct PathNode {
     opened: Opened,
-    /// The first entry that was not yet given; the subtree before it was walked.
+    /// The next entry to return. The subtree before it has been walked.
     entry: usize,
 }
 
@@ -48,8 +48,8 @@ impl<F, E> Walk<F>
 where
     F: Fn(&Cid) -> Result<Option<Bytes>, E>,
 {
-    /// Begins at the root. `read` gives a node's block, or `None` where there is no such block; it
-    /// need not check that it is the right one.
+    /// Starts a walk at the root. `read` returns the block of a node, or `None` if there is no such
+    /// block. It need not check the hash of the block.
     pub fn new(root: Cid, read: F) -> Self {
         Self {
             read,
@@ -60,11 +60,11 @@ where
 
     fn advance(&mut self) -> Result<Option<Leaf>, WalkError<E>> {
         loop {
-            while let Some(place) = self.next.take() {
-                let block = (self.read)(&place.cid).map_err(WalkError::Read)?;
-                let opened = place.open_block(block.as_deref())?;
+            while let Some(node_ref) = self.next.take() {
+                let block = (self.read)(&node_ref.cid).map_err(WalkError::Read)?;
+                let opened = node_ref.open_block(block.as_deref())?;
                 self.next = opened.gap(0)?;
-                self.path.push(Step { opened, entry: 0 });
+                self.path.push(PathNode { opened, entry: 0 });
             }
             let Some(step) = self.path.last_mut() else {
                 return Ok(None);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_was_changed_is_not_believed() {
+    fn a_changed_node_is_refused() {
         let (tree, _) = tree(100);
         for cid in tree.blocks().keys() {
             let mut blocks = tree.blocks();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn each_step_down_is_one_layer() {
+    fn each_level_down_is_one_layer() {
         for (upper, lower) in [(2, 0), (1, 1), (1, 2)] {
             let mut built = Built::new();
             let below = node(&mut built, None, &key_of(lower, "b"), None);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_rise_over_the_whole_tree() {
+    fn keys_ascend_over_the_whole_tree() {
         let (middle, other) = (key_of(2, "m"), key_of(1, "n"));
         for (key, is_left) in [("z", true), ("a", false)] {
             let mut built = Built::new();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subtree_has_one_place() {
+    fn a_subtree_cannot_occur_twice() {
         let mut built = Built::new();
         let shared = node(&mut built, None, &key_of(0, "b"), None);
         let root = node(&mut built, Some(shared), &key_of(1, "c"), Some(shared));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_ends_the_walk() {
+    fn a_read_error_ends_the_walk() {
         let (tree, _) = tree(100);
         let mut blocks = tree.blocks();
         let lost = *blocks.keys().find(|cid| **cid != tree.root).unwrap();

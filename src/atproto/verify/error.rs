@@ -1,4 +1,4 @@
-//! What can be wrong with a proof.
+//! The errors of verification.
 
 use std::convert::Infallible;
 
@@ -12,10 +12,10 @@ use crate::atproto::mst::{ProofError, ProofFault};
 use crate::atproto::signed_commit::CommitBlockError;
 use crate::atproto::syntax::{SyntaxError, Tid};
 
-/// So much is told of a path, in characters. No key of a tree is longer.
+/// The most characters of a path in an error. No key of a tree is longer.
 const MAX_SHOWN_PATH: usize = 1024;
 
-/// Why a commit or a `#sync` is not to be believed.
+/// Why a commit or a `#sync` is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     // The message
@@ -49,7 +49,7 @@ pub enum VerifyError {
     Signature(#[from] SignatureError),
 
     // The operations
-    #[error("{0} operations, too many")]
+    #[error("{0} operations, more than the protocol allows")]
     OpCount(usize),
     #[error("{path:?}: an action that the protocol does not know")]
     Action { path: String },
@@ -83,7 +83,7 @@ pub enum VerifyError {
     CreateWithPrev { path: String },
     #[error("tree before the commit: {0}")]
     Inversion(ProofError),
-    #[error("without its operations the tree is {found}, and before it was {prev_data}")]
+    #[error("undoing the operations gives the tree {found}, but prevData says {prev_data}")]
     PrevData {
         prev_data: Box<Cid>,
         found: Box<Cid>,
@@ -91,7 +91,7 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// A short name that stays the same, to count by.
+    /// A stable short name, used as a metric label.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Cbor(_) | Self::Payload(_) => "payload",
@@ -140,8 +140,8 @@ impl VerifyError {
         }
     }
 
-    /// The lowest level at which this is noticed. What is noticed at [`Level::Chain`] is only said of
-    /// a commit that has passed at [`Level::Commit`].
+    /// The lowest level that detects this error. Errors of [`Level::Chain`] occur only for commits
+    /// that have passed [`Level::Commit`].
     pub fn level(&self) -> Level {
         match self {
             Self::PrevDataMissing
@@ -154,7 +154,7 @@ impl VerifyError {
     }
 }
 
-/// A path as errors tell it.
+/// A path, shortened for errors.
 pub(super) fn shown(path: &str) -> String {
     path.chars().take(MAX_SHOWN_PATH).collect()
 }

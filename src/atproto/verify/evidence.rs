@@ -1,4 +1,4 @@
-//! What a message brings to prove what it says.
+//! The parts of a message that prove its claims.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,24 +14,27 @@ use crate::atproto::payload::{
 use crate::atproto::signed_commit::SignedCommit;
 use crate::atproto::syntax::Tid;
 
-/// All that a `#commit` says of its repository, and the blocks to prove it. It agrees with itself as
-/// far as that can be told without the tree, the key and the time.
+/// Everything that a `#commit` says about its repository, with the blocks to prove it. It has
+/// passed all checks that need neither the tree, the key nor the time.
 #[derive(Debug)]
 pub struct CommitEvidence {
     /// The CID of the commit block.
     pub cid: Cid,
     pub commit: SignedCommit,
-    /// The rev before this one; `None` for a repository's first commit. Nothing here proves it.
+    /// The rev before this one; `None` for a repository's first commit. The signature does not
+    /// cover it.
     pub since: Option<Tid>,
     /// The root of the tree before this commit.
     pub prev_data: Option<Cid>,
-    /// What the operations come to on each path, whoever wants them.
+    /// The combined result of the operations on each path. Includes collections that are not
+    /// wanted.
     pub ops: BTreeMap<String, Op>,
-    /// Whose hashes are checked: the commit block and the records that the operations leave.
+    /// All blocks. The hashes of the commit block and of the records that remain after the commit
+    /// are checked.
     pub blocks: Blocks,
 }
 
-/// What a commit did to one path.
+/// The effect of a commit on one path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     Create {
@@ -45,11 +48,11 @@ pub enum Op {
     Delete {
         prev: Option<Cid>,
     },
-    /// Created and deleted again: nothing was before, and nothing is there after.
+    /// Created and deleted in the same commit: the path is absent before and after.
     Nothing,
 }
 
-/// What a `#sync` says of its repository.
+/// What a `#sync` says about its repository.
 #[derive(Debug)]
 pub struct SyncEvidence {
     /// The CID of the commit block.
@@ -61,16 +64,16 @@ impl CommitEvidence {
     /// Reads the evidence of a `#commit` from its payload.
     ///
     /// # Errors
-    /// If the payload is not what its lexicon says, or too large; if the commit block or a record is
-    /// missing or another one; if message and commit block, or the parts of an operation, contradict
-    /// each other.
+    /// If the payload does not match its lexicon or is too large; if the commit block or a record
+    /// is missing or does not match its CID; if the message contradicts the commit block, or an
+    /// operation contradicts itself.
     pub fn of(payload: &[u8]) -> Result<Self, VerifyError> {
-        // serde takes more for DAG-CBOR than it should.
+        // serde accepts some encodings that are not valid DAG-CBOR.
         cbor::check(payload)?;
         Self::of_payload(&serde_ipld_dagcbor::from_slice(payload)?)
     }
 
-    /// The same of a payload that is known to be DAG-CBOR.
+    /// Like [`Self::of`], for a payload that is known to be DAG-CBOR.
     pub(crate) fn of_payload(payload: &CommitPayload<'_>) -> Result<Self, VerifyError> {
         if payload.ops.len() > MAX_OPS {
             return Err(VerifyError::OpCount(payload.ops.len()));
@@ -97,8 +100,8 @@ impl SyncEvidence {
     /// Reads the evidence of a `#sync`.
     ///
     /// # Errors
-    /// If its blocks are too many or no CAR; if the commit block is missing, another one, or
-    /// contradicts the message.
+    /// If its blocks are too large or not a CAR; if the commit block is missing, does not match its
+    /// CID, or contradicts the message.
     pub fn of(sync: &Sync) -> Result<Self, VerifyError> {
         let blocks = read_blocks(&sync.blocks, MAX_SYNC_BLOCKS)?;
         Ok(Self {
@@ -109,7 +112,7 @@ impl SyncEvidence {
 }
 
 impl Op {
-    /// The value after the commit.
+    /// The CID after the commit.
     pub fn cid(&self) -> Option<Cid> {
         match self {
             Self::Create { cid, .. } | Self::Update { cid, .. } => Some(*cid),
@@ -117,7 +120,7 @@ impl Op {
         }
     }
 
-    /// The value before the commit, as the message says.
+    /// The CID before the commit, according to the message.
     pub fn prev(&self) -> Option<Cid> {
         match self {
             Self::Create { prev, .. } | Self::Update { prev, .. } | Self::Delete { prev } => *prev,
@@ -125,10 +128,10 @@ impl Op {
         }
     }
 
-    /// What this operation and `next`, on the same path, come to; `None` where the one leaves nothing
-    /// that the other could be done to. The protocol wants one operation a path, and servers take more.
-    /// What `next` says was before it may be the value from before the commit or the one from between
-    /// the two, depending on the server; nothing rests on it.
+    /// Combines this operation with `next` on the same path. `None` if `next` cannot follow this
+    /// operation. The protocol allows one operation for each path, but some servers accept more.
+    /// Depending on the server, the `prev` of `next` is the value before the commit or the value
+    /// between the two operations; it is not used.
     fn then(self, next: Self) -> Option<Self> {
         match (self, next) {
             (Self::Create { prev, .. }, Self::Update { cid, .. }) => {
@@ -165,7 +168,7 @@ fn read_blocks(car: &[u8], limit: usize) -> Result<Blocks, VerifyError> {
     Ok(Blocks::read_all(car)?)
 }
 
-/// The commit block, which is the CAR's root.
+/// The commit block, which is the root of the CAR.
 fn signed_commit(blocks: &Blocks, did: &str, rev: &str) -> Result<SignedCommit, VerifyError> {
     let block = blocks.get(&blocks.root).ok_or(VerifyError::CommitMissing)?;
     if !is_address_of(&blocks.root, block) {
@@ -197,9 +200,10 @@ fn operations(payload: &[PayloadOp<'_>]) -> Result<BTreeMap<String, Op>, VerifyE
     Ok(ops)
 }
 
-/// A record that the same commit has replaced or deleted again need not be there.
+/// Checks the records that remain after the commit. The CAR need not contain a record that the same
+/// commit replaced or deleted.
 fn check_records(ops: &BTreeMap<String, Op>, blocks: &Blocks) -> Result<(), VerifyError> {
-    // Many paths may name one record.
+    // Several paths may name the same record.
     let mut checked = HashSet::new();
     for (path, op) in ops {
         let Some(cid) = op.cid().filter(|cid| checked.insert(*cid)) else {

@@ -1,12 +1,13 @@
-//! Whether a commit is what it says: signed by its account, and a step from one tree to the next.
+//! Verifies commits: the signature of the account, and the change from one tree to the next.
 //!
-//! Spec: <https://atproto.com/specs/sync>. What takes more than one commit to tell (that its rev is
-//! later than the last one, that it begins where the last one ended) is not here, nor is what
-//! concerns one record alone: a path that names no record, a record that can't be read.
+//! Spec: <https://atproto.com/specs/sync>. Two kinds of checks are not here. Checks that need more
+//! than one commit: whether the rev is later than the last one, and whether the commit starts at
+//! the tree where the last one ended. And checks of a single record: whether its path is valid, and
+//! whether the record can be read.
 //!
-//! Of the tree it is the nodes around the operations that are looked at. A subtree that stays closed
-//! is the same before and after the commit. Whether its keys belong where it now stands, next to a key
-//! that was created, only a reader of the whole repository can tell.
+//! Verification reads only the nodes around the operations. A subtree that stays closed is the same
+//! before and after the commit. Only a reader of the whole repository can tell whether the keys of
+//! a closed subtree belong at its position, beside a key that the commit created.
 
 mod error;
 mod evidence;
@@ -23,15 +24,15 @@ use super::key::VerifyingKey;
 use super::mst::{Inversion, Presence, empty_root};
 use super::signed_commit::SignedCommit;
 
-/// How far a rev may be ahead of our clock.
+/// The largest time by which a rev may be ahead of the local clock.
 pub const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
-/// How much of a commit is verified. Each level is all of the one before, and more.
+/// How much of a commit is verified. Each level includes the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// The signature, and what the tree holds on the path of each operation.
+    /// The signature, and the value in the tree at the path of each operation.
     Commit,
-    /// That the tree without the operations is the one that was before.
+    /// Also that undoing the operations gives the tree before the commit.
     Chain,
 }
 
@@ -44,10 +45,10 @@ impl Level {
     }
 }
 
-/// Verifies a commit by the key of its account. `now` is to tell revs of the future.
+/// Verifies a commit with the key of its account. `now` is used to refuse revs of the future.
 ///
 /// # Errors
-/// With the first thing that is wrong: the time, then the signature, then the tree, then the chain.
+/// The first error found, in this order: time, signature, tree, chain.
 pub fn verify_commit(
     evidence: &CommitEvidence,
     key: &VerifyingKey,
@@ -62,10 +63,10 @@ pub fn verify_commit(
     }
 }
 
-/// Verifies a `#sync` by the key of its account.
+/// Verifies a `#sync` with the key of its account.
 ///
 /// # Errors
-/// If its rev is of the future, or its signature not that of `key`.
+/// If its rev is in the future, or its signature is not valid for `key`.
 pub fn verify_sync(
     evidence: &SyncEvidence,
     key: &VerifyingKey,
@@ -85,7 +86,7 @@ fn verify_signed(
     Ok(commit.verify(key)?)
 }
 
-/// Holds each operation against the tree after it.
+/// Compares each operation with the tree after the commit.
 fn prove_operations(evidence: &CommitEvidence) -> Result<Inversion<'_>, VerifyError> {
     let before: BTreeMap<&str, Option<Cid>> = evidence
         .ops
@@ -109,8 +110,8 @@ fn prove_operations(evidence: &CommitEvidence) -> Result<Inversion<'_>, VerifyEr
     Ok(inversion)
 }
 
-/// Holds the tree before the operations against the one that the message names. A first commit may
-/// name none: then there was nothing before.
+/// Compares the tree before the operations with `prevData`. A first commit may omit `prevData`; the
+/// tree before must then be empty.
 fn verify_chain(evidence: &CommitEvidence, inversion: Inversion<'_>) -> Result<(), VerifyError> {
     let Some(prev_data) = evidence.prev_data else {
         let is_first = evidence.since.is_none() && inversion.root() == Ok(empty_root());
@@ -130,7 +131,7 @@ fn verify_chain(evidence: &CommitEvidence, inversion: Inversion<'_>) -> Result<(
     Ok(())
 }
 
-/// Each operation says whether something was before, and what.
+/// Checks that each operation names its previous value, or none if it is a create.
 fn check_prevs(ops: &BTreeMap<String, Op>) -> Result<(), VerifyError> {
     for (path, op) in ops {
         let path = || error::shown(path);

@@ -19,7 +19,7 @@ pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
     match Size::deserialize(deserializer)? {
         Size::Bytes(bytes) => Ok(bytes),
         Size::Text(text) => parse_bytes(&text)
-            .ok_or_else(|| D::Error::custom(format!("{text:?} is no size such as 64MiB"))),
+            .ok_or_else(|| D::Error::custom(format!("{text:?} is not a size such as 64MiB"))),
     }
 }
 
@@ -30,7 +30,7 @@ pub(in crate::config) fn serialize<S: Serializer>(
     serializer.serialize_str(&format_bytes(*bytes))
 }
 
-/// The largest unit first, so that sizes are written short.
+/// The largest unit first, so that sizes are printed short.
 const UNITS: [(&str, u64); 4] = [
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -38,7 +38,7 @@ const UNITS: [(&str, u64); 4] = [
     ("B", 1),
 ];
 
-/// Reads `64MiB`, `64 mib`, `65536B` or `65536`.
+/// Parses `64MiB`, `64 mib`, `65536B` or `65536`.
 fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -78,14 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_none() {
+    fn an_invalid_size_is_none() {
         for wrong in ["", "MiB", "-1", "1.5MiB", "64MB", "99999999999GiB"] {
             assert_eq!(parse_bytes(wrong), None, "{wrong}");
         }
     }
 
     #[test]
-    fn a_size_is_written_as_it_would_be_read() {
+    fn a_size_is_printed_as_it_can_be_read() {
         for bytes in [0, 1, 1000, 1024, 524_288, 64 << 20, u64::MAX] {
             assert_eq!(parse_bytes(&format_bytes(bytes)), Some(bytes));
         }

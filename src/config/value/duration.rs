@@ -1,6 +1,6 @@
 //! Durations, as whole numbers of the unit in their key.
 
-/// Whole numbers of one unit, as a `Duration`.
+/// A module that reads and writes a `Duration` as a whole number of one unit.
 macro_rules! duration {
     ($name:ident, $from:expr, $to:expr) => {
         pub(in crate::config) mod $name {
@@ -44,7 +44,7 @@ pub(in crate::config) mod optional_seconds {
         u32::deserialize(deserializer).map(|count| Some(Duration::from_secs(count.into())))
     }
 
-    // `&Option` is what serde calls with.
+    // serde calls this with `&Option`.
     pub(in crate::config) fn serialize<S: Serializer>(
         duration: &Option<Duration>,
         serializer: S,

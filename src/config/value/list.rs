@@ -1,9 +1,9 @@
-//! Lists: an array in TOML, text with commas in the environment.
+//! Lists: an array in TOML, comma-separated text in the environment.
 
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 
-/// An array, or the texts between the commas of one.
+/// An array, or the parts of a comma-separated text.
 pub(in crate::config) fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

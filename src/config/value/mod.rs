@@ -1,6 +1,6 @@
-//! How a single setting is read and written.
+//! Reading and writing of single settings.
 //!
-//! Functions and modules carry the names that serde's `with` and `deserialize_with` want.
+//! The functions and modules have the names that serde's `with` and `deserialize_with` expect.
 
 pub(super) mod bytes;
 mod duration;

@@ -1,10 +1,10 @@
-//! The URLs: of the source, the PLC directory and the database.
+//! The URLs of the source, the PLC directory, the relay index and the database.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
-/// Added to a source URL that names a host only.
+/// The path of a source URL that has none.
 const SUBSCRIBE_REPOS: &str = "/xrpc/com.atproto.sync.subscribeRepos";
 
 pub(in crate::config) fn source_url<'de, D: Deserializer<'de>>(
@@ -15,22 +15,24 @@ pub(in crate::config) fn source_url<'de, D: Deserializer<'de>>(
 }
 
 fn parse_source_url(text: &str) -> Result<Url, String> {
-    let mut url = Url::parse(text).map_err(|error| format!("{text:?} is no URL: {error}"))?;
+    let mut url = Url::parse(text).map_err(|error| format!("{text:?} is not a URL: {error}"))?;
     let scheme = match url.scheme() {
         "http" | "ws" => "ws",
         "https" | "wss" => "wss",
         other => {
             return Err(format!(
-                "the scheme {other:?} is none of ws, wss, http, https"
+                "the scheme {other:?} is not ws, wss, http or https"
             ));
         }
     };
     if url.set_scheme(scheme).is_err() {
-        return Err(format!("{text:?} can't be asked by {scheme}"));
+        return Err(format!("{text:?} cannot be used with {scheme}"));
     }
     refuse_credentials(&url)?;
     if url.query_pairs().any(|(name, _)| name == "cursor") {
-        return Err("the query names a cursor; the database keeps it (see `cursor set`)".into());
+        return Err(
+            "the query has a cursor; the cursor is kept in the database (see `cursor set`)".into(),
+        );
     }
     if url.path() == "/" {
         url.set_path(SUBSCRIBE_REPOS);
@@ -53,10 +55,10 @@ pub(in crate::config) fn directory_url<'de, D: Deserializer<'de>>(
 }
 
 fn parse_plc_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("{text:?} is no URL: {error}"))?;
+    let url = Url::parse(text).map_err(|error| format!("{text:?} is not a URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(
-            "the scheme {:?} is neither https nor http",
+            "the scheme {:?} is not https or http",
             url.scheme()
         ));
     }
@@ -64,12 +66,12 @@ fn parse_plc_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// URLs are logged, and source URLs name their cursor's row.
+/// URLs are logged, and the source URL is stored with its cursor.
 fn refuse_credentials(url: &Url) -> Result<(), String> {
     if url.username().is_empty() && url.password().is_none() {
         Ok(())
     } else {
-        Err("a user name or password in the URL would end up in the log".into())
+        Err("a user name or password in the URL would appear in the log".into())
     }
 }
 
@@ -88,7 +90,7 @@ fn check_database_url(text: &str) -> Result<(), String> {
     let path = rest.strip_prefix("//").unwrap_or(rest);
     let path = path.split('?').next().unwrap_or_default();
     if path.is_empty() {
-        return Err("names no file; sqlite://huddle.db would".into());
+        return Err("names no file; an example is sqlite://huddle.db".into());
     }
     if path == ":memory:" || rest.contains("mode=memory") {
         return Err("a database in memory would lose the cursor; name a file".into());
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_names_a_host_only_is_asked_for_its_repos() {
+    fn a_source_url_without_a_path_gets_that_of_subscribe_repos() {
         let whole = "wss://pds.example/xrpc/com.atproto.sync.subscribeRepos";
         assert_eq!(source("wss://pds.example"), whole);
         assert_eq!(source("https://pds.example/"), whole);
@@ -116,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn a_source_with_a_path_is_taken_as_it_is() {
+    fn a_source_url_with_a_path_stays_unchanged() {
         let jetstream = "wss://jetstream.example/subscribe?compress=true";
         assert_eq!(source(jetstream), jetstream);
     }
 
     #[test]
-    fn a_source_that_nobody_can_follow_is_refused() {
-        assert!(source("bsky.network").contains("is no URL"));
+    fn an_unusable_source_url_is_refused() {
+        assert!(source("bsky.network").contains("is not a URL"));
         assert!(source("ftp://bsky.network").contains("\"ftp\""));
         assert!(source("wss://a:b@bsky.network").contains("password"));
         assert!(source("wss://bsky.network/?cursor=5").contains("cursor"));
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_database_is_a_file_of_sqlite() {
+    fn the_database_must_be_a_sqlite_file() {
         for right in [
             "sqlite://huddle.db",
             "sqlite:a.db?mode=rwc",

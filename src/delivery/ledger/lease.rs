@@ -1,4 +1,4 @@
-//! The duty to settle a batch.
+//! The lease of a batch: the obligation to ack it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{EpochStart, Ledger};
 use crate::model::Position;
 
-/// The duty to settle a batch. Dropped unsettled, the batch is unacked again.
+/// The obligation to ack a batch. If it is dropped without an ack, the batch is unacked again and
+/// is handed out once more.
 #[derive(Debug)]
 pub struct Lease {
     pub(super) ledger: Arc<Ledger>,
@@ -19,11 +20,11 @@ pub struct Lease {
     pub(super) acked: bool,
 }
 
-/// Tells, from whatever thread handles a batch, at which of its frames the handler is.
+/// Records the frame that the handler of a batch is processing. It can be set from any thread.
 #[derive(Clone, Debug)]
 pub struct ProgressMarker(Arc<AtomicU64>);
 
-/// No frame has this number.
+/// A number that no frame has.
 const NOWHERE: u64 = u64::MAX;
 
 impl Lease {
@@ -31,19 +32,19 @@ impl Lease {
         self.epoch
     }
 
-    /// Whether an epoch that began since has made this lease void.
+    /// Whether a newer epoch has made this lease void.
     pub fn is_stale(&self) -> bool {
         self.ledger.epoch().epoch != self.epoch.epoch
     }
 
-    /// Whether a handler has died with this batch in hand. It is then handled alone, so that the
-    /// next death accuses nobody else.
+    /// Whether a handler failed while it processed this batch. The batch is then processed alone,
+    /// so that a further failure can only be caused by it.
     pub fn is_suspect(&self) -> bool {
         self.delivery_failures > 0
     }
 
-    /// Says that a handler works on the batch: should it die now, the batch may be the reason, or
-    /// the one frame of it at which the marker was last.
+    /// Marks that a handler processes the batch. If the handler fails from now on, the batch may be
+    /// the cause, or the one frame that the marker names.
     pub fn start(&mut self) {
         self.in_progress = true;
     }
@@ -52,19 +53,20 @@ impl Lease {
         self.marker.clone()
     }
 
-    /// Says that the batch only waits, in a mailbox or a buffer.
+    /// Marks that the batch only waits, in a mailbox or a buffer.
     pub fn finish(&mut self) {
         self.in_progress = false;
         self.marker.is_at(NOWHERE);
     }
 
-    /// The batch's effects are durable, or it needed none; `position` is the place behind it.
+    /// Acks the batch: its effects are durable, or it has none. `position` is the position after
+    /// the batch.
     pub fn ack(mut self, position: Position) {
         self.acked = true;
         self.ledger.ack(&self, position);
     }
 
-    /// Tells the ledger that the next stage is down: see [`Ledger::pause`].
+    /// Tells the ledger that the next stage is down; see [`Ledger::pause`].
     pub fn pause_ledger(&self) {
         self.ledger.pause(self.epoch.epoch);
     }
@@ -79,7 +81,7 @@ impl ProgressMarker {
         self.0.store(frame, Ordering::Relaxed);
     }
 
-    pub(super) fn place(&self) -> Option<u64> {
+    pub(super) fn frame(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|frame| *frame != NOWHERE)
     }
 }

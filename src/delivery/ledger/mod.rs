@@ -1,14 +1,14 @@
-//! Everything that was read from a source and is not yet acked.
+//! The ledger: all frames that were read from a source and are not acked yet.
 //!
-//! Every batch of frames that leaves the socket is entered here and handed out under a [`Lease`].
-//! Settling the lease says that the batch's effects are durable, or that it needed none. Dropping
-//! it unsettled (a panic, a killed actor, a mailbox that died with it) makes the batch *unacked*: it
-//! is handed out again, from memory, to whoever asks next. So nobody has to know who held what.
+//! The connection enters every batch of frames here, and the ledger hands each batch out under a
+//! [`Lease`]. An ack of the lease says that the effects of the batch are durable, or that it has
+//! none. If the lease is dropped without an ack (a panic, a killed actor, a mailbox that was lost
+//! with it), the batch is *unacked*: the ledger hands it out again, from memory, to the next
+//! caller. So the ledger need not track which actor holds a batch.
 //!
-//! What leaves the socket is numbered from 0: each frame, and each run of frames that were passed by
-//! unread (a [`Segment`]). A batch is a span of such numbers.
-//! That makes a batch that must be cut in two, to find the frame that kills its handlers, no
-//! special case for the stages that put batches back in order.
+//! Frames are numbered from 0, and so is each run of frames that were skipped unread (a
+//! [`Segment`]). A batch is a span of these numbers. A batch may be cut in two, to find the frame
+//! that makes its handlers fail. The stages that restore the order need no special case for this.
 
 mod lease;
 mod span;
@@ -29,16 +29,16 @@ use crate::delivery::segment::Segment;
 use crate::model::{Position, SourceId};
 use crate::store::plan::effect::GapCause;
 
-/// How often a batch may die in a handler's hand before it is cut in two.
+/// After this many failed deliveries, a batch is cut in two.
 pub const DELIVERY_FAILURE_LIMIT: u32 = 3;
 
-/// The memory of one source's unsettled frames.
+/// All unacked frames of one source.
 pub struct Ledger {
     source: SourceId,
     state: Mutex<State>,
-    /// Called when there is something to hand out.
+    /// Called when there is a batch to hand out.
     wake: Mutex<Option<Wake>>,
-    /// Notified whenever something is acked.
+    /// Notified after each ack.
     acked: Notify,
 }
 
@@ -47,15 +47,15 @@ type Wake = Arc<dyn Fn() + Send + Sync>;
 #[derive(Debug)]
 struct State {
     epoch: EpochStart,
-    /// Whether it was ever told where the source stands. Before that nothing is handed out.
+    /// Whether the ledger knows the source's position. Before that, nothing is handed out.
     positioned: bool,
-    /// Set while a stage is down: what would be handed out could not be passed on.
+    /// Set while a stage is down and could not accept a batch.
     paused: bool,
-    /// Set once no more is to be entered.
+    /// Set when no more frames may be entered.
     closed: bool,
     /// Contiguous, in the order of the socket.
     entries: VecDeque<Entry>,
-    /// The first frame of each entry that nobody holds.
+    /// The first frame of each entry that is not leased.
     unacked: BTreeSet<u64>,
     next_frame: u64,
     next_lease: u64,
@@ -65,7 +65,7 @@ struct State {
     last_entered_at: Option<Instant>,
     delivery_failures_total: u64,
     acked_bytes: usize,
-    /// Until so many bytes are acked, every frame is handed out alone.
+    /// Until this many bytes are acked, every frame is handed out alone.
     singly_until: usize,
 }
 
@@ -76,7 +76,7 @@ struct Entry {
     charge: Charge,
     state: EntryState,
     was_handed_out: bool,
-    /// How often it was in a handler's hand when the handler died.
+    /// How often a handler failed while it processed this entry.
     delivery_failures: u32,
 }
 
@@ -87,30 +87,31 @@ enum EntryState {
     Acked { position: Position },
 }
 
-/// Where an epoch begins. Everything handed out in an earlier epoch is discarded on sight.
+/// The start of an epoch. Stages discard everything that was handed out in an earlier epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EpochStart {
     pub epoch: u64,
-    /// The number of the first frame that will be handed out in it.
+    /// The number of the first frame that is handed out in this epoch.
     pub first_frame: u64,
-    /// What is acked before that frame.
+    /// The acked position before that frame.
     pub position: Position,
-    /// Why events between `position` and the first event may be missing, if they may.
+    /// Why events between `position` and the first event may be missing; `None` if none are
+    /// missing.
     pub gap: Option<GapCause>,
 }
 
-/// Frames to be handled, and the duty to settle them.
+/// Frames to process, and the lease to ack them.
 #[derive(Debug)]
 pub struct FrameBatch {
     pub lease: Lease,
     pub frames: FrameSpan,
     pub received_at: Instant,
-    /// It was handed out before, and its holder died.
+    /// The batch was handed out before, and that delivery failed.
     pub is_redelivery: bool,
-    /// This single frame has killed every handler that touched it: it is to be kept as a dead
-    /// letter, unread.
+    /// This single frame made every handler fail. It must be kept as a dead letter without being
+    /// read.
     pub is_poison: bool,
-    /// Frames are handed out singly: see [`Ledger::hand_out_singly`].
+    /// Frames are handed out one by one; see [`Ledger::hand_out_singly`].
     pub is_alone: bool,
 }
 
@@ -146,13 +147,13 @@ impl Ledger {
         &self.source
     }
 
-    /// Has `wake` called, from any thread, whenever there is something to hand out.
+    /// Registers `wake`, which is called from any thread whenever there is a batch to hand out.
     pub fn on_unacked(&self, wake: impl Fn() + Send + Sync + 'static) {
         *self.wake.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(wake));
     }
 
-    /// Enters what came from the socket; `last_seq` is the last seq among them, if any.
-    /// After [`Self::close`] it does nothing.
+    /// Enters the segments that the socket delivered; `last_seq` is the last seq among them, if
+    /// any. Does nothing after [`Self::close`].
     pub fn enter(&self, segments: Vec<Segment>, last_seq: Option<u64>, charge: Charge) {
         if segments.is_empty() {
             return;
@@ -165,11 +166,11 @@ impl Ledger {
             let first_frame = state.next_frame;
             let now = Instant::now();
             if state.entries.is_empty() {
-                // Nothing was waiting, so nothing has been waiting for long.
+                // The ledger was empty, so the wait for progress begins now.
                 state.last_progress_at = now;
             }
             state.next_frame += segments.len() as u64;
-            // That the last event comes once more is nothing new.
+            // The last event may be sent once more after a reconnect. That is not a new event.
             if last_seq != Some(state.received) {
                 state.last_entered_at = Some(now);
             }
@@ -191,12 +192,12 @@ impl Ledger {
         self.wake();
     }
 
-    /// Takes nothing more, so that once it is idle it stays idle.
+    /// Refuses further frames, so that an idle ledger stays idle.
     pub fn close(&self) {
         self.lock().closed = true;
     }
 
-    /// Hands out the oldest batch that nobody holds.
+    /// Hands out the oldest batch that is not leased.
     pub fn lease_next(self: &Arc<Self>) -> Option<FrameBatch> {
         let mut state = self.lock();
         if state.paused {
@@ -233,19 +234,19 @@ impl Ledger {
         })
     }
 
-    /// Hands out every frame alone until `bytes` of them are acked.
+    /// Hands out every frame alone until `bytes` bytes are acked.
     pub fn hand_out_singly(&self, bytes: usize) {
         let mut state = self.lock();
         state.singly_until = state.acked_bytes + bytes;
     }
 
-    /// Whether [`Self::lease_next`] would hand something out.
+    /// Whether [`Self::lease_next`] would return a batch.
     pub fn has_unacked(&self) -> bool {
         let state = self.lock();
         !state.paused && !state.unacked.is_empty()
     }
 
-    /// Hands out nothing more of `epoch`: a stage is down and could not take it.
+    /// Hands out nothing more in `epoch`, because a stage is down and could not accept it.
     pub fn pause(&self, epoch: u64) {
         let mut state = self.lock();
         if state.epoch.epoch == epoch {
@@ -253,8 +254,8 @@ impl Ledger {
         }
     }
 
-    /// Starts over from the first unsettled frame: all that is out becomes unacked again, and whatever
-    /// still carries the old epoch is stale.
+    /// Starts a new epoch at the first unacked frame: all leased batches become unacked again, and
+    /// everything with the old epoch is stale.
     pub fn begin_epoch(&self) {
         {
             let mut state = self.lock();
@@ -267,8 +268,8 @@ impl Ledger {
         self.wake();
     }
 
-    /// Puts the ledger at a position that was loaded or set. Refuses while it holds anything, since
-    /// that would be forgotten.
+    /// Sets the position that was loaded or configured. Refuses if the ledger holds frames, because
+    /// these would be lost.
     pub fn restart_at(&self, position: Position, gap: Option<GapCause>) -> bool {
         {
             let mut state = self.lock();
@@ -288,25 +289,26 @@ impl Ledger {
         self.lock().epoch
     }
 
-    /// The first epoch from which a stage that starts now may take anything.
+    /// The first epoch from which a stage that starts now may accept batches.
     ///
-    /// Not the one in force: its predecessor died in that one, so what still arrives under it lacks
-    /// what the predecessor held, and would carry the cursor past that.
+    /// This is not the current epoch. The previous instance of the stage failed in the current one,
+    /// so batches that still arrive in it lack the ones that the previous instance held. Accepting
+    /// them would move the cursor past the missing ones.
     pub fn next_epoch(&self) -> u64 {
         self.lock().epoch.epoch + 1
     }
 
-    /// Whether [`Self::restart_at`] was ever called.
+    /// Whether [`Self::restart_at`] was called.
     pub fn is_positioned(&self) -> bool {
         self.lock().positioned
     }
 
-    /// The newest seq that was entered: where to ask the source to go on.
+    /// The newest seq that was entered. The source is asked to resume there.
     pub fn received(&self) -> u64 {
         self.lock().received
     }
 
-    /// The low watermark: everything up to here is acked.
+    /// The low watermark: everything up to this position is acked.
     pub fn acked_through(&self) -> Position {
         self.lock().acked_through
     }
@@ -315,7 +317,7 @@ impl Ledger {
         self.lock().entries.is_empty()
     }
 
-    /// Returns once everything that was entered is acked.
+    /// Returns as soon as everything that was entered is acked.
     pub async fn idle(&self) {
         loop {
             let acked = self.acked.notified();
@@ -326,23 +328,23 @@ impl Ledger {
         }
     }
 
-    /// When something new came, if anything did.
+    /// When the newest event was entered, if any.
     pub fn last_entered_at(&self) -> Option<Instant> {
         self.lock().last_entered_at
     }
 
-    /// Since when there has been unsettled work, none of it was acked, and nobody died of it.
+    /// Since when there are unacked frames without an ack or a failed delivery.
     pub fn waiting_since(&self) -> Option<Instant> {
         let state = self.lock();
         (!state.entries.is_empty()).then_some(state.last_progress_at)
     }
 
-    /// The bytes of all frames that were acked, ever.
+    /// The bytes of all acked frames, in total.
     pub fn acked_bytes(&self) -> usize {
         self.lock().acked_bytes
     }
 
-    /// How often a batch died in a handler's hand, ever.
+    /// The number of failed deliveries, in total.
     pub fn delivery_failures_total(&self) -> u64 {
         self.lock().delivery_failures_total
     }
@@ -369,7 +371,7 @@ impl Ledger {
             state.entries[index].state = EntryState::Unacked;
             state.unacked.insert(lease.first_frame);
             if lease.in_progress {
-                state.record_delivery_failure(index, lease.marker.place());
+                state.record_delivery_failure(index, lease.marker.frame());
             }
         }
         self.wake();
@@ -387,7 +389,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code that runs under the lock can panic between two writes that belong together.
+        // No code under the lock can panic between two writes that belong together.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -415,7 +417,7 @@ impl State {
             .map_or(self.next_frame, |entry| entry.frames.first_frame)
     }
 
-    /// The entry that `lease` still is the lease of. No two leases share an id, whatever their epoch.
+    /// The entry to which `lease` still belongs. Lease ids are unique across epochs.
     fn leased(&self, lease: &Lease) -> Option<usize> {
         let index = self.index_of(lease.first_frame)?;
         let state = &self.entries[index].state;
@@ -431,8 +433,8 @@ impl State {
         };
         self.paused = !self.positioned;
         self.last_progress_at = Instant::now();
-        // Also what was acked behind something unsettled: stages expect every number in turn, and
-        // applying it again changes nothing.
+        // This includes entries that were acked behind an unacked one: the stages expect every
+        // number in turn, and applying an entry twice changes nothing.
         self.unacked.clear();
         for entry in &mut self.entries {
             entry.state = EntryState::Unacked;
@@ -450,8 +452,8 @@ impl State {
         }
     }
 
-    /// Notes that an entry's handler died with it in hand, at the frame that `marker` names. That
-    /// one is set apart; the rest of its batch is innocent.
+    /// Records that a handler failed while it processed this entry, at the frame that `marker`
+    /// names. This frame is isolated; the other frames of the batch are not suspect.
     fn record_delivery_failure(&mut self, index: usize, marker: Option<u64>) {
         let mut accused = index;
         if let Some(frame) = marker {
@@ -463,13 +465,13 @@ impl State {
         }
         self.entries[accused].delivery_failures += 1;
         self.delivery_failures_total += 1;
-        // The search for the poison has come forward; nothing is forgotten.
+        // The search for the poison frame has advanced, so this counts as progress.
         self.last_progress_at = Instant::now();
     }
 
-    /// Cuts a batch that keeps dying in two, where nobody saw which of its frames it was. The halves
-    /// stay suspect: each further death cuts again, so a batch of n frames gives up its poison after
-    /// about log₂ n deaths.
+    /// Cuts a batch with repeated failures in two, if no marker named the frame. Both halves stay
+    /// suspect: each further failure cuts again, so a batch of n frames yields its poison frame
+    /// after about log₂ n failures.
     fn halve_if_suspect(&mut self, index: usize) {
         let entry = &mut self.entries[index];
         if entry.delivery_failures < DELIVERY_FAILURE_LIMIT || entry.frames.len() < 2 {
@@ -480,8 +482,8 @@ impl State {
         self.cut(index, half);
     }
 
-    /// Cuts the frames from the `at`-th on off an entry that nobody holds, into one of their own.
-    /// Answers whether there were any on both sides.
+    /// Cuts the frames from index `at` on off an entry that is not leased, into a new entry.
+    /// Returns whether there were frames on both sides.
     fn cut(&mut self, index: usize, at: usize) -> bool {
         let entry = &mut self.entries[index];
         let Some(second) = entry.frames.split_off(at) else {

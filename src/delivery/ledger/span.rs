@@ -11,7 +11,7 @@ use crate::delivery::segment::Segment;
 #[derive(Clone, Debug)]
 pub struct FrameSpan {
     pub(super) batch: Arc<[Segment]>,
-    /// The part of `batch` that this span is.
+    /// The range of `batch` that this span covers.
     pub(super) part: Range<usize>,
     pub(super) first_frame: u64,
 }
@@ -26,7 +26,7 @@ impl FrameSpan {
         &self.batch[self.part.clone()]
     }
 
-    /// The frames that are to be read.
+    /// The frames to read.
     pub fn frames(&self) -> impl Iterator<Item = &Bytes> {
         self.segments().iter().filter_map(|segment| match segment {
             Segment::Frame(frame) => Some(frame),
@@ -34,7 +34,7 @@ impl FrameSpan {
         })
     }
 
-    /// How many frames of the stream it stands for.
+    /// The number of stream frames that this span covers.
     pub fn events(&self) -> u64 {
         self.segments().iter().map(Segment::events).sum()
     }
@@ -47,7 +47,7 @@ impl FrameSpan {
         self.part.len()
     }
 
-    /// Cuts off and returns the segments from the `at`-th on; `None` where there are none on one side.
+    /// Cuts off and returns the segments from index `at` on; `None` if either side would be empty.
     pub(super) fn split_off(&mut self, at: usize) -> Option<Self> {
         if at == 0 || at >= self.part.len() {
             return None;

@@ -70,7 +70,7 @@ fn a_closed_ledger_is_emptied_and_takes_nothing_more() {
 }
 
 #[test]
-fn the_watermark_waits_for_the_oldest_unsettled_batch() {
+fn the_watermark_waits_for_the_oldest_unacked_batch() {
     let mut bench = Bench::new();
     bench.enter(2);
     bench.enter(2);
@@ -85,7 +85,7 @@ fn the_watermark_waits_for_the_oldest_unsettled_batch() {
 }
 
 #[test]
-fn a_dropped_lease_is_owed_again_before_anything_newer() {
+fn a_dropped_lease_is_redelivered_before_anything_newer() {
     let mut bench = Bench::new();
     bench.enter(1);
     bench.enter(1);
@@ -97,7 +97,7 @@ fn a_dropped_lease_is_owed_again_before_anything_newer() {
 }
 
 #[test]
-fn a_panicking_holder_leaves_its_batch_owed() {
+fn a_panicking_holder_leaves_its_batch_unacked() {
     let mut bench = Bench::new();
     bench.enter(1);
     let mut batch = bench.lease();
@@ -113,7 +113,7 @@ fn a_panicking_holder_leaves_its_batch_owed() {
 }
 
 #[test]
-fn waiting_in_a_mailbox_that_dies_makes_no_batch_suspect() {
+fn a_batch_that_waited_in_a_lost_mailbox_is_not_suspect() {
     let mut bench = Bench::new();
     bench.enter(4);
     for _ in 0..10 {
@@ -128,7 +128,7 @@ fn waiting_in_a_mailbox_that_dies_makes_no_batch_suspect() {
 }
 
 #[test]
-fn an_epoch_hands_out_all_that_is_unsettled_and_voids_the_old_leases() {
+fn an_epoch_hands_out_all_unacked_batches_and_voids_the_old_leases() {
     let mut bench = Bench::new();
     bench.enter(1);
     bench.enter(1);
@@ -140,7 +140,7 @@ fn an_epoch_hands_out_all_that_is_unsettled_and_voids_the_old_leases() {
     assert!(second.lease.is_stale());
     let start = bench.ledger.epoch();
     assert_eq!((start.first_frame, start.position), (1, at(1)));
-    // A late word from the old epoch changes nothing.
+    // A late ack in the old epoch changes nothing.
     second.lease.ack(at(2));
     assert_eq!(bench.ledger.acked_through(), at(1));
     assert_eq!(bench.lease().frames.numbers(), 1..2);
@@ -159,7 +159,7 @@ fn a_paused_ledger_hands_out_nothing_until_the_next_epoch() {
 }
 
 #[test]
-fn a_pause_that_comes_after_the_restart_it_asks_for_is_ignored() {
+fn a_pause_of_an_old_epoch_is_ignored() {
     let mut bench = Bench::new();
     bench.enter(1);
     let batch = bench.lease();
@@ -169,7 +169,7 @@ fn a_pause_that_comes_after_the_restart_it_asks_for_is_ignored() {
 }
 
 #[test]
-fn a_gap_that_was_not_settled_is_told_again_in_the_next_epoch() {
+fn an_unacked_gap_is_reported_again_in_the_next_epoch() {
     let mut bench = Bench::new();
     bench.ledger.restart_at(at(0), Some(GapCause::StartedLive));
     bench.enter(1);
@@ -181,22 +181,22 @@ fn a_gap_that_was_not_settled_is_told_again_in_the_next_epoch() {
     assert_eq!(bench.ledger.epoch().gap, None);
 }
 
-/// Handles everything that is unacked; a batch that holds frame `poison` dies in hand. Returns the
-/// number of deaths, and the frames that were given up as poison.
+/// Processes everything that is unacked; the handler of a batch with frame `poison` fails. Returns
+/// the number of failures, and the frames that the ledger marked as poison.
 fn run_with_poison(bench: &Bench, poison: u64) -> (u32, Vec<u64>) {
-    let (mut deaths, mut given_up) = (0, Vec::new());
+    let (mut failures, mut given_up) = (0, Vec::new());
     while let Some(mut batch) = bench.ledger.lease_next() {
         let numbers = batch.frames.numbers();
         if batch.is_poison {
             given_up.push(numbers.start);
         } else if numbers.contains(&poison) {
             batch.lease.start();
-            deaths += 1;
+            failures += 1;
             continue;
         }
         batch.lease.ack(at(numbers.end));
     }
-    (deaths, given_up)
+    (failures, given_up)
 }
 
 #[test]
@@ -204,20 +204,23 @@ fn poison_is_found_by_halves() {
     for poison in 0..256 {
         let mut bench = Bench::new();
         bench.enter(256);
-        let (deaths, given_up) = run_with_poison(&bench, poison);
+        let (failures, given_up) = run_with_poison(&bench, poison);
         assert_eq!(given_up, [poison]);
-        assert!(deaths <= 3 + 8, "{deaths} deaths to find frame {poison}");
+        assert!(
+            failures <= 3 + 8,
+            "{failures} failures to find frame {poison}"
+        );
         assert_eq!(bench.ledger.acked_through(), at(256));
         assert_eq!(bench.budget.in_flight_bytes(), 0);
     }
 }
 
 #[test]
-fn a_frame_that_its_handler_was_seen_to_die_at_is_set_apart_at_once() {
+fn a_frame_named_by_the_marker_is_isolated_at_once() {
     for poison in 0..16 {
         let mut bench = Bench::new();
         bench.enter(16);
-        let (mut deaths, mut given_up) = (0, Vec::new());
+        let (mut failures, mut given_up) = (0, Vec::new());
         while let Some(mut batch) = bench.ledger.lease_next() {
             let numbers = batch.frames.numbers();
             if batch.is_poison {
@@ -225,21 +228,21 @@ fn a_frame_that_its_handler_was_seen_to_die_at_is_set_apart_at_once() {
             } else if numbers.contains(&poison) {
                 batch.lease.start();
                 batch.lease.marker().is_at(poison);
-                deaths += 1;
+                failures += 1;
                 continue;
             } else {
-                assert!(!batch.lease.is_suspect(), "{numbers:?} is innocent");
+                assert!(!batch.lease.is_suspect(), "{numbers:?} is not suspect");
             }
             batch.lease.ack(at(numbers.end));
         }
-        assert_eq!((deaths, given_up), (DELIVERY_FAILURE_LIMIT, vec![poison]));
+        assert_eq!((failures, given_up), (DELIVERY_FAILURE_LIMIT, vec![poison]));
         assert_eq!(bench.ledger.acked_through(), at(16));
         assert_eq!(bench.budget.in_flight_bytes(), 0);
     }
 }
 
 #[test]
-fn frames_are_handed_out_singly_until_enough_of_them_are_settled() {
+fn frames_are_handed_out_singly_until_enough_bytes_are_acked() {
     let mut bench = Bench::new();
     let two_frames = 2 * frame().weight();
     bench.ledger.hand_out_singly(two_frames);
@@ -257,7 +260,7 @@ fn frames_are_handed_out_singly_until_enough_of_them_are_settled() {
 }
 
 #[test]
-fn whoever_handles_frames_is_woken_when_some_are_owed() {
+fn handlers_are_woken_when_frames_are_unacked() {
     let mut bench = Bench::new();
     let woken = Arc::new(AtomicUsize::new(0));
     let count = woken.clone();
@@ -273,8 +276,8 @@ fn whoever_handles_frames_is_woken_when_some_are_owed() {
 enum Step {
     Enter(u64),
     Lease,
-    Settle(usize),
-    /// The holder dies; it may have been seen at a frame.
+    Ack(usize),
+    /// The handler fails; the marker may name a frame.
     Drop {
         index: usize,
         in_progress: bool,
@@ -288,7 +291,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (1..6_u64).prop_map(Step::Enter),
         Just(Step::Lease),
-        (0..8_usize).prop_map(Step::Settle),
+        (0..8_usize).prop_map(Step::Ack),
         (0..8_usize, any::<bool>(), prop::option::of(0..6_u64)).prop_map(
             |(index, in_progress, seen_at)| Step::Drop {
                 index,
@@ -302,10 +305,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Rules 1, 3 and 4: whatever happens to the leases, every frame is acked in the end, the
-    /// watermark never passes a frame that is not, and every byte is given back.
+    /// Rules 1, 3 and 4: for any sequence of lease outcomes, every frame is acked in the end, the
+    /// watermark never passes an unacked frame, and every byte is returned.
     #[test]
-    fn every_frame_is_settled_in_the_end(steps in prop::collection::vec(step(), 0..120)) {
+    fn every_frame_is_acked_in_the_end(steps in prop::collection::vec(step(), 0..120)) {
         let mut bench = Bench::new();
         let mut held: Vec<FrameBatch> = Vec::new();
         let mut done = BTreeSet::new();
@@ -313,7 +316,7 @@ proptest! {
             match step {
                 Step::Enter(count) => bench.enter(count),
                 Step::Lease => held.extend(bench.ledger.lease_next()),
-                Step::Settle(index) if index < held.len() => {
+                Step::Ack(index) if index < held.len() => {
                     let batch = held.swap_remove(index);
                     let numbers = batch.frames.numbers();
                     if !batch.lease.is_stale() {
@@ -333,7 +336,7 @@ proptest! {
                 }
                 Step::HandOutSingly(bytes) => bench.ledger.hand_out_singly(bytes),
                 Step::BeginEpoch => bench.ledger.begin_epoch(),
-                Step::Settle(_) | Step::Drop { .. } => {}
+                Step::Ack(_) | Step::Drop { .. } => {}
             }
             let watermark = bench.ledger.acked_through().seq;
             prop_assert!((0..watermark).all(|frame| done.contains(&frame)));

@@ -1,4 +1,5 @@
-//! Dials and requests over TLS, to servers whose certificates are good or not. `make.sh` made the certificates.
+//! Dials and requests over TLS to servers with valid and invalid certificates. `make.sh` made the
+//! certificates.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -21,8 +22,8 @@ use crate::source::firehose::dial::{Dialer, Socket};
 const ROOT: &[u8] = include_bytes!("root.der");
 const LOOPBACK: &[u8] = include_bytes!("loopback.der");
 const EXPIRED: &[u8] = include_bytes!("expired.der");
-/// Of another host.
-const STRANGER: &[u8] = include_bytes!("stranger.der");
+/// The certificate of another host.
+const OTHER_HOST: &[u8] = include_bytes!("stranger.der");
 const KEY: &[u8] = include_bytes!("server.key.der");
 
 fn our_root() -> ClientConfig {
@@ -35,7 +36,7 @@ fn trusting_our_root() -> Connector {
     Connector::Rustls(Arc::new(our_root()))
 }
 
-/// Dials a server that shows `certificate` and then sends one message.
+/// Dials a server that presents `certificate` and then sends one message.
 async fn dial(connector: Connector, certificate: &'static [u8]) -> Result<Socket, ConnectError> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
@@ -48,7 +49,7 @@ async fn dial(connector: Connector, certificate: &'static [u8]) -> Result<Socket
     dialer.dial(&Url::parse(&url).unwrap(), Resume::Live).await
 }
 
-/// Asks a server that shows `certificate` and then answers one request.
+/// Sends a request to a server that presents `certificate` and then answers.
 async fn get(tls: ClientConfig, certificate: &'static [u8]) -> Result<Bytes, FetchError> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
@@ -60,7 +61,7 @@ async fn get(tls: ClientConfig, certificate: &'static [u8]) -> Result<Bytes, Fet
         .await
 }
 
-/// What goes wrong is seen by the client.
+/// Errors are ignored here, because the client reports them.
 fn serve(stream: TcpStream, certificate: &'static [u8]) {
     if let Ok(mut socket) = tungstenite::accept(encrypted(stream, certificate)) {
         let _ = socket.send(Message::binary("over TLS"));
@@ -116,7 +117,7 @@ async fn a_certificate_that_has_expired_is_refused() {
 
 #[tokio::test]
 async fn a_certificate_of_another_host_is_refused() {
-    assert_refused(trusting_our_root(), STRANGER, "not valid for name").await;
+    assert_refused(trusting_our_root(), OTHER_HOST, "not valid for name").await;
 }
 
 #[tokio::test]
@@ -126,7 +127,7 @@ async fn a_request_is_answered_where_the_certificate_is_good_and_refused_elsewhe
     for (tls, certificate, why) in [
         (client_config().unwrap(), LOOPBACK, "UnknownIssuer"),
         (our_root(), EXPIRED, "expired"),
-        (our_root(), STRANGER, "not valid for name"),
+        (our_root(), OTHER_HOST, "not valid for name"),
     ] {
         let error = get(tls, certificate).await.unwrap_err();
         assert!(error.to_string().contains(why), "{error}");

@@ -1,4 +1,4 @@
-//! Why a host gave no answer, or not the one that was hoped for.
+//! Why a host gave no answer, or no usable answer.
 
 use std::time::Duration;
 
@@ -11,36 +11,36 @@ use serde::Deserialize;
 use crate::net::http_client::{self, FetchError};
 use crate::net::retry_after;
 
-/// The longest body of a refusal that is looked at. An error of XRPC is much shorter.
+/// The longest body of an error response that is read, in bytes. An error of XRPC is much shorter.
 const MAX_BODY: usize = 16 << 10;
 
-/// So much is told of an answer that makes no sense, in characters.
+/// The most characters of an invalid answer in an error message.
 const MAX_SHOWN: usize = 256;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
-    /// There is an answer, and it makes no sense.
-    #[error("the host's answer makes no sense: {0}")]
+    /// There is an answer, and it is not valid.
+    #[error("the host's answer is not valid: {0}")]
     Invalid(String),
 
-    /// The host is one that never will answer this.
+    /// The host does not have this method.
     #[error("the host does not know the method")]
     NotSupported,
 
-    /// The host has an answer, of this repository alone.
+    /// The host's answer about this repository only.
     #[error(transparent)]
     Repo(#[from] RepoError),
 
-    /// The host wants to be left alone, for as long as it says.
-    #[error("the host asks to be asked less")]
+    /// The host limits requests. `retry_after` is the delay that it asked for.
+    #[error("the host limits requests")]
     Throttled { retry_after: Option<Duration> },
 
-    /// There is no answer. This says nothing of the repository.
+    /// There is no answer. This says nothing about the repository.
     #[error(transparent)]
     Unavailable(#[from] FetchError),
 }
 
-/// Why a host does not give a repository out.
+/// Why a host does not serve a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RepoError {
     #[error("the account is deactivated")]
@@ -53,11 +53,11 @@ pub enum RepoError {
     Takendown,
 }
 
-/// The reference server passes on what it does not know to the services that it is configured with, and
-/// says so where there are none.
+/// The reference server forwards unknown methods to its configured services. If there is none, its
+/// error message begins with this text.
 const NOT_PASSED_ON: &str = "No service configured for ";
 
-/// The body of an error, as far as it matters here.
+/// The fields of an error body that are used here.
 #[derive(Deserialize)]
 struct ErrorBody {
     error: String,
@@ -70,7 +70,7 @@ impl HostError {
         Self::Invalid(reason.to_string().chars().take(MAX_SHOWN).collect())
     }
 
-    /// What an answer means that is not 200.
+    /// The meaning of a response whose status is not 200.
     pub(super) async fn of(response: Response<Incoming>) -> Self {
         let status = response.status();
         let retry_after = http_client::retry_after(&response);
@@ -99,7 +99,8 @@ impl HostError {
             (_, Some("RepoNotFound")) => RepoError::NotFound.into(),
             (_, Some("RepoSuspended")) => RepoError::Suspended.into(),
             (_, Some("RepoTakendown")) => RepoError::Takendown.into(),
-            // What is asked here is public. Whoever misses a login takes it for another method.
+            // The requested methods are public. A host that requires a login takes them for other
+            // methods.
             (_, Some("MethodNotImplemented" | "XRPCNotSupported" | "AuthMissing"))
             | (StatusCode::NOT_IMPLEMENTED, _)
             | (StatusCode::NOT_FOUND, None) => Self::NotSupported,
@@ -111,7 +112,7 @@ impl HostError {
     }
 }
 
-/// An error of XRPC; `None` where the body is something else.
+/// Reads an XRPC error; `None` if the body is something else.
 async fn read(body: Incoming) -> Result<Option<ErrorBody>, FetchError> {
     match http_client::read_whole(body, MAX_BODY).await {
         Ok(body) => Ok(serde_json::from_slice(&body).ok()),
@@ -120,8 +121,8 @@ async fn read(body: Incoming) -> Result<Option<ErrorBody>, FetchError> {
     }
 }
 
-/// When one may ask again, as the reference server says it: not by `Retry-After`, but as a time in
-/// seconds since 1970. It is capped like the other.
+/// The delay before the next request, in the header of the reference server: `RateLimit-Reset`, in
+/// seconds since 1970, instead of `Retry-After`. It is capped like `Retry-After`.
 fn end_of_window(response: &Response<Incoming>) -> Option<Duration> {
     const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
     let now = Timestamp::now();

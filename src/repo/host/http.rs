@@ -1,4 +1,4 @@
-//! Asks over HTTP.
+//! Sends requests to hosts over HTTP.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use crate::atproto::car::is_address;
 use crate::atproto::syntax::{Did, Nsid, Tid};
 use crate::net::http_client::{FetchError, Fetcher, read_whole};
 
-/// The longest answer that is no CAR, in bytes. An entry of a page has some 200.
+/// The longest JSON answer, in bytes. An entry of a page has about 200 bytes.
 const MAX_ANSWER: usize = 4 << 20;
 
-/// How many repositories a page should have. All methods allow as many.
+/// The number of repositories to request for a page. All methods allow this number.
 const PAGE: &str = "1000";
 
-/// Hosts, as a [`Fetcher`] reaches them.
+/// Hosts, reached with a [`Fetcher`].
 #[derive(Clone, Debug)]
 pub struct HttpHosts {
     fetcher: Fetcher,
@@ -35,13 +35,13 @@ pub struct HttpHosts {
 /// How long a host may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// For a whole answer, if it is no CAR.
+    /// For a complete answer that is not a CAR.
     pub answer: Duration,
-    /// For a CAR to begin, and for it to go on.
+    /// For a CAR to begin, and for each pause in it.
     pub silence: Duration,
-    /// For a CAR altogether, from its beginning.
+    /// For a complete CAR, from its beginning.
     pub transfer: Duration,
-    /// How many bytes of a CAR have to come a second in the long run, beyond the first silence.
+    /// The lowest rate of a CAR in bytes a second, after the first `silence`.
     pub least_rate: u64,
 }
 
@@ -94,7 +94,7 @@ impl HttpHosts {
         let cid: Cid = cid.parse().map_err(HostError::invalid)?;
         match is_address(&cid) {
             true => Ok(LatestCommit { cid, rev }),
-            false => Err(HostError::invalid("a CID of something else than a commit")),
+            false => Err(HostError::invalid("the CID is not that of a commit")),
         }
     }
 
@@ -102,7 +102,7 @@ impl HttpHosts {
         let query = [("did", did.as_str())];
         let answer: RepoStatusAnswer = self.ask(host, "getRepoStatus", &query).await?;
         if answer.did != *did {
-            return Err(HostError::invalid("the status of another repository"));
+            return Err(HostError::invalid("the status is of another repository"));
         }
         Ok(RepoStatus {
             active: answer.active,
@@ -127,7 +127,9 @@ impl HttpHosts {
         let answer: PageAnswer = self.ask(host, method, &query).await?;
         let next = answer.cursor.filter(|next| !next.is_empty());
         if next.is_some() && next.as_deref() == cursor {
-            return Err(HostError::invalid("the same cursor again"));
+            return Err(HostError::invalid(
+                "the next cursor is the same as the last one",
+            ));
         }
         let listed = answer.repos.iter();
         Ok(Page {
@@ -138,7 +140,7 @@ impl HttpHosts {
         })
     }
 
-    /// An answer of JSON.
+    /// Requests a JSON answer.
     async fn ask<T>(
         &self,
         host: &Host,
@@ -160,7 +162,7 @@ impl HttpHosts {
         serde_json::from_slice(&body).map_err(HostError::invalid)
     }
 
-    /// An answer that is no refusal.
+    /// Requests an answer, and returns an error unless its status is 200.
     async fn get(
         &self,
         host: &Host,

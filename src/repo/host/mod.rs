@@ -1,7 +1,8 @@
-//! What servers say of the repositories that they have: the hosts where accounts live, relays, and
-//! directories of collections (XRPC, `com.atproto.sync.*`).
+//! Requests to servers about repositories (XRPC, `com.atproto.sync.*`): to the hosts of accounts,
+//! to relays, and to relay indexes.
 //!
-//! Others ask through [`Hosts`]; [`HttpHosts`] is how it is done. Nothing that a host says is verified
+//! Other rooms use [`Hosts`]; [`HttpHosts`] implements it. The answers are not verified here, but
+//! they are limited in size and time.
 //! here, but all of it is held within bounds and deadlines.
 
 mod car;
@@ -19,18 +20,18 @@ pub use http::{Deadlines, HttpHosts};
 use crate::atproto::syntax::{Did, Nsid, Tid};
 use crate::net::http_client::NamedBy;
 
-/// A server, and who named it.
+/// A server, and the origin of its URL.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
-    /// Over HTTP. Its path does not matter.
+    /// Over HTTP. The path is not used.
     pub url: Url,
     pub named: NamedBy,
 }
 
-/// Asks hosts. Each answer comes within a deadline; what is asked may be dropped at any time.
+/// Requests to hosts. Each answer has a deadline. A request may be dropped at any time.
 pub trait Hosts: Send + Sync + 'static {
-    /// `com.atproto.sync.getRepo`: the CAR, still to be read. Reading fails where it is silent for too
-    /// long, or takes too long altogether.
+    /// `com.atproto.sync.getRepo`: the CAR, still to be read. Reading fails after a silence that is
+    /// too long, or if it takes too long altogether.
     fn repo<'a>(
         &'a self,
         host: &'a Host,
@@ -51,7 +52,7 @@ pub trait Hosts: Send + Sync + 'static {
         did: &'a Did,
     ) -> BoxFuture<'a, Result<RepoStatus, HostError>>;
 
-    /// A page of `com.atproto.sync.listReposByCollection`; the first one where there is no cursor.
+    /// A page of `com.atproto.sync.listReposByCollection`; the first page if there is no cursor.
     fn repos_by_collection<'a>(
         &'a self,
         host: &'a Host,
@@ -59,7 +60,7 @@ pub trait Hosts: Send + Sync + 'static {
         cursor: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Page, HostError>>;
 
-    /// A page of `com.atproto.sync.listRepos`; the first one where there is no cursor.
+    /// A page of `com.atproto.sync.listRepos`; the first page if there is no cursor.
     fn repos<'a>(
         &'a self,
         host: &'a Host,
@@ -70,26 +71,26 @@ pub trait Hosts: Send + Sync + 'static {
 /// The newest commit of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LatestCommit {
-    /// Of the commit block.
+    /// The CID of the commit block.
     pub cid: Cid,
     pub rev: Tid,
 }
 
-/// Whether a host gives a repository out.
+/// Whether a host serves a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepoStatus {
     pub active: bool,
     /// Why it does not, in an open vocabulary (`deleted`, `takendown`, …).
     pub status: Option<String>,
-    /// Of the newest commit. Only active repositories have it.
+    /// The rev of the newest commit. Only active repositories have it.
     pub rev: Option<Tid>,
 }
 
-/// Some of many repositories.
+/// One page of a list of repositories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// A page may be empty and not the last one.
+    /// A page may be empty although more pages follow.
     pub dids: Vec<Did>,
-    /// What to ask for the next page with; `None` behind the last one.
+    /// The cursor of the next page; `None` after the last one.
     pub cursor: Option<String>,
 }

@@ -1,11 +1,10 @@
-//! A repository as its host gives it out: fetched whole, proved whole, and then read.
+//! A repository as its host exports it: fetched completely, verified completely, then read.
 //!
-//! A CAR goes to a [`Spool`] as it comes, which costs little memory however long it is. What a
-//! [`Snapshot`] tells has been verified: the commit is signed, the tree under it is complete and the
-//! only one of its kind, and the records that are wanted are all there. So a record that is not in it
-//! was deleted.
+//! The CAR is written to a [`Spool`] as it arrives, which needs little memory for any length. A
+//! [`Snapshot`] is verified: the commit is signed, the tree is complete and has the only valid
+//! shape, and all wanted records are present. So a record that is not in the snapshot was deleted.
 //!
-//! A snapshot is read from a file, on the thread that asks: hand that to `spawn_blocking`.
+//! A snapshot is read from a file on the calling thread; use `spawn_blocking`.
 
 mod spool;
 
@@ -36,29 +35,29 @@ pub struct Snapshot {
     spool: Arc<Spool>,
 }
 
-/// Why a repository is not to be believed, or can't be read.
+/// Why a repository is refused, or cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     #[error(transparent)]
     Commit(#[from] VerifyError),
-    /// Our own disk is at fault, not the repository.
+    /// Our own disk failed. This says nothing about the repository.
     #[error("cannot read the blocks from their file: {0}")]
     File(#[from] io::Error),
     #[error("the record {0} is missing")]
     RecordMissing(Box<Cid>),
-    #[error("the record {cid} has {bytes} bytes, {MAX_RECORD} are allowed")]
+    #[error("the record {cid} has {bytes} bytes; {MAX_RECORD} are allowed")]
     RecordSize { cid: Box<Cid>, bytes: usize },
     #[error("tree: {0}")]
     Tree(ProofError),
 }
 
 impl Snapshot {
-    /// Verifies the repository of `did`: the commit by the account's key, then the whole tree, and
-    /// that the records are there of the collections that `wants` names. `now` is to tell revs of the
-    /// future. The spool is left to the caller too, who may have an older key than the commit.
+    /// Verifies the repository of `did`: the commit with the account's key, then the whole tree,
+    /// and that all records of the collections that `wants` selects are present. `now` is used to
+    /// refuse revs of the future. The caller keeps a reference to the spool, because it may have to
+    /// retry with a newer key.
     ///
-    /// # Errors
-    /// With the first thing that is wrong. Where it is the signature, nothing below was looked at.
+    /// # Errors The first error found. After a signature error, the tree was not checked.
     pub fn verify(
         spool: &Arc<Spool>,
         did: &Did,
@@ -71,7 +70,7 @@ impl Snapshot {
         if commit.did != *did {
             return Err(VerifyError::Did.into());
         }
-        // A commit block alone is what a `#sync` brings.
+        // A commit block by itself is the same evidence as that of a `#sync`.
         let evidence = SyncEvidence {
             cid: *spool.root(),
             commit,
@@ -86,7 +85,7 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Walks all of the tree, and looks for the records that are wanted.
+    /// Walks the whole tree, and checks that the wanted records are present.
     fn check_records(&self, wants: impl Fn(&str) -> bool) -> Result<(), SnapshotError> {
         for record in self.records(wants) {
             let (_, cid) = record?;
@@ -97,9 +96,9 @@ impl Snapshot {
         Ok(())
     }
 
-    /// The paths and CIDs of all records in the collections that `wants` names, in the order of the
-    /// paths. What follows the collection may be no record key; what is not UTF-8 in it is replaced.
-    /// After an error there is nothing more.
+    /// The paths and CIDs of all records in the collections that `wants` selects, in the order of
+    /// the paths. The part after the collection may not be a valid record key; bytes of it that are
+    /// not UTF-8 are replaced. After an error the iterator ends.
     pub fn records(
         &self,
         wants: impl Fn(&str) -> bool,
@@ -113,10 +112,9 @@ impl Snapshot {
         })
     }
 
-    /// A record's bytes, as signed.
+    /// The bytes of a record, as signed.
     ///
-    /// # Errors
-    /// If it is not there, or too long.
+    /// # Errors If the record is missing or too long.
     pub fn record(&self, cid: &Cid) -> Result<Bytes, SnapshotError> {
         let record = self.spool.get(cid)?;
         let record = record.ok_or_else(|| SnapshotError::RecordMissing(Box::new(*cid)))?;
@@ -130,7 +128,7 @@ impl Snapshot {
     }
 }
 
-/// What comes before the slash of a path.
+/// The collection in a path: the part before the slash.
 fn collection(key: &[u8]) -> Option<&str> {
     let end = key.iter().position(|byte| *byte == b'/')?;
     str::from_utf8(&key[..end]).ok()

@@ -1,4 +1,4 @@
-//! The blocks of a CAR, in a file rather than in memory.
+//! Stores the blocks of a CAR in a file instead of memory.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -17,61 +17,62 @@ use tokio::task::spawn_blocking;
 use crate::atproto::car::is_address;
 use crate::atproto::cbor::{self, CborError};
 
-/// The longest section of a CAR, in bytes: a block twice as long as any record may be, and its CID.
+/// The longest section of a CAR, in bytes: twice the length of the longest record, and a CID.
 pub const MAX_SECTION: usize = (2 << 20) + 64;
 
-/// How many bytes a block takes on average at the least, with its CID. Those of a repository take
-/// two or three times as much. It keeps the index below an eighth of the bytes that are allowed.
+/// The lowest average size of a block with its CID, in bytes. Blocks of real repositories are two
+/// or three times as large. This keeps the index below an eighth of the allowed bytes.
 const LEAST_AVERAGE: u64 = 128;
 
-/// The longest that a length below [`MAX_SECTION`] may be written, in groups of seven bits.
+/// The most bytes of a length below [`MAX_SECTION`], in groups of seven bits.
 const MAX_VARINT: usize = 4;
 
-/// What is read and written at once. The file's own thread is asked that often.
+/// The number of bytes in one read or write, each of which is a round trip to the file's thread.
 const BUFFER: usize = 256 << 10;
 
-/// In the file, a block comes behind its digest and its length.
+/// In the file, each block follows its digest and its length.
 const DIGEST: usize = 32;
 const HEAD: usize = DIGEST + size_of::<u32>();
 
-/// The blocks of one CAR, each under the address that it hashes to. They are in a file that has no
-/// name and goes when this does; in memory are 16 bytes for each.
+/// The blocks of one CAR, each at the address of its hash. They are in an unnamed file that is
+/// deleted with this value. In memory, each block takes 16 bytes.
 #[derive(Debug)]
 pub struct Spool {
     root: Cid,
-    /// Of the file.
+    /// The length of the file.
     bytes: u64,
     file: File,
-    /// In the order of the keys.
+    /// Sorted by key.
     index: Vec<Located>,
-    /// Makes keys of digests. Nobody else can tell which digests it would make the same key of.
+    /// Computes keys from digests. Outsiders cannot choose digests with equal keys, because the
+    /// hasher is random.
     hasher: RandomState,
 }
 
-/// Where a block is.
+/// The location of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Located {
     key: u64,
     offset: u64,
 }
 
-/// What came is no CAR of a repository, or did not come whole.
+/// The input is not a CAR of a repository, or is not complete.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     #[error("block {0} does not hash to its CID")]
     Address(Box<Cid>),
     #[error("CAR section at byte {offset}: it begins with no CID")]
     Cid { offset: u64 },
-    /// Our own disk is at fault, not who sent it.
+    /// Our own disk failed. This says nothing about the sender.
     #[error("cannot write the blocks to a file: {0}")]
     File(io::Error),
     #[error("CAR header: {0}")]
     Header(#[from] CborError),
     #[error("CAR header: {0}")]
     HeaderFields(#[from] iroh_car::Error),
-    #[error("cannot read on: {0}")]
+    #[error("cannot read the CAR: {0}")]
     Read(io::Error),
-    #[error("the CAR has {0} roots, and a repository one")]
+    #[error("the CAR has {0} roots; a repository has one")]
     Roots(usize),
     #[error("CAR section at byte {offset}: it is longer than {MAX_SECTION} bytes")]
     SectionLength { offset: u64 },
@@ -86,15 +87,15 @@ pub enum SpoolError {
 // === impl Spool ===
 
 impl Spool {
-    /// Reads a whole CAR of at most `limit` bytes into a file in `folder`, which should not be in
-    /// memory. Blocks may come in any order, and more than once; those that hash to something else
-    /// than their CIDs say are refused. A CAR that ends before its time, but behind a section, can't
-    /// be told from a whole one here.
+    /// Reads a whole CAR of at most `limit` bytes into a file in `folder`, which should be on a
+    /// disk and not in memory. Blocks may come in any order, and repeatedly. A block that does not
+    /// match its CID is an error. A CAR that was cut between two sections cannot be distinguished
+    /// from a complete one here.
     ///
-    /// The file is written on other threads; this never blocks. It takes as long as `car` likes.
+    /// The file is written on other threads, so this never blocks. It has no deadline of its own.
     ///
-    /// # Errors
-    /// If `car` is none, or has too much, or can't be read to its end; or the file can't be written.
+    /// # Errors If `car` is not a CAR, is too large, or cannot be read to its end; or if the file
+    /// cannot be written.
     pub async fn read<R>(car: R, limit: u64, folder: &Path) -> Result<Self, SpoolError>
     where
         R: AsyncRead + Unpin,
@@ -113,7 +114,7 @@ impl Spool {
         };
         while let Some(Section { offset, bytes }) = sections.next().await? {
             let (cid, block) = split_block(bytes).ok_or(SpoolError::Cid { offset })?;
-            // Nothing in a repository refers to blocks of other kinds.
+            // Nothing in a repository refers to other kinds of blocks.
             if !is_address(&cid) {
                 continue;
             }
@@ -133,20 +134,19 @@ impl Spool {
         spooling.finish(root).await.map_err(SpoolError::File)
     }
 
-    /// The one root that the CAR names. Its block need not be there.
+    /// The only root that the CAR names. Its block may be missing.
     pub fn root(&self) -> &Cid {
         &self.root
     }
 
-    /// How much there is of it.
+    /// The size of the CAR.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The block at this address. It blocks its thread, for as long as the disk takes.
+    /// The block at this address. Blocks its thread while it reads from the disk.
     ///
-    /// # Errors
-    /// If the file can't be read.
+    /// # Errors If the file cannot be read.
     pub fn get(&self, cid: &Cid) -> io::Result<Option<Bytes>> {
         let Some(span) = self.find(cid)? else {
             return Ok(None);
@@ -156,15 +156,14 @@ impl Spool {
         Ok(Some(block.into()))
     }
 
-    /// Whether there is a block at this address. It blocks its thread, for as long as the disk takes.
+    /// Whether there is a block at this address. Blocks its thread while it reads from the disk.
     ///
-    /// # Errors
-    /// If the file can't be read.
+    /// # Errors If the file cannot be read.
     pub fn contains(&self, cid: &Cid) -> io::Result<bool> {
         Ok(self.find(cid)?.is_some())
     }
 
-    /// Where the block at this address is in the file.
+    /// The location of the block at this address in the file.
     fn find(&self, cid: &Cid) -> io::Result<Option<Range<u64>>> {
         if !is_address(cid) {
             return Ok(None);
@@ -198,7 +197,7 @@ where
     let Some(Section { bytes, .. }) = sections.next().await? else {
         return Err(SpoolError::Truncated { offset: 0 });
     };
-    // Its lengths are sound then, and iroh-car allocates no more than there is.
+    // After this check iroh-car allocates no more than the header's size.
     cbor::check(bytes)?;
     match CarHeader::decode(bytes)?.roots() {
         [root] => Ok(*root),
@@ -206,13 +205,13 @@ where
     }
 }
 
-/// The CID that a section begins with, and the block behind it.
+/// The CID at the start of a section, and the block after it.
 fn split_block(mut section: &[u8]) -> Option<(Cid, &[u8])> {
     let cid = Cid::read_bytes(&mut section).ok()?;
     Some((cid, section))
 }
 
-/// A spool that is being written.
+/// A spool during writing.
 struct Spooling {
     file: BufWriter<tokio::fs::File>,
     written: u64,
@@ -250,8 +249,8 @@ impl Spooling {
     }
 }
 
-/// A CAR, section by section. iroh-car reads them as well, but takes one that breaks off within a
-/// length for the end.
+/// Reads a CAR section by section. iroh-car can do this too, but accepts a CAR that is cut within a
+/// length field as complete.
 struct Sections<R> {
     car: BufReader<R>,
     limit: u64,
@@ -260,9 +259,9 @@ struct Sections<R> {
     buffer: Vec<u8>,
 }
 
-/// What is between two lengths.
+/// The bytes between two length fields.
 struct Section<'a> {
-    /// Where it begins, with its length.
+    /// The start of the section, including its length field.
     offset: u64,
     bytes: &'a [u8],
 }
@@ -288,7 +287,7 @@ where
             return Ok(None);
         };
         self.advance(length as u64)?;
-        // At most as much as the longest section takes.
+        // `length` is at most the longest section.
         self.buffer.resize(length, 0);
         let read = self.car.read_exact(&mut self.buffer).await;
         read.map_err(|error| broken_off(error, offset))?;

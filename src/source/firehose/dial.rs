@@ -1,4 +1,4 @@
-//! From a URL to an open WebSocket: DNS, TCP, TLS, handshake and redirects, by one deadline.
+//! Opens a WebSocket to a URL: DNS, TCP, TLS, handshake and redirects, within one deadline.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,26 +24,27 @@ use crate::source::{MAX_FRAME_BYTES, Resume};
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// The kernel asks a silent peer for a sign of life after this long, then at the interval, and
-/// gives the connection up by its own count.
+/// After this silence the kernel probes the peer, then again at the interval. The kernel ends the
+/// connection after its own number of failed probes.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 const READ_BUFFER_BYTES: usize = 128 * 1024;
 
-/// All that we write are pings, pongs and a close; more than this is a peer that does not read.
+/// The worker only writes pings, pongs and a close. If more than this is waiting, the peer does not
+/// read.
 const MAX_WRITE_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Dials WebSocket servers.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     pub(crate) connector: Connector,
-    /// For everything together, redirects included.
+    /// For all steps together, including redirects.
     pub(crate) deadline: Duration,
     pub(crate) user_agent: HeaderValue,
 }
 
-/// What a server made of the handshake.
+/// The server's answer to the handshake.
 enum Answer {
     Connected(Box<Socket>),
     Redirect { location: String },
@@ -68,7 +69,7 @@ impl Dialer {
                 reach = Reach::PublicOnly;
             }
             let request = self.request(&with_cursor(&at, resume.cursor()))?;
-            match self.upgrade(tcp, request).await? {
+            match self.upgrade(tcp, request, &at).await? {
                 Answer::Connected(socket) => return Ok(*socket),
                 Answer::Redirect { location } => at = route.follow(&at, &location)?,
             }
@@ -82,7 +83,7 @@ impl Dialer {
             error,
         })?;
         if reach == Reach::PublicOnly {
-            // What was checked is what is dialled; the name is not resolved again.
+            // The checked addresses are dialled; the name is not resolved again.
             addresses.retain(|address| reach.admits(address.ip()));
             if addresses.is_empty() {
                 return Err(RedirectError::PrivateAddress(host).into());
@@ -101,16 +102,21 @@ impl Dialer {
         let mut request = url
             .as_str()
             .into_client_request()
-            .map_err(handshake_error)?;
+            .map_err(|error| handshake_error(error, url))?;
         let headers = request.headers_mut();
         headers.insert(header::USER_AGENT, self.user_agent.clone());
         Ok(request)
     }
 
-    async fn upgrade(&self, tcp: TcpStream, request: Request) -> Result<Answer, ConnectError> {
+    async fn upgrade(
+        &self,
+        tcp: TcpStream,
+        request: Request,
+        url: &Url,
+    ) -> Result<Answer, ConnectError> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
-            // Without this a ping would wait in the buffer for company.
+            // With a larger buffer, a ping would wait for further output.
             .write_buffer_size(0)
             .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES)
             .max_message_size(Some(MAX_FRAME_BYTES))
@@ -121,13 +127,13 @@ impl Dialer {
             Err(tungstenite::Error::Http(response)) => {
                 http_answer(response.status().as_u16(), response.headers())
             }
-            Err(error) => Err(handshake_error(error)),
+            Err(error) => Err(handshake_error(error, url)),
         }
     }
 }
 
-/// What an answer other than "switching protocols" means. Its body is of no interest: it may be
-/// any load balancer's HTML.
+/// The meaning of an answer other than "switching protocols". Its body is ignored: it may be a load
+/// balancer's HTML page.
 fn http_answer(status: u16, headers: &HeaderMap) -> Result<Answer, ConnectError> {
     let text = |name: HeaderName| headers.get(name)?.to_str().ok();
     if let (301 | 302 | 303 | 307 | 308, Some(location)) = (status, text(header::LOCATION)) {
@@ -142,19 +148,38 @@ fn http_answer(status: u16, headers: &HeaderMap) -> Result<Answer, ConnectError>
     })
 }
 
-fn handshake_error(error: tungstenite::Error) -> ConnectError {
+fn handshake_error(error: tungstenite::Error, url: &Url) -> ConnectError {
     match error {
+        tungstenite::Error::Io(error) if speaks_no_tls(&error) => {
+            let host = url.host_str().unwrap_or_default();
+            let port = url.port_or_known_default().unwrap_or_default();
+            let hint = format!("{host}:{port} does not speak TLS; did you mean ws://?");
+            ConnectError::Tls(std::io::Error::other(hint))
+        }
         tungstenite::Error::Io(error) if is_tls(&error) => ConnectError::Tls(error),
         tungstenite::Error::Tls(error) => ConnectError::Tls(std::io::Error::other(error)),
         error => ConnectError::Handshake(Box::new(error)),
     }
 }
 
-/// rustls hands its errors through as I/O errors.
+/// rustls reports its errors inside I/O errors.
 fn is_tls(error: &std::io::Error) -> bool {
     error
         .get_ref()
         .is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// Whether the server's first bytes were no TLS record, as those of a plain HTTP server.
+fn speaks_no_tls(error: &std::io::Error) -> bool {
+    let error = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        error,
+        Some(rustls::Error::InvalidMessage(
+            rustls::InvalidMessage::InvalidContentType
+        ))
+    )
 }
 
 async fn resolve(url: &Url) -> std::io::Result<Vec<SocketAddr>> {
@@ -168,8 +193,8 @@ async fn resolve(url: &Url) -> std::io::Result<Vec<SocketAddr>> {
     }
 }
 
-/// Connects to the first of `addresses` that answers. Each gets its share of the time, so that one
-/// black hole does not use it all up.
+/// Connects to the first of `addresses` that answers. Each address gets a share of the time, so
+/// that an unreachable one does not use all of it.
 async fn connect_any(addresses: &[SocketAddr], time: Duration) -> std::io::Result<TcpStream> {
     let shares = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut failure = std::io::Error::new(std::io::ErrorKind::NotFound, "no address");
@@ -226,7 +251,18 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_wait_is_read_from_the_answer() {
+    fn a_plain_server_at_a_wss_url_gives_a_hint() {
+        let url = Url::parse("wss://relay.example:3583/path").unwrap();
+        let no_tls = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let error = tungstenite::Error::Io(std::io::Error::other(no_tls));
+        assert_eq!(
+            handshake_error(error, &url).to_string(),
+            "TLS failed: relay.example:3583 does not speak TLS; did you mean ws://?"
+        );
+    }
+
+    #[test]
+    fn the_requested_delay_is_read_from_the_answer() {
         let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("7"))]);
         let retry_after = match http_answer(429, &headers) {
             Err(ConnectError::Http { retry_after, .. }) => retry_after,

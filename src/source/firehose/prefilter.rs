@@ -1,9 +1,9 @@
-//! The first look at a frame, where it leaves the socket: is it of interest to anybody?
+//! The prefilter: decides at the socket whether a frame may be wanted.
 //!
-//! Most frames are not. They are passed by while their bytes are still in the processor's cache, and
-//! what is left of them is their place in the stream; so they cost no memory, no allocation and no
-//! way through the mailboxes. The rest is copied out of the socket's buffer, which can then be used
-//! again.
+//! Most frames are not wanted. The prefilter skips them while their bytes are still in the
+//! processor's cache, and keeps only their positions in the stream. So unwanted frames cost no
+//! memory, no allocation and no mailbox message. The other frames are copied out of the socket's
+//! buffer, so the buffer can be reused.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,24 +16,24 @@ use crate::source::firehose::decode::{Peek, peek};
 use crate::source::frame_sink::{BatchLimits, FrameSink};
 use crate::source::interest::Interest;
 
-/// So many frames behind a joint keep places of their own: the one that is to come, and the one before,
-/// with which a server may begin.
+/// The number of frames after a reconnect that keep individual positions: the requested event, and
+/// the one before it, with which a server may begin.
 pub const NEAR_RECONNECT: u8 = 2;
 
-/// So many unwanted frames fill a batch too, since the cursor must move on.
+/// This many unwanted frames also fill a batch, so that the cursor advances.
 const SKIPPED_LIMIT: u64 = 4096;
 
-/// Gathers one batch.
+/// Collects one batch.
 #[derive(Debug)]
 pub struct Prefilter {
     interest: Arc<Interest>,
     limits: BatchLimits,
     segments: Vec<Segment>,
-    passed: u64,
+    skipped: u64,
     frames: usize,
     frame_bytes: usize,
     last_seq: Option<u64>,
-    /// So many more frames keep places of their own.
+    /// The number of further frames that keep individual positions.
     near_reconnect: u8,
 }
 
@@ -45,7 +45,7 @@ impl Prefilter {
             interest,
             limits,
             segments: Vec::new(),
-            passed: 0,
+            skipped: 0,
             frames: 0,
             frame_bytes: 0,
             last_seq: None,
@@ -53,7 +53,7 @@ impl Prefilter {
         }
     }
 
-    /// One for the first batch of a connection that has something to show.
+    /// For the first batch of a new connection, which must show whether the sequence continues.
     #[must_use]
     pub fn after_reconnect(mut self) -> Self {
         self.segments.push(Segment::ReconnectMarker);
@@ -87,17 +87,17 @@ impl Prefilter {
             .push(Segment::Frame(Bytes::copy_from_slice(frame)));
     }
 
-    fn pass(&mut self, place: RawPosition<'_>, bytes: usize) {
-        self.passed += 1;
-        self.last_seq = Some(place.seq);
-        let keeps_its_place = self.near_reconnect > 0;
+    fn skip(&mut self, position: RawPosition<'_>, bytes: usize) {
+        self.skipped += 1;
+        self.last_seq = Some(position.seq);
+        let keeps_its_position = self.near_reconnect > 0;
         self.near_reconnect = self.near_reconnect.saturating_sub(1);
         match self.segments.last_mut() {
-            Some(Segment::Skipped(run)) if run.last().seq < place.seq && !keeps_its_place => {
-                run.add(place, bytes);
+            Some(Segment::Skipped(run)) if run.last().seq < position.seq && !keeps_its_position => {
+                run.add(position, bytes);
             }
             _ => {
-                let run = SkippedRun::of(place, bytes);
+                let run = SkippedRun::of(position, bytes);
                 self.segments.push(Segment::Skipped(run));
             }
         }
@@ -106,13 +106,14 @@ impl Prefilter {
 
 impl FrameSink for Prefilter {
     fn take(&mut self, frame: Bytes) {
-        // A frame that breaks the skimmer goes to the decoders, where it is found and set aside.
+        // If a frame makes the skimmer panic, it is kept: the decoders find it and make it a dead
+        // letter.
         let peek = catch_unwind(AssertUnwindSafe(|| peek(&frame, &self.interest)));
         match peek {
-            Ok(Peek::Unwanted(place)) => self.pass(place, frame.len()),
+            Ok(Peek::Unwanted(position)) => self.skip(position, frame.len()),
             Ok(Peek::Kept { seq, repo }) => {
-                // From here on its chain is followed: this commit will only be in the tables when
-                // the next ones have passed here.
+                // Track the repository from here on. The tables will contain this commit only after
+                // the next frames have skipped the prefilter.
                 if let (Some(tracked), Some(repo)) = (self.interest.tracked(), repo) {
                     tracked.insert(repo);
                 }
@@ -123,13 +124,13 @@ impl FrameSink for Prefilter {
     }
 
     fn is_empty(&self) -> bool {
-        self.frames == 0 && self.passed == 0
+        self.frames == 0 && self.skipped == 0
     }
 
     fn is_full(&self) -> bool {
         self.frames >= self.limits.frames
             || self.frame_bytes >= self.limits.bytes
-            || self.passed >= SKIPPED_LIMIT
+            || self.skipped >= SKIPPED_LIMIT
     }
 }
 
@@ -162,7 +163,7 @@ mod tests {
         commit("app.bsky.feed.like/a", seq)
     }
 
-    fn sift(frames: impl IntoIterator<Item = Bytes>) -> Vec<Segment> {
+    fn filtered(frames: impl IntoIterator<Item = Bytes>) -> Vec<Segment> {
         let mut prefilter = prefilter();
         frames.into_iter().for_each(|frame| prefilter.take(frame));
         prefilter.into_segments()
@@ -172,20 +173,20 @@ mod tests {
     fn span(segment: &Segment) -> (u64, u64, u64) {
         match segment {
             Segment::Skipped(run) => (run.events, run.first().seq, run.last().seq),
-            Segment::Frame(_) | Segment::ReconnectMarker => panic!("not passed: {segment:?}"),
+            Segment::Frame(_) | Segment::ReconnectMarker => panic!("not skipped: {segment:?}"),
         }
     }
 
     #[test]
-    fn unwanted_frames_leave_only_their_places() {
-        let segments = sift([unwanted_at(7), unwanted_at(8), unwanted_at(30)]);
+    fn unwanted_frames_leave_only_their_positions() {
+        let segments = filtered([unwanted_at(7), unwanted_at(8), unwanted_at(30)]);
         assert_eq!(segments.iter().map(span).collect::<Vec<_>>(), [(3, 7, 30)]);
     }
 
     #[test]
-    fn a_wanted_frame_is_kept_where_it_stood() {
+    fn a_wanted_frame_is_kept_at_its_position() {
         let wanted = commit("com.huddle.booking/a", 8);
-        let segments = sift([unwanted_at(7), wanted.clone(), unwanted_at(9)]);
+        let segments = filtered([unwanted_at(7), wanted.clone(), unwanted_at(9)]);
         assert_eq!(span(&segments[0]), (1, 7, 7));
         assert_eq!(segments[1], Segment::Frame(wanted));
         assert_eq!(span(&segments[2]), (1, 9, 9));
@@ -193,13 +194,13 @@ mod tests {
 
     #[test]
     fn a_seq_that_does_not_rise_begins_another_run() {
-        let segments = sift([7, 8, 8, 3, 4].map(unwanted_at));
+        let segments = filtered([7, 8, 8, 3, 4].map(unwanted_at));
         let spans: Vec<_> = segments.iter().map(span).collect();
         assert_eq!(spans, [(2, 7, 8), (1, 8, 8), (2, 3, 4)]);
     }
 
     #[test]
-    fn whatever_is_not_plainly_an_unwanted_commit_is_kept() {
+    fn everything_but_an_unwanted_commit_is_kept() {
         let unknown = frame("#weather", &ipld!({ "seq": 9 }));
         let account = frame("#account", &ipld!({ "seq": 9, "did": DID, "active": true }));
         let without_seq = frame(
@@ -207,11 +208,11 @@ mod tests {
             &ipld!({ "repo": DID, "ops": Ipld::List(vec![]) }),
         );
         let frames = [unknown, account, without_seq, b"no frame".to_vec()].map(Bytes::from);
-        assert_eq!(sift(frames.clone()), frames.map(Segment::Frame));
+        assert_eq!(filtered(frames.clone()), frames.map(Segment::Frame));
     }
 
     #[test]
-    fn it_knows_the_last_seq_and_the_last_frame_if_that_was_kept() {
+    fn it_gives_the_last_seq_and_the_last_frame_if_kept() {
         let mut prefilter = prefilter();
         prefilter.take(unwanted_at(7));
         assert_eq!(
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_joint_stands_before_the_frames_and_is_nothing_by_itself() {
+    fn a_reconnect_marker_comes_before_the_frames_and_is_no_batch_by_itself() {
         let mut prefilter = prefilter().after_reconnect();
         assert!(prefilter.is_empty());
         for seq in 7..=10 {
@@ -238,13 +239,13 @@ mod tests {
         assert!(!prefilter.is_empty());
         let segments = prefilter.into_segments();
         assert_eq!(segments[0], Segment::ReconnectMarker);
-        // The first two can be told apart.
+        // The first two frames keep individual positions.
         let spans: Vec<_> = segments[1..].iter().map(span).collect();
         assert_eq!(spans, [(1, 7, 7), (3, 8, 10)]);
     }
 
     #[test]
-    fn it_is_full_of_frames_of_bytes_or_of_what_passed() {
+    fn it_is_full_by_frames_by_bytes_or_by_skipped_frames() {
         let mut frames = prefilter();
         for seq in 1..=3 {
             assert!(!frames.is_full());
@@ -256,12 +257,12 @@ mod tests {
         bytes.take(vec![0; LIMITS.bytes].into());
         assert!(bytes.is_full());
 
-        let mut passed = prefilter();
+        let mut skipped = prefilter();
         for seq in 1..=SKIPPED_LIMIT {
-            assert!(!passed.is_full());
-            passed.take(unwanted_at(seq));
+            assert!(!skipped.is_full());
+            skipped.take(unwanted_at(seq));
         }
-        assert!(passed.is_full());
+        assert!(skipped.is_full());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The source that speaks `com.atproto.sync.subscribeRepos`: frames as binary WebSocket messages.
+//! The source for `com.atproto.sync.subscribeRepos`: frames as binary WebSocket messages.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
@@ -28,13 +28,13 @@ pub struct WebSocketSource {
     ping_interval: Duration,
 }
 
-/// How a [`WebSocketSource`] behaves.
+/// The options of a [`WebSocketSource`].
 #[derive(Clone, Debug)]
 pub struct WebSocketOptions {
     /// For DNS, TCP, TLS, handshake and redirects together.
     pub connect_deadline: Duration,
-    /// How often a connection that waits for data sends a ping. It keeps middleboxes from forgetting
-    /// the connection and proves nothing about the stream (see [`super::silence`]).
+    /// How often a waiting connection sends a ping. Pings keep middleboxes from dropping the
+    /// connection. They say nothing about the stream (see [`super::silence`]).
     pub ping_interval: Duration,
     pub user_agent: String,
 }
@@ -49,7 +49,7 @@ impl Default for WebSocketOptions {
     }
 }
 
-/// What makes no source.
+/// Options that do not define a source.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSource {
     #[error("the {0} must be longer than zero")]
@@ -72,11 +72,10 @@ struct WebSocketFrames {
 // === impl WebSocketSource ===
 
 impl WebSocketSource {
-    /// A source at `url`. Nothing is dialled yet.
+    /// A source at `url`. It does not connect yet.
     ///
-    /// # Errors
-    /// The URL must be `ws` or `wss`, the durations longer than zero, and the user agent fit for a
-    /// header.
+    /// # Errors If the URL is not `ws` or `wss`, if a duration is zero, or if the user agent is not
+    /// valid in a header.
     pub fn try_new(url: Url, options: WebSocketOptions) -> Result<Self, InvalidSource> {
         let WebSocketOptions {
             connect_deadline,
@@ -134,7 +133,8 @@ impl WebSocketFrames {
         }
     }
 
-    /// The next frame. Where there is data, no timer is looked at: this is done for every frame.
+    /// The next frame. Timers are polled only if there is no data, because this runs for every
+    /// frame.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, ReadError>> {
         loop {
             let Poll::Ready(message) = self.socket.poll_next_unpin(cx) else {
@@ -146,20 +146,21 @@ impl WebSocketFrames {
                 Message::Binary(frame) => return Poll::Ready(Ok(frame)),
                 Message::Close(close) => return Poll::Ready(Err(self.closed(close))),
                 Message::Text(_) => self.ignored += 1,
-                // Pings are answered by tungstenite as we read on; raw frames are never read.
+                // tungstenite answers pings when the next message is read. It never returns raw
+                // frames.
                 Message::Frame(_) | Message::Ping(_) | Message::Pong(_) => {}
             }
         }
     }
 
-    /// Sends a ping if it can be sent at once. A peer whose window is full is not helped by one, and
-    /// reading must not wait for it.
+    /// Sends a ping if this is possible at once. A ping does not help a peer with a full window,
+    /// and reading must not wait for it.
     fn send_ping(&mut self) {
         let _ = self.socket.send(Message::Ping(Bytes::new())).now_or_never();
     }
 
     fn closed(&mut self, close: Option<CloseFrame>) -> ReadError {
-        // The answer to the close is written by the next read.
+        // The next read writes the answer to the close.
         let _ = self.socket.next().now_or_never();
         ReadError::Closed {
             code: close.as_ref().map(|close| close.code.into()),

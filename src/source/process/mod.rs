@@ -1,4 +1,4 @@
-//! From an event to what it asks of the tables, as far as it is believed.
+//! Converts events to effects on the tables, after verification.
 
 pub mod records;
 pub mod verification;
@@ -32,7 +32,7 @@ pub struct Processor {
     pub wants_history: bool,
 }
 
-/// What `event`, which came as `frame`, asks of the tables.
+/// The effects of `event`, which arrived as `frame`.
 pub(crate) fn effects_of(
     processor: &Processor,
     event: Event,
@@ -56,7 +56,7 @@ pub(crate) fn effects_of(
     }
 }
 
-/// The same for a commit or a `#sync` on which outcome was passed.
+/// The effects of a commit or a `#sync` with a verification outcome.
 pub(crate) fn effects_of_outcome(
     processor: &Processor,
     event: Event,
@@ -69,22 +69,25 @@ pub(crate) fn effects_of_outcome(
     match outcome {
         Outcome::Refused(refusal) => {
             metrics.verify_errors(refusal.name()).increment(1);
-            let doubt = Effect::Recheck(Recheck {
+            let recheck = Effect::Recheck(Recheck {
                 did: did.clone(),
                 is_wanted: matches!(&event, Event::Commit(commit) if !commit.ops.is_empty()),
             });
-            vec![refused(evidence, event.position(), &refusal, frame), doubt]
+            vec![
+                refused(evidence, event.position(), &refusal, frame),
+                recheck,
+            ]
         }
         Outcome::KeyUnavailable => {
             metrics.key_unavailable.increment(1);
-            let step = step(
+            let chain_update = chain_update(
                 processor,
                 evidence,
                 event.position(),
                 Predecessor::KeyUnavailable,
                 frame,
             );
-            step.into_iter().collect()
+            chain_update.into_iter().collect()
         }
         Outcome::Verified {
             verified,
@@ -98,17 +101,17 @@ pub(crate) fn effects_of_outcome(
                     verification.report(did, &error);
                 }
             }
-            let step = predecessor.and_then(|predecessor| {
-                step(processor, evidence, event.position(), predecessor, frame)
+            let chain_update = predecessor.and_then(|predecessor| {
+                chain_update(processor, evidence, event.position(), predecessor, frame)
             });
-            let mut effects: Vec<Effect> = step.into_iter().collect();
+            let mut effects: Vec<Effect> = chain_update.into_iter().collect();
             effects.extend(effects_of_verified(processor, event, Some(verified)));
             effects
         }
     }
 }
 
-fn step(
+fn chain_update(
     processor: &Processor,
     evidence: &Evidence,
     position: Option<Position>,
@@ -147,8 +150,9 @@ fn refused(
     }))
 }
 
-/// Only an account's own host knows that it is gone, and nobody has signed what was said. It hides the
-/// account until the host was asked, also where the source may have been the host: that may be over.
+/// Marks account changes as unconfirmed. A deleted or deactivated status is not signed, so only the
+/// account's own host can confirm it. The account is hidden until its host was asked, also if the
+/// source was its host, because the account may have moved.
 fn until_confirmed(mut effects: Vec<Effect>) -> Vec<Effect> {
     for effect in &mut effects {
         if let Effect::Account(change) = effect {
@@ -158,7 +162,7 @@ fn until_confirmed(mut effects: Vec<Effect>) -> Vec<Effect> {
     effects
 }
 
-/// What `event` asks of the tables, counted by collection.
+/// The effects of `event`, counted by collection.
 pub(crate) fn effects_of_verified(
     processor: &Processor,
     event: Event,

@@ -1,4 +1,4 @@
-//! The rules: from an event to its effects on the tables.
+//! Applies the rules to an event: which records are kept, and their effects on the tables.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::store::plan::effect::{
 };
 use crate::store::plan::index_task::IndexTask;
 
-/// What is kept, and what becomes of it.
+/// Which records are kept, and how they are validated.
 #[derive(Debug)]
 pub struct Rules {
     pub source: SourceId,
@@ -29,7 +29,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Appends what `event` asks of the tables; `verified` is how much of it was.
+    /// Appends the effects of `event`; `verified` is its level of verification.
     pub fn effects_of(&self, event: Event, verified: Option<Level>, effects: &mut Vec<Effect>) {
         match event {
             Event::Commit(commit) => {
@@ -44,7 +44,7 @@ impl Rules {
             Event::Account(account) if self.interest.wants_did(account.did.as_str()) => {
                 effects.push(status_change(account));
             }
-            // A #sync says that a repository is elsewhere than we think, not what it holds.
+            // A #sync says that a repository changed, but not what it contains.
             Event::Account(_) | Event::Identity(_) | Event::Info(_) | Event::Sync(_) => {}
         }
     }
@@ -68,7 +68,7 @@ impl Rules {
         };
         match &op.change {
             Change::Delete => effects.push(Effect::Delete(RecordDelete { version })),
-            // What the record is now is not known, so what it was stays.
+            // The new value of the record is unknown, so the old row stays.
             Change::Broken { reason, record } => {
                 effects.push(Effect::DeadLetter(Box::new(DeadLetter {
                     raw: record.clone(),
@@ -84,7 +84,7 @@ impl Rules {
                     validity: Validity::Unvalidated,
                     projection: None,
                 };
-                match self.judge(&mut upsert) {
+                match self.evaluate(&mut upsert) {
                     Ok(()) => effects.push(Effect::Upsert(Box::new(upsert))),
                     Err(refusal) => self.refuse(upsert, refusal, effects),
                 }
@@ -92,8 +92,8 @@ impl Rules {
         }
     }
 
-    /// Fills in the record's JSON, validity and row.
-    fn judge(&self, upsert: &mut RecordUpsert) -> Result<(), Refusal> {
+    /// Sets the record's JSON, validity and row.
+    fn evaluate(&self, upsert: &mut RecordUpsert) -> Result<(), Refusal> {
         let json = dag_cbor_to_json(&upsert.cbor).map_err(|error| Refusal {
             stage: Stage::Decode,
             reason: error.to_string(),
@@ -102,7 +102,7 @@ impl Rules {
         let collection = upsert.version.collection.as_str();
         match self.policies.for_collection(collection) {
             Policy::Off => {
-                // Nobody asked whether it is valid; where it has no row, it has none.
+                // Validation is off, so a record that cannot become a row is no error.
                 upsert.projection = huddle::project(collection, &json).ok().flatten();
             }
             policy => match self.validate(collection, &json) {
@@ -143,7 +143,7 @@ impl Rules {
         }
     }
 
-    /// A refused record is not what its row said before either: the row goes, the record is kept as
+    /// Refuses a record. The old row is not valid any more, so it is deleted. The record is kept as
     /// a dead letter.
     fn refuse(&self, upsert: RecordUpsert, refusal: Refusal, effects: &mut Vec<Effect>) {
         let task = IndexTask::upsert(&upsert, &self.source, 1);
@@ -163,7 +163,7 @@ struct Refusal {
     reason: String,
 }
 
-/// There is no record by that name to do anything to.
+/// An operation whose path names no record, so there is no row to change.
 fn misnamed(commit: &Commit, op: &MisnamedOp) -> Effect {
     Effect::DeadLetter(Box::new(DeadLetter {
         stage: Stage::Decode,
@@ -190,7 +190,8 @@ fn dead_letter(version: &RecordVersion, stage: Stage, error: String) -> DeadLett
     }
 }
 
-/// An identity event without a handle says only that something may have changed.
+/// The handle of an identity event. Without one, the event only says that something may have
+/// changed.
 fn handle_change(identity: Identity) -> Option<Effect> {
     identity.handle.as_ref()?;
     Some(Effect::Identity(IdentityChange {
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_record_is_a_dead_letter_and_takes_its_old_row_along() {
+    fn a_rejected_record_is_a_dead_letter_and_removes_its_old_row() {
         let bad = offer(|record| record["title"] = 42.into());
         let effects = effects("reject", commit(OFFER, vec![put(&bad)]));
         let [Effect::DeadLetter(letter), Effect::Delete(_)] = effects.as_slice() else {
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_of_a_record_where_the_policy_is_off() {
+    fn a_record_is_not_validated_where_the_policy_is_off() {
         let bad = offer(|record| record["title"] = 42.into());
         let effects = effects("off", commit(OFFER, vec![put(&bad)]));
         assert_eq!(upsert(&effects).validity, Validity::Unvalidated);
@@ -349,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_operation_leaves_the_old_row_and_the_other_operations_alone() {
+    fn a_broken_operation_changes_neither_the_old_row_nor_other_operations() {
         let broken = Change::Broken {
             reason: "its block is missing".to_owned(),
             record: Bytes::new(),

@@ -1,7 +1,7 @@
-//! Whether what an event says of a repository is to be believed.
+//! Decides whether an event is verified.
 //!
-//! Nothing is asked for here and nobody waits: either the account's key is at hand, or the event is
-//! *unproven* and has to wait for whoever asks ([`Outcome::KeyUnavailable`]).
+//! This never waits for the network. If the account's key is not in the cache, the outcome is
+//! [`Outcome::KeyUnavailable`], and the commit is parked until the key is looked up.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::source::firehose::decode::Evidence;
 use crate::store::plan::effect::Predecessor;
 use crate::telemetry::rate_limit::SharedRateLimit;
 
-/// A line about what was let pass in so much time at most.
+/// The shortest interval between two log lines about tolerated commits.
 const TOLERATED_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How much of a commit is verified.
@@ -28,46 +28,46 @@ const TOLERATED_LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub enum Verify {
     /// Nothing: the source is trusted.
     None,
-    /// Its signature, its blocks, and each of its operations against the tree.
+    /// The signature, the blocks, and each operation against the tree.
     Commit,
-    /// And that it follows from the commit before, which makes every loss show.
+    /// Also that the commit follows from the one before, so that every missed commit is detected.
     #[default]
     Chain,
-    /// The same, but what a commit says of the tree before it is counted where it is wrong, not
-    /// refused: some servers leave it out.
+    /// Like chain, but a missing or wrong reference to the tree before is counted and not refused,
+    /// because some servers leave it out.
     Lenient,
 }
 
 impl Verify {
-    /// Whether a commit has to follow from the one before.
+    /// Whether a commit must follow from the one before.
     pub fn follows_chains(self) -> bool {
         matches!(self, Self::Chain | Self::Lenient)
     }
 }
 
-/// How much is verified, and by whose keys.
+/// The level of verification, and the identities with the keys.
 pub struct Verification {
     pub level: Verify,
     pub identities: Identities,
     tolerated_log: SharedRateLimit,
 }
 
-/// What becomes of an event.
+/// The outcome of verification.
 #[derive(Debug)]
 pub enum Outcome {
     Verified {
         verified: Level,
-        /// How it is to follow from what is known; `None` where nobody asks.
+        /// How the event must follow the known chain; `None` if chains are not followed.
         predecessor: Option<Predecessor>,
-        /// What was wrong with it, and is let pass.
+        /// An error that level `lenient` tolerates.
         tolerated: Option<VerifyError>,
     },
     Refused(Refusal),
-    /// The key is not known for now, or may have changed.
+    /// The key is unknown at the moment, or may have changed.
     KeyUnavailable,
 }
 
-/// Why an event is not believed, now or later.
+/// Why an event is refused, now or later.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     #[error(transparent)]
@@ -81,7 +81,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// A short name that stays the same, to count by.
+    /// A stable short name, used as a metric label.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Proof(error) => error.name(),
@@ -92,12 +92,12 @@ impl Refusal {
         }
     }
 
-    /// Whether the account's document may have changed since.
-    pub fn accuses_document(&self) -> bool {
+    /// Whether a newer DID document could change the decision.
+    pub fn could_change_with_document(&self) -> bool {
         matches!(self, Self::Key(_) | Self::NoHost) || self.is_by_another_key()
     }
 
-    /// Whether it is signed, and not by the account's key.
+    /// Whether the signature is valid, but of another key than the account's.
     pub fn is_by_another_key(&self) -> bool {
         let mismatch = SignatureError::Mismatch;
         matches!(self, Self::Proof(VerifyError::Signature(error)) if *error == mismatch)
@@ -113,22 +113,22 @@ impl Verification {
         }
     }
 
-    /// Tells the operator what was let pass.
+    /// Logs a tolerated commit.
     pub fn report(&self, did: &Did, tolerated: &VerifyError) {
         if let Some(suppressed) = self.tolerated_log.admit() {
-            tracing::warn!(%did, error = %tolerated, suppressed, "let a commit pass that is not as it should be");
+            tracing::warn!(%did, error = %tolerated, suppressed, "commit accepted despite an error, because verify is lenient");
         }
     }
 
-    /// Judges by what is known without asking anybody. A signature that is not of the key which is
-    /// known says little: the account may have another key by now, or had another one before.
+    /// Decides by the cached identity. A signature by another key than the cached one is not
+    /// refused yet: the account may have a new key, or had another key earlier.
     pub fn decide(&self, evidence: &Evidence, now: Timestamp) -> Outcome {
         let known = self.identities.known(&evidence.commit().did);
         let was_refreshed = known.is_some_and(|known| known.was_refreshed);
         match self.decide_finally(evidence, now) {
             Outcome::Refused(refusal)
                 if refusal.is_by_another_key()
-                    || (refusal.accuses_document() && !was_refreshed) =>
+                    || (refusal.could_change_with_document() && !was_refreshed) =>
             {
                 Outcome::KeyUnavailable
             }
@@ -136,7 +136,7 @@ impl Verification {
         }
     }
 
-    /// The same where everybody was asked who could know better.
+    /// Like [`Self::decide`], after the identity was looked up again.
     pub fn decide_finally(&self, evidence: &Evidence, now: Timestamp) -> Outcome {
         let Some(known) = self.identities.known(&evidence.commit().did) else {
             return Outcome::KeyUnavailable;
@@ -170,7 +170,7 @@ impl Verification {
             false => Level::Commit,
         };
         let is_lenient = self.level == Verify::Lenient;
-        // What is let pass proves nothing of the tree before.
+        // A tolerated commit does not prove the tree before it.
         let (verified, tolerated) = match verify_commit(evidence, &key, level, now) {
             Ok(()) => (level, None),
             Err(error) if is_lenient && error.level() == Level::Chain => {

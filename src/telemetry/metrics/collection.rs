@@ -1,4 +1,4 @@
-//! The handles of one collection, resolved when it is first met.
+//! The metric handles of one collection, created when it first occurs.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,30 +9,30 @@ use super::names;
 use super::registry::Registry;
 use crate::store::plan::effect::Validity;
 
-/// Collections beyond this number share one set of series: with a pattern such as `*`, their names
-/// are the world's, and each series is kept for good.
+/// Collections beyond this number share one set of series. With a pattern such as `*`, outsiders
+/// choose the names, and each series stays in memory.
 const LIMIT: usize = 200;
 
-/// The name of what the collections beyond [`LIMIT`] share. No NSID looks like it.
+/// The label of the collections beyond [`LIMIT`]. It is not a valid NSID.
 const OTHER: &str = "other";
 
-/// Operations on the records of one collection.
+/// Counters for the records of one collection.
 #[derive(Debug)]
 pub struct CollectionMetrics {
     pub created: Counter,
     pub updated: Counter,
     pub deleted: Counter,
 
-    /// Kept all the same.
+    /// Kept although invalid.
     pub invalid: Counter,
-    /// Became dead letters.
+    /// Invalid; became dead letters.
     pub rejected: Counter,
     pub unvalidated: Counter,
     pub valid: Counter,
 }
 
 impl CollectionMetrics {
-    /// The counter of records that were kept with this validity.
+    /// The counter of kept records with this validity.
     pub fn validated(&self, validity: &Validity) -> &Counter {
         match validity {
             Validity::Invalid { .. } => &self.invalid,
@@ -67,7 +67,7 @@ impl CollectionMetrics {
     }
 }
 
-/// The collections met so far, at most [`LIMIT`] and one.
+/// The collections that occurred so far: at most [`LIMIT`], and `other`.
 #[derive(Debug)]
 pub(super) struct Collections {
     by_name: Mutex<HashMap<Box<str>, Arc<CollectionMetrics>>>,
@@ -83,7 +83,7 @@ impl Collections {
     }
 
     pub(super) fn resolve(&self, collection: &str) -> Arc<CollectionMetrics> {
-        // The map is valid after every statement, whoever panicked.
+        // The map is valid after every statement, so a panic elsewhere leaves it valid.
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = by_name.get(collection) {
             return known.clone();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_counted_under_what_the_lexicon_said() {
+    fn a_record_is_counted_by_its_validity() {
         let (registry, text) = Registry::new();
         let collections = Collections::new(Arc::new(registry));
         let reason = "no title".to_owned();

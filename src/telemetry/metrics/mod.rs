@@ -30,13 +30,14 @@ pub use collection::CollectionMetrics;
 pub use names::{FAMILIES, Family, Kind};
 pub use source::{EventCounters, SourceMetrics};
 
-/// All metrics of one worker. A clone writes to the same ones.
+/// All metrics of one worker. Clones write to the same metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Seconds that the socket waited for the byte budget, one sample a wait. Its `_sum` is the
-    /// time lost to backpressure.
+    /// Seconds that the socket waited for the byte budget, with one sample for each wait. Its
+    /// `_sum` is the time lost to backpressure.
     pub budget_wait_seconds: Histogram,
-    /// Index tasks in one transaction, or the steps of repositories where these are more.
+    /// Index tasks in one transaction, or the chain updates of repositories if there are more of
+    /// these.
     pub index_batch_size: Histogram,
     /// Seconds.
     pub index_commit_seconds: Histogram,
@@ -53,10 +54,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The metrics of a new worker, and what renders them as Prometheus text.
+    /// The metrics of a new worker, and the handle that renders them as Prometheus text.
     ///
-    /// `run_upkeep` of the handle must be called every few seconds: the exporter keeps every single
-    /// sample of a histogram until then, so a worker that nobody scrapes would grow for ever.
+    /// `run_upkeep` of the handle must be called every few seconds. Until then the exporter keeps
+    /// every single sample of a histogram, so without scrapes the memory would grow without limit.
     pub fn new() -> (Self, PrometheusHandle) {
         let (registry, handle) = Registry::new();
         let registry = Arc::new(registry);
@@ -75,7 +76,7 @@ impl Metrics {
             collections: Arc::new(Collections::new(registry.clone())),
             registry,
         };
-        // Present from the start, so that the first of each is seen as an increase.
+        // Registered at the start, so that the first occurrence of each is visible as an increase.
         for stage in Stage::ALL {
             metrics.dead_letters(stage).increment(0);
         }
@@ -85,7 +86,7 @@ impl Metrics {
         (metrics, handle)
     }
 
-    /// The handles of one source. Keep them: this registers each one.
+    /// The handles of one source. Keep them, because this call registers each one.
     pub fn source(&self, source: &SourceId) -> SourceMetrics {
         SourceMetrics::new(&self.registry, source)
     }
@@ -105,7 +106,7 @@ impl Metrics {
         self.registry.counter(names::GAPS_TOTAL, &labels)
     }
 
-    /// Commits that were found to be as good as `level` says.
+    /// The counter of commits that were verified at `level`.
     pub fn verified(&self, level: Level) -> &Counter {
         match level {
             Level::Commit => &self.verified_commit,
@@ -113,13 +114,13 @@ impl Metrics {
         }
     }
 
-    /// `error` is the name of one, never a text of the wire.
+    /// `error` is the fixed name of an error, never a text from the network.
     pub fn verify_errors(&self, error: &'static str) -> Counter {
         let labels = [("error", error)];
         self.registry.counter(names::VERIFY_ERRORS_TOTAL, &labels)
     }
 
-    /// Counts a repository that was fetched, and what that has changed.
+    /// Counts a fetched repository and the resulting changes.
     pub fn resynced(&self, done: &Resynced) {
         self.resyncs("done").increment(1);
         for (operation, records) in [
@@ -135,7 +136,7 @@ impl Metrics {
         }
     }
 
-    /// Repositories that could not be fetched, or not now.
+    /// The counter of repositories that could not be fetched, or not at present.
     pub fn failed_resyncs(&self, is_throttled: bool) -> Counter {
         self.resyncs(if is_throttled { "throttled" } else { "failed" })
     }
@@ -145,13 +146,14 @@ impl Metrics {
         self.registry.counter(names::RESYNCS_TOTAL, &labels)
     }
 
-    /// `kind` is one of a few words of this program, never of the wire.
+    /// `kind` is one of a few fixed words of this program, never a text from the network.
     pub fn seq_anomalies(&self, kind: &'static str) -> Counter {
         let labels = [("kind", kind)];
         self.registry.counter(names::SEQ_ANOMALIES_TOTAL, &labels)
     }
 
-    /// `status` is the HTTP status of the refusal. One that HTTP does not have counts as `other`.
+    /// `status` is the HTTP status of the refusal. A status that HTTP does not define counts as
+    /// `other`.
     pub fn rejected_connections(&self, status: u16) -> Counter {
         let status = match status {
             300..=599 => status.to_string(),

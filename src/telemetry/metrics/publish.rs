@@ -1,4 +1,4 @@
-//! The metrics that say what the status says.
+//! The metrics that are derived from the status.
 
 use jiff::Timestamp;
 
@@ -7,7 +7,7 @@ use crate::store::repos::RepoCounts;
 use crate::telemetry::status::{ConnectionState, SourceStatus, Status};
 
 impl Metrics {
-    /// Writes what `status` knows into the metrics, at the time `now`. To be called before each
+    /// Sets the metrics to the values in `status`, at the time `now`. Must be called before each
     /// rendering.
     pub fn publish(&self, status: &Status, now: Timestamp) {
         let gauge = |name, value| self.registry.gauge(name, &[]).set(value);
@@ -74,7 +74,7 @@ impl Metrics {
             (names::SOURCE_LAG_SECONDS, source.source_lag_seconds(now)),
         ];
         for (name, value) in values {
-            // What is not known has no series, rather than a zero that looks like good news.
+            // An unknown value has no series. A zero would look like good news.
             if let Some(value) = value {
                 self.registry.gauge(name, &labels).set(value);
             }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scrape_says_what_the_status_says() {
+    fn a_scrape_agrees_with_the_status() {
         let mut source = SourceStatus {
             reconnects: 3,
             events: 10,

@@ -1,4 +1,4 @@
-//! The recorder of one worker.
+//! The metrics recorder of one worker.
 
 use std::fmt;
 
@@ -9,14 +9,14 @@ use metrics_exporter_prometheus::{
 
 use super::names::{FAMILIES, Family, Kind};
 
-/// Turns names and labels into handles.
+/// Creates handles from names and labels.
 pub(super) struct Registry(PrometheusRecorder);
 
 const METADATA: Metadata<'static> =
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
 impl Registry {
-    /// A recorder that knows the help and the buckets of every family, and what renders it.
+    /// A recorder with the help texts and buckets of all families, and the handle that renders it.
     pub(super) fn new() -> (Self, PrometheusHandle) {
         let builder = FAMILIES
             .iter()
@@ -25,7 +25,7 @@ impl Registry {
                     Kind::Counter | Kind::Gauge => builder,
                     Kind::Histogram(bounds) => builder
                         .set_buckets_for_metric(Matcher::Full(family.name.to_owned()), bounds)
-                        // Refuses an empty list only.
+                        // The call refuses only an empty list.
                         .unwrap_or_default(),
                 }
             });
@@ -60,7 +60,7 @@ impl Registry {
 }
 
 impl fmt::Debug for Registry {
-    // The recorder's own form is the whole of its contents.
+    // The recorder's own debug output is its whole contents.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Registry")
     }

@@ -1,4 +1,4 @@
-//! The handles of one source.
+//! The metric handles of one source.
 
 use metrics::Counter;
 
@@ -6,7 +6,7 @@ use super::names;
 use super::registry::Registry;
 use crate::model::SourceId;
 
-/// What the actors of one source write.
+/// The metrics that the actors of one source write.
 #[derive(Clone, Debug)]
 pub struct SourceMetrics {
     pub events: EventCounters,
@@ -14,7 +14,7 @@ pub struct SourceMetrics {
     pub received_bytes: Counter,
 }
 
-/// Events read from the source, by kind. Each frame counts once.
+/// Events read from the source, by kind. Each frame is counted once.
 #[derive(Clone, Debug)]
 pub struct EventCounters {
     pub account: Counter,
@@ -25,12 +25,12 @@ pub struct EventCounters {
     pub handle: Counter,
     pub identity: Counter,
     pub info: Counter,
-    /// Frames that could not be read.
+    /// Frames that could not be decoded.
     pub malformed: Counter,
     pub sync: Counter,
     /// The retired `#tombstone`.
     pub tombstone: Counter,
-    /// Frames whose type this version does not know.
+    /// Frames of a type that this version does not know.
     pub unknown: Counter,
 }
 

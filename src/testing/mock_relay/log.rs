@@ -1,4 +1,4 @@
-//! What the relay holds, and where in it a cursor points.
+//! The log of the relay, and the start positions of cursors in it.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{Options, Repeat};
 use crate::atproto::skim::seq_of;
 
-/// The relay's frames in order: the given ones, as often as they are repeated, then the pushed ones.
+/// The relay's frames in order: the given ones, repeated as configured, then the pushed ones.
 #[derive(Debug)]
 pub(super) struct Log {
     given: Vec<Entry>,
@@ -16,7 +16,7 @@ pub(super) struct Log {
     renumber: fn(&[u8], u64) -> Option<Vec<u8>>,
     /// The first seq among the given frames.
     first: u64,
-    /// By how much seqs rise from one repetition to the next.
+    /// The distance of seqs from one repetition to the next.
     span: u64,
     pushed: RwLock<Vec<Entry>>,
     grown: watch::Sender<()>,
@@ -27,17 +27,17 @@ pub(super) struct Log {
 #[derive(Debug)]
 struct Entry {
     seq: Option<u64>,
-    /// The highest seq up to and including this frame; it never falls, so it can be searched.
+    /// The highest seq up to and including this frame. It never falls, so it can be searched.
     through: u64,
     frame: Bytes,
 }
 
-/// What a cursor comes to.
+/// The start of a client's stream, by its cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
     /// Serve from the frame with this index.
     At(u64),
-    /// The cursor lies ahead of the log.
+    /// The cursor is ahead of the log.
     Future,
     /// Frames after the cursor are no longer held; serve from this index.
     Outdated(u64),
@@ -76,7 +76,7 @@ impl Log {
         self.grown.send_replace(());
     }
 
-    /// Changes whenever a frame is pushed.
+    /// Notifies of each pushed frame.
     pub(super) fn growth(&self) -> watch::Receiver<()> {
         self.grown.subscribe()
     }
@@ -110,7 +110,7 @@ impl Log {
             start => self.index_after(start - 1),
         };
         if cursor == 0 {
-            // It asks for the oldest there is, which may be a frame without a seq.
+            // The client asks for the oldest frame, which may have no seq.
             return Start::At(oldest_held);
         }
         let last_seen = if self.inclusive { cursor - 1 } else { cursor };
@@ -122,7 +122,7 @@ impl Log {
         }
     }
 
-    /// The index of the first frame behind `seq`.
+    /// The index of the first frame after `seq`.
     fn index_after(&self, seq: u64) -> u64 {
         let behind = |entries: &[Entry], seq| entries.partition_point(|e| e.through <= seq) as u64;
         if self.repeated_through().is_some_and(|last| seq < last) {
@@ -134,7 +134,7 @@ impl Log {
         self.repeated_len() + behind(&pushed, seq)
     }
 
-    /// How much the seqs of a repetition, counted from 0, have risen.
+    /// The offset of the seqs in repetition `round`, counted from 0.
     fn shift(&self, round: u64) -> u64 {
         self.span.saturating_mul(round)
     }
@@ -194,7 +194,7 @@ mod tests {
         Log::new(seqs.iter().map(|seq| frame(*seq)).collect(), &options)
     }
 
-    /// The seqs that a client with this cursor would be sent.
+    /// The seqs that a client with this cursor receives.
     fn served(log: &Log, cursor: Option<u64>) -> Vec<u64> {
         let start = match log.start(cursor) {
             Start::At(start) | Start::Outdated(start) => start,
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_left_the_window_is_told() {
+    fn a_cursor_before_the_window_is_outdated() {
         let window_start = Some(5);
         let log = log(
             &[3, 5, 8],
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_without_a_seq_are_served_in_their_place() {
+    fn frames_without_a_seq_are_served_in_order() {
         let frames = vec![frame(3), Bytes::from_static(b"?"), frame(5)];
         let log = Log::new(frames, &Options::default());
         assert_eq!(log.start(Some(2)), Start::At(0));

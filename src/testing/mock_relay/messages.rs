@@ -1,6 +1,6 @@
-//! The few messages that the relay speaks itself.
+//! The messages that the relay itself creates.
 
-/// `#info`: the cursor lies before what the relay still holds.
+/// `#info`: the cursor is older than everything that the relay holds.
 pub(super) const OUTDATED_CURSOR: &[u8] =
     b"\xa2\x61t\x65#info\x62op\x01\xa1\x64name\x6eOutdatedCursor";
 

@@ -1,7 +1,7 @@
-//! A relay in this process, on loopback: it serves given frames the way a real one does.
+//! A relay in this process, on loopback. It serves given frames in the way of a real relay.
 //!
-//! `demo`, `mock-relay` and the tests use it. It holds the frames that it was given and nothing
-//! per connection but a place among them; a client that does not read is not sent to.
+//! `demo`, `mock-relay` and the tests use it. It holds the given frames, and for each connection
+//! only a position among them. It sends nothing to a client that does not read.
 
 mod log;
 mod messages;
@@ -27,10 +27,10 @@ const PATH: &str = "/xrpc/com.atproto.sync.subscribeRepos";
 /// Further clients wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 64;
 
-/// After a failure to accept, which is a lack of file descriptors more often than not.
+/// The pause after a failed accept, which usually means that no file descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the relay serves, and how it behaves.
+/// The relay's frames and behaviour.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub listen: SocketAddr,
@@ -38,13 +38,14 @@ pub struct Options {
     pub rate: Option<NonZeroU32>,
     /// Serve the frames again and again; `None`: once.
     pub repeat: Option<Repeat>,
-    /// Close a connection properly once it has been sent everything, rather than wait for more.
+    /// Close a connection with a closing handshake after everything was sent, instead of waiting
+    /// for further frames.
     pub close_at_end: bool,
-    /// Cut each connection off, without a closing handshake, after this many frames.
+    /// Cut each connection, without a closing handshake, after this many frames.
     pub drop_after: Option<u64>,
     /// Whether the event at the cursor is sent again. Real servers differ.
     pub inclusive: bool,
-    /// The oldest seq that is still held; what came before is outdated.
+    /// The oldest seq that is still held. Cursors before it are outdated.
     pub window_start: Option<u64>,
 }
 
@@ -62,17 +63,17 @@ impl Default for Options {
     }
 }
 
-/// How a short recording becomes a long one.
+/// Repeats a short recording to make a long one.
 #[derive(Clone, Copy, Debug)]
 pub struct Repeat {
-    /// How often the frames are served altogether.
+    /// The total number of times that the frames are served.
     pub times: u64,
-    /// The frame with this seq instead of its own, so that seqs go on rising; `None` leaves it as
-    /// it is.
+    /// Gives the frame another seq, so that seqs continue to ascend; `None` keeps the frame
+    /// unchanged.
     pub renumber: fn(&[u8], u64) -> Option<Vec<u8>>,
 }
 
-/// A running relay. Dropping it ends it.
+/// A running relay. It stops when it is dropped.
 #[derive(Debug)]
 pub struct MockRelay {
     address: SocketAddr,
@@ -92,10 +93,9 @@ struct Server {
 // === impl MockRelay ===
 
 impl MockRelay {
-    /// Listens, and serves `frames` to whoever comes.
+    /// Listens, and serves `frames` to all clients.
     ///
-    /// # Errors
-    /// Where the address cannot be listened on.
+    /// # Errors If it cannot listen on the address.
     pub async fn start(frames: Vec<Bytes>, options: Options) -> io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
         let address = listener.local_addr()?;
@@ -121,12 +121,12 @@ impl MockRelay {
         })
     }
 
-    /// Where a source finds it.
+    /// The URL of the relay.
     pub fn url(&self) -> String {
         format!("ws://{}{PATH}", self.address)
     }
 
-    /// Appends a frame: live clients are sent it at once, and later ones by their cursor.
+    /// Appends a frame. Connected clients receive it at once, later ones according to their cursor.
     pub fn push(&self, frame: Bytes) {
         self.log.push(frame);
     }
@@ -140,7 +140,7 @@ impl MockRelay {
     pub async fn stop(self) {
         let Self { stop, task, .. } = self;
         drop(stop);
-        // A panic of the relay has been printed; there is nothing else to stop.
+        // A panic of the relay was printed already.
         let _ = task.await;
     }
 }
@@ -148,7 +148,7 @@ impl MockRelay {
 // === impl Server ===
 
 impl Server {
-    /// Runs until it is dropped, and its connections with it.
+    /// Runs until it is dropped. Its connections end with it.
     async fn run(self) {
         let mut sessions = JoinSet::new();
         loop {

@@ -1,4 +1,4 @@
-//! One client of the relay, from its handshake to its end.
+//! The session of one client, from its handshake to its end.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ use crate::model::cursor_of;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often a client that is being sent frames without end is listened to.
+/// Messages of the client are read after this many frames, also while frames are sent without a
+/// pause.
 const FRAMES_BETWEEN_READS: u64 = 64;
 
 struct Session {
@@ -40,15 +41,16 @@ struct Session {
     options: Options,
 }
 
-/// How a session ends.
+/// The end of a session.
 enum Ending {
-    /// By a closing handshake, as the client or we wish.
+    /// With a closing handshake, at the wish of either side.
     Close(CloseCode),
-    /// Without a word.
+    /// Without a closing handshake.
     Cut,
 }
 
-/// Serves `stream` until one side has had enough. What goes wrong is the client's affair.
+/// Serves `stream` until either side ends it. Errors are ignored here, because the client notices
+/// them.
 pub(super) async fn serve(stream: TcpStream, log: Arc<Log>, options: Options) {
     let mut cursor = None;
     let accept = accept_hdr_async(stream, ReadCursor(&mut cursor));
@@ -57,7 +59,7 @@ pub(super) async fn serve(stream: TcpStream, log: Arc<Log>, options: Options) {
     };
     let session = Session {
         socket,
-        // Subscribed before the start is looked up, so that no push falls between.
+        // Subscribed before the start is looked up, so that no push is missed in between.
         growth: log.growth(),
         log,
         next: 0,
@@ -65,11 +67,11 @@ pub(super) async fn serve(stream: TcpStream, log: Arc<Log>, options: Options) {
         pace: Pace::new(options.rate),
         options,
     };
-    // An error is a client that went away.
+    // An error means that the client has gone away.
     let _ = session.run(cursor).await;
 }
 
-/// Takes the cursor out of a request, and refuses one that is no number.
+/// Extracts the cursor from a request, and refuses an invalid one.
 struct ReadCursor<'a>(&'a mut Option<u64>);
 
 // === impl ReadCursor ===
@@ -144,7 +146,7 @@ impl Session {
     async fn wait_for_growth(&mut self) -> bool {
         loop {
             tokio::select! {
-                // The log, which owns the sender, is alive as long as this session.
+                // The log owns the sender and lives as long as this session.
                 _ = self.growth.changed() => return false,
                 message = self.socket.next() => if is_last(message.as_ref()) {
                     return true;
@@ -153,7 +155,7 @@ impl Session {
         }
     }
 
-    /// Reads what the client has sent, which lets tungstenite answer its pings.
+    /// Reads the client's messages, so that tungstenite answers its pings.
     fn has_left(&mut self) -> bool {
         let message = self.socket.next().now_or_never();
         message.is_some_and(|message| is_last(message.as_ref()))
@@ -171,8 +173,8 @@ impl Session {
         self.socket.feed(Message::Binary(frame)).await
     }
 
-    /// Closes, and waits until the client has taken everything: a socket that is dropped with unread
-    /// bytes in it takes the frames on their way down with it.
+    /// Closes the connection, and waits until the client has read everything. If a socket is
+    /// dropped with unread bytes in it, frames that are still being sent are lost.
     async fn close(mut self, code: CloseCode) -> Result<(), tungstenite::Error> {
         let reason = "".into();
         self.socket.close(Some(CloseFrame { code, reason })).await?;
@@ -186,7 +188,7 @@ fn is_last(message: Option<&Result<Message, tungstenite::Error>>) -> bool {
     matches!(message, None | Some(Err(_) | Ok(Message::Close(_))))
 }
 
-/// Spaces events evenly, on average: the clock's millisecond is coarser than most rates.
+/// Spaces events evenly on average, because the clock's millisecond is coarser than most intervals.
 struct Pace {
     rate: Option<NonZeroU32>,
     since: Instant,
@@ -204,7 +206,7 @@ impl Pace {
         }
     }
 
-    /// When the next event is due, if that is in the future.
+    /// The time of the next event, if it is in the future.
     fn next_due(&mut self) -> Option<Instant> {
         let rate = f64::from(self.rate?.get());
         let due = self.since + Duration::from_secs_f64(self.events as f64 / rate);

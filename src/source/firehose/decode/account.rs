@@ -1,4 +1,4 @@
-//! `#account` and `#identity`, and the retired messages that said the same.
+//! `#account` and `#identity`, and the retired messages that they replace.
 
 use serde::Deserialize;
 
@@ -26,7 +26,7 @@ pub(super) fn decode_account(payload: &[u8]) -> Result<Account, Fault> {
     })
 }
 
-/// `#identity`, and `#handle` of old, which has the same fields.
+/// Decodes `#identity` and the retired `#handle`, which has the same fields.
 pub(super) fn decode_identity(payload: &[u8]) -> Result<Identity, Fault> {
     #[derive(Deserialize)]
     struct Payload<'a> {
@@ -44,7 +44,7 @@ pub(super) fn decode_identity(payload: &[u8]) -> Result<Identity, Fault> {
     })
 }
 
-/// `#tombstone` of old: the account is gone.
+/// Decodes the retired `#tombstone`: the account is deleted.
 pub(super) fn decode_tombstone(payload: &[u8]) -> Result<Account, Fault> {
     #[derive(Deserialize)]
     struct Payload<'a> {

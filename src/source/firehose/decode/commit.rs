@@ -1,4 +1,4 @@
-//! `#commit` with the CAR that it brings, and `#sync`.
+//! Decodes `#commit` with its CAR, and `#sync`.
 
 use std::collections::HashSet;
 
@@ -21,13 +21,12 @@ use crate::source::interest::Interest;
 
 /// The longest record, in bytes.
 const MAX_RECORD: usize = 1 << 20;
-/// So much is told of a path that names no record, in characters; the longest NSID and record key
-/// fit.
+/// The most characters of an invalid path that are kept. The longest NSID and record key fit.
 const MAX_SHOWN_PATH: usize = 1024;
-/// The repository format.
+/// The version of the repository format.
 const VERSION: u64 = 3;
 
-/// The block that the account's key has signed.
+/// The commit block, which the account's key signs.
 #[derive(Deserialize)]
 struct CommitBlock<'a> {
     did: &'a str,
@@ -36,14 +35,14 @@ struct CommitBlock<'a> {
     data: Cid,
 }
 
-/// Why an operation's record can't be believed or read.
+/// Why the record of an operation cannot be verified or read.
 #[derive(Debug, thiserror::Error)]
 enum RecordError {
     #[error("the record's bytes do not hash to its CID")]
     Address,
     #[error("the record is not DAG-CBOR: {0}")]
     Cbor(#[from] CborError),
-    #[error("the record has {0} bytes, {MAX_RECORD} are allowed")]
+    #[error("the record has {0} bytes; {MAX_RECORD} are allowed")]
     Length(usize),
     #[error("the record is not in the CAR")]
     Missing,
@@ -53,7 +52,7 @@ enum RecordError {
     WithoutCid,
 }
 
-/// The commit as its message has it, unproven.
+/// Decodes a commit without the evidence to verify it.
 pub(super) fn decode(payload: &[u8], interest: &Interest) -> Result<Commit, Fault> {
     let payload: CommitPayload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
     at_most("commit", payload.ops.len(), MAX_OPS, "operations")?;
@@ -70,7 +69,7 @@ pub(super) fn decode(payload: &[u8], interest: &Interest) -> Result<Commit, Faul
     commit(&payload, &ops, &blocks, data)
 }
 
-/// The commit, and what its message brings to prove it.
+/// Decodes a commit, and the evidence to verify it.
 pub(super) fn decode_with_evidence(
     payload: &[u8],
     interest: &Interest,
@@ -128,8 +127,9 @@ pub(super) fn decode_sync(payload: &[u8]) -> Result<Sync, Fault> {
     })
 }
 
-/// The wanted operations; of several on one path only the last, in its place. The value that an
-/// earlier one wrote was gone again before the commit was made, so the CAR need not hold it.
+/// The wanted operations; of several on one path only the last, at its position. The CAR need not
+/// contain the value that an earlier operation wrote, because the commit does not contain it
+/// either.
 fn last_wanted_ops<'a>(ops: &[Op<'a>], interest: &Interest) -> Vec<Op<'a>> {
     let mut paths = HashSet::new();
     let mut last: Vec<Op<'a>> = ops
@@ -142,7 +142,7 @@ fn last_wanted_ops<'a>(ops: &[Op<'a>], interest: &Interest) -> Vec<Op<'a>> {
     last
 }
 
-/// The MST root that the signed block names, once the block has proved to be the envelope's.
+/// The MST root in the commit block, after checking that the block belongs to the envelope.
 fn data_of_commit(payload: &CommitPayload<'_>, blocks: &Blocks) -> Result<Cid, CommitFault> {
     if blocks.root != payload.commit {
         return Err(CommitFault::Root);
@@ -181,7 +181,7 @@ fn misnamed_op(op: &Op<'_>, blocks: &Blocks, error: &SyntaxError) -> MisnamedOp 
     }
 }
 
-/// What is kept of an operation that can't be followed.
+/// The block that an invalid operation names, for the dead letter.
 fn named_block(op: &Op<'_>, blocks: &Blocks) -> Bytes {
     op.cid
         .and_then(|cid| blocks.get(&cid).cloned())
@@ -214,7 +214,7 @@ fn change(op: &Op<'_>, blocks: &Blocks) -> Change {
     }
 }
 
-/// The record that `cid` addresses: present, intact, and a map of the data model.
+/// The record at `cid`: it is in the CAR, matches its hash, and is a map of the data model.
 fn record(cid: Option<Cid>, blocks: &Blocks) -> Result<(Cid, Bytes), RecordError> {
     let cid = cid.ok_or(RecordError::WithoutCid)?;
     let record = blocks.get(&cid).ok_or(RecordError::Missing)?;
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn one_broken_record_leaves_the_others_alone() {
+    fn one_broken_record_does_not_affect_the_others() {
         let mut frame = CommitFrame::default()
             .create("com.huddle.booking/float", &ipld!({ "x": 1.5 }))
             .create("com.huddle.booking/list", &ipld!([1]))
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_whose_bytes_were_changed_is_not_believed() {
+    fn a_record_whose_bytes_were_changed_is_refused() {
         let mut frame = CommitFrame::default().create(PATH, &record("confirmed"));
         frame.replace_block(PATH, &record("cancelled"));
         assert_eq!(
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_is_held_to_its_syntax() {
+    fn the_identifiers_of_an_envelope_must_be_valid() {
         let wrong = |change: fn(&mut CommitFrame)| {
             let mut frame = CommitFrame::default().delete(PATH);
             change(&mut frame);
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_on_no_record_leaves_the_others_alone() {
+    fn an_invalid_path_does_not_affect_the_other_operations() {
         let frame = CommitFrame::default()
             .delete("com.huddle.booking/..")
             .create(PATH, &record("confirmed"));
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_commit_block_must_be_the_envelopes() {
+    fn the_commit_block_must_match_the_envelope() {
         let wrong = |change: fn(&mut CommitFrame)| {
             let mut frame = CommitFrame::default().delete(PATH);
             change(&mut frame);
@@ -422,7 +422,7 @@ mod tests {
         );
         assert_eq!(
             wrong(|frame| frame.block_version = 2),
-            "commit block: version 2, of which only 3 is known"
+            "commit block: version 2; only version 3 is known"
         );
         assert_eq!(
             wrong(|frame| frame.root = Some(super::super::sample::cid_of(b"other"))),
@@ -435,7 +435,7 @@ mod tests {
         let ops = (0..=MAX_OPS).fold(CommitFrame::default(), |frame, index| {
             frame.delete(&format!("com.huddle.booking/{index}"))
         });
-        assert_eq!(fault(&ops), "commit has 201 operations, 200 are allowed");
+        assert_eq!(fault(&ops), "commit has 201 operations; 200 are allowed");
     }
 
     #[test]

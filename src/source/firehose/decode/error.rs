@@ -1,4 +1,4 @@
-//! Why a frame could not be decoded, in the words of a dead letter.
+//! Why a frame could not be decoded. The text goes into its dead letter.
 
 use std::convert::Infallible;
 
@@ -7,22 +7,22 @@ use crate::atproto::skim::{Kind, SkimFault};
 use crate::atproto::syntax::SyntaxError;
 use crate::atproto::verify::VerifyError;
 
-/// A frame that can't be believed or read as a whole, and what is known of it all the same.
+/// A frame that cannot be decoded as a whole, with the fields that could be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{fault}")]
 pub struct DecodeError {
-    /// `None` where not even the header could be read.
+    /// `None` if the header could not be read.
     pub kind: Option<Kind>,
     pub seq: Option<u64>,
-    /// The repository that the frame names, unchecked.
+    /// The repository that the frame names. Not checked.
     pub did: Option<String>,
     pub fault: Fault,
 }
 
-/// What was wrong with a frame.
+/// What is wrong with a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    #[error("{name} has {found} {unit}, {limit} are allowed")]
+    #[error("{name} has {found} {unit}; {limit} are allowed")]
     Limit {
         name: &'static str,
         found: usize,
@@ -45,7 +45,7 @@ pub enum Fault {
     Syntax(#[from] SyntaxError),
 }
 
-/// What was wrong with the signed block that a commit is about.
+/// What is wrong with the commit block of a commit.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitFault {
     #[error("its bytes do not hash to its CID")]
@@ -58,6 +58,6 @@ pub enum CommitFault {
     Root,
     #[error(transparent)]
     Unreadable(#[from] serde_ipld_dagcbor::DecodeError<Infallible>),
-    #[error("version {0}, of which only 3 is known")]
+    #[error("version {0}; only version 3 is known")]
     Version(u64),
 }

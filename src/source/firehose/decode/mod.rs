@@ -1,4 +1,5 @@
-//! From a raw frame to an event, in full only where somebody wants it.
+//! Decodes raw frames to events. Commits without a wanted record are decoded only as far as their
+//! envelope.
 
 mod account;
 mod commit;
@@ -19,25 +20,25 @@ use crate::atproto::verify::{CommitEvidence, SyncEvidence};
 use crate::delivery::segment::RawPosition;
 use crate::source::interest::Interest;
 
-/// The longest frame that is looked at, in bytes, as the reference relay has it.
+/// The longest frame that is decoded, in bytes. The reference relay has the same limit.
 pub const MAX_FRAME: usize = 5_000_000;
 
-/// What a frame says, and where in the stream it says it.
+/// The content of a frame, and its position in the stream.
 #[derive(Debug)]
 pub struct Decoded<'a> {
     pub content: Content<'a>,
-    /// What a commit, or a `#sync` of a tracked repository, brings to prove it, where `interest` asks
-    /// for that.
+    /// The evidence of a commit, or of a `#sync` of a tracked repository, if `interest` asks for
+    /// evidence.
     pub evidence: Option<Evidence>,
-    /// `None` for an error frame and for what is unknown.
+    /// `None` for an error frame and for an unknown frame.
     pub kind: Option<Kind>,
-    /// Present in every message but `#info`, and never one that no cursor could name.
+    /// Present in every message but `#info`, and always in the valid range.
     pub seq: Option<u64>,
     time: Option<&'a str>,
 }
 
 impl<'a> Decoded<'a> {
-    /// Where the frame stands in its source, if it stands anywhere.
+    /// The position of the frame in its source, if it has one.
     pub fn raw_position(&self) -> Option<RawPosition<'a>> {
         Some(RawPosition {
             seq: self.seq?,
@@ -46,7 +47,7 @@ impl<'a> Decoded<'a> {
     }
 }
 
-/// What an event brings to prove what it says of its repository. Nobody has looked at the signature yet.
+/// The evidence for what an event says about its repository. The signature is not checked yet.
 #[derive(Debug)]
 pub enum Evidence {
     Commit(Box<CommitEvidence>),
@@ -54,7 +55,7 @@ pub enum Evidence {
 }
 
 impl Evidence {
-    /// The commit that the repository is said to have come to.
+    /// The commit that the repository is said to be at.
     pub fn commit(&self) -> &SignedCommit {
         match self {
             Self::Commit(evidence) => &evidence.commit,
@@ -65,28 +66,28 @@ impl Evidence {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content<'a> {
-    /// The server gives up on this stream; it closes the connection next.
+    /// An error frame: the server is about to end this stream and close the connection.
     Error {
         name: &'a str,
         message: Option<&'a str>,
     },
     Event(Event),
-    /// An `op` or a type (`t`) that this worker has never heard of.
+    /// An `op` or a type (`t`) that this worker does not know.
     Unknown {
         op: i64,
         t: Option<&'a str>,
     },
-    /// A commit that touches no wanted record, of a repository that is not tracked. Only its envelope
-    /// was read.
+    /// A commit without a wanted record, of a repository that is not tracked. Only its envelope was
+    /// read.
     Unwanted,
 }
 
-/// Decodes one frame, as far as `interest` makes it worth the while. The same bytes and the same
-/// interest always give the same answer.
+/// Decodes one frame, as far as `interest` requires. Deterministic: the same bytes and the same
+/// interest give the same result.
 ///
-/// # Errors
-/// If the frame as a whole can't be read or believed. A single operation that can't be is
-/// [`Change::Broken`](crate::atproto::event::Change::Broken) instead, and leaves the commit's others alone.
+/// # Errors If the frame as a whole cannot be read or is not valid. A single invalid operation
+/// becomes [`Change::Broken`](crate::atproto::event::Change::Broken) instead, and does not affect
+/// the other operations of the commit.
 pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, DecodeError> {
     if let Err(fault) = at_most("frame", frame.len(), MAX_FRAME, "bytes") {
         return Err(DecodeError {
@@ -134,7 +135,7 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
                 content,
                 evidence,
                 kind: Some(envelope.kind),
-                // An #info speaks about the stream; whatever it calls its seq is no place in it.
+                // An #info is about the stream; its seq, if any, is not a position in it.
                 seq: envelope.seq.filter(|_| envelope.kind != Kind::Info),
                 time: envelope.time,
             }
@@ -143,21 +144,21 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
     Ok(decoded)
 }
 
-/// What the envelope of a frame tells of whether anybody wants it.
+/// What the envelope of a frame says about whether the frame is wanted.
 #[derive(Clone, Copy, Debug)]
 pub enum Peek<'a> {
-    /// [`decode`] would find it [`Content::Unwanted`].
+    /// [`decode`] would return [`Content::Unwanted`].
     Unwanted(RawPosition<'a>),
-    /// Anything else, also what can't be read.
+    /// Any other frame, also one that cannot be read.
     Kept {
-        /// As a cursor could name it.
+        /// Only if it is in the valid range.
         seq: Option<u64>,
         /// The repository of a commit.
         repo: Option<&'a str>,
     },
 }
 
-/// Looks no further into a frame than has to be to know whether it is wanted.
+/// Reads as little of a frame as is necessary to decide whether it is wanted.
 pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
     let kept = |seq: Option<u64>, repo| Peek::Kept {
         seq: seq.filter(|seq| SEQS.contains(seq)),
@@ -225,7 +226,7 @@ fn decode_message(
     Ok((Content::Event(event), evidence))
 }
 
-/// Of a tracked repository everything is wanted that its chain goes through.
+/// Everything of a tracked repository is wanted, because its chain includes every commit.
 fn wants(interest: &Interest, envelope: &Envelope<'_>, repo: &str) -> bool {
     let names_wanted = || envelope.paths().any(|path| interest.wants_path(path));
     (names_wanted() || interest.tracks(repo)) && interest.wants_did(repo)
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_and_identities_are_events_whoever_they_are() {
+    fn accounts_and_identities_are_events_for_every_did() {
         let account = frame(
             "#account",
             &ipld!({ "seq": 9, "did": DID, "time": TIME, "active": false, "status": "takendown" }),
@@ -408,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_or_only_speaks_of_the_stream_can_not_move_the_cursor_out_of_it() {
+    fn unknown_and_info_frames_cannot_move_the_cursor_out_of_range() {
         let unknown = |seq| frame("#weather", &ipld!({ "seq": seq }));
         let info = frame("#info", &ipld!({ "name": "x", "seq": 9 }));
         for (frame, place) in [
@@ -439,7 +440,7 @@ mod tests {
         let error = decode(&vec![0; MAX_FRAME + 1], &Interest::default()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "frame has 5000001 bytes, 5000000 are allowed"
+            "frame has 5000001 bytes; 5000000 are allowed"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What holds of skimming and decoding, whatever the frame.
+//! Properties that hold for skimming and decoding any frame.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::atproto::event::{Change, Event};
 use crate::atproto::skim::{Envelope, Kind, Skim, UnknownFrame, seq_of, skim, splice_seq};
 use crate::source::interest::Interest;
 
-/// The envelope of a commit as serde reads it, all of it.
+/// The whole envelope of a commit, as serde reads it.
 #[derive(Debug, Deserialize, PartialEq)]
 struct Oracle {
     seq: u64,
@@ -35,7 +35,7 @@ impl Oracle {
         serde_ipld_dagcbor::from_slice(payload).ok()
     }
 
-    /// The same as the skim has it; `None` where a field that serde insists on is missing.
+    /// The same from a skim; `None` if a field that serde requires is missing.
     fn of_envelope(envelope: &Envelope<'_>) -> Option<Self> {
         Some(Self {
             seq: envelope.seq?,
@@ -85,7 +85,7 @@ fn any_value() -> impl Strategy<Value = Ipld> {
 }
 
 prop_compose! {
-    /// A `#commit` of any shape that serde would accept, with fields that nobody knows.
+    /// A `#commit` of any shape that serde accepts, with unknown fields.
     fn any_commit()(
         seq in any::<u64>(),
         repo in any::<String>(),
@@ -110,7 +110,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A frame of any kind, known or not, whose fields may be missing or of any type.
+    /// A frame of any kind, known or not, with fields that may be missing or of any type.
     fn any_frame()(
         t in prop::sample::select(vec![
             Some("#account"), Some("#commit"), Some("#handle"), Some("#identity"), Some("#info"),
@@ -135,7 +135,7 @@ prop_compose! {
     }
 }
 
-/// Text fields of all kinds, as they should be.
+/// Valid text fields of all kinds.
 const USUAL_FIELDS: [(&str, &str); 8] = [
     ("did", DID),
     ("error", "ConsumerTooSlow"),
@@ -147,7 +147,7 @@ const USUAL_FIELDS: [(&str, &str); 8] = [
     ("time", TIME),
 ];
 
-/// A change to a frame, as a broken or a malicious sender might make it.
+/// A change to a frame, as a faulty or malicious sender could make it.
 #[derive(Clone, Debug)]
 enum Damage {
     Cut(Index),
@@ -188,7 +188,7 @@ fn damaged(mut frame: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn a_skim_tells_what_a_full_decode_tells(frame in any_commit()) {
+    fn a_skim_agrees_with_a_full_decode(frame in any_commit()) {
         let Ok(Skim::Message(envelope)) = skim(&frame) else {
             panic!("a valid commit was refused");
         };
@@ -212,7 +212,7 @@ proptest! {
     }
 
     #[test]
-    fn of_every_kind_of_frame_skim_and_decode_say_the_same_or_both_refuse(frame in any_frame()) {
+    fn skim_and_decode_agree_on_every_kind_of_frame(frame in any_frame()) {
         let decoded = decode(&frame, &everything());
         let skimmed = match skim(&frame) {
             Ok(skimmed) => skimmed,
@@ -259,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_passed_by_at_the_socket_is_what_a_decoder_finds_unwanted(
+    fn the_prefilter_skips_exactly_what_a_decoder_finds_unwanted(
         frame in prop_oneof![any_frame(), any_commit(), Just(wanted_commit())],
         damage in prop::option::of(any_damage()),
         pattern in prop::sample::select(vec!["com.huddle.*", "com.huddle.slotOffer", "org.example.*"]),

@@ -1,4 +1,4 @@
-//! Frames made to measure, for tests.
+//! Builds frames for tests.
 
 use cid::Cid;
 use ipld_core::{ipld, ipld::Ipld};
@@ -22,7 +22,7 @@ pub(crate) fn cid_of(block: &[u8]) -> Cid {
     Cid::try_from(bytes).unwrap()
 }
 
-/// A CAR whose blocks stand under their own addresses.
+/// A CAR with blocks under their correct addresses.
 pub(crate) fn car(root: Cid, blocks: &[&[u8]]) -> Vec<u8> {
     let blocks: Vec<(Cid, &[u8])> = blocks.iter().map(|b| (cid_of(b), *b)).collect();
     car_of(root, &blocks)
@@ -52,7 +52,7 @@ fn cbor(value: &Ipld) -> Vec<u8> {
     serde_ipld_dagcbor::to_vec(value).unwrap()
 }
 
-/// A `#commit`, right unless a field is made wrong.
+/// A valid `#commit`, unless a test changes a field.
 pub(crate) struct CommitFrame {
     pub(crate) rev: String,
     pub(crate) since: Option<Ipld>,
@@ -60,9 +60,9 @@ pub(crate) struct CommitFrame {
     pub(crate) block_did: String,
     pub(crate) block_rev: String,
     pub(crate) block_version: u64,
-    /// The CAR's root, where it is not the commit block.
+    /// The root of the CAR, if it is not the commit block.
     pub(crate) root: Option<Cid>,
-    /// The CAR, where it is not made of the operations.
+    /// The CAR, if it is not built from the operations.
     pub(crate) blocks: Option<Vec<u8>>,
     pub(crate) extra_blocks: Vec<Vec<u8>>,
     pub(crate) ops: Vec<Operation>,
@@ -72,7 +72,7 @@ pub(crate) struct Operation {
     action: &'static str,
     path: String,
     cid: Option<Cid>,
-    /// The record in the CAR, under `cid`.
+    /// The record in the CAR, at the address `cid`.
     block: Option<Vec<u8>>,
 }
 

@@ -1,4 +1,4 @@
-//! A place in a tree, and what a node there must be.
+//! References to nodes, and the check that a node belongs at its position in the tree.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use cid::Cid;
 use super::node::{Node, NodeError};
 use crate::atproto::car::{Blocks, is_address_of};
 
-/// Why blocks prove nothing of a key.
+/// Why blocks do not prove anything about a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("node {node}: {fault}")]
 pub struct ProofError {
-    /// The node at fault.
+    /// The faulty node.
     pub node: Box<Cid>,
     pub fault: ProofFault,
 }
@@ -23,15 +23,15 @@ pub enum ProofFault {
     Address,
     #[error("it has no entries, and is neither an empty tree nor between two layers")]
     Empty,
-    #[error("it is of layer {found}, in a place of layer {expected}")]
+    #[error("it is of layer {found}, at a position of layer {expected}")]
     Layer { expected: u32, found: u32 },
     #[error("its block is missing")]
     Missing,
     #[error(transparent)]
     Node(#[from] NodeError),
-    #[error("it has keys that do not belong in its place")]
+    #[error("it has keys outside the key range of its position")]
     Order,
-    #[error("it stands below layer 0")]
+    #[error("it is below layer 0")]
     TooDeep,
 }
 
@@ -44,11 +44,11 @@ impl ProofError {
     }
 }
 
-/// Where a node stands that need not have been read.
+/// A reference to a node at a position in the tree. Its block may not have been read yet.
 #[derive(Clone, Debug)]
 pub(super) struct NodeRef {
     pub(super) cid: Cid,
-    /// `None` at the root, whose keys decide it.
+    /// `None` at the root, because the keys of the root decide its layer.
     pub(super) layer: Option<u32>,
     /// Every key below is greater than this one.
     after: Option<Arc<[u8]>>,
@@ -56,7 +56,7 @@ pub(super) struct NodeRef {
     before: Option<Arc<[u8]>>,
 }
 
-/// A node that belongs where it stands.
+/// A decoded node that belongs at its position.
 pub(super) struct Opened {
     pub(super) node: Node,
     /// `None` for the one node of an empty tree.
@@ -79,8 +79,7 @@ impl NodeRef {
         self.open_block(block)
     }
 
-    /// Reads the node from what is said to be its block, and holds it to its CID, its layer and its
-    /// range of keys.
+    /// Decodes `block` as this node. Checks the CID, the layer and the key range.
     pub(super) fn open_block(self, block: Option<&[u8]>) -> Result<Opened, ProofError> {
         let cid = self.cid;
         self.opened(block)
@@ -102,9 +101,9 @@ impl NodeRef {
         })
     }
 
-    /// The layer on which `node` stands here; `None` for the one node of an empty tree. A node
-    /// without entries is there to link the layer above to the one below: so it has a subtree, and
-    /// is not the root.
+    /// The layer of `node` at this position; `None` for the only node of an empty tree. A node
+    /// without entries links the layer above to the layer below, so it must have a subtree and must
+    /// not be the root.
     fn layer_of(&self, node: &Node) -> Result<Option<u32>, ProofFault> {
         match (self.layer, node.layer()) {
             (Some(expected), Some(found)) if expected != found => {
@@ -117,7 +116,7 @@ impl NodeRef {
         }
     }
 
-    /// A node's keys rise, so the first and the last tell of all.
+    /// The keys of a node ascend, so checking the first and the last is enough.
     fn check_range(&self, node: &Node) -> Result<(), ProofFault> {
         let is_after = |key: &[u8]| self.after.as_deref().is_none_or(|bound| key > bound);
         let is_before = |key: &[u8]| self.before.as_deref().is_none_or(|bound| key < bound);
@@ -133,7 +132,7 @@ impl NodeRef {
 }
 
 impl Opened {
-    /// The subtree before the entry at `index`, or behind the last one.
+    /// The subtree before the entry at `index`, or after the last entry.
     pub(super) fn gap(&self, index: usize) -> Result<Option<NodeRef>, ProofError> {
         let entries = &self.node.entries;
         let previous = index.checked_sub(1).and_then(|index| entries.get(index));
