@@ -57,7 +57,8 @@ enum Command {
 impl Cli {
     /// Runs the command.
     ///
-    /// # Errors A [`ConfigError`] if the configuration is not valid; any other error is a failure
+    /// # Errors
+    /// A [`ConfigError`] if the configuration is not valid; any other error is a failure
     /// of the command.
     pub(crate) fn execute(self) -> anyhow::Result<()> {
         match self.command {

@@ -21,7 +21,8 @@ const OTHER_VARIABLES: [&str; 2] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA"];
 ///
 /// `file` is the path from `--config`; without it, `HUDDLE_CONFIG` in `environment` applies.
 ///
-/// # Errors All problems at once, each with its key.
+/// # Errors
+/// All problems at once, each with its key.
 pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,

@@ -7,8 +7,7 @@ use serde_json::Value;
 use url::Url;
 
 use crate::atproto::key::{KeyError, VerifyingKey};
-use crate::atproto::syntax::Did;
-use crate::lexicon::format::Format;
+use crate::atproto::syntax::{Did, is_handle};
 
 /// Keys of both curves have about 50 characters. Limited, because documents are cached.
 const MAX_KEY_CHARS: usize = 128;
@@ -71,7 +70,8 @@ pub enum DocumentError {
 impl Identity {
     /// Parses the document of `did`. Other parts of the document are ignored.
     ///
-    /// # Errors If the document is of another DID, or has no signing key.
+    /// # Errors
+    /// If the document is of another DID, or has no signing key.
     pub fn parse(did: &Did, json: &[u8]) -> Result<Self, DocumentError> {
         let document: Value = serde_json::from_slice(json)
             .map_err(|error| DocumentError::Json(error.to_string().into()))?;
@@ -101,7 +101,8 @@ impl Identity {
 
     /// The key that signs the account's commits.
     ///
-    /// # Errors If the document's key is not valid.
+    /// # Errors
+    /// If the document's key is not valid.
     pub fn verifying_key(&self) -> Result<VerifyingKey, KeyError> {
         *self.read_key.0.get_or_init(|| self.signing_key.parse())
     }
@@ -169,7 +170,7 @@ fn handle(document: &Value) -> Option<String> {
         .as_array()?
         .iter()
         .find_map(|name| name.as_str()?.strip_prefix("at://"))
-        .filter(|handle| Format::Handle.accepts(handle))
+        .filter(|handle| is_handle(handle))
         .map(str::to_owned)
 }
 

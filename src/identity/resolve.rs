@@ -111,7 +111,8 @@ impl Resolver {
     /// Resolves within `deadline`, including redirects. The URL of the PLC directory may be private
     /// even if `allow_private_addresses` is false.
     ///
-    /// # Errors If the crypto provider supports no TLS version that rustls supports.
+    /// # Errors
+    /// If the crypto provider supports no TLS version that rustls supports.
     pub fn new(
         plc_url: Url,
         allow_private_addresses: bool,

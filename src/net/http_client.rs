@@ -133,7 +133,8 @@ impl Fetcher {
 
     /// The whole body at `url`, within `deadline` and with at most `limit` bytes.
     ///
-    /// # Errors Every status except 200 is an error.
+    /// # Errors
+    /// Every status except 200 is an error.
     pub async fn get_whole(
         &self,
         url: &Url,
@@ -153,7 +154,8 @@ impl Fetcher {
     /// The response of `url` or of its redirect target, with the body still to be read. It has no
     /// deadline.
     ///
-    /// # Errors Every status except 200 is an error.
+    /// # Errors
+    /// Every status except 200 is an error.
     pub async fn get(&self, url: &Url, named: NamedBy) -> Result<Response<Incoming>, FetchError> {
         let response = self.ask(url, named).await?;
         match response.status() {
@@ -167,7 +169,8 @@ impl Fetcher {
 
     /// Like [`Self::get`], but accepts every status, because the body may explain it.
     ///
-    /// # Errors If there is no answer.
+    /// # Errors
+    /// If there is no answer.
     pub(crate) async fn ask(
         &self,
         url: &Url,

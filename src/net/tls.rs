@@ -1,8 +1,5 @@
 //! The TLS client configuration for `wss` sources and HTTPS requests.
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use rustls::crypto::ring;
@@ -11,7 +8,8 @@ use tokio_tungstenite::Connector;
 
 /// A connector for WebSockets with the trust of [`client_config`].
 ///
-/// # Errors If the crypto provider supports no TLS version that rustls supports.
+/// # Errors
+/// If the crypto provider supports no TLS version that rustls supports.
 pub(crate) fn connector() -> Result<Connector, rustls::Error> {
     Ok(Connector::Rustls(Arc::new(client_config()?)))
 }
@@ -21,14 +19,15 @@ pub(crate) fn connector() -> Result<Connector, rustls::Error> {
 /// It names the crypto provider explicitly. Without this, rustls panics at the first dial if the
 /// dependencies contain no provider or two of them.
 ///
-/// # Errors If the crypto provider supports no TLS version that rustls supports.
+/// # Errors
+/// If the crypto provider supports no TLS version that rustls supports.
 pub(crate) fn client_config() -> Result<ClientConfig, rustls::Error> {
     trusting(RootCertStore::from_iter(
         webpki_roots::TLS_SERVER_ROOTS.iter().cloned(),
     ))
 }
 
-fn trusting(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+pub(crate) fn trusting(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)

@@ -146,7 +146,11 @@ async fn a_worker_that_is_told_to_stop_applies_what_it_has_read_and_exits_with_z
     logged(&mut service.log, "connected").await;
     let ended = service.terminate().await;
     assert_eq!(ended.code(), Some(0));
-    logged(&mut service.log, "stopped; all that was read is applied").await;
+    logged(
+        &mut service.log,
+        "stopped; everything that was read is applied",
+    )
+    .await;
 
     // And what it had not read yet is read by the next one.
     let service = Service::start(&relay, &folder).await;

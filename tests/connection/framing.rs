@@ -1,7 +1,8 @@
 //! Messages in pieces, and in forms that nobody asked for.
 
+use huddle_firehose::atproto::skim::MAX_FRAME_BYTES;
+use huddle_firehose::source::Resume;
 use huddle_firehose::source::error::ReadError;
-use huddle_firehose::source::{MAX_FRAME_BYTES, Resume};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::server::{Request, Server};

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use huddle_firehose::atproto::skim::MAX_FRAME_BYTES;
 use huddle_firehose::source::error::ReadError;
 use huddle_firehose::source::firehose::websocket::WebSocketOptions;
 use huddle_firehose::source::frame_sink::{BatchLimits, FrameCollector};
-use huddle_firehose::source::{MAX_FRAME_BYTES, Resume, Source};
+use huddle_firehose::source::{Resume, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;

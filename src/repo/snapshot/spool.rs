@@ -94,7 +94,8 @@ impl Spool {
     ///
     /// The file is written on other threads, so this never blocks. It has no deadline of its own.
     ///
-    /// # Errors If `car` is not a CAR, is too large, or cannot be read to its end; or if the file
+    /// # Errors
+    /// If `car` is not a CAR, is too large, or cannot be read to its end; or if the file
     /// cannot be written.
     pub async fn read<R>(car: R, limit: u64, folder: &Path) -> Result<Self, SpoolError>
     where
@@ -146,7 +147,8 @@ impl Spool {
 
     /// The block at this address. Blocks its thread while it reads from the disk.
     ///
-    /// # Errors If the file cannot be read.
+    /// # Errors
+    /// If the file cannot be read.
     pub fn get(&self, cid: &Cid) -> io::Result<Option<Bytes>> {
         let Some(span) = self.find(cid)? else {
             return Ok(None);
@@ -158,7 +160,8 @@ impl Spool {
 
     /// Whether there is a block at this address. Blocks its thread while it reads from the disk.
     ///
-    /// # Errors If the file cannot be read.
+    /// # Errors
+    /// If the file cannot be read.
     pub fn contains(&self, cid: &Cid) -> io::Result<bool> {
         Ok(self.find(cid)?.is_some())
     }

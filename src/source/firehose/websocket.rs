@@ -74,7 +74,8 @@ struct WebSocketFrames {
 impl WebSocketSource {
     /// A source at `url`. It does not connect yet.
     ///
-    /// # Errors If the URL is not `ws` or `wss`, if a duration is zero, or if the user agent is not
+    /// # Errors
+    /// If the URL is not `ws` or `wss`, if a duration is zero, or if the user agent is not
     /// valid in a header.
     pub fn try_new(url: Url, options: WebSocketOptions) -> Result<Self, InvalidSource> {
         let WebSocketOptions {

@@ -85,7 +85,8 @@ pub enum Content<'a> {
 /// Decodes one frame, as far as `interest` requires. Deterministic: the same bytes and the same
 /// interest give the same result.
 ///
-/// # Errors If the frame as a whole cannot be read or is not valid. A single invalid operation
+/// # Errors
+/// If the frame as a whole cannot be read or is not valid. A single invalid operation
 /// becomes [`Change::Broken`](crate::atproto::event::Change::Broken) instead, and does not affect
 /// the other operations of the commit.
 pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, DecodeError> {

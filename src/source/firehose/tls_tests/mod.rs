@@ -13,11 +13,15 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tokio_tungstenite::tungstenite::{self, Message};
 use url::Url;
 
-use super::*;
+use super::dial::{Dialer, Socket};
 use crate::net::http_client::{FetchError, Fetcher, NamedBy};
+use crate::net::tls::{client_config, connector, trusting};
 use crate::source::Resume;
 use crate::source::error::{ConnectError, RetryAdvice};
-use crate::source::firehose::dial::{Dialer, Socket};
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+use std::sync::Arc;
+use tokio_tungstenite::Connector;
 
 const ROOT: &[u8] = include_bytes!("root.der");
 const LOOPBACK: &[u8] = include_bytes!("loopback.der");
