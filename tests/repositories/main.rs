@@ -11,13 +11,10 @@ mod identities;
 mod levels;
 mod memory;
 mod peace;
-#[path = "../common/simulation/mod.rs"]
-mod simulation;
 
 use huddle_firehose::config::Config;
 use simulated_network::shape::Shape;
-
-use self::simulation::verified::Verified;
+use test_support::simulation::verified::Verified;
 
 // The paths of offers, and of what nobody wants.
 const A: &str = "com.huddle.slotOffer/key-0";
