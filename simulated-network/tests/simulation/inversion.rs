@@ -1,17 +1,15 @@
 //! A commit's blocks suffice to undo its operations: what comes out is the tree before it.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
 use cid::Cid;
-use common::{car, data_of, parse};
 use ipld_core::ipld::Ipld;
 use simulated_network::car::{Blocks, address_of, encode};
 use simulated_network::mst::{common_prefix, depth};
 use simulated_network::network::Network;
 use simulated_network::shape::Shape;
+
+use crate::parsed_frames::{car, data_of, parse};
 
 /// A part of a tree that is known in part, in the order of its keys.
 #[derive(Clone, Debug)]

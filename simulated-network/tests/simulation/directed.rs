@@ -1,15 +1,13 @@
 //! What a test has happen is as true as what happens by chance.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
-
-use common::{car, parse, text};
 use ipld_core::ipld::Ipld;
 use simulated_network::account::Status;
 use simulated_network::network::Network;
 use simulated_network::record::SLOT_OFFER;
 use simulated_network::repo::is_signed_by;
 use simulated_network::shape::Shape;
+
+use crate::parsed_frames::{car, parse, text};
 
 fn network() -> Network {
     Network::new(1, Shape::default())

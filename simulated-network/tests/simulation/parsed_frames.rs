@@ -22,10 +22,6 @@ pub(crate) fn parse(entry: &LogEntry) -> (String, BTreeMap<String, Ipld>) {
     (t, payload)
 }
 
-#[allow(
-    dead_code,
-    reason = "every test binary has its own copy of this module"
-)]
 pub(crate) fn text<'a>(payload: &'a BTreeMap<String, Ipld>, field: &str) -> &'a str {
     match &payload[field] {
         Ipld::String(text) => text,
@@ -40,10 +36,6 @@ pub(crate) fn car(payload: &BTreeMap<String, Ipld>) -> (Cid, Blocks) {
     }
 }
 
-#[allow(
-    dead_code,
-    reason = "every test binary has its own copy of this module"
-)]
 pub(crate) fn data_of(block: &[u8]) -> Cid {
     let commit: Ipld = serde_ipld_dagcbor::from_slice(block).unwrap();
     match commit.get("data").unwrap() {

@@ -1,13 +1,9 @@
 //! What the network says is well formed, signed, and the same for the same seed.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cid::Cid;
-use common::{car, data_of, parse, text};
 use ipld_core::ipld::Ipld;
 use simulated_network::account::{Account, Status};
 use simulated_network::car::{address_of, read_car};
@@ -16,6 +12,8 @@ use simulated_network::network::Network;
 use simulated_network::oracle::{self, Visibility};
 use simulated_network::repo::is_signed_by;
 use simulated_network::shape::Shape;
+
+use crate::parsed_frames::{car, data_of, parse, text};
 
 const STEPS: usize = 400;
 

@@ -1,5 +1,4 @@
 //! What goes wrong with HTTP answers, seen over a real socket.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! The relay and the HTTP endpoints, asked over real sockets.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! The tree against vectors and repositories that others made.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::fs;
