@@ -1,4 +1,4 @@
-//! Lessons 8, 14, 18 and 19: what is said of accounts, late, twice, or about nobody we know.
+//! Incidents 8, 14, 18 and 19: what is said of accounts, late, twice, or about nobody we know.
 
 use huddle_firehose::protocol::skim::splice_seq;
 use simulated_network::frame;
@@ -15,10 +15,10 @@ async fn accounts(database: &Database) -> Vec<String> {
     database.rows(sql).await
 }
 
-// === Lesson 8 ===
+// === Incident 8 ===
 
 #[tokio::test]
-async fn lesson_08_a_deletion_that_is_told_again_does_not_erase_what_came_after_it() {
+async fn incident_08_a_deletion_that_is_told_again_does_not_erase_what_came_after_it() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, NOTE, 1);
     scribe.account(ANN, Some("deleted"));
@@ -34,7 +34,7 @@ async fn lesson_08_a_deletion_that_is_told_again_does_not_erase_what_came_after_
 }
 
 #[tokio::test]
-async fn lesson_08_an_account_that_is_hidden_and_comes_back_has_all_its_records() {
+async fn incident_08_an_account_that_is_hidden_and_comes_back_has_all_its_records() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, NOTE, 1);
     scribe.account(ANN, Some("deactivated"));
@@ -46,10 +46,10 @@ async fn lesson_08_an_account_that_is_hidden_and_comes_back_has_all_its_records(
     assert_eq!(shown.rows(visible).await, [format!("at://{ANN}/{NOTE}")]);
 }
 
-// === Lesson 14 ===
+// === Incident 14 ===
 
 #[tokio::test]
-async fn lesson_14_an_identity_of_nobody_known_is_kept_and_records_need_none() {
+async fn incident_14_an_identity_of_nobody_known_is_kept_and_records_need_none() {
     let mut scribe = Scribe::new();
     scribe.identity(ANN, "ann.example");
     scribe.put(BOB, NOTE, 1);
@@ -63,7 +63,7 @@ async fn lesson_14_an_identity_of_nobody_known_is_kept_and_records_need_none() {
 // === Incidents 18 and 19 ===
 
 #[tokio::test]
-async fn lesson_18_a_sync_breaks_neither_the_stream_nor_the_next_commit() {
+async fn incident_18_a_sync_breaks_neither_the_stream_nor_the_next_commit() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, NOTE, 1);
     // An import: the contents change, and no commit tells.
@@ -82,7 +82,7 @@ async fn lesson_18_a_sync_breaks_neither_the_stream_nor_the_next_commit() {
 }
 
 #[tokio::test]
-async fn lesson_19_a_new_key_costs_no_commit_of_either_key() {
+async fn incident_19_a_new_key_costs_no_commit_of_either_key() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, NOTE, 1);
     let by_the_old_key = scribe.log[0].clone();

@@ -1,4 +1,4 @@
-//! Lessons 6, 9, 13 and 21: frames, commits and records that are odd, wrong, or nobody's business.
+//! Incidents 6, 9, 13 and 21: frames, commits and records that are odd, wrong, or nobody's business.
 
 use std::collections::BTreeMap;
 
@@ -38,10 +38,10 @@ fn altered(frame: &[u8], alter: impl FnOnce(&mut BTreeMap<String, Ipld>)) -> Byt
     [header, &cbor(&Ipld::Map(payload))].concat().into()
 }
 
-// === Lesson 6 ===
+// === Incident 6 ===
 
 #[tokio::test]
-async fn lesson_06_the_same_bad_frame_after_every_reconnect_is_no_loop() {
+async fn incident_06_the_same_bad_frame_after_every_reconnect_is_no_loop() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, NOTE, 1);
     scribe.put(ANN, NOTE, 2);
@@ -63,7 +63,7 @@ async fn lesson_06_the_same_bad_frame_after_every_reconnect_is_no_loop() {
 }
 
 #[tokio::test]
-async fn lesson_06_the_same_bad_frame_after_every_restart_is_one_dead_letter() {
+async fn incident_06_the_same_bad_frame_after_every_restart_is_one_dead_letter() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, NOTE, 1);
     scribe.emit(|stamp| frame::identity(stamp, "nobody", None));
@@ -80,7 +80,7 @@ async fn lesson_06_the_same_bad_frame_after_every_restart_is_one_dead_letter() {
 }
 
 #[tokio::test]
-async fn lesson_06_an_op_that_nobody_knows_is_passed_by() {
+async fn incident_06_an_op_that_nobody_knows_is_passed_by() {
     let mut scribe = Scribe::new();
     for op in [i64::MIN, -2, 0, 2, 255, 256, i64::MAX] {
         scribe.emit(|stamp| frame::unknown(stamp, ANN, op));
@@ -92,7 +92,7 @@ async fn lesson_06_an_op_that_nobody_knows_is_passed_by() {
 }
 
 #[tokio::test]
-async fn lesson_06_one_invalid_record_does_not_break_its_repository() {
+async fn incident_06_one_invalid_record_does_not_break_its_repository() {
     let mut scribe = Scribe::new();
     let [first, bad, last] = ["1", "2", "3"].map(|rkey| format!("com.huddle.slotOffer/{rkey}"));
     let mut invalid = offer("chess");
@@ -114,10 +114,10 @@ async fn lesson_06_one_invalid_record_does_not_break_its_repository() {
     assert!(letter.starts_with("validate: endsAt"), "{letter}");
 }
 
-// === Lesson 9 ===
+// === Incident 9 ===
 
 #[tokio::test]
-async fn lesson_09_a_car_that_was_cut_between_two_blocks_is_not_complete() {
+async fn incident_09_a_car_that_was_cut_between_two_blocks_is_not_complete() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, OTHER, 1);
     let blocks = [2, 3].map(|n| cbor(&ipld!({ "$type": "com.huddle.note", "n": n })));
@@ -151,7 +151,7 @@ async fn lesson_09_a_car_that_was_cut_between_two_blocks_is_not_complete() {
     assert_eq!(dead_letters(&database).await, expected);
 }
 
-// === Lesson 13 ===
+// === Incident 13 ===
 
 /// A map with the one field `n`, which begins with these bytes.
 fn with_n(head: &[u8], rest: Vec<u8>) -> Vec<u8> {
@@ -159,7 +159,7 @@ fn with_n(head: &[u8], rest: Vec<u8>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn lesson_13_records_that_are_no_data_are_set_aside_and_the_others_kept() {
+async fn incident_13_records_that_are_no_data_are_set_aside_and_the_others_kept() {
     let bad = [
         ("a float", with_n(&[0xfb, 0x3f, 0xf8], vec![0; 6])),
         ("not UTF-8", with_n(&[0x61, 0xff], vec![])),
@@ -209,7 +209,7 @@ async fn lesson_13_records_that_are_no_data_are_set_aside_and_the_others_kept() 
 }
 
 #[tokio::test]
-async fn lesson_13_odd_data_is_data_and_kept_to_the_byte() {
+async fn incident_13_odd_data_is_data_and_kept_to_the_byte() {
     let link = address_of(b"elsewhere");
     let odd: [(&str, Ipld, Value); 6] = [
         ("a NUL", ipld!("a\0b"), json!("a\0b")),
@@ -260,7 +260,7 @@ async fn lesson_13_odd_data_is_data_and_kept_to_the_byte() {
 }
 
 #[tokio::test]
-async fn lesson_13_a_record_key_may_have_512_characters_and_no_more() {
+async fn incident_13_a_record_key_may_have_512_characters_and_no_more() {
     let longest = format!("com.huddle.note/{}", "k".repeat(512));
     let too_long = format!("com.huddle.note/{}", "k".repeat(513));
     let mut scribe = Scribe::new();
@@ -272,7 +272,7 @@ async fn lesson_13_a_record_key_may_have_512_characters_and_no_more() {
 }
 
 #[tokio::test]
-async fn lesson_13_commits_of_careless_servers_are_read_and_false_ones_are_not() {
+async fn incident_13_commits_of_careless_servers_are_read_and_false_ones_are_not() {
     let mut scribe = Scribe::new();
     // Servers that bridge other networks write such revs. They are TIDs, of long ago.
     let now = std::mem::replace(&mut scribe.clock, 0);
@@ -309,10 +309,10 @@ async fn lesson_13_commits_of_careless_servers_are_read_and_false_ones_are_not()
     assert_eq!(dead_letters(&database).await, expected);
 }
 
-// === Lesson 21 ===
+// === Incident 21 ===
 
 #[tokio::test]
-async fn lesson_21_a_namespace_ends_at_its_dot() {
+async fn incident_21_a_namespace_ends_at_its_dot() {
     let paths = [
         NOTE,
         "com.huddlefake.note/1",

@@ -1,4 +1,4 @@
-//! Lessons 5 and 20: cursors of other sequences, and numbers that are left out.
+//! Incidents 5 and 20: cursors of other sequences, and numbers that are left out.
 
 use huddle_firehose::config::{Config, Start};
 use huddle_firehose::fault::Faults;
@@ -49,7 +49,7 @@ async fn follow(url: &str, database: &Database, end: u64) {
 }
 
 #[tokio::test]
-async fn lesson_05_ports_and_paths_of_one_host_have_cursors_of_their_own() {
+async fn incident_05_ports_and_paths_of_one_host_have_cursors_of_their_own() {
     let database = Database::new();
     let long = relay(notes(ANN, 1..=9).log).await;
     // All of its seqs lie behind the cursor of the first.
@@ -69,7 +69,7 @@ async fn lesson_05_ports_and_paths_of_one_host_have_cursors_of_their_own() {
 }
 
 #[tokio::test]
-async fn lesson_05_the_oldest_event_and_the_live_end_are_asked_for_by_different_requests() {
+async fn incident_05_the_oldest_event_and_the_live_end_are_asked_for_by_different_requests() {
     for (start, request) in [
         (Start::Oldest, "GET /?cursor=0 HTTP/1.1"),
         (Start::Live, "GET / HTTP/1.1"),
@@ -89,7 +89,7 @@ async fn lesson_05_the_oldest_event_and_the_live_end_are_asked_for_by_different_
 }
 
 #[tokio::test]
-async fn lesson_05_a_relay_may_send_the_event_at_the_cursor_again_or_not() {
+async fn incident_05_a_relay_may_send_the_event_at_the_cursor_again_or_not() {
     for inclusive in [true, false] {
         let log = notes(ANN, 1..=20).log;
         let (end, database) = (last_seq(&log), Database::new());
@@ -109,7 +109,7 @@ async fn lesson_05_a_relay_may_send_the_event_at_the_cursor_again_or_not() {
 }
 
 #[tokio::test]
-async fn lesson_05_a_cursor_in_the_future_is_met_once_and_leaves_a_gap() {
+async fn incident_05_a_cursor_in_the_future_is_met_once_and_leaves_a_gap() {
     const FUTURE: u64 = 1_000_000;
     let database = Database::new();
     database
@@ -135,7 +135,7 @@ async fn lesson_05_a_cursor_in_the_future_is_met_once_and_leaves_a_gap() {
 }
 
 #[tokio::test]
-async fn lesson_05_the_same_events_under_new_numbers_change_nothing() {
+async fn incident_05_the_same_events_under_new_numbers_change_nothing() {
     const ELSEWHERE: u64 = 9_000_000_000;
     let mut scribe = notes(ANN, 1..=9);
     scribe.delete(ANN, "com.huddle.note/4");
@@ -158,7 +158,7 @@ async fn lesson_05_the_same_events_under_new_numbers_change_nothing() {
 }
 
 #[tokio::test]
-async fn lesson_20_numbers_that_are_left_out_are_no_gap() {
+async fn incident_20_numbers_that_are_left_out_are_no_gap() {
     let mut scribe = notes(ANN, 1..=3);
     // What the account had said is erased from the log; that it is gone is all that is told.
     scribe.next_seq += 1000;

@@ -1,4 +1,4 @@
-//! Lesson 11: a database that is shared, and rows that stand twice in a batch.
+//! Incident 11: a database that is shared, and rows that stand twice in a batch.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::scribe::{ANN, BOB, Scribe, last_seq};
 use crate::{index_with, numbers};
 
 #[tokio::test]
-async fn lesson_11_rows_that_stand_twice_in_a_batch_and_in_any_order_are_written_once() {
+async fn incident_11_rows_that_stand_twice_in_a_batch_and_in_any_order_are_written_once() {
     let mut scribe = Scribe::new();
     for n in 1..=5 {
         for rkey in ["c", "a", "b"] {
@@ -36,7 +36,7 @@ async fn lesson_11_rows_that_stand_twice_in_a_batch_and_in_any_order_are_written
 }
 
 #[tokio::test]
-async fn lesson_11_a_database_that_others_lock_now_and_then_loses_nothing() {
+async fn incident_11_a_database_that_others_lock_now_and_then_loses_nothing() {
     let (mut scribe, database) = (Scribe::new(), Database::new());
     let relay = relay(Vec::new()).await;
     let worker = Worker::start_with(config(), &relay, database.impatient_store().await).await;

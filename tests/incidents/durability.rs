@@ -1,4 +1,4 @@
-//! Lessons 2, 3, 4 and 10: parts that end, parts of the stream that stay away, tables that are
+//! Incidents 2, 3, 4 and 10: parts that end, parts of the stream that stay away, tables that are
 //! slower than their source, and memory.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,10 +25,10 @@ use test_support::waiting::eventually;
 use crate::scribe::{ANN, Scribe, last_seq};
 use crate::{index_with, numbers};
 
-// === Lesson 2 ===
+// === Incident 2 ===
 
 #[tokio::test]
-async fn lesson_02_whichever_part_ends_the_worker_goes_on_indexing() {
+async fn incident_02_whichever_part_ends_the_worker_goes_on_indexing() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay_with(frames, unhurried()).await;
@@ -55,10 +55,10 @@ async fn lesson_02_whichever_part_ends_the_worker_goes_on_indexing() {
     assert_same_tables(&database.tables().await, undisturbed().await);
 }
 
-// === Lesson 3 ===
+// === Incident 3 ===
 
 #[tokio::test]
-async fn lesson_03_no_wanted_collection_stays_away_while_the_others_flow() {
+async fn incident_03_no_wanted_collection_stays_away_while_the_others_flow() {
     let without_migrations = Shape {
         migrations: 0,
         ..Shape::default()
@@ -95,7 +95,7 @@ async fn lesson_03_no_wanted_collection_stays_away_while_the_others_flow() {
     }
 }
 
-// === Lesson 4 ===
+// === Incident 4 ===
 
 /// Refuses every other transaction, and looks whether the cursor leads in the others.
 #[derive(Default)]
@@ -129,7 +129,7 @@ impl Reluctant {
 }
 
 #[tokio::test]
-async fn lesson_04_tables_slower_than_the_stream_drop_nothing_and_the_cursor_waits_for_them() {
+async fn incident_04_tables_slower_than_the_stream_drop_nothing_and_the_cursor_waits_for_them() {
     const NOTES: u64 = 200;
     let mut scribe = Scribe::new();
     for n in 1..=NOTES {
@@ -157,7 +157,7 @@ async fn lesson_04_tables_slower_than_the_stream_drop_nothing_and_the_cursor_wai
 }
 
 #[tokio::test]
-async fn lesson_04_what_was_refused_is_not_reported_as_done() {
+async fn incident_04_what_was_refused_is_not_reported_as_done() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, "com.huddle.note/1", 1);
     let refused = Arc::new(AtomicUsize::new(0));
@@ -180,7 +180,7 @@ async fn lesson_04_what_was_refused_is_not_reported_as_done() {
     assert_eq!(database.cursor().await.seq, 0);
 }
 
-// === Lesson 10 ===
+// === Incident 10 ===
 
 const FRAME: usize = 2_000_000;
 
@@ -200,7 +200,7 @@ fn large(seq: u64) -> Bytes {
 }
 
 #[tokio::test]
-async fn lesson_10_frames_of_two_megabytes_are_held_by_their_bytes_and_not_by_their_number() {
+async fn incident_10_frames_of_two_megabytes_are_held_by_their_bytes_and_not_by_their_number() {
     const FRAMES: u64 = 16;
     const BUDGET: usize = 8 << 20;
     let frames: Vec<Bytes> = (1..=FRAMES).map(large).collect();

@@ -1,4 +1,4 @@
-//! Lessons 1 and 7: links that stall, and a consumer that is too slow for its source.
+//! Incidents 1 and 7: links that stall, and a consumer that is too slow for its source.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -53,7 +53,7 @@ fn events(count: u64) -> Vec<Bytes> {
 }
 
 #[tokio::test]
-async fn lesson_01_pings_do_not_keep_a_silent_source_alive() {
+async fn incident_01_pings_do_not_keep_a_silent_source_alive() {
     let (log, database) = (Arc::new(events(20)), Database::new());
     let end = last_seq(&log);
     let server = Server::start(move |request: Request| {
@@ -79,7 +79,7 @@ async fn lesson_01_pings_do_not_keep_a_silent_source_alive() {
 }
 
 #[tokio::test]
-async fn lesson_01_a_quiet_source_is_disturbed_ever_less_often() {
+async fn incident_01_a_quiet_source_is_disturbed_ever_less_often() {
     const CONNECTIONS: usize = 5;
     let begun = Arc::new(Mutex::new(Vec::new()));
     let seen = begun.clone();
@@ -104,7 +104,7 @@ async fn lesson_01_a_quiet_source_is_disturbed_ever_less_often() {
 }
 
 #[tokio::test]
-async fn lesson_07_commits_that_nobody_wants_are_not_looked_into() {
+async fn incident_07_commits_that_nobody_wants_are_not_looked_into() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, "com.huddle.note/1", 1);
     let mut unwanted = scribe.apply(ANN, vec![("app.bsky.feed.post/1", Some(vec![0xa0]))]);
@@ -118,7 +118,7 @@ async fn lesson_07_commits_that_nobody_wants_are_not_looked_into() {
 }
 
 #[tokio::test]
-async fn lesson_07_a_consumer_that_was_too_slow_goes_on_where_it_was() {
+async fn incident_07_a_consumer_that_was_too_slow_goes_on_where_it_was() {
     let (log, database) = (Arc::new(events(40)), Database::new());
     let (end, half) = (last_seq(&log), log.len() / 2);
     // It is asked to begin with the last one that it has sent.
@@ -147,7 +147,7 @@ async fn lesson_07_a_consumer_that_was_too_slow_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn lesson_07_the_lag_is_told_in_seconds_and_not_in_events() {
+async fn incident_07_the_lag_is_told_in_seconds_and_not_in_events() {
     const LATE: u64 = 7200;
     let mut scribe = Scribe::new();
     let now = Timestamp::now().as_microsecond().unsigned_abs();

@@ -1,4 +1,4 @@
-//! Lessons 2 and 16: what an operator is told, and what nobody else may have.
+//! Incidents 2 and 16: what an operator is told, and what nobody else may have.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -82,10 +82,10 @@ async fn operated(relay: &MockRelay, database: &Database) -> Operated {
     Operated::start(config(), Observed::at(relay), store).await
 }
 
-// === Lesson 2 ===
+// === Incident 2 ===
 
 #[tokio::test]
-async fn lesson_02_an_open_socket_makes_no_worker_ready_whose_tables_stand_still() {
+async fn incident_02_an_open_socket_makes_no_worker_ready_whose_tables_stand_still() {
     let (mut scribe, database) = (Scribe::new(), Database::new());
     let relay = relay(Vec::new()).await;
     let worker = operated(&relay, &database).await;
@@ -111,16 +111,16 @@ async fn lesson_02_an_open_socket_makes_no_worker_ready_whose_tables_stand_still
     worker.drain().await;
 }
 
-// === Lesson 16 ===
+// === Incident 16 ===
 
 #[test]
-fn lesson_16_by_default_nobody_from_outside_can_ask_anything() {
+fn incident_16_by_default_nobody_from_outside_can_ask_anything() {
     let config = Layers::new().resolve().unwrap().config;
     assert!(config.listen.ip().is_loopback());
 }
 
 #[test]
-fn lesson_16_credentials_in_a_url_are_refused_without_being_repeated() {
+fn incident_16_credentials_in_a_url_are_refused_without_being_repeated() {
     let mut layers = Layers::new();
     let text = "source_url = 'wss://user:hunter2@relay.example'";
     layers.file("huddle.toml".as_ref(), text);
@@ -130,7 +130,7 @@ fn lesson_16_credentials_in_a_url_are_refused_without_being_repeated() {
 }
 
 #[tokio::test]
-async fn lesson_16_what_a_url_keeps_secret_is_told_nowhere() {
+async fn incident_16_what_a_url_keeps_secret_is_told_nowhere() {
     // Trouble first, since trouble is what gets told.
     let server = Server::start(async |request: Request| match request.number {
         0 => request.answer("HTTP/1.1 401 No\r\n\r\n".to_owned()).await,
@@ -161,7 +161,7 @@ async fn lesson_16_what_a_url_keeps_secret_is_told_nowhere() {
 }
 
 #[tokio::test]
-async fn lesson_16_nothing_can_be_changed_from_outside() {
+async fn incident_16_nothing_can_be_changed_from_outside() {
     let database = Database::new();
     let relay = relay(Vec::new()).await;
     let worker = operated(&relay, &database).await;
@@ -175,7 +175,7 @@ async fn lesson_16_nothing_can_be_changed_from_outside() {
 }
 
 #[tokio::test]
-async fn lesson_16_a_request_without_end_is_not_listened_to() {
+async fn incident_16_a_request_without_end_is_not_listened_to() {
     let database = Database::new();
     let relay = relay(Vec::new()).await;
     let worker = operated(&relay, &database).await;

@@ -1,4 +1,4 @@
-//! Lessons 12, 15, 17 and 23: events that come twice, in another order, or several for one record.
+//! Incidents 12, 15, 17 and 23: events that come twice, in another order, or several for one record.
 
 use huddle_firehose::protocol::skim::splice_seq;
 use serde_json::Value;
@@ -35,10 +35,10 @@ async fn statistics(database: &Database) -> Vec<String> {
     database.rows(sql).await
 }
 
-// === Lesson 12 ===
+// === Incident 12 ===
 
 #[tokio::test]
-async fn lesson_12_what_is_created_deleted_and_created_again_is_there() {
+async fn incident_12_what_is_created_deleted_and_created_again_is_there() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, NOTE, 1);
     scribe.delete(ANN, NOTE);
@@ -49,7 +49,7 @@ async fn lesson_12_what_is_created_deleted_and_created_again_is_there() {
 }
 
 #[tokio::test]
-async fn lesson_12_an_older_creation_that_comes_late_resurrects_nothing() {
+async fn incident_12_an_older_creation_that_comes_late_resurrects_nothing() {
     let mut scribe = Scribe::new();
     scribe.put(ANN, NOTE, 1);
     let created = scribe.log[0].clone();
@@ -62,7 +62,7 @@ async fn lesson_12_an_older_creation_that_comes_late_resurrects_nothing() {
 }
 
 #[tokio::test]
-async fn lesson_12_a_replay_counts_no_booking_twice() {
+async fn incident_12_a_replay_counts_no_booking_twice() {
     let mut scribe = Scribe::new();
     let mut limited = offer("piano");
     limited["capacity"] = 5.into();
@@ -81,10 +81,10 @@ async fn lesson_12_a_replay_counts_no_booking_twice() {
     assert_eq!(left, [("piano".to_owned(), Some(4))]);
 }
 
-// === Lesson 15 ===
+// === Incident 15 ===
 
 #[tokio::test]
-async fn lesson_15_a_booking_may_come_before_its_offer_or_without_it() {
+async fn incident_15_a_booking_may_come_before_its_offer_or_without_it() {
     let mut scribe = Scribe::new();
     let never = format!("at://{ANN}/com.huddle.slotOffer/never");
     scribe.commit(
@@ -110,7 +110,7 @@ async fn lesson_15_a_booking_may_come_before_its_offer_or_without_it() {
 // === Incidents 17 and 23 ===
 
 #[tokio::test]
-async fn lesson_17_a_commit_may_touch_one_path_twice() {
+async fn incident_17_a_commit_may_touch_one_path_twice() {
     for (before, writes, after) in [
         (None, [note(1), note(2)], Some(2)),
         (None, [note(1), None], None),
@@ -133,7 +133,7 @@ async fn lesson_17_a_commit_may_touch_one_path_twice() {
 }
 
 #[tokio::test]
-async fn lesson_23_a_deletion_counts_beside_a_creation_of_the_same_subject() {
+async fn incident_23_a_deletion_counts_beside_a_creation_of_the_same_subject() {
     let mut scribe = Scribe::new();
     scribe.commit(ANN, &[(OFFER, Some(offer("piano")))]);
     scribe.commit(BOB, &[(BOOKING, Some(booking(&offer_uri())))]);
