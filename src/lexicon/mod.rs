@@ -1,7 +1,7 @@
 //! Lexicon: which shape the records of a collection have, and which text is fit to be shown.
 //!
 //! Written after <https://atproto.com/specs/lexicon> and held against the protocol's own vectors
-//! (`tests/lexicon_vectors.rs`, `tests/format_vectors.rs`). Of the published validators, the one
+//! (`tests/vectors/lexicons.rs`, `tests/vectors/formats.rs`). Of the published validators, the one
 //! that reads schemas at run time fails some of them and brings an HTTP client and a DNS resolver
 //! along.
 
