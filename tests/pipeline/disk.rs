@@ -8,11 +8,15 @@ use std::path::Path;
 use std::process::Command;
 
 use reqwest::StatusCode;
+use test_support::mock_relay::relay;
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config};
+use test_support::tables::Database;
+use test_support::waiting::soon;
+use test_support::worker_process::Program;
 
 use crate::history::History;
-use crate::program::{self, Program};
-use crate::support::{Worker, config, frames, last_seq, relay, soon};
-use crate::tables::Database;
+use crate::program;
 
 /// Does what may need rights that not everybody has. Where it can't be done, says so.
 fn can(command: &str, arguments: &[&str]) -> bool {

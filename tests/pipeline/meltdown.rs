@@ -4,9 +4,11 @@ use huddle_firehose::config::Config;
 use huddle_firehose::supervisor::TreeError;
 use huddle_firehose::worker::Role;
 use huddle_firehose::worker::WorkerError;
-
-use crate::support::{Worker, config, frames, last_seq, relay_with, soon, undisturbed, unhurried};
-use crate::tables::{Database, assert_same_tables};
+use test_support::mock_relay::{relay_with, unhurried};
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config, undisturbed};
+use test_support::tables::{Database, assert_same_tables};
+use test_support::waiting::soon;
 
 #[tokio::test]
 async fn more_failures_than_the_limit_end_the_tree_and_the_next_one_goes_on() {

@@ -8,12 +8,12 @@ use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::telemetry::status::ActorState;
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
 use huddle_firehose::worker::Role;
-
-use crate::observed::Observed;
-use crate::support::{
-    Worker, config, eventually, frames, last_seq, relay_with, undisturbed, unhurried,
-};
-use crate::tables::{Database, assert_same_tables};
+use test_support::mock_relay::{relay_with, unhurried};
+use test_support::observed_source::Observed;
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config, undisturbed};
+use test_support::tables::{Database, assert_same_tables};
+use test_support::waiting::eventually;
 
 /// Strikes once, at the so many-th pass of a point.
 pub(crate) struct Once {

@@ -5,13 +5,13 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use huddle_firehose::config::Config;
 use simulated_network::frame;
+use test_support::connection_losses::{Loss, Losses};
+use test_support::running_worker::config;
+use test_support::scripted_server::{Request, Server};
+use test_support::tables::Database;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{survive_unharmed, worker_at};
-use crate::losses::{Loss, Losses};
-use crate::server::{Request, Server};
-use crate::support::config;
-use crate::tables::Database;
 
 const MIN: Duration = Duration::from_millis(10);
 const MAX: Duration = Duration::from_millis(80);
