@@ -16,7 +16,7 @@ use crate::protocol::syntax::Did;
 use crate::protocol::verify::{
     CommitEvidence, Level, SyncEvidence, VerifyError, verify_commit, verify_sync,
 };
-use crate::queue::effect::Claim;
+use crate::queue::effect::Predecessor;
 
 /// A line about what was let pass in so much time at most.
 const LENIENCE_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub enum Judgement {
     Believed {
         verified: Level,
         /// How it is to follow from what is known; `None` where nobody asks.
-        claim: Option<Claim>,
+        predecessor: Option<Predecessor>,
         /// What was wrong with it, and is let pass.
         lenience: Option<VerifyError>,
     },
@@ -154,14 +154,14 @@ impl Verification {
             }
             Err(error) => return Err(error.into()),
         };
-        let claim = self.level.follows_chains().then(|| Claim::From {
+        let predecessor = self.level.follows_chains().then(|| Predecessor::After {
             since: evidence.since.clone(),
             prev_data: evidence.prev_data.filter(|_| lenience.is_none()),
             is_lenient: lenience.is_some(),
         });
         Ok(Judgement::Believed {
             verified,
-            claim,
+            predecessor,
             lenience,
         })
     }
@@ -175,7 +175,7 @@ impl Verification {
         verify_sync(evidence, &identity.verifying_key()?, now)?;
         Ok(Judgement::Believed {
             verified: Level::Commit,
-            claim: Some(Claim::Anywhere),
+            predecessor: Some(Predecessor::Unstated),
             lenience: None,
         })
     }

@@ -8,7 +8,9 @@ use crate::operate::metrics::Metrics;
 use crate::protocol::decode::Evidence;
 use crate::protocol::event::{Change, Commit, Event, PutAction};
 use crate::protocol::verify::Level;
-use crate::queue::effect::{Claim, CommitStep, DeadLetter, Doubt, Effect, Stage};
+use crate::queue::effect::{
+    ChainUpdate, CommitEffect, DeadLetter, Doubt, Effect, Predecessor, RecordChange, Stage,
+};
 use crate::source::Position;
 use crate::verification::{Judgement, Refusal};
 
@@ -61,12 +63,13 @@ pub(super) fn effects_of_judged(
         }
         Judgement::Unproven => {
             metrics.unproven.increment(1);
-            let step = step(context, evidence, event.position(), Claim::Unproven, frame);
-            step.into_iter().collect()
+            let predecessor = Predecessor::KeyUnavailable;
+            let chain = chain_update(context, evidence, event.position(), predecessor, frame);
+            effect_of_commit(chain, Vec::new()).into_iter().collect()
         }
         Judgement::Believed {
             verified,
-            claim,
+            predecessor,
             lenience,
         } => {
             metrics.verified(verified).increment(1);
@@ -76,37 +79,43 @@ pub(super) fn effects_of_judged(
                     repositories.verification.report(did, &error);
                 }
             }
-            let step =
-                claim.and_then(|claim| step(context, evidence, event.position(), claim, frame));
-            let mut effects: Vec<Effect> = step.into_iter().collect();
-            effects.extend(believed(context, event, Some(verified)));
-            effects
+            let chain = predecessor.and_then(|predecessor| {
+                chain_update(context, evidence, event.position(), predecessor, frame)
+            });
+            let records = records_of(context, &event, Some(verified));
+            effect_of_commit(chain, records).into_iter().collect()
         }
     }
 }
 
-fn step(
+/// The effect of a commit or a `#sync`, if it has any.
+fn effect_of_commit(chain: Option<ChainUpdate>, records: Vec<RecordChange>) -> Option<Effect> {
+    let has_effect = chain.is_some() || !records.is_empty();
+    has_effect.then(|| Effect::Commit(Box::new(CommitEffect { chain, records })))
+}
+
+fn chain_update(
     context: &Context,
     evidence: &Evidence,
     position: Option<Position>,
-    claim: Claim,
+    predecessor: Predecessor,
     frame: &Bytes,
-) -> Option<Effect> {
+) -> Option<ChainUpdate> {
     let Position { seq, time } = position?;
     let commit = evidence.commit();
-    Some(Effect::Commit(Box::new(CommitStep {
+    Some(ChainUpdate {
         did: commit.did.clone(),
         rev: commit.rev.clone(),
         data: commit.data,
         seq,
         time: time?,
-        claim,
+        predecessor,
         wants_history: context
             .repositories
             .as_ref()
             .is_some_and(|repositories| repositories.backfill.is_wanted),
         frame: frame.clone(),
-    })))
+    })
 }
 
 fn refused(
@@ -140,27 +149,38 @@ fn on_hearsay(mut effects: Vec<Effect>) -> Vec<Effect> {
 
 /// What `event` asks of the tables, counted by collection.
 pub(super) fn believed(context: &Context, event: Event, verified: Option<Level>) -> Vec<Effect> {
-    let metrics = &context.metrics;
-    if let Event::Commit(commit) = &event {
-        count_operations(commit, metrics);
+    if let Event::Commit(_) = &event {
+        let records = records_of(context, &event, verified);
+        return effect_of_commit(None, records).into_iter().collect();
     }
     let mut effects = Vec::new();
     context.rules.effects_of(event, verified, &mut effects);
-    for effect in &effects {
-        match effect {
-            Effect::Upsert(upsert) => metrics
+    effects
+}
+
+/// What becomes of the operations of a commit, counted by collection; nothing of another event.
+fn records_of(context: &Context, event: &Event, verified: Option<Level>) -> Vec<RecordChange> {
+    let Event::Commit(commit) = event else {
+        return Vec::new();
+    };
+    let metrics = &context.metrics;
+    count_operations(commit, metrics);
+    let records = context.rules.records_of(commit, verified);
+    for record in &records {
+        match record {
+            RecordChange::Upsert(upsert) => metrics
                 .collection(upsert.version.collection.as_str())
                 .validated(&upsert.validity)
                 .increment(1),
-            Effect::DeadLetter(letter) if letter.stage == Stage::Validate => {
+            RecordChange::DeadLetter(letter) if letter.stage == Stage::Validate => {
                 if let Some(collection) = letter.collection() {
                     metrics.collection(collection).rejected.increment(1);
                 }
             }
-            _ => {}
+            RecordChange::DeadLetter(_) | RecordChange::Delete(_) => {}
         }
     }
-    effects
+    records
 }
 
 fn count_operations(commit: &Commit, metrics: &Metrics) {

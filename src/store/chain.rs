@@ -5,7 +5,7 @@
 //! missed, and the repository has to be fetched as a whole before anything more is believed of it.
 
 use crate::protocol::mst::empty_root;
-use crate::queue::effect::{Claim, CommitStep};
+use crate::queue::effect::{ChainUpdate, Predecessor};
 
 /// How well a repository is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,13 +100,13 @@ impl Break {
 
 /// Judges `step` by what is known of its repository. `is_its_turn` where it comes out of the queue of
 /// what waits, and not from the stream.
-pub(crate) fn judge(head: Option<&Head>, step: &CommitStep, is_its_turn: bool) -> Verdict {
-    let is_proven = step.claim != Claim::Unproven;
+pub(crate) fn judge(head: Option<&Head>, step: &ChainUpdate, is_its_turn: bool) -> Verdict {
+    let is_proven = step.predecessor != Predecessor::KeyUnavailable;
     let Some(head) = head else {
-        return match step.claim {
-            Claim::Unproven => Verdict::Waits,
-            Claim::From { .. } => begin_with(step),
-            Claim::Anywhere => Verdict::Stale,
+        return match step.predecessor {
+            Predecessor::KeyUnavailable => Verdict::Waits,
+            Predecessor::After { .. } => begin_with(step),
+            Predecessor::Unstated => Verdict::Stale,
         };
     };
     let known = head.commit.as_ref();
@@ -120,16 +120,16 @@ pub(crate) fn judge(head: Option<&Head>, step: &CommitStep, is_its_turn: bool) -
     }
     match known.filter(|_| is_chained) {
         Some((rev, data)) => continue_from(rev, data, step),
-        None if step.claim == Claim::Anywhere => Verdict::Stale,
+        None if step.predecessor == Predecessor::Unstated => Verdict::Stale,
         None if known.is_none() => begin_with(step),
         None => Verdict::Follows,
     }
 }
 
 /// Judges the first commit that is seen of a repository.
-fn begin_with(step: &CommitStep) -> Verdict {
-    match &step.claim {
-        Claim::From { .. } if step.wants_history && !is_very_first(step) => {
+fn begin_with(step: &ChainUpdate) -> Verdict {
+    match &step.predecessor {
+        Predecessor::After { .. } if step.wants_history && !is_very_first(step) => {
             Verdict::Breaks(Break::History)
         }
         _ => Verdict::Follows,
@@ -140,7 +140,7 @@ fn begin_with(step: &CommitStep) -> Verdict {
 /// gap was missed.
 pub(crate) fn judge_behind_gap(
     head: Option<&Head>,
-    step: &CommitStep,
+    step: &ChainUpdate,
     is_its_turn: bool,
 ) -> Verdict {
     match judge(head, step, is_its_turn) {
@@ -150,9 +150,9 @@ pub(crate) fn judge_behind_gap(
 }
 
 /// Whether nothing was there before it. Its `since` alone says nothing: nobody has signed that.
-pub(crate) fn is_very_first(step: &CommitStep) -> bool {
-    match &step.claim {
-        Claim::From {
+pub(crate) fn is_very_first(step: &ChainUpdate) -> bool {
+    match &step.predecessor {
+        Predecessor::After {
             since: None,
             prev_data,
             ..
@@ -161,15 +161,15 @@ pub(crate) fn is_very_first(step: &CommitStep) -> bool {
     }
 }
 
-fn continue_from(rev: &str, data: &str, step: &CommitStep) -> Verdict {
+fn continue_from(rev: &str, data: &str, step: &ChainUpdate) -> Verdict {
     let holds = |holds: bool, broken: Break| match holds {
         true => Verdict::Follows,
         false => Verdict::Breaks(broken),
     };
-    match &step.claim {
-        Claim::Unproven => Verdict::Waits,
-        Claim::Anywhere => holds(step.data.to_string() == data, Break::Sync),
-        Claim::From {
+    match &step.predecessor {
+        Predecessor::KeyUnavailable => Verdict::Waits,
+        Predecessor::Unstated => holds(step.data.to_string() == data, Break::Sync),
+        Predecessor::After {
             since,
             prev_data,
             is_lenient,
@@ -204,24 +204,24 @@ mod tests {
         address_of(&[n])
     }
 
-    fn step(n: u8, claim: Claim) -> CommitStep {
-        CommitStep {
+    fn step(n: u8, predecessor: Predecessor) -> ChainUpdate {
+        ChainUpdate {
             did: Did::parse("did:plc:ann").unwrap(),
             rev: rev(n),
             data: tree(n),
             seq: u64::from(n),
             time: Timestamp::UNIX_EPOCH,
-            claim,
+            predecessor,
             wants_history: false,
             frame: Bytes::new(),
         }
     }
 
     /// Commit `n`, which says that it follows commit `before`.
-    fn commit(n: u8, before: u8) -> CommitStep {
+    fn commit(n: u8, before: u8) -> ChainUpdate {
         step(
             n,
-            Claim::From {
+            Predecessor::After {
                 since: Some(rev(before)),
                 prev_data: Some(tree(before)),
                 is_lenient: false,
@@ -249,11 +249,11 @@ mod tests {
 
     #[test]
     fn where_history_is_wanted_a_repository_is_whole_only_from_its_very_first_commit_on() {
-        let wants_history = |step| CommitStep {
+        let wants_history = |step| ChainUpdate {
             wants_history: true,
             ..step
         };
-        let very_first = Claim::From {
+        let very_first = Predecessor::After {
             since: None,
             prev_data: None,
             is_lenient: false,
@@ -263,7 +263,7 @@ mod tests {
         let verdict = judge(None, &wants_history(commit(5, 4)), false);
         assert_eq!(verdict, Verdict::Breaks(Break::History));
         // Nobody has signed that there was nothing before.
-        let with_something_before = Claim::From {
+        let with_something_before = Predecessor::After {
             since: None,
             prev_data: Some(tree(4)),
             is_lenient: false,
@@ -284,7 +284,7 @@ mod tests {
     fn behind_a_gap_a_repository_of_which_nothing_was_known_has_to_be_fetched() {
         let verdict = judge_behind_gap(None, &commit(5, 4), false);
         assert_eq!(verdict, Verdict::Breaks(Break::Gap));
-        let very_first = Claim::From {
+        let very_first = Predecessor::After {
             since: None,
             prev_data: None,
             is_lenient: false,
@@ -309,7 +309,7 @@ mod tests {
         let head = head(RepoState::Synchronized, 4);
         let another_rev = step(
             6,
-            Claim::From {
+            Predecessor::After {
                 since: Some(rev(3)),
                 prev_data: Some(tree(4)),
                 is_lenient: false,
@@ -323,7 +323,7 @@ mod tests {
     fn a_repository_that_begins_anew_breaks_its_chain() {
         let first = step(
             6,
-            Claim::From {
+            Predecessor::After {
                 since: None,
                 prev_data: None,
                 is_lenient: false,
@@ -339,7 +339,7 @@ mod tests {
         let lenient = |since: u8, prev_data| {
             step(
                 6,
-                Claim::From {
+                Predecessor::After {
                     since: Some(rev(since)),
                     prev_data,
                     is_lenient: true,
@@ -362,7 +362,11 @@ mod tests {
     fn what_is_known_already_changes_nothing() {
         for state in [RepoState::Synchronized, RepoState::Resyncing] {
             let head = head(state, 4);
-            for step in [commit(4, 3), commit(3, 2), step(4, Claim::Unproven)] {
+            for step in [
+                commit(4, 3),
+                commit(3, 2),
+                step(4, Predecessor::KeyUnavailable),
+            ] {
                 assert_eq!(judge(Some(&head), &step, false), Verdict::Stale);
             }
         }
@@ -371,19 +375,19 @@ mod tests {
     #[test]
     fn a_sync_is_of_interest_only_where_it_differs() {
         let head = head(RepoState::Synchronized, 4);
-        let same_tree = CommitStep {
+        let same_tree = ChainUpdate {
             data: tree(4),
-            ..step(5, Claim::Anywhere)
+            ..step(5, Predecessor::Unstated)
         };
         assert_eq!(judge(Some(&head), &same_tree, false), Verdict::Follows);
-        let verdict = judge(Some(&head), &step(5, Claim::Anywhere), false);
+        let verdict = judge(Some(&head), &step(5, Predecessor::Unstated), false);
         assert_eq!(verdict, Verdict::Breaks(Break::Sync));
         assert_eq!(
-            judge(Some(&head), &step(4, Claim::Anywhere), false),
+            judge(Some(&head), &step(4, Predecessor::Unstated), false),
             Verdict::Stale
         );
         assert_eq!(
-            judge(None, &step(4, Claim::Anywhere), false),
+            judge(None, &step(4, Predecessor::Unstated), false),
             Verdict::Stale
         );
     }
@@ -410,7 +414,7 @@ mod tests {
                 assert_eq!(verdict, Verdict::Waits);
             }
         }
-        let unproven = step(5, Claim::Unproven);
+        let unproven = step(5, Predecessor::KeyUnavailable);
         assert_eq!(judge(None, &unproven, false), Verdict::Waits);
         let synchronized = head(RepoState::Synchronized, 4);
         assert_eq!(judge(Some(&synchronized), &unproven, false), Verdict::Waits);

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use super::datetime::sortable;
 use crate::protocol::syntax::Did;
 use crate::queue::effect::{
-    AccountChange, CommitStep, DeadLetter, Doubt, Effect, Gap, RecordDelete, RecordUpsert,
-    RecordVersion,
+    self, AccountChange, ChainUpdate, CommitEffect, DeadLetter, Doubt, Effect, Gap, RecordDelete,
+    RecordUpsert, RecordVersion,
 };
 
 /// A batch, sorted by what its effects are about.
@@ -26,7 +26,7 @@ pub(crate) struct Sorted<'a> {
     /// The latest handle of each account.
     pub(crate) handles: BTreeMap<&'a Did, Handle<'a>>,
     /// In the order of the batch.
-    pub(crate) steps: Vec<&'a CommitStep>,
+    pub(crate) steps: Vec<&'a ChainUpdate>,
     /// All of them, in the order of the batch, each with the index of the step that it is part of.
     pub(crate) records: Vec<(RecordChange<'a>, Option<usize>)>,
     pub(crate) doubts: Vec<&'a Doubt>,
@@ -62,10 +62,9 @@ impl<'a> Sorted<'a> {
         for effect in effects {
             match effect {
                 Effect::Account(change) => sorted.add_account(change),
-                Effect::Commit(step) => sorted.steps.push(step),
+                Effect::Commit(commit) => sorted.add_commit(commit),
                 Effect::DeadLetter(letter) => sorted.dead_letters.push(letter),
                 Effect::Doubt(doubt) => sorted.doubts.push(doubt),
-                Effect::Delete(delete) => sorted.add_record(RecordChange::Delete(delete)),
                 Effect::Gap(gap) => sorted.gaps.push(gap),
                 Effect::Identity(change) => {
                     if let Some(handle) = &change.handle {
@@ -73,19 +72,27 @@ impl<'a> Sorted<'a> {
                         sorted.add_handle(&change.did, Handle { handle, as_of });
                     }
                 }
-                Effect::Upsert(upsert) => sorted.add_record(RecordChange::Upsert(upsert)),
             }
         }
         sorted
     }
 
-    fn add_record(&mut self, change: RecordChange<'a>) {
-        let version = change.version();
-        let step = self.steps.len().checked_sub(1).filter(|last| {
-            let step = self.steps[*last];
-            step.did == version.did && step.rev == version.rev
+    fn add_commit(&mut self, commit: &'a CommitEffect) {
+        let step = commit.chain.as_ref().map(|chain| {
+            self.steps.push(chain);
+            self.steps.len() - 1
         });
-        self.records.push((change, step));
+        for record in &commit.records {
+            match record {
+                effect::RecordChange::DeadLetter(letter) => self.dead_letters.push(letter),
+                effect::RecordChange::Delete(delete) => {
+                    self.records.push((RecordChange::Delete(delete), step));
+                }
+                effect::RecordChange::Upsert(upsert) => {
+                    self.records.push((RecordChange::Upsert(upsert), step));
+                }
+            }
+        }
     }
 
     /// The changes that no step speaks for.
@@ -195,7 +202,7 @@ mod tests {
     }
 
     fn delete(name: &str, rkey: &str, rev: &str, time: i64, seq: u64) -> Effect {
-        Effect::Delete(RecordDelete {
+        Effect::records(vec![effect::RecordChange::Delete(RecordDelete {
             version: RecordVersion {
                 did: did(name),
                 collection: Nsid::parse("com.huddle.booking").unwrap(),
@@ -206,7 +213,7 @@ mod tests {
                 data: Cid::default(),
                 verified: None,
             },
-        })
+        })])
     }
 
     fn account(status: Option<&str>, time: i64, seq: u64) -> Effect {

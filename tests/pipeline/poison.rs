@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use huddle_firehose::config::Config;
-use huddle_firehose::queue::effect::Effect;
+use huddle_firehose::queue::effect::{Effect, RecordChange};
 use huddle_firehose::queue::task::IndexTask;
 use huddle_firehose::store::WriteBatch;
 use huddle_firehose::supervision::ledger::SUSPICION_LIMIT;
@@ -71,7 +71,11 @@ async fn a_record_that_the_database_refuses_for_good_becomes_a_dead_letter_alone
 }
 
 fn is_poisonous(effect: &Effect) -> bool {
-    matches!(effect, Effect::Upsert(upsert) if upsert.version.rkey.as_str() == POISON)
+    let Effect::Commit(commit) = effect else {
+        return false;
+    };
+    let is_poison = |record: &RecordChange| matches!(record, RecordChange::Upsert(upsert) if upsert.version.rkey.as_str() == POISON);
+    commit.records.iter().any(is_poison)
 }
 
 #[tokio::test]

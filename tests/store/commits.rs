@@ -6,7 +6,9 @@ use cid::Cid;
 use cid::multihash::Multihash;
 use huddle_firehose::protocol::syntax::Did;
 use huddle_firehose::protocol::verify::Level;
-use huddle_firehose::queue::effect::{Claim, CommitStep, Doubt, Effect, RecordDelete};
+use huddle_firehose::queue::effect::{
+    ChainUpdate, CommitEffect, Doubt, Effect, Predecessor, RecordChange, RecordDelete,
+};
 use huddle_firehose::store::repos::{
     RepoStore, Resync, ResyncFailure, Resynced, Unsettled, Urgency,
 };
@@ -51,60 +53,64 @@ pub(crate) fn commit(did: &str, n: u64, before: u64) -> Effect {
 
 /// Commit `n`, proven and with the tree of commit `before`, but which names another rev.
 pub(crate) fn commit_since(did: &str, n: u64, before: u64, since: u64) -> Effect {
-    let claim = Claim::From {
+    let predecessor = Predecessor::After {
         since: Some(rev(since)),
         prev_data: Some(tree(before)),
         is_lenient: false,
     };
-    step(did, n, claim)
+    update(did, n, predecessor)
 }
 
 /// Commit `n`, the very first of its repository.
 pub(crate) fn first_commit(did: &str, n: u64) -> Effect {
-    let claim = Claim::From {
+    let predecessor = Predecessor::After {
         since: None,
         prev_data: None,
         is_lenient: false,
     };
-    step(did, n, claim)
+    update(did, n, predecessor)
 }
 
 /// A commit of which nobody knows yet whether it is proven.
 pub(crate) fn unproven(did: &str, n: u64) -> Effect {
-    step(did, n, Claim::Unproven)
+    update(did, n, Predecessor::KeyUnavailable)
 }
 
 /// A `#sync` that has the repository at the `n`th rev with the tree of commit `tree_of`.
 pub(crate) fn sync(did: &str, n: u64, tree_of: u64) -> Effect {
-    let mut sync = step(did, n, Claim::Anywhere);
-    if let Effect::Commit(step) = &mut sync {
-        step.data = tree(tree_of);
-    }
-    sync
+    let sync = update(did, n, Predecessor::Unstated);
+    with_chain(sync, |chain| chain.data = tree(tree_of))
 }
 
-fn step(did: &str, n: u64, claim: Claim) -> Effect {
-    Effect::Commit(Box::new(CommitStep {
-        did: self::did(did),
-        rev: rev(n),
-        data: tree(n),
-        seq: n,
-        time: second(n),
-        claim,
-        wants_history: false,
-        frame: frame(did, n),
+fn update(did: &str, n: u64, predecessor: Predecessor) -> Effect {
+    Effect::Commit(Box::new(CommitEffect {
+        chain: Some(ChainUpdate {
+            did: self::did(did),
+            rev: rev(n),
+            data: tree(n),
+            seq: n,
+            time: second(n),
+            predecessor,
+            wants_history: false,
+            frame: frame(did, n),
+        }),
+        records: Vec::new(),
     }))
+}
+
+/// The same commit with another chain update.
+pub(crate) fn with_chain(mut commit: Effect, change: impl FnOnce(&mut ChainUpdate)) -> Effect {
+    let chain = match &mut commit {
+        Effect::Commit(commit) => commit.chain.as_mut(),
+        _ => None,
+    };
+    change(chain.expect("a commit whose chain is followed"));
+    commit
 }
 
 /// The same commit, of a worker that wants what was before it too.
 pub(crate) fn with_history(commit: Effect) -> Effect {
-    match commit {
-        Effect::Commit(mut step) => {
-            step.wants_history = true;
-            Effect::Commit(step)
-        }
-        effect => effect,
-    }
+    with_chain(commit, |chain| chain.wants_history = true)
 }
 
 /// What commit `n` has put, where the chain up to it is whole.
@@ -117,7 +123,7 @@ pub(crate) fn put_by(did: &str, rkey: &str, n: u64) -> Effect {
 pub(crate) fn delete_by(did: &str, rkey: &str, n: u64) -> Effect {
     let mut version = version(did, PROFILE, rkey, n);
     version.verified = Some(Level::Chain);
-    Effect::Delete(RecordDelete { version })
+    Effect::records(vec![RecordChange::Delete(RecordDelete { version })])
 }
 
 pub(crate) fn doubt(did: &str, is_wanted: bool) -> Effect {

@@ -181,7 +181,10 @@ async fn a_refused_record_is_named_and_nothing_is_half_written() {
     let Err(StoreError::Rejected(rejections)) = result else {
         panic!("it was not refused: {result:?}");
     };
-    let named: Vec<usize> = rejections.iter().map(|rejected| rejected.effect).collect();
+    let named: Vec<usize> = rejections
+        .iter()
+        .map(|rejected| rejected.part.effect)
+        .collect();
     assert_eq!(named, [1]);
     assert_eq!(database.column(ROWS).await, ["a 1"]);
     assert_eq!(database.column(VERIFIED).await, ["a none"]);

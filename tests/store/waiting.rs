@@ -14,7 +14,8 @@ async fn first(database: &Database, name: &str) -> Waiting {
 
 async fn settle(database: &Database, name: &str, effects: &[Effect]) -> Settled {
     let waiting = first(database, name).await;
-    let settled = database.store.settle_waiting(&waiting, effects).await;
+    let effects = commits(effects);
+    let settled = database.store.settle_waiting(&waiting, &effects).await;
     settled.unwrap()
 }
 
@@ -184,24 +185,24 @@ async fn a_refused_frame_stays_where_it_is() {
     let contents = database.contents().await;
     let waiting = first(&database, ALICE).await;
     let effects = [commit(ALICE, 2, 1), put_by(ALICE, "poison", 2)];
+    let effects = commits(&effects);
     let settled = database.store.settle_waiting(&waiting, &effects).await;
     let Err(StoreError::Rejected(rejections)) = settled else {
         panic!("it was not refused: {settled:?}");
     };
     assert_eq!(rejections.len(), 1);
-    assert_eq!(rejections[0].effect, 1);
+    let part = rejections[0].part;
+    assert_eq!((part.effect, part.record), (0, Some(0)));
     assert_eq!(database.contents().await, contents);
 }
 
 /// Beyond so much it would only cost room: the repository as a whole says the same.
 #[tokio::test]
 async fn where_too_much_waits_it_is_dropped_and_the_repository_fetched() {
-    let large = |n| match unproven(ALICE, n) {
-        Effect::Commit(mut step) => {
-            step.frame = vec![0; 17_000].into();
-            Effect::Commit(step)
-        }
-        effect => effect,
+    let large = |n| {
+        with_chain(unproven(ALICE, n), |chain| {
+            chain.frame = vec![0; 17_000].into();
+        })
     };
     let database = Database::new().await;
     database.track(&[ALICE, BOB]).await;

@@ -11,6 +11,7 @@ use crate::protocol::decode::{Content, DecodeError, Evidence, Fault, Place, deco
 use crate::protocol::event::Event;
 use crate::protocol::skim::Kind;
 use crate::protocol::syntax::Did;
+use crate::queue::accumulator::Load;
 use crate::queue::effect::{DeadLetter, Doubt, Stage};
 use crate::source::Position;
 use crate::supervision::ledger::{FrameSpan, SUSPICION_LIMIT, Witness};
@@ -130,7 +131,8 @@ impl<'a> Reader<'a> {
                     return;
                 }
                 // Records are copied out of the frame, and are there once more as JSON.
-                self.weight += 2 * frame.len() + effects.len() * EFFECT_BYTES;
+                let changes = Load::of(&effects).total();
+                self.weight += 2 * frame.len() + changes * EFFECT_BYTES;
                 self.items.push(Item::Work(Work { position, effects }));
             }
         }

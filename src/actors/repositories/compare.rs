@@ -15,7 +15,7 @@ use crate::actors::{Context, examination};
 use crate::protocol::event::{Change, Commit, Event, PutAction, RecordOp};
 use crate::protocol::syntax::{Did, Nsid, RecordKey};
 use crate::protocol::verify::Level;
-use crate::queue::effect::Effect;
+use crate::queue::effect::{Effect, RecordChange};
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::source::SourceId;
 use crate::store::StoreError;
@@ -224,16 +224,18 @@ impl Comparison<'_> {
 
     /// Counts what was done. A record that is refused is no change, however often it is met.
     fn count(&mut self, effects: &[Effect], actions: &BTreeMap<String, Option<PutAction>>) {
-        for effect in effects {
-            let version = match effect {
-                Effect::Upsert(upsert) => &upsert.version,
-                Effect::Delete(delete) => &delete.version,
-                _ => continue,
+        let commits = effects.iter().filter_map(|effect| match effect {
+            Effect::Commit(commit) => Some(commit),
+            _ => None,
+        });
+        for record in commits.flat_map(|commit| &commit.records) {
+            let Some(version) = record.version() else {
+                continue;
             };
             let path = format!("{}/{}", version.collection, version.rkey);
-            match (effect, actions.get(&path)) {
-                (Effect::Upsert(_), Some(Some(PutAction::Create))) => self.done.created += 1,
-                (Effect::Upsert(_), _) => self.done.updated += 1,
+            match (record, actions.get(&path)) {
+                (RecordChange::Upsert(_), Some(Some(PutAction::Create))) => self.done.created += 1,
+                (RecordChange::Upsert(_), _) => self.done.updated += 1,
                 (_, Some(None)) => self.done.deleted += 1,
                 _ => {}
             }

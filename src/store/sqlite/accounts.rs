@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::integer;
 use super::multi_row::MultiRow;
 use crate::protocol::syntax::Did;
-use crate::queue::effect::{AccountChange, CommitStep};
+use crate::queue::effect::{AccountChange, ChainUpdate};
 use crate::store::datetime::sortable;
 use crate::store::fold::{Handle, Sorted};
 
@@ -145,7 +145,7 @@ pub(super) async fn note_returns(
 /// the time.
 pub(super) async fn doubt_absence<'a>(
     connection: &mut SqliteConnection,
-    commits: impl Iterator<Item = &'a CommitStep>,
+    commits: impl Iterator<Item = &'a ChainUpdate>,
     ask_at: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let commits = commits.map(|step| [step.did.to_string(), sortable(step.time)]);

@@ -10,7 +10,7 @@ use super::error::is_refusal;
 use super::writer::{Transaction, Writer};
 use super::{accounts, cursor, dead_letters, gaps, now, projections, records, repos};
 use crate::fault::Point;
-use crate::queue::effect::{Effect, Rejection};
+use crate::queue::effect::{Effect, EffectPart, Rejection};
 use crate::source::SourceId;
 use crate::store::fold::{Sorted, last_changes};
 use crate::store::{StoreError, WriteBatch, Written};
@@ -145,7 +145,7 @@ pub(super) async fn write_effects(
     Ok(written)
 }
 
-/// Tries the effects of a refused batch one by one, in a transaction that is rolled back, to find
+/// Tries the parts of a refused batch one by one, in a transaction that is rolled back, to find
 /// those that are refused by themselves.
 ///
 /// Where none is, the trouble is not in the effects (the cursor's own row, say), and no dead letter
@@ -159,20 +159,23 @@ async fn name_refused(
     let mut rejections = Vec::new();
     let mut trial = writer.begin().await?;
     for (index, effect) in effects.iter().enumerate() {
-        trial.execute("SAVEPOINT effect").await?;
-        let alone = slice::from_ref(effect);
-        match write_effects(&mut trial, source, alone, Origin::Stream).await {
-            Ok(_) => {}
-            Err(error) if is_refusal(&error) => {
-                trial.execute("ROLLBACK TO effect").await?;
-                rejections.push(Rejection {
-                    effect: index,
-                    reason: error.to_string(),
-                });
+        for (record, part) in effect.parts() {
+            trial.execute("SAVEPOINT part").await?;
+            let alone = slice::from_ref(&part);
+            match write_effects(&mut trial, source, alone, Origin::Stream).await {
+                Ok(_) => {}
+                Err(error) if is_refusal(&error) => {
+                    trial.execute("ROLLBACK TO part").await?;
+                    let effect = index;
+                    rejections.push(Rejection {
+                        part: EffectPart { effect, record },
+                        reason: error.to_string(),
+                    });
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
+            trial.execute("RELEASE part").await?;
         }
-        trial.execute("RELEASE effect").await?;
     }
     trial.rollback().await?;
     if rejections.is_empty() {

@@ -9,7 +9,7 @@ use super::accounts::json_array;
 use super::multi_row::MultiRow;
 use super::{integer, waiting};
 use crate::protocol::syntax::Did;
-use crate::queue::effect::{Claim, CommitStep, Doubt, RecordVersion};
+use crate::queue::effect::{ChainUpdate, Doubt, Predecessor, RecordVersion};
 use crate::source::SourceId;
 use crate::store::chain::{
     Head, RepoState, Verdict, is_known, is_very_first, judge, judge_behind_gap,
@@ -97,8 +97,8 @@ impl Judged {
     /// Those of `steps` that tell something new.
     pub(super) fn believed_or_waiting<'a>(
         &self,
-        steps: &[&'a CommitStep],
-    ) -> impl Iterator<Item = &'a CommitStep> {
+        steps: &[&'a ChainUpdate],
+    ) -> impl Iterator<Item = &'a ChainUpdate> {
         let judged = steps.iter().zip(&self.verdicts);
         judged.filter_map(|(step, verdict)| (*verdict != Verdict::Stale).then_some(*step))
     }
@@ -121,7 +121,7 @@ pub(super) async fn judge_steps(
         return Ok(judged);
     }
     let mut heads = heads(connection, &sorted.steps).await?;
-    let is_of_known = |step: &&CommitStep| is_known(heads.get(step.did.as_str()));
+    let is_of_known = |step: &&ChainUpdate| is_known(heads.get(step.did.as_str()));
     let are_known = sorted.steps.iter().all(is_of_known);
     let judge = match !are_known && is_behind_gap(connection).await? {
         true => judge_behind_gap,
@@ -136,8 +136,9 @@ pub(super) async fn judge_steps(
         let head = heads.get(step.did.as_str());
         let is_gone = is_removed(&step.did, step.time, removed_at);
         // Of a repository that nobody tracks, only what is kept is of interest.
-        let is_foreign =
-            head.is_none() && !with_records.contains(&index) && step.claim != Claim::Unproven;
+        let is_foreign = head.is_none()
+            && !with_records.contains(&index)
+            && step.predecessor != Predecessor::KeyUnavailable;
         let verdict = match is_gone || is_foreign {
             true => Verdict::Stale,
             false => judge(head, step, is_their_turn),
@@ -178,7 +179,7 @@ async fn is_behind_gap(connection: &mut SqliteConnection) -> Result<bool, sqlx::
 }
 
 /// The head once `step` was judged; `None` where it stays as it is.
-fn after(verdict: Verdict, head: Option<&Head>, step: &CommitStep) -> Option<Head> {
+fn after(verdict: Verdict, head: Option<&Head>, step: &ChainUpdate) -> Option<Head> {
     let unknown = || Head {
         state: RepoState::Unchained,
         commit: None,
@@ -206,7 +207,7 @@ fn after(verdict: Verdict, head: Option<&Head>, step: &CommitStep) -> Option<Hea
 
 async fn heads(
     connection: &mut SqliteConnection,
-    steps: &[&CommitStep],
+    steps: &[&ChainUpdate],
 ) -> Result<HashMap<String, Head>, sqlx::Error> {
     let dids: BTreeSet<&str> = steps.iter().map(|step| step.did.as_str()).collect();
     type Row = (String, Option<String>, Option<String>, String, bool);
@@ -235,7 +236,7 @@ async fn heads(
 pub(super) async fn write_steps(
     connection: &mut SqliteConnection,
     source: &SourceId,
-    steps: &[&CommitStep],
+    steps: &[&ChainUpdate],
     judged: &Judged,
     is_their_turn: bool,
     now: &str,
@@ -244,7 +245,7 @@ pub(super) async fn write_steps(
         .changed
         .iter()
         .partition(|(_, change)| change.stands_at.is_some());
-    let stand: Vec<(&Did, &Change, &CommitStep)> = stand
+    let stand: Vec<(&Did, &Change, &ChainUpdate)> = stand
         .into_iter()
         .filter_map(|(did, change)| Some((did, change, *steps.get(change.stands_at?)?)))
         .collect();

@@ -9,7 +9,7 @@ use super::due::forget_empty;
 use super::writer::{Transaction, Writer};
 use super::{SqliteStore, integer};
 use crate::protocol::syntax::Did;
-use crate::queue::effect::{CommitStep, Effect};
+use crate::queue::effect::{ChainUpdate, Effect};
 use crate::source::SourceId;
 use crate::store::StoreError;
 use crate::store::repos::{Settled, Waiting};
@@ -23,7 +23,7 @@ const MAX_WAITING: i64 = 1 << 30;
 pub(super) async fn add<'a>(
     connection: &mut SqliteConnection,
     source: &SourceId,
-    steps: impl Iterator<Item = &'a CommitStep>,
+    steps: impl Iterator<Item = &'a ChainUpdate>,
     now: &str,
 ) -> Result<(), sqlx::Error> {
     let mut dids = BTreeSet::new();
