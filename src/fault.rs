@@ -128,6 +128,12 @@ impl Faults {
         Self(Some(plan))
     }
 
+    /// Whether anything may be made to fail.
+    #[inline]
+    pub(crate) fn are_planned(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// A decoder is about to read `frame`.
     #[inline]
     pub fn touch(&self, frame: &[u8]) {

@@ -14,7 +14,7 @@ use crate::fault::Point;
 use crate::hosts::{Host, HostError, Page};
 use crate::identity::fetch::Named;
 use crate::store::StoreError;
-use crate::store::repos::{EnumeratedPage, Enumeration};
+use crate::store::repos::{EnumeratedPage, Enumeration, RepoChange};
 use crate::supervision::backoff::Backoff;
 use crate::supervision::progress::Progress;
 
@@ -156,7 +156,8 @@ impl BackfillState {
             dids: &page.dids,
             cursor: page.cursor.as_deref(),
         };
-        repositories.store.note_page(&noted).await?;
+        let change = RepoChange::Discovered(&noted);
+        repositories.store.change(change).await?;
         if page.cursor.is_none() {
             tracing::info!(
                 collection = %next.collection,

@@ -4,10 +4,12 @@
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
+pub use super::plan::{
+    EnumeratedPage, Hearsay, RepoChange, RepoEvent, Resync, ResyncFailure, Resynced, SnapshotPart,
+    Truth, Waiting,
+};
 use super::{StoreError, Written};
 use crate::protocol::syntax::{Did, Nsid};
-use crate::queue::effect::Effect;
-use crate::source::SourceId;
 
 /// The tables, as far as they are about whole repositories. Like every [`Store`](super::Store), it
 /// does each thing whole or not at all.
@@ -24,12 +26,8 @@ pub trait RepoStore: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Unsettled>, StoreError>>;
 
-    /// Has a repository fetched as a whole, whatever is known of it.
-    fn desynchronize<'a>(
-        &'a self,
-        did: &'a Did,
-        cause: &'a str,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Applies what has become of a repository, or of an account.
+    fn change<'a>(&'a self, change: RepoChange<'a>) -> BoxFuture<'a, Result<Written, StoreError>>;
 
     /// How often it was tried to fetch a repository since then, and when the last time was.
     fn resyncs_since<'a>(
@@ -38,62 +36,15 @@ pub trait RepoStore: Send + Sync + 'static {
         since: Timestamp,
     ) -> BoxFuture<'a, Result<RecentResyncs, StoreError>>;
 
-    /// Notes that a repository is being fetched. What comes of it meanwhile, waits. The answer to
-    /// whatever was doubted of it before is what is fetched from now on.
-    fn begin_resync<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
-
     /// The records of a repository, tombstones too, by their paths: behind `after`, up to `through`,
     /// at most so many.
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>>;
-
-    /// Writes a part of what a repository holds.
-    fn write_snapshot<'a>(
-        &'a self,
-        part: &'a SnapshotPart<'a>,
-    ) -> BoxFuture<'a, Result<Written, StoreError>>;
-
-    /// Notes how an attempt to fetch a repository has ended, and moves its state accordingly, unless
-    /// something has happened meanwhile for which it has to be fetched once more.
-    fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// The first of the frames of a repository that wait.
     fn first_waiting<'a>(
         &'a self,
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>>;
-
-    /// Applies what a frame that waited asks for, and takes it out of the queue. One that does not
-    /// follow from what is known stays there, and its repository is to be fetched.
-    fn settle_waiting<'a>(
-        &'a self,
-        waiting: &'a Waiting,
-        effects: &'a [Effect],
-    ) -> BoxFuture<'a, Result<Settled, StoreError>>;
-
-    /// Notes that nothing of a repository waits any more, if that is so.
-    fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Has a repository left alone until then. It was tried in vain.
-    fn postpone<'a>(
-        &'a self,
-        did: &'a Did,
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Has a repository left alone until then: nobody had the time to try.
-    fn defer<'a>(&'a self, did: &'a Did, until: Timestamp)
-    -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Has a repository left alone until its account is active again, and the account's host asked
-    /// whether it is.
-    fn shelve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Forgets what was to be done for a repository: nobody wants it any more.
-    fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Notes that a repository was found where it was thought to be, unless it is doubted for another
-    /// reason by now.
-    fn settle_doubt<'a>(&'a self, repo: &'a Unsettled) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Has every tracked repository doubted for the sake of gaps that have ended, and closes those of
     /// which all were seen to.
@@ -105,21 +56,6 @@ pub trait RepoStore: Send + Sync + 'static {
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>>;
-
-    /// Notes that an account's host gives its repository out no longer, by this status: as of the last
-    /// that is known of it, so that whatever comes of it in the stream says more.
-    fn suspect<'a>(
-        &'a self,
-        did: &'a Did,
-        status: &'a str,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Notes what the account's own host says; nothing where the account has another status by now.
-    fn settle_hearsay<'a>(
-        &'a self,
-        hearsay: &'a Hearsay,
-        truth: &'a Truth,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Begins to look for the repositories that hold these collections, those that were not looked for
     /// yet; `anew` also where they were.
@@ -138,12 +74,6 @@ pub trait RepoStore: Send + Sync + 'static {
 
     /// The enumerations, ended or not.
     fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>>;
-
-    /// Notes a page of an enumeration: repositories that were never seen as a whole are to be fetched.
-    fn note_page<'a>(
-        &'a self,
-        page: &'a EnumeratedPage<'a>,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// How many repositories are in which state, and how far the backfill is.
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>>;
@@ -214,72 +144,6 @@ pub struct Held {
     pub rev: String,
 }
 
-/// A part of a repository.
-#[derive(Debug)]
-pub struct SnapshotPart<'a> {
-    /// Where it was fetched.
-    pub source: &'a SourceId,
-    pub did: &'a Did,
-    pub effects: &'a [Effect],
-    /// Paths of records that are as the tables have them.
-    pub confirmed: &'a [String],
-}
-
-/// An attempt to fetch a repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resync {
-    pub did: Did,
-    pub cause: String,
-    /// Where it was asked for, if it came to that.
-    pub host: Option<String>,
-    pub started_at: Timestamp,
-    pub outcome: Result<Resynced, ResyncFailure>,
-}
-
-/// What a repository has come to, and what that changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resynced {
-    pub rev: String,
-    pub data: String,
-    /// As of when, by the stream's clock.
-    pub time: Timestamp,
-    pub created: u64,
-    pub updated: u64,
-    pub deleted: u64,
-    pub unchanged: u64,
-    pub bytes: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResyncFailure {
-    pub error: String,
-    /// Its host wants to be left alone.
-    pub is_throttled: bool,
-    /// There is no such repository, so that nothing is lost where nothing of it is kept.
-    pub is_gone: bool,
-    pub retry_at: Timestamp,
-}
-
-/// A frame that waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    pub id: i64,
-    pub did: Did,
-    /// Where its repository stands, where nothing of it was missed.
-    pub known_rev: Option<String>,
-    pub source: SourceId,
-    pub frame: bytes::Bytes,
-}
-
-/// What became of a frame that waited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// It is applied, or came too late.
-    Done,
-    /// It stays where it is: something before it was missed.
-    Held,
-}
-
 /// What has become of gaps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reconciled {
@@ -295,29 +159,6 @@ pub struct ClosedGap {
     pub resolution: String,
 }
 
-/// What is said of an account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hearsay {
-    pub did: Did,
-    pub status: Option<String>,
-    /// The time of the event that said so.
-    pub as_of: String,
-    /// How often its host was asked in vain.
-    pub attempts: u32,
-}
-
-/// What the host of an account says of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Truth {
-    Active,
-    /// Gone for good.
-    Deleted,
-    /// Not active, by this status.
-    Inactive(Option<String>),
-    /// It could not be asked; again then.
-    Unknown(Timestamp),
-}
-
 /// The search for the repositories that hold a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enumeration {
@@ -325,15 +166,6 @@ pub struct Enumeration {
     pub cursor: Option<String>,
     pub repos: u64,
     pub is_over: bool,
-}
-
-/// A page of an enumeration.
-#[derive(Clone, Copy, Debug)]
-pub struct EnumeratedPage<'a> {
-    pub collection: &'a Nsid,
-    pub dids: &'a [Did],
-    /// Where it goes on; `None` is the end.
-    pub cursor: Option<&'a str>,
 }
 
 /// How the tracked repositories stand.

@@ -10,7 +10,7 @@ use huddle_firehose::queue::effect::{
     ChainUpdate, CommitEffect, Doubt, Effect, Predecessor, RecordChange, RecordDelete,
 };
 use huddle_firehose::store::repos::{
-    RepoStore, Resync, ResyncFailure, Resynced, Unsettled, Urgency,
+    RepoChange, RepoEvent, RepoStore, Resync, ResyncFailure, Resynced, Unsettled, Urgency,
 };
 use jiff::Timestamp;
 
@@ -98,13 +98,13 @@ fn update(did: &str, n: u64, predecessor: Predecessor) -> Effect {
     }))
 }
 
-/// The same commit with another chain update.
+/// The same commit, whose chain is followed, with another chain update.
 pub(crate) fn with_chain(mut commit: Effect, change: impl FnOnce(&mut ChainUpdate)) -> Effect {
     let chain = match &mut commit {
         Effect::Commit(commit) => commit.chain.as_mut(),
         _ => None,
     };
-    change(chain.expect("a commit whose chain is followed"));
+    change(chain.unwrap());
     commit
 }
 
@@ -177,6 +177,30 @@ fn resync(did: &str, outcome: Result<Resynced, ResyncFailure>) -> Resync {
 }
 
 impl Database {
+    /// Tells the store what has become of a repository.
+    pub(crate) async fn note(&self, name: &str, event: RepoEvent<'_>) {
+        let did = &did(name);
+        let change = RepoChange::Repo { did, event };
+        self.store.change(change).await.unwrap();
+    }
+
+    /// Has a repository fetched as a whole, whatever is known of it.
+    pub(crate) async fn request_resync(&self, name: &str, cause: &str) {
+        self.note(name, RepoEvent::RequestResync { cause }).await;
+    }
+
+    pub(crate) async fn retry_later(&self, name: &str, until: Timestamp) {
+        self.note(name, RepoEvent::RetryLater { until }).await;
+    }
+
+    pub(crate) async fn begin_resync(&self, name: &str) {
+        self.note(name, RepoEvent::BeginResync).await;
+    }
+
+    pub(crate) async fn end_resync(&self, resync: &Resync) {
+        self.note(resync.did.as_str(), RepoEvent::EndResync(resync))
+            .await;
+    }
     /// Has repositories tracked that stand at commit 1, each with a record `a`.
     pub(crate) async fn track(&self, dids: &[&str]) {
         for did in dids {
@@ -206,7 +230,7 @@ impl Database {
 
     /// A repository was fetched while nothing more came of it.
     pub(crate) async fn resync(&self, did: &str, n: u64) {
-        self.store.begin_resync(&self::did(did)).await.unwrap();
-        self.store.end_resync(&resynced(did, n)).await.unwrap();
+        self.begin_resync(did).await;
+        self.end_resync(&resynced(did, n)).await;
     }
 }

@@ -3,7 +3,7 @@
 use huddle_firehose::protocol::syntax::Did;
 use huddle_firehose::queue::effect::Effect;
 use huddle_firehose::source::SourceId;
-use huddle_firehose::store::repos::{Held, HeldRange, RepoStore, SnapshotPart};
+use huddle_firehose::store::repos::{Held, HeldRange, RepoChange, RepoStore, SnapshotPart};
 use huddle_firehose::store::{StoreError, Written};
 
 use crate::commits::*;
@@ -26,7 +26,7 @@ async fn try_write(
         effects,
         confirmed: &confirmed,
     };
-    database.store.write_snapshot(&part).await
+    database.store.change(RepoChange::Snapshot(&part)).await
 }
 
 async fn write(database: &Database, effects: &[Effect]) -> Written {

@@ -1,8 +1,8 @@
 //! What has to wait keeps its order, and nothing overtakes it.
 
 use huddle_firehose::queue::effect::Effect;
-use huddle_firehose::store::StoreError;
-use huddle_firehose::store::repos::{RepoStore, Settled, Waiting};
+use huddle_firehose::store::repos::{RepoChange, RepoStore, Waiting};
+use huddle_firehose::store::{StoreError, Written};
 
 use crate::commits::*;
 use crate::fixture::*;
@@ -12,11 +12,31 @@ async fn first(database: &Database, name: &str) -> Waiting {
     waiting.unwrap()
 }
 
+/// What became of a frame that was parked.
+#[derive(Debug, PartialEq, Eq)]
+enum Settled {
+    /// It is applied, or came too late.
+    Done,
+    /// It stays where it is: something before it was missed.
+    Held,
+}
+
+async fn replay(
+    database: &Database,
+    name: &str,
+    effects: &[Effect],
+) -> Result<Written, StoreError> {
+    let parked = &first(database, name).await;
+    let effects = &commits(effects);
+    let change = RepoChange::Replayed { parked, effects };
+    database.store.change(change).await
+}
+
 async fn settle(database: &Database, name: &str, effects: &[Effect]) -> Settled {
-    let waiting = first(database, name).await;
-    let effects = commits(effects);
-    let settled = database.store.settle_waiting(&waiting, &effects).await;
-    settled.unwrap()
+    match replay(database, name, effects).await.unwrap().waiting {
+        0 => Settled::Done,
+        _ => Settled::Held,
+    }
 }
 
 #[tokio::test]
@@ -103,7 +123,7 @@ async fn once_nothing_waits_any_more_the_stream_goes_on() {
     database.apply(&[unproven(ALICE, 2)]).await;
     let until = second(50);
     let alice = did(ALICE);
-    database.store.postpone(&alice, until).await.unwrap();
+    database.retry_later(alice.as_str(), until).await;
     let effects = [commit(ALICE, 2, 1), put_by(ALICE, "b", 2)];
     assert_eq!(settle(&database, ALICE, &effects).await, Settled::Done);
 
@@ -146,12 +166,8 @@ async fn while_a_repository_is_fetched_its_commits_wait() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let alice = did(ALICE);
-    database
-        .store
-        .desynchronize(&alice, "operator")
-        .await
-        .unwrap();
-    database.store.begin_resync(&alice).await.unwrap();
+    database.request_resync(alice.as_str(), "operator").await;
+    database.begin_resync(alice.as_str()).await;
     let written = database
         .apply(&[commit(ALICE, 2, 1), put_by(ALICE, "b", 2)])
         .await;
@@ -183,10 +199,8 @@ async fn a_refused_frame_stays_where_it_is() {
         )
         .await;
     let contents = database.contents().await;
-    let waiting = first(&database, ALICE).await;
     let effects = [commit(ALICE, 2, 1), put_by(ALICE, "poison", 2)];
-    let effects = commits(&effects);
-    let settled = database.store.settle_waiting(&waiting, &effects).await;
+    let settled = replay(&database, ALICE, &effects).await;
     let Err(StoreError::Rejected(rejections)) = settled else {
         panic!("it was not refused: {settled:?}");
     };

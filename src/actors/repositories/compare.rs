@@ -19,7 +19,7 @@ use crate::queue::effect::{Effect, RecordChange};
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::source::SourceId;
 use crate::store::StoreError;
-use crate::store::repos::{Held, HeldRange, Resynced, SnapshotPart};
+use crate::store::repos::{Held, HeldRange, RepoChange, Resynced, SnapshotPart};
 
 /// So many records are compared at a time.
 const PART: usize = 100;
@@ -249,7 +249,8 @@ impl Comparison<'_> {
             effects,
             confirmed,
         };
-        self.repositories.store.write_snapshot(&part).await?;
+        let change = RepoChange::Snapshot(&part);
+        self.repositories.store.change(change).await?;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use crate::actors::Context;
 use crate::hosts::{HostError, RepoError};
 use crate::identity::ResolveError;
 use crate::store::StoreError;
-use crate::store::repos::{Hearsay, Truth};
+use crate::store::repos::{Hearsay, RepoChange, Truth};
 
 /// Asks, and notes what the answer is.
 pub(super) async fn see_to(context: &Context, hearsay: &Hearsay) -> Result<(), StoreError> {
@@ -23,7 +23,10 @@ pub(super) async fn see_to(context: &Context, hearsay: &Hearsay) -> Result<(), S
             "asked an account's host whether it is gone"
         ),
     }
-    repositories.store.settle_hearsay(hearsay, &truth).await
+    let answer = &truth;
+    let change = RepoChange::HostAnswered { hearsay, answer };
+    repositories.store.change(change).await?;
+    Ok(())
 }
 
 async fn ask(repositories: &Repositories, hearsay: &Hearsay) -> Truth {

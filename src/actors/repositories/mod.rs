@@ -32,7 +32,7 @@ use crate::fault::Point;
 use crate::hosts::Hosts;
 use crate::protocol::syntax::{Did, Nsid};
 use crate::store::StoreError;
-use crate::store::repos::{RepoStore, Urgency};
+use crate::store::repos::{RepoChange, RepoEvent, RepoStore, Urgency};
 use crate::supervision::address::Address;
 use crate::supervision::backoff::Backoff;
 use crate::supervision::progress::Progress;
@@ -144,6 +144,12 @@ impl Rest {
 }
 
 impl Repositories {
+    /// Tells the tables what has become of a repository.
+    async fn note(&self, did: &Did, event: RepoEvent<'_>) -> Result<(), StoreError> {
+        self.store.change(RepoChange::Repo { did, event }).await?;
+        Ok(())
+    }
+
     /// Says that a repository waits for somebody to see to it. Saying it again before anybody has come
     /// does nothing more.
     pub(super) fn wake(&self) {

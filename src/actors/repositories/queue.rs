@@ -11,7 +11,7 @@ use crate::protocol::decode::{Content, Evidence, Fault, decode};
 use crate::protocol::syntax::Did;
 use crate::queue::effect::{DeadLetter, Effect, Stage};
 use crate::store::StoreError;
-use crate::store::repos::{Settled, Waiting};
+use crate::store::repos::{RepoChange, Waiting};
 use crate::verification::Judgement;
 
 /// How far it came.
@@ -57,14 +57,19 @@ pub(super) async fn drain(
                 return Ok(Drained::Unknown { retry_after });
             }
         };
-        let settled = match store.settle_waiting(&waiting, &effects).await {
+        let parked = &waiting;
+        let replayed = |effects| store.change(RepoChange::Replayed { parked, effects });
+        let written = match replayed(&effects).await {
             Err(StoreError::Rejected(rejections)) => {
                 let effects = Effect::without_refused(effects, &waiting.source, rejections);
-                store.settle_waiting(&waiting, &effects).await?
+                let effects = &effects;
+                let replayed = RepoChange::Replayed { parked, effects };
+                store.change(replayed).await?
             }
-            settled => settled?,
+            written => written?,
         };
-        if settled == Settled::Held {
+        // It stays where it is: something before it was missed.
+        if written.waiting > 0 {
             return Ok(Drained::Broken);
         }
     }

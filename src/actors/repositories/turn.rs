@@ -10,7 +10,9 @@ use super::{Repositories, compare, retry_at};
 use crate::actors::Context;
 use crate::operate::rate_limit::SharedRateLimit;
 use crate::store::StoreError;
-use crate::store::repos::{RecentResyncs, Resync, ResyncFailure, Resynced, Unsettled, Urgency};
+use crate::store::repos::{
+    RecentResyncs, RepoChange, RepoEvent, Resync, ResyncFailure, Resynced, Unsettled, Urgency,
+};
 
 /// A line about repositories in so much time at most, of each kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
@@ -41,14 +43,16 @@ pub(super) async fn see_to(
     };
     let interest = &context.rules.interest;
     if !interest.wants_did(repo.did.as_str()) {
-        return repositories.store.release(&repo.did).await;
+        return repositories.note(&repo.did, RepoEvent::Untrack).await;
     }
     // What waits is read as what comes is, also before anything has come.
     if let Some(tracked) = interest.tracked() {
         tracked.insert(repo.did.as_str());
     }
     if !repo.is_active {
-        return repositories.store.shelve(&repo.did).await;
+        return repositories
+            .note(&repo.did, RepoEvent::SuspendUntilActive)
+            .await;
     }
     match urgency {
         Urgency::Waiting => let_through(context, repositories, repo).await,
@@ -75,7 +79,7 @@ async fn let_through(
         drained = queue::drain(context, repositories, &repo.did, true).await?;
     }
     match drained {
-        Drained::Empty => repositories.store.finish_queue(&repo.did).await,
+        Drained::Empty => repositories.note(&repo.did, RepoEvent::FinishReplay).await,
         Drained::Broken | Drained::Disputed { .. } => Ok(()),
         Drained::Unknown { retry_after } => postpone(repositories, repo, retry_after).await,
     }
@@ -90,8 +94,15 @@ async fn compare_heads(
     let compared = fetch::is_where_it_was(repositories, repo).await;
     let is_same = matches!(compared, Ok(true));
     match compared {
-        Ok(true) => repositories.store.settle_doubt(repo).await,
-        Ok(false) => repositories.store.desynchronize(&repo.did, cause).await,
+        Ok(true) => {
+            let recheck_cause = repo.doubted_by;
+            let event = RepoEvent::ConfirmRecheck { recheck_cause };
+            repositories.note(&repo.did, event).await
+        }
+        Ok(false) => {
+            let event = RepoEvent::RequestResync { cause };
+            repositories.note(&repo.did, event).await
+        }
         Err(failure) if failure.is_busy() => defer(repositories, repo).await,
         Err(failure) => {
             tracing::debug!(did = %repo.did, error = %failure, "cannot compare a repository");
@@ -117,9 +128,10 @@ async fn resync(
     if let Some(allowed_at) = allowed_at
         && cause != OPERATOR
     {
-        return store.defer(&repo.did, allowed_at).await;
+        let event = RepoEvent::Reschedule { until: allowed_at };
+        return repositories.note(&repo.did, event).await;
     }
-    store.begin_resync(&repo.did).await?;
+    repositories.note(&repo.did, RepoEvent::BeginResync).await?;
     let (host, outcome) = match fetch::fetch(context, repositories, repo).await {
         Err(failure) if failure.is_busy() => return defer(repositories, repo).await,
         Err(failure) => (failure.host.clone(), Err(failure)),
@@ -145,7 +157,9 @@ async fn resync(
             retry_at: retry_at(repo.attempts, failure.retry_after()),
         }),
     };
-    store.end_resync(&resync).await
+    repositories
+        .note(&resync.did, RepoEvent::EndResync(&resync))
+        .await
 }
 
 /// When a repository may be fetched again that was fetched so often within the hour; `None` is at once.
@@ -169,14 +183,18 @@ async fn postpone(
         .checked_add(QUESTION_RETRY_MAX)
         .unwrap_or(Timestamp::MAX);
     let until = retry_at(repo.attempts, retry_after).min(soon);
-    repositories.store.postpone(&repo.did, until).await
+    repositories
+        .note(&repo.did, RepoEvent::RetryLater { until })
+        .await
 }
 
 async fn defer(repositories: &Repositories, repo: &Unsettled) -> Result<(), StoreError> {
     let pause = DEFERRAL.mul_f64(1.0 + 0.5 * fastrand::f64());
     let until = Timestamp::now().checked_add(pause);
     let until = until.unwrap_or(Timestamp::MAX);
-    repositories.store.defer(&repo.did, until).await
+    repositories
+        .note(&repo.did, RepoEvent::Reschedule { until })
+        .await
 }
 
 /// Where the account's own host says that it is not active, it is asked what it is.
@@ -186,7 +204,11 @@ async fn note_status(
     failure: &FetchFailure,
 ) -> Result<(), StoreError> {
     match failure.status() {
-        Some(status) => repositories.store.suspect(&repo.did, status).await,
+        Some(status) => {
+            let did = &repo.did;
+            let change = RepoChange::HostRefused { did, status };
+            repositories.store.change(change).await.map(drop)
+        }
         None => Ok(()),
     }
 }

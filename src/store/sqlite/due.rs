@@ -1,17 +1,13 @@
-//! Which repositories somebody has to see to, and when.
+//! Which repositories are due for work, and when.
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteConnection;
 
-use super::writer::Writer;
-use super::{SqliteStore, now};
+use super::SqliteStore;
 use crate::protocol::syntax::Did;
+use crate::source::SourceId;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::repos::{Unsettled, Urgency};
-
-/// Later than any time there is.
-const NEVER: &str = "9999-12-31T23:59:59.999Z";
+use crate::store::repos::{Unsettled, Urgency, Waiting};
 
 pub(super) async fn tracked(store: &SqliteStore) -> Result<Vec<String>, StoreError> {
     Ok(sqlx::query_scalar("SELECT did FROM repos")
@@ -84,113 +80,23 @@ pub(super) fn parse_did(did: &str) -> Result<Did, StoreError> {
     Did::parse(did).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
-pub(super) async fn desynchronize(
-    writer: &Writer,
+pub(super) async fn first_waiting(
+    store: &SqliteStore,
     did: &Did,
-    cause: &str,
-) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query(
-        "INSERT INTO repos (did, state, cause, updated_at) VALUES (?1, 'desynchronized', ?2, ?3) \
-         ON CONFLICT (did) DO UPDATE SET state = 'desynchronized', cause = ?2, doubted_by = NULL, \
-         retry_at = NULL, updated_at = ?3",
+) -> Result<Option<Waiting>, StoreError> {
+    let row: Option<(i64, Option<String>, String, Vec<u8>)> = sqlx::query_as(
+        "SELECT id, (SELECT rev FROM repos WHERE repos.did = waiting_commits.did \
+         AND state = 'synchronized'), source, frame \
+         FROM waiting_commits WHERE did = ? ORDER BY id LIMIT 1",
     )
     .bind(did.as_str())
-    .bind(cause)
-    .bind(now())
-    .execute(&mut *transaction)
+    .fetch_optional(store.reader())
     .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn postpone(
-    writer: &Writer,
-    did: &Did,
-    until: Timestamp,
-) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query("UPDATE repos SET retry_at = ?2, attempts = attempts + 1 WHERE did = ?1")
-        .bind(did.as_str())
-        .bind(sortable(until))
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn settle_doubt(writer: &Writer, repo: &Unsettled) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query(
-        "UPDATE repos SET doubted_by = NULL, retry_at = NULL, attempts = 0 \
-         WHERE did = ? AND doubted_by IS ?",
-    )
-    .bind(repo.did.as_str())
-    .bind(repo.doubted_by)
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn defer(writer: &Writer, did: &Did, until: Timestamp) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query(
-        "UPDATE repos SET retry_at = ?2, \
-         state = iif(state IN ('desynchronized', 'resyncing'), 'throttled', state) WHERE did = ?1",
-    )
-    .bind(did.as_str())
-    .bind(sortable(until))
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn shelve(writer: &Writer, did: &Did) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    // It may have come back since somebody looked.
-    sqlx::query(
-        "UPDATE repos SET retry_at = ?2 WHERE did = ?1 \
-         AND EXISTS (SELECT 1 FROM accounts WHERE accounts.did = ?1 AND active = 0)",
-    )
-    .bind(did.as_str())
-    .bind(NEVER)
-    .execute(&mut *transaction)
-    .await?;
-    // What was said of it when nothing of it was kept was never looked into.
-    sqlx::query("UPDATE accounts SET is_hearsay = 1 WHERE did = ? AND active = 0")
-        .bind(did.as_str())
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn release(writer: &Writer, did: &Did) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query("DELETE FROM waiting_commits WHERE did = ?")
-        .bind(did.as_str())
-        .execute(&mut *transaction)
-        .await?;
-    sqlx::query(
-        "UPDATE repos SET state = 'unchained', has_waiting = 0, doubted_by = NULL, retry_at = NULL, \
-         attempts = 0, updated_at = ?2 WHERE did = ?1",
-    )
-    .bind(did.as_str())
-    .bind(now())
-    .execute(&mut *transaction)
-    .await?;
-    forget_empty(&mut transaction, did).await?;
-    transaction.commit().await
-}
-
-/// Tracked is what has, or had, something that is kept.
-pub(super) async fn forget_empty(
-    connection: &mut SqliteConnection,
-    did: &Did,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "DELETE FROM repos WHERE did = ?1 AND state IN ('synchronized', 'unchained') \
-         AND has_waiting = 0 AND NOT EXISTS (SELECT 1 FROM records WHERE did = ?1)",
-    )
-    .bind(did.as_str())
-    .execute(&mut *connection)
-    .await?;
-    Ok(())
+    Ok(row.map(|(id, known_rev, source, frame)| Waiting {
+        id,
+        did: did.clone(),
+        known_rev,
+        source: SourceId::new(&source),
+        frame: frame.into(),
+    }))
 }

@@ -1,10 +1,10 @@
 //! The search for repositories that hold what is wanted.
 
 use super::writer::Writer;
-use super::{SqliteStore, integer, now};
+use super::{SqliteStore, now};
 use crate::protocol::syntax::Nsid;
 use crate::store::StoreError;
-use crate::store::repos::{BackfillCounts, EnumeratedPage, Enumeration, RepoCounts};
+use crate::store::repos::{BackfillCounts, Enumeration, RepoCounts};
 
 pub(super) async fn begin(
     writer: &Writer,
@@ -47,37 +47,6 @@ pub(super) async fn all(store: &SqliteStore) -> Result<Vec<Enumeration>, StoreEr
             })
         });
     enumerations.collect()
-}
-
-pub(super) async fn note_page(
-    writer: &Writer,
-    page: &EnumeratedPage<'_>,
-) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    let now = now();
-    for did in page.dids {
-        sqlx::query(
-            "INSERT INTO repos (did, state, cause, updated_at) \
-             VALUES (?, 'desynchronized', 'backfill', ?) ON CONFLICT (did) DO UPDATE SET \
-             state = excluded.state, cause = excluded.cause, updated_at = excluded.updated_at \
-             WHERE is_whole = 0 AND repos.state IN ('synchronized', 'unchained')",
-        )
-        .bind(did.as_str())
-        .bind(&now)
-        .execute(&mut *transaction)
-        .await?;
-    }
-    sqlx::query(
-        "UPDATE enumerations SET cursor = ?2, repos = repos + ?3, attempts = 0, error = NULL, \
-         ended_at = iif(?2 IS NULL, ?4, NULL) WHERE collection = ?1",
-    )
-    .bind(page.collection.as_str())
-    .bind(page.cursor)
-    .bind(integer(page.dids.len() as u64))
-    .bind(&now)
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await
 }
 
 pub(super) async fn note_failed_page(

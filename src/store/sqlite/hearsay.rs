@@ -1,14 +1,12 @@
-//! Accounts of which somebody else than their host says that they are gone.
+//! Accounts whose own hosts were not asked yet whether they are gone.
 
 use jiff::Timestamp;
 
+use super::SqliteStore;
 use super::due::parse_did;
-use super::writer::Writer;
-use super::{SqliteStore, accounts};
-use crate::protocol::syntax::Did;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::repos::{Hearsay, Truth};
+use crate::store::repos::Hearsay;
 
 pub(super) async fn all(
     store: &SqliteStore,
@@ -32,78 +30,4 @@ pub(super) async fn all(
         })
     });
     hearsay.collect()
-}
-
-pub(super) async fn suspect(writer: &Writer, did: &Did, status: &str) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query(
-        "INSERT INTO accounts (did, active, status, as_of, as_of_seq, is_hearsay) \
-         VALUES (?1, 0, ?2, coalesce((SELECT time FROM repos WHERE did = ?1), ?3), 0, 1) \
-         ON CONFLICT (did) DO UPDATE SET active = 0, status = ?2, \
-         as_of_seq = iif(as_of >= excluded.as_of, as_of_seq, 0), \
-         as_of = max(coalesce(as_of, ''), excluded.as_of), \
-         is_hearsay = 1, retry_at = NULL, attempts = 0",
-    )
-    .bind(did.as_str())
-    .bind(status)
-    .bind(sortable(Timestamp::UNIX_EPOCH))
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await
-}
-
-/// What is removed is what the account had at the time of the event, so that what it has made since
-/// stays.
-pub(super) async fn settle(
-    writer: &Writer,
-    hearsay: &Hearsay,
-    truth: &Truth,
-) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    let (active, status) = match truth {
-        Truth::Active => (true, None),
-        Truth::Deleted => (false, Some("deleted")),
-        Truth::Inactive(status) => (false, status.as_deref()),
-        Truth::Unknown(until) => {
-            sqlx::query(
-                "UPDATE accounts SET retry_at = ?3, attempts = attempts + 1 \
-                 WHERE did = ?1 AND as_of = ?2",
-            )
-            .bind(hearsay.did.as_str())
-            .bind(&hearsay.as_of)
-            .bind(sortable(*until))
-            .execute(&mut *transaction)
-            .await?;
-            return transaction.commit().await;
-        }
-    };
-    let settled = sqlx::query(
-        "UPDATE accounts SET active = ?3, status = ?4, is_hearsay = 0, retry_at = NULL, \
-         attempts = 0 WHERE did = ?1 AND as_of = ?2 AND is_hearsay = 1",
-    )
-    .bind(hearsay.did.as_str())
-    .bind(&hearsay.as_of)
-    .bind(active)
-    .bind(status)
-    .execute(&mut *transaction)
-    .await?;
-    if settled.rows_affected() > 0 {
-        match truth {
-            Truth::Deleted => {
-                let removals = [(&hearsay.did, hearsay.as_of.clone())].into();
-                accounts::remove(&mut transaction, &removals).await?;
-            }
-            Truth::Active => {
-                sqlx::query(
-                    "UPDATE repos SET state = 'desynchronized', cause = 'returned', \
-                     retry_at = NULL, attempts = 0 WHERE did = ?",
-                )
-                .bind(hearsay.did.as_str())
-                .execute(&mut *transaction)
-                .await?;
-            }
-            Truth::Inactive(_) | Truth::Unknown(_) => {}
-        }
-    }
-    transaction.commit().await
 }

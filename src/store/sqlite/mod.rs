@@ -1,10 +1,9 @@
 //! The store in a SQLite file: one writer connection, and a small pool of readers.
 
-mod accounts;
 mod apply;
+mod commit;
 mod crashes;
 mod cursor;
-mod dead_letters;
 mod due;
 mod enumerations;
 mod error;
@@ -15,10 +14,10 @@ mod multi_row;
 mod open;
 mod projections;
 mod purge;
+mod read;
 mod records;
-mod repos;
 mod resync;
-mod waiting;
+mod script;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -31,18 +30,19 @@ use tokio::time::timeout;
 
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
 pub use self::open::Options;
+use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
 use super::repos::{
-    EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, RecentResyncs, Reconciled, RepoCounts,
-    RepoStore, Resync, Settled, SnapshotPart, Truth, Unsettled, Urgency, Waiting,
+    Enumeration, Hearsay, Held, HeldRange, RecentResyncs, Reconciled, RepoChange, RepoCounts,
+    RepoStore, Unsettled, Urgency, Waiting,
 };
 use super::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
     Written,
 };
 use crate::protocol::syntax::{Did, Nsid};
-use crate::queue::effect::{Effect, Gap};
+use crate::queue::effect::Gap;
 use crate::source::{Position, SourceId};
 
 /// How long a question about repositories may take, and a transaction.
@@ -97,26 +97,12 @@ impl SqliteStore {
     }
 
     async fn load_cursor_of(&self, source: &SourceId) -> Result<StoredCursor, StoreError> {
-        let mut transaction = self.writer.begin().await?;
-        cursor::claim(&mut transaction, source).await?;
+        let mut script = Script::default();
+        cursor::push_claim(&mut script, source);
+        let (mut transaction, _answers) = self.writer.begin_with(script).await?;
         let cursor = cursor::load(&mut transaction, source).await?;
         transaction.commit().await?;
         Ok(cursor)
-    }
-
-    async fn move_cursor_of(
-        &self,
-        source: &SourceId,
-        position: Position,
-        gap: Option<&Gap>,
-    ) -> Result<(), StoreError> {
-        let mut transaction = self.writer.begin().await?;
-        cursor::claim(&mut transaction, source).await?;
-        cursor::place(&mut transaction, source, position).await?;
-        if let Some(gap) = gap {
-            gaps::open(&mut transaction, source, gap, &now()).await?;
-        }
-        transaction.commit().await
     }
 }
 
@@ -141,7 +127,7 @@ impl Store for SqliteStore {
         position: Position,
         gap: Option<&'a Gap>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.move_cursor_of(source, position, gap))
+        Box::pin(apply::move_cursor(&self.writer, source, position, gap))
     }
 
     fn count_open_gaps<'a>(
@@ -189,12 +175,8 @@ impl RepoStore for SqliteStore {
         timely(due::due(self, urgency, now, limit))
     }
 
-    fn desynchronize<'a>(
-        &'a self,
-        did: &'a Did,
-        cause: &'a str,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::desynchronize(&self.writer, did, cause))
+    fn change<'a>(&'a self, change: RepoChange<'a>) -> BoxFuture<'a, Result<Written, StoreError>> {
+        timely(apply::change(&self.writer, change))
     }
 
     fn resyncs_since<'a>(
@@ -205,70 +187,15 @@ impl RepoStore for SqliteStore {
         timely(resync::since(self, did, since))
     }
 
-    fn begin_resync<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(resync::begin(&self.writer, did))
-    }
-
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>> {
         timely(resync::held(self, range))
-    }
-
-    fn write_snapshot<'a>(
-        &'a self,
-        part: &'a SnapshotPart<'a>,
-    ) -> BoxFuture<'a, Result<Written, StoreError>> {
-        timely(resync::write_snapshot(&self.writer, part))
-    }
-
-    fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(resync::end(&self.writer, resync))
     }
 
     fn first_waiting<'a>(
         &'a self,
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>> {
-        timely(waiting::first(self, did))
-    }
-
-    fn settle_waiting<'a>(
-        &'a self,
-        waiting: &'a Waiting,
-        effects: &'a [Effect],
-    ) -> BoxFuture<'a, Result<Settled, StoreError>> {
-        timely(waiting::settle(&self.writer, waiting, effects))
-    }
-
-    fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(waiting::finish(&self.writer, did))
-    }
-
-    fn postpone<'a>(
-        &'a self,
-        did: &'a Did,
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::postpone(&self.writer, did, until))
-    }
-
-    fn defer<'a>(
-        &'a self,
-        did: &'a Did,
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::defer(&self.writer, did, until))
-    }
-
-    fn shelve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::shelve(&self.writer, did))
-    }
-
-    fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::release(&self.writer, did))
-    }
-
-    fn settle_doubt<'a>(&'a self, repo: &'a Unsettled) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::settle_doubt(&self.writer, repo))
+        timely(due::first_waiting(self, did))
     }
 
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
@@ -281,22 +208,6 @@ impl RepoStore for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>> {
         timely(hearsay::all(self, now, limit))
-    }
-
-    fn suspect<'a>(
-        &'a self,
-        did: &'a Did,
-        status: &'a str,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(hearsay::suspect(&self.writer, did, status))
-    }
-
-    fn settle_hearsay<'a>(
-        &'a self,
-        hearsay: &'a Hearsay,
-        truth: &'a Truth,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(hearsay::settle(&self.writer, hearsay, truth))
     }
 
     fn begin_enumeration<'a>(
@@ -323,19 +234,12 @@ impl RepoStore for SqliteStore {
         timely(enumerations::all(self))
     }
 
-    fn note_page<'a>(
-        &'a self,
-        page: &'a EnumeratedPage<'a>,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(enumerations::note_page(&self.writer, page))
-    }
-
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {
         timely(enumerations::counts(self))
     }
 }
 
-/// Nobody who sees to repositories waits for ever. What was asked may have been done all the same.
+/// No work on repositories waits for ever. What was asked may have been done all the same.
 fn timely<'a, T: Send + 'a>(
     work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
 ) -> BoxFuture<'a, Result<T, StoreError>> {

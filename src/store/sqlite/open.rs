@@ -21,6 +21,10 @@ const JOURNAL_SIZE_LIMIT: &str = "67108864";
 /// The writer's page cache, in KiB (a negative number says so to SQLite).
 const WRITER_CACHE_KIB: &str = "-16384";
 
+/// So many rows of what a transaction reads are handed over before the database's thread waits for them
+/// to be taken.
+const READ_ROWS: usize = 1024;
+
 /// What a caller may want otherwise than [`SqliteStore::open`] has it.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -69,6 +73,7 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
     // file, from which the source is read again. tests/pipeline/power_loss.rs has the model.
     let writing = file
         .clone()
+        .row_buffer_size(READ_ROWS)
         .create_if_missing(create_if_missing)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)

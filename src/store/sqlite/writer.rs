@@ -13,6 +13,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Executor};
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::error::is_refusal;
+use super::script::{Answers, Script};
 use crate::fault::{Faults, Injected, Point};
 use crate::store::StoreError;
 
@@ -61,6 +63,16 @@ impl Writer {
 
     /// Waits for the transaction before this one, then for the database's write lock.
     pub(super) async fn begin(&self) -> Result<Transaction<'_>, StoreError> {
+        let (transaction, _answers) = self.begin_with(Script::default()).await?;
+        Ok(transaction)
+    }
+
+    /// The same, and runs `script` as the first of the transaction: in the same trip, unless faults are
+    /// planned.
+    pub(super) async fn begin_with(
+        &self,
+        script: Script,
+    ) -> Result<(Transaction<'_>, Answers), StoreError> {
         let mut slot = self.idle.lock().await;
         self.check_file()?;
         let mut connection = match slot.take() {
@@ -73,14 +85,22 @@ impl Writer {
         };
         // A deferred transaction that comes to write later can fail in a way that the busy timeout
         // doesn't cover.
-        connection.execute("BEGIN IMMEDIATE").await?;
-        let transaction = Transaction {
+        let mut begin = Script::default();
+        begin.push("BEGIN IMMEDIATE", []);
+        let (begin, rest) = match self.faults.are_planned() {
+            true => (begin, script),
+            false => (begin.followed_by(script), Script::default()),
+        };
+        let mut answers = begin.run(&mut connection).await?;
+        answers.remove(0);
+        let mut transaction = Transaction {
             connection,
             slot,
             faults: &self.faults,
         };
         transaction.pass(Point::StoreBegun).await?;
-        Ok(transaction)
+        answers.extend(transaction.run(rest).await?);
+        Ok((transaction, answers))
     }
 
     /// SQLite goes on writing to a file that was deleted or replaced, for nobody to read. And a
@@ -96,6 +116,45 @@ impl Writer {
 }
 
 impl Transaction<'_> {
+    /// Runs `script` in one trip. Where faults are planned, its statements go one by one, and each of them
+    /// may fail.
+    pub(super) async fn run(&mut self, script: Script) -> Result<Answers, sqlx::Error> {
+        if !self.faults.are_planned() {
+            return script.run(&mut self.connection).await;
+        }
+        let mut answers = Answers::new();
+        for statement in script.into_single() {
+            self.pass(Point::StoreWriting).await?;
+            answers.extend(statement.run(&mut self.connection).await?);
+        }
+        Ok(answers)
+    }
+
+    /// Runs `script` as the last of the transaction and makes it durable: in the same trip, unless faults
+    /// are planned. Where this future is dropped, it may be durable all the same. Where `script` is
+    /// refused, the transaction is rolled back.
+    pub(super) async fn commit_with(mut self, script: Script) -> Result<(), Failure> {
+        let ends_by_itself = self.faults.are_planned();
+        let script = match ends_by_itself {
+            true => script,
+            false => {
+                let mut commit = Script::default();
+                commit.push("COMMIT", []);
+                script.followed_by(commit)
+            }
+        };
+        match self.run(script).await {
+            Ok(_) if ends_by_itself => self.commit().await?,
+            Ok(_) => *self.slot = Some(self.connection),
+            Err(error) if is_refusal(&error) => {
+                self.rollback().await?;
+                return Err(Failure::Refused(error));
+            }
+            Err(error) => return Err(Failure::Store(error.into())),
+        }
+        Ok(())
+    }
+
     /// Makes the transaction durable. Where this future is dropped, it may be durable all the same.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         self.pass(Point::StoreCommitting).await?;
@@ -130,6 +189,20 @@ impl Deref for Transaction<'_> {
 impl DerefMut for Transaction<'_> {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         &mut self.connection
+    }
+}
+
+/// Why a transaction was not made durable, as far as is known.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The database refuses what was to be written, and would refuse it again.
+    Refused(sqlx::Error),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }
 

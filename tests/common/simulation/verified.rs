@@ -7,7 +7,7 @@ use std::time::Duration;
 use huddle_firehose::actors::repositories::RepositoriesMessage;
 use huddle_firehose::config::{Config, Verify};
 use huddle_firehose::protocol::syntax::{Did, Nsid};
-use huddle_firehose::store::repos::{RepoStore, Unsettled, Urgency};
+use huddle_firehose::store::repos::{RepoChange, RepoEvent, RepoStore, Unsettled, Urgency};
 use huddle_firehose::store::sqlite::{ResyncRow, SqliteStore};
 use huddle_firehose::supervision::tree::Tree;
 use huddle_firehose::worker;
@@ -150,7 +150,9 @@ impl Verified {
     /// Has an account's repository fetched, as an operator would.
     pub(crate) async fn ask_for(&self, number: usize) {
         let did = self.did(number);
-        self.store.desynchronize(&did, "operator").await.unwrap();
+        let event = RepoEvent::RequestResync { cause: "operator" };
+        let change = RepoChange::Repo { did: &did, event };
+        self.store.change(change).await.unwrap();
         let repositories = self.tree.context().repositories.as_ref().unwrap();
         let look = RepositoriesMessage::Look;
         repositories.address.cast(look).unwrap();

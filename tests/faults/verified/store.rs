@@ -12,11 +12,11 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use huddle_firehose::protocol::syntax::{Did, Nsid};
-use huddle_firehose::queue::effect::{Effect, Gap};
+use huddle_firehose::queue::effect::Gap;
 use huddle_firehose::source::{Position, SourceId};
 use huddle_firehose::store::repos::{
-    EnumeratedPage, Enumeration, Hearsay, Held, HeldRange, RecentResyncs, Reconciled, RepoCounts,
-    RepoStore, Resync, Settled, SnapshotPart, Truth, Unsettled, Urgency, Waiting,
+    Enumeration, Hearsay, Held, HeldRange, RecentResyncs, Reconciled, RepoChange, RepoCounts,
+    RepoEvent, RepoStore, Truth, Unsettled, Urgency, Waiting,
 };
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
@@ -153,6 +153,46 @@ impl FaultyStore {
             .unwrap()
     }
 
+    /// The same change, with the times until which something is left alone as the wall clock would have
+    /// them.
+    async fn change_on_the_wall(&self, change: RepoChange<'_>) -> Result<Written, StoreError> {
+        let change = match change {
+            RepoChange::Repo {
+                did,
+                event: RepoEvent::EndResync(resync),
+            } => {
+                let mut resync = resync.clone();
+                if let Err(failure) = &mut resync.outcome {
+                    failure.retry_at = self.on_the_wall(failure.retry_at);
+                }
+                let event = RepoEvent::EndResync(&resync);
+                return self.store.change(RepoChange::Repo { did, event }).await;
+            }
+            RepoChange::HostAnswered {
+                hearsay,
+                answer: Truth::Unknown(until),
+            } => {
+                let answer = &Truth::Unknown(self.on_the_wall(*until));
+                let change = RepoChange::HostAnswered { hearsay, answer };
+                return self.store.change(change).await;
+            }
+            RepoChange::Repo { did, event } => {
+                let event = match event {
+                    RepoEvent::RetryLater { until } => RepoEvent::RetryLater {
+                        until: self.on_the_wall(until),
+                    },
+                    RepoEvent::Reschedule { until } => RepoEvent::Reschedule {
+                        until: self.on_the_wall(until),
+                    },
+                    event => event,
+                };
+                RepoChange::Repo { did, event }
+            }
+            change => change,
+        };
+        self.store.change(change).await
+    }
+
     /// What the tables show.
     pub(crate) async fn show(&self) -> Shown {
         standing_still(Shown::read(&self.store)).await
@@ -242,36 +282,12 @@ impl RepoStore for FaultyStore {
         self.act_soon(self.store.resyncs_since(did, since)).boxed()
     }
 
-    fn desynchronize<'a>(
-        &'a self,
-        did: &'a Did,
-        cause: &'a str,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.desynchronize(did, cause)).boxed()
-    }
-
-    fn begin_resync<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.begin_resync(did)).boxed()
+    fn change<'a>(&'a self, change: RepoChange<'a>) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.act_soon(self.change_on_the_wall(change)).boxed()
     }
 
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>> {
         self.act_soon(self.store.held(range)).boxed()
-    }
-
-    fn write_snapshot<'a>(
-        &'a self,
-        part: &'a SnapshotPart<'a>,
-    ) -> BoxFuture<'a, Result<Written, StoreError>> {
-        self.act_soon(self.store.write_snapshot(part)).boxed()
-    }
-
-    fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>> {
-        let mut resync = resync.clone();
-        if let Err(failure) = &mut resync.outcome {
-            failure.retry_at = self.on_the_wall(failure.retry_at);
-        }
-        self.act_soon(async move { self.store.end_resync(&resync).await })
-            .boxed()
     }
 
     fn first_waiting<'a>(
@@ -279,51 +295,6 @@ impl RepoStore for FaultyStore {
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>> {
         self.act_soon(self.store.first_waiting(did)).boxed()
-    }
-
-    fn settle_waiting<'a>(
-        &'a self,
-        waiting: &'a Waiting,
-        effects: &'a [Effect],
-    ) -> BoxFuture<'a, Result<Settled, StoreError>> {
-        self.act_soon(self.store.settle_waiting(waiting, effects))
-            .boxed()
-    }
-
-    fn postpone<'a>(
-        &'a self,
-        did: &'a Did,
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let until = self.on_the_wall(until);
-        self.act_soon(async move { self.store.postpone(did, until).await })
-            .boxed()
-    }
-
-    fn finish_queue<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.finish_queue(did)).boxed()
-    }
-
-    fn defer<'a>(
-        &'a self,
-        did: &'a Did,
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let until = self.on_the_wall(until);
-        self.act_soon(async move { self.store.defer(did, until).await })
-            .boxed()
-    }
-
-    fn shelve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.shelve(did)).boxed()
-    }
-
-    fn release<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.release(did)).boxed()
-    }
-
-    fn settle_doubt<'a>(&'a self, repo: &'a Unsettled) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.settle_doubt(repo)).boxed()
     }
 
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
@@ -337,27 +308,6 @@ impl RepoStore for FaultyStore {
     ) -> BoxFuture<'_, Result<Vec<Hearsay>, StoreError>> {
         let now = self.on_the_wall(now);
         self.act_soon(self.store.hearsay(now, limit)).boxed()
-    }
-
-    fn suspect<'a>(
-        &'a self,
-        did: &'a Did,
-        status: &'a str,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.suspect(did, status)).boxed()
-    }
-
-    fn settle_hearsay<'a>(
-        &'a self,
-        hearsay: &'a Hearsay,
-        truth: &'a Truth,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let truth = match truth {
-            Truth::Unknown(until) => Truth::Unknown(self.on_the_wall(*until)),
-            truth => truth.clone(),
-        };
-        self.act_soon(async move { self.store.settle_hearsay(hearsay, &truth).await })
-            .boxed()
     }
 
     fn begin_enumeration<'a>(
@@ -380,13 +330,6 @@ impl RepoStore for FaultyStore {
 
     fn enumerations(&self) -> BoxFuture<'_, Result<Vec<Enumeration>, StoreError>> {
         self.act_soon(self.store.enumerations()).boxed()
-    }
-
-    fn note_page<'a>(
-        &'a self,
-        page: &'a EnumeratedPage<'a>,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.note_page(page)).boxed()
     }
 
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {
