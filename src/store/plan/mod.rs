@@ -18,6 +18,9 @@ mod repository;
 mod task;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use jiff::{SignedDuration, Timestamp};
 
 pub use self::account::{AccountRow, AsOf};
