@@ -235,7 +235,7 @@ pub struct EffectPart {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doubt {
     pub did: Did,
-    /// What could not be believed would have been kept, so the repository is fetched also where it is
+    /// What could not be verified would have been kept, so the repository is fetched also where it is
     /// not tracked.
     pub is_wanted: bool,
 }

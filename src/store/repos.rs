@@ -1,5 +1,5 @@
-//! What those need from the tables who see to repositories: to ones that have to be fetched as a whole,
-//! whose commits wait, or of which nobody knows whether they are still where we think they are.
+//! What the work on whole repositories needs from the tables: which repositories have to be fetched,
+//! have parked commits, or have to be compared with their hosts, and how that went.
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -17,8 +17,7 @@ pub trait RepoStore: Send + Sync + 'static {
     /// The DIDs of all repositories that have or had a record that is kept.
     fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
 
-    /// Repositories of this urgency that somebody has to see to now, at most so many: first those that
-    /// nobody has seen to yet.
+    /// Repositories of this urgency that are due now, at most so many: first those that were never tried.
     fn due(
         &self,
         urgency: Urgency,
@@ -46,11 +45,11 @@ pub trait RepoStore: Send + Sync + 'static {
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Option<Waiting>, StoreError>>;
 
-    /// Has every tracked repository doubted for the sake of gaps that have ended, and closes those of
-    /// which all were seen to.
+    /// Has every tracked repository compared for the sake of gaps that have ended, and closes the gaps
+    /// for which all comparisons are done.
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
 
-    /// Tracked accounts of which somebody else than their host says that they are gone.
+    /// Tracked accounts that are said to be gone, and whose own hosts were not asked yet.
     fn hearsay(
         &self,
         now: Timestamp,
@@ -96,7 +95,7 @@ impl Urgency {
     pub const ALL: [Self; 4] = [Self::Waiting, Self::Broken, Self::Doubted, Self::Backfill];
 }
 
-/// A repository that somebody has to see to.
+/// A repository that is due for work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsettled {
     pub did: Did,

@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(decision, Decision::Follows);
         let decision = on(None, &wants_history(commit(5, 4)), false);
         assert_eq!(decision, Decision::Breaks(Break::History));
-        // Nobody has signed that there was nothing before.
+        // That there was nothing before is not signed.
         let with_something_before = Predecessor::After {
             since: None,
             prev_data: Some(tree(4)),

@@ -81,7 +81,7 @@ struct Row {
     failing: i64,
 }
 
-/// Those that nobody has to see to are counted in an index, and the others are in one of their own.
+/// Repositories without work are counted in one index, and those with work are in another.
 pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError> {
     let row: Row = sqlx::query_as(
         "SELECT (SELECT count(*) FROM repos) AS tracked, \

@@ -25,6 +25,10 @@ const WRITER_CACHE_KIB: &str = "-16384";
 /// to be taken.
 const READ_ROWS: usize = 1024;
 
+/// So many texts of the writer are kept prepared. A script of many rows takes some hundred KiB, and a
+/// steady load has a handful of them.
+const SCRIPTS: usize = 64;
+
 /// What a caller may want otherwise than [`SqliteStore::open`] has it.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -74,6 +78,7 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
     let writing = file
         .clone()
         .row_buffer_size(READ_ROWS)
+        .statement_cache_capacity(SCRIPTS)
         .create_if_missing(create_if_missing)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)

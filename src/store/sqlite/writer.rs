@@ -234,7 +234,70 @@ impl FileIdentity {
 
 #[cfg(test)]
 mod tests {
-    use crate::store::sqlite::SqliteStore;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use crate::fault::{Fault, FaultPlan, Faults, Point};
+    use crate::queue::effect::{AccountChange, Effect};
+    use crate::source::{Position, SourceId};
+    use crate::store::sqlite::{Options, SqliteStore};
+    use crate::store::{Store, WriteBatch};
+
+    /// Lets everything pass, and counts.
+    #[derive(Default)]
+    struct Counting {
+        writing: AtomicU32,
+        committing: AtomicU32,
+    }
+
+    impl FaultPlan for Counting {
+        fn strike(&self, point: Point) -> Option<Fault> {
+            match point {
+                Point::StoreWriting => self.writing.fetch_add(1, Ordering::SeqCst),
+                Point::StoreCommitting => self.committing.fetch_add(1, Ordering::SeqCst),
+                _ => 0,
+            };
+            None
+        }
+    }
+
+    /// Between any two statements of a transaction, and before its commit.
+    #[tokio::test]
+    async fn where_faults_are_planned_every_statement_of_a_script_can_fail() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("huddle.db").display());
+        let plan = Arc::new(Counting::default());
+        let options = Options {
+            faults: Faults::planned(plan.clone()),
+            ..Options::default()
+        };
+        let store = SqliteStore::open_with(&url, options).await.unwrap();
+        let source = SourceId::new("wss://relay.example");
+        let mut passed = Vec::new();
+        for seq in 1..=2 {
+            let account = Effect::Account(AccountChange {
+                did: crate::protocol::syntax::Did::parse("did:plc:alice").unwrap(),
+                active: false,
+                status: Some("deleted".to_owned()),
+                is_hearsay: false,
+                seq,
+                time: jiff::Timestamp::from_second(seq as i64).unwrap(),
+            });
+            let effects = if seq == 1 { vec![] } else { vec![account] };
+            let batch = WriteBatch {
+                source: &source,
+                effects: &effects,
+                position: Position { seq, time: None },
+                sequence_restarted: false,
+            };
+            store.apply(&batch).await.unwrap();
+            passed.push(plan.writing.swap(0, Ordering::SeqCst));
+        }
+        // Nine statements read. The first batch gives the source its row and moves the cursor, the second
+        // moves the cursor and removes an account.
+        assert_eq!(passed, [9 + 1 + 3, 9 + 1 + 7]);
+        assert_eq!(plan.committing.load(Ordering::SeqCst), 2);
+    }
 
     #[tokio::test]
     async fn what_a_statement_may_have_to_undo_is_in_memory_on_every_connection() {
