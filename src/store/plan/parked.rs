@@ -96,3 +96,73 @@ impl<'a> Parking<'a> {
         Self { added, overflowing }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cid::Cid;
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::protocol::syntax::{Did, Tid};
+    use crate::queue::effect::Predecessor;
+
+    fn update(name: &str, seq: u64) -> ChainUpdate {
+        ChainUpdate {
+            did: Did::parse(&format!("did:plc:{name}")).unwrap(),
+            rev: Tid::parse("3jzfcijpj2z2a").unwrap(),
+            data: Cid::default(),
+            seq,
+            time: Timestamp::UNIX_EPOCH,
+            predecessor: Predecessor::KeyUnavailable,
+            wants_history: false,
+            frame: Bytes::from_static(b"frame"),
+        }
+    }
+
+    fn seqs(parking: &Parking<'_>) -> Vec<u64> {
+        parking.added.iter().map(|update| update.seq).collect()
+    }
+
+    #[test]
+    fn a_frame_that_is_parked_already_is_not_parked_again() {
+        let (first, second) = (update("alice", 1), update("alice", 2));
+        let stored = (first.did.to_string(), 1, first.frame.clone());
+        let view = ParkedView {
+            frames: [stored].into(),
+            ..ParkedView::default()
+        };
+        let parking = Parking::of(&[&first, &second, &second], &view, |_| false);
+        assert_eq!(seqs(&parking), [2]);
+        // What was parked of an account goes with it, and what comes later is parked anew.
+        let parking = Parking::of(&[&first, &second], &view, |did| did == "did:plc:alice");
+        assert_eq!(seqs(&parking), [1, 2]);
+    }
+
+    #[test]
+    fn where_too_much_is_parked_in_all_what_comes_is_dropped_with_what_its_repository_had() {
+        let (alice, bob) = (update("alice", 1), update("bob", 2));
+        let full = ParkedView {
+            total: MAX_OF_ALL,
+            ..ParkedView::default()
+        };
+        let parking = Parking::of(&[&alice, &bob], &full, |_| false);
+        assert!(parking.added.is_empty());
+        let dids: Vec<&str> = parking.overflowing.into_iter().collect();
+        assert_eq!(dids, ["did:plc:alice", "did:plc:bob"]);
+    }
+
+    #[test]
+    fn where_too_much_of_one_repository_is_parked_the_others_stay() {
+        let (alice, bob) = (update("alice", 1), update("bob", 2));
+        let bytes = [(alice.did.to_string(), MAX_OF_ONE)].into();
+        let view = ParkedView {
+            total: MAX_OF_ONE,
+            bytes,
+            ..ParkedView::default()
+        };
+        let parking = Parking::of(&[&alice, &bob], &view, |_| false);
+        assert_eq!(seqs(&parking), [2]);
+        let dids: Vec<&str> = parking.overflowing.into_iter().collect();
+        assert_eq!(dids, ["did:plc:alice"]);
+    }
+}

@@ -91,8 +91,8 @@ impl Writer {
             true => (begin, script),
             false => (begin.followed_by(script), Script::default()),
         };
-        let mut answers = begin.run(&mut connection).await?;
-        answers.remove(0);
+        let begun = begin.run(&mut connection).await?;
+        let mut answers: Answers = begun.into_iter().skip(1).collect();
         let mut transaction = Transaction {
             connection,
             slot,
