@@ -5,7 +5,7 @@ use clap::Args;
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::config::Verify;
-use huddle_firehose::store::repos::RepoStore;
+use huddle_firehose::store::repos::{RepoChange, RepoEvent, RepoStore};
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::worker;
 
@@ -45,7 +45,8 @@ impl ResyncCommand {
             };
             let store = SqliteStore::open_with(&config.database_url, options).await?;
             for did in &self.dids {
-                store.desynchronize(did, "operator").await?;
+                let event = RepoEvent::RequestResync { cause: "operator" };
+                store.change(RepoChange::Repo { did, event }).await?;
                 print(&format!("{did}\tto be fetched\n"))?;
             }
             Ok(())

@@ -44,17 +44,16 @@ pub struct IndexBatch<L> {
 #[derive(Debug)]
 pub struct Accumulator<L> {
     waiting: VecDeque<IndexWork<L>>,
-    depth: usize,
     load: Load,
     /// The load that makes a transaction.
     size: usize,
 }
 
-/// What effects take up in a transaction. A step of a repository is written beside the records that it
+/// What effects take up in a transaction. A chain update is written beside the records that its commit
 /// brings, so it does not take the place of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    steps: usize,
+    chain_updates: usize,
     others: usize,
 }
 
@@ -62,21 +61,18 @@ impl<L> Accumulator<L> {
     pub fn new(size: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
-            depth: 0,
             load: Load::default(),
             size: size.max(1),
         }
     }
 
     pub fn push(&mut self, work: IndexWork<L>) {
-        self.depth += work.effects.len();
         self.load = self.load + Load::of(&work.effects);
         self.waiting.push_back(work);
     }
 
     pub fn clear(&mut self) {
         self.waiting.clear();
-        self.depth = 0;
         self.load = Load::default();
     }
 
@@ -89,9 +85,9 @@ impl<L> Accumulator<L> {
         self.waiting.front_mut().map(|work| &mut work.batch)
     }
 
-    /// How many effects wait.
+    /// How many chain updates, records and other changes are queued.
     pub fn depth(&self) -> usize {
-        self.depth
+        self.load.total()
     }
 
     /// Whether a transaction should be written without waiting for more.
@@ -143,7 +139,6 @@ impl<L> Accumulator<L> {
                 break;
             }
         }
-        self.depth -= transaction.effects.len();
         self.load = self.load - Load::of(&transaction.effects);
         Some(transaction)
     }
@@ -180,17 +175,33 @@ impl<L> IndexWork<L> {
 
 impl Load {
     pub fn of(effects: &[Effect]) -> Self {
-        let is_step = |effect: &&Effect| matches!(effect, Effect::Commit(_));
-        let steps = effects.iter().filter(is_step).count();
-        Self {
-            steps,
-            others: effects.len() - steps,
+        effects
+            .iter()
+            .map(Self::of_one)
+            .fold(Self::default(), Add::add)
+    }
+
+    fn of_one(effect: &Effect) -> Self {
+        match effect {
+            Effect::Commit(commit) => Self {
+                chain_updates: usize::from(commit.chain.is_some()),
+                others: commit.records.len(),
+            },
+            _ => Self {
+                chain_updates: 0,
+                others: 1,
+            },
         }
     }
 
     /// What is held against a batch's bound: each of the two kinds has it for itself.
     pub fn size(self) -> usize {
-        self.steps.max(self.others)
+        self.chain_updates.max(self.others)
+    }
+
+    /// The chain updates and everything else, added up.
+    pub fn total(self) -> usize {
+        self.chain_updates + self.others
     }
 }
 
@@ -199,7 +210,7 @@ impl Add for Load {
 
     fn add(self, other: Self) -> Self {
         Self {
-            steps: self.steps + other.steps,
+            chain_updates: self.chain_updates + other.chain_updates,
             others: self.others + other.others,
         }
     }
@@ -210,7 +221,7 @@ impl Sub for Load {
 
     fn sub(self, other: Self) -> Self {
         Self {
-            steps: self.steps - other.steps,
+            chain_updates: self.chain_updates - other.chain_updates,
             others: self.others - other.others,
         }
     }
@@ -224,8 +235,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::atproto::syntax::{Did, Tid};
-    use crate::store::plan::effect::{ChainUpdate, IdentityChange, Predecessor};
+    use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
+    use crate::store::plan::effect::{
+        ChainUpdate, CommitEffect, IdentityChange, Predecessor, RecordChange, RecordDelete,
+        RecordVersion,
+    };
 
     fn at(seq: u64) -> Position {
         Position { seq, time: None }
@@ -240,17 +254,36 @@ mod tests {
         })
     }
 
-    fn step(seq: u64) -> Effect {
-        Effect::Commit(Box::new(ChainUpdate {
-            did: Did::parse("did:plc:abc").unwrap(),
-            rev: Tid::parse("3jzfcijpj2z2a").unwrap(),
-            data: Cid::default(),
-            seq,
-            time: Timestamp::UNIX_EPOCH,
-            predecessor: Predecessor::Unstated,
-            wants_history: false,
-            frame: Bytes::new(),
+    /// A commit whose chain is followed, with so many records.
+    fn commit(seq: u64, records: usize) -> Effect {
+        Effect::Commit(Box::new(CommitEffect {
+            chain: Some(ChainUpdate {
+                did: Did::parse("did:plc:abc").unwrap(),
+                rev: Tid::parse("3jzfcijpj2z2a").unwrap(),
+                data: Cid::default(),
+                seq,
+                time: Timestamp::UNIX_EPOCH,
+                predecessor: Predecessor::Unstated,
+                wants_history: false,
+                frame: Bytes::new(),
+            }),
+            records: vec![record(seq); records],
         }))
+    }
+
+    fn record(seq: u64) -> RecordChange {
+        RecordChange::Delete(RecordDelete {
+            version: RecordVersion {
+                did: Did::parse("did:plc:abc").unwrap(),
+                collection: Nsid::parse("com.huddle.booking").unwrap(),
+                rkey: RecordKey::parse("one").unwrap(),
+                rev: Tid::parse("3jzfcijpj2z2a").unwrap(),
+                seq,
+                time: Timestamp::UNIX_EPOCH,
+                data: Cid::default(),
+                verified: None,
+            },
+        })
     }
 
     /// Work of one event for each of `sizes`, with that many effects each, seqs from `first_seq`.
@@ -291,23 +324,33 @@ mod tests {
     }
 
     #[test]
-    fn a_step_of_a_repository_takes_the_place_of_no_other_effect() {
-        let mut commits = work(1, &[2; 70]);
-        for effect in commits.effects.iter_mut().step_by(2) {
-            *effect = step(1);
-        }
+    fn a_chain_update_takes_the_place_of_no_record() {
+        let mut commits = work(1, &[1; 70]);
+        commits.effects.fill_with(|| commit(1, 1));
         let mut accumulator = Accumulator::new(50);
         accumulator.push(commits);
+        assert_eq!(accumulator.depth(), 140);
         assert!(accumulator.is_due());
         let first = accumulator.cut().unwrap();
-        assert_eq!((first.effects.len(), first.position), (100, at(50)));
+        assert_eq!((first.effects.len(), first.position), (50, at(50)));
+        assert_eq!(Load::of(&first.effects).total(), 100);
         assert!(!accumulator.is_due());
-        assert_eq!(accumulator.cut().unwrap().effects.len(), 40);
+        assert_eq!(accumulator.cut().unwrap().effects.len(), 20);
         // And they are bounded by themselves.
-        let mut steps = work(1, &[1; 70]);
-        steps.effects.fill_with(|| step(1));
-        accumulator.push(steps);
+        let mut without_records = work(1, &[1; 70]);
+        without_records.effects.fill_with(|| commit(1, 0));
+        accumulator.push(without_records);
         assert_eq!(accumulator.cut().unwrap().effects.len(), 50);
+    }
+
+    /// However many records a commit has, they count one by one.
+    #[test]
+    fn a_batch_is_bounded_by_its_records() {
+        let mut commits = work(1, &[1; 10]);
+        commits.effects.fill_with(|| commit(1, 30));
+        let mut accumulator = Accumulator::new(100);
+        accumulator.push(commits);
+        assert_eq!(accumulator.cut().unwrap().effects.len(), 3);
     }
 
     #[test]
@@ -378,7 +421,7 @@ mod tests {
                 work.commit_points.retain(|_| bits.next() == Some(true));
                 for effect in &mut work.effects {
                     if seq_of(effect).is_multiple_of(2) {
-                        *effect = step(seq_of(effect));
+                        *effect = commit(seq_of(effect), 1);
                     }
                 }
                 seq = work.position.seq + 1;
@@ -402,7 +445,7 @@ mod tests {
 
     fn seq_of(effect: &Effect) -> u64 {
         match effect {
-            Effect::Commit(step) => step.seq,
+            Effect::Commit(commit) => commit.chain.as_ref().map_or(0, |chain| chain.seq),
             Effect::Identity(change) => change.seq,
             other => panic!("not made here: {other:?}"),
         }

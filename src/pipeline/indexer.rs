@@ -1,5 +1,6 @@
 //! The IndexerActor: gathers effects into transactions and applies them, one at a time, in order.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,7 +16,7 @@ use crate::delivery::backoff::Backoff;
 use crate::delivery::ledger::Lease;
 use crate::model::Position;
 use crate::pipeline::accumulator::{Accumulator, IndexBatch, IndexWork, Load};
-use crate::store::plan::effect::{DeadLetter, Effect, Rejection};
+use crate::store::plan::effect::{DeadLetter, Effect, EffectPart, Rejection};
 use crate::store::{StoreError, WriteBatch, Written};
 use crate::telemetry::rate_limit::RateLimit;
 use crate::testing::fault::Point;
@@ -63,8 +64,8 @@ enum Flush {
 
 struct Current {
     transaction: IndexBatch<DecodedBatch>,
-    /// How often each effect was refused.
-    refusals: Vec<u32>,
+    /// How often each part of an effect was refused.
+    refusals: BTreeMap<EffectPart, u32>,
 }
 
 impl Actor for IndexerActor {
@@ -191,20 +192,19 @@ impl IndexerState {
     fn cut(&mut self) -> Option<Current> {
         let transaction = self.waiting.cut()?;
         Some(Current {
-            refusals: vec![0; transaction.effects.len()],
+            refusals: BTreeMap::new(),
             transaction,
         })
     }
 
     fn complete(&mut self, current: Current, written: Written, started: Instant) {
         let context = &self.context;
-        let effects = current.transaction.effects.len();
         let metrics = &context.metrics;
         let load = Load::of(&current.transaction.effects);
         metrics.index_batch_size.record(load.size() as f64);
         metrics.index_commit_seconds.record(started.elapsed());
         for effect in &current.transaction.effects {
-            if let Effect::DeadLetter(letter) = effect {
+            for letter in effect.dead_letters() {
                 metrics.dead_letters(letter.stage).increment(1);
                 log_dead_letter(&mut self.dead_letter_log, letter);
             }
@@ -222,7 +222,7 @@ impl IndexerState {
         }
         self.backoff.reset();
         context.status.update(|status| {
-            status.queue.applied += effects as u64;
+            status.queue.applied += load.total() as u64;
             status.queue.dead_letters += written.dead_letters;
             status.queue.last_commit_at = Some(Timestamp::now());
         });
@@ -250,17 +250,16 @@ impl IndexerState {
             .metrics
             .index_retries
             .increment(rejections.len() as u64);
-        for Rejection { effect, reason } in rejections {
-            let Some(refusals) = current.refusals.get_mut(effect) else {
+        for Rejection { part, reason } in rejections {
+            let Some(effect) = current.transaction.effects.get_mut(part.effect) else {
                 continue;
             };
+            let refusals = current.refusals.entry(part).or_default();
             *refusals += 1;
-            if *refusals <= retries {
-                continue;
+            if *refusals > retries {
+                let source = self.context.ledger.source();
+                effect.refuse(part.record, source, *refusals, reason);
             }
-            let attempts = *refusals;
-            let refused = &mut current.transaction.effects[effect];
-            *refused = Effect::refused(refused, self.context.ledger.source(), attempts, reason);
         }
         self.hold(current);
     }
@@ -291,7 +290,7 @@ impl IndexerState {
         let held = self
             .current
             .as_ref()
-            .map_or(0, |current| current.transaction.effects.len());
+            .map_or(0, |current| Load::of(&current.transaction.effects).total());
         let depth = (held + self.waiting.depth()) as u64;
         self.context
             .status

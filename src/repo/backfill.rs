@@ -13,7 +13,7 @@ use crate::delivery::backoff::Backoff;
 use crate::net::http_client::NamedBy;
 use crate::repo::host::{Host, HostError, Page};
 use crate::store::StoreError;
-use crate::store::repos::{Discovery, DiscoveryPage};
+use crate::store::repos::{Discovery, DiscoveryPage, RepoChange};
 use crate::testing::fault::Point;
 
 /// How often it is looked whether there is something to look for, because a command asks for it, or a
@@ -147,7 +147,8 @@ impl BackfillState {
             dids: &page.dids,
             cursor: page.cursor.as_deref(),
         };
-        repositories.store.note_page(&noted).await?;
+        let change = RepoChange::Discovered(&noted);
+        repositories.store.change(change).await?;
         if page.cursor.is_none() {
             tracing::info!(
                 collection = %next.collection,

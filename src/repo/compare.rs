@@ -17,8 +17,8 @@ use crate::model::SourceId;
 use crate::repo::snapshot::{Snapshot, SnapshotError};
 use crate::source::process::{self, EFFECT_BYTES};
 use crate::store::StoreError;
-use crate::store::plan::effect::Effect;
-use crate::store::repos::{Held, HeldRange, Resynced, SnapshotPart};
+use crate::store::plan::effect::{Effect, RecordChange};
+use crate::store::repos::{Held, HeldRange, RepoChange, Resynced, SnapshotPart};
 
 /// So many records are compared at a time.
 const PART: usize = 100;
@@ -220,16 +220,18 @@ impl Comparison<'_> {
 
     /// Counts what was done. A record that is refused is no change, however often it is met.
     fn count(&mut self, effects: &[Effect], actions: &BTreeMap<String, Option<PutAction>>) {
-        for effect in effects {
-            let version = match effect {
-                Effect::Upsert(upsert) => &upsert.version,
-                Effect::Delete(delete) => &delete.version,
-                _ => continue,
+        let commits = effects.iter().filter_map(|effect| match effect {
+            Effect::Commit(commit) => Some(commit),
+            _ => None,
+        });
+        for record in commits.flat_map(|commit| &commit.records) {
+            let Some(version) = record.version() else {
+                continue;
             };
             let path = format!("{}/{}", version.collection, version.rkey);
-            match (effect, actions.get(&path)) {
-                (Effect::Upsert(_), Some(Some(PutAction::Create))) => self.done.created += 1,
-                (Effect::Upsert(_), _) => self.done.updated += 1,
+            match (record, actions.get(&path)) {
+                (RecordChange::Upsert(_), Some(Some(PutAction::Create))) => self.done.created += 1,
+                (RecordChange::Upsert(_), _) => self.done.updated += 1,
                 (_, Some(None)) => self.done.deleted += 1,
                 _ => {}
             }
@@ -243,7 +245,8 @@ impl Comparison<'_> {
             effects,
             confirmed,
         };
-        self.repositories.store.write_snapshot(&part).await?;
+        let change = RepoChange::Snapshot(&part);
+        self.repositories.store.change(change).await?;
         Ok(())
     }
 

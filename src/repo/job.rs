@@ -8,7 +8,9 @@ use super::fetch::{self, FetchFailure};
 use super::replay::{self, Drained};
 use super::{Repositories, compare, retry_at};
 use crate::store::StoreError;
-use crate::store::repos::{DueRepo, JobKind, RecentResyncs, Resync, ResyncFailure, Resynced};
+use crate::store::repos::{
+    DueRepo, JobKind, RecentResyncs, RepoChange, RepoEvent, Resync, ResyncFailure, Resynced,
+};
 use crate::telemetry::rate_limit::SharedRateLimit;
 
 /// A line about repositories in so much time at most, of each kind.
@@ -37,14 +39,16 @@ pub(super) async fn run(
 ) -> Result<(), StoreError> {
     let interest = repositories.interest();
     if !interest.wants_did(repo.did.as_str()) {
-        return repositories.store.untrack(&repo.did).await;
+        return repositories.note(&repo.did, RepoEvent::Untrack).await;
     }
     // What waits is read as what comes is, also before anything has come.
     if let Some(tracked) = interest.tracked() {
         tracked.insert(repo.did.as_str());
     }
     if !repo.is_active {
-        return repositories.store.suspend_until_active(&repo.did).await;
+        return repositories
+            .note(&repo.did, RepoEvent::SuspendUntilActive)
+            .await;
     }
     match urgency {
         JobKind::Replay => replay_parked_commits(repositories, repo).await,
@@ -70,7 +74,7 @@ async fn replay_parked_commits(
         drained = replay::drain(repositories, &repo.did, true).await?;
     }
     match drained {
-        Drained::Empty => repositories.store.finish_replay(&repo.did).await,
+        Drained::Empty => repositories.note(&repo.did, RepoEvent::FinishReplay).await,
         Drained::Broken | Drained::Disputed { .. } => Ok(()),
         Drained::Unknown { retry_after } => retry_later(repositories, repo, retry_after).await,
     }
@@ -85,8 +89,15 @@ async fn compare_heads(
     let compared = fetch::is_where_it_was(repositories, repo).await;
     let is_same = matches!(compared, Ok(true));
     match compared {
-        Ok(true) => repositories.store.finish_recheck(repo).await,
-        Ok(false) => repositories.store.desynchronize(&repo.did, cause).await,
+        Ok(true) => {
+            let recheck_cause = repo.recheck_cause;
+            let event = RepoEvent::ConfirmRecheck { recheck_cause };
+            repositories.note(&repo.did, event).await
+        }
+        Ok(false) => {
+            let event = RepoEvent::RequestResync { cause };
+            repositories.note(&repo.did, event).await
+        }
         Err(failure) if failure.is_busy() => reschedule(repositories, repo).await,
         Err(failure) => {
             tracing::debug!(did = %repo.did, error = %failure, "cannot compare a repository");
@@ -108,9 +119,10 @@ async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), Store
     if let Some(allowed_at) = allowed_at
         && cause != OPERATOR
     {
-        return store.reschedule(&repo.did, allowed_at).await;
+        let event = RepoEvent::Reschedule { until: allowed_at };
+        return repositories.note(&repo.did, event).await;
     }
-    store.begin_resync(&repo.did).await?;
+    repositories.note(&repo.did, RepoEvent::BeginResync).await?;
     let (host, outcome) = match fetch::fetch(repositories, repo).await {
         Err(failure) if failure.is_busy() => return reschedule(repositories, repo).await,
         Err(failure) => (failure.host.clone(), Err(failure)),
@@ -136,7 +148,9 @@ async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), Store
             retry_at: retry_at(repo.attempts, failure.retry_after()),
         }),
     };
-    store.end_resync(&resync).await
+    repositories
+        .note(&resync.did, RepoEvent::EndResync(&resync))
+        .await
 }
 
 /// When a repository may be fetched again that was fetched so often within the hour; `None` is at once.
@@ -160,14 +174,18 @@ async fn retry_later(
         .checked_add(QUESTION_RETRY_MAX)
         .unwrap_or(Timestamp::MAX);
     let until = retry_at(repo.attempts, retry_after).min(soon);
-    repositories.store.retry_later(&repo.did, until).await
+    repositories
+        .note(&repo.did, RepoEvent::RetryLater { until })
+        .await
 }
 
 async fn reschedule(repositories: &Repositories, repo: &DueRepo) -> Result<(), StoreError> {
     let pause = RESCHEDULE_DELAY.mul_f64(1.0 + 0.5 * fastrand::f64());
     let until = Timestamp::now().checked_add(pause);
     let until = until.unwrap_or(Timestamp::MAX);
-    repositories.store.reschedule(&repo.did, until).await
+    repositories
+        .note(&repo.did, RepoEvent::Reschedule { until })
+        .await
 }
 
 /// Where the account's own host says that it is not active, it is asked what it is.
@@ -177,7 +195,11 @@ async fn note_status(
     failure: &FetchFailure,
 ) -> Result<(), StoreError> {
     match failure.status() {
-        Some(status) => repositories.store.report_inactive(&repo.did, status).await,
+        Some(status) => {
+            let did = &repo.did;
+            let change = RepoChange::HostRefused { did, status };
+            repositories.store.change(change).await.map(drop)
+        }
         None => Ok(()),
     }
 }

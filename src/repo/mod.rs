@@ -28,12 +28,13 @@ pub use self::host_limiter::HostLimiters;
 use self::host_limiter::NoSlot;
 pub use self::job::JobLog;
 use crate::actor::address::Address;
-use crate::atproto::syntax::Nsid;
+use crate::atproto::syntax::{Did, Nsid};
 use crate::delivery::budget::Budget;
 use crate::source::interest::Interest;
 use crate::source::process::Processor;
 use crate::source::process::verification::Verification;
-use crate::store::repos::RepoStore;
+use crate::store::StoreError;
+use crate::store::repos::{RepoChange, RepoEvent, RepoStore};
 use crate::telemetry::metrics::Metrics;
 
 /// The first wait before a repository is tried again; it doubles up to `RETRY_MAX`.
@@ -131,6 +132,12 @@ impl Repositories {
 
     fn interest(&self) -> &Arc<Interest> {
         &self.processor.rules.interest
+    }
+
+    /// Applies an event of a repository to its state in the tables.
+    async fn note(&self, did: &Did, event: RepoEvent<'_>) -> Result<(), StoreError> {
+        self.store.change(RepoChange::Repo { did, event }).await?;
+        Ok(())
     }
 
     /// Says that a repository waits for somebody to see to it. Saying it again before anybody has come

@@ -12,7 +12,7 @@ use crate::source::process;
 use crate::source::process::verification::Outcome;
 use crate::store::StoreError;
 use crate::store::plan::effect::{DeadLetter, Effect, Stage};
-use crate::store::repos::{ParkedCommit, Replayed};
+use crate::store::repos::{ParkedCommit, RepoChange};
 
 /// How far it came.
 pub(super) enum Drained {
@@ -56,14 +56,19 @@ pub(super) async fn drain(
                 return Ok(Drained::Unknown { retry_after });
             }
         };
-        let settled = match store.replay_parked(&waiting, &effects).await {
+        let parked = &waiting;
+        let replayed = |effects| store.change(RepoChange::Replayed { parked, effects });
+        let written = match replayed(&effects).await {
             Err(StoreError::Rejected(rejections)) => {
                 let effects = Effect::without_refused(effects, &waiting.source, rejections);
-                store.replay_parked(&waiting, &effects).await?
+                let effects = &effects;
+                let replayed = RepoChange::Replayed { parked, effects };
+                store.change(replayed).await?
             }
-            settled => settled?,
+            written => written?,
         };
-        if settled == Replayed::StillParked {
+        // It stays where it is: something before it was missed.
+        if written.waiting > 0 {
             return Ok(Drained::Broken);
         }
     }

@@ -5,7 +5,7 @@ use super::{NoSlot, Repositories, retry_at};
 use crate::identity::ResolveError;
 use crate::repo::host::{HostError, RepoError};
 use crate::store::StoreError;
-use crate::store::repos::{HostStatus, UnconfirmedStatus};
+use crate::store::repos::{HostStatus, RepoChange, UnconfirmedStatus};
 
 /// Asks, and notes what the answer is.
 pub(super) async fn run(
@@ -22,10 +22,13 @@ pub(super) async fn run(
             "asked an account's host whether it is gone"
         ),
     }
-    repositories
-        .store
-        .confirm_status(unconfirmed, &host_status)
-        .await
+    let answer = &host_status;
+    let change = RepoChange::HostAnswered {
+        unconfirmed,
+        answer,
+    };
+    repositories.store.change(change).await?;
+    Ok(())
 }
 
 async fn ask(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> HostStatus {

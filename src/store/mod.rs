@@ -1,15 +1,13 @@
 //! Where rows go. One small trait, so that another database can stand behind the pipeline.
 
-mod chain;
 mod datetime;
-mod fold;
 pub mod plan;
 pub mod repos;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
 
-pub use self::chain::RepoState;
+pub use self::plan::{RepoState, Written};
 
 use futures_util::future::BoxFuture;
 
@@ -74,21 +72,6 @@ pub struct WriteBatch<'a> {
     pub position: Position,
     /// The source's seqs began anew within this batch, so `position` may lie behind the cursor.
     pub sequence_restarted: bool,
-}
-
-/// What a transaction did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    /// Rows that changed: records and tombstones.
-    pub records: u64,
-    /// Upserts and deletes that an equal or higher rev, or their account's deletion, had overtaken.
-    pub stale: u64,
-    /// Dead letters that were new.
-    pub dead_letters: u64,
-    /// Commits that have to wait.
-    pub waiting: u64,
-    /// A repository waits for somebody to see to it.
-    pub leaves_work: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

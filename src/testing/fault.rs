@@ -128,6 +128,12 @@ impl Faults {
         Self(Some(plan))
     }
 
+    /// Whether there is a plan.
+    #[inline]
+    pub(crate) fn are_planned(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Called when a decoder is about to read `frame`.
     #[inline]
     pub fn touch(&self, frame: &[u8]) {

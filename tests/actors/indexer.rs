@@ -10,7 +10,7 @@ use huddle_firehose::pipeline::accumulator::{CommitPoint, IndexWork};
 use huddle_firehose::pipeline::cursor::CursorMessage;
 use huddle_firehose::pipeline::indexer::{IndexerActor, IndexerMessage};
 use huddle_firehose::store::StoreError;
-use huddle_firehose::store::plan::effect::{Effect, Rejection, Stage};
+use huddle_firehose::store::plan::effect::{Effect, EffectPart, Rejection, Stage};
 use ractor::{Actor, ActorRef};
 use test_support::neighbours::{Neighbour, arguments_for};
 use test_support::running_worker::config;
@@ -90,7 +90,11 @@ impl Indexer {
 
 fn refusal(effect: usize) -> Answer {
     let reason = "a constraint".to_owned();
-    Answer::Error(StoreError::Rejected(vec![Rejection { effect, reason }]))
+    let part = EffectPart {
+        effect,
+        record: None,
+    };
+    Answer::Error(StoreError::Rejected(vec![Rejection { part, reason }]))
 }
 
 /// Rule 1: the cursor never leads. Rows and cursor become durable in one transaction.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use huddle_firehose::model::Position;
 use huddle_firehose::store::WriteBatch;
 use huddle_firehose::store::plan::effect::{
-    DeadLetter, Effect, Gap, RecordVersion, Stage, Validity,
+    DeadLetter, Effect, Gap, RecordChange, RecordVersion, Stage, Validity,
 };
 
 #[derive(Debug, Default)]
@@ -85,15 +85,15 @@ impl Tables {
 
     fn take(&mut self, effect: &Effect) {
         match effect {
-            Effect::Upsert(upsert) => {
-                let content = Content {
-                    cid: upsert.cid,
-                    is_invalid: matches!(upsert.validity, Validity::Invalid { .. }),
-                    has_row: upsert.projection.is_some(),
-                };
-                self.put(&upsert.version, Some(content));
+            Effect::Commit(commit) => {
+                assert!(
+                    commit.chain.is_none(),
+                    "nothing is verified here: {effect:?}"
+                );
+                for record in &commit.records {
+                    self.take_record(record);
+                }
             }
-            Effect::Delete(delete) => self.put(&delete.version, None),
             Effect::Account(change) => {
                 let did = change.did.to_string();
                 if change.is_deletion() {
@@ -112,8 +112,23 @@ impl Tables {
                 self.letters.insert(Letter::of(letter));
             }
             Effect::Gap(gap) => self.open(gap),
-            Effect::Commit(_) | Effect::Recheck(_) => {
-                panic!("nothing is verified here: {effect:?}")
+            Effect::Recheck(_) => panic!("nothing is verified here: {effect:?}"),
+        }
+    }
+
+    fn take_record(&mut self, record: &RecordChange) {
+        match record {
+            RecordChange::Upsert(upsert) => {
+                let content = Content {
+                    cid: upsert.cid,
+                    is_invalid: matches!(upsert.validity, Validity::Invalid { .. }),
+                    has_row: upsert.projection.is_some(),
+                };
+                self.put(&upsert.version, Some(content));
+            }
+            RecordChange::Delete(delete) => self.put(&delete.version, None),
+            RecordChange::DeadLetter(letter) => {
+                self.letters.insert(Letter::of(letter));
             }
         }
     }

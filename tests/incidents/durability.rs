@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use huddle_firehose::config::Config;
-use huddle_firehose::store::plan::effect::Effect;
+use huddle_firehose::store::plan::effect::{Effect, RecordChange};
 use huddle_firehose::store::{StoreError, WriteBatch};
 use huddle_firehose::worker::Role;
 use ipld_core::ipld;
@@ -116,8 +116,12 @@ impl Reluctant {
             return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
         }
         let mut durable = self.durable.lock().unwrap();
-        durable.extend(batch.effects.iter().map(|effect| match effect {
-            Effect::Upsert(upsert) => upsert.version.seq,
+        let records = batch.effects.iter().flat_map(|effect| match effect {
+            Effect::Commit(commit) => &commit.records,
+            other => panic!("nobody asked for {other:?}"),
+        });
+        durable.extend(records.map(|record| match record {
+            RecordChange::Upsert(upsert) => upsert.version.seq,
             other => panic!("nobody asked for {other:?}"),
         }));
         let is_behind = |seq| durable.contains(&seq);

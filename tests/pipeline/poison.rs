@@ -6,7 +6,7 @@ use bytes::Bytes;
 use huddle_firehose::config::Config;
 use huddle_firehose::delivery::ledger::DELIVERY_FAILURE_LIMIT;
 use huddle_firehose::store::WriteBatch;
-use huddle_firehose::store::plan::effect::Effect;
+use huddle_firehose::store::plan::effect::{Effect, RecordChange};
 use huddle_firehose::store::plan::index_task::IndexTask;
 use huddle_firehose::worker::Role;
 use sqlx::Executor;
@@ -72,7 +72,11 @@ async fn a_record_that_the_database_refuses_for_good_becomes_a_dead_letter_alone
 }
 
 fn is_poisonous(effect: &Effect) -> bool {
-    matches!(effect, Effect::Upsert(upsert) if upsert.version.rkey.as_str() == POISON)
+    let Effect::Commit(commit) = effect else {
+        return false;
+    };
+    let is_poison = |record: &RecordChange| matches!(record, RecordChange::Upsert(upsert) if upsert.version.rkey.as_str() == POISON);
+    commit.records.iter().any(is_poison)
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huddle_firehose::atproto::syntax::Did;
-use huddle_firehose::store::repos::RepoStore;
+use huddle_firehose::store::repos::{RepoChange, RepoEvent, RepoStore};
 use huddle_firehose::store::sqlite::SqliteStore;
 use ipld_core::ipld;
 use simulated_network::account::Account;
@@ -106,7 +106,9 @@ impl Scene {
     /// Has a repository fetched, as an operator would, and waits until that is done.
     async fn fetch(&mut self, did: &str) -> Resync {
         let known = Did::parse(did).unwrap();
-        self.store.desynchronize(&known, "operator").await.unwrap();
+        let event = RepoEvent::RequestResync { cause: "operator" };
+        let change = RepoChange::Repo { did: &known, event };
+        self.store.change(change).await.unwrap();
         let query = "SELECT created, bytes, error FROM resyncs WHERE did = ? ORDER BY id";
         let deadline = Instant::now() + SLOT_TIMEOUT;
         loop {

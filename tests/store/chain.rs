@@ -1,7 +1,7 @@
 //! Commits are believed where they follow from what is known, and nothing is lost where they do not.
 
 use huddle_firehose::model::Position;
-use huddle_firehose::store::plan::effect::Effect;
+use huddle_firehose::store::plan::effect::{Effect, EffectPart};
 use huddle_firehose::store::{Store, StoreError};
 
 use crate::commits::*;
@@ -219,13 +219,17 @@ async fn a_refused_effect_takes_chain_rows_and_cursor_back_with_it() {
     let Err(StoreError::Rejected(rejections)) = database.try_apply(&batch, 3).await else {
         panic!("the batch was not refused");
     };
-    let named: Vec<usize> = rejections.iter().map(|rejected| rejected.effect).collect();
-    assert_eq!(named, [2]);
+    let named: Vec<EffectPart> = rejections.iter().map(|rejected| rejected.part).collect();
+    let poison = EffectPart {
+        effect: 0,
+        record: Some(1),
+    };
+    assert_eq!(named, [poison]);
     assert_eq!(database.contents().await, contents);
     assert_eq!(cursor(&database).await.seq, 1);
 
     // With a dead letter in its place, its commit goes through.
-    let batch = Effect::without_refused(batch.to_vec(), &source(), rejections);
+    let batch = Effect::without_refused(commits(&batch), &source(), rejections);
     database.try_apply(&batch, 3).await.unwrap();
     assert_eq!(database.column(ROWS).await, ["a 1", "b 2"]);
     assert_eq!(

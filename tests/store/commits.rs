@@ -7,9 +7,11 @@ use cid::multihash::Multihash;
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::atproto::verify::Level;
 use huddle_firehose::store::plan::effect::{
-    ChainUpdate, Effect, Predecessor, Recheck, RecordDelete,
+    ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecordChange, RecordDelete,
 };
-use huddle_firehose::store::repos::{DueRepo, JobKind, RepoStore, Resync, ResyncFailure, Resynced};
+use huddle_firehose::store::repos::{
+    DueRepo, JobKind, RepoChange, RepoEvent, RepoStore, Resync, ResyncFailure, Resynced,
+};
 use jiff::Timestamp;
 
 use crate::fixture::*;
@@ -56,7 +58,7 @@ pub(crate) fn commit_since(did: &str, n: u64, before: u64, since: u64) -> Effect
         prev_data: Some(tree(before)),
         is_lenient: false,
     };
-    step(did, n, predecessor)
+    update(did, n, predecessor)
 }
 
 /// Commit `n`, the very first of its repository.
@@ -66,45 +68,49 @@ pub(crate) fn first_commit(did: &str, n: u64) -> Effect {
         prev_data: None,
         is_lenient: false,
     };
-    step(did, n, predecessor)
+    update(did, n, predecessor)
 }
 
 /// A commit of which nobody knows yet whether it is proven.
 pub(crate) fn unproven(did: &str, n: u64) -> Effect {
-    step(did, n, Predecessor::KeyUnavailable)
+    update(did, n, Predecessor::KeyUnavailable)
 }
 
 /// A `#sync` that has the repository at the `n`th rev with the tree of commit `tree_of`.
 pub(crate) fn sync(did: &str, n: u64, tree_of: u64) -> Effect {
-    let mut sync = step(did, n, Predecessor::Unstated);
-    if let Effect::Commit(step) = &mut sync {
-        step.data = tree(tree_of);
-    }
-    sync
+    let sync = update(did, n, Predecessor::Unstated);
+    with_chain(sync, |chain| chain.data = tree(tree_of))
 }
 
-fn step(did: &str, n: u64, predecessor: Predecessor) -> Effect {
-    Effect::Commit(Box::new(ChainUpdate {
-        did: self::did(did),
-        rev: rev(n),
-        data: tree(n),
-        seq: n,
-        time: second(n),
-        predecessor,
-        wants_history: false,
-        frame: frame(did, n),
+fn update(did: &str, n: u64, predecessor: Predecessor) -> Effect {
+    Effect::Commit(Box::new(CommitEffect {
+        chain: Some(ChainUpdate {
+            did: self::did(did),
+            rev: rev(n),
+            data: tree(n),
+            seq: n,
+            time: second(n),
+            predecessor,
+            wants_history: false,
+            frame: frame(did, n),
+        }),
+        records: Vec::new(),
     }))
+}
+
+/// The same commit, whose chain is followed, with another chain update.
+pub(crate) fn with_chain(mut commit: Effect, change: impl FnOnce(&mut ChainUpdate)) -> Effect {
+    let chain = match &mut commit {
+        Effect::Commit(commit) => commit.chain.as_mut(),
+        _ => None,
+    };
+    change(chain.unwrap());
+    commit
 }
 
 /// The same commit, of a worker that wants what was before it too.
 pub(crate) fn with_history(commit: Effect) -> Effect {
-    match commit {
-        Effect::Commit(mut step) => {
-            step.wants_history = true;
-            Effect::Commit(step)
-        }
-        effect => effect,
-    }
+    with_chain(commit, |chain| chain.wants_history = true)
 }
 
 /// What commit `n` has put, where the chain up to it is whole.
@@ -117,7 +123,7 @@ pub(crate) fn put_by(did: &str, rkey: &str, n: u64) -> Effect {
 pub(crate) fn delete_by(did: &str, rkey: &str, n: u64) -> Effect {
     let mut version = version(did, PROFILE, rkey, n);
     version.verified = Some(Level::Chain);
-    Effect::Delete(RecordDelete { version })
+    Effect::records(vec![RecordChange::Delete(RecordDelete { version })])
 }
 
 pub(crate) fn doubt(did: &str, is_wanted: bool) -> Effect {
@@ -171,6 +177,30 @@ fn resync(did: &str, outcome: Result<Resynced, ResyncFailure>) -> Resync {
 }
 
 impl Database {
+    /// Tells the store what has become of a repository.
+    pub(crate) async fn note(&self, name: &str, event: RepoEvent<'_>) {
+        let did = &did(name);
+        let change = RepoChange::Repo { did, event };
+        self.store.change(change).await.unwrap();
+    }
+
+    /// Has a repository fetched as a whole, whatever is known of it.
+    pub(crate) async fn request_resync(&self, name: &str, cause: &str) {
+        self.note(name, RepoEvent::RequestResync { cause }).await;
+    }
+
+    pub(crate) async fn retry_later(&self, name: &str, until: Timestamp) {
+        self.note(name, RepoEvent::RetryLater { until }).await;
+    }
+
+    pub(crate) async fn begin_resync(&self, name: &str) {
+        self.note(name, RepoEvent::BeginResync).await;
+    }
+
+    pub(crate) async fn end_resync(&self, resync: &Resync) {
+        self.note(resync.did.as_str(), RepoEvent::EndResync(resync))
+            .await;
+    }
     /// Has repositories tracked that stand at commit 1, each with a record `a`.
     pub(crate) async fn track(&self, dids: &[&str]) {
         for did in dids {
@@ -200,7 +230,7 @@ impl Database {
 
     /// A repository was fetched while nothing more came of it.
     pub(crate) async fn resync(&self, did: &str, n: u64) {
-        self.store.begin_resync(&self::did(did)).await.unwrap();
-        self.store.end_resync(&resynced(did, n)).await.unwrap();
+        self.begin_resync(did).await;
+        self.end_resync(&resynced(did, n)).await;
     }
 }

@@ -2,7 +2,7 @@
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::store::repos::{
-    BackfillCounts, Discovery, DiscoveryPage, RepoCounts, RepoStore,
+    BackfillCounts, Discovery, DiscoveryPage, RepoChange, RepoCounts, RepoStore,
 };
 
 use crate::commits::*;
@@ -30,7 +30,8 @@ async fn note(database: &Database, collection: &str, names: &[&str], cursor: Opt
         dids: &dids,
         cursor,
     };
-    database.store.note_page(&page).await.unwrap();
+    let found = RepoChange::Discovered(&page);
+    database.store.change(found).await.unwrap();
 }
 
 /// How far the search is: the cursor, how many were found, whether it is over.
@@ -132,11 +133,7 @@ async fn a_repository_that_is_to_be_fetched_already_keeps_its_reason_and_its_tim
         .await;
     database.break_chain(ALICE).await;
     let alice = did(ALICE);
-    database
-        .store
-        .retry_later(&alice, second(50))
-        .await
-        .unwrap();
+    database.retry_later(alice.as_str(), second(50)).await;
     begin(&database, false).await;
     note(&database, COLLECTIONS[0], &[ALICE], None).await;
     assert_eq!(database.column(CAUSE).await, ["prev_data"]);
@@ -157,14 +154,14 @@ async fn it_is_told_how_many_repositories_are_in_which_state() {
     database.apply(&[doubt(doubted, true)]).await;
     for name in [resyncing, throttled] {
         let id = did(name);
-        database.store.desynchronize(&id, "operator").await.unwrap();
-        database.store.begin_resync(&id).await.unwrap();
+        database.request_resync(id.as_str(), "operator").await;
+        database.begin_resync(id.as_str()).await;
     }
     let mut wants_rest = failed(throttled, 100);
     if let Err(failure) = &mut wants_rest.outcome {
         failure.is_throttled = true;
     }
-    database.store.end_resync(&wants_rest).await.unwrap();
+    database.end_resync(&wants_rest).await;
     database
         .apply(&[unproven(waiting, 2), unproven(waiting, 3)])
         .await;
@@ -198,13 +195,13 @@ async fn it_is_told_how_far_a_backfill_is() {
 
     let mut fetched = resynced(ALICE, 9);
     fetched.cause = "backfill".to_owned();
-    database.store.begin_resync(&did(ALICE)).await.unwrap();
-    database.store.end_resync(&fetched).await.unwrap();
+    database.begin_resync(ALICE).await;
+    database.end_resync(&fetched).await;
     assert_eq!(counts().await, backfill(0, 1, 2, 0));
     assert!(!counts().await.is_over());
 
-    database.store.begin_resync(&did(BOB)).await.unwrap();
-    database.store.end_resync(&failed(BOB, 100)).await.unwrap();
+    database.begin_resync(BOB).await;
+    database.end_resync(&failed(BOB, 100)).await;
     assert_eq!(counts().await, backfill(0, 1, 2, 1));
     // Of an account that is gone nothing is to be fetched.
     database.apply(&[account(CAROL, Some("deleted"), 5)]).await;

@@ -9,8 +9,8 @@ use huddle_firehose::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use huddle_firehose::huddle::{BookingRequestRow, BookingRow, Projection, SlotOfferRow};
 use huddle_firehose::model::{Position, SourceId};
 use huddle_firehose::store::plan::effect::{
-    AccountChange, DeadLetter, Effect, Gap, GapCause, IdentityChange, RecordDelete, RecordUpsert,
-    RecordVersion, Stage, Validity,
+    AccountChange, ChainUpdate, CommitEffect, DeadLetter, Effect, Gap, GapCause, IdentityChange,
+    RecordChange, RecordDelete, RecordUpsert, RecordVersion, Stage, Validity,
 };
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::store::{Store, StoreError, WriteBatch, Written};
@@ -82,7 +82,7 @@ impl Database {
     ) -> Result<Written, StoreError> {
         let batch = WriteBatch {
             source: &source(),
-            effects,
+            effects: &commits(effects),
             position: Position { seq, time: None },
             sequence_restarted: false,
         };
@@ -164,6 +164,31 @@ fn url(directory: &TempDir) -> String {
     format!("sqlite://{}", directory.path().join("huddle.db").display())
 }
 
+/// `effects` as an event brings them: the records of a commit whose chain is followed belong to it. A
+/// test names them behind their commit.
+pub(crate) fn commits(effects: &[Effect]) -> Vec<Effect> {
+    let mut gathered: Vec<Effect> = Vec::new();
+    for effect in effects {
+        match (gathered.last_mut(), effect) {
+            (Some(Effect::Commit(commit)), Effect::Commit(rest)) if belongs(rest, commit) => {
+                commit.records.extend(rest.records.iter().cloned());
+            }
+            _ => gathered.push(effect.clone()),
+        }
+    }
+    gathered
+}
+
+fn belongs(rest: &CommitEffect, commit: &CommitEffect) -> bool {
+    let is_of = |chain: &ChainUpdate, record: &RecordChange| {
+        let version = record.version();
+        version.is_some_and(|version| version.did == chain.did && version.rev == chain.rev)
+    };
+    let chain = commit.chain.as_ref();
+    rest.chain.is_none()
+        && chain.is_some_and(|chain| rest.records.iter().all(|record| is_of(chain, record)))
+}
+
 pub(crate) fn source() -> SourceId {
     SourceId::new("wss://relay.example/xrpc/com.atproto.sync.subscribeRepos")
 }
@@ -204,21 +229,21 @@ pub(crate) fn put(did: &str, rkey: &str, n: u64) -> Effect {
 }
 
 pub(crate) fn delete(did: &str, collection: &str, rkey: &str, n: u64) -> Effect {
-    Effect::Delete(RecordDelete {
-        version: version(did, collection, rkey, n),
-    })
+    let version = version(did, collection, rkey, n);
+    Effect::records(vec![RecordChange::Delete(RecordDelete { version })])
 }
 
 pub(crate) fn upsert(version: RecordVersion, projection: Option<Projection>) -> Effect {
     let json = format!(r#"{{"n":{}}}"#, version.seq);
-    Effect::Upsert(Box::new(RecordUpsert {
+    let upsert = RecordUpsert {
         cid: Cid::default(),
         cbor: Bytes::from(json.clone()),
         json,
         validity: Validity::Valid,
         version,
         projection,
-    }))
+    };
+    Effect::records(vec![RecordChange::Upsert(Box::new(upsert))])
 }
 
 pub(crate) fn slot_offer() -> SlotOfferRow {

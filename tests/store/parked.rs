@@ -1,8 +1,8 @@
 //! What has to wait keeps its order, and nothing overtakes it.
 
-use huddle_firehose::store::StoreError;
 use huddle_firehose::store::plan::effect::Effect;
-use huddle_firehose::store::repos::{ParkedCommit, Replayed, RepoStore};
+use huddle_firehose::store::repos::{ParkedCommit, RepoChange, RepoStore};
+use huddle_firehose::store::{StoreError, Written};
 
 use crate::commits::*;
 use crate::fixture::*;
@@ -12,10 +12,31 @@ async fn first(database: &Database, name: &str) -> ParkedCommit {
     waiting.unwrap()
 }
 
+/// What became of a frame that was parked.
+#[derive(Debug, PartialEq, Eq)]
+enum Replayed {
+    /// It is applied, or came too late.
+    Done,
+    /// It stays where it is: something before it was missed.
+    StillParked,
+}
+
+async fn replay(
+    database: &Database,
+    name: &str,
+    effects: &[Effect],
+) -> Result<Written, StoreError> {
+    let parked = &first(database, name).await;
+    let effects = &commits(effects);
+    let change = RepoChange::Replayed { parked, effects };
+    database.store.change(change).await
+}
+
 async fn settle(database: &Database, name: &str, effects: &[Effect]) -> Replayed {
-    let waiting = first(database, name).await;
-    let settled = database.store.replay_parked(&waiting, effects).await;
-    settled.unwrap()
+    match replay(database, name, effects).await.unwrap().waiting {
+        0 => Replayed::Done,
+        _ => Replayed::StillParked,
+    }
 }
 
 #[tokio::test]
@@ -102,7 +123,7 @@ async fn once_nothing_waits_any_more_the_stream_goes_on() {
     database.apply(&[unproven(ALICE, 2)]).await;
     let until = second(50);
     let alice = did(ALICE);
-    database.store.retry_later(&alice, until).await.unwrap();
+    database.retry_later(alice.as_str(), until).await;
     let effects = [commit(ALICE, 2, 1), put_by(ALICE, "b", 2)];
     assert_eq!(settle(&database, ALICE, &effects).await, Replayed::Done);
 
@@ -148,12 +169,8 @@ async fn while_a_repository_is_fetched_its_commits_wait() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let alice = did(ALICE);
-    database
-        .store
-        .desynchronize(&alice, "operator")
-        .await
-        .unwrap();
-    database.store.begin_resync(&alice).await.unwrap();
+    database.request_resync(alice.as_str(), "operator").await;
+    database.begin_resync(alice.as_str()).await;
     let written = database
         .apply(&[commit(ALICE, 2, 1), put_by(ALICE, "b", 2)])
         .await;
@@ -185,26 +202,24 @@ async fn a_refused_frame_stays_where_it_is() {
         )
         .await;
     let contents = database.contents().await;
-    let waiting = first(&database, ALICE).await;
     let effects = [commit(ALICE, 2, 1), put_by(ALICE, "poison", 2)];
-    let settled = database.store.replay_parked(&waiting, &effects).await;
+    let settled = replay(&database, ALICE, &effects).await;
     let Err(StoreError::Rejected(rejections)) = settled else {
         panic!("it was not refused: {settled:?}");
     };
     assert_eq!(rejections.len(), 1);
-    assert_eq!(rejections[0].effect, 1);
+    let part = rejections[0].part;
+    assert_eq!((part.effect, part.record), (0, Some(0)));
     assert_eq!(database.contents().await, contents);
 }
 
 /// Beyond so much it would only cost room: the repository as a whole says the same.
 #[tokio::test]
 async fn where_too_much_waits_it_is_dropped_and_the_repository_fetched() {
-    let large = |n| match unproven(ALICE, n) {
-        Effect::Commit(mut step) => {
-            step.frame = vec![0; 17_000].into();
-            Effect::Commit(step)
-        }
-        effect => effect,
+    let large = |n| {
+        with_chain(unproven(ALICE, n), |chain| {
+            chain.frame = vec![0; 17_000].into();
+        })
     };
     let database = Database::new().await;
     database.track(&[ALICE, BOB]).await;

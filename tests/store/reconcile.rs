@@ -4,7 +4,9 @@ use huddle_firehose::atproto::syntax::Nsid;
 use huddle_firehose::model::Position;
 use huddle_firehose::store::Store;
 use huddle_firehose::store::plan::effect::{Effect, GapCause};
-use huddle_firehose::store::repos::{DiscoveryPage, HostStatus, JobKind, Reconciled, RepoStore};
+use huddle_firehose::store::repos::{
+    DiscoveryPage, HostStatus, JobKind, Reconciled, RepoChange, RepoEvent, RepoStore,
+};
 use jiff::Timestamp;
 
 use crate::commits::*;
@@ -30,7 +32,9 @@ async fn settle(database: &Database, names: &[&str]) {
     let doubted = database.store.due(JobKind::Recheck, Timestamp::MAX, 99);
     for repo in doubted.await.unwrap() {
         if names.contains(&repo.did.as_str()) {
-            database.store.finish_recheck(&repo).await.unwrap();
+            let recheck_cause = repo.recheck_cause;
+            let event = RepoEvent::ConfirmRecheck { recheck_cause };
+            database.note(repo.did.as_str(), event).await;
         }
     }
 }
@@ -66,11 +70,7 @@ async fn a_doubted_repository_is_seen_to_at_once_however_long_it_was_to_be_left_
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
     let alice = did(ALICE);
-    database
-        .store
-        .retry_later(&alice, second(50))
-        .await
-        .unwrap();
+    database.retry_later(alice.as_str(), second(50)).await;
     database.apply(&[outdated(5, Some(9))]).await;
     reconcile(&database).await;
     assert_eq!(database.due(0).await, [ALICE]);
@@ -84,22 +84,22 @@ async fn a_gap_is_closed_once_all_were_seen_to_and_says_what_that_came_to() {
     reconcile(&database).await;
     settle(&database, &[ALICE]).await;
     let bob = did(BOB);
-    database.store.desynchronize(&bob, "gap").await.unwrap();
+    database.request_resync(bob.as_str(), "gap").await;
     assert!(close(&database).await.is_empty(), "one is to be fetched");
-    database.store.begin_resync(&bob).await.unwrap();
+    database.begin_resync(bob.as_str()).await;
     assert!(close(&database).await.is_empty(), "one is being fetched");
-    database.store.end_resync(&failed(BOB, 50)).await.unwrap();
+    database.end_resync(&failed(BOB, 50)).await;
     assert!(
         close(&database).await.is_empty(),
         "one could not be fetched"
     );
 
-    database.store.begin_resync(&bob).await.unwrap();
+    database.begin_resync(bob.as_str()).await;
     let mut fetched = resynced(BOB, 9);
     if let Ok(done) = &mut fetched.outcome {
         (done.created, done.updated, done.deleted) = (3, 2, 1);
     }
-    database.store.end_resync(&fetched).await.unwrap();
+    database.end_resync(&fetched).await;
     let resolution = "compared 2 repositories, fetched 1: 3 records created, 2 updated, 1 deleted";
     assert_eq!(close(&database).await, [resolution]);
     let stored = "SELECT resolution FROM gaps WHERE closed_at IS NOT NULL";
@@ -170,15 +170,18 @@ async fn no_gap_is_closed_while_repositories_are_looked_for() {
     };
     let store = &database.store;
     store.begin_discovery(collections, false).await.unwrap();
-    store.note_page(&page(None)).await.unwrap();
+    let found = RepoChange::Discovered(&page(None));
+    store.change(found).await.unwrap();
     database.apply(&[outdated(5, Some(9))]).await;
     // It begins anew for the sake of the gap.
     assert!(close(&database).await.is_empty());
     let discoveries = store.discoveries().await.unwrap();
     assert!(!discoveries[0].is_over);
-    store.note_page(&page(Some("two"))).await.unwrap();
+    let found = RepoChange::Discovered(&page(Some("two")));
+    store.change(found).await.unwrap();
     assert!(close(&database).await.is_empty());
-    store.note_page(&page(None)).await.unwrap();
+    let found = RepoChange::Discovered(&page(None));
+    store.change(found).await.unwrap();
     assert_eq!(close(&database).await.len(), 1);
 }
 
@@ -187,11 +190,7 @@ async fn no_gap_is_closed_while_what_was_found_is_still_to_be_fetched() {
     let database = Database::new().await;
     database.apply(&[outdated(5, Some(9))]).await;
     let alice = did(ALICE);
-    database
-        .store
-        .desynchronize(&alice, "backfill")
-        .await
-        .unwrap();
+    database.request_resync(alice.as_str(), "backfill").await;
     assert!(close(&database).await.is_empty());
     database.resync(ALICE, 3).await;
     assert_eq!(close(&database).await.len(), 1);
@@ -210,7 +209,10 @@ async fn of_an_account_that_was_gone_its_host_is_asked_before_a_gap_is_closed() 
     let unconfirmed = database.store.unconfirmed(second(0), 10).await.unwrap();
     assert_eq!(unconfirmed.len(), 1);
     let truth = HostStatus::Inactive(Some("deactivated".to_owned()));
-    let settled = database.store.confirm_status(&unconfirmed[0], &truth);
-    settled.await.unwrap();
+    let answered = RepoChange::HostAnswered {
+        unconfirmed: &unconfirmed[0],
+        answer: &truth,
+    };
+    database.store.change(answered).await.unwrap();
     assert_eq!(close(&database).await.len(), 1, "it is left alone");
 }

@@ -123,10 +123,7 @@ async fn a_projection_comes_changes_and_goes_with_its_record() {
 async fn a_record_that_no_longer_has_the_form_loses_its_projection() {
     let database = Database::new().await;
     let with = offer(ALICE, "o", 1, slot_offer());
-    let mut without = offer(ALICE, "o", 2, slot_offer());
-    if let huddle_firehose::store::plan::effect::Effect::Upsert(upsert) = &mut without {
-        upsert.projection = None;
-    }
+    let without = upsert(version(ALICE, OFFER, "o", 2), None);
     database.apply(&[with]).await;
     database.apply(&[without]).await;
     assert_eq!(

@@ -15,7 +15,7 @@ async fn a_repository_that_was_fetched_stands_where_it_was_found() {
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
     let alice = did(ALICE);
-    database.store.begin_resync(&alice).await.unwrap();
+    database.begin_resync(alice.as_str()).await;
     let mut fetched = resynced(ALICE, 12);
     if let Ok(done) = &mut fetched.outcome {
         *done = Resynced {
@@ -27,7 +27,7 @@ async fn a_repository_that_was_fetched_stands_where_it_was_found() {
             ..done.clone()
         };
     }
-    database.store.end_resync(&fetched).await.unwrap();
+    database.end_resync(&fetched).await;
 
     let there = [stands(ALICE, 12, "synchronized waiting")];
     assert_eq!(database.column(STANDS).await, there);
@@ -47,11 +47,7 @@ async fn the_stream_goes_on_where_a_fetched_repository_stands() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let alice = did(ALICE);
-    database
-        .store
-        .desynchronize(&alice, "operator")
-        .await
-        .unwrap();
+    database.request_resync(alice.as_str(), "operator").await;
     database.resync(ALICE, 12).await;
     assert!(database.due(1_000_000).await.is_empty());
     let written = database
@@ -72,11 +68,10 @@ async fn one_that_broke_while_it_was_fetched_is_fetched_once_more() {
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
     let alice = did(ALICE);
-    database.store.begin_resync(&alice).await.unwrap();
-    let asked = database.store.desynchronize(&alice, "operator");
-    asked.await.unwrap();
+    database.begin_resync(alice.as_str()).await;
+    database.request_resync(ALICE, "operator").await;
     let fetched = resynced(ALICE, 12);
-    database.store.end_resync(&fetched).await.unwrap();
+    database.end_resync(&fetched).await;
     assert_eq!(database.due(0).await, [ALICE]);
     let states = database.column("SELECT state FROM repos").await;
     assert_eq!(states, ["desynchronized"]);
@@ -91,11 +86,7 @@ async fn one_that_broke_while_it_was_fetched_is_fetched_once_more() {
 async fn one_of_which_nothing_is_kept_is_no_longer_tracked() {
     let database = Database::new().await;
     let alice = did(ALICE);
-    database
-        .store
-        .desynchronize(&alice, "backfill")
-        .await
-        .unwrap();
+    database.request_resync(alice.as_str(), "backfill").await;
     assert_eq!(database.store.tracked().await.unwrap(), [ALICE]);
     database.resync(ALICE, 12).await;
     assert!(database.store.tracked().await.unwrap().is_empty());
@@ -111,9 +102,9 @@ async fn what_could_not_be_fetched_is_tried_again_and_told() {
     for attempts in 1..=2 {
         let retry_at = 100 * attempts;
         let alice = did(ALICE);
-        database.store.begin_resync(&alice).await.unwrap();
+        database.begin_resync(alice.as_str()).await;
         let failed = failed(ALICE, retry_at);
-        database.store.end_resync(&failed).await.unwrap();
+        database.end_resync(&failed).await;
         let there = [stands(ALICE, 1, "desynchronized waiting")];
         assert_eq!(database.column(STANDS).await, there);
         let tries = format!("{attempts} {:.3}", second(retry_at));
@@ -139,17 +130,13 @@ async fn one_whose_host_wants_to_be_left_alone_is_throttled() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let alice = did(ALICE);
-    database
-        .store
-        .desynchronize(&alice, "operator")
-        .await
-        .unwrap();
-    database.store.begin_resync(&alice).await.unwrap();
+    database.request_resync(alice.as_str(), "operator").await;
+    database.begin_resync(alice.as_str()).await;
     let mut throttled = failed(ALICE, 100);
     if let Err(failure) = &mut throttled.outcome {
         failure.is_throttled = true;
     }
-    database.store.end_resync(&throttled).await.unwrap();
+    database.end_resync(&throttled).await;
     let expected = [stands(ALICE, 1, "throttled")];
     assert_eq!(database.column(STANDS).await, expected);
     assert!(database.due(99).await.is_empty());
@@ -174,12 +161,12 @@ async fn one_that_is_gone_is_kept_where_something_of_it_is() {
     database.apply(&[unproven(BOB, 2)]).await;
     let ids = [did(ALICE), did(BOB), did(CAROL)];
     for (id, cause) in ids.iter().zip(["backfill", "backfill", "returned"]) {
-        database.store.desynchronize(id, cause).await.unwrap();
+        database.request_resync(id.as_str(), cause).await;
     }
     for _ in 0..20 {
         for id in &ids {
-            database.store.begin_resync(id).await.unwrap();
-            database.store.end_resync(&gone(id.as_str())).await.unwrap();
+            database.begin_resync(id.as_str()).await;
+            database.end_resync(&gone(id.as_str())).await;
         }
     }
     assert_eq!(database.due(100).await.len(), 3);
@@ -189,14 +176,10 @@ async fn one_that_is_gone_is_kept_where_something_of_it_is() {
 async fn one_that_is_gone_and_of_which_nothing_is_kept_is_forgotten_in_the_end() {
     let database = Database::new().await;
     let alice = did(ALICE);
-    database
-        .store
-        .desynchronize(&alice, "backfill")
-        .await
-        .unwrap();
+    database.request_resync(alice.as_str(), "backfill").await;
     for _ in 0..20 {
-        database.store.begin_resync(&alice).await.unwrap();
-        database.store.end_resync(&gone(ALICE)).await.unwrap();
+        database.begin_resync(alice.as_str()).await;
+        database.end_resync(&gone(ALICE)).await;
     }
     assert!(database.store.tracked().await.unwrap().is_empty());
 }
@@ -207,7 +190,7 @@ async fn a_process_that_died_while_it_fetched_begins_anew() {
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
     let alice = did(ALICE);
-    database.store.begin_resync(&alice).await.unwrap();
+    database.begin_resync(alice.as_str()).await;
     let database = database.reopen().await;
     assert_eq!(database.due(0).await, [ALICE]);
 }
@@ -217,19 +200,11 @@ async fn what_the_stream_has_found_comes_before_a_backfill() {
     let database = Database::new().await;
     database.track(&[BOB]).await;
     let alice = did(ALICE);
-    database
-        .store
-        .desynchronize(&alice, "backfill")
-        .await
-        .unwrap();
+    database.request_resync(alice.as_str(), "backfill").await;
     database.break_chain(BOB).await;
     let carol = did(CAROL);
-    database.store.desynchronize(&carol, "gap").await.unwrap();
-    database
-        .store
-        .retry_later(&carol, second(50))
-        .await
-        .unwrap();
+    database.request_resync(carol.as_str(), "gap").await;
+    database.retry_later(carol.as_str(), second(50)).await;
     assert_eq!(database.due(60).await, [BOB, CAROL, ALICE]);
     assert_eq!(database.due(40).await, [BOB, ALICE]);
 }
@@ -241,18 +216,14 @@ async fn one_that_was_tried_in_vain_is_left_alone_until_its_time_has_come() {
     for (name, until) in [(ALICE, 30), (BOB, 20), (CAROL, 10)] {
         database.break_chain(name).await;
         let until = second(until);
-        database.store.retry_later(&did(name), until).await.unwrap();
+        database.retry_later(name, until).await;
     }
     assert!(database.due(9).await.is_empty());
     assert_eq!(database.due(20).await, [CAROL, BOB]);
     assert_eq!(database.due(30).await, [CAROL, BOB, ALICE]);
     // An operator has no patience.
     let alice = did(ALICE);
-    database
-        .store
-        .desynchronize(&alice, "operator")
-        .await
-        .unwrap();
+    database.request_resync(alice.as_str(), "operator").await;
     assert_eq!(database.due(9).await, [ALICE]);
 }
 
@@ -263,7 +234,7 @@ async fn an_operator_may_ask_for_a_repository_whatever_is_known_of_it() {
     database.apply(&[put(BOB, "a", 1)]).await;
     for name in [ALICE, BOB, CAROL] {
         let id = did(name);
-        database.store.desynchronize(&id, "operator").await.unwrap();
+        database.request_resync(id.as_str(), "operator").await;
     }
     assert_eq!(database.due(0).await.len(), 3);
     assert_eq!(database.column(CAUSE).await, ["operator"; 3]);
@@ -278,11 +249,7 @@ async fn what_is_known_of_a_repository_comes_with_it() {
     database.track(&[ALICE]).await;
     database.apply(&[said(ALICE, Some("suspended"), 4)]).await;
     database.apply(&[said(ALICE, None, 5)]).await;
-    database
-        .store
-        .desynchronize(&did(BOB), "gap")
-        .await
-        .unwrap();
+    database.request_resync(BOB, "gap").await;
     let due = database.due_repos(0).await;
     let found: Vec<_> = due
         .iter()

@@ -3,7 +3,7 @@
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::model::SourceId;
 use huddle_firehose::store::plan::effect::Effect;
-use huddle_firehose::store::repos::{Held, HeldRange, RepoStore, SnapshotPart};
+use huddle_firehose::store::repos::{Held, HeldRange, RepoChange, RepoStore, SnapshotPart};
 use huddle_firehose::store::{StoreError, Written};
 
 use crate::commits::*;
@@ -26,7 +26,7 @@ async fn try_write(
         effects,
         confirmed: &confirmed,
     };
-    database.store.write_snapshot(&part).await
+    database.store.change(RepoChange::Snapshot(&part)).await
 }
 
 async fn write(database: &Database, effects: &[Effect]) -> Written {
@@ -181,7 +181,10 @@ async fn a_refused_record_is_named_and_nothing_is_half_written() {
     let Err(StoreError::Rejected(rejections)) = result else {
         panic!("it was not refused: {result:?}");
     };
-    let named: Vec<usize> = rejections.iter().map(|rejected| rejected.effect).collect();
+    let named: Vec<usize> = rejections
+        .iter()
+        .map(|rejected| rejected.part.effect)
+        .collect();
     assert_eq!(named, [1]);
     assert_eq!(database.column(ROWS).await, ["a 1"]);
     assert_eq!(database.column(VERIFIED).await, ["a none"]);

@@ -42,7 +42,7 @@ async fn a_refused_effect_is_named_and_nothing_is_half_applied() {
     };
     let named: Vec<usize> = rejections
         .iter()
-        .map(|rejection| rejection.effect)
+        .map(|rejection| rejection.part.effect)
         .collect();
     assert_eq!(named, [1, 3]);
     assert!(rejections[0].reason.contains("poisoned"), "{rejections:?}");

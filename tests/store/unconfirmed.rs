@@ -1,6 +1,8 @@
 //! What somebody else than its host says of an account removes nothing before the host was asked.
 
-use huddle_firehose::store::repos::{HostStatus, RepoStore, UnconfirmedStatus};
+use huddle_firehose::store::repos::{
+    HostStatus, RepoChange, RepoEvent, RepoStore, UnconfirmedStatus,
+};
 
 use crate::commits::*;
 use crate::fixture::*;
@@ -14,11 +16,19 @@ async fn unconfirmed(database: &Database, now: u64) -> Vec<UnconfirmedStatus> {
 }
 
 async fn settle(database: &Database, unconfirmed: &UnconfirmedStatus, truth: HostStatus) {
-    database
-        .store
-        .confirm_status(unconfirmed, &truth)
-        .await
-        .unwrap();
+    let answer = &truth;
+    let change = RepoChange::HostAnswered {
+        unconfirmed,
+        answer,
+    };
+    database.store.change(change).await.unwrap();
+}
+
+/// The host of Alice's account gives her repository out no longer.
+async fn refuse(database: &Database, status: &str) {
+    let did = &did(ALICE);
+    let change = RepoChange::HostRefused { did, status };
+    database.store.change(change).await.unwrap();
 }
 
 /// One account with a record, of which it is said that it is gone.
@@ -145,9 +155,9 @@ async fn of_an_account_that_is_not_tracked_nobody_asks() {
 async fn a_repository_is_left_alone_until_its_account_is_active_again() {
     let (database, unconfirmed) = accused().await;
     let alice = did(ALICE);
-    database.store.desynchronize(&alice, "gap").await.unwrap();
+    database.request_resync(alice.as_str(), "gap").await;
     assert!(!database.due_repos(0).await[0].is_active);
-    database.store.suspend_until_active(&alice).await.unwrap();
+    database.note(ALICE, RepoEvent::SuspendUntilActive).await;
     assert!(database.due(1_000_000).await.is_empty());
     settle(&database, &unconfirmed, HostStatus::Active).await;
     assert!(database.due_repos(0).await[0].is_active);
@@ -158,12 +168,7 @@ async fn a_repository_is_left_alone_until_its_account_is_active_again() {
 async fn what_a_host_gives_out_no_longer_is_suspected_as_of_the_last_that_is_known_of_it() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    let alice = did(ALICE);
-    database
-        .store
-        .report_inactive(&alice, "takendown")
-        .await
-        .unwrap();
+    refuse(&database, "takendown").await;
     assert_eq!(
         database.column(STATUS).await,
         [format!("{ALICE} 0 takendown 1")]
@@ -180,12 +185,7 @@ async fn a_suspicion_does_not_make_what_is_known_of_an_account_older() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.apply(&[account(ALICE, None, 8)]).await;
-    let alice = did(ALICE);
-    database
-        .store
-        .report_inactive(&alice, "deleted")
-        .await
-        .unwrap();
+    refuse(&database, "deleted").await;
     // What was said before is no news.
     database
         .apply(&[account(ALICE, Some("suspended"), 7)])

@@ -11,6 +11,7 @@ use crate::delivery::segment::RawPosition;
 use crate::delivery::segment::{Segment, SkippedRun};
 use crate::model::Position;
 use crate::pipeline::Context;
+use crate::pipeline::accumulator::Load;
 use crate::pipeline::messages::{DecodedItem, Work};
 use crate::source::firehose::decode::{Content, DecodeError, Evidence, Fault, decode};
 use crate::source::firehose::prefilter::NEAR_RECONNECT;
@@ -128,7 +129,8 @@ impl<'a> BatchDecoder<'a> {
                     return;
                 }
                 // Records are copied out of the frame, and are there once more as JSON.
-                self.weight += 2 * frame.len() + effects.len() * EFFECT_BYTES;
+                let changes = Load::of(&effects).total();
+                self.weight += 2 * frame.len() + changes * EFFECT_BYTES;
                 self.items
                     .push(DecodedItem::Work(Work { position, effects }));
             }

@@ -14,7 +14,9 @@ use crate::model::Position;
 use crate::source::firehose::decode::Evidence;
 use crate::source::process::records::Rules;
 use crate::source::process::verification::{Outcome, Refusal, Verification};
-use crate::store::plan::effect::{ChainUpdate, DeadLetter, Effect, Predecessor, Recheck, Stage};
+use crate::store::plan::effect::{
+    ChainUpdate, CommitEffect, DeadLetter, Effect, Predecessor, Recheck, RecordChange, Stage,
+};
 use crate::telemetry::metrics::Metrics;
 
 /// The memory that an effect takes besides the bytes of its record, in small allocations, until it is
@@ -80,14 +82,9 @@ pub(crate) fn effects_of_outcome(
         }
         Outcome::KeyUnavailable => {
             metrics.key_unavailable.increment(1);
-            let chain_update = chain_update(
-                processor,
-                evidence,
-                event.position(),
-                Predecessor::KeyUnavailable,
-                frame,
-            );
-            chain_update.into_iter().collect()
+            let predecessor = Predecessor::KeyUnavailable;
+            let chain = chain_update(processor, evidence, event.position(), predecessor, frame);
+            effect_of_commit(chain, Vec::new()).into_iter().collect()
         }
         Outcome::Verified {
             verified,
@@ -101,14 +98,19 @@ pub(crate) fn effects_of_outcome(
                     verification.report(did, &error);
                 }
             }
-            let chain_update = predecessor.and_then(|predecessor| {
+            let chain = predecessor.and_then(|predecessor| {
                 chain_update(processor, evidence, event.position(), predecessor, frame)
             });
-            let mut effects: Vec<Effect> = chain_update.into_iter().collect();
-            effects.extend(effects_of_verified(processor, event, Some(verified)));
-            effects
+            let records = records_of(processor, &event, Some(verified));
+            effect_of_commit(chain, records).into_iter().collect()
         }
     }
+}
+
+/// The effect of a commit or a `#sync`, if it has any.
+fn effect_of_commit(chain: Option<ChainUpdate>, records: Vec<RecordChange>) -> Option<Effect> {
+    let has_effect = chain.is_some() || !records.is_empty();
+    has_effect.then(|| Effect::Commit(Box::new(CommitEffect { chain, records })))
 }
 
 fn chain_update(
@@ -117,10 +119,10 @@ fn chain_update(
     position: Option<Position>,
     predecessor: Predecessor,
     frame: &Bytes,
-) -> Option<Effect> {
+) -> Option<ChainUpdate> {
     let Position { seq, time } = position?;
     let commit = evidence.commit();
-    Some(Effect::Commit(Box::new(ChainUpdate {
+    Some(ChainUpdate {
         did: commit.did.clone(),
         rev: commit.rev.clone(),
         data: commit.data,
@@ -129,7 +131,7 @@ fn chain_update(
         predecessor,
         wants_history: processor.wants_history,
         frame: frame.clone(),
-    })))
+    })
 }
 
 fn refused(
@@ -168,27 +170,38 @@ pub(crate) fn effects_of_verified(
     event: Event,
     verified: Option<Level>,
 ) -> Vec<Effect> {
-    let metrics = &processor.metrics;
-    if let Event::Commit(commit) = &event {
-        count_operations(commit, metrics);
+    if let Event::Commit(_) = &event {
+        let records = records_of(processor, &event, verified);
+        return effect_of_commit(None, records).into_iter().collect();
     }
     let mut effects = Vec::new();
     processor.rules.effects_of(event, verified, &mut effects);
-    for effect in &effects {
-        match effect {
-            Effect::Upsert(upsert) => metrics
+    effects
+}
+
+/// The changes of a commit's operations, counted by collection; none for another event.
+fn records_of(processor: &Processor, event: &Event, verified: Option<Level>) -> Vec<RecordChange> {
+    let Event::Commit(commit) = event else {
+        return Vec::new();
+    };
+    let metrics = &processor.metrics;
+    count_operations(commit, metrics);
+    let records = processor.rules.records_of(commit, verified);
+    for record in &records {
+        match record {
+            RecordChange::Upsert(upsert) => metrics
                 .collection(upsert.version.collection.as_str())
                 .validated(&upsert.validity)
                 .increment(1),
-            Effect::DeadLetter(letter) if letter.stage == Stage::Validate => {
+            RecordChange::DeadLetter(letter) if letter.stage == Stage::Validate => {
                 if let Some(collection) = letter.collection() {
                     metrics.collection(collection).rejected.increment(1);
                 }
             }
-            _ => {}
+            RecordChange::DeadLetter(_) | RecordChange::Delete(_) => {}
         }
     }
-    effects
+    records
 }
 
 fn count_operations(commit: &Commit, metrics: &Metrics) {

@@ -14,8 +14,8 @@ use crate::atproto::json::dag_cbor_to_json;
 use crate::atproto::verify::Level;
 use crate::model::SourceId;
 use crate::store::plan::effect::{
-    AccountChange, DeadLetter, Effect, IdentityChange, RecordDelete, RecordUpsert, RecordVersion,
-    Stage, Validity,
+    AccountChange, DeadLetter, Effect, IdentityChange, RecordChange, RecordDelete, RecordUpsert,
+    RecordVersion, Stage, Validity,
 };
 use crate::store::plan::index_task::IndexTask;
 
@@ -33,10 +33,10 @@ impl Rules {
     pub fn effects_of(&self, event: Event, verified: Option<Level>, effects: &mut Vec<Effect>) {
         match event {
             Event::Commit(commit) => {
-                for op in &commit.ops {
-                    self.effects_of_op(&commit, verified, op, effects);
+                let records = self.records_of(&commit, verified);
+                if !records.is_empty() {
+                    effects.push(Effect::records(records));
                 }
-                effects.extend(commit.misnamed.iter().map(|op| misnamed(&commit, op)));
             }
             Event::Identity(identity) if self.interest.wants_did(identity.did.as_str()) => {
                 effects.extend(handle_change(identity));
@@ -49,12 +49,22 @@ impl Rules {
         }
     }
 
-    fn effects_of_op(
+    /// What becomes of each operation of `commit`; `verified` is how much of it was.
+    pub fn records_of(&self, commit: &Commit, verified: Option<Level>) -> Vec<RecordChange> {
+        let mut records = Vec::new();
+        for op in &commit.ops {
+            self.add_op(commit, verified, op, &mut records);
+        }
+        records.extend(commit.misnamed.iter().map(|op| misnamed(commit, op)));
+        records
+    }
+
+    fn add_op(
         &self,
         commit: &Commit,
         verified: Option<Level>,
         op: &RecordOp,
-        effects: &mut Vec<Effect>,
+        records: &mut Vec<RecordChange>,
     ) {
         let version = RecordVersion {
             did: commit.did.clone(),
@@ -67,10 +77,10 @@ impl Rules {
             verified,
         };
         match &op.change {
-            Change::Delete => effects.push(Effect::Delete(RecordDelete { version })),
+            Change::Delete => records.push(RecordChange::Delete(RecordDelete { version })),
             // The new value of the record is unknown, so the old row stays.
             Change::Broken { reason, record } => {
-                effects.push(Effect::DeadLetter(Box::new(DeadLetter {
+                records.push(RecordChange::DeadLetter(Box::new(DeadLetter {
                     raw: record.clone(),
                     ..dead_letter(&version, Stage::Decode, reason.clone())
                 })));
@@ -85,8 +95,8 @@ impl Rules {
                     projection: None,
                 };
                 match self.evaluate(&mut upsert) {
-                    Ok(()) => effects.push(Effect::Upsert(Box::new(upsert))),
-                    Err(refusal) => self.refuse(upsert, refusal, effects),
+                    Ok(()) => records.push(RecordChange::Upsert(Box::new(upsert))),
+                    Err(refusal) => self.refuse(upsert, refusal, records),
                 }
             }
         }
@@ -145,14 +155,14 @@ impl Rules {
 
     /// Refuses a record. The old row is not valid any more, so it is deleted. The record is kept as
     /// a dead letter.
-    fn refuse(&self, upsert: RecordUpsert, refusal: Refusal, effects: &mut Vec<Effect>) {
+    fn refuse(&self, upsert: RecordUpsert, refusal: Refusal, records: &mut Vec<RecordChange>) {
         let task = IndexTask::upsert(&upsert, &self.source, 1);
-        effects.push(Effect::DeadLetter(Box::new(DeadLetter {
+        records.push(RecordChange::DeadLetter(Box::new(DeadLetter {
             task: serde_json::to_string(&task).ok(),
             raw: upsert.cbor.clone(),
             ..dead_letter(&upsert.version, refusal.stage, refusal.reason)
         })));
-        effects.push(Effect::Delete(RecordDelete {
+        records.push(RecordChange::Delete(RecordDelete {
             version: upsert.version,
         }));
     }
@@ -164,8 +174,8 @@ struct Refusal {
 }
 
 /// An operation whose path names no record, so there is no row to change.
-fn misnamed(commit: &Commit, op: &MisnamedOp) -> Effect {
-    Effect::DeadLetter(Box::new(DeadLetter {
+fn misnamed(commit: &Commit, op: &MisnamedOp) -> RecordChange {
+    RecordChange::DeadLetter(Box::new(DeadLetter {
         stage: Stage::Decode,
         error: op.reason.clone(),
         seq: Some(commit.seq),
@@ -286,9 +296,16 @@ mod tests {
         effects
     }
 
-    fn upsert(effects: &[Effect]) -> &RecordUpsert {
+    fn records(effects: &[Effect]) -> &[RecordChange] {
         match effects {
-            [Effect::Upsert(upsert)] => upsert,
+            [Effect::Commit(commit)] => &commit.records,
+            other => panic!("not one commit: {other:?}"),
+        }
+    }
+
+    fn upsert(effects: &[Effect]) -> &RecordUpsert {
+        match records(effects) {
+            [RecordChange::Upsert(upsert)] => upsert,
             other => panic!("not one upsert: {other:?}"),
         }
     }
@@ -308,7 +325,7 @@ mod tests {
     fn a_rejected_record_is_a_dead_letter_and_removes_its_old_row() {
         let bad = offer(|record| record["title"] = 42.into());
         let effects = effects("reject", commit(OFFER, vec![put(&bad)]));
-        let [Effect::DeadLetter(letter), Effect::Delete(_)] = effects.as_slice() else {
+        let [RecordChange::DeadLetter(letter), RecordChange::Delete(_)] = records(&effects) else {
             panic!("{effects:?}");
         };
         assert_eq!(letter.stage, Stage::Validate);
@@ -346,7 +363,10 @@ mod tests {
     fn a_record_of_another_type_than_its_collection_is_refused_even_without_a_schema() {
         let record = serde_json::json!({"$type": "com.huddle.other"});
         let effects = effects("reject", commit("com.huddle.profile", vec![put(&record)]));
-        assert!(matches!(effects[0], Effect::DeadLetter(_)), "{effects:?}");
+        assert!(
+            matches!(records(&effects)[0], RecordChange::DeadLetter(_)),
+            "{effects:?}"
+        );
     }
 
     #[test]
@@ -358,8 +378,8 @@ mod tests {
         let effects = effects("reject", commit(OFFER, vec![broken, put(&offer(|_| {}))]));
         assert!(
             matches!(
-                effects.as_slice(),
-                [Effect::DeadLetter(_), Effect::Upsert(_)]
+                records(&effects),
+                [RecordChange::DeadLetter(_), RecordChange::Upsert(_)]
             ),
             "{effects:?}"
         );

@@ -1,184 +1,167 @@
-//! A batch as one transaction.
+//! A task as one transaction: it reads what the plan needs, plans, and writes what was decided.
 
 use std::slice;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sqlx::Executor;
 
-use super::accounts::Absences;
 use super::error::is_refusal;
-use super::writer::{Transaction, Writer};
-use super::{accounts, cursor, dead_letters, gaps, now, projections, records, repos};
-use crate::model::SourceId;
-use crate::store::fold::{Sorted, last_changes};
-use crate::store::plan::effect::{Effect, Rejection};
+use super::script::Script;
+use super::writer::{Failure, Transaction, Writer};
+use super::{commit, cursor, read};
+use crate::model::{Position, SourceId};
+use crate::store::datetime::sortable;
+use crate::store::plan::effect::{Effect, EffectPart, Gap, Rejection};
+use crate::store::plan::{Needs, RepoChange, Task, plan};
 use crate::store::{StoreError, WriteBatch, Written};
 use crate::testing::fault::Point;
 
-/// How long the host of an account that is said to be gone, and commits, is left alone in between.
-const ABSENCE_QUESTION_SPACING: SignedDuration = SignedDuration::from_mins(1);
-
-/// Where effects come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    Stream,
-    /// From what had to wait.
-    Queue,
-    /// From a repository that was fetched as a whole.
-    Snapshot,
+/// What becomes of a source's cursor.
+#[derive(Clone, Copy, Debug)]
+struct CursorMove<'a> {
+    source: &'a SourceId,
+    position: Position,
+    /// Wherever it was. Otherwise it only moves forward.
+    is_forced: bool,
 }
 
 pub(super) async fn apply(writer: &Writer, batch: &WriteBatch<'_>) -> Result<Written, StoreError> {
-    let mut transaction = writer.begin().await?;
-    let written = write(&mut transaction, batch).await;
-    conclude(writer, transaction, written, batch.source, batch.effects).await
+    let task = Task::Batch {
+        source: batch.source,
+        effects: batch.effects,
+    };
+    let cursor = CursorMove {
+        source: batch.source,
+        position: batch.position,
+        is_forced: batch.sequence_restarted,
+    };
+    perform(writer, &task, Some(cursor)).await
 }
 
-/// Commits what was written. Where it was refused, tells which of `effects` are to blame.
-pub(super) async fn conclude<T>(
+pub(super) async fn change(writer: &Writer, change: RepoChange<'_>) -> Result<Written, StoreError> {
+    perform(writer, &Task::Change(change), None).await
+}
+
+/// Puts the cursor at `position`, wherever it was, and records `gap`.
+pub(super) async fn move_cursor(
     writer: &Writer,
-    transaction: Transaction<'_>,
-    written: Result<T, sqlx::Error>,
     source: &SourceId,
-    effects: &[Effect],
-) -> Result<T, StoreError> {
-    match written {
-        Ok(written) => {
-            transaction.commit().await?;
-            Ok(written)
-        }
-        Err(error) if is_refusal(&error) => {
-            transaction.rollback().await?;
-            Err(name_refused(writer, source, effects, error).await?)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn write(
-    transaction: &mut Transaction<'_>,
-    batch: &WriteBatch<'_>,
-) -> Result<Written, sqlx::Error> {
-    let written = write_effects(transaction, batch.source, batch.effects, Origin::Stream).await?;
-    transaction.pass(Point::StoreWriting).await?;
-    cursor::advance(
-        transaction,
-        batch.source,
-        batch.position,
-        batch.sequence_restarted,
-    )
-    .await?;
-    Ok(written)
-}
-
-/// Accounts come first, so that a deletion within the batch removes what the batch itself brings
-/// from before it, wherever in the batch it stands.
-pub(super) async fn write_effects(
-    transaction: &mut Transaction<'_>,
-    source: &SourceId,
-    effects: &[Effect],
-    origin: Origin,
-) -> Result<Written, sqlx::Error> {
-    let now = now();
-    let sorted = Sorted::new(effects);
-
-    let returned = match sorted.statuses.is_empty() {
-        true => false,
-        false => accounts::note_returns(transaction, &sorted).await?,
-    };
-    accounts::write_statuses(transaction, &sorted.statuses).await?;
-    accounts::write_handles(transaction, &sorted.handles).await?;
-    accounts::remove(transaction, &sorted.removals).await?;
-    transaction.pass(Point::StoreWriting).await?;
-
-    let Absences {
-        removed_at,
-        is_any_gone,
-    } = accounts::absences(transaction, &sorted.repos()).await?;
-    for gap in &sorted.gaps {
-        gaps::open(transaction, source, gap, &now).await?;
-    }
-    // Before the steps: a chain that begins behind what is doubted tells nothing of that.
-    let doubted = repos::doubt(transaction, &sorted.doubts, &now).await?;
-    let is_their_turn = origin == Origin::Queue;
-    let judged = repos::judge_steps(transaction, &sorted, &removed_at, is_their_turn).await?;
-    let admitted = sorted
-        .records
-        .iter()
-        .filter(|(_, step)| judged.admits(*step));
-    let changes = last_changes(admitted.map(|(change, _)| *change), &removed_at);
-    let accepted = records::write(transaction, source, &changes, &now).await?;
-    transaction.pass(Point::StoreWriting).await?;
-    projections::write(transaction, &accepted, &now).await?;
-    transaction.pass(Point::StoreWriting).await?;
-    repos::write_steps(
-        transaction,
+    position: Position,
+    gap: Option<&Gap>,
+) -> Result<(), StoreError> {
+    let effects: Vec<Effect> = gap.cloned().map(Effect::Gap).into_iter().collect();
+    let task = Task::Batch {
         source,
-        &sorted.steps,
-        &judged,
-        is_their_turn,
-        &now,
-    )
-    .await?;
-    if origin != Origin::Snapshot {
-        let unverified_chain = sorted.unverified_chain(&removed_at);
-        repos::write_unverified_chain(transaction, source, unverified_chain, &now).await?;
-    }
-    transaction.pass(Point::StoreWriting).await?;
-
-    if is_any_gone {
-        let commits = judged.believed_or_waiting(&sorted.steps);
-        let ask_at = Timestamp::now().checked_add(ABSENCE_QUESTION_SPACING);
-        accounts::recheck_absence(transaction, commits, ask_at.unwrap_or(Timestamp::MAX)).await?;
-    }
-
-    let mut written = Written {
-        records: accepted.len() as u64,
-        stale: (sorted.records.len() - accepted.len()) as u64,
-        dead_letters: 0,
-        waiting: judged.waiting(),
-        leaves_work: returned || doubted || judged.waiting() > 0,
+        effects: &effects,
     };
-    for letter in &sorted.dead_letters {
-        written.dead_letters += dead_letters::write(transaction, source, letter, &now).await?;
-    }
-    Ok(written)
+    let cursor = CursorMove {
+        source,
+        position,
+        is_forced: true,
+    };
+    perform(writer, &task, Some(cursor)).await?;
+    Ok(())
 }
 
-/// Tries the effects of a refused batch one by one, in a transaction that is rolled back, to find
-/// those that are refused by themselves.
+/// Two trips as a rule, whatever is written.
+async fn perform(
+    writer: &Writer,
+    task: &Task<'_>,
+    cursor: Option<CursorMove<'_>>,
+) -> Result<Written, StoreError> {
+    let now = Timestamp::now();
+    let mut script = Script::default();
+    let source = cursor.map(|cursor| cursor.source);
+    read::push(&mut script, &Needs::of(task), source);
+    let (mut transaction, answers) = writer.begin_with(script).await?;
+    let (mut view, cursor_before) = read::view(answers)?;
+    let changes = loop {
+        match plan(&view, task, now) {
+            Ok(changes) => break changes,
+            Err(needs) => view.parked = Some(read::parked(&mut transaction, &needs).await?),
+        }
+    };
+    transaction.pass(Point::StoreWriting).await?;
+    let mut script = Script::default();
+    commit::push(&mut script, &changes, &sortable(now));
+    if let Some(cursor) = cursor {
+        let CursorMove {
+            source,
+            position,
+            is_forced,
+        } = cursor;
+        cursor::push_advance(&mut script, source, cursor_before, position, is_forced);
+    }
+    match transaction.commit_with(script).await {
+        Ok(()) => Ok(changes.written),
+        Err(Failure::Store(error)) => Err(error),
+        Err(Failure::Refused(error)) => Err(name_refused(writer, task, error).await?),
+    }
+}
+
+/// Tries the parts of a refused task one by one, in a transaction that is rolled back, to find those that
+/// are refused by themselves.
 ///
 /// Where none is, the trouble is not in the effects (the cursor's own row, say), and no dead letter
-/// would mend it: then `error`, by which the batch was refused, is the database's.
+/// would mend it: then `error`, by which the task was refused, is the database's.
 async fn name_refused(
     writer: &Writer,
-    source: &SourceId,
-    effects: &[Effect],
+    task: &Task<'_>,
     error: sqlx::Error,
 ) -> Result<StoreError, StoreError> {
+    let Some((source, effects)) = task.effects() else {
+        return Ok(error.into());
+    };
     let mut rejections = Vec::new();
     let mut trial = writer.begin().await?;
     for (index, effect) in effects.iter().enumerate() {
-        trial.execute("SAVEPOINT effect").await?;
-        let alone = slice::from_ref(effect);
-        match write_effects(&mut trial, source, alone, Origin::Stream).await {
-            Ok(_) => {}
-            Err(error) if is_refusal(&error) => {
-                trial.execute("ROLLBACK TO effect").await?;
-                rejections.push(Rejection {
-                    effect: index,
-                    reason: error.to_string(),
-                });
+        for (record, part) in effect.parts() {
+            trial.execute("SAVEPOINT part").await?;
+            match try_alone(&mut trial, source, &part).await {
+                Ok(()) => {}
+                Err(error) if is_refusal(&error) => {
+                    trial.execute("ROLLBACK TO part").await?;
+                    let effect = index;
+                    rejections.push(Rejection {
+                        part: EffectPart { effect, record },
+                        reason: error.to_string(),
+                    });
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
+            trial.execute("RELEASE part").await?;
         }
-        trial.execute("RELEASE effect").await?;
     }
     trial.rollback().await?;
     if rejections.is_empty() {
         return Ok(error.into());
     }
     Ok(StoreError::Rejected(rejections))
+}
+
+async fn try_alone(
+    trial: &mut Transaction<'_>,
+    source: &SourceId,
+    part: &Effect,
+) -> Result<(), sqlx::Error> {
+    let now = Timestamp::now();
+    let task = Task::Batch {
+        source,
+        effects: slice::from_ref(part),
+    };
+    let mut script = Script::default();
+    read::push(&mut script, &Needs::of(&task), None);
+    let (mut view, _cursor) = read::view(trial.run(script).await?)?;
+    let changes = loop {
+        match plan(&view, &task, now) {
+            Ok(changes) => break changes,
+            Err(needs) => view.parked = Some(read::parked(trial, &needs).await?),
+        }
+    };
+    let mut script = Script::default();
+    commit::push(&mut script, &changes, &sortable(now));
+    trial.run(script).await?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,33 +2,24 @@
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::script::Script;
 use crate::model::{Position, SourceId};
 use crate::store::{StoreError, StoredCursor};
 
-/// Gives `source` a row where it has none: the row 'main' where that is still nobody's, else a new
-/// one. Returns whether it had none.
-pub(super) async fn predecessor(
-    connection: &mut SqliteConnection,
-    source: &SourceId,
-) -> Result<bool, sqlx::Error> {
-    let main = sqlx::query(
-        "UPDATE firehose_cursor SET source = ?1 WHERE id = 'main' AND source IS NULL \
-         AND NOT EXISTS (SELECT 1 FROM firehose_cursor WHERE source = ?1)",
-    )
-    .bind(source.as_str())
-    .execute(&mut *connection)
-    .await?;
-    if main.rows_affected() > 0 {
-        return Ok(true);
-    }
-    let own = sqlx::query(
-        "INSERT INTO firehose_cursor (id, cursor, source) SELECT ?1, '0', ?1 \
-         WHERE NOT EXISTS (SELECT 1 FROM firehose_cursor WHERE source = ?1)",
-    )
-    .bind(source.as_str())
-    .execute(&mut *connection)
-    .await?;
-    Ok(own.rows_affected() > 0)
+/// Appends to `script` what gives `source` a row where it has none: the row 'main' where that was not
+/// claimed yet, else a new one.
+pub(super) fn push_claim(script: &mut Script, source: &SourceId) {
+    let id = source.as_str();
+    script.push(
+        "UPDATE firehose_cursor SET source = ? WHERE id = 'main' AND source IS NULL \
+         AND NOT EXISTS (SELECT 1 FROM firehose_cursor WHERE source = ?)",
+        [id.into(), id.into()],
+    );
+    script.push(
+        "INSERT INTO firehose_cursor (id, cursor, source) SELECT ?, '0', ? \
+         WHERE NOT EXISTS (SELECT 1 FROM firehose_cursor WHERE source = ?)",
+        [id.into(), id.into(), id.into()],
+    );
 }
 
 /// The cursor of a source that has claimed its row.
@@ -56,48 +47,35 @@ pub(super) async fn load(
     })
 }
 
-/// Moves the cursor forward, and back only where the source's seqs have begun anew.
-pub(super) async fn advance(
-    connection: &mut SqliteConnection,
+/// Appends to `script` what moves the cursor from `before` to `position`: forward, and back only where
+/// the source's seqs have begun anew.
+pub(super) fn push_advance(
+    script: &mut Script,
     source: &SourceId,
+    before: Option<u64>,
     position: Position,
     sequence_restarted: bool,
-) -> Result<(), sqlx::Error> {
-    let moved = set(connection, source, position, sequence_restarted).await?;
-    if !moved && predecessor(connection, source).await? {
-        set(connection, source, position, sequence_restarted).await?;
+) {
+    if before.is_none() {
+        push_claim(script, source);
     }
-    Ok(())
+    if sequence_restarted || position.seq > before.unwrap_or_default() {
+        push_place(script, source, position);
+    }
 }
 
-/// Puts the cursor of a source that has claimed its row at `position`, wherever it was.
-pub(super) async fn place(
-    connection: &mut SqliteConnection,
-    source: &SourceId,
-    position: Position,
-) -> Result<(), sqlx::Error> {
-    set(connection, source, position, true).await?;
-    Ok(())
-}
-
-async fn set(
-    connection: &mut SqliteConnection,
-    source: &SourceId,
-    position: Position,
-    backwards_too: bool,
-) -> Result<bool, sqlx::Error> {
-    let moved = sqlx::query(
+/// Appends to `script` what puts the cursor of a source that has claimed its row at `position`,
+/// wherever it was.
+pub(super) fn push_place(script: &mut Script, source: &SourceId, position: Position) {
+    script.push(
         "UPDATE firehose_cursor \
-         SET cursor = ?2, event_time = ?3, moved = 1, updated_at = unixepoch() \
-         WHERE source = ?1 AND (?4 OR CAST(cursor AS INTEGER) < CAST(?2 AS INTEGER))",
-    )
-    .bind(source.as_str())
-    .bind(position.seq.to_string())
-    .bind(position.time.map(|time| time.to_string()))
-    .bind(backwards_too)
-    .execute(&mut *connection)
-    .await?;
-    Ok(moved.rows_affected() > 0)
+         SET cursor = ?, event_time = ?, moved = 1, updated_at = unixepoch() WHERE source = ?",
+        [
+            position.seq.to_string().into(),
+            position.time.map(|time| time.to_string()).into(),
+            source.as_str().into(),
+        ],
+    );
 }
 
 /// Writes to a row what is in it already.

@@ -1,10 +1,10 @@
 //! The search for repositories that hold what is wanted.
 
 use super::writer::Writer;
-use super::{SqliteStore, integer, now};
+use super::{SqliteStore, now};
 use crate::atproto::syntax::Nsid;
 use crate::store::StoreError;
-use crate::store::repos::{BackfillCounts, Discovery, DiscoveryPage, RepoCounts};
+use crate::store::repos::{BackfillCounts, Discovery, RepoCounts};
 
 pub(super) async fn begin(
     writer: &Writer,
@@ -49,34 +49,6 @@ pub(super) async fn all(store: &SqliteStore) -> Result<Vec<Discovery>, StoreErro
     discoveries.collect()
 }
 
-pub(super) async fn note_page(writer: &Writer, page: &DiscoveryPage<'_>) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    let now = now();
-    for did in page.dids {
-        sqlx::query(
-            "INSERT INTO repos (did, state, cause, updated_at) \
-             VALUES (?, 'desynchronized', 'backfill', ?) ON CONFLICT (did) DO UPDATE SET \
-             state = excluded.state, cause = excluded.cause, updated_at = excluded.updated_at \
-             WHERE is_whole = 0 AND repos.state IN ('synchronized', 'unverified_chain')",
-        )
-        .bind(did.as_str())
-        .bind(&now)
-        .execute(&mut *transaction)
-        .await?;
-    }
-    sqlx::query(
-        "UPDATE discoveries SET cursor = ?2, repos = repos + ?3, attempts = 0, error = NULL, \
-         ended_at = iif(?2 IS NULL, ?4, NULL) WHERE collection = ?1",
-    )
-    .bind(page.collection.as_str())
-    .bind(page.cursor)
-    .bind(integer(page.dids.len() as u64))
-    .bind(&now)
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await
-}
-
 pub(super) async fn note_failed_page(
     writer: &Writer,
     collection: &Nsid,
@@ -107,7 +79,7 @@ struct Row {
     failing: i64,
 }
 
-/// Those that nobody has to see to are counted in an index, and the others are in one of their own.
+/// Repositories without work are counted in one index, and those with work are in another.
 pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError> {
     let row: Row = sqlx::query_as(
         "SELECT (SELECT count(*) FROM repos) AS tracked, \

@@ -1,17 +1,13 @@
-//! Which repositories somebody has to see to, and when.
+//! Which repositories are due for work, and when.
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteConnection;
 
-use super::writer::Writer;
-use super::{SqliteStore, now};
+use super::SqliteStore;
 use crate::atproto::syntax::Did;
+use crate::model::SourceId;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::repos::{DueRepo, JobKind};
-
-/// Later than any time there is.
-const NEVER: &str = "9999-12-31T23:59:59.999Z";
+use crate::store::repos::{DueRepo, JobKind, ParkedCommit};
 
 pub(super) async fn tracked(store: &SqliteStore) -> Result<Vec<String>, StoreError> {
     Ok(sqlx::query_scalar("SELECT did FROM repos")
@@ -84,117 +80,23 @@ pub(super) fn parse_did(did: &str) -> Result<Did, StoreError> {
     Did::parse(did).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
-pub(super) async fn desynchronize(
-    writer: &Writer,
+pub(super) async fn first_parked(
+    store: &SqliteStore,
     did: &Did,
-    cause: &str,
-) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query(
-        "INSERT INTO repos (did, state, cause, updated_at) VALUES (?1, 'desynchronized', ?2, ?3) \
-         ON CONFLICT (did) DO UPDATE SET state = 'desynchronized', cause = ?2, recheck_cause = NULL, \
-         retry_at = NULL, updated_at = ?3",
+) -> Result<Option<ParkedCommit>, StoreError> {
+    let row: Option<(i64, Option<String>, String, Vec<u8>)> = sqlx::query_as(
+        "SELECT id, (SELECT rev FROM repos WHERE repos.did = parked_commits.did \
+         AND state = 'synchronized'), source, frame \
+         FROM parked_commits WHERE did = ? ORDER BY id LIMIT 1",
     )
     .bind(did.as_str())
-    .bind(cause)
-    .bind(now())
-    .execute(&mut *transaction)
+    .fetch_optional(store.reader())
     .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn retry_later(
-    writer: &Writer,
-    did: &Did,
-    until: Timestamp,
-) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query("UPDATE repos SET retry_at = ?2, attempts = attempts + 1 WHERE did = ?1")
-        .bind(did.as_str())
-        .bind(sortable(until))
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn finish_recheck(writer: &Writer, repo: &DueRepo) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query(
-        "UPDATE repos SET recheck_cause = NULL, retry_at = NULL, attempts = 0 \
-         WHERE did = ? AND recheck_cause IS ?",
-    )
-    .bind(repo.did.as_str())
-    .bind(repo.recheck_cause)
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn reschedule(
-    writer: &Writer,
-    did: &Did,
-    until: Timestamp,
-) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query(
-        "UPDATE repos SET retry_at = ?2, \
-         state = iif(state IN ('desynchronized', 'resyncing'), 'throttled', state) WHERE did = ?1",
-    )
-    .bind(did.as_str())
-    .bind(sortable(until))
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn suspend_until_active(writer: &Writer, did: &Did) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    // It may have come back since somebody looked.
-    sqlx::query(
-        "UPDATE repos SET retry_at = ?2 WHERE did = ?1 \
-         AND EXISTS (SELECT 1 FROM accounts WHERE accounts.did = ?1 AND active = 0)",
-    )
-    .bind(did.as_str())
-    .bind(NEVER)
-    .execute(&mut *transaction)
-    .await?;
-    // What was said of it when nothing of it was kept was never looked into.
-    sqlx::query("UPDATE accounts SET is_unconfirmed = 1 WHERE did = ? AND active = 0")
-        .bind(did.as_str())
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await
-}
-
-pub(super) async fn untrack(writer: &Writer, did: &Did) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    sqlx::query("DELETE FROM parked_commits WHERE did = ?")
-        .bind(did.as_str())
-        .execute(&mut *transaction)
-        .await?;
-    sqlx::query(
-        "UPDATE repos SET state = 'unverified_chain', has_parked = 0, recheck_cause = NULL, retry_at = NULL, \
-         attempts = 0, updated_at = ?2 WHERE did = ?1",
-    )
-    .bind(did.as_str())
-    .bind(now())
-    .execute(&mut *transaction)
-    .await?;
-    forget_empty(&mut transaction, did).await?;
-    transaction.commit().await
-}
-
-/// Tracked is what has, or had, something that is kept.
-pub(super) async fn forget_empty(
-    connection: &mut SqliteConnection,
-    did: &Did,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "DELETE FROM repos WHERE did = ?1 AND state IN ('synchronized', 'unverified_chain') \
-         AND has_parked = 0 AND NOT EXISTS (SELECT 1 FROM records WHERE did = ?1)",
-    )
-    .bind(did.as_str())
-    .execute(&mut *connection)
-    .await?;
-    Ok(())
+    Ok(row.map(|(id, known_rev, source, frame)| ParkedCommit {
+        id,
+        did: did.clone(),
+        known_rev,
+        source: SourceId::new(&source),
+        frame: frame.into(),
+    }))
 }

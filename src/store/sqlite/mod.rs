@@ -1,10 +1,9 @@
 //! The store in a SQLite file: one writer connection, and a small pool of readers.
 
-mod accounts;
 mod apply;
+mod commit;
 mod crashes;
 mod cursor;
-mod dead_letters;
 mod discoveries;
 mod due;
 mod error;
@@ -12,12 +11,12 @@ mod gaps;
 mod inspect;
 mod multi_row;
 mod open;
-mod parked;
 mod projections;
 mod purge;
+mod read;
 mod records;
-mod repos;
 mod resync;
+mod script;
 mod unconfirmed;
 mod writer;
 
@@ -31,12 +30,12 @@ use tokio::time::timeout;
 
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
 pub use self::open::Options;
+use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
 use super::repos::{
-    Discovery, DiscoveryPage, DueRepo, Held, HeldRange, HostStatus, JobKind, ParkedCommit,
-    RecentResyncs, Reconciled, Replayed, RepoCounts, RepoStore, Resync, SnapshotPart,
-    UnconfirmedStatus,
+    Discovery, DueRepo, Held, HeldRange, JobKind, ParkedCommit, RecentResyncs, Reconciled,
+    RepoChange, RepoCounts, RepoStore, UnconfirmedStatus,
 };
 use super::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
@@ -44,7 +43,7 @@ use super::{
 };
 use crate::atproto::syntax::{Did, Nsid};
 use crate::model::{Position, SourceId};
-use crate::store::plan::effect::{Effect, Gap};
+use crate::store::plan::effect::Gap;
 
 /// How long a question about repositories may take, and a transaction.
 const REPO_DEADLINE: Duration = Duration::from_secs(15);
@@ -98,26 +97,12 @@ impl SqliteStore {
     }
 
     async fn load_cursor_of(&self, source: &SourceId) -> Result<StoredCursor, StoreError> {
-        let mut transaction = self.writer.begin().await?;
-        cursor::predecessor(&mut transaction, source).await?;
+        let mut script = Script::default();
+        cursor::push_claim(&mut script, source);
+        let (mut transaction, _answers) = self.writer.begin_with(script).await?;
         let cursor = cursor::load(&mut transaction, source).await?;
         transaction.commit().await?;
         Ok(cursor)
-    }
-
-    async fn move_cursor_of(
-        &self,
-        source: &SourceId,
-        position: Position,
-        gap: Option<&Gap>,
-    ) -> Result<(), StoreError> {
-        let mut transaction = self.writer.begin().await?;
-        cursor::predecessor(&mut transaction, source).await?;
-        cursor::place(&mut transaction, source, position).await?;
-        if let Some(gap) = gap {
-            gaps::open(&mut transaction, source, gap, &now()).await?;
-        }
-        transaction.commit().await
     }
 }
 
@@ -142,7 +127,7 @@ impl Store for SqliteStore {
         position: Position,
         gap: Option<&'a Gap>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.move_cursor_of(source, position, gap))
+        Box::pin(apply::move_cursor(&self.writer, source, position, gap))
     }
 
     fn count_open_gaps<'a>(
@@ -190,12 +175,8 @@ impl RepoStore for SqliteStore {
         timely(due::due(self, urgency, now, limit))
     }
 
-    fn desynchronize<'a>(
-        &'a self,
-        did: &'a Did,
-        cause: &'a str,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::desynchronize(&self.writer, did, cause))
+    fn change<'a>(&'a self, change: RepoChange<'a>) -> BoxFuture<'a, Result<Written, StoreError>> {
+        timely(apply::change(&self.writer, change))
     }
 
     fn resyncs_since<'a>(
@@ -206,70 +187,15 @@ impl RepoStore for SqliteStore {
         timely(resync::since(self, did, since))
     }
 
-    fn begin_resync<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(resync::begin(&self.writer, did))
-    }
-
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>> {
         timely(resync::held(self, range))
-    }
-
-    fn write_snapshot<'a>(
-        &'a self,
-        part: &'a SnapshotPart<'a>,
-    ) -> BoxFuture<'a, Result<Written, StoreError>> {
-        timely(resync::write_snapshot(&self.writer, part))
-    }
-
-    fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(resync::end(&self.writer, resync))
     }
 
     fn first_parked<'a>(
         &'a self,
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>> {
-        timely(parked::first(self, did))
-    }
-
-    fn replay_parked<'a>(
-        &'a self,
-        waiting: &'a ParkedCommit,
-        effects: &'a [Effect],
-    ) -> BoxFuture<'a, Result<Replayed, StoreError>> {
-        timely(parked::settle(&self.writer, waiting, effects))
-    }
-
-    fn finish_replay<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(parked::finish(&self.writer, did))
-    }
-
-    fn retry_later<'a>(
-        &'a self,
-        did: &'a Did,
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::retry_later(&self.writer, did, until))
-    }
-
-    fn reschedule<'a>(
-        &'a self,
-        did: &'a Did,
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::reschedule(&self.writer, did, until))
-    }
-
-    fn suspend_until_active<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::suspend_until_active(&self.writer, did))
-    }
-
-    fn untrack<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::untrack(&self.writer, did))
-    }
-
-    fn finish_recheck<'a>(&'a self, repo: &'a DueRepo) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(due::finish_recheck(&self.writer, repo))
+        timely(due::first_parked(self, did))
     }
 
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
@@ -282,22 +208,6 @@ impl RepoStore for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>> {
         timely(unconfirmed::all(self, now, limit))
-    }
-
-    fn report_inactive<'a>(
-        &'a self,
-        did: &'a Did,
-        status: &'a str,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(unconfirmed::report_inactive(&self.writer, did, status))
-    }
-
-    fn confirm_status<'a>(
-        &'a self,
-        unconfirmed: &'a UnconfirmedStatus,
-        host_status: &'a HostStatus,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(unconfirmed::settle(&self.writer, unconfirmed, host_status))
     }
 
     fn begin_discovery<'a>(
@@ -324,19 +234,12 @@ impl RepoStore for SqliteStore {
         timely(discoveries::all(self))
     }
 
-    fn note_page<'a>(
-        &'a self,
-        page: &'a DiscoveryPage<'a>,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(discoveries::note_page(&self.writer, page))
-    }
-
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {
         timely(discoveries::counts(self))
     }
 }
 
-/// Nobody who sees to repositories waits for ever. What was asked may have been done all the same.
+/// No work on repositories waits for ever. What was asked may have been done all the same.
 fn timely<'a, T: Send + 'a>(
     work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
 ) -> BoxFuture<'a, Result<T, StoreError>> {

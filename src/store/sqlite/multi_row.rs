@@ -1,18 +1,30 @@
 //! Statements that write many rows at once.
 
-/// How many rows the statements have room for. One of each size is prepared once and kept; one text
-/// for each length that a batch may have would turn the statement cache over all the time.
-const SIZES: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, LARGEST];
+/// How many rows the statements have room for. A script is prepared once for each combination of sizes
+/// that comes up and kept, so there are few of them: one text for each length that a batch may have
+/// would turn the statement cache over all the time.
+const SIZES: [usize; 5] = [1, 4, 16, 64, LARGEST];
 const LARGEST: usize = 128;
 
 /// An insert of rows of one shape, in all its sizes.
 ///
-/// Each statement is a way to the database's thread and back, which takes longer than writing a few
-/// rows; so a chunk is written by one statement that has room enough. What is not bound is NULL, and
-/// a row whose first column is NULL is left out.
+/// A chunk of rows is written by one statement that has room enough. Room that is left over is bound to
+/// NULL, and a row whose first column is NULL is left out.
 #[derive(Debug)]
 pub(super) struct MultiRow {
     statements: [String; SIZES.len()],
+    columns: usize,
+}
+
+/// Rows and the statement that writes them.
+#[derive(Debug)]
+pub(super) struct Cut<'r, T> {
+    pub(super) statement: &'static str,
+    pub(super) rows: &'r [T],
+    /// How many arguments the statement has.
+    pub(super) arguments: usize,
+    /// How many of them are left over.
+    pub(super) padding: usize,
 }
 
 impl MultiRow {
@@ -20,8 +32,10 @@ impl MultiRow {
     /// columns must not be NULL.
     pub(super) fn new(insert: &str, columns: &[&str], conflict: &str) -> Self {
         let row = format!("({})", vec!["?"; columns.len()].join(", "));
+        let count = columns.len();
         let columns = columns.join(", ");
         Self {
+            columns: count,
             statements: SIZES.map(|size| {
                 let values = vec![row.as_str(); size].join(", ");
                 format!(
@@ -32,16 +46,17 @@ impl MultiRow {
         }
     }
 
-    /// Cuts `rows` into chunks, each with the statement that writes it. The chunk's values are bound
-    /// in order, and nothing behind them.
-    pub(super) fn cut<'r, T>(
-        &'static self,
-        rows: &'r [T],
-    ) -> impl Iterator<Item = (&'static str, &'r [T])> {
-        rows.chunks(LARGEST).filter_map(|chunk| {
-            let has_room = |(size, _): &(&usize, &String)| **size >= chunk.len();
-            let (_, statement) = SIZES.iter().zip(&self.statements).find(has_room)?;
-            Some((statement.as_str(), chunk))
+    /// Cuts `rows` into chunks, each with the statement that writes it.
+    pub(super) fn cut<'r, T>(&'static self, rows: &'r [T]) -> impl Iterator<Item = Cut<'r, T>> {
+        rows.chunks(LARGEST).filter_map(|rows| {
+            let has_room = |(size, _): &(&usize, &String)| **size >= rows.len();
+            let (size, statement) = SIZES.iter().zip(&self.statements).find(has_room)?;
+            Some(Cut {
+                statement,
+                rows,
+                arguments: size * self.columns,
+                padding: (size - rows.len()) * self.columns,
+            })
         })
     }
 }
@@ -54,26 +69,28 @@ mod tests {
     use sqlx::{ConnectOptions, Executor};
 
     use super::*;
+    use crate::store::sqlite::script::Script;
 
     static PAIRS: LazyLock<MultiRow> =
         LazyLock::new(|| MultiRow::new("INSERT INTO pairs", &["a", "b"], "ON CONFLICT DO NOTHING"));
 
     #[test]
     fn a_statement_has_a_placeholder_for_each_value() {
-        let (statement, _) = PAIRS.cut(&[()]).next().unwrap();
+        let one = PAIRS.cut(&[()]).next().unwrap();
         assert_eq!(
-            statement,
+            one.statement,
             "INSERT INTO pairs (a, b) SELECT * FROM (VALUES (?, ?)) \
              WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
         );
-        let (statement, _) = PAIRS.cut(&[(); 5]).next().unwrap();
-        assert_eq!(statement.matches("(?, ?)").count(), 8);
+        let five = PAIRS.cut(&[(); 5]).next().unwrap();
+        assert_eq!(five.statement.matches("(?, ?)").count(), 16);
+        assert_eq!((five.arguments, five.padding), (32, 22));
     }
 
     #[test]
     fn every_row_is_written_once_and_in_order() {
         let rows: Vec<u32> = (0..257).collect();
-        let chunks: Vec<&[u32]> = PAIRS.cut(&rows).map(|(_, chunk)| chunk).collect();
+        let chunks: Vec<&[u32]> = PAIRS.cut(&rows).map(|cut| cut.rows).collect();
         let sizes: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
         assert_eq!(sizes, [128, 128, 1]);
         assert_eq!(chunks.concat(), rows);
@@ -90,13 +107,11 @@ mod tests {
             // Statements are used again, with what was bound before forgotten.
             connection.execute("DELETE FROM pairs").await.unwrap();
             let rows: Vec<i64> = (0..rows).collect();
-            for (statement, chunk) in PAIRS.cut(&rows) {
-                let mut query = sqlx::query(statement);
-                for row in chunk {
-                    query = query.bind(row).bind(row * 2);
-                }
-                query.execute(&mut connection).await.unwrap();
-            }
+            let mut script = Script::default();
+            script.push_rows(&PAIRS, &rows, |row, values| {
+                values.extend([(*row).into(), (row * 2).into()]);
+            });
+            script.run(&mut connection).await.unwrap();
             let written: Vec<(i64, i64)> = sqlx::query_as("SELECT a, b FROM pairs ORDER BY a")
                 .fetch_all(&mut connection)
                 .await

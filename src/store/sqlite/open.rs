@@ -21,6 +21,14 @@ const JOURNAL_SIZE_LIMIT: &str = "67108864";
 /// The writer's page cache, in KiB (a negative number says so to SQLite).
 const WRITER_CACHE_KIB: &str = "-16384";
 
+/// So many rows of what a transaction reads are handed over before the database's thread waits for them
+/// to be taken.
+const READ_ROWS: usize = 1024;
+
+/// So many texts of the writer are kept prepared. A script of many rows takes some hundred KiB, and a
+/// steady load has a handful of them.
+const SCRIPTS: usize = 64;
+
 /// What a caller may want otherwise than [`SqliteStore::open`] has it.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -69,6 +77,8 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
     // file, from which the source is read again. tests/pipeline/power_loss.rs has the model.
     let writing = file
         .clone()
+        .row_buffer_size(READ_ROWS)
+        .statement_cache_capacity(SCRIPTS)
         .create_if_missing(create_if_missing)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)

@@ -1,16 +1,13 @@
 //! The rows that discovery and matching read. They follow the records: only a change that the
 //! table of records has accepted comes here, so they need no guard of their own.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use sqlx::Sqlite;
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection};
-
-use super::accounts::json_array;
 use super::multi_row::MultiRow;
+use super::script::{Script, Value, json_array};
 use crate::huddle::{BookingRequestRow, BookingRow, Projection, SlotOfferRow};
-use crate::store::fold::RecordChange;
+use crate::store::plan::RecordWrite;
 use crate::store::plan::effect::RecordUpsert;
 
 static OFFERS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -89,8 +86,6 @@ const REMOVE: [&str; 3] = [
     "DELETE FROM bookings WHERE uri IN (SELECT value FROM json_each(?))",
 ];
 
-type Statement = Query<'static, Sqlite, SqliteArguments>;
-
 /// A record, and the row that it becomes.
 struct Projected<'a, T> {
     uri: &'a str,
@@ -98,18 +93,15 @@ struct Projected<'a, T> {
     row: &'a T,
 }
 
-/// Brings the projections of the `accepted` changes in line with their records.
-pub(super) async fn write(
-    connection: &mut SqliteConnection,
-    accepted: &[(&str, RecordChange<'_>)],
-    now: &str,
-) -> Result<(), sqlx::Error> {
+/// Appends to `script` what brings the projections of `records` in line with them.
+pub(super) fn push(script: &mut Script, records: &BTreeMap<String, RecordWrite<'_>>, now: &str) {
     let mut offers = Vec::new();
     let mut requests = Vec::new();
     let mut bookings = Vec::new();
     let mut removed = Vec::new();
-    for (uri, change) in accepted.iter().copied() {
-        let RecordChange::Upsert(upsert) = change else {
+    for (uri, record) in records {
+        let uri = uri.as_str();
+        let RecordWrite::Upsert(upsert) = *record else {
             removed.push(uri);
             continue;
         };
@@ -120,83 +112,73 @@ pub(super) async fn write(
             None => removed.push(uri),
         }
     }
-    insert(connection, &OFFERS, &offers, now, bind_offer).await?;
-    insert(connection, &BOOKING_REQUESTS, &requests, now, bind_request).await?;
-    insert(connection, &BOOKINGS, &bookings, now, bind_booking).await?;
-    remove(connection, &removed).await
+    insert(script, &OFFERS, &offers, now, push_offer);
+    insert(script, &BOOKING_REQUESTS, &requests, now, push_request);
+    insert(script, &BOOKINGS, &bookings, now, push_booking);
+    if !removed.is_empty() {
+        let uris = json_array(removed);
+        for statement in REMOVE {
+            script.push(statement, [uris.clone()]);
+        }
+    }
 }
 
-async fn insert<T>(
-    connection: &mut SqliteConnection,
+fn insert<T>(
+    script: &mut Script,
     insert: &'static MultiRow,
     rows: &[Projected<'_, T>],
     now: &str,
-    bind: fn(Statement, &T) -> Statement,
-) -> Result<(), sqlx::Error> {
-    for (statement, chunk) in insert.cut(rows) {
-        let mut query = sqlx::query(statement);
-        for Projected { uri, upsert, row } in chunk {
-            query = query
-                .bind(*uri)
-                .bind(upsert.version.did.as_str())
-                .bind(upsert.version.rkey.as_str())
-                .bind(upsert.cid.to_string())
-                .bind(upsert.version.rev.as_str())
-                .bind(now);
-            query = bind(query, row);
-        }
-        query.execute(&mut *connection).await?;
-    }
-    Ok(())
+    push: fn(&mut Vec<Value>, &T),
+) {
+    script.push_rows(insert, rows, |Projected { uri, upsert, row }, values| {
+        values.extend([
+            (*uri).into(),
+            upsert.version.did.as_str().into(),
+            upsert.version.rkey.as_str().into(),
+            upsert.cid.to_string().into(),
+            upsert.version.rev.as_str().into(),
+            now.into(),
+        ]);
+        push(values, row);
+    });
 }
 
-async fn remove(connection: &mut SqliteConnection, uris: &[&str]) -> Result<(), sqlx::Error> {
-    if uris.is_empty() {
-        return Ok(());
-    }
-    let uris = json_array(uris.iter().copied());
-    for statement in REMOVE {
-        sqlx::query(statement)
-            .bind(uris.as_str())
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
+fn push_offer(values: &mut Vec<Value>, row: &SlotOfferRow) {
+    values.extend([
+        row.title.as_str().into(),
+        row.description.as_deref().into(),
+        row.starts_at.as_str().into(),
+        row.ends_at.as_str().into(),
+        row.timezone.as_deref().into(),
+        row.duration_minutes.into(),
+        row.capacity.into(),
+        row.location.as_deref().into(),
+        json_array(row.tags.iter().map(String::as_str)),
+        row.status.as_str().into(),
+        row.created_at.as_str().into(),
+    ]);
 }
 
-fn bind_offer(query: Statement, row: &SlotOfferRow) -> Statement {
-    query
-        .bind(row.title.as_str())
-        .bind(row.description.as_deref())
-        .bind(row.starts_at.as_str())
-        .bind(row.ends_at.as_str())
-        .bind(row.timezone.as_deref())
-        .bind(row.duration_minutes)
-        .bind(row.capacity)
-        .bind(row.location.as_deref())
-        .bind(json_array(row.tags.iter().map(String::as_str)))
-        .bind(row.status.as_str())
-        .bind(row.created_at.as_str())
+fn push_request(values: &mut Vec<Value>, row: &BookingRequestRow) {
+    values.extend([
+        row.offer_uri.as_str().into(),
+        row.offer_cid.as_str().into(),
+        row.note.as_deref().into(),
+        row.requested_start.as_deref().into(),
+        row.status.as_str().into(),
+        row.created_at.as_str().into(),
+    ]);
 }
 
-fn bind_request(query: Statement, row: &BookingRequestRow) -> Statement {
-    query
-        .bind(row.offer_uri.as_str())
-        .bind(row.offer_cid.as_str())
-        .bind(row.note.as_deref())
-        .bind(row.requested_start.as_deref())
-        .bind(row.status.as_str())
-        .bind(row.created_at.as_str())
-}
-
-fn bind_booking(query: Statement, row: &BookingRow) -> Statement {
-    query
-        .bind(row.offer_uri.as_str())
-        .bind(row.offer_cid.as_str())
-        .bind(row.request_uri.as_deref())
-        .bind(row.request_cid.as_deref())
-        .bind(row.starts_at.as_str())
-        .bind(row.ends_at.as_str())
-        .bind(row.status.as_str())
-        .bind(row.created_at.as_str())
+fn push_booking(values: &mut Vec<Value>, row: &BookingRow) {
+    values.extend([
+        row.offer_uri.as_str().into(),
+        row.offer_cid.as_str().into(),
+        row.request_uri.as_deref().into(),
+        row.request_cid.as_deref().into(),
+        row.starts_at.as_str().into(),
+        row.ends_at.as_str().into(),
+        row.status.as_str().into(),
+        row.created_at.as_str().into(),
+    ]);
 }

@@ -1,17 +1,13 @@
 //! Records and tombstones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use sqlx::sqlite::SqliteConnection;
-
-use super::accounts::json_array;
-use super::integer;
 use super::multi_row::MultiRow;
+use super::script::{Script, Value};
 use crate::atproto::verify::Level;
-use crate::model::SourceId;
 use crate::store::datetime::sortable;
-use crate::store::fold::RecordChange;
+use crate::store::plan::RecordWrite;
 use crate::store::plan::effect::Validity;
 
 static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -45,72 +41,44 @@ static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Writes those of `changes` that no equal or higher rev has overtaken, and returns them. What is
-/// deleted has its rev too, so that an older create can't bring it back.
-pub(super) async fn write<'a, 'e>(
-    connection: &mut SqliteConnection,
-    source: &SourceId,
-    changes: &'a BTreeMap<String, RecordChange<'e>>,
+/// Appends to `script` what writes `records`, which are by their URIs. What is deleted leaves a tombstone.
+pub(super) fn push(
+    script: &mut Script,
+    source: &str,
+    records: &BTreeMap<String, RecordWrite<'_>>,
     now: &str,
-) -> Result<Vec<(&'a str, RecordChange<'e>)>, sqlx::Error> {
-    if changes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let held = held_revs(connection, changes.keys()).await?;
-    let is_newer = |(uri, change): &(&str, RecordChange<'_>)| {
-        let held = held.get(*uri);
-        held.is_none_or(|held| change.version().rev.as_str() > held.as_str())
-    };
-    let rows: Vec<(&str, RecordChange<'_>)> = changes
-        .iter()
-        .map(|(uri, change)| (uri.as_str(), *change))
-        .filter(is_newer)
-        .collect();
-    for (statement, chunk) in RECORDS.cut(&rows) {
-        let mut query = sqlx::query(statement);
-        for (uri, change) in chunk {
-            let version = change.version();
-            let upsert = match change {
-                RecordChange::Delete(_) => None,
-                RecordChange::Upsert(upsert) => Some(*upsert),
-            };
-            query = query
-                .bind(*uri)
-                .bind(version.did.as_str())
-                .bind(version.collection.as_str())
-                .bind(version.rkey.as_str())
-                .bind(upsert.map(|upsert| upsert.cid.to_string()))
-                .bind(version.rev.as_str())
-                .bind(integer(version.seq))
-                .bind(source.as_str())
-                .bind(sortable(version.time))
-                .bind(upsert.map(|upsert| upsert.json.as_str()))
-                .bind(upsert.map(|upsert| upsert.cbor.as_ref()))
-                .bind(upsert.map(|upsert| upsert.validity.as_str()))
-                .bind(upsert.and_then(|upsert| reason(&upsert.validity)))
-                .bind(now)
-                .bind(now)
-                .bind(upsert.is_none())
-                .bind(version.verified.map_or("none", Level::as_str));
-        }
-        query.execute(&mut *connection).await?;
-    }
-    Ok(rows)
+) {
+    let rows: Vec<(&String, &RecordWrite<'_>)> = records.iter().collect();
+    script.push_rows(&RECORDS, &rows, |(uri, record), values| {
+        values.push(uri.as_str().into());
+        push_values(values, source, **record, now);
+    });
 }
 
-/// The revs of those of the records that are there already. Asking first is cheaper than having
-/// every written row returned, and as exact: nobody else writes within the transaction.
-async fn held_revs(
-    connection: &mut SqliteConnection,
-    uris: impl Iterator<Item = &String>,
-) -> Result<HashMap<String, String>, sqlx::Error> {
-    let rows: Vec<(String, String)> = sqlx::query_as(
-        "SELECT uri, rev FROM records WHERE uri IN (SELECT value FROM json_each(?))",
-    )
-    .bind(json_array(uris.map(String::as_str)))
-    .fetch_all(&mut *connection)
-    .await?;
-    Ok(rows.into_iter().collect())
+fn push_values(values: &mut Vec<Value>, source: &str, record: RecordWrite<'_>, now: &str) {
+    let version = record.version();
+    let upsert = match record {
+        RecordWrite::Delete(_) => None,
+        RecordWrite::Upsert(upsert) => Some(upsert),
+    };
+    values.extend([
+        version.did.as_str().into(),
+        version.collection.as_str().into(),
+        version.rkey.as_str().into(),
+        upsert.map(|upsert| upsert.cid.to_string()).into(),
+        version.rev.as_str().into(),
+        version.seq.into(),
+        source.into(),
+        sortable(version.time).into(),
+        upsert.map(|upsert| upsert.json.as_str()).into(),
+        upsert.map(|upsert| upsert.cbor.as_ref()).into(),
+        upsert.map(|upsert| upsert.validity.as_str()).into(),
+        upsert.and_then(|upsert| reason(&upsert.validity)).into(),
+        now.into(),
+        now.into(),
+        upsert.is_none().into(),
+        version.verified.map_or("none", Level::as_str).into(),
+    ]);
 }
 
 fn reason(validity: &Validity) -> Option<&str> {

@@ -13,6 +13,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Executor};
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::error::is_refusal;
+use super::script::{Answers, Script};
 use crate::store::StoreError;
 use crate::testing::fault::{Faults, Injected, Point};
 
@@ -61,6 +63,16 @@ impl Writer {
 
     /// Waits for the transaction before this one, then for the database's write lock.
     pub(super) async fn begin(&self) -> Result<Transaction<'_>, StoreError> {
+        let (transaction, _answers) = self.begin_with(Script::default()).await?;
+        Ok(transaction)
+    }
+
+    /// The same, and runs `script` as the first of the transaction: in the same trip, unless faults are
+    /// planned.
+    pub(super) async fn begin_with(
+        &self,
+        script: Script,
+    ) -> Result<(Transaction<'_>, Answers), StoreError> {
         let mut slot = self.idle.lock().await;
         self.check_file()?;
         let mut connection = match slot.take() {
@@ -73,14 +85,22 @@ impl Writer {
         };
         // A deferred transaction that comes to write later can fail in a way that the busy timeout
         // doesn't cover.
-        connection.execute("BEGIN IMMEDIATE").await?;
-        let transaction = Transaction {
+        let mut begin = Script::default();
+        begin.push("BEGIN IMMEDIATE", []);
+        let (begin, rest) = match self.faults.are_planned() {
+            true => (begin, script),
+            false => (begin.followed_by(script), Script::default()),
+        };
+        let begun = begin.run(&mut connection).await?;
+        let mut answers: Answers = begun.into_iter().skip(1).collect();
+        let mut transaction = Transaction {
             connection,
             slot,
             faults: &self.faults,
         };
         transaction.pass(Point::StoreBegun).await?;
-        Ok(transaction)
+        answers.extend(transaction.run(rest).await?);
+        Ok((transaction, answers))
     }
 
     /// SQLite goes on writing to a file that was deleted or replaced, for nobody to read. And a
@@ -96,6 +116,45 @@ impl Writer {
 }
 
 impl Transaction<'_> {
+    /// Runs `script` in one trip. Where faults are planned, its statements go one by one, and each of them
+    /// may fail.
+    pub(super) async fn run(&mut self, script: Script) -> Result<Answers, sqlx::Error> {
+        if !self.faults.are_planned() {
+            return script.run(&mut self.connection).await;
+        }
+        let mut answers = Answers::new();
+        for statement in script.into_single() {
+            self.pass(Point::StoreWriting).await?;
+            answers.extend(statement.run(&mut self.connection).await?);
+        }
+        Ok(answers)
+    }
+
+    /// Runs `script` as the last of the transaction and makes it durable: in the same trip, unless faults
+    /// are planned. Where this future is dropped, it may be durable all the same. Where `script` is
+    /// refused, the transaction is rolled back.
+    pub(super) async fn commit_with(mut self, script: Script) -> Result<(), Failure> {
+        let ends_by_itself = self.faults.are_planned();
+        let script = match ends_by_itself {
+            true => script,
+            false => {
+                let mut commit = Script::default();
+                commit.push("COMMIT", []);
+                script.followed_by(commit)
+            }
+        };
+        match self.run(script).await {
+            Ok(_) if ends_by_itself => self.commit().await?,
+            Ok(_) => *self.slot = Some(self.connection),
+            Err(error) if is_refusal(&error) => {
+                self.rollback().await?;
+                return Err(Failure::Refused(error));
+            }
+            Err(error) => return Err(Failure::Store(error.into())),
+        }
+        Ok(())
+    }
+
     /// Makes the transaction durable. Where this future is dropped, it may be durable all the same.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         self.pass(Point::StoreCommitting).await?;
@@ -133,6 +192,20 @@ impl DerefMut for Transaction<'_> {
     }
 }
 
+/// Why a transaction was not made durable, as far as is known.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The database refuses what was to be written, and would refuse it again.
+    Refused(sqlx::Error),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 /// Tells a file from another that bears its name.
 #[derive(Debug, PartialEq, Eq)]
 struct FileIdentity {
@@ -161,7 +234,70 @@ impl FileIdentity {
 
 #[cfg(test)]
 mod tests {
-    use crate::store::sqlite::SqliteStore;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use crate::model::{Position, SourceId};
+    use crate::store::plan::effect::{AccountChange, Effect};
+    use crate::store::sqlite::{Options, SqliteStore};
+    use crate::store::{Store, WriteBatch};
+    use crate::testing::fault::{Fault, FaultPlan, Faults, Point};
+
+    /// Lets everything pass, and counts.
+    #[derive(Default)]
+    struct Counting {
+        writing: AtomicU32,
+        committing: AtomicU32,
+    }
+
+    impl FaultPlan for Counting {
+        fn strike(&self, point: Point) -> Option<Fault> {
+            match point {
+                Point::StoreWriting => self.writing.fetch_add(1, Ordering::SeqCst),
+                Point::StoreCommitting => self.committing.fetch_add(1, Ordering::SeqCst),
+                _ => 0,
+            };
+            None
+        }
+    }
+
+    /// Between any two statements of a transaction, and before its commit.
+    #[tokio::test]
+    async fn where_faults_are_planned_every_statement_of_a_script_can_fail() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("huddle.db").display());
+        let plan = Arc::new(Counting::default());
+        let options = Options {
+            faults: Faults::planned(plan.clone()),
+            ..Options::default()
+        };
+        let store = SqliteStore::open_with(&url, options).await.unwrap();
+        let source = SourceId::new("wss://relay.example");
+        let mut passed = Vec::new();
+        for seq in 1..=2 {
+            let account = Effect::Account(AccountChange {
+                did: crate::atproto::syntax::Did::parse("did:plc:alice").unwrap(),
+                active: false,
+                status: Some("deleted".to_owned()),
+                is_unconfirmed: false,
+                seq,
+                time: jiff::Timestamp::from_second(seq as i64).unwrap(),
+            });
+            let effects = if seq == 1 { vec![] } else { vec![account] };
+            let batch = WriteBatch {
+                source: &source,
+                effects: &effects,
+                position: Position { seq, time: None },
+                sequence_restarted: false,
+            };
+            store.apply(&batch).await.unwrap();
+            passed.push(plan.writing.swap(0, Ordering::SeqCst));
+        }
+        // Nine statements read. The first batch gives the source its row and moves the cursor, the second
+        // moves the cursor and removes an account.
+        assert_eq!(passed, [9 + 1 + 3, 9 + 1 + 7]);
+        assert_eq!(plan.committing.load(Ordering::SeqCst), 2);
+    }
 
     #[tokio::test]
     async fn what_a_statement_may_have_to_undo_is_in_memory_on_every_connection() {

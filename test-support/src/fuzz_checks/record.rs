@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use data_encoding::BASE64_NOPAD;
-use huddle_firehose::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
+use huddle_firehose::atproto::event::{Change, Commit, PutAction, RecordOp};
 use huddle_firehose::atproto::json::dag_cbor_to_json;
 use huddle_firehose::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use huddle_firehose::huddle::{Projection, project};
@@ -13,7 +13,7 @@ use huddle_firehose::lexicon::{Schemas, Validation};
 use huddle_firehose::model::SourceId;
 use huddle_firehose::source::interest::Interest;
 use huddle_firehose::source::process::records::Rules;
-use huddle_firehose::store::plan::effect::{Effect, RecordUpsert, Stage, Validity};
+use huddle_firehose::store::plan::effect::{RecordChange, RecordUpsert, Stage, Validity};
 use huddle_firehose::store::plan::index_task::IndexTask;
 use ipld_core::ipld::Ipld;
 use serde_json::{Value, json};
@@ -170,29 +170,21 @@ fn created(collection: &str, record: &[u8]) -> Commit {
 /// Each operation has an effect, and the resulting task can be read back.
 pub(crate) fn check_effects(commit: &Commit) {
     for rules in &*RULES {
-        let mut effects = Vec::new();
-        rules.effects_of(Event::Commit(Box::new(commit.clone())), None, &mut effects);
-        assert!(effects.len() >= commit.ops.len() + commit.misnamed.len());
-        for effect in &effects {
-            match effect {
-                Effect::Upsert(upsert) => check_upsert(upsert, rules),
-                Effect::DeadLetter(letter) => {
+        let records = rules.records_of(commit, None);
+        assert!(records.len() >= commit.ops.len() + commit.misnamed.len());
+        for record in &records {
+            match record {
+                RecordChange::Upsert(upsert) => check_upsert(upsert, rules),
+                RecordChange::DeadLetter(letter) => {
                     assert!(!letter.error.is_empty());
                     assert_eq!(letter.task.is_some(), letter.stage == Stage::Validate);
                     if let Some(task) = &letter.task {
                         read_task(task);
                     }
                 }
-                Effect::Delete(delete) => {
+                RecordChange::Delete(delete) => {
                     let task = IndexTask::delete(delete, &rules.source, 1);
                     read_task(&serde_json::to_string(&task).expect("a task is JSON"));
-                }
-                Effect::Account(_)
-                | Effect::Commit(_)
-                | Effect::Recheck(_)
-                | Effect::Gap(_)
-                | Effect::Identity(_) => {
-                    panic!("a commit changes records only: {effect:?}")
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::config::{Config, Verify};
 use huddle_firehose::repo::RepositoriesMessage;
-use huddle_firehose::store::repos::{DueRepo, JobKind, RepoStore};
+use huddle_firehose::store::repos::{DueRepo, JobKind, RepoChange, RepoEvent, RepoStore};
 use huddle_firehose::store::sqlite::{ResyncRow, SqliteStore};
 use huddle_firehose::worker;
 use huddle_firehose::worker::RunningWorker;
@@ -146,7 +146,9 @@ impl Verified {
     /// Has an account's repository fetched, as an operator would.
     pub async fn ask_for(&self, number: usize) {
         let did = self.did(number);
-        self.store.desynchronize(&did, "operator").await.unwrap();
+        let event = RepoEvent::RequestResync { cause: "operator" };
+        let change = RepoChange::Repo { did: &did, event };
+        self.store.change(change).await.unwrap();
         let repositories = self.tree.context().repositories.as_ref().unwrap();
         let look = RepositoriesMessage::Wake;
         repositories.address.cast(look).unwrap();

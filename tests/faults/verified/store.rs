@@ -13,11 +13,10 @@ use tokio::time::Instant;
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::model::{Position, SourceId};
-use huddle_firehose::store::plan::effect::{Effect, Gap};
+use huddle_firehose::store::plan::effect::Gap;
 use huddle_firehose::store::repos::{
-    Discovery, DiscoveryPage, DueRepo, Held, HeldRange, HostStatus, JobKind, ParkedCommit,
-    RecentResyncs, Reconciled, Replayed, RepoCounts, RepoStore, Resync, SnapshotPart,
-    UnconfirmedStatus,
+    Discovery, DueRepo, Held, HeldRange, HostStatus, JobKind, ParkedCommit, RecentResyncs,
+    Reconciled, RepoChange, RepoCounts, RepoEvent, RepoStore, UnconfirmedStatus,
 };
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
@@ -154,6 +153,49 @@ impl FaultyStore {
             .unwrap()
     }
 
+    /// The same change, with the times until which something is left alone as the wall clock would have
+    /// them.
+    async fn change_on_the_wall(&self, change: RepoChange<'_>) -> Result<Written, StoreError> {
+        let change = match change {
+            RepoChange::Repo {
+                did,
+                event: RepoEvent::EndResync(resync),
+            } => {
+                let mut resync = resync.clone();
+                if let Err(failure) = &mut resync.outcome {
+                    failure.retry_at = self.on_the_wall(failure.retry_at);
+                }
+                let event = RepoEvent::EndResync(&resync);
+                return self.store.change(RepoChange::Repo { did, event }).await;
+            }
+            RepoChange::HostAnswered {
+                unconfirmed,
+                answer: HostStatus::Unknown(until),
+            } => {
+                let answer = &HostStatus::Unknown(self.on_the_wall(*until));
+                let change = RepoChange::HostAnswered {
+                    unconfirmed,
+                    answer,
+                };
+                return self.store.change(change).await;
+            }
+            RepoChange::Repo { did, event } => {
+                let event = match event {
+                    RepoEvent::RetryLater { until } => RepoEvent::RetryLater {
+                        until: self.on_the_wall(until),
+                    },
+                    RepoEvent::Reschedule { until } => RepoEvent::Reschedule {
+                        until: self.on_the_wall(until),
+                    },
+                    event => event,
+                };
+                RepoChange::Repo { did, event }
+            }
+            change => change,
+        };
+        self.store.change(change).await
+    }
+
     /// What the tables show.
     pub(crate) async fn show(&self) -> Shown {
         standing_still(Shown::read(&self.store)).await
@@ -243,36 +285,12 @@ impl RepoStore for FaultyStore {
         self.act_soon(self.store.resyncs_since(did, since)).boxed()
     }
 
-    fn desynchronize<'a>(
-        &'a self,
-        did: &'a Did,
-        cause: &'a str,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.desynchronize(did, cause)).boxed()
-    }
-
-    fn begin_resync<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.begin_resync(did)).boxed()
+    fn change<'a>(&'a self, change: RepoChange<'a>) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.act_soon(self.change_on_the_wall(change)).boxed()
     }
 
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>> {
         self.act_soon(self.store.held(range)).boxed()
-    }
-
-    fn write_snapshot<'a>(
-        &'a self,
-        part: &'a SnapshotPart<'a>,
-    ) -> BoxFuture<'a, Result<Written, StoreError>> {
-        self.act_soon(self.store.write_snapshot(part)).boxed()
-    }
-
-    fn end_resync<'a>(&'a self, resync: &'a Resync) -> BoxFuture<'a, Result<(), StoreError>> {
-        let mut resync = resync.clone();
-        if let Err(failure) = &mut resync.outcome {
-            failure.retry_at = self.on_the_wall(failure.retry_at);
-        }
-        self.act_soon(async move { self.store.end_resync(&resync).await })
-            .boxed()
     }
 
     fn first_parked<'a>(
@@ -280,51 +298,6 @@ impl RepoStore for FaultyStore {
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>> {
         self.act_soon(self.store.first_parked(did)).boxed()
-    }
-
-    fn replay_parked<'a>(
-        &'a self,
-        waiting: &'a ParkedCommit,
-        effects: &'a [Effect],
-    ) -> BoxFuture<'a, Result<Replayed, StoreError>> {
-        self.act_soon(self.store.replay_parked(waiting, effects))
-            .boxed()
-    }
-
-    fn retry_later<'a>(
-        &'a self,
-        did: &'a Did,
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let until = self.on_the_wall(until);
-        self.act_soon(async move { self.store.retry_later(did, until).await })
-            .boxed()
-    }
-
-    fn finish_replay<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.finish_replay(did)).boxed()
-    }
-
-    fn reschedule<'a>(
-        &'a self,
-        did: &'a Did,
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let until = self.on_the_wall(until);
-        self.act_soon(async move { self.store.reschedule(did, until).await })
-            .boxed()
-    }
-
-    fn suspend_until_active<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.suspend_until_active(did)).boxed()
-    }
-
-    fn untrack<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.untrack(did)).boxed()
-    }
-
-    fn finish_recheck<'a>(&'a self, repo: &'a DueRepo) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.finish_recheck(repo)).boxed()
     }
 
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
@@ -338,28 +311,6 @@ impl RepoStore for FaultyStore {
     ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>> {
         let now = self.on_the_wall(now);
         self.act_soon(self.store.unconfirmed(now, limit)).boxed()
-    }
-
-    fn report_inactive<'a>(
-        &'a self,
-        did: &'a Did,
-        status: &'a str,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.report_inactive(did, status))
-            .boxed()
-    }
-
-    fn confirm_status<'a>(
-        &'a self,
-        unconfirmed: &'a UnconfirmedStatus,
-        truth: &'a HostStatus,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let truth = match truth {
-            HostStatus::Unknown(until) => HostStatus::Unknown(self.on_the_wall(*until)),
-            truth => truth.clone(),
-        };
-        self.act_soon(async move { self.store.confirm_status(unconfirmed, &truth).await })
-            .boxed()
     }
 
     fn begin_discovery<'a>(
@@ -382,13 +333,6 @@ impl RepoStore for FaultyStore {
 
     fn discoveries(&self) -> BoxFuture<'_, Result<Vec<Discovery>, StoreError>> {
         self.act_soon(self.store.discoveries()).boxed()
-    }
-
-    fn note_page<'a>(
-        &'a self,
-        page: &'a DiscoveryPage<'a>,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.note_page(page)).boxed()
     }
 
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {

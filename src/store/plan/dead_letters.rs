@@ -1,43 +1,16 @@
-//! What could not be applied.
+//! What tells one dead letter from another.
 
 use sha2::{Digest, Sha256};
-use sqlx::sqlite::SqliteConnection;
 
-use super::integer;
 use crate::model::SourceId;
 use crate::store::plan::effect::DeadLetter;
 
-/// Keeps `letter`; returns 1 where it was new, and 0 where a replay has brought it again.
-pub(super) async fn write(
-    connection: &mut SqliteConnection,
-    source: &SourceId,
-    letter: &DeadLetter,
-    now: &str,
-) -> Result<u64, sqlx::Error> {
-    let written = sqlx::query(
-        "INSERT INTO dead_letters (fingerprint, source, seq, did, uri, stage, error, task, raw, \
-         attempts, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-         ON CONFLICT (fingerprint) DO NOTHING",
-    )
-    .bind(fingerprint(source, letter))
-    .bind(source.as_str())
-    .bind(letter.seq.map(integer))
-    .bind(letter.did.as_deref())
-    .bind(letter.uri.as_deref())
-    .bind(letter.stage.as_str())
-    .bind(letter.error.as_str())
-    .bind(letter.task.as_deref())
-    .bind(letter.raw.as_ref())
-    .bind(letter.attempts)
-    .bind(now)
-    .execute(&mut *connection)
-    .await?;
-    Ok(written.rows_affected())
-}
+/// A SHA-256.
+pub type Fingerprint = [u8; 32];
 
 /// The same for the same bytes of the same event, however often they come and fail. The error's
 /// words and the attempts are not part of it.
-fn fingerprint(source: &SourceId, letter: &DeadLetter) -> Vec<u8> {
+pub(super) fn fingerprint(source: &SourceId, letter: &DeadLetter) -> Fingerprint {
     let seq = letter.seq.map(u64::to_be_bytes);
     let parts = [
         Some(source.as_str().as_bytes()),
@@ -55,7 +28,7 @@ fn fingerprint(source: &SourceId, letter: &DeadLetter) -> Vec<u8> {
         );
         hash.update(part.unwrap_or_default());
     }
-    hash.finalize().to_vec()
+    hash.finalize().into()
 }
 
 #[cfg(test)]
@@ -78,7 +51,7 @@ mod tests {
         }
     }
 
-    fn print(letter: &DeadLetter) -> Vec<u8> {
+    fn print(letter: &DeadLetter) -> Fingerprint {
         fingerprint(&SourceId::new("wss://relay.example"), letter)
     }
 

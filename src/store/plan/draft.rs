@@ -1,0 +1,108 @@
+//! The rows of accounts and repositories as a plan changes them.
+
+use std::collections::BTreeMap;
+
+use super::account::AccountRow;
+use super::change_set::ChangeSet;
+use super::repository::RepoRow;
+use super::view::View;
+
+/// A view of the tables, with what was changed so far laid over it.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    pub(super) view: &'a View,
+    accounts: BTreeMap<&'a str, AccountRow>,
+    repos: BTreeMap<&'a str, Option<RepoRow>>,
+    /// Accounts that are removed, and up to when.
+    pub(super) removals: BTreeMap<&'a str, String>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(view: &'a View) -> Self {
+        Self {
+            view,
+            accounts: BTreeMap::new(),
+            repos: BTreeMap::new(),
+            removals: BTreeMap::new(),
+        }
+    }
+
+    /// `None` where nothing is known of the account.
+    pub(super) fn account(&self, did: &str) -> Option<&AccountRow> {
+        self.accounts
+            .get(did)
+            .or_else(|| self.view.accounts.get(did))
+    }
+
+    /// The account's row, to be changed. There is one from now on.
+    pub(super) fn account_mut(&mut self, did: &'a str) -> &mut AccountRow {
+        let known = self.view.accounts.get(did);
+        self.accounts
+            .entry(did)
+            .or_insert_with(|| known.cloned().unwrap_or_default())
+    }
+
+    /// `None` where the repository is not tracked.
+    pub(super) fn repo(&self, did: &str) -> Option<&RepoRow> {
+        match self.repos.get(did) {
+            Some(changed) => changed.as_ref(),
+            None => self.view.repos.get(did),
+        }
+    }
+
+    /// The repository's row, to be changed; `None` where it is not tracked.
+    pub(super) fn repo_mut(&mut self, did: &'a str) -> Option<&mut RepoRow> {
+        let known = self.view.repos.get(did);
+        self.repos
+            .entry(did)
+            .or_insert_with(|| known.cloned())
+            .as_mut()
+    }
+
+    /// The repository's row, to be changed. It is tracked from now on.
+    pub(super) fn tracked_mut(&mut self, did: &'a str) -> &mut RepoRow {
+        let known = self.view.repos.get(did);
+        self.repos
+            .entry(did)
+            .or_insert_with(|| known.cloned())
+            .get_or_insert_with(RepoRow::unknown)
+    }
+
+    pub(super) fn set_repo(&mut self, did: &'a str, repo: Option<RepoRow>) {
+        self.repos.insert(did, repo);
+    }
+
+    /// Removes what the account had up to `removed_at`.
+    pub(super) fn remove(&mut self, did: &'a str, removed_at: &str) {
+        let removed_at = self.account_mut(did).remove(removed_at);
+        if let Some(repo) = self.repo(did).cloned() {
+            self.set_repo(did, repo.after_removal(&removed_at));
+        }
+        self.removals.insert(did, removed_at);
+    }
+
+    /// Moves the rows that are another way than before into `changes`.
+    pub(super) fn conclude(self, changes: &mut ChangeSet<'a>) {
+        let Self {
+            view,
+            accounts,
+            repos,
+            removals,
+        } = self;
+        let is_new = |(did, account): &(&str, AccountRow)| view.accounts.get(*did) != Some(account);
+        changes.accounts.extend(accounts.into_iter().filter(is_new));
+        changes.removals.extend(removals);
+        for (did, repo) in repos {
+            match (view.repos.get(did), repo) {
+                (Some(before), Some(repo)) if *before == repo => {}
+                (_, Some(repo)) => {
+                    changes.repos.insert(did, repo);
+                }
+                (Some(_), None) => {
+                    changes.untracked.insert(did);
+                }
+                (None, None) => {}
+            }
+        }
+    }
+}

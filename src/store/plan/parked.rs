@@ -1,0 +1,168 @@
+//! Commits that are parked: until their key is known, or their repository was fetched.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use bytes::Bytes;
+
+use crate::store::plan::effect::ChainUpdate;
+
+/// So many bytes of one repository's frames are parked at most, and of all of them together. Beyond that
+/// those of the repository are dropped, and it is fetched as a whole, which brings the same.
+const MAX_OF_ONE: u64 = 16 << 20;
+const MAX_OF_ALL: u64 = 1 << 30;
+
+/// What has to be known of parked frames before more are parked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParkedNeeds {
+    /// The DIDs whose frames are added up.
+    pub dids: BTreeSet<String>,
+    /// The DIDs and seqs of the frames that are to be parked.
+    pub frames: BTreeSet<(String, u64)>,
+}
+
+/// What is parked already.
+#[derive(Clone, Debug, Default)]
+pub struct ParkedView {
+    /// Bytes of all frames.
+    pub total: u64,
+    /// Bytes of the frames of each repository that was asked for.
+    pub bytes: HashMap<String, u64>,
+    /// Those of the frames that were asked for.
+    pub frames: HashSet<(String, u64, Bytes)>,
+}
+
+/// What is added to the parked frames, and what is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Parking<'a> {
+    pub(super) added: Vec<&'a ChainUpdate>,
+    /// The repositories of which too much is parked.
+    pub(super) overflowing: BTreeSet<&'a str>,
+}
+
+impl ParkedNeeds {
+    /// `removed` are the accounts whose frames go in the same transaction.
+    pub(super) fn of<'a>(updates: &[&ChainUpdate], removed: impl Iterator<Item = &'a str>) -> Self {
+        let did = |update: &&ChainUpdate| update.did.to_string();
+        let frame = |update: &&ChainUpdate| (update.did.to_string(), update.seq);
+        Self {
+            dids: updates
+                .iter()
+                .map(did)
+                .chain(removed.map(str::to_owned))
+                .collect(),
+            frames: updates.iter().map(frame).collect(),
+        }
+    }
+}
+
+impl<'a> Parking<'a> {
+    /// Adds `updates` to what is parked, but for those that are there already: a frame may come again.
+    /// Where too much is parked, all of its repository is dropped.
+    pub(super) fn of(
+        updates: &[&'a ChainUpdate],
+        parked: &ParkedView,
+        is_removed: impl Fn(&str) -> bool,
+    ) -> Self {
+        let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
+        let gone = parked.bytes.iter().filter(|(did, _)| is_removed(did));
+        let gone: u64 = gone.map(|(_, bytes)| bytes).sum();
+        let mut total = parked.total.saturating_sub(gone);
+        let mut added: Vec<&ChainUpdate> = Vec::new();
+        for update in updates {
+            let did = update.did.as_str();
+            let is_removed = is_removed(did);
+            let known = parked.bytes.get(did).filter(|_| !is_removed);
+            let bytes = bytes
+                .entry(did)
+                .or_insert_with(|| known.copied().unwrap_or_default());
+            let frame = (update.did.to_string(), update.seq, update.frame.clone());
+            let is_stored = !is_removed && parked.frames.contains(&frame);
+            let is_same = |other: &&ChainUpdate| {
+                (&other.did, other.seq, &other.frame) == (&update.did, update.seq, &update.frame)
+            };
+            if is_stored || added.iter().any(is_same) {
+                continue;
+            }
+            *bytes += update.frame.len() as u64;
+            total += update.frame.len() as u64;
+            added.push(update);
+        }
+        let is_full = total > MAX_OF_ALL;
+        let overflowing: BTreeSet<&str> = bytes
+            .into_iter()
+            .filter_map(|(did, bytes)| (is_full || bytes > MAX_OF_ONE).then_some(did))
+            .collect();
+        added.retain(|update| !overflowing.contains(update.did.as_str()));
+        Self { added, overflowing }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cid::Cid;
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::atproto::syntax::{Did, Tid};
+    use crate::store::plan::effect::Predecessor;
+
+    fn update(name: &str, seq: u64) -> ChainUpdate {
+        ChainUpdate {
+            did: Did::parse(&format!("did:plc:{name}")).unwrap(),
+            rev: Tid::parse("3jzfcijpj2z2a").unwrap(),
+            data: Cid::default(),
+            seq,
+            time: Timestamp::UNIX_EPOCH,
+            predecessor: Predecessor::KeyUnavailable,
+            wants_history: false,
+            frame: Bytes::from_static(b"frame"),
+        }
+    }
+
+    fn seqs(parking: &Parking<'_>) -> Vec<u64> {
+        parking.added.iter().map(|update| update.seq).collect()
+    }
+
+    #[test]
+    fn a_frame_that_is_parked_already_is_not_parked_again() {
+        let (first, second) = (update("alice", 1), update("alice", 2));
+        let stored = (first.did.to_string(), 1, first.frame.clone());
+        let view = ParkedView {
+            frames: [stored].into(),
+            ..ParkedView::default()
+        };
+        let parking = Parking::of(&[&first, &second, &second], &view, |_| false);
+        assert_eq!(seqs(&parking), [2]);
+        // What was parked of an account goes with it, and what comes later is parked anew.
+        let parking = Parking::of(&[&first, &second], &view, |did| did == "did:plc:alice");
+        assert_eq!(seqs(&parking), [1, 2]);
+    }
+
+    #[test]
+    fn where_too_much_is_parked_in_all_what_comes_is_dropped_with_what_its_repository_had() {
+        let (alice, bob) = (update("alice", 1), update("bob", 2));
+        let full = ParkedView {
+            total: MAX_OF_ALL,
+            ..ParkedView::default()
+        };
+        let parking = Parking::of(&[&alice, &bob], &full, |_| false);
+        assert!(parking.added.is_empty());
+        let dids: Vec<&str> = parking.overflowing.into_iter().collect();
+        assert_eq!(dids, ["did:plc:alice", "did:plc:bob"]);
+    }
+
+    #[test]
+    fn where_too_much_of_one_repository_is_parked_the_others_stay() {
+        let (alice, bob) = (update("alice", 1), update("bob", 2));
+        let bytes = [(alice.did.to_string(), MAX_OF_ONE)].into();
+        let view = ParkedView {
+            total: MAX_OF_ONE,
+            bytes,
+            ..ParkedView::default()
+        };
+        let parking = Parking::of(&[&alice, &bob], &view, |_| false);
+        assert_eq!(seqs(&parking), [2]);
+        let dids: Vec<&str> = parking.overflowing.into_iter().collect();
+        assert_eq!(dids, ["did:plc:alice"]);
+    }
+}

@@ -1,0 +1,421 @@
+//! What holds of the plan whatever comes, in whatever batches.
+
+use bytes::Bytes;
+use cid::Cid;
+use jiff::Timestamp;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::tables::Tables;
+use crate::atproto::car::address_of;
+use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
+use crate::store::plan::effect::{
+    AccountChange, ChainUpdate, CommitEffect, Effect, Gap, GapCause, IdentityChange, Predecessor,
+    Recheck, RecordChange, RecordDelete, RecordUpsert, RecordVersion, Validity,
+};
+use crate::store::plan::{Contents, RepoEvent, RepoRow, RepoState, transition};
+
+const NAMES: [&str; 2] = ["did:plc:alice", "did:plc:bob"];
+
+fn did(name: usize) -> Did {
+    Did::parse(NAMES[name]).unwrap()
+}
+
+fn rev(n: u8) -> Tid {
+    let digit = |digit: u8| char::from(b"234567abcdefghijklmnopqrstuvwxyz"[usize::from(digit)]);
+    Tid::parse(&format!("3k222222222{}{}", digit(n / 32), digit(n % 32))).unwrap()
+}
+
+fn tree(n: u8) -> Cid {
+    address_of(&[n])
+}
+
+fn second(n: u8) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + i64::from(n)).unwrap()
+}
+
+fn version(name: usize, rkey: &str, n: u8) -> RecordVersion {
+    RecordVersion {
+        did: did(name),
+        collection: Nsid::parse("com.huddle.profile").unwrap(),
+        rkey: RecordKey::parse(rkey).unwrap(),
+        rev: rev(n),
+        seq: u64::from(n),
+        time: second(n),
+        data: tree(n),
+        verified: None,
+    }
+}
+
+fn put(name: usize, rkey: &str, n: u8) -> RecordChange {
+    let version = version(name, rkey, n);
+    RecordChange::Upsert(Box::new(RecordUpsert {
+        version,
+        cid: tree(n),
+        json: "{}".to_owned(),
+        cbor: Bytes::new(),
+        validity: Validity::Valid,
+        projection: None,
+    }))
+}
+
+fn delete(name: usize, rkey: &str, n: u8) -> RecordChange {
+    let version = version(name, rkey, n);
+    RecordChange::Delete(RecordDelete { version })
+}
+
+fn commit(name: usize, n: u8, predecessor: Predecessor, records: Vec<RecordChange>) -> Effect {
+    let chain = Some(ChainUpdate {
+        did: did(name),
+        rev: rev(n),
+        data: tree(n),
+        seq: u64::from(n),
+        time: second(n),
+        predecessor,
+        wants_history: false,
+        frame: Bytes::from(format!("{name} {n}")),
+    });
+    Effect::Commit(Box::new(CommitEffect { chain, records }))
+}
+
+fn after(before: u8) -> Predecessor {
+    Predecessor::After {
+        since: Some(rev(before)),
+        prev_data: Some(tree(before)),
+        is_lenient: false,
+    }
+}
+
+/// Any effect at all; revs, seqs and times rise with a number, which comes in any order.
+fn effect() -> impl Strategy<Value = Effect> {
+    let name = || 0..NAMES.len();
+    let rkey = || prop::sample::select(vec!["a", "b"]);
+    let records = (name(), rkey(), any::<bool>(), 1..60_u8);
+    let chained = (name(), rkey(), any::<bool>(), 1..60_u8, 0..4_u8);
+    let status = prop::sample::select(vec![None, Some("deleted"), Some("takendown")]);
+    prop_oneof![
+        3 => records.prop_map(|(name, rkey, puts, n)| {
+            Effect::records(vec![if puts { put(name, rkey, n) } else { delete(name, rkey, n) }])
+        }),
+        8 => chained.prop_map(|(name, rkey, puts, n, kind)| {
+            let predecessor = match kind {
+                0 => Predecessor::KeyUnavailable,
+                1 => Predecessor::Unstated,
+                _ => after(n - 1),
+            };
+            let record = if puts { put(name, rkey, n) } else { delete(name, rkey, n) };
+            commit(name, n, predecessor, vec![record])
+        }),
+        2 => (name(), status, any::<bool>(), 1..60_u8).prop_map(|(name, status, is_unconfirmed, n)| {
+            Effect::Account(AccountChange {
+                did: did(name),
+                active: status.is_none(),
+                status: status.map(str::to_owned),
+                is_unconfirmed,
+                seq: u64::from(n),
+                time: second(n),
+            })
+        }),
+        1 => (name(), 1..60_u8).prop_map(|(name, n)| {
+            Effect::Identity(IdentityChange {
+                did: did(name),
+                handle: Some(format!("h{n}.example")),
+                seq: u64::from(n),
+                time: second(n),
+            })
+        }),
+        1 => (name(), any::<bool>()).prop_map(|(name, is_wanted)| {
+            Effect::Recheck(Recheck { did: did(name), is_wanted })
+        }),
+        1 => (1..60_u8).prop_map(|n| {
+            Effect::Gap(Gap {
+                cause: GapCause::OutdatedCursor,
+                from_seq: u64::from(n),
+                from_time: None,
+                to_seq: (n % 2 == 0).then_some(u64::from(n) + 1),
+                to_time: None,
+            })
+        }),
+    ]
+}
+
+fn batches() -> impl Strategy<Value = Vec<Vec<Effect>>> {
+    vec(vec(effect(), 0..8), 0..8)
+}
+
+/// A batch without what tells of a moment and not of a state: that an account returns, or that a
+/// repository is to be compared.
+fn without_moments(batch: &[Effect]) -> Vec<Effect> {
+    let is_state = |effect: &&Effect| match effect {
+        Effect::Account(change) => !change.is_unconfirmed,
+        Effect::Recheck(_) => false,
+        _ => true,
+    };
+    batch.iter().filter(is_state).cloned().collect()
+}
+
+fn tables_of(batches: &[Vec<Effect>]) -> Tables {
+    let mut tables = Tables::default();
+    for batch in batches {
+        tables.apply(batch);
+    }
+    tables
+}
+
+/// What happens next in a repository.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// A commit that puts a record, or deletes it.
+    Put(&'static str),
+    Delete(&'static str),
+    /// A commit that touches nothing that is kept.
+    Elsewhere,
+    /// A `#sync` that says nothing new.
+    Sync,
+    /// A commit whose key is not known.
+    KeyUnavailable,
+    /// A commit that is not told, and another one behind it.
+    Missed,
+}
+
+fn history() -> impl Strategy<Value = Vec<(usize, Event)>> {
+    let rkey = || prop::sample::select(vec!["a", "b"]);
+    let event = prop_oneof![
+        8 => rkey().prop_map(Event::Put),
+        4 => rkey().prop_map(Event::Delete),
+        3 => Just(Event::Elsewhere),
+        2 => Just(Event::Sync),
+        1 => Just(Event::KeyUnavailable),
+        1 => Just(Event::Missed),
+    ];
+    vec((0..NAMES.len(), event), 1..24)
+}
+
+/// The effects of a history. It begins with a record of either repository, so that both are tracked.
+fn effects_of(history: &[(usize, Event)]) -> Vec<Effect> {
+    let mut heads = [(0_u8, 0_u8); NAMES.len()];
+    let begun = [(0, Event::Put("a")), (1, Event::Put("a"))];
+    let mut effects = Vec::new();
+    for ((name, event), number) in begun.iter().chain(history).zip(1_u8..) {
+        let (name, n) = (*name, 2 * number);
+        let (mut since, mut before) = heads[name];
+        if let Event::Missed = event {
+            (since, before) = (n - 1, n - 1);
+        }
+        let follows = match since {
+            0 => Predecessor::After {
+                since: None,
+                prev_data: None,
+                is_lenient: false,
+            },
+            _ => Predecessor::After {
+                since: Some(rev(since)),
+                prev_data: Some(tree(before)),
+                is_lenient: false,
+            },
+        };
+        heads[name] = (n, n);
+        effects.push(match event {
+            Event::Put(rkey) => commit(name, n, follows, vec![put(name, rkey, n)]),
+            Event::Delete(rkey) => commit(name, n, follows, vec![delete(name, rkey, n)]),
+            Event::Elsewhere => commit(name, n, follows, Vec::new()),
+            Event::KeyUnavailable => commit(name, n, Predecessor::KeyUnavailable, Vec::new()),
+            Event::Missed => commit(name, n, follows, vec![put(name, "b", n)]),
+            Event::Sync => {
+                heads[name] = (n, before);
+                let mut sync = commit(name, n, Predecessor::Unstated, Vec::new());
+                if let Effect::Commit(commit) = &mut sync
+                    && let Some(chain) = &mut commit.chain
+                {
+                    chain.data = tree(before);
+                }
+                sync
+            }
+        });
+    }
+    effects
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn any_division_into_batches_and_any_replay_ends_in_the_same_tables(
+        history in history(),
+        replays in vec((any::<Index>(), any::<Index>()), 0..4),
+        lengths in vec(1_usize..6, 1..8),
+    ) {
+        let history = effects_of(&history);
+        let mut expected = Tables::default();
+        for effect in &history {
+            expected.apply(std::slice::from_ref(effect));
+        }
+        // The stream breaks off somewhere, and begins again at some place before that.
+        let mut told = Vec::new();
+        let mut from = 0;
+        for (broken_off, again) in replays {
+            let end = from + broken_off.index(history.len() - from + 1);
+            told.extend_from_slice(&history[from..end]);
+            from = again.index(end + 1);
+        }
+        told.extend_from_slice(&history[from..]);
+        let mut tables = Tables::default();
+        let mut rest = told.as_slice();
+        for length in lengths.iter().cycle() {
+            let (batch, behind) = rest.split_at((*length).min(rest.len()));
+            tables.apply(batch);
+            rest = behind;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(tables, expected);
+    }
+
+    #[test]
+    fn a_batch_that_is_applied_again_changes_nothing(
+        before in batches(),
+        batch in vec(effect(), 0..8),
+    ) {
+        let batch = without_moments(&batch);
+        let mut tables = tables_of(&before);
+        tables.apply(&batch);
+        // Revs come in any order here, and what was stale at first may break a chain that began since.
+        tables.apply(&batch);
+        let once = tables.clone();
+        let written = tables.apply(&batch);
+        prop_assert_eq!(written.records, 0);
+        prop_assert_eq!(&tables.accounts, &once.accounts);
+        prop_assert_eq!(&tables.records, &once.records);
+        // A deletion drops what is parked, also what is of later, so that is parked anew each time.
+        let is_deletion = |effect: &Effect| match effect {
+            Effect::Account(change) => change.is_deletion(),
+            _ => false,
+        };
+        if !batch.iter().any(is_deletion) {
+            prop_assert_eq!(tables, once);
+        }
+    }
+
+    #[test]
+    fn the_rev_of_a_record_only_rises_and_an_older_one_raises_no_tombstone(
+        batches in batches(),
+    ) {
+        let mut tables = Tables::default();
+        for batch in &batches {
+            let before = tables.clone();
+            tables.apply(batch);
+            for (uri, record) in &tables.records {
+                let Some(known) = before.records.get(uri) else { continue };
+                let is_removed = tables.accounts.get(&record.did)
+                    .is_some_and(|account| account.removed_at.is_some());
+                prop_assert!(is_removed || record.rev >= known.rev, "{}", uri);
+                if record.rev == known.rev {
+                    prop_assert_eq!(&record.cid, &known.cid);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_repository_stands_at_a_higher_rev_or_where_it_stood(batches in batches()) {
+        let mut tables = Tables::default();
+        for batch in &batches {
+            let before = tables.clone();
+            tables.apply(batch);
+            for (did, repo) in &tables.repos {
+                let Some(known) = before.repos.get(did) else { continue };
+                let is_removed = tables.accounts.get(did)
+                    .is_some_and(|account| account.removed_at.is_some());
+                // Where the chain was never checked, a lower one may begin it.
+                let is_unverified = known.state == RepoState::UnverifiedChain;
+                prop_assert!(is_removed || is_unverified || repo.rev >= known.rev, "{}", did);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_overtakes_what_is_parked(
+        before in batches(),
+        batch in vec(effect(), 0..8),
+    ) {
+        let mut tables = tables_of(&before);
+        let known = tables.clone();
+        tables.apply(&batch);
+        let is_gone = |name: &str| {
+            let account = tables.accounts.get(name);
+            account.is_some_and(|account| account.removed_at.is_some())
+        };
+        let written_by_chain = |name: &str, rev: &str| batch.iter().any(|effect| matches!(
+            effect,
+            Effect::Commit(commit) if commit.chain.as_ref().is_some_and(|chain| {
+                chain.did.as_str() == name && chain.rev.as_str() == rev
+            })
+        ));
+        let written_without = |name: &str, rev: &str| batch.iter().any(|effect| matches!(
+            effect,
+            Effect::Commit(commit) if commit.chain.is_none() && commit.records.iter().any(|record| {
+                let version = record.version().unwrap();
+                version.did.as_str() == name && version.rev.as_str() == rev
+            })
+        ));
+        for (uri, record) in &tables.records {
+            let name = record.did.as_str();
+            let was_parked = known.repos.get(name).is_some_and(|repo| repo.has_parked);
+            let is_new = known.records.get(uri) != Some(record);
+            if was_parked && !is_gone(name) && is_new && !written_without(name, &record.rev) {
+                prop_assert!(!written_by_chain(name, &record.rev), "{} at {}", uri, record.rev);
+            }
+        }
+        // And what was parked keeps its place before what comes.
+        let of = |tables: &Tables, name: &str| -> Vec<Bytes> {
+            let parked = tables.parked.values().filter(|parked| parked.did == name);
+            parked.map(|parked| parked.frame.clone()).collect()
+        };
+        for name in NAMES.iter().filter(|name| !is_gone(name)) {
+            let (before, now) = (of(&known, name), of(&tables, name));
+            prop_assert!(now.starts_with(&before), "{}", name);
+        }
+    }
+
+    /// The row says that something is parked if and only if something is.
+    #[test]
+    fn a_repository_knows_whether_something_of_it_is_parked(batches in batches()) {
+        let tables = tables_of(&batches);
+        for name in NAMES {
+            let has_parked = tables.parked.values().any(|parked| parked.did == name);
+            let says_so = tables.repos.get(name).is_some_and(|repo| repo.has_parked);
+            prop_assert_eq!(says_so, has_parked, "{}", name);
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_a_repository_twice_makes_no_difference(
+        state in prop::sample::select(RepoState::ALL.to_vec()),
+        recheck_cause in prop::option::of(0..3_i64),
+        has_parked: bool,
+        contents in (any::<bool>(), any::<bool>()),
+    ) {
+        let repo = RepoRow { state, recheck_cause, has_parked, ..RepoRow::unknown() };
+        let (has_records, has_parked) = contents;
+        let contents = Contents { has_records, has_parked };
+        let until = Timestamp::UNIX_EPOCH;
+        for event in [
+            RepoEvent::BeginResync,
+            RepoEvent::ConfirmRecheck { recheck_cause },
+            RepoEvent::FinishReplay,
+            RepoEvent::RequestResync { cause: "operator" },
+            RepoEvent::Reschedule { until },
+            RepoEvent::SuspendUntilActive,
+            RepoEvent::Untrack,
+        ] {
+            let once = transition(Some(&repo), event, contents);
+            let twice = match &once {
+                Some(repo) => transition(Some(repo), event, contents),
+                None => None,
+            };
+            prop_assert_eq!(&twice, &once, "{:?}", event);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The tables in memory. They show a plan only what it asks for, and take a change set as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::atproto::syntax::Did;
+use crate::model::SourceId;
+use crate::store::datetime::sortable;
+use crate::store::plan::effect::Effect;
+use crate::store::plan::{
+    AccountRow, ChangeSet, Contents, Fingerprint, GapRow, HeldRecord, Needs, ParkedCommit,
+    ParkedNeeds, ParkedView, RecordWrite, RepoChange, RepoEvent, RepoRow, Task, View, Written,
+    plan,
+};
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tables {
+    pub(super) accounts: BTreeMap<String, AccountRow>,
+    pub(super) repos: BTreeMap<String, RepoRow>,
+    pub(super) records: BTreeMap<String, Record>,
+    pub(super) parked: BTreeMap<i64, Parked>,
+    pub(super) dead_letters: BTreeSet<Fingerprint>,
+    gaps: Vec<GapRow>,
+    last_id: i64,
+}
+
+/// A row of `records`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Record {
+    pub(super) did: String,
+    pub(super) rev: String,
+    time: String,
+    /// `None` is a tombstone.
+    pub(super) cid: Option<String>,
+    is_chain_verified: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Parked {
+    pub(super) did: String,
+    seq: u64,
+    pub(super) frame: Bytes,
+}
+
+/// The ids that rows were given say nothing, only their order.
+impl PartialEq for Tables {
+    fn eq(&self, other: &Self) -> bool {
+        let parked = self.parked.values().eq(other.parked.values());
+        let gap = |gap: &GapRow| GapRow {
+            id: None,
+            ..gap.clone()
+        };
+        let gaps = self.gaps.iter().map(gap).eq(other.gaps.iter().map(gap));
+        let rows = (&self.accounts, &self.repos, &self.records)
+            == (&other.accounts, &other.repos, &other.records);
+        parked && gaps && rows && self.dead_letters == other.dead_letters
+    }
+}
+
+pub(super) fn source() -> SourceId {
+    SourceId::new("wss://relay.example/")
+}
+
+impl Tables {
+    pub(super) fn apply(&mut self, effects: &[Effect]) -> Written {
+        let source = &source();
+        self.perform(&Task::Batch { source, effects })
+    }
+
+    pub(super) fn note(&mut self, did: &str, event: RepoEvent<'_>) {
+        let did = &Did::parse(did).unwrap();
+        self.change(RepoChange::Repo { did, event });
+    }
+
+    pub(super) fn change(&mut self, change: RepoChange<'_>) -> Written {
+        self.perform(&Task::Change(change))
+    }
+
+    fn perform(&mut self, task: &Task<'_>) -> Written {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut view = self.view(&Needs::of(task));
+        let changes = loop {
+            match plan(&view, task, now) {
+                Ok(changes) => break changes,
+                Err(needs) => {
+                    assert!(view.parked.is_none(), "it asks again and again");
+                    view.parked = Some(self.parked_view(&needs));
+                }
+            }
+        };
+        let written = changes.written;
+        self.write(&changes);
+        written
+    }
+
+    /// The first of the parked frames of a repository.
+    pub(super) fn first_parked(&self, did: &str) -> Option<ParkedCommit> {
+        let (id, parked) = self.parked.iter().find(|(_, parked)| parked.did == did)?;
+        Some(ParkedCommit {
+            id: *id,
+            did: Did::parse(did).unwrap(),
+            known_rev: None,
+            source: source(),
+            frame: parked.frame.clone(),
+        })
+    }
+
+    pub(super) fn records_of(&self, did: &str) -> impl Iterator<Item = (&String, &Record)> {
+        self.records
+            .iter()
+            .filter(move |(_, record)| record.did == did)
+    }
+
+    fn view(&self, needs: &Needs<'_>) -> View {
+        let mut view = View::default();
+        for (did, account) in &self.accounts {
+            let was_gone = account.removed_at.is_some() || !account.is_active;
+            let did_is_in = |dids: &BTreeSet<&str>| dids.contains(did.as_str());
+            if did_is_in(&needs.accounts) || (did_is_in(&needs.guards) && was_gone) {
+                view.accounts.insert(did.clone(), account.clone());
+            }
+        }
+        for (did, repo) in &self.repos {
+            if needs.repos.contains(did.as_str()) {
+                view.repos.insert(did.clone(), repo.clone());
+            }
+        }
+        for uri in &needs.uris {
+            if let Some(record) = self.records.get(uri) {
+                let held = HeldRecord {
+                    rev: record.rev.clone(),
+                    time: record.time.clone(),
+                    is_chain_verified: record.is_chain_verified,
+                };
+                view.records.insert(uri.clone(), held);
+            }
+        }
+        view.is_behind_gap = self.gaps.iter().any(|gap| gap.cause != "started_live");
+        if let Some((_, seqs)) = &needs.gaps {
+            let asked = self.gaps.iter().filter(|gap| seqs.contains(&gap.from_seq));
+            view.gaps = asked.cloned().collect();
+        }
+        let known = needs.dead_letters.intersection(&self.dead_letters);
+        view.dead_letters = known.copied().collect();
+        if let Some(did) = needs.contents_of {
+            let is_other =
+                |(id, parked): (&i64, &Parked)| parked.did == did && Some(*id) != needs.replayed;
+            view.contents = Contents {
+                has_records: self.records_of(did).next().is_some(),
+                has_parked: self.parked.iter().any(is_other),
+            };
+        }
+        view
+    }
+
+    fn parked_view(&self, needs: &ParkedNeeds) -> ParkedView {
+        let mut view = ParkedView::default();
+        for parked in self.parked.values() {
+            let bytes = parked.frame.len() as u64;
+            view.total += bytes;
+            if needs.dids.contains(&parked.did) {
+                *view.bytes.entry(parked.did.clone()).or_default() += bytes;
+            }
+            let frame = (parked.did.clone(), parked.seq);
+            if needs.frames.contains(&frame) {
+                view.frames.insert((frame.0, frame.1, parked.frame.clone()));
+            }
+        }
+        view
+    }
+
+    fn write(&mut self, changes: &ChangeSet<'_>) {
+        for (did, account) in &changes.accounts {
+            self.accounts.insert((*did).to_owned(), account.clone());
+        }
+        for (did, removed_at) in &changes.removals {
+            self.records
+                .retain(|_, record| record.did != *did || record.time > *removed_at);
+            self.parked.retain(|_, parked| parked.did != *did);
+        }
+        for uri in &changes.confirmed {
+            self.records.get_mut(uri).unwrap().is_chain_verified = true;
+        }
+        for (uri, record) in &changes.records {
+            self.records.insert(uri.clone(), Record::of(*record));
+        }
+        for (did, repo) in &changes.repos {
+            self.repos.insert((*did).to_owned(), repo.clone());
+        }
+        self.repos
+            .retain(|did, _| !changes.untracked.contains(did.as_str()));
+        if let Some(id) = &changes.replayed {
+            self.parked.remove(id);
+        }
+        self.parked
+            .retain(|_, parked| !changes.dropped.contains(parked.did.as_str()));
+        for update in &changes.parked {
+            self.last_id += 1;
+            let parked = Parked {
+                did: update.did.to_string(),
+                seq: update.seq,
+                frame: update.frame.clone(),
+            };
+            self.parked.insert(self.last_id, parked);
+        }
+        for gap in &changes.gaps {
+            self.gaps.retain(|known| known.id != gap.id);
+            self.last_id += 1;
+            let id = gap.id.or(Some(self.last_id));
+            self.gaps.push(GapRow { id, ..gap.clone() });
+        }
+        for (fingerprint, _) in &changes.dead_letters {
+            assert!(self.dead_letters.insert(*fingerprint), "it was there");
+        }
+    }
+}
+
+impl Record {
+    fn of(record: RecordWrite<'_>) -> Self {
+        let version = record.version();
+        Self {
+            did: version.did.to_string(),
+            rev: version.rev.to_string(),
+            time: sortable(version.time),
+            cid: match record {
+                RecordWrite::Delete(_) => None,
+                RecordWrite::Upsert(upsert) => Some(upsert.cid.to_string()),
+            },
+            is_chain_verified: version
+                .verified
+                .is_some_and(|level| level.as_str() == "chain"),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What a plan has to know of the tables, and which keys are read for it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::account::AccountRow;
+use super::dead_letters::{Fingerprint, fingerprint};
+use super::gaps::GapRow;
+use super::parked::ParkedView;
+use super::repository::{Contents, RepoRow};
+use super::task::{RepoChange, SnapshotPart, Task};
+use crate::atproto::syntax::Did;
+use crate::model::SourceId;
+use crate::store::plan::effect::{CommitEffect, DeadLetter, Effect, RecordChange};
+
+/// The tables, as far as the keys of a task need them. What was not asked for counts as absent.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// By DID. An account that was never anything but active guards nothing, so it may be left out where
+    /// it is asked for as a guard alone.
+    pub accounts: HashMap<String, AccountRow>,
+    /// By DID.
+    pub repos: HashMap<String, RepoRow>,
+    /// By URI.
+    pub records: HashMap<String, HeldRecord>,
+    /// Something was missed amid what was followed.
+    pub is_behind_gap: bool,
+    /// The gaps of the source with the origins that were asked for.
+    pub gaps: Vec<GapRow>,
+    pub dead_letters: HashSet<Fingerprint>,
+    /// What the other tables have of [`Needs::contents_of`].
+    pub contents: Contents,
+    /// Most batches park nothing, so this is read only where a plan asks for it.
+    pub parked: Option<ParkedView>,
+}
+
+/// A row of `records`, as far as it guards what comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldRecord {
+    pub rev: String,
+    pub time: String,
+    pub is_chain_verified: bool,
+}
+
+/// The keys that a task needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs<'a> {
+    /// The DIDs of accounts that may change.
+    pub accounts: BTreeSet<&'a str>,
+    /// The DIDs of accounts that are of interest where they are gone, or were at some time.
+    pub guards: BTreeSet<&'a str>,
+    /// The DIDs of repositories.
+    pub repos: BTreeSet<&'a str>,
+    /// The URIs of records.
+    pub uris: BTreeSet<String>,
+    /// The gaps of this source that begin behind one of these seqs.
+    pub gaps: Option<(&'a SourceId, BTreeSet<u64>)>,
+    pub dead_letters: BTreeSet<Fingerprint>,
+    /// Whether any record and any parked frame is there of this repository.
+    pub contents_of: Option<&'a str>,
+    /// The frame that is left out of that.
+    pub replayed: Option<i64>,
+}
+
+impl<'a> Needs<'a> {
+    pub fn of(task: &Task<'a>) -> Self {
+        let mut needs = Self::default();
+        match *task {
+            Task::Batch { source, effects } => needs.add_effects(source, effects),
+            Task::Change(RepoChange::Discovered(page)) => {
+                needs.repos.extend(page.dids.iter().map(Did::as_str));
+            }
+            Task::Change(RepoChange::HostAnswered { unconfirmed, .. }) => {
+                needs.add_account(&unconfirmed.did);
+            }
+            Task::Change(RepoChange::HostRefused { did, .. }) => needs.add_account(did),
+            Task::Change(RepoChange::Replayed { parked, effects }) => {
+                needs.add_effects(&parked.source, effects);
+                needs.repos.insert(parked.did.as_str());
+                needs.contents_of = Some(parked.did.as_str());
+                needs.replayed = Some(parked.id);
+            }
+            Task::Change(RepoChange::Repo { did, .. }) => {
+                needs.add_account(did);
+                needs.contents_of = Some(did.as_str());
+            }
+            Task::Change(RepoChange::Snapshot(part)) => {
+                needs.add_effects(part.source, part.effects);
+                needs.uris.extend(confirmed_uris(part));
+            }
+        }
+        needs
+    }
+
+    fn add_effects(&mut self, source: &'a SourceId, effects: &'a [Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Account(change) => self.add_account(&change.did),
+                Effect::Commit(commit) => self.add_commit(commit),
+                Effect::DeadLetter(_) => {}
+                Effect::Recheck(doubt) => {
+                    self.repos.insert(doubt.did.as_str());
+                }
+                Effect::Gap(gap) => {
+                    let (_, seqs) = self.gaps.get_or_insert((source, BTreeSet::new()));
+                    seqs.insert(gap.from_seq);
+                }
+                Effect::Identity(change) => {
+                    self.accounts.insert(change.did.as_str());
+                }
+            }
+        }
+        for letter in effects.iter().flat_map(Effect::dead_letters) {
+            self.add_letter(source, letter);
+        }
+    }
+
+    fn add_account(&mut self, did: &'a Did) {
+        self.accounts.insert(did.as_str());
+        self.repos.insert(did.as_str());
+    }
+
+    fn add_commit(&mut self, commit: &'a CommitEffect) {
+        let mut add = |did: &'a Did| {
+            self.guards.insert(did.as_str());
+            self.repos.insert(did.as_str());
+        };
+        if let Some(chain) = &commit.chain {
+            add(&chain.did);
+        }
+        for version in commit.records.iter().filter_map(RecordChange::version) {
+            add(&version.did);
+            self.uris.insert(version.uri());
+        }
+    }
+
+    fn add_letter(&mut self, source: &SourceId, letter: &DeadLetter) {
+        self.dead_letters.insert(fingerprint(source, letter));
+    }
+}
+
+/// The URIs of the records that are as the tables have them.
+pub(super) fn confirmed_uris(part: &SnapshotPart<'_>) -> impl Iterator<Item = String> {
+    let did = part.did;
+    part.confirmed
+        .iter()
+        .map(move |path| format!("at://{did}/{path}"))
+}

@@ -1,0 +1,297 @@
+//! Several statements that go to the database in one trip.
+//!
+//! SQLite runs on a thread of its own, and each statement that is sent by itself is a way there and back,
+//! which takes longer than writing a few rows. sqlx takes a text of several statements and hands out the
+//! arguments to their anonymous placeholders in sequence. An argument too few would be NULL without a word,
+//! and one too many would move all that follow, so a script counts them before it is sent.
+
+use futures_util::TryStreamExt;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{Arguments, AssertSqlSafe, Either, Executor};
+
+use super::multi_row::MultiRow;
+
+/// An argument.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Null,
+    Integer(i64),
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+/// A statement and its arguments.
+#[derive(Debug)]
+struct Statement {
+    text: &'static str,
+    arguments: Vec<Value>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Script {
+    statements: Vec<Statement>,
+}
+
+/// The rows of each statement of a script.
+pub(super) type Answers = Vec<Vec<SqliteRow>>;
+
+/// A statement has more or fewer placeholders than arguments.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{placeholders} placeholders and {arguments} arguments: {text}")]
+struct Miscounted {
+    placeholders: usize,
+    arguments: usize,
+    text: &'static str,
+}
+
+impl Script {
+    /// `text` is one statement with anonymous placeholders (`?`) alone, and without a `?` in a literal.
+    pub(super) fn push(&mut self, text: &'static str, arguments: impl Into<Vec<Value>>) {
+        let arguments = arguments.into();
+        self.statements.push(Statement { text, arguments });
+    }
+
+    /// Statements that write `rows`, each of which `values` turns into a value for each column.
+    pub(super) fn push_rows<T>(
+        &mut self,
+        multi_row: &'static MultiRow,
+        rows: &[T],
+        mut values: impl FnMut(&T, &mut Vec<Value>),
+    ) {
+        for cut in multi_row.cut(rows) {
+            let mut arguments = Vec::with_capacity(cut.arguments);
+            for row in cut.rows {
+                values(row, &mut arguments);
+            }
+            // Room that is left over is NULL. A row that is too short or too long is found by the count.
+            let padding = cut.padding;
+            arguments.extend(std::iter::repeat_n(Value::Null, padding));
+            self.push(cut.statement, arguments);
+        }
+    }
+
+    pub(super) fn followed_by(mut self, other: Self) -> Self {
+        self.statements.extend(other.statements);
+        self
+    }
+
+    /// Each statement as a script of its own.
+    pub(super) fn into_single(self) -> impl Iterator<Item = Self> {
+        self.statements.into_iter().map(|statement| Self {
+            statements: vec![statement],
+        })
+    }
+
+    /// Runs all statements in one trip.
+    pub(super) async fn run(
+        self,
+        connection: &mut SqliteConnection,
+    ) -> Result<Answers, sqlx::Error> {
+        let (text, arguments) = self.join()?;
+        let mut answers = vec![Vec::new()];
+        let query = sqlx::query_with(AssertSqlSafe(text), arguments);
+        let mut stream = connection.fetch_many(query);
+        while let Some(step) = stream.try_next().await? {
+            match step {
+                Either::Left(_ended) => answers.push(Vec::new()),
+                Either::Right(row) => {
+                    if let Some(rows) = answers.last_mut() {
+                        rows.push(row);
+                    }
+                }
+            }
+        }
+        // Behind the last statement.
+        answers.pop();
+        Ok(answers)
+    }
+
+    fn join(self) -> Result<(String, SqliteArguments), sqlx::Error> {
+        let mut text = String::new();
+        let mut all = SqliteArguments::default();
+        for statement in self.statements {
+            statement
+                .check()
+                .map_err(|error| sqlx::Error::Encode(error.into()))?;
+            text.push_str(statement.text);
+            text.push(';');
+            for argument in statement.arguments {
+                let added = match argument {
+                    Value::Null => all.add(None::<i64>),
+                    Value::Integer(number) => all.add(number),
+                    Value::Text(text) => all.add(text),
+                    Value::Blob(bytes) => all.add(bytes),
+                };
+                added.map_err(sqlx::Error::Encode)?;
+            }
+        }
+        Ok((text, all))
+    }
+}
+
+impl Statement {
+    fn check(&self) -> Result<(), Miscounted> {
+        let placeholders = self.text.bytes().filter(|byte| *byte == b'?').count();
+        let arguments = self.arguments.len();
+        let text = self.text;
+        match placeholders == arguments {
+            true => Ok(()),
+            false => Err(Miscounted {
+                placeholders,
+                arguments,
+                text,
+            }),
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&[u8]> for Value {
+    fn from(bytes: &[u8]) -> Self {
+        Self::Blob(bytes.to_vec())
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Integer(number)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(is_so: bool) -> Self {
+        Self::Integer(i64::from(is_so))
+    }
+}
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Self {
+        Self::Integer(i64::from(number))
+    }
+}
+
+/// No seq reaches 2^63: the protocol ends them at 2^53.
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::Integer(super::integer(number))
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// A list as one argument, so that one statement serves lists of any length.
+pub(super) fn json_array<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
+    let array = serde_json::Value::from_iter(texts);
+    Value::Text(array.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{ConnectOptions, Row};
+
+    use super::*;
+
+    static PAIRS: LazyLock<MultiRow> =
+        LazyLock::new(|| MultiRow::new("INSERT INTO pairs", &["a", "b"], ""));
+
+    async fn connection() -> SqliteConnection {
+        let mut connection = SqliteConnectOptions::new().connect().await.unwrap();
+        let table = "CREATE TABLE pairs (a INTEGER PRIMARY KEY, b INTEGER)";
+        connection.execute(table).await.unwrap();
+        connection
+    }
+
+    async fn pairs(connection: &mut SqliteConnection) -> Vec<(i64, i64)> {
+        sqlx::query_as("SELECT a, b FROM pairs ORDER BY a")
+            .fetch_all(connection)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_statement_has_its_own_arguments_and_its_own_rows() {
+        let mut connection = connection().await;
+        let mut script = Script::default();
+        script.push(
+            "INSERT INTO pairs VALUES (?, ?)",
+            [1_i64.into(), 2_i64.into()],
+        );
+        script.push("SELECT a FROM pairs WHERE b = ?", [Value::Integer(2)]);
+        script.push("SELECT a FROM pairs WHERE b = ?", [Value::Integer(3)]);
+        script.push("SELECT ?, ?", ["four".into(), Value::Null]);
+        let answers = script.run(&mut connection).await.unwrap();
+        assert_eq!(answers[0].len(), 0);
+        assert_eq!(answers[1][0].get::<i64, _>(0), 1);
+        assert_eq!(answers[2].len(), 0);
+        assert_eq!(answers[3][0].get::<String, _>(0), "four");
+        assert_eq!(answers[3][0].get::<Option<String>, _>(1), None);
+    }
+
+    /// sqlx binds NULL where an argument is missing.
+    #[tokio::test]
+    async fn a_script_with_an_argument_too_few_or_too_many_is_not_sent() {
+        let mut connection = connection().await;
+        for arguments in [vec![], vec![Value::Integer(1)], vec![Value::Integer(1); 3]] {
+            let mut script = Script::default();
+            script.push("INSERT INTO pairs VALUES (7, 8)", []);
+            script.push("INSERT INTO pairs VALUES (?, ?)", arguments);
+            let error = script.run(&mut connection).await.unwrap_err();
+            assert!(error.to_string().contains("2 placeholders"), "{error}");
+        }
+        assert_eq!(pairs(&mut connection).await, []);
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_fails_is_the_last_one() {
+        let mut connection = connection().await;
+        let mut script = Script::default();
+        for (a, b) in [(1_i64, 1_i64), (1, 2), (3, 3)] {
+            script.push("INSERT INTO pairs VALUES (?, ?)", [a.into(), b.into()]);
+        }
+        assert!(script.run(&mut connection).await.is_err());
+        assert_eq!(pairs(&mut connection).await, [(1, 1)]);
+    }
+
+    #[tokio::test]
+    async fn rows_of_several_tables_are_written_by_one_script() {
+        let mut connection = connection().await;
+        let rows: Vec<i64> = (0..133).collect();
+        for _ in 0..2 {
+            let mut script = Script::default();
+            script.push("DELETE FROM pairs WHERE a >= ?", [Value::Integer(0)]);
+            script.push_rows(&PAIRS, &rows, |row, values| {
+                values.extend([(*row).into(), (*row * 2).into()]);
+            });
+            script.push(
+                "UPDATE pairs SET b = ? WHERE a = ?",
+                [(-1_i64).into(), 7_i64.into()],
+            );
+            script.run(&mut connection).await.unwrap();
+        }
+        let written = pairs(&mut connection).await;
+        let expected = |a: i64| if a == 7 { -1 } else { a * 2 };
+        assert_eq!(
+            written,
+            rows.iter().map(|a| (*a, expected(*a))).collect::<Vec<_>>()
+        );
+    }
+}
