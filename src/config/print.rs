@@ -7,7 +7,8 @@ use super::{Loaded, Origin, Settings};
 impl Loaded {
     /// One line for each setting, with its origin as a comment.
     ///
-    /// # Errors The serializer's error. It does not occur for a loaded configuration.
+    /// # Errors
+    /// The serializer's error. It does not occur for a loaded configuration.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         let values = Table::try_from(&self.config)?;
         let lines = Settings::keys().into_iter().map(|key| {

@@ -21,7 +21,8 @@ impl<T> Reorder<T> {
 
     /// Adds the item that covers `span`.
     ///
-    /// # Errors Returns the item if its numbers were released already.
+    /// # Errors
+    /// Returns the item if its numbers were released already.
     pub fn insert(&mut self, span: Range<u64>, item: T) -> Result<(), T> {
         if span.start < self.next {
             return Err(item);

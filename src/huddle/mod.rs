@@ -29,7 +29,8 @@ pub enum Projection {
 /// lexicon can express: the end is after the start, references are well-formed, and years are in
 /// the range that SQL supports.
 ///
-/// # Errors The reason why the record cannot become a row.
+/// # Errors
+/// The reason why the record cannot become a row.
 pub fn project(collection: &str, record: &Value) -> Result<Option<Projection>, ProjectionError> {
     let projection = match collection {
         booking::COLLECTION => Projection::Booking(booking::project(Fields::of(record)?)?),

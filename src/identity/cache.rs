@@ -125,8 +125,9 @@ impl Identities {
 
     /// The identity of `did`, from the cache or from a look-up.
     ///
-    /// # Errors Unknown identities ([`ResolveError::is_unknown`]) are temporary errors. The cache
-    /// returns the same error again until the delay before the next look-up is over.
+    /// # Errors
+    /// Unknown identities ([`ResolveError::is_unknown`]) are temporary errors. The cache returns
+    /// the same error again until the delay before the next look-up is over.
     pub async fn get(&self, did: &Did) -> Answer {
         let receiver = {
             let mut entries = self.0.entries();
@@ -154,7 +155,8 @@ impl Identities {
     /// Looks `did` up again, because the cached identity does not fit a signature. `None` if it was
     /// refreshed a short while ago, so the cached answer is still current.
     ///
-    /// # Errors As in [`Self::get`]. After an unknown answer the cached identity stays.
+    /// # Errors
+    /// As in [`Self::get`]. After an unknown answer the cached identity stays.
     pub async fn refresh(&self, did: &Did) -> Result<Option<Arc<Identity>>, ResolveError> {
         let was_refreshed = {
             let mut entries = self.0.entries();
@@ -170,7 +172,8 @@ impl Identities {
 
     /// Looks `did` up again, even if it was refreshed a short while ago.
     ///
-    /// # Errors As in [`Self::get`]. After an unknown answer the cached identity stays.
+    /// # Errors
+    /// As in [`Self::get`]. After an unknown answer the cached identity stays.
     pub async fn look_up(&self, did: &Did) -> Answer {
         let receiver = {
             let mut entries = self.0.entries();

@@ -71,7 +71,8 @@ pub enum DocumentError {
 impl Identity {
     /// Parses the document of `did`. Other parts of the document are ignored.
     ///
-    /// # Errors If the document is of another DID, or has no signing key.
+    /// # Errors
+    /// If the document is of another DID, or has no signing key.
     pub fn parse(did: &Did, json: &[u8]) -> Result<Self, DocumentError> {
         let document: Value = serde_json::from_slice(json)
             .map_err(|error| DocumentError::Json(error.to_string().into()))?;
@@ -101,7 +102,8 @@ impl Identity {
 
     /// The key that signs the account's commits.
     ///
-    /// # Errors If the document's key is not valid.
+    /// # Errors
+    /// If the document's key is not valid.
     pub fn verifying_key(&self) -> Result<VerifyingKey, KeyError> {
         *self.read_key.0.get_or_init(|| self.signing_key.parse())
     }

@@ -23,7 +23,8 @@ pub enum LocateError {
 /// The URL of the document of `did`: in the PLC directory at `plc_url`, or at the host that the DID
 /// names.
 ///
-/// # Errors If the DID has another method, or is not valid for its method.
+/// # Errors
+/// If the DID has another method, or is not valid for its method.
 pub(super) fn locate(did: &Did, plc_url: &Url, allow_private: bool) -> Result<Url, LocateError> {
     if let Some(id) = did.as_str().strip_prefix("did:plc:") {
         return in_directory(did, id, plc_url).ok_or(LocateError::Plc);

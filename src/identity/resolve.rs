@@ -111,7 +111,8 @@ impl Resolver {
     /// Resolves within `deadline`, including redirects. The URL of the PLC directory may be private
     /// even if `allow_private_addresses` is false.
     ///
-    /// # Errors If the crypto provider supports no TLS version that rustls supports.
+    /// # Errors
+    /// If the crypto provider supports no TLS version that rustls supports.
     pub fn new(
         plc_url: Url,
         allow_private_addresses: bool,
@@ -141,6 +142,10 @@ impl Resolver {
             return Err(Unavailable::Paused(rest).into());
         }
         let answer = self.fetch(url, NamedBy::Operator).await;
+        let answer = answer.map_err(|error| match error {
+            FetchError::Transport(text) => FetchError::Transport(format!("PLC directory {text}")),
+            error => error,
+        });
         if let Err(FetchError::Status { status: 410, .. }) = answer {
             return Err(ResolveError::Tombstoned);
         }

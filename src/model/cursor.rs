@@ -17,7 +17,8 @@ pub enum CursorError {
 impl Position {
     /// Parses a position as the database stores it: each part in its `Display` form.
     ///
-    /// # Errors If either part is not valid.
+    /// # Errors
+    /// If either part is not valid.
     pub fn parse(seq: &str, time: Option<&str>) -> Result<Self, CursorError> {
         let time = time
             .map(|text| {
@@ -56,7 +57,8 @@ pub fn with_cursor(url: &Url, cursor: Option<u64>) -> Url {
 
 /// The cursor parameter of a URL's `query`, if it has one. If there are several, the first counts.
 ///
-/// # Errors If it is not a seq.
+/// # Errors
+/// If it is not a seq.
 pub fn cursor_of(query: &str) -> Result<Option<u64>, CursorError> {
     form_urlencoded::parse(query.as_bytes())
         .find(|(name, _)| name == "cursor")

@@ -39,13 +39,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections to the operator's hosts are kept for reuse. There are too many other hosts to keep
 /// connections to them.
 const IDLE_TO_OPERATORS: usize = 4;
-const IDLE_TO_STRANGERS: usize = 0;
+const IDLE_TO_OUTSIDERS: usize = 0;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The origin of a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NamedBy {
-    /// The operator configured it. It may lead to any address; its redirects may not.
+    /// The operator configured it. It may lead to any address. Its redirects are treated like
+    /// URLs of outsiders.
     Operator,
     /// An outsider named it. It may lead to public addresses only, unless private ones are allowed.
     Outsider,
@@ -55,7 +56,7 @@ pub enum NamedBy {
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     operators: Connections,
-    strangers: Connections,
+    outsiders: Connections,
 }
 
 /// No answer, or no usable answer.
@@ -127,13 +128,14 @@ impl Fetcher {
         };
         Self {
             operators: Connections::new(Reach::Anywhere, tls.clone(), IDLE_TO_OPERATORS),
-            strangers: Connections::new(reach, tls, IDLE_TO_STRANGERS),
+            outsiders: Connections::new(reach, tls, IDLE_TO_OUTSIDERS),
         }
     }
 
     /// The whole body at `url`, within `deadline` and with at most `limit` bytes.
     ///
-    /// # Errors Every status except 200 is an error.
+    /// # Errors
+    /// Every status except 200 is an error.
     pub async fn get_whole(
         &self,
         url: &Url,
@@ -153,7 +155,8 @@ impl Fetcher {
     /// The response of `url` or of its redirect target, with the body still to be read. It has no
     /// deadline.
     ///
-    /// # Errors Every status except 200 is an error.
+    /// # Errors
+    /// Every status except 200 is an error.
     pub async fn get(&self, url: &Url, named: NamedBy) -> Result<Response<Incoming>, FetchError> {
         let response = self.ask(url, named).await?;
         match response.status() {
@@ -167,7 +170,8 @@ impl Fetcher {
 
     /// Like [`Self::get`], but accepts every status, because the body may explain it.
     ///
-    /// # Errors If there is no answer.
+    /// # Errors
+    /// If there is no answer.
     pub(crate) async fn ask(
         &self,
         url: &Url,
@@ -175,7 +179,7 @@ impl Fetcher {
     ) -> Result<Response<Incoming>, FetchError> {
         let mut connections = match named {
             NamedBy::Operator => &self.operators,
-            NamedBy::Outsider => &self.strangers,
+            NamedBy::Outsider => &self.outsiders,
         };
         let mut route = Route::from(url);
         let mut at = url.clone();
@@ -184,7 +188,7 @@ impl Fetcher {
             match text(&response, header::LOCATION) {
                 Some(location) if is_redirect(response.status()) => {
                     at = route.follow(&at, location)?;
-                    connections = &self.strangers;
+                    connections = &self.outsiders;
                 }
                 _ => return Ok(response),
             }

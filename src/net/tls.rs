@@ -11,7 +11,8 @@ use tokio_tungstenite::Connector;
 
 /// A connector for WebSockets with the trust of [`client_config`].
 ///
-/// # Errors If the crypto provider supports no TLS version that rustls supports.
+/// # Errors
+/// If the crypto provider supports no TLS version that rustls supports.
 pub(crate) fn connector() -> Result<Connector, rustls::Error> {
     Ok(Connector::Rustls(Arc::new(client_config()?)))
 }
@@ -21,7 +22,8 @@ pub(crate) fn connector() -> Result<Connector, rustls::Error> {
 /// It names the crypto provider explicitly. Without this, rustls panics at the first dial if the
 /// dependencies contain no provider or two of them.
 ///
-/// # Errors If the crypto provider supports no TLS version that rustls supports.
+/// # Errors
+/// If the crypto provider supports no TLS version that rustls supports.
 pub(crate) fn client_config() -> Result<ClientConfig, rustls::Error> {
     trusting(RootCertStore::from_iter(
         webpki_roots::TLS_SERVER_ROOTS.iter().cloned(),

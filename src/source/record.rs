@@ -47,8 +47,9 @@ pub enum RecordError {
 /// Records `source` from `resume` on, over one connection, until `stop` is cancelled, no frame has
 /// arrived for `idle` (`None`: without limit), or the connection ends.
 ///
-/// # Errors If no connection could be made, or the recording could not be written. A lost
-/// connection is an [`Ending`], not an error.
+/// # Errors
+/// If no connection could be made, or the recording could not be written. A lost connection is an
+/// [`Ending`], not an error.
 pub async fn record<W: AsyncWrite + Unpin>(
     source: &dyn Source,
     resume: Resume,

@@ -60,7 +60,8 @@ pub struct SilenceDetector {
 }
 
 impl SilenceDetector {
-    /// # Errors If `min` is zero, or `max` is shorter than `min`.
+    /// # Errors
+    /// If `min` is zero, or `max` is shorter than `min`.
     pub fn try_new(limits: SilenceLimits, now: Instant) -> Result<Self, InvalidSilenceLimits> {
         let SilenceLimits { min, max, .. } = limits;
         if min.is_zero() {

@@ -27,7 +27,8 @@ pub enum LogError {
 ///
 /// `filter` is the value of `RUST_LOG`; the default is `info,ractor=warn,sqlx=error`.
 ///
-/// # Errors If `filter` is not valid, or the process already has a log.
+/// # Errors
+/// If `filter` is not valid, or the process already has a log.
 pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), LogError> {
     subscriber(format, filter, io::stderr, io::stderr().is_terminal())?.try_init()?;
     panic::set_hook(Box::new(|panic| {

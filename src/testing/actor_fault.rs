@@ -7,7 +7,8 @@ use crate::testing::fault::{Fault, Faults, Point};
 impl Faults {
     /// Passes `point` in `actor`.
     ///
-    /// # Errors If the plan makes the actor fail with an error.
+    /// # Errors
+    /// If the plan makes the actor fail with an error.
     #[inline]
     pub async fn pass(&self, point: Point, actor: ActorCell) -> Result<(), ActorProcessingErr> {
         let Some(fault) = self.strike(point) else {

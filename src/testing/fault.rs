@@ -138,7 +138,8 @@ impl Faults {
 
     /// Passes `point` without an actor that could be killed.
     ///
-    /// # Errors If the plan makes it fail with an error.
+    /// # Errors
+    /// If the plan makes it fail with an error.
     #[inline]
     pub async fn pass_without_actor(&self, point: Point) -> Result<(), Injected> {
         match self.strike(point) {

@@ -21,7 +21,7 @@ pub enum RecordingError {
     #[error(transparent)]
     Io(#[from] io::Error),
 
-    #[error("a frame of {bytes} bytes at offset {offset}; {MAX_FRAME_BYTES} are allowed")]
+    #[error("a frame of {bytes} bytes at offset {offset}, {MAX_FRAME_BYTES} are allowed")]
     TooLarge { offset: usize, bytes: usize },
 
     /// The writer was interrupted, or the file is not a recording.
@@ -44,7 +44,8 @@ pub struct RecordingWriter<W> {
 
 /// Loads all frames of the recording at `path`. It blocks, so do not call it on an async thread.
 ///
-/// # Errors A recording that ends within a frame is an error, even if frames came before.
+/// # Errors
+/// A recording that ends within a frame is an error, even if frames came before.
 pub fn load(path: &Path) -> Result<Vec<Bytes>, RecordingError> {
     let frames = std::fs::read(path)
         .map_err(RecordingError::from)
@@ -108,7 +109,8 @@ impl<W: AsyncWrite + Unpin> RecordingWriter<W> {
 
     /// Appends one frame. Not cancel-safe: a dropped call may leave part of a frame.
     ///
-    /// # Errors Refuses a frame that is too long for a reader.
+    /// # Errors
+    /// Refuses a frame that is too long for a reader.
     pub async fn write(&mut self, frame: &[u8]) -> Result<(), RecordingError> {
         let length = u32::try_from(frame.len())
             .ok()

@@ -45,7 +45,7 @@ pub enum SnapshotError {
     File(#[from] io::Error),
     #[error("the record {0} is missing")]
     RecordMissing(Box<Cid>),
-    #[error("the record {cid} has {bytes} bytes; {MAX_RECORD} are allowed")]
+    #[error("the record {cid} has {bytes} bytes, {MAX_RECORD} are allowed")]
     RecordSize { cid: Box<Cid>, bytes: usize },
     #[error("tree: {0}")]
     Tree(ProofError),
@@ -57,7 +57,8 @@ impl Snapshot {
     /// refuse revs of the future. The caller keeps a reference to the spool, because it may have to
     /// retry with a newer key.
     ///
-    /// # Errors The first error found. After a signature error, the tree was not checked.
+    /// # Errors
+    /// The first error found. After a signature error, the tree was not checked.
     pub fn verify(
         spool: &Arc<Spool>,
         did: &Did,
@@ -114,7 +115,8 @@ impl Snapshot {
 
     /// The bytes of a record, as signed.
     ///
-    /// # Errors If the record is missing or too long.
+    /// # Errors
+    /// If the record is missing or too long.
     pub fn record(&self, cid: &Cid) -> Result<Bytes, SnapshotError> {
         let record = self.spool.get(cid)?;
         let record = record.ok_or_else(|| SnapshotError::RecordMissing(Box::new(*cid)))?;

@@ -95,7 +95,8 @@ struct Server {
 impl MockRelay {
     /// Listens, and serves `frames` to all clients.
     ///
-    /// # Errors If it cannot listen on the address.
+    /// # Errors
+    /// If it cannot listen on the address.
     pub async fn start(frames: Vec<Bytes>, options: Options) -> io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
         let address = listener.local_addr()?;
