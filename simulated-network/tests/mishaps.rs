@@ -154,7 +154,7 @@ async fn an_answer_may_have_another_body() {
 }
 
 #[tokio::test]
-async fn a_misbehaving_host_can_be_told_to_behave() {
+async fn a_planned_mishap_can_be_cancelled() {
     let host = Host::start().await;
     let endpoint = Endpoint::GetRepoStatus;
     host.server
