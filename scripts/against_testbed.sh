@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs the worker against the reference server (a real PDS and PLC directory on loopback) while
-# traffic goes on, and holds its database against what the server says it holds.
+# traffic goes on. Then compares the worker's database with what the server says it holds.
 #
 #   scripts/against_testbed.sh TESTBED_DIR [WORK_DIR]
 #
-# Environment: see testbed.sh; and KILLS, how often the worker is killed in the middle (default 5).
+# Environment: see testbed.sh; and KILLS: how often the worker is killed during the traffic (default 5).
 set -euo pipefail
 
 . "$(dirname "$0")/testbed.sh"
@@ -24,7 +24,7 @@ record=$!
 started+=("$flag" "$reject" "$record")
 start_traffic
 
-echo "== live, policy flag, killed $kills times in the middle"
+echo "== live, policy flag, killed $kills times during the traffic"
 killed=0
 for _ in $(seq "$kills"); do
   kill -0 "$traffic" 2>/dev/null || break

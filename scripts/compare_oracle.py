@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Holds a database of huddle-firehose against what the reference server itself says it holds.
+"""Compares a database of huddle-firehose with what the reference server says it holds.
 
     compare_oracle.py --database huddle.db --oracle oracle.json --policy flag|reject
 
 The oracle is what the testbed's traffic driver writes after its run: the server's own listing of
-records and accounts. Exit status 0 where the two agree, 1 where they differ; each difference is a
+records and accounts. Exits with 0 when the two agree, and with 1 when they differ; each difference is a
 line.
 
-Whoever has missed events (--missed) knows the records all the same, but not what accounts have that are
-not active, since their hosts don't say; handles come by events alone, and so do statuses of accounts of
-which nothing was kept. Whoever was not there at all (--records) knows accounts by their records alone.
-Where a file names accounts (--known, a DID a line), only those are compared.
+--missed: the worker missed events. It has all records, except those of inactive accounts, since their
+hosts do not serve them. Handles come from events only, and so do statuses of accounts of which nothing
+was kept. --records: the worker saw no events. It knows accounts only by their records. --known FILE (one
+DID on each line): only these accounts are compared.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import sys
 
 COLLECTIONS = ("com.huddle.slotOffer", "com.huddle.bookingRequest", "com.huddle.booking")
 MOST_LINES = 20
-# The server does not verify by itself in one thing: the #sync after importRepo names a rev that is not
-# the one in the block that it brings. It is refused, and the repository fetched instead.
+# One message of the server does not verify: the #sync after importRepo names another rev than its block.
+# The worker refuses it and fetches the repository instead.
 REFUSED = "the commit has another rev than the message"
 
 
@@ -95,8 +95,8 @@ class Comparison:
         if policy == "flag":
             self.same("dead letters", set(), found)
         else:
-            # Malformed records that were deleted since, or whose account is hidden, are dead
-            # letters too, and the oracle does not list them among the live ones.
+            # Malformed records that were deleted later, or whose account is hidden, are dead
+            # letters too. The oracle does not list them among the live ones.
             malformed = {uri for uri in found if is_malformed(uri)}
             self.same("dead letters of live records", live, found & live)
             self.same("dead letters of well-formed records", set(), found - malformed)
@@ -126,13 +126,13 @@ class Comparison:
               AND uri NOT IN (SELECT uri FROM visible_records)
         """
         found = set(self.rows.execute(query, COLLECTIONS))
-        # Commits for which a key had to be looked up wait until the account is active again.
+        # Commits that were parked for a key stay parked until the account is active again.
         query = """
             SELECT DISTINCT did FROM parked_commits
             WHERE did IN (SELECT did FROM accounts WHERE active = 0)
         """
         waiting = {did for (did,) in self.rows.execute(query)}
-        print(f"hidden accounts whose commits wait: {len(waiting)}")
+        print(f"hidden accounts with parked commits: {len(waiting)}")
         hidden, found = (
             {row for row in rows if did_of(row[0]) not in waiting} for rows in (hidden, found)
         )

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Runs the fuzz targets one after the other and reports on each.
 #
-#     scripts/fuzz.sh [SECONDS] [TARGET ...]     by default 60 seconds a target, and all targets
+#     scripts/fuzz.sh [SECONDS] [TARGET ...]     default: 60 seconds for each target, all targets
 #
-# Needs a nightly toolchain and cargo-fuzz. What a check refuses goes to fuzz/artifacts, and makes
-# this exit with 1. Inputs that reach something new gather in fuzz/target/corpus; once the findings are
-# mended, `fuzz/target/TARGET -merge=1 fuzz/corpus/TARGET fuzz/target/corpus/TARGET` keeps those that
-# the committed corpus lacks.
+# Needs a nightly toolchain and cargo-fuzz. An input that fails a check is written to fuzz/artifacts, and
+# the script exits with 1. Inputs that reach new code are collected in fuzz/target/corpus. After the
+# findings are fixed, `fuzz/target/TARGET -merge=1 fuzz/corpus/TARGET fuzz/target/corpus/TARGET` adds
+# those that the committed corpus lacks.
 #
-# Without a sanitizer, which costs time: the code is safe Rust, so what there is to find are panics,
-# overflows (which are checked), false answers, and too much memory or time.
+# No sanitizer is used, since it costs time and the code is safe Rust. What can be found are panics,
+# overflows (which are checked), wrong answers, and too much memory or time.
 set -euo pipefail
 cd "$(dirname "$0")/../fuzz"
 

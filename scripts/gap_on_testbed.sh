@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Has the worker miss a part of what the reference server says, and holds what it comes to against what
-# the server holds in the end, deletions included.
+# Makes the worker miss a part of the reference server's events, and compares its database in the end with
+# what the server holds, deletions included.
 #
 #   scripts/gap_on_testbed.sh TESTBED_DIR [WORK_DIR]
 #
 # Environment: see testbed.sh.
 #
-# The gap: the worker is stopped, the traffic goes on, the cursor is moved past it. The backfills: a
-# database that begins when all is over, so that nothing is told of what is there.
+# The gap: the worker is stopped, the traffic goes on, the cursor is moved past it. The backfills: a new
+# database after the traffic has ended, so that the stream brings none of the records.
 set -euo pipefail
 
 . "$(dirname "$0")/testbed.sh"
@@ -54,7 +54,7 @@ follow gap-backfill --backfill true --stop-after-idle 15
 wait "$traffic"
 for pid in "${started[@]:rejoined:2}"; do wait "$pid"; done
 
-told() { # database: how it came to what it holds
+told() { # database: prints how its gaps were repaired and what its resyncs changed
   query "$work/$1.db" "SELECT 'gap ' || id, iif(closed_at IS NULL, 'open', 'closed'), resolution FROM gaps"
   query "$work/$1.db" "SELECT 'resyncs', cause, iif(error IS NULL, 'done', 'failed'), count(*), \
     sum(created) || ' created', sum(updated) || ' updated', sum(deleted) || ' deleted', \
@@ -68,7 +68,7 @@ backfill() { # name, further flags
   worker_command "$work/$1.db" backfill --start live --validation 'com.huddle.*=flag' "${@:2}"
 }
 
-echo "== a backfill that is killed on the way, and goes on"
+echo "== a backfill that is killed, and continues"
 backfill backfill >"$work/backfill.out" 2>"$work/backfill.log" &
 victim=$!
 started+=("$victim")
@@ -78,7 +78,7 @@ wait "$victim" 2>/dev/null || true
 told backfill
 backfill backfill 2>>"$work/backfill.log" | tail -1
 
-echo "== a backfill beside a worker; both are killed on the way, and go on"
+echo "== a backfill beside a worker; both are killed, and continue"
 follow_live() {
   worker_run "$work/beside.db" flag --start live 2>>"$work/beside.log" &
   running=$!
@@ -101,7 +101,7 @@ backfill beside --beside 2>>"$work/beside.log" | tail -1
 kill "$running"
 wait "$running"
 
-echo "== what an operator asks for again: a database with a record too many, one too few and one that differs"
+echo "== a resync by the operator: of a database with one record too many, one too few and one that differs"
 query "$work/backfill.db" "VACUUM INTO '$work/asked.db'"
 did=$(query "$work/asked.db" 'SELECT did FROM visible_records GROUP BY did HAVING count(*) > 3 ORDER BY did LIMIT 1')
 python3 - "$work/asked.db" "$did" <<'PYTHON'
@@ -122,16 +122,16 @@ worker_run "$work/asked.db" flag --start live --stop-after-idle 5 2>>"$work/aske
 query "$work/asked.db" "SELECT 'resync', cause, created || ' created', updated || ' updated', deleted || ' deleted', \
   unchanged || ' unchanged', error FROM resyncs WHERE cause = 'operator'"
 
-printf '\nwhat was missed came by\n'
+printf '\nhow the missed records were fetched\n'
 for name in gap gap-backfill backfill beside; do
   echo "$name:"
   told $name
 done
-# Whoever was not known before the gap is looked for where a backfill is asked for.
+# Accounts that were unknown before the gap are found only by a backfill.
 check "after the gap, of the accounts that were known" gap flag --missed --known "$work/gap.known"
 check "after the gap, with a backfill" gap-backfill flag --missed
 check "after a backfill" backfill flag --records
 check "after a backfill beside a worker" beside flag --records
-check "after a resync that was asked for" asked flag --records
+check "after a resync by the operator" asked flag --records
 printf '\nlogs and databases: %s\n' "$work"
 exit $failed

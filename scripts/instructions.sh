@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Counts the instructions that an event of the network costs which nobody wants, from the frame to the
-# sieve, under valgrind: a figure that a busy machine does not change.
+# Counts the instructions of an unwanted event, from the frame to the decision of the prefilter, under
+# valgrind. A busy machine does not change the figure.
 #
 #   scripts/instructions.sh
 #
-# Exit status 1 where it is above the bound.
+# Exits with 1 when the figure is above the bound.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# 5,700 when this was written; what is a tenth above that has a reason, and moves the bound.
+# 5,700 when this was written. A change that costs a tenth more needs a reason, and moves the bound.
 bound=6300
 few=10
 many=110
 
 if ! command -v valgrind >/dev/null; then
-  apt-get install -y -qq valgrind >/dev/null 2>&1 || { echo "SKIPPED: there is no valgrind"; exit 0; }
+  apt-get install -y -qq valgrind >/dev/null 2>&1 || { echo "SKIPPED: the count of instructions: valgrind is missing and cannot be installed" >&2; exit 0; }
 fi
 
-# Only what is counted is optimised: everything else is there from the tests.
+# Only the counted package is optimised. All others are compiled already, by the tests.
 package=profile.dev.package.huddle-firehose
 binary=$(cargo build --bench worker --message-format json \
   --config $package.opt-level=3 --config $package.debug-assertions=false \
@@ -26,13 +26,13 @@ binary=$(cargo build --bench worker --message-format json \
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# Prints "instructions events" of sifting the frames so often.
+# Prints "instructions events" of prefiltering the frames $1 times.
 count() {
   events=$(valgrind --tool=callgrind --callgrind-out-file=/dev/null "$binary" sift "$1" 2>"$log")
   echo "$(awk '/Collected/ { print $NF }' "$log") $events"
 }
 
-# What two runs have in common, such as the start of the process, falls out.
+# The difference of two runs leaves out what they share, such as the start of the process.
 echo "$(count $few) $(count $many)" | awk -v bound="$bound" '{
   each = ($3 - $1) / ($4 - $2)
   printf "%.0f instructions an event, at most %d allowed\n", each, bound

@@ -1,10 +1,10 @@
-// Starts a second reference server beside the testbed's, moves an account to it, and lets the account
-// write there. Runs until it is told to end; prints one line of JSON once the account has moved.
+// Starts a second reference server beside the testbed's, moves an account to it, and writes records there.
+// Prints one line of JSON when the account has moved, and runs until it is stopped.
 //
 //   cd TESTBED_DIR && node --input-type=module - --data DIR --port 2783 --pds URL --plc-port 2682 \
 //     --handle NAME --password SECRET --rotation-key HEX < migrate_account.mjs
 //
-// It is read from standard input, so that Node finds the testbed's packages.
+// Node reads this file from standard input, so that it finds the testbed's packages.
 import fs from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
@@ -56,7 +56,7 @@ const after = `http://127.0.0.1:${given.port}`
 const old = await post(before, 'com.atproto.server.createSession', null, json({ identifier: given.handle, password: given.password }))
 const { did } = old
 
-// The account's guide: an account that is not active yet, the repository, the identity, the switch.
+// The steps of a migration: an inactive account, the repository, the identity, the switch.
 const leave = await get(before, 'com.atproto.server.getServiceAuth', { aud: SERVICE_DID, lxm: 'com.atproto.server.createAccount' }, old.accessJwt)
 const created = await post(after, 'com.atproto.server.createAccount', leave.token, json({
   did, handle: given.handle, email: 'moved@example.com', password: given.password,
@@ -70,7 +70,7 @@ await new plc.Client(directory).updateData(did, rotationKey, (last) => ({ ...las
 await post(after, 'com.atproto.server.activateAccount', token)
 await post(before, 'com.atproto.server.deactivateAccount', old.accessJwt, '{}')
 
-// What it does from here on no one tells whoever follows the old server.
+// The old server sends no events about what the account writes from here on.
 const list = async () => (await get(after, 'com.atproto.repo.listRecords', { repo: did, collection: OFFER, limit: 100 })).records
 const offers = await list()
 const write = (what, body) => post(after, `com.atproto.repo.${what}`, token, json({ repo: did, collection: OFFER, ...body }))

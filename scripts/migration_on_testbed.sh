@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Moves an account from the server that the worker follows to another one, and looks at what becomes of
-# its records.
+# Moves an account from the server that the worker follows to another server, and checks its records in the
+# worker's tables.
 #
 #   scripts/migration_on_testbed.sh TESTBED_DIR [WORK_DIR]
 #
-# Environment: see testbed.sh. The old server says no more than that the account is not active there.
-# That it lives on elsewhere its document tells, and its new host what it has become.
+# Environment: see testbed.sh. The old server says only that the account is no longer active there. Its DID
+# document names the new host, and the new host has its records.
 set -euo pipefail
 
 . "$(dirname "$0")/testbed.sh"
@@ -19,7 +19,7 @@ started+=("$running")
 start_traffic
 wait "$traffic"
 
-# The account with the most offers, of those that have kept their handle and their key.
+# The account with the most offers, among the accounts that have kept their handle and their key.
 handle=$(python3 - "$work/oracle.json" <<'PYTHON'
 import json, sys
 from collections import Counter
@@ -50,7 +50,7 @@ has_moved() {
 wait_until 60 "the account did not move: $work/second.log" has_moved
 did=$(grep '^{"did"' "$work/second.out" | python3 -c 'import json, sys; print(json.load(sys.stdin)["did"])')
 
-# Whether the tables show the offers that the account had, `before` it moved or `after`.
+# Checks whether the tables show the account's offers from `before` or `after` its move.
 shows() {
   python3 - "$work/moved.db" "$work/second.out" "$1" <<'PYTHON'
 import json, sqlite3, sys
@@ -74,7 +74,7 @@ states() {
   query "$work/moved.db" "SELECT '  resync', cause, host, created || ' created', updated || ' updated', \
     deleted || ' deleted', unchanged || ' unchanged', error FROM resyncs WHERE did = '$did' ORDER BY id"
 }
-wait_until 30 "the worker did not hear of it" knows_status
+wait_until 30 "the worker did not notice the move" knows_status
 for _ in 1 2 3 4 5; do
   sleep 2
   shows after >/dev/null && break
@@ -83,7 +83,7 @@ states
 shows before || true
 shows after || failed=1
 
-echo "== what it does at its new host is fetched when an operator asks"
+echo "== a resync by the operator fetches what the account wrote at its new host"
 worker_command "$work/moved.db" resync "$did" 2>>"$work/moved.log"
 for _ in 1 2 3 4 5; do
   sleep 2

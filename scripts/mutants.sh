@@ -2,12 +2,12 @@
 # Applies deliberate bugs one at a time and shows that the tests notice each.
 #
 #   scripts/mutants.sh                all of tests/mutants/*.patch
-#   scripts/mutants.sh NAME ...       those named
-#   scripts/mutants.sh --sample N     N of them, others for each commit
+#   scripts/mutants.sh NAME ...       the named ones
+#   scripts/mutants.sh --sample N     N of them, different ones for each commit
 #
-# A patch says in its head what would go wrong, and by which tests it is caught; only those are run.
-# Exit status 1 where one survives: then a test is missing. A bug that makes the tests hang counts as
-# noticed after SECONDS_EACH (default 150).
+# The head of a patch says what would go wrong and which tests catch it; only these tests run. Exits with 1
+# when a bug survives: then a test is missing. A bug that makes the tests hang counts as noticed after
+# SECONDS_EACH (default 150).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,16 +20,16 @@ elif [ "$1" = --sample ]; then
   set -- $(cd "$mutants" && ls -- *.patch | shuf -n "$2" --random-source=<(yes "$commit"))
 fi
 
-# Enough of the campaign's seeds to meet a bug, and few enough not to be taken for a hang.
+# Enough seeds of the campaign to meet a bug, and few enough to end before SECONDS_EACH.
 export HUDDLE_FAULT_SEEDS=${HUDDLE_FAULT_SEEDS:-0..400}
-# Always at the same place, so that builds are of use to the next run.
+# Always the same folder, so that the next run can use the builds.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$here/target}
 tree=$CARGO_TARGET_DIR/mutants-tree
 mkdir -p "$CARGO_TARGET_DIR"
 [ ! -e "$tree" ] || git -C "$here" worktree remove --force "$tree"
 git -C "$here" worktree add --quiet --detach "$tree" HEAD
 trap 'git -C "$here" worktree remove --force "$tree"' EXIT
-# All of them: one that has lost its place would show only on the day when it is drawn.
+# Check that all of them still apply: a sample would notice a patch that does not apply only by chance.
 for patch in "$mutants"/*.patch; do git -C "$tree" apply --check "$patch"; done
 
 killed=0 survivors=()

@@ -1,9 +1,9 @@
-# What the scripts that run against the testbed have in common: the reference server (a real PDS and
-# PLC directory on loopback), traffic on it, the worker, and the comparison of the two.
+# Shared by the scripts that run against the testbed: the reference server (a real PDS and PLC directory
+# on loopback), traffic on it, the worker, and the comparison of the two.
 #
-# To be sourced with the script's own arguments: TESTBED_DIR [WORK_DIR]. TESTBED_DIR is an installed
-# testbed (its setup.sh makes one). Environment: ACCOUNTS, COMMITS, SEED, HUDDLE_FRACTION and
-# BAD_FRACTION shape the traffic; WORKER is a binary to use in the place of one that is built.
+# Source it with the script's own arguments: TESTBED_DIR [WORK_DIR]. TESTBED_DIR is an installed testbed
+# (its setup.sh makes one). Environment: ACCOUNTS, COMMITS, SEED, HUDDLE_FRACTION and BAD_FRACTION shape
+# the traffic; WORKER names a binary to use instead of building one.
 
 testbed=$(cd "$1" && pwd)
 work=${2:-$(mktemp -d)}
@@ -54,12 +54,12 @@ start_server() {
   wait_until 60 "the testbed's server did not come up: $work/server.log" port_answers $control_port
 }
 
-# The last seq that the server has given out.
+# Prints the last seq that the server has sent.
 server_seq() {
   query "$work/server/pds/sequencer.sqlite" 'SELECT coalesce(max(seq), 0) FROM repo_seq'
 }
 
-# Begins the traffic; `traffic` is its process.
+# Starts the traffic; `traffic` is its process.
 start_traffic() {
   (cd "$testbed" && exec node traffic.mjs --pds "http://127.0.0.1:$pds_port" --plc "$plc_url" \
     --control "http://127.0.0.1:$control_port" --accounts "$accounts" --commits "$commits" \
@@ -69,8 +69,8 @@ start_traffic() {
   started+=("$traffic")
 }
 
-# Any command of the worker that takes its configuration: worker_command DATABASE COMMAND... In the
-# background it becomes the worker, so that a signal to its process reaches that one.
+# Runs a command of the worker with its configuration: worker_command DATABASE COMMAND... In the
+# background the shell is replaced by the worker, so that a signal to the process reaches the worker.
 worker_command() {
   local database=$1 replace=()
   shift
@@ -83,7 +83,7 @@ worker_run() { # database, policy, further flags
   worker_command "$1" run --validation "com.huddle.*=$2" "${@:3}"
 }
 
-# One query's rows, their columns parted by tabs. The file may be in use.
+# Prints the rows of a query, columns separated by tabs. The database may be in use.
 query() {
   python3 - "$@" <<'PYTHON'
 import sqlite3, sys

@@ -4,6 +4,7 @@
 //! picture and the way of an event.
 
 pub mod config;
+
 pub mod worker;
 
 pub mod supervisor;
@@ -29,6 +30,8 @@ pub mod identity;
 pub mod net;
 
 pub mod telemetry;
+
+pub mod actor;
 
 pub mod testing;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
+use huddle_firehose::worker::RunningWorker;
 use tokio::time::Instant;
 
 use crate::replay::Replay;
@@ -43,7 +43,7 @@ async fn follow(replay: &Replay, rate: u64) -> Vec<Duration> {
     let path = folder.path().join("worker.db");
     database::create(&path).await;
     let config = service::config(&replay.url, &path, |_| {});
-    let tree = worker::start(config, None).await.unwrap();
+    let tree = worker::start((&config).into(), None).await.unwrap();
     let first_seq = replay.last_seq + 1 - replay.count;
     let first_sent = first_seen(&tree, first_seq).await;
     let mut delays = Vec::new();
@@ -63,7 +63,7 @@ async fn follow(replay: &Replay, rate: u64) -> Vec<Duration> {
 }
 
 /// The time at which the first frame had arrived. The schedule of the later frames starts here.
-async fn first_seen(tree: &Tree, first_seq: u64) -> Instant {
+async fn first_seen(tree: &RunningWorker, first_seq: u64) -> Instant {
     while service::received(tree) < first_seq {
         tokio::time::sleep(POLL_INTERVAL).await;
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use huddle_firehose::config::{Config, Layers, Verify};
-use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
+use huddle_firehose::worker::RunningWorker;
 use tokio::time::Instant;
 
 use crate::database;
@@ -23,7 +23,7 @@ pub(crate) async fn follow(
 ) -> Duration {
     database::create(path).await;
     let config = config(&replay.url, path, change);
-    let tree = worker::start(config, None).await.unwrap();
+    let tree = worker::start((&config).into(), None).await.unwrap();
     until_connected(&tree).await;
     let started = Instant::now();
     wait_for(&tree, replay.last_seq).await;
@@ -44,28 +44,28 @@ pub(crate) fn config(source_url: &str, path: &Path, change: impl FnOnce(&mut Con
 }
 
 /// Waits until the worker is connected. Before that it loads the tracked repositories.
-pub(crate) async fn until_connected(tree: &Tree) {
+pub(crate) async fn until_connected(tree: &RunningWorker) {
     while tree.context().first_connected_at().is_none() {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
 /// Waits until the cursor is at `seq`.
-pub(crate) async fn wait_for(tree: &Tree, seq: u64) {
+pub(crate) async fn wait_for(tree: &RunningWorker, seq: u64) {
     while applied(tree) < seq {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
 /// The seq up to which everything is applied.
-pub(crate) fn applied(tree: &Tree) -> u64 {
+pub(crate) fn applied(tree: &RunningWorker) -> u64 {
     let status = tree.context().status.snapshot();
     let applied = status.sources.values().map(|source| source.applied.seq);
     applied.max().unwrap_or(0)
 }
 
 /// The newest seq received so far.
-pub(crate) fn received(tree: &Tree) -> u64 {
+pub(crate) fn received(tree: &RunningWorker) -> u64 {
     let status = tree.context().status.snapshot();
     let received = status.sources.values().map(|source| source.received.seq);
     received.max().unwrap_or(0)

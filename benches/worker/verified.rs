@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use huddle_firehose::config::Verify;
-use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
+use huddle_firehose::worker::RunningWorker;
 use simulated_network::http::HttpServer;
 use simulated_network::relay::{Options, Relay};
 use tokio::runtime::Runtime;
@@ -99,7 +99,7 @@ fn follow(level: Verify) -> (Duration, Duration) {
             config.plc_url = upstream.plc.url().parse().unwrap();
             config.allow_private_addresses = true;
         });
-        let tree = worker::start(config, None).await.unwrap();
+        let tree = worker::start((&config).into(), None).await.unwrap();
         if level != Verify::None {
             look_up(&tree, chains).await;
         }
@@ -108,14 +108,14 @@ fn follow(level: Verify) -> (Duration, Duration) {
         upstream.relay.append(&chains.log);
         service::wait_for(&tree, chains.last_seq()).await;
         let taken = (started.elapsed(), processor_time() - processor);
-        let metrics = tree.context().prometheus.render();
+        let metrics = tree.prometheus().render();
         tree.drain().await.unwrap();
         assert_kept(level, &metrics, &path).await;
         taken
     })
 }
 
-async fn look_up(tree: &Tree, chains: &Chains) {
+async fn look_up(tree: &RunningWorker, chains: &Chains) {
     let repositories = tree.context().repositories.as_ref().unwrap();
     let identities = &repositories.verification.identities;
     let answers = join_all(chains.dids.iter().map(|did| identities.get(did))).await;

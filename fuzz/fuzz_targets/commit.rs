@@ -1,6 +1,6 @@
 #![no_main]
 
-use huddle_firehose_fuzz::commit;
+use test_support::fuzz_checks::commit;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| commit::check(input));

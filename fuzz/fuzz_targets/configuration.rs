@@ -1,6 +1,6 @@
 #![no_main]
 
-use huddle_firehose_fuzz::configuration;
+use test_support::fuzz_checks::configuration;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| configuration::check(input));

@@ -1,16 +1,23 @@
 //! The HttpActor: keeps the operator's endpoints up.
 
+use std::net;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::admin::http;
-use crate::pipeline::Context;
+use super::http::{self, HttpState};
 
 /// See the module.
 pub struct HttpActor;
+
+/// What the endpoints listen on, and what they show.
+pub struct Endpoints {
+    /// It outlives the actor, so a restart needs no free port.
+    pub listener: net::TcpListener,
+    pub state: HttpState,
+}
 
 #[derive(Debug)]
 pub enum HttpMessage {
@@ -22,23 +29,19 @@ impl Actor for HttpActor {
     type Msg = HttpMessage;
     /// Stops the server when the actor ends, however it does.
     type State = DropGuard;
-    type Arguments = Arc<Context>;
+    type Arguments = Arc<Endpoints>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        context: Self::Arguments,
+        endpoints: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let Some(listener) = &context.listener else {
-            return Err("started without a listener".into());
-        };
-        // The listener outlives the actor, so a restart needs no free port.
-        let listener = TcpListener::from_std(listener.try_clone()?)?;
+        let listener = TcpListener::from_std(endpoints.listener.try_clone()?)?;
+        let state = endpoints.state.clone();
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
-        let endpoints = context.endpoints();
         tokio::spawn(async move {
-            let ended = http::serve(listener, endpoints, stop).await;
+            let ended = http::serve(listener, state, stop).await;
             // Where the actor is gone already, that is why the server ended.
             let _unheard = myself.cast(HttpMessage::Ended(ended));
         });

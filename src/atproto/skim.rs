@@ -17,6 +17,13 @@ use super::cbor_writer::Writer;
 /// position before the first event.
 pub const SEQS: Range<u64> = 1..1 << 53;
 
+/// The longest frame that is read from a source, in bytes.
+///
+/// The protocol allows 5,000,000. A longer frame is still read, so that the decoder can make it a
+/// dead letter. If the connection were closed at such a frame, the frame would be sent again after
+/// every reconnect.
+pub const MAX_FRAME_BYTES: usize = 8 << 20;
+
 /// The type of a message (`t` in the header).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {

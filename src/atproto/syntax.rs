@@ -158,6 +158,23 @@ pub(crate) fn is_tid(text: &str) -> bool {
         && text.bytes().all(|b| matches!(b, b'2'..=b'7' | b'a'..=b'z'))
 }
 
+/// A host name of at least two labels. The last one does not begin with a digit.
+pub(crate) fn is_handle(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    text.len() <= 253
+        && text
+            .rsplit_once('.')
+            .is_some_and(|(_, last)| last.starts_with(|c: char| c.is_ascii_alphabetic()))
+        && text.split('.').all(is_label)
+}
+
 #[cfg(test)]
 mod tests {
     use simulated_network::tid::tid;

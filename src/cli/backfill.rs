@@ -60,7 +60,7 @@ impl Backfill {
                 _signal = signals.next() => Ok(()),
             };
         }
-        let mut tree = worker::start(config, None).await?;
+        let mut tree = worker::start((&config).into(), None).await?;
         tokio::select! {
             error = tree.failed() => return Err(error.into()),
             result = show_until_over(store) => result?,

@@ -55,7 +55,7 @@ impl Command {
 
 /// Moving the cursor ahead skips events, so it records a gap. Moving it back only repeats events.
 async fn put(store: &SqliteStore, config: &Config, seq: u64) -> anyhow::Result<()> {
-    let source: SourceId = worker::source(config)?.id().clone();
+    let source: SourceId = worker::source(&config.into())?.id().clone();
     let from = store.load_cursor(&source).await?.position;
     let gap = (seq > from.seq).then_some(Gap {
         cause: GapCause::CursorMoved,

@@ -65,7 +65,7 @@ impl Demo {
             "{total} frames from {} into {database}\n",
             config.source_url
         ))?;
-        let mut tree = worker::start(config, None).await?;
+        let mut tree = worker::start((&config).into(), None).await?;
         let silence = tree.silence(SILENCE);
         let status = tree.context().status.clone();
         tokio::select! {

@@ -56,7 +56,7 @@ impl Record {
             (Some(seq), _) => Resume::After(seq),
             (None, Start::Live) => Resume::Live,
         };
-        let source = worker::source(config)?;
+        let source = worker::source(&config.into())?;
         let file = File::create(&self.out)
             .await
             .with_context(|| format!("cannot create {}", self.out.display()))?;

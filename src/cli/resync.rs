@@ -29,8 +29,8 @@ impl ResyncCommand {
         if config.verify == Verify::None {
             bail!("verify is none; the worker does not fetch repositories at this level");
         }
-        let source = worker::source(&config)?;
-        let interest = worker::rules(&config, &source)?.interest;
+        let source = worker::source(&(&config).into())?;
+        let interest = worker::rules(&(&config).into(), &source)?.interest;
         if let Some(did) = self
             .dids
             .iter()

@@ -6,8 +6,8 @@ use anyhow::Context;
 use futures_util::future::{FutureExt, OptionFuture};
 
 use huddle_firehose::config::Config;
-use huddle_firehose::supervisor::tree::Tree;
 use huddle_firehose::worker;
+use huddle_firehose::worker::RunningWorker;
 
 use super::signals::{INTERRUPTED, StopSignals};
 use super::{Configuration, runtime};
@@ -31,7 +31,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         "starting"
     );
     let idle = config.stop_after_idle;
-    let mut tree = worker::start(config, Some(listener)).await?;
+    let mut tree = worker::start((&config).into(), Some(listener)).await?;
     let silence = idle.map(|idle| tree.silence(idle));
     let reason = tokio::select! {
         error = tree.failed() => return Err(error.into()),
@@ -52,7 +52,7 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-pub(super) async fn drain(tree: Tree, signals: &mut StopSignals) -> anyhow::Result<()> {
+pub(super) async fn drain(tree: RunningWorker, signals: &mut StopSignals) -> anyhow::Result<()> {
     tokio::select! {
         drained = tree.drain() => Ok(drained?),
         signal = signals.next() => {

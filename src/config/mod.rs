@@ -14,6 +14,7 @@ mod problem;
 mod resolve;
 mod settings;
 mod value;
+mod worker_options;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,7 +26,11 @@ pub use layers::{Layers, load};
 pub use origin::Origin;
 pub use problem::{ConfigError, Problem};
 pub use resolve::Loaded;
-pub use settings::{LogFormat, Settings, Start, Verify};
+pub use settings::Settings;
+
+pub use crate::pipeline::Start;
+pub use crate::source::process::verification::Verify;
+pub use crate::telemetry::log::LogFormat;
 
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;

@@ -1,7 +1,11 @@
 //! The settings of the command line.
 
-use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
+use clap::Args;
+use serde::Serialize;
+
+use crate::pipeline::Start;
+use crate::source::process::verification::Verify;
+use crate::telemetry::log::LogFormat;
 
 /// The flags. For a field that is `None`, the environment, the file or the default applies.
 #[derive(Args, Clone, Debug, Default, Serialize)]
@@ -148,48 +152,4 @@ impl Settings {
             .map(|argument| argument.get_id().to_string())
             .collect()
     }
-}
-
-/// Where to begin with a source that has no cursor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Start {
-    /// At the oldest event that the source still holds.
-    #[default]
-    Oldest,
-    /// At the next new event; earlier events are recorded as a gap.
-    Live,
-}
-
-/// How much of a commit is verified.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Verify {
-    /// Nothing: the source is trusted.
-    None,
-    /// The signature, the blocks, and each operation against the tree.
-    Commit,
-    /// Also that the commit follows from the one before, so that every missed commit is detected.
-    #[default]
-    Chain,
-    /// Like chain, but a missing or wrong reference to the tree before is counted and not refused,
-    /// because some servers leave it out.
-    Lenient,
-}
-
-impl Verify {
-    /// Whether a commit must follow from the one before.
-    pub fn follows_chains(self) -> bool {
-        matches!(self, Self::Chain | Self::Lenient)
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// One readable line for each message.
-    #[default]
-    Text,
-    /// One JSON object for each line.
-    Json,
 }

@@ -7,8 +7,7 @@ use serde_json::Value;
 use url::Url;
 
 use crate::atproto::key::{KeyError, VerifyingKey};
-use crate::atproto::syntax::Did;
-use crate::lexicon::format::Format;
+use crate::atproto::syntax::{Did, is_handle};
 
 /// Keys of both curves have about 50 characters. Limited, because documents are cached.
 const MAX_KEY_CHARS: usize = 128;
@@ -171,7 +170,7 @@ fn handle(document: &Value) -> Option<String> {
         .as_array()?
         .iter()
         .find_map(|name| name.as_str()?.strip_prefix("at://"))
-        .filter(|handle| Format::Handle.accepts(handle))
+        .filter(|handle| is_handle(handle))
         .map(str::to_owned)
 }
 

@@ -35,7 +35,7 @@ impl Format {
             Self::Cid => is_cid(text),
             Self::Datetime => datetime::parse_utc(text).is_some(),
             Self::Did => syntax::is_did(text),
-            Self::Handle => is_handle(text),
+            Self::Handle => syntax::is_handle(text),
             Self::Language => is_language(text),
             Self::Nsid => syntax::is_nsid(text),
             Self::RecordKey => syntax::is_record_key(text),
@@ -63,7 +63,7 @@ impl Format {
 }
 
 fn is_at_identifier(text: &str) -> bool {
-    syntax::is_did(text) || is_handle(text)
+    syntax::is_did(text) || syntax::is_handle(text)
 }
 
 /// `at://authority`, `at://authority/collection` or `at://authority/collection/rkey`.
@@ -86,23 +86,6 @@ fn is_cid(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'='))
-}
-
-/// A host name of at least two labels. The last one does not begin with a digit.
-fn is_handle(text: &str) -> bool {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
-    text.len() <= 253
-        && text
-            .rsplit_once('.')
-            .is_some_and(|(_, last)| last.starts_with(|c: char| c.is_ascii_alphabetic()))
-        && text.split('.').all(is_label)
 }
 
 /// A language tag of BCP 47. Checks the form of the subtags and that none is repeated; does not

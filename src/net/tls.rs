@@ -1,8 +1,5 @@
 //! The TLS client configuration for `wss` sources and HTTPS requests.
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use rustls::crypto::ring;
@@ -30,7 +27,7 @@ pub(crate) fn client_config() -> Result<ClientConfig, rustls::Error> {
     ))
 }
 
-fn trusting(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+pub(crate) fn trusting(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)

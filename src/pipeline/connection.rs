@@ -1,17 +1,17 @@
 //! The ConnectionActor: owns one source's connection. It dials, resumes, reads while there is
 //! budget, and enters what it reads into the ledger.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use ractor::rpc::CallResult;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
 use super::Context;
 use super::cursor::CursorMessage;
+use crate::actor::{ActorContext, Arguments};
 use crate::atproto::skim::{Skim, skim};
 use crate::delivery::backoff::Backoff;
 use crate::delivery::segment::Segment;
@@ -21,7 +21,6 @@ use crate::source::frame_sink::{BatchLimits, FrameSink};
 use crate::source::reconnect::Reconnect;
 use crate::source::silence::{SilenceDetector, SilenceLimits};
 use crate::source::{Frames, Resume};
-use crate::supervisor::progress::Progress;
 use crate::telemetry::status::ConnectionState;
 use crate::testing::fault::Point;
 
@@ -38,15 +37,13 @@ pub struct ConnectionActor;
 pub struct Step;
 
 pub struct ConnectionActorState {
-    context: Arc<Context>,
-    progress: Progress,
+    context: ActorContext<Context>,
     reconnect: Reconnect,
     silence: SilenceDetector,
     limits: BatchLimits,
     connection: Option<Box<dyn Frames>>,
     /// Nothing has come yet by a connection that is to show that it goes on with the same sequence.
     is_after_reconnect: bool,
-    myself: ActorCell,
 }
 
 /// Why a connection is given up, or was never made.
@@ -58,41 +55,34 @@ struct Loss {
 impl Actor for ConnectionActor {
     type Msg = Step;
     type State = ConnectionActorState;
-    type Arguments = (Arc<Context>, Progress);
+    type Arguments = Arguments<Context>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        (context, progress): Self::Arguments,
+        arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let faults = &context.faults;
-        faults
-            .pass(Point::ConnectionStart, myself.get_cell())
-            .await?;
-        let config = &context.config;
+        let context =
+            ActorContext::start(arguments, myself.get_cell(), Point::ConnectionStart).await?;
+        let options = &context.options;
         let backoff = Backoff::try_new(
-            config.reconnect_min,
-            config.reconnect_max,
+            options.reconnect_min,
+            options.reconnect_max,
             JITTER,
             fastrand::Rng::new(),
         )?;
         let silence = SilenceLimits {
-            min: config.silence_min,
-            max: config.silence_max,
+            min: options.silence_min,
+            max: options.silence_max,
             ..SilenceLimits::default()
         };
         myself.cast(Step)?;
         Ok(ConnectionActorState {
-            reconnect: Reconnect::new(backoff, config.healthy_after),
+            reconnect: Reconnect::new(backoff, options.healthy_after),
             silence: SilenceDetector::try_new(silence, Instant::now())?,
-            limits: BatchLimits {
-                frames: config.batch_frames,
-                bytes: config.batch_bytes as usize,
-            },
+            limits: options.batch,
             connection: None,
             is_after_reconnect: false,
-            myself: myself.get_cell(),
-            progress,
             context,
         })
     }
@@ -103,10 +93,7 @@ impl Actor for ConnectionActor {
         Step: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let faults = &state.context.faults;
-        faults
-            .pass(Point::ConnectionStep, myself.get_cell())
-            .await?;
+        state.context.pass(Point::ConnectionStep).await?;
         let stop = state.context.stop_reading.clone();
         let outcome = tokio::select! {
             () = stop.cancelled() => {
@@ -140,7 +127,7 @@ impl ConnectionActorState {
     }
 
     async fn dial(&mut self) -> Result<(), Loss> {
-        let _busy = self.progress.busy();
+        let _busy = self.context.busy();
         self.show(ConnectionState::Connecting);
         load_tracked(&self.context).await?;
         let resume = resume(&self.context).await?;
@@ -181,16 +168,16 @@ impl ConnectionActorState {
                 .record(waited_from.elapsed());
             self.silence.wait_from(Instant::now());
         }
-        let mut prefilter = Prefilter::new(self.context.rules.interest.clone(), self.limits);
+        let mut prefilter =
+            Prefilter::new(self.context.processor.rules.interest.clone(), self.limits);
         if self.is_after_reconnect {
             prefilter = prefilter.after_reconnect();
         }
-        let linger = self.context.config.batch_wait;
+        let linger = self.context.options.batch_wait;
         let reading = connection.read_batch(linger, &mut prefilter);
         let outcome = tokio::time::timeout_at(self.silence.deadline(), reading).await;
-        let faults = &self.context.faults;
-        faults
-            .pass(Point::ConnectionRead, self.myself.clone())
+        self.context
+            .pass(Point::ConnectionRead)
             .await
             .map_err(|error| Loss {
                 advice: RetryAdvice::Backoff,
@@ -282,9 +269,10 @@ impl ConnectionActorState {
 
 /// Has the tables say which repositories are tracked, where nobody has asked yet.
 async fn load_tracked(context: &Context) -> Result<(), Loss> {
-    let (Some(repositories), Some(tracked)) =
-        (&context.repositories, context.rules.interest.tracked())
-    else {
+    let (Some(repositories), Some(tracked)) = (
+        &context.repositories,
+        context.processor.rules.interest.tracked(),
+    ) else {
         return Ok(());
     };
     if tracked.is_loaded() {

@@ -1,6 +1,5 @@
 //! The CursorActor: where the source is to go on, and how far the tables are.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,12 +7,12 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
 use super::Context;
-use crate::config::Start;
+use super::options::Start;
+use crate::actor::{ActorContext, Arguments};
 use crate::model::Position;
 use crate::source::Resume;
 use crate::store::plan::effect::{Gap, GapCause};
 use crate::store::{StoreError, StoredCursor, WriteBatch};
-use crate::supervisor::progress::Progress;
 use crate::testing::fault::Point;
 
 /// Checkpoints of events that needed nothing are at least this far apart, however fast they come.
@@ -47,8 +46,7 @@ pub enum CursorMessage {
 }
 
 pub struct CursorState {
-    context: Arc<Context>,
-    progress: Progress,
+    context: ActorContext<Context>,
     /// What the cursor in the database is known to say.
     durable: Option<Position>,
     written_at: Instant,
@@ -61,18 +59,16 @@ pub struct CursorState {
 impl Actor for CursorActor {
     type Msg = CursorMessage;
     type State = CursorState;
-    type Arguments = (Arc<Context>, Progress);
+    type Arguments = Arguments<Context>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        (context, progress): Self::Arguments,
+        arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let faults = &context.faults;
-        faults.pass(Point::CursorStart, myself.get_cell()).await?;
+        let context = ActorContext::start(arguments, myself.get_cell(), Point::CursorStart).await?;
         Ok(CursorState {
             context,
-            progress,
             durable: None,
             written_at: Instant::now(),
             asked_again: None,
@@ -85,7 +81,7 @@ impl Actor for CursorActor {
         myself: ActorRef<Self::Msg>,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        myself.send_interval(state.context.config.checkpoint_interval, || {
+        myself.send_interval(state.context.options.checkpoint_interval, || {
             CursorMessage::Tick
         });
         Ok(())
@@ -93,22 +89,18 @@ impl Actor for CursorActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<Self::Msg>,
+        _myself: ActorRef<Self::Msg>,
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let _busy = state.progress.busy();
-        let faults = state.context.faults.clone();
-        faults.pass(Point::CursorMessage, myself.get_cell()).await?;
+        let _busy = state.context.begin(Point::CursorMessage).await?;
         match message {
             CursorMessage::Applied(position) => state.note_durable(position),
             CursorMessage::Acked if state.written_at.elapsed() < CHECKPOINT_SPACING => {}
             CursorMessage::Acked | CursorMessage::Tick => {
                 state.checkpoint().await;
                 state.forget_crashes_once_past_them().await;
-                faults
-                    .pass(Point::CursorCheckpointed, myself.get_cell())
-                    .await?;
+                state.context.pass(Point::CursorCheckpointed).await?;
             }
             CursorMessage::Finish(reply) => {
                 let is_durable = state.checkpoint().await && state.forget_crashes().await;
@@ -206,7 +198,7 @@ impl CursorState {
 
     /// Why events before the first one of a new source may be missing.
     fn gap_before(&self, stored: &StoredCursor) -> Option<GapCause> {
-        match (stored.is_new, self.context.config.start) {
+        match (stored.is_new, self.context.options.start) {
             (true, Start::Live) => Some(GapCause::StartedLive),
             (true, Start::Oldest) if stored.follows_another => Some(GapCause::SourceChanged),
             _ => None,

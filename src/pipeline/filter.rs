@@ -1,8 +1,6 @@
 //! The FilterActor: puts the decoded batches back in order, watches the source's seqs, and parts what
 //! has to be written from what needs nothing.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -10,21 +8,20 @@ use super::Context;
 use super::cursor::CursorMessage;
 use super::indexer::IndexerMessage;
 use super::messages::{DecodedBatch, DecodedItem};
+use crate::actor::{ActorContext, Arguments};
 use crate::delivery::ledger::EpochStart;
 use crate::delivery::reorder::Reorder;
 use crate::delivery::sequence::{Observation, SequenceGuard};
 use crate::model::Position;
 use crate::pipeline::accumulator::{CommitPoint, IndexWork};
 use crate::store::plan::effect::Effect;
-use crate::supervisor::progress::Progress;
 use crate::testing::fault::Point;
 
 /// See the module.
 pub struct FilterActor;
 
 pub struct FilterState {
-    context: Arc<Context>,
-    progress: Progress,
+    context: ActorContext<Context>,
     /// What carries a lower epoch is discarded.
     least_epoch: u64,
     epoch: EpochStart,
@@ -37,44 +34,40 @@ pub struct FilterState {
 impl Actor for FilterActor {
     type Msg = DecodedBatch;
     type State = FilterState;
-    type Arguments = (Arc<Context>, Progress);
+    type Arguments = Arguments<Context>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        (context, progress): Self::Arguments,
+        arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let faults = &context.faults;
-        faults.pass(Point::FilterStart, myself.get_cell()).await?;
+        let context = ActorContext::start(arguments, myself.get_cell(), Point::FilterStart).await?;
         let epoch = context.ledger.epoch();
         Ok(FilterState {
             least_epoch: context.ledger.next_epoch(),
-            ..FilterState::new(context, progress, epoch)
+            ..FilterState::new(context, epoch)
         })
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<Self::Msg>,
+        _myself: ActorRef<Self::Msg>,
         batch: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let _busy = state.progress.busy();
-        let faults = state.context.faults.clone();
-        faults.pass(Point::FilterTaken, myself.get_cell()).await?;
+        let _busy = state.context.begin(Point::FilterTaken).await?;
         state.take(batch);
-        faults.pass(Point::FilterPassedOn, myself.get_cell()).await
+        state.context.pass(Point::FilterPassedOn).await
     }
 }
 
 impl FilterState {
-    fn new(context: Arc<Context>, progress: Progress, epoch: EpochStart) -> Self {
+    fn new(context: ActorContext<Context>, epoch: EpochStart) -> Self {
         Self {
             reorder: Reorder::starting_at(epoch.first_frame),
-            guard: SequenceGuard::new(epoch.position, epoch.gap, context.config.upstream_window),
+            guard: SequenceGuard::new(epoch.position, epoch.gap, context.options.upstream_window),
             least_epoch: epoch.epoch,
             epoch,
-            progress,
             context,
             events_since_checkpoint: 0,
         }
@@ -88,7 +81,7 @@ impl FilterState {
             return;
         }
         if epoch.epoch > self.epoch.epoch {
-            *self = Self::new(self.context.clone(), self.progress.clone(), epoch);
+            *self = Self::new(self.context.clone(), epoch);
         }
         if let Err(lost) = self.reorder.insert(batch.numbers.clone(), batch) {
             // It was passed on before, and died with the indexer. Until the supervisor has heard of
@@ -152,7 +145,7 @@ impl FilterState {
 
     fn tell_cursor(&mut self, events: u64) {
         self.events_since_checkpoint += events;
-        if self.events_since_checkpoint < self.context.config.checkpoint_events {
+        if self.events_since_checkpoint < self.context.options.checkpoint_events {
             return;
         }
         // Where nobody is there, its successor starts with a look at the ledger.

@@ -1,6 +1,5 @@
 //! The IndexerActor: gathers effects into transactions and applies them, one at a time, in order.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,13 +10,13 @@ use tokio::time::Instant;
 use super::Context;
 use super::cursor::CursorMessage;
 use super::messages::DecodedBatch;
+use crate::actor::{ActorContext, Arguments};
 use crate::delivery::backoff::Backoff;
 use crate::delivery::ledger::Lease;
 use crate::model::Position;
 use crate::pipeline::accumulator::{Accumulator, IndexBatch, IndexWork, Load};
 use crate::store::plan::effect::{DeadLetter, Effect, Rejection};
 use crate::store::{StoreError, WriteBatch, Written};
-use crate::supervisor::progress::Progress;
 use crate::telemetry::rate_limit::RateLimit;
 use crate::testing::fault::Point;
 
@@ -43,8 +42,7 @@ pub enum IndexerMessage {
 }
 
 pub struct IndexerState {
-    context: Arc<Context>,
-    progress: Progress,
+    context: ActorContext<Context>,
     waiting: Accumulator<DecodedBatch>,
     /// What carries a lower one is discarded.
     epoch: u64,
@@ -72,24 +70,23 @@ struct Current {
 impl Actor for IndexerActor {
     type Msg = IndexerMessage;
     type State = IndexerState;
-    type Arguments = (Arc<Context>, Progress);
+    type Arguments = Arguments<Context>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        (context, progress): Self::Arguments,
+        arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let faults = &context.faults;
-        faults.pass(Point::IndexerStart, myself.get_cell()).await?;
+        let context =
+            ActorContext::start(arguments, myself.get_cell(), Point::IndexerStart).await?;
         Ok(IndexerState {
-            waiting: Accumulator::new(context.config.index_batch),
+            waiting: Accumulator::new(context.options.index_batch),
             epoch: context.ledger.next_epoch(),
             flush: Flush::None,
             retry_scheduled: false,
             current: None,
             dead_letter_log: RateLimit::new(DEAD_LETTER_LOG_INTERVAL),
             backoff: Backoff::try_new(RETRY_MIN, RETRY_MAX, RETRY_JITTER, fastrand::Rng::new())?,
-            progress,
             context,
         })
     }
@@ -100,20 +97,16 @@ impl Actor for IndexerActor {
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let _busy = state.progress.busy();
-        let faults = state.context.faults.clone();
-        faults
-            .pass(Point::IndexerMessage, myself.get_cell())
-            .await?;
+        let _busy = state.context.begin(Point::IndexerMessage).await?;
         match message {
             IndexerMessage::Index(work) => state.take(*work),
             IndexerMessage::Flush => {
                 state.flush = Flush::None;
-                state.write_one(&myself).await?;
+                state.write_one().await?;
             }
             IndexerMessage::Retry => {
                 state.retry_scheduled = false;
-                state.write_one(&myself).await?;
+                state.write_one().await?;
             }
         }
         state.schedule(&myself);
@@ -150,7 +143,8 @@ impl IndexerState {
         } else if self.waiting.is_due() {
             self.flush_now(myself);
         } else if !self.waiting.is_empty() && matches!(self.flush, Flush::None) {
-            let timer = myself.send_after(self.context.config.index_wait, || IndexerMessage::Flush);
+            let timer =
+                myself.send_after(self.context.options.index_wait, || IndexerMessage::Flush);
             self.flush = Flush::Later(timer.abort_handle());
         }
     }
@@ -168,16 +162,12 @@ impl IndexerState {
         }
     }
 
-    async fn write_one(
-        &mut self,
-        myself: &ActorRef<IndexerMessage>,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn write_one(&mut self) -> Result<(), ActorProcessingErr> {
         let Some(mut current) = self.current.take().or_else(|| self.cut()) else {
             return Ok(());
         };
         self.hold_leases(&mut current, Lease::start);
-        let faults = self.context.faults.clone();
-        faults.pass(Point::IndexerCut, myself.get_cell()).await?;
+        self.context.pass(Point::IndexerCut).await?;
         let started = Instant::now();
         let batch = WriteBatch {
             source: self.context.ledger.source(),
@@ -188,16 +178,14 @@ impl IndexerState {
         let outcome = tokio::time::timeout(TRANSACTION_DEADLINE, self.context.store.apply(&batch));
         match outcome.await {
             Ok(Ok(written)) => {
-                faults
-                    .pass(Point::IndexerCommitted, myself.get_cell())
-                    .await?;
+                self.context.pass(Point::IndexerCommitted).await?;
                 self.complete(current, written, started);
             }
             Ok(Err(StoreError::Rejected(rejections))) => self.hold_refused(current, rejections),
             Ok(Err(error)) => self.hold_blocked(current, &error),
             Err(_elapsed) => self.hold_blocked(current, &StoreError::Deadline),
         }
-        faults.pass(Point::IndexerSettled, myself.get_cell()).await
+        self.context.pass(Point::IndexerSettled).await
     }
 
     fn cut(&mut self) -> Option<Current> {
@@ -257,7 +245,7 @@ impl IndexerState {
     /// Effects that are refused for good become dead letters once they were tried often enough; the
     /// others of the transaction are not taken along.
     fn hold_refused(&mut self, mut current: Current, rejections: Vec<Rejection>) {
-        let retries = self.context.config.index_retries;
+        let retries = self.context.options.index_retries;
         self.context
             .metrics
             .index_retries

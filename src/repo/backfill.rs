@@ -3,19 +3,17 @@
 //!
 //! How far it is stands in the tables, so whoever takes its place goes on from there.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{NoSlot, Repositories};
+use crate::actor::{ActorContext, Arguments};
 use crate::delivery::backoff::Backoff;
 use crate::net::http_client::NamedBy;
-use crate::pipeline::Context;
 use crate::repo::host::{Host, HostError, Page};
 use crate::store::StoreError;
 use crate::store::repos::{Discovery, DiscoveryPage};
-use crate::supervisor::progress::Progress;
 use crate::testing::fault::Point;
 
 /// How often it is looked whether there is something to look for, because a command asks for it, or a
@@ -33,8 +31,7 @@ pub struct BackfillActor;
 pub struct Step;
 
 pub struct BackfillState {
-    context: Arc<Context>,
-    progress: Progress,
+    context: ActorContext<Repositories>,
     backoff: Backoff,
     has_begun: bool,
     /// The directory does not know who holds which collection, only who is there at all.
@@ -44,19 +41,18 @@ pub struct BackfillState {
 impl Actor for BackfillActor {
     type Msg = Step;
     type State = BackfillState;
-    type Arguments = (Arc<Context>, Progress);
+    type Arguments = Arguments<Repositories>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        (context, progress): Self::Arguments,
+        arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let faults = &context.faults;
-        faults.pass(Point::BackfillStart, myself.get_cell()).await?;
+        let context =
+            ActorContext::start(arguments, myself.get_cell(), Point::BackfillStart).await?;
         myself.cast(Step)?;
         Ok(BackfillState {
             context,
-            progress,
             backoff: Backoff::try_new(RETRY_MIN, RETRY_MAX, RETRY_JITTER, fastrand::Rng::new())?,
             has_begun: false,
             lists_all: false,
@@ -69,9 +65,7 @@ impl Actor for BackfillActor {
         Step: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let _busy = state.progress.busy();
-        let faults = &state.context.faults;
-        faults.pass(Point::BackfillStep, myself.get_cell()).await?;
+        let _busy = state.context.begin(Point::BackfillStep).await?;
         match state.step().await {
             Ok(true) => {
                 state.backoff.reset();
@@ -118,10 +112,7 @@ impl StepError {
 impl BackfillState {
     /// Asks for a page and notes it. Returns whether there may be another one.
     async fn step(&mut self) -> Result<bool, StepError> {
-        let context = Arc::clone(&self.context);
-        let Some(repositories) = &context.repositories else {
-            return Ok(false);
-        };
+        let repositories = &self.context.shared().clone();
         if repositories.backfill.is_wanted && !self.has_begun {
             let collections = &repositories.backfill.collections;
             if collections.is_empty() {
@@ -149,7 +140,7 @@ impl BackfillState {
                 return Err(error);
             }
         };
-        let interest = &context.rules.interest;
+        let interest = repositories.interest();
         page.dids.retain(|did| interest.wants_did(did.as_str()));
         let noted = DiscoveryPage {
             collection: &next.collection,

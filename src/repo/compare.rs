@@ -14,10 +14,8 @@ use crate::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
 use crate::atproto::syntax::{Did, Nsid, RecordKey};
 use crate::atproto::verify::Level;
 use crate::model::SourceId;
-use crate::pipeline::Context;
-use crate::pipeline::decoder::EFFECT_BYTES;
 use crate::repo::snapshot::{Snapshot, SnapshotError};
-use crate::source::process;
+use crate::source::process::{self, EFFECT_BYTES};
 use crate::store::StoreError;
 use crate::store::plan::effect::Effect;
 use crate::store::repos::{Held, HeldRange, Resynced, SnapshotPart};
@@ -35,14 +33,12 @@ type PathChange = (String, Option<(PutAction, Cid)>);
 /// Writes what in the tables is another way than in the repository, part by part. Where it breaks off,
 /// what was written is right all the same.
 pub(super) async fn write(
-    context: &Context,
     repositories: &Repositories,
     did: &Did,
     fetched: &Fetched,
 ) -> Result<Resynced, FetchFailure> {
     let commit = &fetched.snapshot.commit;
     let mut comparison = Comparison {
-        context,
         repositories,
         did,
         fetched,
@@ -58,7 +54,7 @@ pub(super) async fn write(
             bytes: fetched.bytes,
         },
     };
-    let mut parts = parts_of(context, &fetched.snapshot);
+    let mut parts = parts_of(repositories, &fetched.snapshot);
     let mut after = String::new();
     while let Some(part) = parts.recv().await {
         let part = part.map_err(FetchError::from)?;
@@ -74,11 +70,11 @@ pub(super) async fn write(
 
 /// The records of a repository that are wanted, read on a thread that may wait for the disk.
 fn parts_of(
-    context: &Context,
+    repositories: &Repositories,
     snapshot: &Arc<Snapshot>,
 ) -> mpsc::Receiver<Result<Part, SnapshotError>> {
     let (parts, receiver) = mpsc::channel(1);
-    let interest = context.rules.interest.clone();
+    let interest = repositories.interest().clone();
     let snapshot = Arc::clone(snapshot);
     spawn_blocking(move || {
         let wants = |collection: &str| interest.wants_collection(collection);
@@ -102,7 +98,6 @@ fn parts_of(
 }
 
 struct Comparison<'a> {
-    context: &'a Context,
     repositories: &'a Repositories,
     did: &'a Did,
     fetched: &'a Fetched,
@@ -155,7 +150,7 @@ impl Comparison<'_> {
         confirmed: &mut Vec<String>,
     ) {
         let collection = held.path.split('/').next().unwrap_or_default();
-        if !self.context.rules.interest.wants_collection(collection) {
+        if !self.repositories.interest().wants_collection(collection) {
             return;
         }
         let found = wanted.remove(&held.path);
@@ -203,7 +198,7 @@ impl Comparison<'_> {
         let bytes: usize = ops.iter().map(record_bytes).sum();
         // Each record is there as it is signed, as JSON, and on its way to the database.
         let weight = 4 * bytes + ops.len() * EFFECT_BYTES;
-        let _charge = self.context.budget.charge(weight);
+        let _charge = self.repositories.budget.charge(weight);
         let actions: BTreeMap<String, Option<PutAction>> = ops
             .iter()
             .map(|op| (format!("{}/{}", op.collection, op.rkey), action(op)))
@@ -267,7 +262,7 @@ impl Comparison<'_> {
             misnamed: Vec::new(),
         };
         let event = Event::Commit(Box::new(commit));
-        process::effects_of_verified(self.context, event, Some(Level::Chain))
+        process::effects_of_verified(&self.repositories.processor, event, Some(Level::Chain))
     }
 }
 

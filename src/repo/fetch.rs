@@ -12,7 +12,6 @@ use crate::atproto::syntax::{Did, Tid};
 use crate::atproto::verify::VerifyError;
 use crate::identity::{Identity, ResolveError};
 use crate::net::http_client::NamedBy;
-use crate::pipeline::Context;
 use crate::repo::host::{Host, HostError, RepoError};
 use crate::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
 use crate::store::StoreError;
@@ -215,14 +214,13 @@ fn inactive(status: Option<&str>) -> RepoError {
 /// Fetches and proves a repository: from the account's own host, or where that gives no answer, from
 /// the source.
 pub(super) async fn fetch(
-    context: &Context,
     repositories: &Repositories,
     repo: &DueRepo,
 ) -> Result<Fetched, FetchFailure> {
     let identity = repositories.verification.identities.get(&repo.did).await?;
     let mut first = None;
     for host in hosts_of(repositories, &identity) {
-        match fetch_from(context, repositories, repo, &identity, &host).await {
+        match fetch_from(repositories, repo, &identity, &host).await {
             Ok(fetched) => return Ok(fetched),
             Err(failure) => unless_last_word(&mut first, failure)?,
         }
@@ -231,7 +229,6 @@ pub(super) async fn fetch(
 }
 
 async fn fetch_from(
-    context: &Context,
     repositories: &Repositories,
     repo: &DueRepo,
     identity: &Identity,
@@ -247,7 +244,7 @@ async fn fetch_from(
         spool.await.map_err(|error| FetchFailure::at(host, error))?
     };
     let bytes = spool.bytes();
-    let snapshot = prove(context, repositories, repo, identity, Arc::new(spool));
+    let snapshot = prove(repositories, repo, identity, Arc::new(spool));
     let snapshot = snapshot
         .await
         .map_err(|error| FetchFailure::at(host, error))?;
@@ -273,14 +270,13 @@ fn as_of(repo: &DueRepo, committed_at: Timestamp) -> Timestamp {
 /// Proves a repository by the account's key; where that is not the one that has signed, by the one that
 /// the account has now.
 async fn prove(
-    context: &Context,
     repositories: &Repositories,
     repo: &DueRepo,
     identity: &Identity,
     spool: Arc<Spool>,
 ) -> Result<Arc<Snapshot>, FetchError> {
     let mismatch = SignatureError::Mismatch;
-    let snapshot = match verify(context, repo, identity, &spool).await {
+    let snapshot = match verify(repositories, repo, identity, &spool).await {
         Err(FetchError::Snapshot(SnapshotError::Commit(VerifyError::Signature(error))))
             if error == mismatch =>
         {
@@ -290,7 +286,7 @@ async fn prove(
                 .refresh(&repo.did)
                 .await?;
             let identity = refreshed.ok_or(SnapshotError::Commit(error.into()))?;
-            verify(context, repo, &identity, &spool).await?
+            verify(repositories, repo, &identity, &spool).await?
         }
         verified => verified?,
     };
@@ -309,14 +305,14 @@ fn old(found: &Tid, known: &str) -> FetchError {
 }
 
 async fn verify(
-    context: &Context,
+    repositories: &Repositories,
     repo: &DueRepo,
     identity: &Identity,
     spool: &Arc<Spool>,
 ) -> Result<Snapshot, FetchError> {
     let key = identity.verifying_key()?;
     let (did, spool) = (repo.did.clone(), Arc::clone(spool));
-    let interest = context.rules.interest.clone();
+    let interest = repositories.interest().clone();
     let verified = spawn_blocking(move || {
         let wants = |collection: &str| interest.wants_collection(collection);
         Snapshot::verify(&spool, &did, &key, Timestamp::now(), wants)

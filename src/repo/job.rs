@@ -7,7 +7,6 @@ use jiff::{SignedDuration, Timestamp};
 use super::fetch::{self, FetchFailure};
 use super::replay::{self, Drained};
 use super::{Repositories, compare, retry_at};
-use crate::pipeline::Context;
 use crate::store::StoreError;
 use crate::store::repos::{DueRepo, JobKind, RecentResyncs, Resync, ResyncFailure, Resynced};
 use crate::telemetry::rate_limit::SharedRateLimit;
@@ -32,14 +31,11 @@ const OPERATOR: &str = "operator";
 /// # Errors
 /// Where the tables cannot say so either. It stays in them as it was.
 pub(super) async fn run(
-    context: &Context,
+    repositories: &Repositories,
     urgency: JobKind,
     repo: &DueRepo,
 ) -> Result<(), StoreError> {
-    let Some(repositories) = &context.repositories else {
-        return Ok(());
-    };
-    let interest = &context.rules.interest;
+    let interest = repositories.interest();
     if !interest.wants_did(repo.did.as_str()) {
         return repositories.store.untrack(&repo.did).await;
     }
@@ -51,19 +47,18 @@ pub(super) async fn run(
         return repositories.store.suspend_until_active(&repo.did).await;
     }
     match urgency {
-        JobKind::Replay => replay_parked_commits(context, repositories, repo).await,
+        JobKind::Replay => replay_parked_commits(repositories, repo).await,
         JobKind::Recheck => compare_heads(repositories, repo, "gap").await.map(drop),
-        JobKind::Resync | JobKind::Backfill => resync(context, repositories, repo).await,
+        JobKind::Resync | JobKind::Backfill => resync(repositories, repo).await,
     }
 }
 
 /// Where something breaks the chain, the tables have the repository fetched next.
 async fn replay_parked_commits(
-    context: &Context,
     repositories: &Repositories,
     repo: &DueRepo,
 ) -> Result<(), StoreError> {
-    let mut drained = replay::drain(context, repositories, &repo.did, false).await?;
+    let mut drained = replay::drain(repositories, &repo.did, false).await?;
     if let Drained::Disputed { known_rev } = drained {
         let repo = DueRepo {
             rev: known_rev,
@@ -72,7 +67,7 @@ async fn replay_parked_commits(
         if !compare_heads(repositories, &repo, "disputed").await? {
             return Ok(());
         }
-        drained = replay::drain(context, repositories, &repo.did, true).await?;
+        drained = replay::drain(repositories, &repo.did, true).await?;
     }
     match drained {
         Drained::Empty => repositories.store.finish_replay(&repo.did).await,
@@ -103,11 +98,7 @@ async fn compare_heads(
 }
 
 /// Fetches a repository, and makes the tables equal to it.
-async fn resync(
-    context: &Context,
-    repositories: &Repositories,
-    repo: &DueRepo,
-) -> Result<(), StoreError> {
+async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), StoreError> {
     let store = &repositories.store;
     let cause = repo.cause.as_deref().unwrap_or(OPERATOR);
     let started_at = Timestamp::now();
@@ -120,16 +111,16 @@ async fn resync(
         return store.reschedule(&repo.did, allowed_at).await;
     }
     store.begin_resync(&repo.did).await?;
-    let (host, outcome) = match fetch::fetch(context, repositories, repo).await {
+    let (host, outcome) = match fetch::fetch(repositories, repo).await {
         Err(failure) if failure.is_busy() => return reschedule(repositories, repo).await,
         Err(failure) => (failure.host.clone(), Err(failure)),
         Ok(fetched) => {
             let host = Some(fetched.host.url.to_string());
-            let compared = compare::write(context, repositories, &repo.did, &fetched).await;
+            let compared = compare::write(repositories, &repo.did, &fetched).await;
             (host, compared)
         }
     };
-    note_outcome(context, repositories, repo, cause, &outcome);
+    note_outcome(repositories, repo, cause, &outcome);
     if let Err(failure) = &outcome {
         note_status(repositories, repo, failure).await?;
     }
@@ -193,7 +184,6 @@ async fn note_status(
 
 /// Counts it and logs it: every single one is a row, so of many at once a line tells for all.
 fn note_outcome(
-    context: &Context,
     repositories: &Repositories,
     repo: &DueRepo,
     cause: &str,
@@ -201,7 +191,7 @@ fn note_outcome(
 ) {
     match outcome {
         Ok(done) => {
-            context.metrics.resynced(done);
+            repositories.metrics.resynced(done);
             if let Some(suppressed) = repositories.log.done.admit() {
                 tracing::info!(
                     did = %repo.did, cause, created = done.created, updated = done.updated,
@@ -211,7 +201,10 @@ fn note_outcome(
         }
         Err(failure) => {
             let is_throttled = failure.is_throttled();
-            context.metrics.failed_resyncs(is_throttled).increment(1);
+            repositories
+                .metrics
+                .failed_resyncs(is_throttled)
+                .increment(1);
             if let Some(suppressed) = repositories.log.failures.admit() {
                 tracing::warn!(
                     did = %repo.did, cause, host = failure.host, attempts = repo.attempts + 1,

@@ -1,10 +1,9 @@
-//! The RepositoriesActor: sees to repositories as wholes. It fetches those whose chain is broken, lets
-//! through what had to wait for that or for a key, compares what a gap may have changed, and asks the
-//! hosts of accounts that are said to be gone.
+//! Repositories as wholes: fetch, compare, replay what was parked, discover.
 //!
-//! All that it works on is in the tables, so it may die at any time: whoever takes its place begins
-//! where it was.
+//! All work is in the tables, so the actors of this room may die at any time: their successors go on
+//! from there.
 
+mod actor;
 pub mod backfill;
 mod compare;
 mod fetch;
@@ -15,49 +14,37 @@ mod replay;
 pub mod snapshot;
 mod unconfirmed;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, timeout};
 use url::Url;
 
+pub use self::actor::{RepositoriesActor, RepositoriesMessage};
+use self::host::Hosts;
 pub use self::host_limiter::HostLimiters;
-pub(super) use self::host_limiter::NoSlot;
+use self::host_limiter::NoSlot;
 pub use self::job::JobLog;
-use crate::atproto::syntax::{Did, Nsid};
-use crate::delivery::backoff::Backoff;
-use crate::pipeline::Context;
-use crate::repo::host::Hosts;
+use crate::actor::address::Address;
+use crate::atproto::syntax::Nsid;
+use crate::delivery::budget::Budget;
+use crate::source::interest::Interest;
+use crate::source::process::Processor;
 use crate::source::process::verification::Verification;
-use crate::store::StoreError;
-use crate::store::repos::{JobKind, RepoStore};
-use crate::supervisor::address::Address;
-use crate::supervisor::progress::Progress;
-use crate::testing::fault::Point;
+use crate::store::repos::RepoStore;
+use crate::telemetry::metrics::Metrics;
 
-/// How often it is looked for what has come due by time alone.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-/// How soon a repository is tried again; it doubles from there.
+/// The first wait before a repository is tried again; it doubles up to `RETRY_MAX`.
 const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
 const RETRY_JITTER: f64 = 0.3;
-/// How long nobody is seen to while the tables take nothing; it doubles from the first to the second.
-const REST_MIN: Duration = Duration::from_millis(200);
-const REST_MAX: Duration = Duration::from_secs(10);
-/// All that is waited for in a job has a deadline of its own. Should that ever not be so, here it ends.
-const JOB_DEADLINE: Duration = Duration::from_secs(2 * 3600);
-/// How long a repository is left alone at which a job broke off.
-const PANIC_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// What it takes to verify repositories, and to fetch them.
 pub struct Repositories {
-    pub verification: Verification,
+    pub processor: Arc<Processor>,
+    pub verification: Arc<Verification>,
     pub hosts: Arc<dyn Hosts>,
     pub store: Arc<dyn RepoStore>,
     /// How each host is spared.
@@ -70,6 +57,18 @@ pub struct Repositories {
     pub address: Address<RepositoriesMessage>,
     pub backfill: Backfill,
     pub idleness: Idleness,
+    pub budget: Arc<Budget>,
+    pub metrics: Metrics,
+}
+
+/// What [`Repositories`] are made of.
+pub struct Parts {
+    pub verification: Arc<Verification>,
+    pub hosts: Arc<dyn Hosts>,
+    pub store: Arc<dyn RepoStore>,
+    pub folder: PathBuf,
+    pub source_http: Url,
+    pub backfill: Backfill,
 }
 
 /// Where to look for repositories, and which.
@@ -92,263 +91,57 @@ pub struct Idleness {
     is_found: AtomicBool,
 }
 
-/// See the module.
-pub struct RepositoriesActor;
-
-#[derive(Debug)]
-pub enum RepositoriesMessage {
-    /// There may be something to see to.
-    Wake,
-    /// A job has ended.
-    JobEnded,
-    /// Time has passed.
-    Tick,
-}
-
-pub struct RepositoriesState {
-    context: Arc<Context>,
-    progress: Progress,
-    jobs: JoinSet<Result<(), StoreError>>,
-    running_jobs: HashMap<Id, (Did, Job)>,
-    /// Repositories at which a job broke off, and until when they are left alone.
-    panicked: HashMap<Did, Instant>,
-    /// Until when the tables are left alone, which took nothing.
-    rest_until: Option<Instant>,
-    backoff: Backoff,
-}
-
-/// What a job is about. Each kind has slots of its own, so that none of them holds up the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Job {
-    Repository(JobKind),
-    /// Whether an account is really gone.
-    ConfirmStatus,
-}
-
-impl Job {
-    /// So many jobs of this kind are running at once.
-    fn slots(self) -> usize {
-        match self {
-            Self::Repository(JobKind::Replay | JobKind::Resync) => 8,
-            Self::Repository(JobKind::Recheck | JobKind::Backfill) | Self::ConfirmStatus => 4,
-        }
-    }
-}
-
 impl Idleness {
     /// Whether nothing is due and nothing is being looked for.
     pub fn is_idle(&self) -> bool {
         self.is_settled.load(Ordering::Acquire) && self.is_found.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_found(&self, is_found: bool) {
+    fn set_found(&self, is_found: bool) {
         self.is_found.store(is_found, Ordering::Release);
     }
 }
 
 impl Repositories {
+    pub fn new(parts: Parts, processor: Arc<Processor>, budget: Arc<Budget>) -> Arc<Self> {
+        let Parts {
+            verification,
+            hosts,
+            store,
+            folder,
+            source_http,
+            backfill,
+        } = parts;
+        Arc::new(Self {
+            metrics: processor.metrics.clone(),
+            processor,
+            verification,
+            hosts,
+            store,
+            host_limiters: HostLimiters::default(),
+            log: JobLog::default(),
+            folder,
+            source_http,
+            address: Address::default(),
+            backfill,
+            idleness: Idleness::default(),
+            budget,
+        })
+    }
+
+    fn interest(&self) -> &Arc<Interest> {
+        &self.processor.rules.interest
+    }
+
     /// Says that a repository waits for somebody to see to it. Saying it again before anybody has come
     /// does nothing more.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.idleness.is_settled.store(false, Ordering::Release);
         let is_called = self.idleness.is_called.swap(true, Ordering::AcqRel);
         if !is_called && self.address.cast(RepositoriesMessage::Wake).is_err() {
             // Nobody is there; the successor looks when it starts.
             self.idleness.is_called.store(false, Ordering::Release);
         }
-    }
-}
-
-impl Actor for RepositoriesActor {
-    type Msg = RepositoriesMessage;
-    type State = RepositoriesState;
-    type Arguments = (Arc<Context>, Progress);
-
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        (context, progress): Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        let faults = &context.faults;
-        faults
-            .pass(Point::RepositoriesStart, myself.get_cell())
-            .await?;
-        myself.cast(RepositoriesMessage::Tick)?;
-        myself.send_interval(LOOK_INTERVAL, || RepositoriesMessage::Tick);
-        Ok(RepositoriesState {
-            context,
-            progress,
-            jobs: JoinSet::new(),
-            running_jobs: HashMap::new(),
-            panicked: HashMap::new(),
-            rest_until: None,
-            backoff: Backoff::try_new(REST_MIN, REST_MAX, RETRY_JITTER, fastrand::Rng::new())?,
-        })
-    }
-
-    async fn handle(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        let _busy = state.progress.busy();
-        let context = state.context.clone();
-        let Some(repositories) = &context.repositories else {
-            return Ok(());
-        };
-        // Whatever comes from now on is a call of its own. One that a predecessor did not answer is, too.
-        repositories
-            .idleness
-            .is_called
-            .store(false, Ordering::Release);
-        context
-            .faults
-            .pass(Point::RepositoriesMessage, myself.get_cell())
-            .await?;
-        state.reap();
-        if let RepositoriesMessage::Tick = message {
-            reconcile_gaps(repositories).await;
-        }
-        if state.is_resting() {
-            return Ok(());
-        }
-        if let Err(error) = state.fill(repositories, &myself).await {
-            state.rest(&error);
-        }
-        Ok(())
-    }
-}
-
-impl RepositoriesState {
-    fn reap(&mut self) {
-        while let Some(ended) = self.jobs.try_join_next_with_id() {
-            let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-            let did = self.running_jobs.remove(&id).map(|(did, _)| did);
-            match ended {
-                Ok((_, Ok(()))) => self.backoff.reset(),
-                Ok((_, Err(error))) => self.rest(&error),
-                Err(error) => {
-                    tracing::error!(did = did.as_ref().map(Did::as_str), %error, "a job broke off");
-                    let until = Instant::now() + PANIC_RETRY_DELAY;
-                    self.panicked.extend(did.map(|did| (did, until)));
-                }
-            }
-        }
-    }
-
-    /// Leaves the tables alone for a while. That they take nothing is told by those who write events.
-    fn rest(&mut self, error: &StoreError) {
-        tracing::debug!(%error, "the database does not let repositories be seen to");
-        self.rest_until = Some(Instant::now() + self.backoff.next_delay());
-    }
-
-    fn is_resting(&self) -> bool {
-        self.rest_until.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Begins as many jobs as there are slots for.
-    async fn fill(
-        &mut self,
-        repositories: &Repositories,
-        myself: &ActorRef<RepositoriesMessage>,
-    ) -> Result<(), StoreError> {
-        let now = Timestamp::now();
-        self.panicked.retain(|_, until| Instant::now() < *until);
-        for urgency in JobKind::ALL {
-            let job = Job::Repository(urgency);
-            let Some(limit) = self.limit(job) else {
-                continue;
-            };
-            for repo in repositories.store.due(urgency, now, limit).await? {
-                let did = repo.did.clone();
-                self.begin(myself, job, did, |context| async move {
-                    job::run(&context, urgency, &repo).await
-                });
-            }
-        }
-        if let Some(limit) = self.limit(Job::ConfirmStatus) {
-            for unconfirmed in repositories.store.unconfirmed(now, limit).await? {
-                let did = unconfirmed.did.clone();
-                self.begin(myself, Job::ConfirmStatus, did, |context| async move {
-                    unconfirmed::run(&context, &unconfirmed).await
-                });
-            }
-        }
-        let is_settled = self.running_jobs.is_empty();
-        repositories
-            .idleness
-            .is_settled
-            .store(is_settled, Ordering::Release);
-        Ok(())
-    }
-
-    /// How many to ask for, so that there are enough beside those that are left alone; `None` where no
-    /// place is free.
-    fn limit(&self, job: Job) -> Option<usize> {
-        let is_free = self.running(job) < job.slots();
-        is_free.then(|| job.slots() + self.running_jobs.len() + self.panicked.len())
-    }
-
-    fn running(&self, job: Job) -> usize {
-        self.running_jobs
-            .values()
-            .filter(|(_, other)| *other == job)
-            .count()
-    }
-
-    fn begin<F>(
-        &mut self,
-        myself: &ActorRef<RepositoriesMessage>,
-        job: Job,
-        did: Did,
-        work: impl FnOnce(Arc<Context>) -> F,
-    ) where
-        F: Future<Output = Result<(), StoreError>> + Send + 'static,
-    {
-        let is_running = self
-            .running_jobs
-            .values()
-            .any(|(running_jobs, _)| *running_jobs == did);
-        let is_left_alone = is_running || self.panicked.contains_key(&did);
-        if is_left_alone || self.running(job) >= job.slots() {
-            return;
-        }
-        let (work, myself) = (work(self.context.clone()), myself.clone());
-        let begun = self.jobs.spawn(async move {
-            let _told = JobEnded(myself);
-            timeout(JOB_DEADLINE, work)
-                .await
-                .unwrap_or(Err(StoreError::Deadline))
-        });
-        self.running_jobs.insert(begun.id(), (did, job));
-    }
-}
-
-async fn reconcile_gaps(repositories: &Repositories) {
-    match repositories.store.reconcile_gaps().await {
-        Ok(reconciled) => {
-            if let Some(repos) = reconciled.doubted {
-                tracing::info!(repos, "comparing every tracked repository after a gap");
-                // What was said of identities meanwhile was missed too.
-                repositories.verification.identities.expire_all();
-            }
-            for gap in reconciled.closed {
-                tracing::info!(gap = gap.id, resolution = gap.resolution, "closed a gap");
-            }
-        }
-        // That the database takes nothing is told by those who write events to it.
-        Err(error) => tracing::debug!(%error, "cannot look for gaps"),
-    }
-}
-
-/// Tells the actor of the end of a job, whatever end it comes to.
-struct JobEnded(ActorRef<RepositoriesMessage>);
-
-impl Drop for JobEnded {
-    fn drop(&mut self) {
-        // Where nobody is there, the jobs have gone with it.
-        let _unheard = self.0.cast(RepositoriesMessage::JobEnded);
     }
 }
 

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use super::Repositories;
 use crate::atproto::syntax::Did;
 use crate::identity::ResolveError;
-use crate::pipeline::Context;
 use crate::source::firehose::decode::{Content, Evidence, Fault, decode};
 use crate::source::process;
 use crate::source::process::verification::Outcome;
@@ -40,14 +39,13 @@ enum Undecided {
 /// Lets through what can be. `is_compared` where the repository is known to stand where its host has
 /// it, so that a commit by another key is later than what is true, and refused.
 pub(super) async fn drain(
-    context: &Context,
     repositories: &Repositories,
     did: &Did,
     is_compared: bool,
 ) -> Result<Drained, StoreError> {
     let store = &repositories.store;
     while let Some(waiting) = store.first_parked(did).await? {
-        let effects = match examine(context, repositories, &waiting, is_compared).await {
+        let effects = match examine(repositories, &waiting, is_compared).await {
             Ok(effects) => effects,
             Err(Undecided::Disputed) => {
                 return Ok(Drained::Disputed {
@@ -74,12 +72,11 @@ pub(super) async fn drain(
 
 /// What a frame asks of the tables, now that its key can be asked for.
 async fn examine(
-    context: &Context,
     repositories: &Repositories,
     waiting: &ParkedCommit,
     is_compared: bool,
 ) -> Result<Vec<Effect>, Undecided> {
-    let decoded = match decode(&waiting.frame, &context.rules.interest) {
+    let decoded = match decode(&waiting.frame, repositories.interest()) {
         Ok(decoded) => decoded,
         Err(error) => return Ok(vec![unreadable(waiting, &error.fault)]),
     };
@@ -105,7 +102,11 @@ async fn examine(
     }
     let frame = &waiting.frame;
     Ok(process::effects_of_outcome(
-        context, event, &evidence, outcome, frame,
+        &repositories.processor,
+        event,
+        &evidence,
+        outcome,
+        frame,
     ))
 }
 

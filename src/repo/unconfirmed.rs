@@ -3,19 +3,15 @@
 use super::fetch::own_host;
 use super::{NoSlot, Repositories, retry_at};
 use crate::identity::ResolveError;
-use crate::pipeline::Context;
 use crate::repo::host::{HostError, RepoError};
 use crate::store::StoreError;
 use crate::store::repos::{HostStatus, UnconfirmedStatus};
 
 /// Asks, and notes what the answer is.
 pub(super) async fn run(
-    context: &Context,
+    repositories: &Repositories,
     unconfirmed: &UnconfirmedStatus,
 ) -> Result<(), StoreError> {
-    let Some(repositories) = &context.repositories else {
-        return Ok(());
-    };
     let host_status = ask(repositories, unconfirmed).await;
     match &host_status {
         HostStatus::Unknown(_) => {}

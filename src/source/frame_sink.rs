@@ -17,7 +17,7 @@ pub trait FrameSink: Send {
 
 /// When a batch is full. Each limit is checked after a frame was added, so a batch may exceed
 /// `bytes` by one frame.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
     pub frames: usize,
     pub bytes: usize,

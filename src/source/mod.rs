@@ -19,13 +19,6 @@ use frame_sink::FrameSink;
 
 use crate::model::SourceId;
 
-/// The longest frame that is read from a source, in bytes.
-///
-/// The protocol allows 5,000,000. A longer frame is still read, so that the decoder can make it a
-/// dead letter. If the connection were closed at such a frame, the frame would be sent again after
-/// every reconnect.
-pub const MAX_FRAME_BYTES: usize = 8 << 20;
-
 /// A sequence of events that can be read from a position.
 pub trait Source: Send + Sync + 'static {
     /// The id of the sequence. Redirects do not change it.

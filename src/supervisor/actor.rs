@@ -1,6 +1,5 @@
-//! The Supervisor: starts the tree, restarts what fails, gives up loudly.
+//! The Supervisor: starts its children, restarts those that fail, gives up loudly.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,44 +8,57 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Supervisio
 use tokio::time::Instant;
 
 use super::intensity::Intensity;
-use super::progress::Progress;
-use super::role::Role;
+use super::{ChildSpec, Policy, Work};
+use crate::actor::progress::Progress;
 use crate::delivery::backoff::Backoff;
-use crate::pipeline::Context;
-use crate::telemetry::status::{ActorState, ActorStatus, Failure};
-use crate::testing::fault::Point;
+use crate::telemetry::status::{ActorState, ActorStatus, Failure, StatusBoard};
+use crate::testing::fault::{Faults, Point};
 
-/// How often the supervisor looks for who is stuck, at least.
+/// How often the supervisor looks for stuck children, at least.
 const INSPECTION_INTERVAL: Duration = Duration::from_secs(1);
-/// Deaths that accuse a batch of frames bring the search for the poison forward, so many more of
-/// them are borne than of the others.
-const POISON_ALLOWANCE: usize = 10;
-/// The part of each restart delay that is left to chance.
+/// A failure that is put down to a batch of frames brings the search for the faulty frame forward,
+/// so this many times more of them are tolerated than of others.
+const DELIVERY_FAILURE_ALLOWANCE: usize = 10;
+/// The random part of each restart delay.
 const JITTER: f64 = 0.2;
 
 /// See the module.
-pub struct Supervisor;
+pub(super) struct Supervisor;
 
 #[derive(Debug)]
-pub enum SupervisorMessage {
-    /// The backoff of a child that failed is over.
-    Respawn { role: Role, generation: u64 },
-    /// Looks for children that are stuck.
+pub(super) enum SupervisorMessage {
+    /// The backoff of a failed child is over. `index` is the child's place in the list.
+    Respawn { index: usize, generation: u64 },
+    /// Looks for stuck children.
     Inspect,
-    /// Kills a child, as a fault would.
-    Kill(Role),
+    /// Kills the child of this name, as a fault would.
+    Kill(Arc<str>),
 }
 
-pub struct SupervisorState {
-    context: Arc<Context>,
+pub(super) struct Arguments {
+    pub(super) children: Vec<ChildSpec>,
+    pub(super) policy: Policy,
+    pub(super) work: Arc<dyn Work>,
+    pub(super) status: StatusBoard,
+    pub(super) faults: Faults,
+    /// Why the tree gave up. Set once.
+    pub(super) meltdown: Arc<OnceLock<String>>,
+}
+
+pub(super) struct SupervisorState {
+    children: Vec<Child>,
+    policy: Policy,
+    work: Arc<dyn Work>,
+    status: StatusBoard,
+    faults: Faults,
     meltdown: Arc<OnceLock<String>>,
-    children: BTreeMap<Role, Child>,
     failures: Intensity,
-    accusations: Intensity,
+    delivery_failures: Intensity,
     delivery_failures_seen: u64,
 }
 
 struct Child {
+    spec: ChildSpec,
     cell: Option<ActorCell>,
     /// Counts the spawns, so that a respawn that was overtaken does nothing.
     generation: u64,
@@ -58,22 +70,36 @@ struct Child {
 impl Actor for Supervisor {
     type Msg = SupervisorMessage;
     type State = SupervisorState;
-    type Arguments = (Arc<Context>, Arc<OnceLock<String>>);
+    type Arguments = Arguments;
 
     async fn pre_start(
         &self,
         _myself: ActorRef<Self::Msg>,
-        (context, meltdown): Self::Arguments,
+        arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let config = &context.config;
-        let limit = config.restart_limit as usize;
-        Ok(SupervisorState {
-            failures: Intensity::new(limit, config.restart_window),
-            accusations: Intensity::new(limit * POISON_ALLOWANCE, config.restart_window),
-            delivery_failures_seen: 0,
-            children: BTreeMap::new(),
+        let Arguments {
+            children,
+            policy,
+            work,
+            status,
+            faults,
             meltdown,
-            context,
+        } = arguments;
+        let limit = policy.limit as usize;
+        let children: Result<Vec<Child>, ActorProcessingErr> = children
+            .into_iter()
+            .map(|spec| Child::new(spec, &policy))
+            .collect();
+        Ok(SupervisorState {
+            children: children?,
+            failures: Intensity::new(limit, policy.window),
+            delivery_failures: Intensity::new(limit * DELIVERY_FAILURE_ALLOWANCE, policy.window),
+            delivery_failures_seen: 0,
+            policy,
+            work,
+            status,
+            faults,
+            meltdown,
         })
     }
 
@@ -82,16 +108,8 @@ impl Actor for Supervisor {
         myself: ActorRef<Self::Msg>,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        for role in Role::all(&state.context) {
-            let child = Child {
-                cell: None,
-                generation: 0,
-                started_at: Instant::now(),
-                backoff: state.new_backoff()?,
-                progress: Progress::new(),
-            };
-            state.children.insert(role, child);
-            state.spawn(&myself, role).await;
+        for index in 0..state.children.len() {
+            state.spawn(&myself, index).await;
         }
         myself.send_interval(state.inspection_interval(), || SupervisorMessage::Inspect);
         Ok(())
@@ -103,22 +121,20 @@ impl Actor for Supervisor {
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let faults = &state.context.faults;
-        faults
-            .pass(Point::SupervisorMessage, myself.get_cell())
-            .await?;
+        let point = Point::SupervisorMessage;
+        state.faults.pass(point, &myself.get_cell()).await?;
         match message {
-            SupervisorMessage::Respawn { role, generation } => {
+            SupervisorMessage::Respawn { index, generation } => {
                 let is_due = state
                     .children
-                    .get(&role)
+                    .get(index)
                     .is_some_and(|child| child.cell.is_none() && child.generation == generation);
                 if is_due {
-                    state.spawn(&myself, role).await;
+                    state.spawn(&myself, index).await;
                 }
             }
             SupervisorMessage::Inspect => state.inspect(),
-            SupervisorMessage::Kill(role) => state.kill(role),
+            SupervisorMessage::Kill(name) => state.kill(&name),
         }
         Ok(())
     }
@@ -129,15 +145,13 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let faults = &state.context.faults;
-        faults
-            .pass(Point::SupervisorEvent, myself.get_cell())
-            .await?;
+        let point = Point::SupervisorEvent;
+        state.faults.pass(point, &myself.get_cell()).await?;
         match event {
             SupervisionEvent::ActorFailed(cell, error) => {
                 state.note_end(&myself, cell.get_id(), error.to_string());
             }
-            // No child ends by itself, so whatever the reason, one that did has failed.
+            // No child ends by itself, so an end is a failure, whatever its reason.
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
                 let reason = reason.unwrap_or_else(|| "ended without a reason".to_owned());
                 state.note_end(&myself, cell.get_id(), reason);
@@ -148,62 +162,70 @@ impl Actor for Supervisor {
     }
 }
 
+impl Child {
+    fn new(spec: ChildSpec, policy: &Policy) -> Result<Self, ActorProcessingErr> {
+        let rng = fastrand::Rng::new();
+        Ok(Self {
+            spec,
+            cell: None,
+            generation: 0,
+            started_at: Instant::now(),
+            backoff: Backoff::try_new(policy.restart_min, policy.restart_max, JITTER, rng)?,
+            progress: Progress::new(),
+        })
+    }
+}
+
 impl SupervisorState {
-    async fn spawn(&mut self, myself: &ActorRef<SupervisorMessage>, role: Role) {
-        let Some(child) = self.children.get_mut(&role) else {
+    async fn spawn(&mut self, myself: &ActorRef<SupervisorMessage>, index: usize) {
+        let Some(child) = self.children.get_mut(index) else {
             return;
         };
         child.generation += 1;
         child.progress = Progress::new();
         child.started_at = Instant::now();
-        let faults = &self.context.faults;
-        if let Err(error) = faults.pass(Point::Spawn, myself.get_cell()).await {
-            self.schedule_respawn(myself, role, error.to_string());
+        let supervisor = myself.get_cell();
+        if let Err(error) = self.faults.pass(Point::Spawn, &supervisor).await {
+            self.schedule_respawn(myself, index, error.to_string());
             return;
         }
-        let spawned = role
-            .spawn(&self.context, child.progress.clone(), myself.get_cell())
+        let spawned = child
+            .spec
+            .spawn(child.progress.clone(), supervisor.clone())
             .await;
         match spawned {
             Ok(cell) => {
                 child.cell = Some(cell);
-                if let Err(error) = faults.pass(Point::Spawned, myself.get_cell()).await {
-                    tracing::warn!(actor = %role, %error, "the supervisor was disturbed");
+                let spec = child.spec.clone();
+                if let Err(error) = self.faults.pass(Point::Spawned, &supervisor).await {
+                    tracing::warn!(actor = %spec.name(), %error, "fault injected into the supervisor");
                 }
-                self.show(role, ActorState::Running, None);
-                if role.is_stage() {
-                    self.context.ledger.begin_epoch();
-                }
+                self.show(spec.name(), ActorState::Running, None);
+                spec.has_started();
             }
-            Err(error) => self.schedule_respawn(myself, role, error.to_string()),
+            Err(error) => self.schedule_respawn(myself, index, error.to_string()),
         }
     }
 
     fn note_end(&mut self, myself: &ActorRef<SupervisorMessage>, id: ActorId, reason: String) {
-        let fallen = self
-            .children
-            .iter_mut()
-            .find(|(_, child)| child.cell.as_ref().is_some_and(|cell| cell.get_id() == id));
-        let Some((&role, child)) = fallen else {
+        let mut children = self.children.iter_mut().enumerate();
+        let is_it = |child: &Child| child.cell.as_ref().is_some_and(|cell| cell.get_id() == id);
+        let Some((index, child)) = children.find(|(_, child)| is_it(child)) else {
             return;
         };
         child.cell = None;
-        role.clear_address(&self.context);
-        if role.is_stage() {
-            let ledger = &self.context.ledger;
-            ledger.pause(ledger.epoch().epoch);
-        }
-        self.schedule_respawn(myself, role, reason);
+        child.spec.has_ended();
+        self.schedule_respawn(myself, index, reason);
     }
 
     fn schedule_respawn(
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
-        role: Role,
+        index: usize,
         reason: String,
     ) {
-        let window = self.context.config.restart_window;
-        let Some(child) = self.children.get_mut(&role) else {
+        let Policy { limit, window, .. } = self.policy;
+        let Some(child) = self.children.get_mut(index) else {
             return;
         };
         if child.started_at.elapsed() >= window {
@@ -211,11 +233,12 @@ impl SupervisorState {
         }
         let delay = child.backoff.next_delay();
         let generation = child.generation;
-        self.show(role, ActorState::BackingOff, Some(&reason));
+        let name = child.spec.name().clone();
+        self.show(&name, ActorState::BackingOff, Some(&reason));
         if self.is_one_too_many() {
             let last_word = format!(
-                "giving up: {} failures within {} s, the last one of {role}: {reason}",
-                self.context.config.restart_limit + 1,
+                "giving up: {} failures within {} s, the last one of {name}: {reason}",
+                limit + 1,
                 window.as_secs()
             );
             // Set once: the first reason is the one that ends the process.
@@ -223,74 +246,66 @@ impl SupervisorState {
             myself.stop(Some(last_word));
             return;
         }
-        tracing::warn!(actor = %role, reason, delay_ms = delay.as_millis() as u64, "actor failed; restarting it");
+        tracing::warn!(actor = %name, reason, delay_ms = delay.as_millis() as u64, "actor failed; restarting it");
         myself.send_after(delay, move || SupervisorMessage::Respawn {
-            role,
+            index,
             generation,
         });
     }
 
     fn is_one_too_many(&mut self) -> bool {
-        let delivery_failures_total = self.context.ledger.delivery_failures_total();
-        let accuses = delivery_failures_total > self.delivery_failures_seen;
-        self.delivery_failures_seen = delivery_failures_total;
-        if accuses {
-            self.accusations.note(Instant::now())
+        let total = self.work.delivery_failures();
+        let is_delivery_failure = total > self.delivery_failures_seen;
+        self.delivery_failures_seen = total;
+        if is_delivery_failure {
+            self.delivery_failures.note(Instant::now())
         } else {
             self.failures.note(Instant::now())
         }
     }
 
-    /// Stuck is a failure too.
+    /// Kills children that are stuck, and has work handed out again that no child is busy with.
     fn inspect(&mut self) {
-        let limit = self.context.config.stuck_after;
+        let limit = self.policy.stuck_after;
         let busy: Vec<_> = self
             .children
             .iter()
-            .filter_map(|(&role, child)| Some((role, child.progress.busy_for()?)))
+            .filter_map(|child| Some((child, child.progress.busy_for()?)))
             .filter(|(_, busy)| *busy > self.inspection_interval())
             .collect();
         let stuck = busy.iter().filter(|(_, busy)| *busy > limit);
-        for (role, _) in stuck {
-            tracing::error!(actor = %role, limit_s = limit.as_secs(), "actor is stuck; killing it");
-            self.kill(*role);
+        for (child, _) in stuck {
+            tracing::error!(actor = %child.spec.name(), limit_s = limit.as_secs(), "actor is stuck; killing it");
+            if let Some(cell) = &child.cell {
+                cell.kill();
+            }
         }
-        let waits_too_long = self
-            .context
-            .ledger
-            .waiting_since()
-            .is_some_and(|since| since.elapsed() > limit);
-        let is_blocked = self.context.status.snapshot().queue.blocked.is_some();
-        if waits_too_long && busy.is_empty() && !is_blocked {
-            tracing::error!("work has waited too long and nobody is at it; handing it out again");
-            self.context.ledger.begin_epoch();
+        if busy.is_empty() {
+            self.work.redeliver_stalled(limit);
         }
     }
 
     fn inspection_interval(&self) -> Duration {
-        INSPECTION_INTERVAL.min(self.context.config.stuck_after / 4)
+        INSPECTION_INTERVAL.min(self.policy.stuck_after / 4)
     }
 
-    fn kill(&self, role: Role) {
-        if let Some(cell) = self
+    fn kill(&self, name: &str) {
+        let named = self
             .children
-            .get(&role)
-            .and_then(|child| child.cell.as_ref())
-        {
+            .iter()
+            .filter(|child| **child.spec.name() == *name);
+        for cell in named.filter_map(|child| child.cell.as_ref()) {
             cell.kill();
         }
     }
 
-    fn show(&self, role: Role, state: ActorState, failure: Option<&str>) {
-        self.context.status.update(|status| {
-            let actor = status
-                .actors
-                .entry(role.to_string())
-                .or_insert(ActorStatus {
-                    state,
-                    restarts: 0,
-                    last_failure: None,
-                });
+    fn show(&self, name: &str, state: ActorState, failure: Option<&str>) {
+        self.status.update(|status| {
+            let actor = status.actors.entry(name.to_owned()).or_insert(ActorStatus {
+                state,
+                restarts: 0,
+                last_failure: None,
+            });
             actor.state = state;
             if let Some(reason) = failure {
                 actor.restarts += 1;
@@ -300,15 +315,5 @@ impl SupervisorState {
                 });
             }
         });
-    }
-
-    fn new_backoff(&self) -> Result<Backoff, ActorProcessingErr> {
-        let config = &self.context.config;
-        Ok(Backoff::try_new(
-            config.restart_min,
-            config.restart_max,
-            JITTER,
-            fastrand::Rng::new(),
-        )?)
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// A sliding window of failures.
 #[derive(Debug)]
-pub struct Intensity {
+pub(super) struct Intensity {
     limit: usize,
     window: Duration,
     failures: VecDeque<Instant>,
@@ -15,7 +15,7 @@ pub struct Intensity {
 
 impl Intensity {
     /// Allows `limit` failures within `window`.
-    pub fn new(limit: usize, window: Duration) -> Self {
+    pub(super) fn new(limit: usize, window: Duration) -> Self {
         Self {
             limit,
             window,
@@ -24,7 +24,7 @@ impl Intensity {
     }
 
     /// Notes a failure; `true` where it is one too many.
-    pub fn note(&mut self, now: Instant) -> bool {
+    pub(super) fn note(&mut self, now: Instant) -> bool {
         while self
             .failures
             .front()

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::status::{ActorState, ActorStatus, ConnectionState, SourceStatus, Status};
-use crate::config::Config;
 
 /// How long a fault may last before the worker is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,18 +17,6 @@ pub struct Thresholds {
     pub stalled: Duration,
     /// An actor that failed and waits for its restart.
     pub actor_down: Duration,
-}
-
-impl From<&Config> for Thresholds {
-    fn from(config: &Config) -> Self {
-        Self {
-            // Three attempts with the longest delay: a restart of the server is over by then.
-            disconnected: 3 * (config.reconnect_max + config.connect_timeout),
-            stalled: config.stuck_after,
-            // The backoff of an actor reaches this length only after repeated failures.
-            actor_down: config.restart_max / 3,
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

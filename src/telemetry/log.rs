@@ -4,16 +4,27 @@ use std::any::Any;
 use std::io::{self, IsTerminal};
 use std::panic;
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use tracing::{Subscriber, error};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::LogFormat;
-
 /// The actor framework logs every start and stop at `info`. The supervisor logs them in more useful
 /// form.
 const DEFAULT_FILTER: &str = "info,ractor=warn,sqlx=error";
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line for each message.
+    #[default]
+    Text,
+    /// One JSON object for each line.
+    Json,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

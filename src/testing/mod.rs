@@ -1,6 +1,5 @@
 //! Test and demonstration tools inside the program: fault points, recordings, a mock relay.
 
-mod actor_fault;
 pub mod fault;
 pub mod mock_relay;
 pub mod recording;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use crate::source::MAX_FRAME_BYTES;
+use crate::atproto::skim::MAX_FRAME_BYTES;
 
 /// A recording that cannot be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -6,9 +6,14 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::timeout;
 
-use crate::pipeline::Context;
-use crate::store::Retention;
-use crate::testing::fault::Point;
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::delivery::budget::Budget;
+use crate::model::SourceId;
+use crate::repo::Repositories;
+use crate::store::{Purged, Retention, Store};
+use crate::telemetry::status::StatusBoard;
+use crate::testing::fault::{Faults, Point};
 
 /// How often the budget is shown, and the histograms' samples are folded in: the exporter keeps
 /// every single one until then.
@@ -24,6 +29,18 @@ const PURGE_DEADLINE: Duration = Duration::from_secs(60);
 /// See the module.
 pub struct HousekeepingActor;
 
+/// What is kept in order.
+pub struct Household {
+    pub store: Arc<dyn Store>,
+    pub repositories: Option<Arc<Repositories>>,
+    pub sources: Vec<SourceId>,
+    pub budget: Arc<Budget>,
+    pub prometheus: PrometheusHandle,
+    pub status: StatusBoard,
+    pub retention: Retention,
+    pub faults: Faults,
+}
+
 #[derive(Debug)]
 pub enum HousekeepingMessage {
     Upkeep,
@@ -33,38 +50,36 @@ pub enum HousekeepingMessage {
 
 impl Actor for HousekeepingActor {
     type Msg = HousekeepingMessage;
-    type State = Arc<Context>;
-    type Arguments = Arc<Context>;
+    type State = Arc<Household>;
+    type Arguments = Arc<Household>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        context: Self::Arguments,
+        household: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         myself.send_interval(UPKEEP_INTERVAL, || HousekeepingMessage::Upkeep);
         myself.send_interval(COUNT_INTERVAL, || HousekeepingMessage::Count);
         myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
-        Ok(context)
+        Ok(household)
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Self::Msg>,
         message: Self::Msg,
-        context: &mut Self::State,
+        household: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let faults = &context.faults;
-        faults
-            .pass(Point::HousekeepingMessage, myself.get_cell())
-            .await?;
+        let point = Point::HousekeepingMessage;
+        household.faults.pass(point, &myself.get_cell()).await?;
         match message {
-            HousekeepingMessage::Upkeep => upkeep(context),
+            HousekeepingMessage::Upkeep => upkeep(household),
             HousekeepingMessage::Count => {
-                count_gaps(context).await;
-                count_repositories(context).await;
+                count_gaps(household).await;
+                count_repositories(household).await;
             }
             HousekeepingMessage::Purge => {
-                purge(context).await;
+                purge(household).await;
                 myself.send_after(PURGE_INTERVAL, || HousekeepingMessage::Purge);
             }
         }
@@ -72,50 +87,48 @@ impl Actor for HousekeepingActor {
     }
 }
 
-fn upkeep(context: &Context) {
-    let in_flight = context.budget.in_flight_bytes();
-    context.status.update(|status| {
-        status.budget.limit_bytes = context.budget.limit_bytes() as u64;
+fn upkeep(household: &Household) {
+    let in_flight = household.budget.in_flight_bytes();
+    household.status.update(|status| {
+        status.budget.limit_bytes = household.budget.limit_bytes() as u64;
         status.budget.in_flight_bytes = in_flight as u64;
     });
-    context.prometheus.run_upkeep();
+    household.prometheus.run_upkeep();
 }
 
 // That the database does not answer is told by those who write to it.
-async fn count_gaps(context: &Context) {
-    let source = context.ledger.source();
-    let counted = timeout(COUNT_DEADLINE, context.store.count_open_gaps(source)).await;
-    if let Ok(Ok(open_gaps)) = counted {
-        context
-            .status
-            .update(|status| status.source_mut(source).open_gaps = open_gaps);
+async fn count_gaps(household: &Household) {
+    for source in &household.sources {
+        let counted = timeout(COUNT_DEADLINE, household.store.count_open_gaps(source)).await;
+        if let Ok(Ok(open_gaps)) = counted {
+            household
+                .status
+                .update(|status| status.source_mut(source).open_gaps = open_gaps);
+        }
     }
 }
 
-async fn count_repositories(context: &Context) {
-    let Some(repositories) = &context.repositories else {
+async fn count_repositories(household: &Household) {
+    let Some(repositories) = &household.repositories else {
         return;
     };
     let counted = timeout(COUNT_DEADLINE, repositories.store.repo_counts()).await;
     if let Ok(Ok(counts)) = counted {
-        context
+        household
             .status
             .update(|status| status.repositories = Some(counts));
     }
 }
 
-async fn purge(context: &Context) {
-    let retention = Retention {
-        inactive_request_days: context.config.request_retention_days,
-        dead_letter_days: context.config.dead_letter_retention_days,
-    };
-    let purged = timeout(PURGE_DEADLINE, context.store.purge(retention)).await;
+async fn purge(household: &Household) {
+    let purged = timeout(PURGE_DEADLINE, household.store.purge(household.retention)).await;
     match purged {
+        Ok(Ok(purged)) if purged == Purged::default() => {}
         Ok(Ok(purged)) => tracing::info!(
             booking_requests = purged.booking_requests,
             dead_letters = purged.dead_letters,
             resyncs = purged.resyncs,
-            "purged what outlived its retention"
+            "purged rows older than their retention"
         ),
         Ok(Err(error)) => tracing::warn!(%error, "could not purge; trying again later"),
         Err(_elapsed) => tracing::warn!("purging met its deadline; going on later"),

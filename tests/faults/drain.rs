@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use huddle_firehose::atproto::syntax::Did;
-use huddle_firehose::supervisor::tree::Tree;
+use huddle_firehose::worker::RunningWorker;
 
 use crate::run::Run;
 
@@ -16,8 +16,9 @@ async fn a_drain_writes_the_cursor_behind_events_that_needed_nothing() {
     run.config.checkpoint_interval = Duration::from_secs(100_000);
     run.config.checkpoint_events = u64::MAX;
     run.upstream.say(&run.history.eras[0]);
-    let context = run.context();
-    let tree = Tree::start(context.clone()).await.unwrap();
+    let assembly = run.assembly();
+    let context = assembly.context.clone();
+    let tree = RunningWorker::start(assembly).await.unwrap();
     tree.silence(Duration::from_secs(60)).await;
     assert_eq!(run.store.position(), 0, "written before it had to be");
     let settled = context.ledger.acked_through().seq;

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use huddle_firehose::actor::Arguments;
+use huddle_firehose::actor::progress::Progress;
 use huddle_firehose::delivery::segment::Segment;
 use huddle_firehose::model::Position;
 use huddle_firehose::pipeline::Context;
 use huddle_firehose::pipeline::accumulator::IndexWork;
 use huddle_firehose::pipeline::indexer::{IndexerActor, IndexerMessage};
 use huddle_firehose::pipeline::messages::DecodedBatch;
-use huddle_firehose::supervisor::progress::Progress;
+use huddle_firehose::testing::fault::Faults;
 use ractor::Actor;
 
 use crate::run::Run;
@@ -40,14 +42,18 @@ fn work_of_the_epoch(context: &Arc<Context>) -> IndexWork<DecodedBatch> {
 #[tokio::test(start_paused = true)]
 async fn a_new_indexer_takes_nothing_of_the_epoch_in_which_the_old_one_died() {
     let run = Run::without_faults();
-    let context = run.context();
+    let context = run.assembly().context;
     context.ledger.restart_at(Position::default(), None);
     let frame = Segment::Frame(run.history.eras[0][0].frame.clone());
     let charge = context.budget.charge(frame.weight());
     context.ledger.enter(vec![frame], Some(7), charge);
 
     let late = work_of_the_epoch(&context);
-    let arguments = (context.clone(), Progress::new());
+    let arguments = Arguments {
+        shared: context.clone(),
+        progress: Progress::new(),
+        faults: Faults::default(),
+    };
     let (indexer, _) = Actor::spawn(None, IndexerActor, arguments).await.unwrap();
     indexer.cast(IndexerMessage::Index(Box::new(late))).unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use huddle_firehose::config::{Config, Layers, Verify};
-use huddle_firehose::pipeline::{Context, Parts};
-use huddle_firehose::supervisor::role::Role;
-use huddle_firehose::supervisor::tree::{Tree, TreeError};
+use huddle_firehose::pipeline::Context;
 use huddle_firehose::testing::fault::{Faults, Point};
 use huddle_firehose::worker;
+use huddle_firehose::worker::Role;
+use huddle_firehose::worker::{Assembly, Parts, RunningWorker, WorkerError};
 use tokio::time::{Instant, sleep_until};
 
 use crate::audit::Audit;
@@ -61,7 +61,7 @@ enum Stop {
     AllApplied,
     /// In good order.
     Asked,
-    Died(TreeError),
+    Died(WorkerError),
     /// From one moment to the next.
     Killed,
 }
@@ -123,10 +123,10 @@ impl Run {
     }
 
     /// What a tree of this run needs.
-    pub(crate) fn context(&self) -> Arc<Context> {
-        Context::new(Parts {
-            rules: worker::rules(&self.config, self.upstream.as_ref()).unwrap(),
-            config: self.config.clone(),
+    pub(crate) fn assembly(&self) -> Assembly {
+        Assembly::new(Parts {
+            rules: worker::rules(&(&self.config).into(), self.upstream.as_ref()).unwrap(),
+            options: (&self.config).into(),
             source: self.upstream.clone(),
             store: self.store.clone(),
             repositories: None,
@@ -149,8 +149,9 @@ impl Run {
 
     async fn follow(&mut self, end: Option<End>) -> Ended {
         self.schedule.note_draining(false);
-        let context = self.context();
-        let mut tree = match Tree::start(context.clone()).await {
+        let assembly = self.assembly();
+        let context = assembly.context.clone();
+        let mut tree = match RunningWorker::start(assembly).await {
             Ok(tree) => tree,
             Err(error) => return self.died(&error),
         };
@@ -163,7 +164,7 @@ impl Run {
         self.schedule.note_draining(true);
         match tree.drain().await {
             Ok(()) => self.look_at_drained(&context),
-            Err(TreeError::DrainDeadline(_)) => return Ended::Early,
+            Err(WorkerError::DrainDeadline(_)) => return Ended::Early,
             Err(error) => return self.died(&error),
         }
         match is_done {
@@ -173,7 +174,12 @@ impl Run {
     }
 
     /// Lets things happen until the tree has to stop.
-    async fn watch(&mut self, tree: &mut Tree, context: &Context, end: Option<End>) -> Stop {
+    async fn watch(
+        &mut self,
+        tree: &mut RunningWorker,
+        context: &Context,
+        end: Option<End>,
+    ) -> Stop {
         let begun = Instant::now();
         let mut blow = self.schedule.plan().blow.clone();
         loop {
@@ -218,7 +224,7 @@ impl Run {
     }
 
     /// The process ends because its tree did.
-    fn died(&self, error: &TreeError) -> Ended {
+    fn died(&self, error: &WorkerError) -> Ended {
         let is_explained = self.schedule.has_struck_the_supervisor();
         assert!(is_explained, "{}: {error}", self.name());
         Ended::Early

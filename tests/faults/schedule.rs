@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use fastrand::Rng;
-use huddle_firehose::supervisor::role::Role;
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Point};
+use huddle_firehose::worker::Role;
 
 /// How often a point is passed before a fault may strike there, at most.
 const LATEST: u32 = 40;

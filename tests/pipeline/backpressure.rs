@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use huddle_firehose::atproto::skim::{Skim, skim};
 use huddle_firehose::config::Config;
-use huddle_firehose::pipeline::decoder::EFFECT_BYTES;
+use huddle_firehose::source::process::EFFECT_BYTES;
 use huddle_firehose::store::{StoreError, WriteBatch};
 use sqlx::Executor;
-
-use crate::guarded::Guarded;
-use crate::support::{Worker, config, eventually, frames, last_seq, relay, undisturbed};
-use crate::tables::{Database, assert_same_tables};
+use test_support::guarded_store::Guarded;
+use test_support::mock_relay::relay;
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config, undisturbed};
+use test_support::tables::{Database, assert_same_tables};
+use test_support::waiting::eventually;
 
 const BUDGET: usize = 64 * 1024;
 const BATCH: usize = 8 * 1024;

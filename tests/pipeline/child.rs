@@ -14,11 +14,11 @@ use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
 use huddle_firehose::testing::mock_relay::MockRelay;
 use serde::{Deserialize, Serialize};
+use test_support::observed_source::{self, Observed};
+use test_support::running_worker::{Worker, config};
+use test_support::tables::Database;
+use test_support::waiting::eventually;
 use tokio::process::{Child, Command};
-
-use crate::observed::{self, Observed};
-use crate::support::{Worker, config, eventually};
-use crate::tables::Database;
 
 const ORDERS: &str = "HUDDLE_CHILD_ORDERS";
 
@@ -92,7 +92,7 @@ async fn process() {
         .await
         .unwrap();
     // A process that dies again and again at one frame accuses it; here no frame is to blame.
-    store.forget_crashes(&observed::id()).await.unwrap();
+    store.forget_crashes(&observed_source::id()).await.unwrap();
     let source = Observed::at_url(&orders.relay);
     let worker = Worker::start_at(config(), source, store, faults).await;
     eventually("the cursor is where it is to be", || {

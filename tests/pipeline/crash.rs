@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use huddle_firehose::testing::mock_relay::{MockRelay, Options};
-use tokio::process::{Child, Command};
+use test_support::mock_relay::relay_with;
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::tables::Database;
+use test_support::waiting::soon;
+use test_support::worker_process::terminate;
+use tokio::process::Child;
 use tokio::time::sleep;
 
 use crate::history::History;
 use crate::program;
-use crate::support::{frames, last_seq, relay_with, soon};
-use crate::tables::Database;
 
 /// How often the process is killed, by default.
 const CRASHES: u32 = 30;
@@ -29,12 +32,6 @@ fn run(relay: &MockRelay, database: &Database) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
-}
-
-async fn terminate(child: &Child) {
-    let id = child.id().unwrap().to_string();
-    let told = Command::new("kill").args(["-TERM", &id]).status();
-    assert!(told.await.unwrap().success());
 }
 
 /// Random numbers that come again where the seed is put here by hand.

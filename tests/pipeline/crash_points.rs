@@ -2,12 +2,15 @@
 
 use fastrand::Rng;
 use huddle_firehose::testing::fault::Point;
+use test_support::mock_relay::{relay_with, unhurried};
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::undisturbed;
+use test_support::tables::{Database, assert_same_tables};
+use test_support::waiting::soon;
 
 use crate::child::{Orders, ended_itself};
 use crate::crash::{crashes, seeded};
 use crate::history::History;
-use crate::support::{frames, last_seq, relay_with, soon, undisturbed, unhurried};
-use crate::tables::{Database, assert_same_tables};
 
 /// By default; `HUDDLE_CRASHES` says otherwise.
 const CRASHES: u32 = 60;

@@ -8,13 +8,15 @@ use huddle_firehose::store::sqlite::{self as store, SqliteStore};
 use huddle_firehose::testing::fault::{Fault, Faults, Point};
 use huddle_firehose::testing::mock_relay::Options;
 use sqlx::Executor;
+use test_support::mock_relay::{relay_with, unhurried};
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config};
+use test_support::tables::Database;
+use test_support::waiting::eventually;
+use test_support::worker_runtime::Process;
 
 use crate::history::History;
 use crate::store_points::Once;
-use crate::support::{
-    Process, Worker, config, eventually, frames, last_seq, relay_with, unhurried,
-};
-use crate::tables::Database;
 
 /// As SQLite has it where nothing else is asked for.
 const PAGE: u64 = 4096;

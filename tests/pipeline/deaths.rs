@@ -1,12 +1,12 @@
 //! Actors that die in the middle of the recording: nobody else does, and the tables are the same.
 
-use huddle_firehose::supervisor::role::Role;
+use huddle_firehose::worker::Role;
 use sqlx::Executor;
-
-use crate::support::{
-    Worker, config, eventually, frames, last_seq, relay_with, undisturbed, unhurried,
-};
-use crate::tables::{Database, assert_same_tables};
+use test_support::mock_relay::{relay_with, unhurried};
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config, undisturbed};
+use test_support::tables::{Database, assert_same_tables};
+use test_support::waiting::eventually;
 
 /// Kills each of `roles` once, waiting for one to be back before the next.
 async fn assert_survived(roles: &[Role]) {

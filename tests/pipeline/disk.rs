@@ -8,11 +8,15 @@ use std::path::Path;
 use std::process::Command;
 
 use reqwest::StatusCode;
+use test_support::mock_relay::relay;
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config};
+use test_support::tables::Database;
+use test_support::waiting::soon;
+use test_support::worker_process::Program;
 
 use crate::history::History;
-use crate::program::{self, Program};
-use crate::support::{Worker, config, frames, last_seq, relay, soon};
-use crate::tables::Database;
+use crate::program;
 
 /// Does what may need rights that not everybody has. Where it can't be done, says so.
 fn can(command: &str, arguments: &[&str]) -> bool {
@@ -42,7 +46,7 @@ async fn a_file_that_may_not_grow_holds_the_worker_until_it_may() {
         .args(program::arguments(&relay, &database))
         .kill_on_drop(true);
     let mut program = Program::start(command).await;
-    let told = program.logs("the database takes nothing").await;
+    let told = program.logs("database writes fail").await;
     assert_eq!(told["level"], "ERROR", "{told}");
     let body = program.answers(StatusCode::SERVICE_UNAVAILABLE).await;
     assert!(body.contains("the database is unavailable"), "{body}");
@@ -53,7 +57,7 @@ async fn a_file_that_may_not_grow_holds_the_worker_until_it_may() {
     if !can("prlimit", &["--pid", &id, "--fsize=unlimited"]) {
         return;
     }
-    program.logs("the database takes transactions again").await;
+    program.logs("database writes succeed again").await;
     program.answers(StatusCode::OK).await;
     soon(async { while history.assert_whole_while_open(&database).await < end {} }).await;
 }

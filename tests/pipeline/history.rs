@@ -10,11 +10,11 @@ use huddle_firehose::delivery::segment::RawPosition;
 use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::store::{Store, WriteBatch};
 use huddle_firehose::worker;
+use test_support::observed_source::{self, Observed};
+use test_support::recorded_frames::frames;
+use test_support::running_worker::config;
+use test_support::tables::{Database, Tables, assert_same_tables};
 use tokio::sync::OnceCell;
-
-use crate::observed::{self, Observed};
-use crate::support::{config, frames};
-use crate::tables::{Database, Tables, assert_same_tables};
 
 pub(crate) struct History {
     moments: &'static BTreeMap<u64, Tables>,
@@ -24,7 +24,7 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) async fn recorded() -> Self {
-        Self::recorded_from(observed::id().as_str()).await
+        Self::recorded_from(observed_source::id().as_str()).await
     }
 
     /// As a worker has it that calls the source so.
@@ -74,7 +74,7 @@ fn comparable(mut tables: Tables, source: &str) -> Tables {
     tables.remove("firehose_cursor");
     for (table, rows) in &mut tables {
         let renamed = rows.iter().map(|row| {
-            let row = row.replace(source, observed::id().as_str());
+            let row = row.replace(source, observed_source::id().as_str());
             match row.split_once(' ') {
                 // A hash, of the source's name among others.
                 Some((_identity, row)) if *table == "dead_letters" => row.to_owned(),
@@ -88,7 +88,7 @@ fn comparable(mut tables: Tables, source: &str) -> Tables {
 
 async fn moments() -> BTreeMap<u64, Tables> {
     let source = Observed::at_url("ws://127.0.0.1:1");
-    let rules = worker::rules(&config(), source.as_ref()).unwrap();
+    let rules = worker::rules(&(&config()).into(), source.as_ref()).unwrap();
     let database = Database::new();
     let store = database.store().await;
     let mut moments = BTreeMap::from([(

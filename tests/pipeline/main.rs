@@ -3,11 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/server.rs"]
-mod server;
-
 mod backpressure;
 mod child;
 mod crash;
@@ -15,11 +10,8 @@ mod crash_points;
 mod database;
 mod deaths;
 mod disk;
-mod guarded;
 mod history;
-mod losses;
 mod meltdown;
-mod observed;
 mod oracle;
 mod poison;
 mod poisoned_decoder;
@@ -28,7 +20,6 @@ mod production;
 mod program;
 mod resume;
 mod seqs;
+mod simulated_network;
 mod source;
 mod store_points;
-mod support;
-mod tables;

@@ -1,11 +1,14 @@
 //! An actor that fails too often takes the tree down, and says so.
 
 use huddle_firehose::config::Config;
-use huddle_firehose::supervisor::role::Role;
-use huddle_firehose::supervisor::tree::TreeError;
-
-use crate::support::{Worker, config, frames, last_seq, relay_with, soon, undisturbed, unhurried};
-use crate::tables::{Database, assert_same_tables};
+use huddle_firehose::supervisor::TreeError;
+use huddle_firehose::worker::Role;
+use huddle_firehose::worker::WorkerError;
+use test_support::mock_relay::{relay_with, unhurried};
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config, undisturbed};
+use test_support::tables::{Database, assert_same_tables};
+use test_support::waiting::soon;
 
 #[tokio::test]
 async fn more_failures_than_the_limit_end_the_tree_and_the_next_one_goes_on() {
@@ -23,7 +26,7 @@ async fn more_failures_than_the_limit_end_the_tree_and_the_next_one_goes_on() {
     worker.kill(Role::Filter).await;
     worker.tree.kill(Role::Filter);
     let error = soon(worker.tree.failed()).await;
-    let TreeError::Meltdown(reason) = error else {
+    let WorkerError::Tree(TreeError::Meltdown(reason)) = error else {
         panic!("not a meltdown: {error}");
     };
     assert!(

@@ -10,10 +10,11 @@ use huddle_firehose::atproto::skim::seq_of;
 use huddle_firehose::config::Config;
 use huddle_firehose::store::plan::index_task::{IndexTask, TaskKind};
 use serde::Deserialize;
-
-use crate::observed;
-use crate::support::{Worker, config, frames, last_seq, relay};
-use crate::tables::{Database, assert_same};
+use test_support::mock_relay::relay;
+use test_support::observed_source;
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config};
+use test_support::tables::{Database, assert_same};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -236,7 +237,7 @@ async fn a_dead_letter_says_what_was_wrong_with_which_bytes_from_where() {
     for letter in letters {
         let uri = letter.uri;
         assert_eq!(letter.did, did_of(&uri));
-        assert_eq!(letter.source, observed::id().as_str());
+        assert_eq!(letter.source, observed_source::id().as_str());
         assert!(!letter.error.is_empty());
         let seq = u64::try_from(letter.seq).unwrap();
         let mut frames = frames().into_iter();
@@ -247,7 +248,7 @@ async fn a_dead_letter_says_what_was_wrong_with_which_bytes_from_where() {
         let task: IndexTask = serde_json::from_str(&letter.task).unwrap();
         assert_eq!(task.kind, TaskKind::Upsert);
         assert_eq!((task.uri, task.seq), (uri, seq));
-        assert_eq!(task.source, observed::id());
+        assert_eq!(task.source, observed_source::id());
         let record: serde_json::Value = serde_json::from_str(task.record.unwrap().get()).unwrap();
         assert!(record.is_object());
     }

@@ -8,12 +8,13 @@ use huddle_firehose::delivery::ledger::DELIVERY_FAILURE_LIMIT;
 use huddle_firehose::store::WriteBatch;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::plan::index_task::IndexTask;
-use huddle_firehose::supervisor::role::Role;
+use huddle_firehose::worker::Role;
 use sqlx::Executor;
-
-use crate::guarded::Guarded;
-use crate::support::{Worker, config, frames, last_seq, relay, undisturbed};
-use crate::tables::{Database, Tables, assert_same_tables};
+use test_support::guarded_store::Guarded;
+use test_support::mock_relay::relay;
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config, undisturbed};
+use test_support::tables::{Database, Tables, assert_same_tables};
 
 /// The key of a slot offer that the recording creates, in a commit of its own.
 pub(crate) const POISON: &str = "3mbdbpugh7m2b";

@@ -10,15 +10,18 @@ use huddle_firehose::config::Config;
 use huddle_firehose::delivery::ledger::DELIVERY_FAILURE_LIMIT;
 use huddle_firehose::pipeline::cursor::CRASH_LOOP;
 use huddle_firehose::store::sqlite::SqliteStore;
-use huddle_firehose::supervisor::role::Role;
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
 use huddle_firehose::testing::mock_relay::MockRelay;
+use huddle_firehose::worker::Role;
+use test_support::mock_relay::relay;
+use test_support::observed_source::Observed;
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config};
+use test_support::tables::Database;
+use test_support::waiting::soon;
 use tokio::process::Command;
 
-use crate::observed::Observed;
 use crate::poison::{assert_poison_alone_is_missing, poisoned_frame};
-use crate::support::{Worker, config, frames, last_seq, relay, soon};
-use crate::tables::Database;
 
 /// Does `deed` to whoever touches `frame`.
 struct Poisoned<D> {

@@ -28,12 +28,15 @@ use fastrand::Rng;
 use huddle_firehose::testing::fault::Point;
 use huddle_firehose::testing::mock_relay::MockRelay;
 use sqlx::Executor;
+use test_support::mock_relay::{relay, relay_with, unhurried};
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::Worker;
+use test_support::tables::Database;
+use test_support::waiting::soon;
 
 use crate::child::{Orders, ended_itself};
 use crate::crash::seeded;
 use crate::history::History;
-use crate::support::{Worker, frames, last_seq, relay, relay_with, soon, unhurried};
-use crate::tables::Database;
 
 /// How many states are tried by default; `HUDDLE_POWER_CUTS` says otherwise.
 const POWER_CUTS: u32 = 24;

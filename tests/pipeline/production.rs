@@ -7,10 +7,11 @@ use std::path::Path;
 use bytes::Bytes;
 use huddle_firehose::config::Config;
 use serde_json::Value;
-
-use crate::common::shared_data;
-use crate::support::{Worker, config, last_seq, relay};
-use crate::tables::{Database, assert_same};
+use test_support::mock_relay::relay;
+use test_support::recorded_frames::last_seq;
+use test_support::running_worker::{Worker, config};
+use test_support::shared_data::shared_data;
+use test_support::tables::{Database, assert_same};
 
 /// `[u32 little-endian length][frame]…`, compressed.
 fn frames(folder: &Path) -> Vec<Bytes> {

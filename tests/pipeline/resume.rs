@@ -13,12 +13,12 @@ use huddle_firehose::source::interest::Interest;
 use huddle_firehose::testing::mock_relay::Options;
 use ipld_core::ipld;
 use jiff::Timestamp;
-
-use crate::support::{
-    Process, Worker, config, eventually, frames, last_seq, relay, relay_with, undisturbed,
-    unhurried,
-};
-use crate::tables::{Database, Tables, assert_same_tables};
+use test_support::mock_relay::{relay, relay_with, unhurried};
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config, undisturbed};
+use test_support::tables::{Database, Tables, assert_same_tables};
+use test_support::waiting::eventually;
+use test_support::worker_runtime::Process;
 
 /// Lies behind everything in the recording.
 const FUTURE_SEQ: u64 = 1_000_000;

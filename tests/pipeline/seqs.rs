@@ -12,9 +12,11 @@ use huddle_firehose::testing::mock_relay::Options;
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
 use simulated_network::frame::{Stamp, identity, unknown};
-
-use crate::support::{Worker, eventually, frames, last_seq, relay, relay_with, undisturbed};
-use crate::tables::{Database, Tables, assert_same_tables};
+use test_support::mock_relay::{relay, relay_with};
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, undisturbed};
+use test_support::tables::{Database, Tables, assert_same_tables};
+use test_support::waiting::eventually;
 
 const DID: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
 const SOME: usize = 100;

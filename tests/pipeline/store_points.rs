@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
-use huddle_firehose::supervisor::role::Role;
 use huddle_firehose::telemetry::status::ActorState;
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
-
-use crate::observed::Observed;
-use crate::support::{
-    Worker, config, eventually, frames, last_seq, relay_with, undisturbed, unhurried,
-};
-use crate::tables::{Database, assert_same_tables};
+use huddle_firehose::worker::Role;
+use test_support::mock_relay::{relay_with, unhurried};
+use test_support::observed_source::Observed;
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, config, undisturbed};
+use test_support::tables::{Database, assert_same_tables};
+use test_support::waiting::eventually;
 
 /// Strikes once, at the so many-th pass of a point.
 pub(crate) struct Once {

@@ -2,9 +2,9 @@
 
 use simulated_network::account::Status;
 use simulated_network::mishap::{Endpoint, Mishap};
+use test_support::simulation::verified::Verified;
 
 use super::{A, B, D, POST, few_accounts_with_offers};
-use crate::simulation::verified::Verified;
 
 /// The relay's word hides an account until its own host was asked.
 async fn assert_only_hidden(status: Status) {

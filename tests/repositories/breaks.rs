@@ -1,9 +1,9 @@
 //! A chain that is broken: the repository is fetched, once, and what came meanwhile is applied after it.
 
 use simulated_network::mishap::{Endpoint, Mishap};
+use test_support::simulation::verified::Verified;
 
 use super::{A, B, C, D, E, LIKE, POST, few_accounts_with_offers};
-use crate::simulation::verified::Verified;
 
 /// The one attempt to fetch the first account's repository: its cause, and how many records it created,
 /// updated and deleted.

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use huddle_firehose::supervisor::role::Role;
 use huddle_firehose::telemetry::status::ActorState;
+use huddle_firehose::worker::Role;
 use simulated_network::mishap::{Endpoint, Mishap};
 use simulated_network::network::Network;
 use simulated_network::shape::Shape;
-
-use crate::simulation::verified::Verified;
+use test_support::simulation::verified::Verified;
 
 /// Every so many things that happen, one is not told, if it is a commit.
 const WITHHELD: usize = 7;

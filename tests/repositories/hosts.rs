@@ -7,9 +7,9 @@ use simulated_network::car::{read_car, write_car};
 use simulated_network::key::SigningKey;
 use simulated_network::mishap::{Endpoint, Mishap};
 use simulated_network::network::Network;
+use test_support::simulation::verified::Verified;
 
 use super::{A, B, C, D, POST, few_accounts_with_offers};
-use crate::simulation::verified::Verified;
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap()

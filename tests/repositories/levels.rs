@@ -2,9 +2,9 @@
 
 use huddle_firehose::config::Verify;
 use simulated_network::mishap::Endpoint;
+use test_support::simulation::verified::Verified;
 
 use super::{A, B, C, D, E, POST, few_accounts_with};
-use crate::simulation::verified::Verified;
 
 async fn few_accounts_at(level: Verify) -> Verified {
     let verified = few_accounts_with(|config| config.verify = level).await;

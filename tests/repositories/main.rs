@@ -10,14 +10,11 @@ mod hosts;
 mod identities;
 mod levels;
 mod memory;
-#[path = "../common/simulation/mod.rs"]
-mod simulation;
 mod steady_state;
 
 use huddle_firehose::config::Config;
 use simulated_network::shape::Shape;
-
-use self::simulation::verified::Verified;
+use test_support::simulation::verified::Verified;
 
 // The paths of offers, and of what nobody wants.
 const A: &str = "com.huddle.slotOffer/key-0";

@@ -21,11 +21,11 @@ use simulated_network::relay::{Options, Relay};
 use simulated_network::repo::Repository;
 use simulated_network::shape::Shape;
 use tempfile::TempDir;
+use test_support::simulation::verified::POLL_INTERVAL;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{A, B, C};
-use crate::simulation::verified::POLL_INTERVAL;
 
 const MIB: usize = 1 << 20;
 /// Enough for a repository that is held in memory to be noticed, and for the default suite to be quick.

@@ -3,8 +3,7 @@
 
 use simulated_network::mishap::Endpoint;
 use simulated_network::shape::Shape;
-
-use super::simulation::verified::Verified;
+use test_support::simulation::verified::Verified;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peaceful_network_is_followed_without_fetching_anything() {

@@ -15,9 +15,9 @@ use huddle_firehose::store::plan::effect::{
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::store::{Store, StoreError, WriteBatch, Written};
 use jiff::Timestamp;
-use sqlx::ConnectOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::sqlite::SqliteConnection;
 use tempfile::TempDir;
+use test_support::tables::stranger_at;
 
 pub(crate) const ALICE: &str = "did:plc:alice";
 pub(crate) const BOB: &str = "did:plc:bob";
@@ -60,12 +60,7 @@ impl Database {
 
     /// Another process's connection.
     pub(crate) async fn stranger(&self) -> SqliteConnection {
-        SqliteConnectOptions::new()
-            .filename(self.path())
-            .busy_timeout(Duration::from_secs(5))
-            .connect()
-            .await
-            .unwrap()
+        stranger_at(&self.path()).await
     }
 
     pub(crate) async fn execute(&self, sql: &'static str) {

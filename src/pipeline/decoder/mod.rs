@@ -8,7 +8,6 @@ mod alone;
 mod counts;
 mod reader;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -16,12 +15,11 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinError, spawn_blocking};
 
 use self::reader::DecodedSpan;
-pub use self::reader::EFFECT_BYTES;
 use super::Context;
 use super::messages::DecodedBatch;
+use crate::actor::address::Address;
+use crate::actor::{ActorContext, Arguments};
 use crate::delivery::ledger::FrameBatch;
-use crate::supervisor::address::Address;
-use crate::supervisor::progress::Progress;
 use crate::testing::fault::Point;
 
 /// See the module.
@@ -40,48 +38,39 @@ pub struct Wakeup {
 }
 
 pub struct DecoderState {
-    context: Arc<Context>,
-    progress: Progress,
+    context: ActorContext<Context>,
     index: usize,
 }
 
 impl Actor for DecoderActor {
     type Msg = WorkAvailable;
     type State = DecoderState;
-    type Arguments = (Arc<Context>, Progress, usize);
+    type Arguments = (Arguments<Context>, usize);
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        (context, progress, index): Self::Arguments,
+        (arguments, index): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let faults = &context.faults;
-        faults.pass(Point::DecoderStart, myself.get_cell()).await?;
-        let state = DecoderState {
-            context,
-            progress,
-            index,
-        };
+        let context =
+            ActorContext::start(arguments, myself.get_cell(), Point::DecoderStart).await?;
+        let state = DecoderState { context, index };
         state.wakeup().attach(myself);
         Ok(state)
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<Self::Msg>,
+        _myself: ActorRef<Self::Msg>,
         WorkAvailable: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         state.wakeup().take();
         if let Some(mut batch) = state.context.ledger.lease_next() {
-            let _busy = state.progress.busy();
-            let faults = &state.context.faults;
-            faults.pass(Point::DecoderLeased, myself.get_cell()).await?;
+            let _busy = state.context.begin(Point::DecoderLeased).await?;
             let decoded = state.read(&mut batch).await?;
             state.pass_on(batch, decoded);
-            faults
-                .pass(Point::DecoderPassedOn, myself.get_cell())
-                .await?;
+            state.context.pass(Point::DecoderPassedOn).await?;
         }
         // One batch a message: between two of them the actor can be stopped.
         if state.context.ledger.has_unacked() {
@@ -97,7 +86,7 @@ impl DecoderState {
     }
 
     async fn read(&self, batch: &mut FrameBatch) -> Result<DecodedSpan, JoinError> {
-        let context = self.context.clone();
+        let context = self.context.shared().clone();
         if batch.is_redelivery {
             context.metrics.redelivered.increment(1);
         }

@@ -14,12 +14,8 @@ use crate::pipeline::Context;
 use crate::pipeline::messages::{DecodedItem, Work};
 use crate::source::firehose::decode::{Content, DecodeError, Evidence, Fault, decode};
 use crate::source::firehose::prefilter::NEAR_RECONNECT;
-use crate::source::process;
+use crate::source::process::{self, EFFECT_BYTES};
 use crate::store::plan::effect::{DeadLetter, Recheck, Stage};
-
-/// What an effect takes beside the bytes of its record, in small allocations, until it is written
-/// (`cargo bench -- memory` shows it).
-pub const EFFECT_BYTES: usize = 8192;
 
 /// What the frames of a batch say.
 pub(super) struct DecodedSpan {
@@ -103,7 +99,7 @@ impl<'a> BatchDecoder<'a> {
 
     fn read(&mut self, frame: &'a Bytes) {
         self.counts.bytes += frame.len() as u64;
-        match decode(frame, &self.context.rules.interest) {
+        match decode(frame, &self.context.processor.rules.interest) {
             Err(error) => self.set_aside(frame, &error),
             Ok(decoded) => {
                 self.counts.note(&decoded);
@@ -127,7 +123,7 @@ impl<'a> BatchDecoder<'a> {
             }
             event => {
                 let position = event.position();
-                let effects = process::effects_of(self.context, event, evidence, frame);
+                let effects = process::effects_of(&self.context.processor, event, evidence, frame);
                 if effects.is_empty() {
                     return;
                 }

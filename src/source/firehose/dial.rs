@@ -14,13 +14,14 @@ use tokio_tungstenite::tungstenite::{self, handshake::client::Request};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 use url::{Host, Url};
 
+use crate::atproto::skim::MAX_FRAME_BYTES;
 use crate::model::with_cursor;
 use crate::net::address::{Reach, is_public};
 use crate::net::redirect::RedirectError;
 use crate::net::redirect::Route;
 use crate::net::retry_after;
+use crate::source::Resume;
 use crate::source::error::ConnectError;
-use crate::source::{MAX_FRAME_BYTES, Resume};
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 

@@ -1,6 +1,8 @@
 //! `com.atproto.sync.subscribeRepos` over a WebSocket: dial, prefilter, decode.
 
 pub mod decode;
-pub(crate) mod dial;
+mod dial;
 pub mod prefilter;
+#[cfg(test)]
+mod tls_tests;
 pub mod websocket;

@@ -3,55 +3,68 @@
 pub mod records;
 pub mod verification;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::atproto::event::{Change, Commit, Event, PutAction};
 use crate::atproto::verify::Level;
 use crate::model::Position;
-use crate::pipeline::Context;
 use crate::source::firehose::decode::Evidence;
-use crate::source::process::verification::{Outcome, Refusal};
+use crate::source::process::records::Rules;
+use crate::source::process::verification::{Outcome, Refusal, Verification};
 use crate::store::plan::effect::{ChainUpdate, DeadLetter, Effect, Predecessor, Recheck, Stage};
 use crate::telemetry::metrics::Metrics;
 
+/// The memory that an effect takes besides the bytes of its record, in small allocations, until it is
+/// written (`cargo bench -- memory` shows it).
+pub const EFFECT_BYTES: usize = 8192;
+
+/// Turns decoded events into effects: verifies, validates and projects them. The decoders of a
+/// source share it, and so does the replay of parked commits.
+pub struct Processor {
+    pub rules: Rules,
+    /// `None` at level `none`.
+    pub verification: Option<Arc<Verification>>,
+    pub metrics: Metrics,
+    /// Whether records from before the first commit seen of a repository are wanted (a backfill).
+    pub wants_history: bool,
+}
+
 /// The effects of `event`, which arrived as `frame`.
 pub(crate) fn effects_of(
-    context: &Context,
+    processor: &Processor,
     event: Event,
     evidence: Option<&Evidence>,
     frame: &Bytes,
 ) -> Vec<Effect> {
-    let verification = context
-        .repositories
-        .as_ref()
-        .map(|repositories| &repositories.verification);
-    let Some(verification) = verification else {
-        return effects_of_verified(context, event, None);
+    let Some(verification) = &processor.verification else {
+        return effects_of_verified(processor, event, None);
     };
     match (&event, evidence) {
         (_, Some(evidence)) => {
             let outcome = verification.decide(evidence, Timestamp::now());
-            effects_of_outcome(context, event, evidence, outcome, frame)
+            effects_of_outcome(processor, event, evidence, outcome, frame)
         }
         (Event::Identity(identity), None) => {
             verification.identities.forget(&identity.did);
-            effects_of_verified(context, event, None)
+            effects_of_verified(processor, event, None)
         }
-        (Event::Account(_), None) => until_confirmed(effects_of_verified(context, event, None)),
-        _ => effects_of_verified(context, event, None),
+        (Event::Account(_), None) => until_confirmed(effects_of_verified(processor, event, None)),
+        _ => effects_of_verified(processor, event, None),
     }
 }
 
 /// The effects of a commit or a `#sync` with a verification outcome.
 pub(crate) fn effects_of_outcome(
-    context: &Context,
+    processor: &Processor,
     event: Event,
     evidence: &Evidence,
     outcome: Outcome,
     frame: &Bytes,
 ) -> Vec<Effect> {
-    let metrics = &context.metrics;
+    let metrics = &processor.metrics;
     let did = &evidence.commit().did;
     match outcome {
         Outcome::Refused(refusal) => {
@@ -68,7 +81,7 @@ pub(crate) fn effects_of_outcome(
         Outcome::KeyUnavailable => {
             metrics.key_unavailable.increment(1);
             let chain_update = chain_update(
-                context,
+                processor,
                 evidence,
                 event.position(),
                 Predecessor::KeyUnavailable,
@@ -84,22 +97,22 @@ pub(crate) fn effects_of_outcome(
             metrics.verified(verified).increment(1);
             if let Some(error) = tolerated {
                 metrics.verify_errors(error.name()).increment(1);
-                if let Some(repositories) = &context.repositories {
-                    repositories.verification.report(did, &error);
+                if let Some(verification) = &processor.verification {
+                    verification.report(did, &error);
                 }
             }
             let chain_update = predecessor.and_then(|predecessor| {
-                chain_update(context, evidence, event.position(), predecessor, frame)
+                chain_update(processor, evidence, event.position(), predecessor, frame)
             });
             let mut effects: Vec<Effect> = chain_update.into_iter().collect();
-            effects.extend(effects_of_verified(context, event, Some(verified)));
+            effects.extend(effects_of_verified(processor, event, Some(verified)));
             effects
         }
     }
 }
 
 fn chain_update(
-    context: &Context,
+    processor: &Processor,
     evidence: &Evidence,
     position: Option<Position>,
     predecessor: Predecessor,
@@ -114,10 +127,7 @@ fn chain_update(
         seq,
         time: time?,
         predecessor,
-        wants_history: context
-            .repositories
-            .as_ref()
-            .is_some_and(|repositories| repositories.backfill.is_wanted),
+        wants_history: processor.wants_history,
         frame: frame.clone(),
     })))
 }
@@ -154,16 +164,16 @@ fn until_confirmed(mut effects: Vec<Effect>) -> Vec<Effect> {
 
 /// The effects of `event`, counted by collection.
 pub(crate) fn effects_of_verified(
-    context: &Context,
+    processor: &Processor,
     event: Event,
     verified: Option<Level>,
 ) -> Vec<Effect> {
-    let metrics = &context.metrics;
+    let metrics = &processor.metrics;
     if let Event::Commit(commit) = &event {
         count_operations(commit, metrics);
     }
     let mut effects = Vec::new();
-    context.rules.effects_of(event, verified, &mut effects);
+    processor.rules.effects_of(event, verified, &mut effects);
     for effect in &effects {
         match effect {
             Effect::Upsert(upsert) => metrics

@@ -5,14 +5,15 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::atproto::key::{KeyError, SignatureError};
 use crate::atproto::syntax::Did;
 use crate::atproto::verify::{
     CommitEvidence, Level, SyncEvidence, VerifyError, verify_commit, verify_sync,
 };
-use crate::config::Verify;
 use crate::identity::{Identities, Identity, ResolveError};
 use crate::source::firehose::decode::Evidence;
 use crate::store::plan::effect::Predecessor;
@@ -20,6 +21,29 @@ use crate::telemetry::rate_limit::SharedRateLimit;
 
 /// The shortest interval between two log lines about tolerated commits.
 const TOLERATED_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How much of a commit is verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Nothing: the source is trusted.
+    None,
+    /// The signature, the blocks, and each operation against the tree.
+    Commit,
+    /// Also that the commit follows from the one before, so that every missed commit is detected.
+    #[default]
+    Chain,
+    /// Like chain, but a missing or wrong reference to the tree before is counted and not refused,
+    /// because some servers leave it out.
+    Lenient,
+}
+
+impl Verify {
+    /// Whether a commit must follow from the one before.
+    pub fn follows_chains(self) -> bool {
+        matches!(self, Self::Chain | Self::Lenient)
+    }
+}
 
 /// The level of verification, and the identities with the keys.
 pub struct Verification {

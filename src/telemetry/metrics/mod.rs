@@ -4,46 +4,9 @@
 //! each worker has a recorder of its own, so that many of them live in one process.
 //!
 //! What the [`Status`](super::status::Status) knows already is not counted a second time:
-//! [`Metrics::publish`] derives it at each scrape (marked `status` below), so `/metrics` and
-//! `/status` never disagree.
+//! [`Metrics::publish`] derives it at each scrape, so `/metrics` and `/status` never disagree.
 //!
-//! | metric | kind | labels | written by |
-//! |---|---|---|---|
-//! | `huddle_backfill_repos` | gauge | state | status |
-//! | `huddle_budget_limit_bytes` | gauge | | status |
-//! | `huddle_budget_wait_seconds` | histogram | | [`Metrics::budget_wait_seconds`] |
-//! | `huddle_connected` | gauge | source | status |
-//! | `huddle_cursor_seq` | gauge | source | status |
-//! | `huddle_cursor_timestamp_seconds` | gauge | source | status |
-//! | `huddle_database_blocked` | gauge | | status |
-//! | `huddle_dead_letters_total` | counter | stage | [`Metrics::dead_letters`] |
-//! | `huddle_events_total` | counter | source, kind | [`SourceMetrics::events`] |
-//! | `huddle_filter_hit_ratio` | gauge | source | status |
-//! | `huddle_received_bytes_total` | counter | source | [`SourceMetrics::received_bytes`] |
-//! | `huddle_gaps_total` | counter | cause | [`Metrics::gaps`] |
-//! | `huddle_in_flight_bytes` | gauge | | status |
-//! | `huddle_index_batch_size` | histogram | | [`Metrics::index_batch_size`] |
-//! | `huddle_index_commit_seconds` | histogram | | [`Metrics::index_commit_seconds`] |
-//! | `huddle_index_retries_total` | counter | | [`Metrics::index_retries`] |
-//! | `huddle_matched_total` | counter | source | status |
-//! | `huddle_processing_lag_seconds` | gauge | source | status |
-//! | `huddle_queue_depth` | gauge | | status |
-//! | `huddle_reconnects_total` | counter | source | status |
-//! | `huddle_record_operations_total` | counter | collection, operation | [`Metrics::collection`] |
-//! | `huddle_records_validated_total` | counter | collection, validity | [`Metrics::collection`] |
-//! | `huddle_redelivered_total` | counter | | [`Metrics::redelivered`] |
-//! | `huddle_rejected_connections_total` | counter | status | [`Metrics::rejected_connections`] |
-//! | `huddle_repos` | gauge | state | status |
-//! | `huddle_restarts_total` | counter | actor | status |
-//! | `huddle_resynced_records_total` | counter | operation | [`Metrics::resynced`] |
-//! | `huddle_resyncs_total` | counter | outcome | [`Metrics::resynced`], [`Metrics::failed_resyncs`] |
-//! | `huddle_seq_anomalies_total` | counter | kind | [`Metrics::seq_anomalies`] |
-//! | `huddle_socket_to_commit_seconds` | histogram | | [`Metrics::socket_to_commit_seconds`] |
-//! | `huddle_source_lag_seconds` | gauge | source | status |
-//! | `huddle_key_unavailable_total` | counter | | [`Metrics::unproven`] |
-//! | `huddle_verified_total` | counter | level | [`Metrics::verified`] |
-//! | `huddle_verify_errors_total` | counter | error | [`Metrics::verify_errors`] |
-//! | `huddle_parked_commits` | gauge | | status |
+//! `docs/metrics.md` lists every metric with its kind, labels and meaning.
 
 mod collection;
 mod names;
@@ -236,6 +199,14 @@ mod tests {
         (metrics, status)
     }
 
+    fn word(kind: Kind) -> &'static str {
+        match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        }
+    }
+
     #[test]
     fn every_family_is_rendered_with_its_help_and_kind() {
         let (metrics, status) = a_busy_worker();
@@ -249,11 +220,7 @@ mod tests {
         metrics.publish(&status, Timestamp::UNIX_EPOCH);
         let text = metrics.registry.render();
         for Family { name, kind, help } in FAMILIES {
-            let kind = match kind {
-                Kind::Counter => "counter",
-                Kind::Gauge => "gauge",
-                Kind::Histogram(_) => "histogram",
-            };
+            let kind = word(*kind);
             for line in [
                 format!("# HELP {name} {help}\n"),
                 format!("# TYPE {name} {kind}\n"),
@@ -267,12 +234,23 @@ mod tests {
 
     #[test]
     fn the_table_of_the_documentation_has_every_family() {
-        let rows: Vec<_> = include_str!("mod.rs")
+        let rows: Vec<_> = include_str!("../../../docs/metrics.md")
             .lines()
-            .filter_map(|line| line.strip_prefix("//! | `")?.split('`').next())
+            .filter(|line| line.starts_with("| `huddle_"))
+            .filter_map(|line| {
+                let mut cells = line.trim_matches('|').split('|').map(str::trim);
+                let name = cells.next()?.trim_matches('`').to_owned();
+                let kind = cells.next()?.to_owned();
+                Some((name, kind))
+            })
+            // The table of old names has no kinds.
+            .filter(|(_, kind)| !kind.starts_with('`'))
             .collect();
-        let names: Vec<_> = FAMILIES.iter().map(|family| family.name).collect();
-        assert_eq!(rows, names);
+        let families: Vec<_> = FAMILIES
+            .iter()
+            .map(|family| (family.name.to_owned(), word(family.kind).to_owned()))
+            .collect();
+        assert_eq!(rows, families);
     }
 
     #[test]

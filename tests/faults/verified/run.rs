@@ -6,14 +6,12 @@ use std::time::Duration;
 use fastrand::Rng;
 use huddle_firehose::config::{Config, Layers, Verify};
 use huddle_firehose::identity::{Identities, Limits};
-use huddle_firehose::pipeline::{Context, Parts};
-use huddle_firehose::repo::{Backfill, HostLimiters, Idleness, JobLog, Repositories};
+use huddle_firehose::repo::{self, Backfill};
 use huddle_firehose::source::process::verification::Verification;
-use huddle_firehose::supervisor::address::Address;
-use huddle_firehose::supervisor::role::Role;
-use huddle_firehose::supervisor::tree::{Tree, TreeError};
 use huddle_firehose::testing::fault::{Faults, Point};
 use huddle_firehose::worker;
+use huddle_firehose::worker::Role;
+use huddle_firehose::worker::{Assembly, Parts, RunningWorker, WorkerError};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep_until};
 
@@ -68,7 +66,7 @@ enum Stop {
     AllSettled,
     /// In good order.
     Asked,
-    Died(TreeError),
+    Died(WorkerError),
     /// From one moment to the next.
     Killed,
 }
@@ -117,31 +115,27 @@ impl Run {
         }
     }
 
-    fn context(&self, store: &Arc<FaultyStore>) -> Arc<Context> {
-        let rules = worker::rules(&self.config, self.traffic.upstream.as_ref()).unwrap();
+    fn assembly(&self, store: &Arc<FaultyStore>) -> Assembly {
+        let rules = worker::rules(&(&self.config).into(), self.traffic.upstream.as_ref()).unwrap();
         let hosts = NetworkHosts::new(self.traffic.network.clone(), self.seed);
         let relay = "http://relay.test/";
-        let repositories = Repositories {
-            verification: Verification::new(
+        let repositories = repo::Parts {
+            verification: Arc::new(Verification::new(
                 self.config.verify,
                 Identities::new(hosts.clone(), Limits::default()),
-            ),
+            )),
             hosts: Arc::new(hosts),
             store: store.clone(),
-            host_limiters: HostLimiters::default(),
-            log: JobLog::default(),
             folder: self.folder.path().to_owned(),
             source_http: relay.parse().unwrap(),
-            address: Address::default(),
             backfill: Backfill {
                 is_wanted: self.config.backfill,
                 directory: relay.parse().unwrap(),
                 collections: worker::collections(&self.config.collections, &rules.schemas),
             },
-            idleness: Idleness::default(),
         };
-        Context::new(Parts {
-            config: self.config.clone(),
+        Assembly::new(Parts {
+            options: (&self.config).into(),
             source: self.traffic.upstream.clone(),
             store: store.clone(),
             rules,
@@ -175,8 +169,8 @@ impl Run {
         let (schedule, audit) = (self.schedule.clone(), self.audit.clone());
         let store = FaultyStore::open(&file, schedule, audit, self.passed.clone()).await;
         let store = Arc::new(store);
-        let context = self.context(&store);
-        let mut tree = match Tree::start(context.clone()).await {
+        let assembly = self.assembly(&store);
+        let mut tree = match RunningWorker::start(assembly).await {
             Ok(tree) => tree,
             Err(error) => return self.died(&error),
         };
@@ -195,13 +189,18 @@ impl Run {
         };
         self.schedule.note_draining(true);
         match tree.drain().await {
-            Ok(()) | Err(TreeError::DrainDeadline(_)) => differences,
+            Ok(()) | Err(WorkerError::DrainDeadline(_)) => differences,
             Err(error) => self.died(&error).or(differences),
         }
     }
 
     /// Lets things happen until the tree has to stop.
-    async fn watch(&mut self, tree: &mut Tree, store: &FaultyStore, end: Option<End>) -> Stop {
+    async fn watch(
+        &mut self,
+        tree: &mut RunningWorker,
+        store: &FaultyStore,
+        end: Option<End>,
+    ) -> Stop {
         let begun = Instant::now();
         let mut blow = self.schedule.plan().blow.clone();
         loop {
@@ -228,7 +227,7 @@ impl Run {
     }
 
     /// The process ends because its tree did.
-    fn died(&self, error: &TreeError) -> Option<Vec<String>> {
+    fn died(&self, error: &WorkerError) -> Option<Vec<String>> {
         let is_explained = self.schedule.has_struck_the_supervisor();
         assert!(is_explained, "{}: {error}", self.name());
         None

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use simulated_network::frame;
 use socket2::SockRef;
+use test_support::running_worker::config;
+use test_support::scripted_server::Request;
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{SOME, survive_unharmed};
-use crate::server::Request;
-use crate::support::config;
 
 #[tokio::test]
 async fn a_reset_amid_a_frame_costs_a_reconnect() {

@@ -13,12 +13,12 @@ use bytes::Bytes;
 use huddle_firehose::config::Config;
 use huddle_firehose::source::firehose::websocket::WebSocketOptions;
 use huddle_firehose::testing::fault::Faults;
-
-use crate::losses::{Loss, Losses};
-use crate::observed::Observed;
-use crate::server::{Request, Server};
-use crate::support::{Worker, frames, last_seq, undisturbed};
-use crate::tables::{Database, assert_same_tables};
+use test_support::connection_losses::{Loss, Losses};
+use test_support::observed_source::Observed;
+use test_support::recorded_frames::{frames, last_seq};
+use test_support::running_worker::{Worker, undisturbed};
+use test_support::scripted_server::{Request, Server};
+use test_support::tables::{Database, assert_same_tables};
 
 /// So many frames come before something goes wrong.
 const SOME: usize = 100;

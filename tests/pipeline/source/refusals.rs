@@ -5,13 +5,13 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use huddle_firehose::config::Config;
 use simulated_network::frame;
+use test_support::connection_losses::{Loss, Losses};
+use test_support::running_worker::config;
+use test_support::scripted_server::{Request, Server};
+use test_support::tables::Database;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{survive_unharmed, worker_at};
-use crate::losses::{Loss, Losses};
-use crate::server::{Request, Server};
-use crate::support::config;
-use crate::tables::Database;
 
 const MIN: Duration = Duration::from_millis(10);
 const MAX: Duration = Duration::from_millis(80);
@@ -91,10 +91,9 @@ async fn a_server_that_asks_for_time_is_not_asked_again_before_it_has_passed() {
         let loss = losses.first(1).await.remove(0);
         assert_eq!(loss.retry_in, Duration::from_secs(7), "{status}");
 
-        let context = worker.tree.context().clone();
         let code = &status[..3];
         let rejected = format!("huddle_rejected_connections_total{{status=\"{code}\"}} 1");
-        let metrics = context.prometheus.render();
+        let metrics = worker.tree.prometheus().render();
         assert!(metrics.contains(&rejected), "{metrics}");
         worker.drain().await;
         assert_eq!(server.request_lines().len(), 1, "{status}");

@@ -8,13 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use huddle_firehose::config::Config;
+use test_support::running_worker::config;
+use test_support::scripted_server::Request;
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{SOME, survive_unharmed};
-use crate::server::Request;
-use crate::support::config;
 
 /// Short enough for a test to wait for, and doubled after each fruitless attempt.
 fn impatient() -> Config {

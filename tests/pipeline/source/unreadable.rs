@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use sqlx::Executor;
+use test_support::recorded_frames::frames;
+use test_support::running_worker::{config, undisturbed};
+use test_support::scripted_server::{Request, behind};
+use test_support::tables::assert_same_tables;
 
 use super::{SOME, Survived, survive};
-use crate::server::{Request, behind};
-use crate::support::{config, frames, undisturbed};
-use crate::tables::assert_same_tables;
 
 /// How long each frame is that was given up undecoded, and why.
 const LETTERS: &str = "SELECT length(raw) || ' bytes: ' || error FROM dead_letters \

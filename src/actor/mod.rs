@@ -1,0 +1,7 @@
+//! What every actor needs: an address that survives restarts, a mark of its progress, the fault seam.
+
+pub mod address;
+mod context;
+pub mod progress;
+
+pub use self::context::{ActorContext, Arguments};

@@ -1,0 +1,144 @@
+//! What the actors of one source share.
+
+use std::sync::{Arc, OnceLock};
+
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::cursor::CursorMessage;
+use super::decoder::Wakeup;
+use super::indexer::IndexerMessage;
+use super::messages::DecodedBatch;
+use super::options::Options;
+use crate::actor::address::Address;
+use crate::delivery::budget::Budget;
+use crate::delivery::ledger::Ledger;
+use crate::repo::Repositories;
+use crate::source::Source;
+use crate::source::process::Processor;
+use crate::store::{CrashHistory, Store, StoreError};
+use crate::telemetry::metrics::{Metrics, SourceMetrics};
+use crate::telemetry::status::StatusBoard;
+use crate::testing::fault::Faults;
+
+/// What the actors of one source share. It outlives every one of them.
+pub struct Context {
+    pub options: Options,
+    pub source: Arc<dyn Source>,
+    pub store: Arc<dyn Store>,
+    pub processor: Arc<Processor>,
+    /// `None` at level `none`.
+    pub repositories: Option<Arc<Repositories>>,
+    pub ledger: Arc<Ledger>,
+    /// One for the whole worker.
+    pub budget: Arc<Budget>,
+    pub metrics: Metrics,
+    pub source_metrics: SourceMetrics,
+    pub status: StatusBoard,
+    /// Cancelled when no more is to be read.
+    pub stop_reading: CancellationToken,
+    /// One for each decoder.
+    pub decoders: Arc<[Wakeup]>,
+    pub filter: Address<DecodedBatch>,
+    pub indexer: Address<IndexerMessage>,
+    pub cursor: Address<CursorMessage>,
+    pub faults: Faults,
+    /// How earlier runs ended. Set once the database was read.
+    pub crash_history: OnceLock<CrashHistory>,
+    /// Held by the one decoder that reads while frames are read one by one.
+    pub single_frame_lock: Mutex<()>,
+    connected_at: OnceLock<Instant>,
+}
+
+/// What a [`Context`] is made of.
+pub struct Parts {
+    pub options: Options,
+    pub source: Arc<dyn Source>,
+    pub store: Arc<dyn Store>,
+    pub processor: Arc<Processor>,
+    pub repositories: Option<Arc<Repositories>>,
+    pub budget: Arc<Budget>,
+    pub status: StatusBoard,
+    pub faults: Faults,
+}
+
+impl Context {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts {
+            options,
+            source,
+            store,
+            processor,
+            repositories,
+            budget,
+            status,
+            faults,
+        } = parts;
+        let metrics = processor.metrics.clone();
+        let context = Arc::new(Self {
+            ledger: Ledger::new(source.id().clone()),
+            decoders: (0..options.decoders).map(|_| Wakeup::default()).collect(),
+            stop_reading: CancellationToken::new(),
+            filter: Address::default(),
+            indexer: Address::default(),
+            cursor: Address::default(),
+            crash_history: OnceLock::new(),
+            single_frame_lock: Mutex::new(()),
+            connected_at: OnceLock::new(),
+            source_metrics: metrics.source(source.id()),
+            options,
+            source,
+            store,
+            processor,
+            repositories,
+            budget,
+            metrics,
+            status,
+            faults,
+        });
+        let wakeups = context.decoders.clone();
+        context.ledger.on_unacked(move || {
+            for wakeup in wakeups.iter() {
+                wakeup.wake();
+            }
+        });
+        context
+    }
+
+    /// When the source was first reached.
+    pub fn first_connected_at(&self) -> Option<Instant> {
+        self.connected_at.get().copied()
+    }
+
+    /// Shows why database writes fail; logs it once per incident.
+    pub(super) fn note_blocked(&self, error: &StoreError) {
+        let reason = error.to_string();
+        let mut is_news = false;
+        self.status
+            .update(|status| is_news = status.queue.set_blocked(&reason, Timestamp::now()));
+        if is_news {
+            tracing::error!(reason, "database writes fail; reading paused, nothing lost");
+        }
+    }
+
+    /// Shows that the database accepts writes.
+    pub(super) fn note_unblocked(&self) {
+        let mut blocked = None;
+        self.status
+            .update(|status| blocked = status.queue.blocked.take());
+        if let Some(blocked) = blocked {
+            tracing::info!(since = %blocked.at, "database writes succeed again");
+        }
+    }
+
+    /// Remembers the first connection; counts later ones as reconnects.
+    pub(super) fn note_connected(&self, now: Instant) {
+        if self.connected_at.set(now).is_err() {
+            let source = self.source.id();
+            self.status
+                .update(|status| status.source_mut(source).reconnects += 1);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The parts of a worker, put together but not started.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::housekeeping::Household;
+use super::options::Options;
+use crate::admin::http::HttpState;
+use crate::admin::http_actor::Endpoints;
+use crate::delivery::budget::Budget;
+use crate::pipeline;
+use crate::repo::{self, Repositories};
+use crate::source::Source;
+use crate::source::process::Processor;
+use crate::source::process::records::Rules;
+use crate::store::Store;
+use crate::supervisor::Policy;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::status::StatusBoard;
+use crate::testing::fault::Faults;
+
+/// The parts of a worker, put together but not started.
+pub struct Assembly {
+    pub context: Arc<pipeline::Context>,
+    pub household: Arc<Household>,
+    /// `None` where nothing listens.
+    pub endpoints: Option<Arc<Endpoints>>,
+    pub policy: Policy,
+    pub drain_timeout: Duration,
+}
+
+/// What an [`Assembly`] is made of.
+pub struct Parts {
+    pub options: Options,
+    pub source: Arc<dyn Source>,
+    pub store: Arc<dyn Store>,
+    pub rules: Rules,
+    /// `None` at level `none`.
+    pub repositories: Option<repo::Parts>,
+    pub listener: Option<TcpListener>,
+    /// None but in tests.
+    pub faults: Faults,
+}
+
+impl Assembly {
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            options,
+            source,
+            store,
+            rules,
+            repositories,
+            listener,
+            faults,
+        } = parts;
+        let (metrics, prometheus) = Metrics::new();
+        let status = StatusBoard::default();
+        status.update(|status| status.started_at = Some(Timestamp::now()));
+        let budget = Budget::new(options.memory_budget);
+        let verification = repositories
+            .as_ref()
+            .map(|parts| parts.verification.clone());
+        let backfill = repositories.as_ref().map(|parts| parts.backfill.is_wanted);
+        let processor = Arc::new(Processor {
+            rules,
+            verification,
+            metrics: metrics.clone(),
+            wants_history: backfill.unwrap_or_default(),
+        });
+        let repositories =
+            repositories.map(|parts| Repositories::new(parts, processor.clone(), budget.clone()));
+        let endpoints = listener.map(|listener| {
+            Arc::new(Endpoints {
+                listener,
+                state: HttpState {
+                    metrics,
+                    prometheus: prometheus.clone(),
+                    status: status.clone(),
+                    thresholds: options.thresholds,
+                },
+            })
+        });
+        let household = Arc::new(Household {
+            store: store.clone(),
+            repositories: repositories.clone(),
+            sources: vec![source.id().clone()],
+            budget: budget.clone(),
+            prometheus,
+            status: status.clone(),
+            retention: options.retention,
+            faults: faults.clone(),
+        });
+        let context = pipeline::Context::new(pipeline::Parts {
+            options: options.pipeline,
+            source,
+            store,
+            processor,
+            repositories,
+            budget,
+            status,
+            faults,
+        });
+        Self {
+            context,
+            household,
+            endpoints,
+            policy: options.policy,
+            drain_timeout: options.drain_timeout,
+        }
+    }
+}

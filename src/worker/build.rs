@@ -1,0 +1,137 @@
+//! The parts that a worker's options ask for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use super::options::{Options, SourceOptions};
+use crate::atproto::pattern::Pattern;
+use crate::atproto::syntax::Nsid;
+use crate::identity::{Identities, Limits, Resolver};
+use crate::lexicon::{SchemaError, Schemas};
+use crate::net::http_client::Fetcher;
+use crate::repo::host::{Deadlines, HttpHosts};
+use crate::repo::{self, Backfill};
+use crate::source::Source;
+use crate::source::firehose::websocket::{InvalidSource, WebSocketOptions, WebSocketSource};
+use crate::source::interest::Interest;
+use crate::source::process::records::Rules;
+use crate::source::process::verification::{Verification, Verify};
+use crate::source::tracked::Tracked;
+use crate::store::sqlite::SqliteStore;
+
+/// How long it may take to look an identity up.
+const RESOLVE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The source that `options` names.
+///
+/// # Errors
+/// Where its settings make no source.
+pub fn source(options: &Options) -> Result<WebSocketSource, InvalidSource> {
+    let SourceOptions {
+        url,
+        connect_timeout,
+        ping_interval,
+    } = &options.source;
+    let options = WebSocketOptions {
+        connect_deadline: *connect_timeout,
+        ping_interval: *ping_interval,
+        ..WebSocketOptions::default()
+    };
+    WebSocketSource::try_new(url.clone(), options)
+}
+
+/// What it takes to verify as much as `options` says, with the tables of `store`; `None` where nothing
+/// is to be verified.
+///
+/// # Errors
+/// Where TLS can't be set up.
+pub fn repositories(
+    options: &Options,
+    schemas: &Schemas,
+    store: Arc<SqliteStore>,
+) -> Result<Option<repo::Parts>, rustls::Error> {
+    if options.verify == Verify::None {
+        return Ok(None);
+    }
+    let resolver = Resolver::new(
+        options.network.plc_url.clone(),
+        options.network.allow_private_addresses,
+        RESOLVE_DEADLINE,
+    )?;
+    let source_http = over_http(&options.source.url);
+    let backfill = Backfill {
+        is_wanted: options.backfill,
+        directory: options
+            .network
+            .relay_index
+            .clone()
+            .unwrap_or_else(|| source_http.clone()),
+        collections: collections(&options.filter.collections, schemas),
+    };
+    let fetcher = Fetcher::new(options.network.allow_private_addresses)?;
+    Ok(Some(repo::Parts {
+        verification: Arc::new(Verification::new(
+            options.verify,
+            Identities::new(resolver, Limits::default()),
+        )),
+        hosts: Arc::new(HttpHosts::new(fetcher, Deadlines::default())),
+        folder: store.folder(),
+        store,
+        source_http,
+        backfill,
+    }))
+}
+
+/// The collections that can be looked for: those that are named, and those that are known below a
+/// prefix.
+pub fn collections(patterns: &[Pattern], schemas: &Schemas) -> Vec<Nsid> {
+    let named = patterns.iter().filter_map(|pattern| match pattern {
+        Pattern::Exact(nsid) => Nsid::parse(nsid).ok(),
+        Pattern::Prefix(_) => None,
+    });
+    let known = schemas.collections().into_iter().filter(|known| {
+        let mut patterns = patterns.iter();
+        patterns.any(|pattern| pattern.matches(known.as_str()))
+    });
+    let collections: BTreeSet<Nsid> = named.chain(known).collect();
+    collections.into_iter().collect()
+}
+
+/// Where a server that is followed at `url` is asked.
+fn over_http(url: &Url) -> Url {
+    let mut http = url.clone();
+    let scheme = match url.scheme() {
+        "wss" => "https",
+        _ => "http",
+    };
+    // Refused only between schemes of different kinds, which these are not.
+    let _kept = http.set_scheme(scheme);
+    http.set_path("/");
+    http
+}
+
+/// The rules that `options` sets for events of `source`.
+///
+/// # Errors
+/// Where the lexicons of this program are not what they should be.
+pub fn rules(options: &Options, source: &dyn Source) -> Result<Rules, SchemaError> {
+    let interest = Interest::new(options.filter.collections.iter().cloned())
+        .allowing(options.filter.dids_allow.iter().cloned())
+        .denying(options.filter.dids_deny.iter().cloned());
+    let interest = match options.verify {
+        Verify::None => interest,
+        Verify::Commit => interest.with_evidence(),
+        Verify::Chain | Verify::Lenient => interest
+            .with_evidence()
+            .tracking(Arc::new(Tracked::default())),
+    };
+    Ok(Rules {
+        source: source.id().clone(),
+        interest: Arc::new(interest),
+        schemas: Schemas::embedded()?,
+        policies: options.validation.clone(),
+    })
+}

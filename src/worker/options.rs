@@ -1,0 +1,58 @@
+//! What a worker is told to do.
+
+use std::time::Duration;
+
+use url::Url;
+
+use crate::atproto::pattern::Pattern;
+use crate::atproto::syntax::Did;
+use crate::lexicon::Policies;
+use crate::pipeline;
+use crate::source::process::verification::Verify;
+use crate::store::Retention;
+use crate::supervisor::Policy;
+use crate::telemetry::health::Thresholds;
+
+/// What a worker is told to do. The settings of the same names say what each value means.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub source: SourceOptions,
+    pub filter: FilterOptions,
+    pub validation: Policies,
+    pub verify: Verify,
+    pub network: NetworkOptions,
+    pub backfill: bool,
+    pub database_url: String,
+    /// Bytes.
+    pub memory_budget: usize,
+    pub pipeline: pipeline::Options,
+    pub policy: Policy,
+    pub retention: Retention,
+    pub thresholds: Thresholds,
+    pub drain_timeout: Duration,
+}
+
+/// Which source is followed, and how it is dialled.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    pub url: Url,
+    pub connect_timeout: Duration,
+    pub ping_interval: Duration,
+}
+
+/// Which records are kept.
+#[derive(Clone, Debug)]
+pub struct FilterOptions {
+    pub collections: Vec<Pattern>,
+    pub dids_allow: Vec<Did>,
+    pub dids_deny: Vec<Did>,
+}
+
+/// Which servers are asked about accounts and repositories.
+#[derive(Clone, Debug)]
+pub struct NetworkOptions {
+    pub plc_url: Url,
+    /// The relay index, which knows the repositories that hold a collection; `None` is the source.
+    pub relay_index: Option<Url>,
+    pub allow_private_addresses: bool,
+}

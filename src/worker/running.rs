@@ -1,0 +1,182 @@
+//! A running worker: wait for its end, kill an actor, drain it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use ractor::rpc::CallResult;
+
+use super::assembly::Assembly;
+use super::children::{Role, children};
+use crate::pipeline::Context;
+use crate::pipeline::cursor::CursorMessage;
+use crate::supervisor::{Tree, TreeError, Work};
+use crate::testing::fault::Point;
+
+/// How often the worker looks whether its work has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const FINISH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A running worker. Dropping it leaves the actors running; [`RunningWorker::drain`] ends them.
+pub struct RunningWorker {
+    prometheus: PrometheusHandle,
+    context: Arc<Context>,
+    tree: Tree,
+    drain_timeout: Duration,
+}
+
+/// Why a worker ended before all that it had read was applied.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(
+        "draining met its deadline of {} s: what was not applied is read again at the next start",
+        .0.as_secs()
+    )]
+    DrainDeadline(Duration),
+
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+impl RunningWorker {
+    /// Starts the actors. Nothing is read before all of them stand.
+    ///
+    /// # Errors
+    /// If the supervisor itself does not start.
+    pub async fn start(assembly: Assembly) -> Result<Self, WorkerError> {
+        let children = children(&assembly);
+        let Assembly {
+            context,
+            household,
+            policy,
+            drain_timeout,
+            ..
+        } = assembly;
+        let (work, status) = (Arc::new(Pipeline(context.clone())), context.status.clone());
+        let tree = Tree::start(children, policy, work, status, context.faults.clone()).await?;
+        Ok(Self {
+            prometheus: household.prometheus.clone(),
+            context,
+            tree,
+            drain_timeout,
+        })
+    }
+
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Renders the metrics as Prometheus text.
+    pub fn prometheus(&self) -> &PrometheusHandle {
+        &self.prometheus
+    }
+
+    /// Kills an actor, as a fault would.
+    pub fn kill(&self, role: Role) {
+        self.tree.kill(&role.to_string());
+    }
+
+    /// Returns when the supervisor has given up.
+    pub async fn failed(&mut self) -> WorkerError {
+        self.tree.failed().await.into()
+    }
+
+    /// Ends once the source was reached, has then been quiet for `idle`, and all that it had sent is
+    /// applied.
+    pub fn silence(&self, idle: Duration) -> impl Future<Output = ()> + use<> {
+        let context = self.context.clone();
+        async move {
+            loop {
+                let quiet_since = context
+                    .ledger
+                    .last_entered_at()
+                    .max(context.first_connected_at());
+                if quiet_since.is_some_and(|since| since.elapsed() >= idle)
+                    && context.ledger.is_idle()
+                    && has_no_jobs(&context)
+                {
+                    return;
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        }
+    }
+
+    /// Reads no more, applies what was read, writes the cursor, and stops.
+    ///
+    /// # Errors
+    /// If the supervisor gives up, or the deadline passes before all is applied. Nothing is lost by
+    /// either: the cursor stands before what was not applied.
+    pub async fn drain(self) -> Result<(), WorkerError> {
+        let Self {
+            context,
+            mut tree,
+            drain_timeout,
+            ..
+        } = self;
+        context.status.update(|status| status.draining = true);
+        context.stop_reading.cancel();
+        // A batch may be on its way from the socket all the same; the next start reads it again.
+        context.ledger.close();
+        let finished = tokio::select! {
+            finished = tokio::time::timeout(drain_timeout, finish(&context)) => finished,
+            error = tree.failed() => return Err(error.into()),
+        };
+        tree.stop("drained").await;
+        finished.map_err(|_elapsed| WorkerError::DrainDeadline(drain_timeout))
+    }
+}
+
+/// Whether no repository has work due.
+fn has_no_jobs(context: &Context) -> bool {
+    let repositories = context.repositories.as_ref();
+    repositories.is_none_or(|repositories| repositories.idleness.is_idle())
+}
+
+/// Returns once all that was read is durable, and the database says so.
+async fn finish(context: &Context) {
+    context.ledger.idle().await;
+    while !write_cursor(context).await {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+async fn write_cursor(context: &Context) -> bool {
+    let Some(cursor) = context.cursor.current() else {
+        return false;
+    };
+    let faults = &context.faults;
+    if faults
+        .pass_without_actor(Point::DrainSettled)
+        .await
+        .is_err()
+    {
+        return false;
+    }
+    let asked = cursor.call(CursorMessage::Finish, Some(FINISH_DEADLINE));
+    let is_written = matches!(asked.await, Ok(CallResult::Success(true)));
+    let undisturbed = faults.pass_without_actor(Point::DrainCheckpointed).await;
+    is_written && undisturbed.is_ok()
+}
+
+/// The work of a pipeline, as the supervisor asks about it.
+struct Pipeline(Arc<Context>);
+
+impl Work for Pipeline {
+    fn delivery_failures(&self) -> u64 {
+        self.0.ledger.delivery_failures_total()
+    }
+
+    fn redeliver_stalled(&self, limit: Duration) {
+        let waiting_since = self.0.ledger.waiting_since();
+        let is_stalled = waiting_since.is_some_and(|since| since.elapsed() > limit);
+        let is_blocked = self.0.status.snapshot().queue.blocked.is_some();
+        if is_stalled && !is_blocked {
+            tracing::error!(
+                limit_s = limit.as_secs(),
+                "batches have waited too long and no actor is busy; handing them out again"
+            );
+            self.0.ledger.begin_epoch();
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The service's own mock relay, with the options that tests want.
+
+use std::num::NonZeroU32;
+
+use bytes::Bytes;
+use huddle_firehose::testing::mock_relay::{MockRelay, Options};
+
+use crate::recorded_frames::frames;
+
+pub async fn relay(frames: Vec<Bytes>) -> MockRelay {
+    MockRelay::start(frames, Options::default()).await.unwrap()
+}
+
+pub async fn relay_with(frames: Vec<Bytes>, options: Options) -> MockRelay {
+    MockRelay::start(frames, options).await.unwrap()
+}
+
+/// Serves slowly enough for a worker to be met in the middle; the recording then takes about 0.2 s.
+pub fn unhurried() -> Options {
+    Options {
+        rate: NonZeroU32::new(1500),
+        ..Options::default()
+    }
+}
+
+/// A relay that serves the recorded frames.
+pub async fn recorded_relay() -> MockRelay {
+    relay(frames()).await
+}

@@ -1,0 +1,105 @@
+//! A source without a socket: each connection follows a script, in order.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use huddle_firehose::model::SourceId;
+use huddle_firehose::source::error::{ConnectError, ReadError};
+use huddle_firehose::source::frame_sink::FrameSink;
+use huddle_firehose::source::{Frames, Resume, Source};
+use tokio::time::Instant;
+
+use crate::observed_source;
+
+/// Once the scripts are used up, a dial never comes to an end.
+pub struct ScriptedSource {
+    id: SourceId,
+    scripts: Mutex<VecDeque<Script>>,
+    asked: Mutex<Vec<(Instant, Resume)>>,
+}
+
+/// What becomes of one attempt to connect.
+pub enum Script {
+    /// It fails with this HTTP status.
+    Refused(u16),
+    /// These frames come, and then nothing more.
+    Silent(Vec<Bytes>),
+    /// These frames come, and then the connection is cut.
+    Cut(Vec<Bytes>),
+}
+
+struct ScriptedFrames {
+    frames: VecDeque<Bytes>,
+    is_cut: bool,
+}
+
+impl ScriptedSource {
+    pub fn new(scripts: impl IntoIterator<Item = Script>) -> Arc<Self> {
+        Arc::new(Self {
+            id: observed_source::id(),
+            scripts: Mutex::new(scripts.into_iter().collect()),
+            asked: Mutex::default(),
+        })
+    }
+
+    /// Where each attempt so far was to begin, and when it was made.
+    pub fn asked(&self) -> Vec<(Instant, Resume)> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl Source for ScriptedSource {
+    fn id(&self) -> &SourceId {
+        &self.id
+    }
+
+    fn connect(&self, resume: Resume) -> BoxFuture<'_, Result<Box<dyn Frames>, ConnectError>> {
+        self.asked.lock().unwrap().push((Instant::now(), resume));
+        let script = self.scripts.lock().unwrap().pop_front();
+        async move {
+            let (frames, is_cut) = match script {
+                None => std::future::pending().await,
+                Some(Script::Refused(status)) => {
+                    return Err(ConnectError::Http {
+                        status,
+                        retry_after: None,
+                    });
+                }
+                Some(Script::Silent(frames)) => (frames, false),
+                Some(Script::Cut(frames)) => (frames, true),
+            };
+            let frames = frames.into();
+            Ok(Box::new(ScriptedFrames { frames, is_cut }) as Box<dyn Frames>)
+        }
+        .boxed()
+    }
+}
+
+impl Frames for ScriptedFrames {
+    fn read_batch<'a>(
+        &'a mut self,
+        _linger: Duration,
+        into: &'a mut dyn FrameSink,
+    ) -> BoxFuture<'a, Result<(), ReadError>> {
+        async move {
+            while !into.is_full() {
+                match self.frames.pop_front() {
+                    Some(frame) => into.take(frame),
+                    None if self.is_cut => return Err(ReadError::Reset),
+                    None if into.is_empty() => std::future::pending().await,
+                    None => break,
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn ignored(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,167 @@
+//! What the tables hold, against what the network holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use huddle_firehose::store::sqlite::SqliteStore;
+use serde_json::Value;
+use simulated_network::oracle::{Record, Refusal, Truth, Visibility, malformed, records, select};
+use simulated_network::record::{BOOKING, BOOKING_REQUEST, SLOT_OFFER};
+
+/// Panics with `context` where a worker under the policy `flag` for `com.huddle.*` has left anything
+/// else than `truth` in its tables.
+pub async fn assert_tables_equal(store: &SqliteStore, truth: &Truth, context: &str) {
+    let wanted = |visibility| select(truth, visibility, |path| path.starts_with("com.huddle."));
+    let mut kept = wanted(Visibility::Hidden);
+    kept.extend(wanted(Visibility::Live));
+
+    let stored = stored_records(store, "records WHERE deleted = 0").await;
+    assert_records_equal(&stored, &told(&kept), &format!("records, {context}"));
+    assert_visible_records_equal(store, truth, context).await;
+    assert_accounts_equal(store, truth, context).await;
+
+    let valid = valid(truth);
+    for (table, collection) in [
+        ("offers_index", SLOT_OFFER),
+        ("booking_requests", BOOKING_REQUEST),
+        ("bookings", BOOKING),
+    ] {
+        let of_collection = |uri: &&String| uri.contains(&format!("/{collection}/"));
+        let expected: BTreeSet<String> = valid.iter().filter(of_collection).cloned().collect();
+        let rows: Vec<(String,)> = fetch(store, &format!("SELECT uri FROM {table}")).await;
+        let rows: BTreeSet<String> = rows.into_iter().map(|(uri,)| uri).collect();
+        assert_eq!(rows, expected, "{table}, {context}");
+    }
+}
+
+/// Panics with `context` where what a worker under the policy `flag` shows is another thing than
+/// `truth`. What it hides of accounts that are not active nobody can know: their hosts don't say.
+pub async fn assert_visible_records_equal(store: &SqliteStore, truth: &Truth, context: &str) {
+    let is_wanted = |path: &str| path.starts_with("com.huddle.");
+    let live = select(truth, Visibility::Live, is_wanted);
+    let visible = stored_records(store, "visible_records").await;
+    assert_records_equal(
+        &visible,
+        &told(&live),
+        &format!("visible records, {context}"),
+    );
+}
+
+/// Panics with `context` where what is known of accounts is another thing than `truth`.
+pub async fn assert_accounts_equal(store: &SqliteStore, truth: &Truth, context: &str) {
+    let accounts = stored_accounts(store).await;
+    assert_eq!(accounts, told_accounts(truth), "accounts, {context}");
+}
+
+/// Panics with `context` where a worker under the policy `flag` has put aside anything else than
+/// `refusals`. What a frame that can't be taken says of itself is not compared.
+pub async fn assert_dead_letters_equal(store: &SqliteStore, refusals: &[Refusal], context: &str) {
+    let expected: BTreeSet<DeadLetter> = refusals
+        .iter()
+        .map(|refusal| DeadLetter {
+            stage: "decode".to_owned(),
+            seq: refusal.uri.as_ref().map(|_| refusal.moment.seq as i64),
+            uri: refusal.uri.clone(),
+            raw: refusal.raw.to_vec(),
+        })
+        .collect();
+    let query = "SELECT stage, iif(uri IS NULL, NULL, seq) AS seq, uri, raw FROM dead_letters";
+    let stored: Vec<DeadLetter> = fetch(store, query).await;
+    let stored: BTreeSet<DeadLetter> = stored.into_iter().collect();
+    let shown = |letters: &BTreeSet<DeadLetter>, others: &BTreeSet<DeadLetter>| {
+        let alone = letters.difference(others);
+        let shown = alone.map(|letter| (letter.seq, letter.uri.clone(), letter.raw.len()));
+        shown.collect::<Vec<_>>()
+    };
+    let (unexpected, missing) = (shown(&stored, &expected), shown(&expected, &stored));
+    assert_eq!(
+        (unexpected, missing),
+        (vec![], vec![]),
+        "dead letters, {context}"
+    );
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::FromRow)]
+struct DeadLetter {
+    stage: String,
+    seq: Option<i64>,
+    uri: Option<String>,
+    raw: Vec<u8>,
+}
+
+/// The URIs of records that have a row of their own, of active and hidden accounts.
+fn valid(truth: &Truth) -> BTreeSet<String> {
+    let mut valid = BTreeSet::new();
+    for visibility in [Visibility::Live, Visibility::Hidden] {
+        let malformed = malformed(truth, visibility);
+        let records = records(truth, visibility).into_keys();
+        valid.extend(records.filter(|uri| !malformed.contains_key(uri)));
+    }
+    valid
+}
+
+/// CID and value by URI.
+type Records = BTreeMap<String, (String, Value)>;
+
+fn told(records: &BTreeMap<String, &Record>) -> Records {
+    records
+        .iter()
+        .map(|(uri, record)| (uri.clone(), (record.cid.to_string(), record.value.clone())))
+        .collect()
+}
+
+fn assert_records_equal(stored: &Records, expected: &Records, context: &str) {
+    let alone = |these: &Records, those: &Records| {
+        let alone = these
+            .iter()
+            .filter(|(uri, record)| those.get(*uri) != Some(*record));
+        let shown = alone.map(|(uri, (cid, _))| format!("{uri} {cid}"));
+        shown.collect::<Vec<_>>()
+    };
+    let (unexpected, missing) = (alone(stored, expected), alone(expected, stored));
+    assert_eq!((unexpected, missing), (vec![], vec![]), "{context}");
+}
+
+async fn stored_records(store: &SqliteStore, table: &str) -> Records {
+    let rows: Vec<(String, String, String)> =
+        fetch(store, &format!("SELECT uri, cid, record FROM {table}")).await;
+    rows.into_iter()
+        .map(|(uri, cid, record)| (uri, (cid, serde_json::from_str(&record).unwrap())))
+        .collect()
+}
+
+/// Handle and status by DID.
+type Accounts = BTreeMap<String, (Option<String>, Option<String>)>;
+
+fn told_accounts(truth: &Truth) -> Accounts {
+    truth
+        .iter()
+        .map(|(did, account)| {
+            (
+                did.clone(),
+                (account.handle.clone(), account.status.clone()),
+            )
+        })
+        .collect()
+}
+
+async fn stored_accounts(store: &SqliteStore) -> Accounts {
+    let rows: Vec<(String, Option<String>, bool, Option<String>)> =
+        fetch(store, "SELECT did, handle, active, status FROM accounts").await;
+    rows.into_iter()
+        .map(|(did, handle, active, status)| {
+            assert_eq!(active, status.is_none(), "{did}");
+            (did, (handle, status))
+        })
+        .collect()
+}
+
+async fn fetch<T>(store: &SqliteStore, query: &str) -> Vec<T>
+where
+    T: for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow> + Send + Unpin,
+{
+    // The queries are this file's own.
+    sqlx::query_as(sqlx::AssertSqlSafe(query))
+        .fetch_all(store.reader())
+        .await
+        .unwrap()
+}

@@ -1,0 +1,217 @@
+//! A database file of its own for each test, and all that is in it, to be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use huddle_firehose::model::Position;
+use huddle_firehose::store::Store;
+use huddle_firehose::store::sqlite::{Options, SqliteStore};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
+use tempfile::TempDir;
+
+use crate::observed_source;
+
+/// What the worker writes.
+const TABLES: [&str; 9] = [
+    "accounts",
+    "booking_requests",
+    "bookings",
+    "dead_letters",
+    "firehose_cursor",
+    "gaps",
+    "offers_index",
+    "records",
+    "repos",
+];
+
+/// Columns that say when a row was written, and numbers given in the order of writing.
+const CLOCKS: &str = "'closed_at', 'created_at', 'first_indexed_at', 'id', 'indexed_at', \
+                      'last_indexed_at', 'opened_at', 'updated_at'";
+
+/// Tables whose `created_at` or `id` is none of those.
+const CLOCKLESS: &str = "'booking_requests', 'bookings', 'firehose_cursor', 'offers_index'";
+
+/// The rows of each table, as text, without what depends on the clock.
+pub type Tables = BTreeMap<&'static str, BTreeSet<String>>;
+
+pub struct Database(TempDir);
+
+impl Database {
+    #[expect(clippy::new_without_default, reason = "it makes a folder")]
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// The file as it would be found after the end of all that have it open, in another folder.
+    pub fn copy(&self) -> Self {
+        let copy = Self::new();
+        for entry in self.0.path().read_dir().unwrap() {
+            let (from, name) = entry
+                .map(|entry| (entry.path(), entry.file_name()))
+                .unwrap();
+            // The index of the log is made anew by whoever comes first.
+            if name != "huddle.db-shm" {
+                std::fs::copy(from, copy.0.path().join(name)).unwrap();
+            }
+        }
+        copy
+    }
+
+    /// A good copy of one moment, made while others write.
+    pub async fn backup(&self) -> Self {
+        let backup = Self::new();
+        let to = backup.path();
+        let vacuum = AssertSqlSafe(format!("VACUUM INTO '{}'", to.display()));
+        sqlx::query(vacuum)
+            .execute(&mut self.stranger().await)
+            .await
+            .unwrap();
+        backup
+    }
+
+    /// Puts `other` in the place of this file, which a worker may have open.
+    pub fn replace_by(&self, other: &Self) {
+        for leftover in ["huddle.db-wal", "huddle.db-shm"] {
+            std::fs::remove_file(self.folder().join(leftover)).unwrap_or_default();
+        }
+        std::fs::rename(other.path(), self.path()).unwrap();
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.0.path().join("huddle.db")
+    }
+
+    pub fn url(&self) -> String {
+        format!("sqlite://{}", self.path().display())
+    }
+
+    pub async fn store(&self) -> SqliteStore {
+        SqliteStore::open(&self.url()).await.unwrap()
+    }
+
+    /// A store that says soon that the database is locked.
+    pub async fn impatient_store(&self) -> SqliteStore {
+        let options = Options {
+            busy_timeout: Duration::from_millis(50),
+            ..Options::default()
+        };
+        SqliteStore::open_with(&self.url(), options).await.unwrap()
+    }
+
+    /// Another process's connection.
+    pub async fn stranger(&self) -> SqliteConnection {
+        stranger_at(&self.path()).await
+    }
+
+    /// Another process's connection, with the write lock in its hand until it is dropped.
+    pub async fn lock(&self) -> SqliteConnection {
+        let mut stranger = self.stranger().await;
+        stranger.execute("BEGIN IMMEDIATE").await.unwrap();
+        stranger
+    }
+
+    pub async fn cursor(&self) -> Position {
+        let store = self.store().await;
+        store
+            .load_cursor(&observed_source::id())
+            .await
+            .unwrap()
+            .position
+    }
+
+    pub async fn move_cursor(&self, position: Position) {
+        let (store, source) = (self.store().await, observed_source::id());
+        store.move_cursor(&source, position, None).await.unwrap();
+    }
+
+    /// The text of a query's single column, row by row.
+    pub async fn rows(&self, sql: &'static str) -> Vec<String> {
+        let mut stranger = self.stranger().await;
+        let rows = sqlx::query_scalar(sql).fetch_all(&mut stranger);
+        rows.await.unwrap()
+    }
+
+    /// Whether a frame was set aside because workers died at it. Brings the schema up to date.
+    pub async fn has_accused_a_frame(&self) -> bool {
+        drop(self.store().await);
+        let accused = "SELECT error FROM dead_letters WHERE stage = 'poison'";
+        !self.rows(accused).await.is_empty()
+    }
+
+    pub async fn tables(&self) -> Tables {
+        tables_of(&mut self.stranger().await).await
+    }
+
+    /// The farthest cursor, and the tables, of one moment.
+    pub async fn cursor_and_tables(&self) -> (u64, Tables) {
+        let mut stranger = self.stranger().await;
+        stranger.execute("BEGIN").await.unwrap();
+        let farthest = "SELECT max(CAST(cursor AS INTEGER)) FROM firehose_cursor";
+        let cursor: i64 = sqlx::query_scalar(farthest)
+            .fetch_one(&mut stranger)
+            .await
+            .unwrap();
+        (cursor.unsigned_abs(), tables_of(&mut stranger).await)
+    }
+}
+
+/// Another process's connection to a database file.
+pub async fn stranger_at(file: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .busy_timeout(Duration::from_secs(5))
+        .connect()
+        .await
+        .unwrap()
+}
+
+async fn tables_of(connection: &mut SqliteConnection) -> Tables {
+    let mut tables = Tables::new();
+    for table in TABLES {
+        tables.insert(table, rows_of(connection, table).await);
+    }
+    tables
+}
+
+async fn rows_of(connection: &mut SqliteConnection, table: &str) -> BTreeSet<String> {
+    let columns = format!(
+        "SELECT group_concat('quote(' || name || ')', '|| '' '' ||') \
+         FROM pragma_table_info('{table}') WHERE name NOT IN ({CLOCKS}) \
+         OR (name IN ('created_at', 'id') AND '{table}' IN ({CLOCKLESS}))"
+    );
+    let columns: String = sqlx::query_scalar(AssertSqlSafe(columns))
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    let rows: Vec<String> =
+        sqlx::query_scalar(AssertSqlSafe(format!("SELECT {columns} FROM {table}")))
+            .fetch_all(&mut *connection)
+            .await
+            .unwrap();
+    let distinct: BTreeSet<_> = rows.iter().cloned().collect();
+    assert_eq!(rows.len(), distinct.len(), "{table} holds a row twice");
+    distinct
+}
+
+/// Like `assert_eq`, but tells the difference rather than two databases.
+pub fn assert_same_tables(found: &Tables, expected: &Tables) {
+    for (table, expected) in expected {
+        assert_same(table, &found[table], expected);
+    }
+}
+
+pub fn assert_same<T: Ord + Debug>(what: &str, found: &BTreeSet<T>, expected: &BTreeSet<T>) {
+    let missing: Vec<_> = expected.difference(found).collect();
+    let unexpected: Vec<_> = found.difference(expected).collect();
+    assert!(
+        missing.is_empty() && unexpected.is_empty(),
+        "{what}: missing {missing:#?}, unexpected {unexpected:#?}"
+    );
+}

@@ -1,0 +1,175 @@
+//! The FilterActor between a decoder, the IndexerActor and the CursorActor.
+
+use std::sync::Arc;
+
+use huddle_firehose::config::Config;
+use huddle_firehose::model::Position;
+use huddle_firehose::pipeline::Context;
+use huddle_firehose::pipeline::accumulator::IndexWork;
+use huddle_firehose::pipeline::cursor::CursorMessage;
+use huddle_firehose::pipeline::filter::FilterActor;
+use huddle_firehose::pipeline::indexer::IndexerMessage;
+use huddle_firehose::pipeline::messages::DecodedBatch;
+use huddle_firehose::store::plan::effect::{Effect, GapCause};
+use ractor::{Actor, ActorRef};
+use test_support::neighbours::{Neighbour, arguments_for};
+use test_support::running_worker::config;
+
+use crate::pipeline_parts::{at, context, decoded, event, leased};
+
+const CHECKPOINT_EVENTS: u64 = 3;
+
+struct Filter {
+    context: Arc<Context>,
+    actor: ActorRef<DecodedBatch>,
+    indexer: Neighbour<IndexerMessage>,
+    cursor: Neighbour<CursorMessage>,
+}
+
+impl Filter {
+    async fn start() -> Self {
+        Self::start_before(None).await
+    }
+
+    /// Events before the first one may be missing, for this reason.
+    async fn start_before(gap: Option<GapCause>) -> Self {
+        let (context, _) = context(Config {
+            checkpoint_events: CHECKPOINT_EVENTS,
+            ..config()
+        });
+        let indexer = Neighbour::at(&context.indexer).await;
+        let cursor = Neighbour::at(&context.cursor).await;
+        let arguments = arguments_for(&context);
+        let (actor, _) = Actor::spawn(None, FilterActor, arguments).await.unwrap();
+        // What the CursorActor does once it has read the cursor: a first epoch begins.
+        context.ledger.restart_at(Position::default(), gap);
+        Self {
+            context,
+            actor,
+            indexer,
+            cursor,
+        }
+    }
+
+    fn wanted(&self, seq: u64) -> DecodedBatch {
+        let batch = leased(&self.context, seq);
+        decoded(&self.context, batch, vec![event(seq)], at(seq))
+    }
+
+    fn unwanted(&self, seq: u64) -> DecodedBatch {
+        let batch = leased(&self.context, seq);
+        decoded(&self.context, batch, vec![], at(seq))
+    }
+
+    fn send(&self, batch: DecodedBatch) {
+        self.actor.cast(batch).unwrap();
+    }
+
+    async fn next_work(&mut self) -> Box<IndexWork<DecodedBatch>> {
+        match self.indexer.next().await {
+            IndexerMessage::Index(work) => work,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn settled_seq(&self) -> u64 {
+        self.context.ledger.acked_through().seq
+    }
+}
+
+/// Rule 7: order per repository is kept.
+#[tokio::test(start_paused = true)]
+async fn batches_that_come_out_of_order_reach_the_indexer_in_the_order_of_the_source() {
+    let mut filter = Filter::start().await;
+    let [first, second, third] = [1, 2, 3].map(|seq| filter.wanted(seq));
+    filter.send(third);
+    filter.send(second);
+    filter.indexer.hears_nothing().await;
+    filter.send(first);
+    for seq in 1..=3 {
+        let work = filter.next_work().await;
+        assert_eq!(work.position, at(seq));
+        assert_eq!(work.effects, [crate::pipeline_parts::effect(seq)]);
+    }
+    filter.indexer.hears_nothing().await;
+}
+
+/// Rule 1: the cursor never leads, and it does not lag where nothing is to be written.
+#[tokio::test(start_paused = true)]
+async fn batches_that_need_nothing_go_to_the_cursor_and_not_to_the_indexer() {
+    let mut filter = Filter::start().await;
+    for seq in 1..CHECKPOINT_EVENTS {
+        filter.send(filter.unwanted(seq));
+    }
+    filter.cursor.hears_nothing().await;
+    filter.send(filter.unwanted(CHECKPOINT_EVENTS));
+    assert!(matches!(filter.cursor.next().await, CursorMessage::Acked));
+    assert_eq!(filter.settled_seq(), CHECKPOINT_EVENTS);
+    filter.indexer.hears_nothing().await;
+}
+
+/// Rule 1: the cursor never leads.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_needs_nothing_does_not_carry_the_watermark_past_one_that_is_not_durable() {
+    let mut filter = Filter::start().await;
+    let (wanted, unwanted) = (filter.wanted(1), filter.unwanted(2));
+    filter.send(wanted);
+    filter.send(unwanted);
+    let work = filter.next_work().await;
+    filter.indexer.hears_nothing().await;
+    assert_eq!(filter.settled_seq(), 0);
+    work.batch.lease.ack(work.position);
+    assert_eq!(filter.settled_seq(), 2);
+}
+
+/// Rule 3: any actor may die anywhere. Work that the indexer dies with is handed out again.
+#[tokio::test(start_paused = true)]
+async fn work_that_is_dropped_is_owed_again() {
+    let mut filter = Filter::start().await;
+    filter.send(filter.wanted(1));
+    let work = filter.next_work().await;
+    assert!(!filter.context.ledger.has_unacked());
+    drop(work);
+    assert!(filter.context.ledger.has_unacked());
+    assert_eq!(filter.settled_seq(), 0);
+}
+
+/// Rule 3: any actor may die anywhere. Without an indexer nothing is lost, and nothing goes in circles.
+#[tokio::test(start_paused = true)]
+async fn work_that_no_indexer_takes_is_kept_until_the_next_epoch() {
+    let mut filter = Filter::start().await;
+    filter.context.indexer.clear();
+    filter.send(filter.wanted(1));
+    filter.indexer.hears_nothing().await;
+    let ledger = filter.context.ledger.clone();
+    assert!(ledger.lease_next().is_none());
+    ledger.begin_epoch();
+    assert!(ledger.lease_next().is_some());
+}
+
+/// Rule 3: any actor may die anywhere. What an earlier epoch left in the mailbox comes again in order.
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_an_earlier_epoch_is_discarded() {
+    let mut filter = Filter::start().await;
+    let old = filter.wanted(1);
+    filter.context.ledger.begin_epoch();
+    let again = filter.context.ledger.lease_next().unwrap();
+    let new = decoded(&filter.context, again, vec![event(1)], at(1));
+    filter.send(new);
+    filter.send(old);
+    assert_eq!(filter.next_work().await.position, at(1));
+    filter.indexer.hears_nothing().await;
+}
+
+/// Rule 6: no silent gap.
+#[tokio::test(start_paused = true)]
+async fn the_first_event_of_a_source_that_is_joined_live_brings_a_gap() {
+    let mut filter = Filter::start_before(Some(GapCause::StartedLive)).await;
+    filter.send(filter.unwanted(7));
+    let work = filter.next_work().await;
+    let [Effect::Gap(gap)] = &work.effects[..] else {
+        panic!("{:?}", work.effects);
+    };
+    assert_eq!(gap.cause, GapCause::StartedLive);
+    assert_eq!((gap.from_seq, gap.to_seq), (0, Some(7)));
+}

@@ -1,0 +1,227 @@
+//! The IndexerActor between the FilterActor, the store and the CursorActor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use huddle_firehose::config::Config;
+use huddle_firehose::model::Position;
+use huddle_firehose::pipeline::Context;
+use huddle_firehose::pipeline::accumulator::{CommitPoint, IndexWork};
+use huddle_firehose::pipeline::cursor::CursorMessage;
+use huddle_firehose::pipeline::indexer::{IndexerActor, IndexerMessage};
+use huddle_firehose::store::StoreError;
+use huddle_firehose::store::plan::effect::{Effect, Rejection, Stage};
+use ractor::{Actor, ActorRef};
+use test_support::neighbours::{Neighbour, arguments_for};
+use test_support::running_worker::config;
+use test_support::scripted_store::{Answer, ScriptedStore, unavailable};
+use tokio::time::Instant;
+
+use crate::pipeline_parts::{at, context, decoded, effects, leased};
+
+const BATCH: usize = 100;
+const RETRIES: u32 = 3;
+const WAIT: Duration = Duration::from_millis(5);
+
+struct Indexer {
+    context: Arc<Context>,
+    store: Arc<ScriptedStore>,
+    actor: ActorRef<IndexerMessage>,
+    cursor: Neighbour<CursorMessage>,
+}
+
+impl Indexer {
+    async fn start() -> Self {
+        let (context, store) = context(Config {
+            index_batch: BATCH,
+            index_retries: RETRIES,
+            index_wait: WAIT,
+            ..config()
+        });
+        let cursor = Neighbour::at(&context.cursor).await;
+        let arguments = arguments_for(&context);
+        let (actor, _) = Actor::spawn(None, IndexerActor, arguments).await.unwrap();
+        // What the CursorActor does once it has read the cursor: a first epoch begins.
+        context.ledger.restart_at(Position::default(), None);
+        Self {
+            context,
+            store,
+            actor,
+            cursor,
+        }
+    }
+
+    /// Sends one batch, of one event for each of `seqs`.
+    fn index(&self, seqs: std::ops::RangeInclusive<u64>) {
+        let end = at(*seqs.end());
+        let mark = |(index, seq)| CommitPoint {
+            effects: index + 1,
+            position: at(seq),
+        };
+        let work = IndexWork {
+            batch: decoded(
+                &self.context,
+                leased(&self.context, end.seq),
+                Vec::new(),
+                end,
+            ),
+            commit_points: seqs.clone().enumerate().map(mark).collect(),
+            effects: effects(seqs),
+            position: end,
+            sequence_restarted: false,
+            is_suspect: false,
+        };
+        let message = IndexerMessage::Index(Box::new(work));
+        self.actor.cast(message).unwrap();
+    }
+
+    /// The cursor is told of this position next.
+    async fn tells_cursor(&mut self, position: Position) {
+        match self.cursor.next().await {
+            CursorMessage::Applied(applied) => assert_eq!(applied, position),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn settled_seq(&self) -> u64 {
+        self.context.ledger.acked_through().seq
+    }
+}
+
+fn refusal(effect: usize) -> Answer {
+    let reason = "a constraint".to_owned();
+    Answer::Error(StoreError::Rejected(vec![Rejection { effect, reason }]))
+}
+
+/// Rule 1: the cursor never leads. Rows and cursor become durable in one transaction.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_effects_are_one_transaction_and_do_not_wait() {
+    let mut indexer = Indexer::start().await;
+    let sent_at = Instant::now();
+    for batch in 0..10 {
+        indexer.index(batch * 10 + 1..=batch * 10 + 10);
+    }
+    indexer.tells_cursor(at(100)).await;
+    assert_eq!(sent_at.elapsed(), Duration::ZERO);
+    indexer.cursor.hears_nothing().await;
+    let written = indexer.store.written();
+    assert_eq!(written.len(), 1);
+    assert_eq!(written[0].effects, effects(1..=100));
+    assert_eq!(written[0].position, at(100));
+    assert_eq!(indexer.settled_seq(), 100);
+}
+
+/// Rule 8: nothing waits forever.
+#[tokio::test(start_paused = true)]
+async fn fewer_effects_are_written_once_they_have_waited_long_enough() {
+    let mut indexer = Indexer::start().await;
+    let sent_at = Instant::now();
+    indexer.index(1..=3);
+    indexer.tells_cursor(at(3)).await;
+    assert_eq!(sent_at.elapsed(), WAIT);
+    assert_eq!(indexer.store.written().len(), 1);
+}
+
+/// Rule 1: the cursor never leads. A batch that goes into two transactions is settled with the second.
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_settled_with_the_last_of_its_effects() {
+    let mut indexer = Indexer::start().await;
+    indexer.index(1..=150);
+    indexer.tells_cursor(at(100)).await;
+    assert_eq!(indexer.settled_seq(), 0);
+    indexer.tells_cursor(at(150)).await;
+    assert_eq!(indexer.settled_seq(), 150);
+}
+
+/// Rule 5: bad input never stops the stream, and takes nothing else along.
+#[tokio::test(start_paused = true)]
+async fn an_effect_that_is_refused_after_three_retries_becomes_a_dead_letter_alone() {
+    let mut indexer = Indexer::start().await;
+    let attempts = RETRIES + 1;
+    let refusals = (0..attempts).map(|_| refusal(1));
+    indexer.store.answer_next(refusals);
+    indexer.index(1..=3);
+    indexer.tells_cursor(at(3)).await;
+    assert_eq!(indexer.store.tries().len(), attempts as usize + 1);
+    let [written] = &indexer.store.written()[..] else {
+        panic!("one transaction is written");
+    };
+    let [first, Effect::DeadLetter(letter), third] = &written.effects[..] else {
+        panic!("{:?}", written.effects);
+    };
+    assert_eq!([first, third].map(Clone::clone), effects([1, 3])[..]);
+    assert_eq!((letter.stage, letter.attempts), (Stage::Index, attempts));
+    assert_eq!((letter.seq, &*letter.error), (Some(2), "a constraint"));
+}
+
+/// Rule 5: what is refused less often than that is written as it is.
+#[tokio::test(start_paused = true)]
+async fn an_effect_that_a_retry_brings_in_is_no_dead_letter() {
+    let mut indexer = Indexer::start().await;
+    indexer.store.answer_next((0..RETRIES).map(|_| refusal(0)));
+    indexer.index(1..=2);
+    indexer.tells_cursor(at(2)).await;
+    assert_eq!(indexer.store.written()[0].effects, effects(1..=2));
+}
+
+/// Rule 1: the cursor never leads. While database writes fail, nothing is passed over.
+#[tokio::test(start_paused = true)]
+async fn a_database_that_takes_nothing_is_asked_until_it_does() {
+    let mut indexer = Indexer::start().await;
+    let outage = (0..50).map(|_| Answer::Error(unavailable()));
+    indexer.store.answer_next(outage);
+    indexer.index(1..=2);
+    indexer.index(3..=4);
+    indexer.tells_cursor(at(4)).await;
+    assert_eq!(indexer.store.tries().len(), 51);
+    let [written] = &indexer.store.written()[..] else {
+        panic!("one transaction is written");
+    };
+    assert_eq!(written.effects, effects(1..=4));
+    assert!(indexer.context.status.snapshot().queue.blocked.is_none());
+}
+
+/// Rule 8: nothing waits forever.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_without_an_answer_is_tried_again() {
+    let mut indexer = Indexer::start().await;
+    indexer.store.answer_next([Answer::Never]);
+    indexer.index(1..=2);
+    indexer.tells_cursor(at(2)).await;
+    assert_eq!(indexer.store.tries().len(), 2);
+    assert_eq!(indexer.settled_seq(), 2);
+}
+
+/// Rule 3: any actor may die anywhere. What is held of an earlier epoch is on its way again.
+#[tokio::test(start_paused = true)]
+async fn what_is_held_of_an_earlier_epoch_is_not_written() {
+    let mut indexer = Indexer::start().await;
+    indexer.index(1..=3);
+    indexer.context.ledger.begin_epoch();
+    let again = indexer.context.ledger.lease_next().unwrap();
+    let work = IndexWork {
+        batch: decoded(&indexer.context, again, Vec::new(), at(3)),
+        commit_points: Vec::new(),
+        effects: effects(1..=3),
+        position: at(3),
+        sequence_restarted: false,
+        is_suspect: false,
+    };
+    let message = IndexerMessage::Index(Box::new(work));
+    indexer.actor.cast(message).unwrap();
+    indexer.tells_cursor(at(3)).await;
+    indexer.cursor.hears_nothing().await;
+    assert_eq!(indexer.store.tries().len(), 1);
+    assert_eq!(indexer.settled_seq(), 3);
+}
+
+/// Rule 3: any actor may die anywhere. Without a CursorActor the tables are written all the same.
+#[tokio::test(start_paused = true)]
+async fn no_cursor_actor_is_needed_to_write() {
+    let mut indexer = Indexer::start().await;
+    indexer.context.cursor.clear();
+    indexer.index(1..=2);
+    indexer.cursor.hears_nothing().await;
+    assert_eq!(indexer.store.cursor(), at(2));
+    assert_eq!(indexer.settled_seq(), 2);
+}

@@ -1,0 +1,70 @@
+//! `config check` and `config print`.
+
+use std::path::Path;
+use std::process::Output;
+
+use super::{huddle, stderr, stdout};
+
+#[test]
+fn a_configuration_without_faults_is_ok() {
+    let output = huddle(&["config", "check"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "ok\n");
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn every_fault_is_listed_and_the_exit_code_is_two() {
+    let output = huddle(
+        &["config", "check", "--batch-bytes", "40MiB"],
+        &[("HUDDLE_LISTEN", "here"), ("HUDDLE_LISTENS", "there")],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    let told = stderr(&output);
+    for part in [
+        "listen (environment HUDDLE_LISTEN): ",
+        "environment HUDDLE_LISTENS: no such setting",
+        "batch_bytes (flag --batch-bytes), memory_budget (default): ",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
+fn a_flag_that_does_not_exist_exits_with_two() {
+    let output = huddle(&["config", "check", "--batch-byte", "1"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--batch-byte"));
+}
+
+#[test]
+fn what_config_print_says_is_a_file_that_config_check_accepts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("huddle.toml");
+    let printed = huddle(
+        &["config", "print", "--validation", "com.huddle.*=flag,off"],
+        &[("HUDDLE_SOURCE_URL", "https://pds.example")],
+    );
+    assert_eq!(printed.status.code(), Some(0), "{}", stderr(&printed));
+    std::fs::write(&file, &printed.stdout).unwrap();
+
+    let path = |file: &Path| file.to_str().unwrap().to_owned();
+    let again = huddle(&["config", "print", "--config", &path(&file)], &[]);
+    let values = |output: &Output| -> Vec<String> {
+        let lines = stdout(output).lines();
+        lines
+            .map(|line| line.split(" # ").next().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(values(&again), values(&printed));
+    assert!(stdout(&again).contains("wss://pds.example/xrpc/"));
+    let checked = huddle(&["config", "check"], &[("HUDDLE_CONFIG", &path(&file))]);
+    assert_eq!(stdout(&checked), "ok\n");
+}
+
+#[test]
+fn a_listener_that_others_can_reach_is_warned_of() {
+    let output = huddle(&["config", "check", "--listen", "0.0.0.0:8080"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stderr(&output).starts_with("warning: listen: "));
+}

@@ -1,0 +1,110 @@
+//! `migrate`, `cursor`, `resync` and `status`: the database while no worker runs.
+
+use serde_json::Value;
+
+use super::{Folder, assert_success, huddle, stderr, stdout};
+
+const SOURCE: &str = "wss://relay.example/xrpc/com.atproto.sync.subscribeRepos";
+
+fn with_database(command: &[&str], url: &str) -> std::process::Output {
+    let variables = [("HUDDLE_DATABASE_URL", url), ("HUDDLE_SOURCE_URL", SOURCE)];
+    huddle(command, &variables)
+}
+
+#[test]
+fn migrate_makes_the_database_and_may_be_run_again() {
+    let folder = Folder::new();
+    let url = folder.database_url();
+    for _ in 0..2 {
+        let output = with_database(&["migrate"], &url);
+        assert_success(&output);
+        assert!(stdout(&output).ends_with("is up to date\n"));
+    }
+}
+
+#[test]
+fn what_only_shows_does_not_make_a_database() {
+    let folder = Folder::new();
+    for command in [&["status"][..], &["cursor", "show"]] {
+        let output = with_database(command, &folder.database_url());
+        assert_eq!(output.status.code(), Some(1));
+        let told = stderr(&output);
+        assert!(told.starts_with("error: "), "{told}");
+        assert!(!std::path::Path::new(&folder.path("huddle.db")).exists());
+    }
+}
+
+#[test]
+fn a_cursor_that_is_moved_ahead_leaves_a_gap_and_one_that_is_moved_back_does_not() {
+    let folder = Folder::new();
+    let url = folder.database_url();
+    let shown = |command: &[&str]| {
+        let output = with_database(command, &url);
+        assert_success(&output);
+        stdout(&output).to_owned()
+    };
+    let status = || -> Value { serde_json::from_str(&shown(&["status"])).unwrap() };
+
+    shown(&["migrate"]);
+    assert_eq!(
+        shown(&["cursor", "show"]),
+        "(no source yet)\tseq 0\tevent time -\n"
+    );
+    let at = |seq: u64| format!("{SOURCE}\tseq {seq}\tevent time -\n");
+    assert_eq!(shown(&["cursor", "set", "500"]), at(500));
+    assert_eq!(shown(&["cursor", "show"]), at(500));
+    let told = status();
+    assert_eq!(told["cursors"][0]["position"]["seq"], 500);
+    assert_eq!(told["counts"]["open_gaps"], 1);
+    let gap = &told["open_gaps"][0];
+    assert_eq!(gap["cause"], "cursor_moved");
+    assert_eq!((&gap["from_seq"], &gap["to_seq"]), (&0.into(), &500.into()));
+
+    // No event has such a seq, so the worker would wait for ever behind it.
+    let beyond = (1_u64 << 53).to_string();
+    let refused = with_database(&["cursor", "set", &beyond], &url);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains(&beyond));
+    assert_eq!(shown(&["cursor", "show"]), at(500));
+
+    assert_eq!(shown(&["cursor", "set", "400"]), at(400));
+    assert_eq!(shown(&["cursor", "reset"]), at(0));
+    assert_eq!(status()["counts"]["open_gaps"], 1);
+}
+
+#[test]
+fn an_operator_can_have_a_repository_fetched() {
+    let folder = Folder::new();
+    let url = folder.database_url();
+    assert_success(&with_database(&["migrate"], &url));
+    let asked = with_database(&["resync", "did:plc:ann", "did:web:bob.example"], &url);
+    assert_success(&asked);
+    assert_eq!(
+        stdout(&asked),
+        "did:plc:ann\tto be fetched\ndid:web:bob.example\tto be fetched\n"
+    );
+    let status = with_database(&["status"], &url);
+    let status: Value = serde_json::from_str(stdout(&status)).unwrap();
+    assert_eq!(status["repositories"]["desynchronized"], 2);
+    assert_eq!(status["last_resyncs"], serde_json::json!([]));
+}
+
+#[test]
+fn a_repository_that_would_never_be_fetched_is_not_asked_for() {
+    let folder = Folder::new();
+    let url = folder.database_url();
+    assert_success(&with_database(&["migrate"], &url));
+    for (arguments, code, message) in [
+        (&["resync", "ann"][..], 2, "ann"),
+        (
+            &["resync", "did:plc:ann", "--dids-deny", "did:plc:ann"],
+            1,
+            "dids_deny",
+        ),
+        (&["resync", "did:plc:ann", "--verify", "none"], 1, "verify"),
+    ] {
+        let refused = with_database(arguments, &url);
+        assert_eq!(refused.status.code(), Some(code), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(message), "{}", stderr(&refused));
+    }
+}

@@ -1,0 +1,141 @@
+//! `run`: the service, its endpoints and its end.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use huddle_firehose::telemetry::metrics::FAMILIES;
+use huddle_firehose::testing::mock_relay::MockRelay;
+use reqwest::StatusCode;
+use test_support::mock_relay::recorded_relay;
+use test_support::worker_process::Program;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use super::{Folder, PROGRAM, SLOT_TIMEOUT, assert_success, huddle_meanwhile, stderr, stdout};
+
+/// A worker that follows `relay`.
+async fn start(relay: &MockRelay, folder: &Folder) -> Program {
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["run", "--listen", "127.0.0.1:0"])
+        // Who signed the recording is not asked: its directory is gone.
+        .args(["--source-url", &relay.url(), "--verify", "none"])
+        .args(["--database-url", &folder.database_url()])
+        .env_clear();
+    Program::start(command).await
+}
+
+/// Waits until everything up to `seq` is durable.
+async fn reaches(program: &Program, relay: &MockRelay, seq: u64) {
+    let deadline = Instant::now() + SLOT_TIMEOUT;
+    loop {
+        let status = program.status().await;
+        if status["sources"][relay.url()]["applied"]["seq"] == seq {
+            return;
+        }
+        assert!(Instant::now() < deadline, "never reached {seq}: {status}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_endpoints_tell_what_the_worker_has_done() {
+    let (folder, relay) = (Folder::new(), recorded_relay().await);
+    let service = start(&relay, &folder).await;
+    reaches(&service, &relay, 306).await;
+
+    assert_eq!(
+        service.get("/healthz").await,
+        (StatusCode::OK, "ok\n".to_owned())
+    );
+    let (code, body) = service.get("/readyz").await;
+    assert_eq!(code, StatusCode::OK, "{body}");
+    assert_eq!(
+        service.status().await["sources"][relay.url()]["events"],
+        306
+    );
+
+    let (code, metrics) = service.get("/metrics").await;
+    assert_eq!(code, StatusCode::OK);
+    let commits = metrics
+        .lines()
+        .find(|line| line.starts_with("huddle_events_total{") && line.contains("\"commit\""))
+        .unwrap();
+    assert!(commits.ends_with(" 228"), "{commits}");
+    let missing: Vec<_> = FAMILIES
+        .iter()
+        .map(|family| family.name)
+        .filter(|name| !metrics.contains(&format!("# TYPE {name} ")))
+        .collect();
+    // Those of what has not happened, by the kind of which they are told apart, and those of
+    // verification, where nothing is verified.
+    let unheard_of = [
+        "huddle_backfill_repos",
+        "huddle_parked_commits",
+        "huddle_rejected_connections_total",
+        "huddle_repos",
+        "huddle_resynced_records_total",
+        "huddle_resyncs_total",
+        "huddle_seq_anomalies_total",
+        "huddle_tracked_repos",
+        "huddle_verify_errors_total",
+    ];
+    assert_eq!(missing, unheard_of);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_applies_what_it_has_read_and_exits_with_zero() {
+    let (folder, relay) = (Folder::new(), recorded_relay().await);
+    let mut service = start(&relay, &folder).await;
+    service.logs("connected").await;
+    let ended = service.terminate().await;
+    assert_eq!(ended.code(), Some(0));
+    let last = service.logs("stopped").await;
+    assert_eq!(
+        last["message"],
+        "stopped; everything that was read is applied"
+    );
+
+    // And what it had not read yet is read by the next one.
+    let service = start(&relay, &folder).await;
+    reaches(&service, &relay, 306).await;
+}
+
+#[tokio::test]
+async fn a_worker_ends_by_itself_once_the_source_is_silent() {
+    let (folder, relay) = (Folder::new(), recorded_relay().await);
+    let (url, database) = (relay.url(), folder.database_url());
+    let arguments = [
+        "run",
+        "--stop-after-idle",
+        "1",
+        "--listen",
+        "127.0.0.1:0",
+        "--verify",
+        "none",
+    ];
+    let places = ["--source-url", &url, "--database-url", &database];
+    assert_success(&huddle_meanwhile(&[&arguments[..], &places].concat()).await);
+
+    let output = huddle_meanwhile(&["cursor", "show", "--database-url", &database]).await;
+    assert!(stdout(&output).starts_with(&format!("{url}\tseq 306\t")));
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_at_once() {
+    let folder = Folder::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, database) = (
+        taken.local_addr().unwrap().to_string(),
+        folder.database_url(),
+    );
+    let arguments = ["run", "--listen", &address, "--database-url", &database];
+    let output = huddle_meanwhile(&arguments).await;
+    assert_eq!(output.status.code(), Some(1));
+    let told = stderr(&output);
+    assert!(
+        told.contains(&format!("error: listen: cannot listen on {address}")),
+        "{told}"
+    );
+    assert!(!std::path::Path::new(&folder.path("huddle.db")).exists());
+}

@@ -1,0 +1,7 @@
+//! The program as its operator meets it: commands, endpoints, log.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod command_line;
+mod operator_http;
+mod panic_log;

@@ -1,0 +1,272 @@
+//! What is remembered, for how long, and who waits for whom. Time is paused.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::identity::document::DocumentError;
+use huddle_firehose::identity::resolve::{Invalid, ResolveError, Unavailable};
+use huddle_firehose::identity::{Identities, Limits};
+use tokio::time::{Instant, advance, timeout};
+
+use super::scripted::{Failure, Scripted, unavailable};
+use super::{did, plc};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Limits on the rate that no test meets unless it means to.
+fn limits() -> Limits {
+    Limits {
+        per_second: 1_000_000,
+        burst: 1_000_000,
+        ..Limits::default()
+    }
+}
+
+/// Asks in the background.
+fn ask(
+    identities: &Identities,
+    did: &Did,
+) -> tokio::task::JoinHandle<Result<String, ResolveError>> {
+    let (identities, did) = (identities.clone(), did.clone());
+    tokio::spawn(async move {
+        let identity = identities.get(&did).await?;
+        Ok(identity.signing_key.clone())
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_is_looked_up_once_a_day() {
+    let resolver = Scripted::default();
+    let identities = resolver.cache(limits());
+    for _ in 0..3 {
+        let identity = identities.get(&plc(1)).await.unwrap();
+        assert_eq!(identity.did, plc(1));
+        advance(8 * HOUR - SECOND).await;
+    }
+    assert_eq!(resolver.requests(), 1);
+    advance(4 * SECOND).await;
+    identities.get(&plc(1)).await.unwrap();
+    assert_eq!(resolver.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_identity_is_remembered_for_minutes() {
+    let not_one = DocumentError::NoSigningKey;
+    for error in [
+        ResolveError::NotFound,
+        ResolveError::Tombstoned,
+        Invalid::Document(not_one).into(),
+    ] {
+        assert!(!error.is_unknown());
+        let resolver = Scripted::default();
+        resolver.fail(&plc(1), Failure::Error(error.clone()));
+        let identities = resolver.cache(limits());
+        assert_eq!(identities.get(&plc(1)).await, Err(error.clone()));
+        advance(5 * MINUTE - SECOND).await;
+        assert_eq!(identities.get(&plc(1)).await, Err(error));
+        assert_eq!(resolver.requests(), 1);
+
+        resolver.recover(&plc(1));
+        advance(SECOND).await;
+        assert!(identities.get(&plc(1)).await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unknown_is_asked_for_again_ever_more_slowly() {
+    let resolver = Scripted::default();
+    resolver.fail(&plc(1), Failure::Error(unavailable(None)));
+    let identities = resolver.cache(limits());
+    let start = Instant::now();
+    while start.elapsed() < 30 * MINUTE {
+        assert_eq!(identities.get(&plc(1)).await, Err(unavailable(None)));
+        advance(SECOND).await;
+    }
+    let times = resolver.times(&plc(1));
+    let delays: Vec<u64> = times
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).as_secs())
+        .collect();
+    assert_eq!(delays, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300, 300]);
+
+    resolver.recover(&plc(1));
+    advance(5 * MINUTE).await;
+    assert!(identities.get(&plc(1)).await.is_ok());
+    // Trouble that comes later begins anew.
+    advance(25 * HOUR).await;
+    resolver.fail(&plc(1), Failure::Error(unavailable(None)));
+    assert!(identities.get(&plc(1)).await.is_err());
+    resolver.recover(&plc(1));
+    advance(2 * SECOND).await;
+    assert!(identities.get(&plc(1)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_for_time_is_given_it() {
+    let resolver = Scripted::default();
+    let error = unavailable(Some(10 * MINUTE));
+    resolver.fail(&plc(1), Failure::Error(error.clone()));
+    let identities = resolver.cache(limits());
+    assert_eq!(identities.get(&plc(1)).await, Err(error.clone()));
+    advance(10 * MINUTE - SECOND).await;
+    assert_eq!(identities.get(&plc(1)).await, Err(error));
+    assert_eq!(resolver.requests(), 1);
+    advance(SECOND).await;
+    assert!(identities.get(&plc(1)).await.is_err());
+    assert_eq!(resolver.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_ask_at_once_wait_for_one_request() {
+    let resolver = Scripted::with_delay(SECOND);
+    let identities = resolver.cache(limits());
+    let asked: Vec<_> = (0..100).map(|_| ask(&identities, &plc(1))).collect();
+    for answer in join_all(asked).await {
+        assert_eq!(answer.unwrap(), Ok("key 1".to_owned()));
+    }
+    assert_eq!(resolver.requests(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_stops_waiting_leaves_the_others_their_answer() {
+    let resolver = Scripted::with_delay(SECOND);
+    let identities = resolver.cache(limits());
+    let first = ask(&identities, &plc(1));
+    let second = ask(&identities, &plc(1));
+    resolver.reached(1).await;
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    assert_eq!(second.await.unwrap(), Ok("key 1".to_owned()));
+    assert_eq!(resolver.requests(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_nobody_waits_for_still_serves_those_who_ask_later() {
+    let resolver = Scripted::with_delay(10 * SECOND);
+    let identities = resolver.cache(limits());
+    let abandoned = timeout(SECOND, identities.get(&plc(1))).await;
+    assert!(abandoned.is_err());
+    advance(10 * SECOND).await;
+    assert!(identities.get(&plc(1)).await.is_ok());
+    assert_eq!(resolver.requests(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_requests_are_under_way_and_no_more() {
+    let resolver = Scripted::with_delay(SECOND);
+    let limits = Limits {
+        in_flight: 4,
+        ..limits()
+    };
+    let identities = resolver.cache(limits);
+    let dids: Vec<Did> = (0..20).map(plc).collect();
+    let start = Instant::now();
+    let answers = join_all(dids.iter().map(|did| identities.get(did))).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(resolver.requests(), 20);
+    assert_eq!(resolver.most_under_way(), 4);
+    assert_eq!(start.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_follow_each_other_no_faster_than_allowed() {
+    let resolver = Scripted::default();
+    let limits = Limits {
+        per_second: 10,
+        burst: 5,
+        ..limits()
+    };
+    let identities = resolver.cache(limits);
+    let dids: Vec<Did> = (0..25).map(plc).collect();
+    let start = Instant::now();
+    join_all(dids.iter().map(|did| identities.get(did))).await;
+    let at_once = dids.iter().filter(|did| resolver.times(did)[0] == start);
+    assert_eq!(at_once.count(), 5);
+    assert_eq!(start.elapsed().as_millis() / 100, 20);
+    assert_eq!(resolver.requests(), 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_hosts_do_not_keep_the_directory_waiting() {
+    let resolver = Scripted::with_delay(SECOND);
+    let limits = Limits {
+        in_flight: 1,
+        ..limits()
+    };
+    let identities = resolver.cache(limits);
+    let hosts: Vec<_> = (0..20)
+        .map(|host| ask(&identities, &did(&format!("did:web:{host}.example"))))
+        .collect();
+    resolver.reached(1).await;
+    let start = Instant::now();
+    assert!(identities.get(&plc(1)).await.is_ok());
+    assert_eq!(start.elapsed().as_secs(), 1);
+    assert!(hosts.iter().any(|host| !host.is_finished()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_ever() {
+    let resolver = Scripted::with_delay(24 * HOUR);
+    let identities = resolver.cache(limits());
+    let start = Instant::now();
+    let answer = identities.get(&plc(1)).await;
+    assert_eq!(answer, Err(Unavailable::Busy.into()));
+    assert_eq!(start.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_have_stopped_waiting_leave_no_queue_behind() {
+    let resolver = Scripted::with_delay(20 * SECOND);
+    let limits = Limits {
+        in_flight: 1,
+        ..limits()
+    };
+    let identities = resolver.cache(limits);
+    let first = ask(&identities, &plc(0));
+    resolver.reached(1).await;
+    let dids: Vec<Did> = (1..100).map(plc).collect();
+    let queue = join_all(dids.iter().map(|did| identities.get(did)));
+    assert!(timeout(SECOND, queue).await.is_err());
+    assert!(first.await.unwrap().is_ok());
+    // Whoever comes now is next.
+    let start = Instant::now();
+    assert!(identities.get(&plc(50)).await.is_ok());
+    assert_eq!(start.elapsed().as_secs(), 20);
+    assert_eq!(resolver.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_least_recently_used_is_forgotten_first() {
+    let resolver = Scripted::default();
+    let limits = Limits {
+        capacity: 3,
+        ..limits()
+    };
+    let identities = resolver.cache(limits);
+    for number in [1, 2, 3, 1, 4] {
+        identities.get(&plc(number)).await.unwrap();
+    }
+    assert_eq!(resolver.requests(), 4);
+    for number in [1, 3, 4] {
+        identities.get(&plc(number)).await.unwrap();
+    }
+    assert_eq!(resolver.requests(), 4);
+    identities.get(&plc(2)).await.unwrap();
+    assert_eq!(resolver.requests(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_panics_leaves_the_identity_unknown() {
+    let resolver = Scripted::default();
+    resolver.fail(&plc(1), Failure::Panic);
+    let identities = resolver.cache(limits());
+    let interrupted = Err(Unavailable::Interrupted.into());
+    assert_eq!(identities.get(&plc(1)).await, interrupted);
+    resolver.recover(&plc(1));
+    assert_eq!(identities.get(&plc(1)).await, interrupted);
+    advance(2 * SECOND).await;
+    assert!(identities.get(&plc(1)).await.is_ok());
+}

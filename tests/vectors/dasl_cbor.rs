@@ -1,0 +1,95 @@
+//! Strict decoding against the DASL conformance cases for DRISL and DAG-CBOR.
+
+use std::collections::BTreeMap;
+
+use data_encoding::HEXLOWER;
+use huddle_firehose::atproto::json::dag_cbor_to_json;
+use serde::Deserialize;
+use test_support::shared_data::shared_data;
+
+#[derive(Deserialize)]
+struct Case {
+    #[serde(rename = "type")]
+    kind: Kind,
+    data: String,
+    name: String,
+    tags: Vec<String>,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// Must be read, and written as it was.
+    Roundtrip,
+    /// Must not be read.
+    InvalidIn,
+    /// Must not be written. Nothing here writes CBOR.
+    InvalidOut,
+}
+
+/// Specifications that DRISL follows. Cases of others only (RFC 8949, dCBOR, CBOR-Core) contradict
+/// it, as with floats of half precision.
+const OURS: [&str; 3] = ["basic", "dag-cbor", "dasl-cid"];
+
+/// Where this worker's answer is not the expected one, and why: the data model of the AT Protocol is
+/// not DRISL's in these places.
+const EXCEPTIONS: [(&str, &str); 6] = [
+    // The data model has no floats at all.
+    (
+        "64-bit floats only",
+        "a float, which the data model forbids at byte 0",
+    ),
+    (
+        "zero float64",
+        "a float, which the data model forbids at byte 0",
+    ),
+    (
+        "64-bit subnormal number",
+        "a float, which the data model forbids at byte 0",
+    ),
+    // Integers have 64 bits: negative ones down to -2^63, others up to 2^64 - 1.
+    (
+        "smallest CBOR integer, -(2^64)",
+        "an integer below the 64-bit range at byte 0",
+    ),
+    // A link may point outside the protocol, and blobs "may use other hash types": any CID of
+    // version 1 is passed on. Where a hash matters (records, commits), only SHA-256 is believed.
+    ("CIDv1 that isn't raw or cbor", "accepted"),
+    ("disallowed hash type (SHA-1)", "accepted"),
+];
+
+#[test]
+fn every_case_gets_the_expected_answer_or_is_a_known_exception() {
+    let Some(folder) = shared_data("dasl-cbor") else {
+        return;
+    };
+    let mut exceptions: BTreeMap<&str, &str> = EXCEPTIONS.into();
+    let mut wrong = Vec::new();
+    let mut judged = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for case in cases {
+            let is_ours = case.tags.iter().any(|tag| OURS.contains(&tag.as_str()));
+            if !is_ours || case.kind == Kind::InvalidOut {
+                continue;
+            }
+            judged += 1;
+            let bytes = HEXLOWER.decode(case.data.as_bytes()).unwrap();
+            let answer = match dag_cbor_to_json(&bytes) {
+                Ok(_) => "accepted".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let is_expected = (answer == "accepted") == (case.kind == Kind::Roundtrip);
+            if !is_expected && exceptions.remove(case.name.as_str()) != Some(&answer) {
+                wrong.push(format!("{} ({}): {answer}", case.name, case.data));
+            }
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+    assert_eq!(exceptions, BTreeMap::new(), "exceptions that are none");
+    assert!(judged > 60, "only {judged} cases were found");
+}

@@ -1,0 +1,18 @@
+//! Pure code against data: the protocol's own vectors, frames and repositories of production and of the
+//! reference server, the corpus of the fuzz targets, and simulated commits and repositories of which
+//! something was changed.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod dasl_cbor;
+mod data_model;
+mod formats;
+mod fuzz_corpus;
+mod lexicon_validation;
+mod lexicons;
+mod mst;
+mod production_frames;
+mod recorded_frames;
+mod snapshot;
+mod syntax;
+mod verification;
