@@ -40,7 +40,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     tracing::info!(reason, "draining");
     drain(tree, &mut signals).await?;
-    tracing::info!("stopped; all that was read is applied");
+    tracing::info!("stopped; everything that was read is applied");
     Ok(())
 }
 
