@@ -59,7 +59,7 @@ fn chains() -> &'static Chains {
 /// A relay and a PLC directory, on their own thread.
 struct Upstream {
     relay: Relay,
-    directory: HttpServer,
+    plc: HttpServer,
     _runtime: Runtime,
 }
 
@@ -71,14 +71,14 @@ impl Upstream {
             .enable_all()
             .build()
             .unwrap();
-        let (relay, directory) = runtime.block_on(async {
+        let (relay, plc) = runtime.block_on(async {
             let relay = Relay::start(Options::default()).await.unwrap();
-            let directory = HttpServer::start(chains.network.clone()).await.unwrap();
-            (relay, directory)
+            let plc = HttpServer::start(chains.network.clone()).await.unwrap();
+            (relay, plc)
         });
         Self {
             relay,
-            directory,
+            plc,
             _runtime: runtime,
         }
     }
@@ -96,7 +96,7 @@ fn follow(level: Verify) -> (Duration, Duration) {
         database::create(&path).await;
         let config = service::config(&upstream.relay.url(), &path, |config| {
             config.verify = level;
-            config.plc_url = upstream.directory.url().parse().unwrap();
+            config.plc_url = upstream.plc.url().parse().unwrap();
             config.allow_private_addresses = true;
         });
         let tree = worker::start((&config).into(), None).await.unwrap();

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::account::{Account, Status};
-use crate::mishap::{Endpoint, Mishap, Mishaps, meddle};
+use crate::mishap::{Endpoint, Mishap, Mishaps, apply_mishap};
 use crate::network::Network;
 
 const DEFAULT_PAGE: usize = 500;
@@ -59,7 +59,8 @@ struct Page {
 }
 
 impl HttpServer {
-    /// # Errors If loopback has no free port.
+    /// # Errors
+    /// If loopback has no free port.
     pub async fn start(network: Arc<Mutex<Network>>) -> io::Result<Self> {
         Self::start_as(network, false).await
     }
@@ -67,7 +68,8 @@ impl HttpServer {
     /// Like [`Self::start`], but with the repositories of all accounts, including those that have
     /// moved, like a relay that keeps copies.
     ///
-    /// # Errors As [`Self::start`].
+    /// # Errors
+    /// As [`Self::start`].
     pub async fn start_mirror(network: Arc<Mutex<Network>>) -> io::Result<Self> {
         Self::start_as(network, true).await
     }
@@ -92,7 +94,7 @@ impl HttpServer {
                 endpoint,
                 is_mirror,
             })
-            .layer(from_fn_with_state(mishaps.clone(), meddle));
+            .layer(from_fn_with_state(mishaps.clone(), apply_mishap));
         let serving = tokio::spawn(async move {
             axum::serve(listener, routes).await.ok();
         });

@@ -50,14 +50,14 @@ pub enum Mishap {
 /// The planned mishaps of one server. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mishaps {
-    prospects: Arc<Mutex<BTreeMap<Endpoint, Prospect>>>,
+    planned: Arc<Mutex<BTreeMap<Endpoint, PlannedMishap>>>,
     /// Whether answers that are held back may be sent. The number of receivers is the number of
     /// held answers.
     is_released: watch::Sender<bool>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Prospect {
+struct PlannedMishap {
     /// The next mishap, and the number of answers that it still applies to.
     mishap: Option<(Mishap, u64)>,
     requests: u64,
@@ -101,22 +101,22 @@ impl Mishaps {
 
     /// Counts a request, and returns its mishap if one is planned.
     fn next(&self, endpoint: Endpoint) -> Option<Mishap> {
-        let mut prospects = self.lock();
-        let prospect = prospects.entry(endpoint).or_default();
-        prospect.requests += 1;
-        let (mishap, times) = prospect.mishap.take()?;
+        let mut planned = self.lock();
+        let plan = planned.entry(endpoint).or_default();
+        plan.requests += 1;
+        let (mishap, times) = plan.mishap.take()?;
         let left = times.saturating_sub(1);
-        prospect.mishap = (left > 0).then(|| (mishap.clone(), left));
+        plan.mishap = (left > 0).then(|| (mishap.clone(), left));
         Some(mishap)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Endpoint, Prospect>> {
-        self.prospects.lock().expect("nothing panics with the lock")
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Endpoint, PlannedMishap>> {
+        self.planned.lock().expect("nothing panics with the lock")
     }
 }
 
 /// The middleware that applies the mishaps to all answers.
-pub(crate) async fn meddle(
+pub(crate) async fn apply_mishap(
     State(mishaps): State<Mishaps>,
     request: Request,
     next: Next,

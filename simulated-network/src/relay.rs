@@ -29,7 +29,8 @@ pub struct Relay {
 impl Relay {
     /// Starts a relay with an empty log.
     ///
-    /// # Errors If loopback has no free port.
+    /// # Errors
+    /// If loopback has no free port.
     pub async fn start(options: Options) -> std::io::Result<Self> {
         Self::start_as(options, None).await
     }
@@ -37,8 +38,8 @@ impl Relay {
     /// Like [`Self::start`]; other requests than those for the stream are forwarded to the server
     /// at `http`.
     ///
-    /// # Errors As [`Self::start`].
-    /// As [`Self::start`].
+    /// # Errors
+    /// As [`Self::start`]. As [`Self::start`].
     pub async fn start_before(http: SocketAddr, options: Options) -> std::io::Result<Self> {
         Self::start_as(options, Some(http)).await
     }

@@ -122,7 +122,8 @@ impl Repository {
     /// Applies the writes in order, and commits under `rev`, which must be later than the rev of
     /// the head.
     ///
-    /// # Panics If `rev` is not later, or if a record to delete does not exist.
+    /// # Panics
+    /// If `rev` is not later, or if a record to delete does not exist.
     pub fn apply(&mut self, writes: Vec<Write>, rev: String) -> CommitFrame {
         let writes = writes.into_iter();
         let blocks = writes.map(|write| (write.path, write.value.as_ref().map(encode)));
@@ -131,7 +132,8 @@ impl Repository {
 
     /// Like [`Self::apply`], with blocks that need not be records.
     ///
-    /// # Panics As [`Self::apply`].
+    /// # Panics
+    /// As [`Self::apply`].
     pub fn apply_blocks(
         &mut self,
         writes: Vec<(String, Option<Vec<u8>>)>,

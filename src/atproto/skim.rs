@@ -480,7 +480,7 @@ mod tests {
         let identity = frame(IDENTITY);
         // {t: "#new", op: 1} {seq: 24}
         let unknown = frame("a2 6174 64 236e6577 626f70 01 a1 63736571 1818");
-        for (seq, place) in [
+        for (seq, position) in [
             (1, Some(1)),
             ((1 << 53) - 1, Some((1 << 53) - 1)),
             (0, None),
@@ -488,7 +488,7 @@ mod tests {
             (u64::MAX, None),
         ] {
             for frame in [&identity, &unknown] {
-                assert_eq!(seq_of(&splice_seq(frame, seq).unwrap()), place);
+                assert_eq!(seq_of(&splice_seq(frame, seq).unwrap()), position);
             }
         }
         // {t: "#info", op: 1} {seq: 7, name: "x"}

@@ -58,8 +58,8 @@ impl Cli {
     /// Runs the command.
     ///
     /// # Errors
-    /// A [`ConfigError`] if the configuration is not valid; any other error is a failure
-    /// of the command.
+    /// A [`ConfigError`] if the configuration is not valid; any other error is a failure of the
+    /// command.
     pub(crate) fn execute(self) -> anyhow::Result<()> {
         match self.command {
             Command::Backfill(backfill) => backfill.execute(),

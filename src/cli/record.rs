@@ -62,10 +62,10 @@ impl Record {
             .with_context(|| format!("cannot create {}", self.out.display()))?;
         let mut writer = RecordingWriter::new(BufWriter::new(file));
         let stop = CancellationToken::new();
-        let told = stop.clone();
+        let stop_on_signal = stop.clone();
         tokio::spawn(async move {
             signals.next().await;
-            told.cancel();
+            stop_on_signal.cancel();
         });
         Ok(record(&source, resume, &mut writer, config.stop_after_idle, &stop).await?)
     }

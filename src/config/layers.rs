@@ -14,7 +14,7 @@ use super::resolve::Loaded;
 use super::settings::Settings;
 
 /// Variables with the `HUDDLE_` prefix that are not settings: the path of the file, and a variable
-/// with which the tests pass a path to the programs that they start.
+/// that the test suite passes to the programs that it starts.
 const OTHER_VARIABLES: [&str; 2] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA"];
 
 /// Reads and merges all layers.
@@ -161,8 +161,8 @@ impl Layers {
 /// numbers and words that look like numbers, or both booleans and words that look like booleans.
 fn from_text(text: &str) -> Value {
     let number = text.parse::<i64>().map(Value::from).ok();
-    let truth = || text.parse::<bool>().map(Value::from).ok();
-    number.or_else(truth).unwrap_or_else(|| Value::from(text))
+    let boolean = || text.parse::<bool>().map(Value::from).ok();
+    number.or_else(boolean).unwrap_or_else(|| Value::from(text))
 }
 
 /// Removes empty texts: `--dids-deny ''` is an empty list.
@@ -281,8 +281,11 @@ mod tests {
 
         let mut layers = Layers::new();
         layers.environment(variables(&[("HUDDLE_ALLOW_PRIVATE_ADDRESSES", "yes")]));
-        let told = problems(layers);
-        assert!(told[0].starts_with("allow_private_addresses ("), "{told:?}");
+        let found = problems(layers);
+        assert!(
+            found[0].starts_with("allow_private_addresses ("),
+            "{found:?}"
+        );
     }
 
     #[test]
@@ -324,8 +327,8 @@ mod tests {
             ("HUDDLE_VALIDATION", "maybe"),
             ("HUDDLE_INDEX_BATCH", "1001"),
         ]));
-        let told = problems(layers);
-        assert_eq!(told.len(), 6, "{told:#?}");
+        let found = problems(layers);
+        assert_eq!(found.len(), 6, "{found:#?}");
         for start in [
             "batch_frames (file huddle.toml): ",
             "listen (file huddle.toml): ",
@@ -334,7 +337,7 @@ mod tests {
             "validation (environment HUDDLE_VALIDATION): ",
             "index_batch (environment HUDDLE_INDEX_BATCH): ",
         ] {
-            assert!(told.iter().any(|t| t.starts_with(start)), "{told:#?}");
+            assert!(found.iter().any(|t| t.starts_with(start)), "{found:#?}");
         }
     }
 

@@ -25,8 +25,7 @@ impl Layers {
     /// Checks all settings.
     ///
     /// # Errors
-    /// All problems at once: unknown keys, invalid values, and values that contradict each
-    /// other.
+    /// All problems at once: unknown keys, invalid values, and values that contradict each other.
     pub fn resolve(mut self) -> Result<Loaded, ConfigError> {
         let usable = self.usable_values();
         let config = match Config::deserialize(usable) {

@@ -11,7 +11,7 @@ use crate::telemetry::log::LogFormat;
 #[derive(Args, Clone, Debug, Default, Serialize)]
 #[command(next_help_heading = "Settings")]
 pub struct Settings {
-    /// URL of the firehose: ws, wss, http or https; without a path, that of subscribeRepos is used
+    /// URL of the firehose (ws, wss, http or https); the default path is that of subscribeRepos
     #[arg(long, value_name = "URL")]
     pub source_url: Option<String>,
     /// Where to begin with a source that has no cursor yet

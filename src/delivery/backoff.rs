@@ -33,8 +33,8 @@ impl Backoff {
     /// Delays from `min` to `max`. Jitter takes off up to the fraction `jitter` of each delay.
     ///
     /// # Errors
-    /// `min` must be longer than zero, otherwise failures would be retried in a hot loop;
-    /// `max` must not be shorter than `min`; `jitter` must be in 0.0..1.0, for the same reason.
+    /// `min` must be longer than zero, otherwise failures would be retried in a hot loop; `max`
+    /// must not be shorter than `min`; `jitter` must be in 0.0..1.0, for the same reason.
     pub fn try_new(
         min: Duration,
         max: Duration,

@@ -126,8 +126,8 @@ impl Identities {
     /// The identity of `did`, from the cache or from a look-up.
     ///
     /// # Errors
-    /// Unknown identities ([`ResolveError::is_unknown`]) are temporary errors. The cache
-    /// returns the same error again until the delay before the next look-up is over.
+    /// Unknown identities ([`ResolveError::is_unknown`]) are temporary errors. The cache returns
+    /// the same error again until the delay before the next look-up is over.
     pub async fn get(&self, did: &Did) -> Answer {
         let receiver = {
             let mut entries = self.0.entries();

@@ -142,6 +142,10 @@ impl Resolver {
             return Err(Unavailable::Paused(rest).into());
         }
         let answer = self.fetch(url, NamedBy::Operator).await;
+        let answer = answer.map_err(|error| match error {
+            FetchError::Transport(text) => FetchError::Transport(format!("PLC directory {text}")),
+            error => error,
+        });
         if let Err(FetchError::Status { status: 410, .. }) = answer {
             return Err(ResolveError::Tombstoned);
         }

@@ -274,9 +274,7 @@ impl ObjectSchema {
     fn check(&self) -> Result<(), String> {
         for name in self.required.iter().chain(&self.nullable) {
             if !self.properties.contains_key(name) {
-                return Err(format!(
-                    "{name} is required or nullable, but is not a property"
-                ));
+                return Err(format!("{name} is required or nullable, but no property"));
             }
         }
         for (name, schema) in &self.properties {

@@ -41,8 +41,8 @@ impl Schemas {
     /// Parses `documents`, each one lexicon document as JSON.
     ///
     /// # Errors
-    /// If one is not a valid document, if one occurs twice, or if one refers to a
-    /// definition that none of them contains. Open unions may refer to missing definitions.
+    /// If one is not a valid document, if one occurs twice, or if one refers to a definition that
+    /// none of them contains. Open unions may refer to missing definitions.
     pub fn load<'a>(documents: impl IntoIterator<Item = &'a str>) -> Result<Self, SchemaError> {
         let mut definitions = HashMap::new();
         for json in documents {

@@ -39,13 +39,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections to the operator's hosts are kept for reuse. There are too many other hosts to keep
 /// connections to them.
 const IDLE_TO_OPERATORS: usize = 4;
-const IDLE_TO_STRANGERS: usize = 0;
+const IDLE_TO_OUTSIDERS: usize = 0;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The origin of a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NamedBy {
-    /// The operator configured it. It may lead to any address; its redirects may not.
+    /// The operator configured it. It may lead to any address. Its redirects are treated like
+    /// URLs of outsiders.
     Operator,
     /// An outsider named it. It may lead to public addresses only, unless private ones are allowed.
     Outsider,
@@ -55,7 +56,7 @@ pub enum NamedBy {
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     operators: Connections,
-    strangers: Connections,
+    outsiders: Connections,
 }
 
 /// No answer, or no usable answer.
@@ -127,7 +128,7 @@ impl Fetcher {
         };
         Self {
             operators: Connections::new(Reach::Anywhere, tls.clone(), IDLE_TO_OPERATORS),
-            strangers: Connections::new(reach, tls, IDLE_TO_STRANGERS),
+            outsiders: Connections::new(reach, tls, IDLE_TO_OUTSIDERS),
         }
     }
 
@@ -178,7 +179,7 @@ impl Fetcher {
     ) -> Result<Response<Incoming>, FetchError> {
         let mut connections = match named {
             NamedBy::Operator => &self.operators,
-            NamedBy::Outsider => &self.strangers,
+            NamedBy::Outsider => &self.outsiders,
         };
         let mut route = Route::from(url);
         let mut at = url.clone();
@@ -187,7 +188,7 @@ impl Fetcher {
             match text(&response, header::LOCATION) {
                 Some(location) if is_redirect(response.status()) => {
                     at = route.follow(&at, location)?;
-                    connections = &self.strangers;
+                    connections = &self.outsiders;
                 }
                 _ => return Ok(response),
             }

@@ -44,8 +44,8 @@ impl Route {
     /// dropped, because each dial adds its own.
     ///
     /// # Errors
-    /// If the target is not a URL of a server, if it leads from TLS to plain text, if it
-    /// was visited before, or if there were too many redirects.
+    /// If the target is not a URL of a server, if it leads from TLS to plain text, if it was
+    /// visited before, or if there were too many redirects.
     pub(crate) fn follow(&mut self, current: &Url, location: &str) -> Result<Url, RedirectError> {
         let next = resolve(current, location)
             .ok_or_else(|| RedirectError::InvalidLocation(location.chars().take(256).collect()))?;

@@ -48,8 +48,8 @@ pub enum RecordError {
 /// arrived for `idle` (`None`: without limit), or the connection ends.
 ///
 /// # Errors
-/// If no connection could be made, or the recording could not be written. A lost
-/// connection is an [`Ending`], not an error.
+/// If no connection could be made, or the recording could not be written. A lost connection is an
+/// [`Ending`], not an error.
 pub async fn record<W: AsyncWrite + Unpin>(
     source: &dyn Source,
     resume: Resume,

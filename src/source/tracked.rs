@@ -79,7 +79,7 @@ mod tests {
         for did in ["did:plc:ann", "did:plc:bob", "did:web:eve.example"] {
             assert!(tracked.contains(did), "{did}");
         }
-        let strangers = (0..1000).filter(|n| tracked.contains(&format!("did:plc:{n}")));
-        assert_eq!(strangers.count(), 0);
+        let others = (0..1000).filter(|n| tracked.contains(&format!("did:plc:{n}")));
+        assert_eq!(others.count(), 0);
     }
 }

@@ -21,7 +21,7 @@ pub enum RecordingError {
     #[error(transparent)]
     Io(#[from] io::Error),
 
-    #[error("a frame of {bytes} bytes at offset {offset}; {MAX_FRAME_BYTES} are allowed")]
+    #[error("a frame of {bytes} bytes at offset {offset}, {MAX_FRAME_BYTES} are allowed")]
     TooLarge { offset: usize, bytes: usize },
 
     /// The writer was interrupted, or the file is not a recording.

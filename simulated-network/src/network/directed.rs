@@ -13,7 +13,8 @@ use crate::tid::tid;
 impl Network {
     /// Commits: each path of `put` gets another record, and the records at `deleted` are deleted.
     ///
-    /// # Panics If a record to delete does not exist.
+    /// # Panics
+    /// If a record to delete does not exist.
     pub fn write(&mut self, number: usize, put: &[&str], deleted: &[&str]) {
         let now = self.time();
         let mut writes = Vec::new();

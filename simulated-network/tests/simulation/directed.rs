@@ -1,4 +1,4 @@
-//! What a test has happen is as true as what happens by chance.
+//! Actions that a test chooses are as consistent as random ones.
 
 use ipld_core::ipld::Ipld;
 use simulated_network::account::Status;
@@ -30,7 +30,7 @@ fn is_signed(network: &Network) -> bool {
 }
 
 #[test]
-fn what_is_written_is_said_and_true() {
+fn a_write_is_emitted_and_in_the_oracle() {
     let mut network = network();
     let (one, two) = (path("one"), path("two"));
     network.write(0, &[&one, &two], &[]);
@@ -49,7 +49,7 @@ fn what_is_written_is_said_and_true() {
 }
 
 #[test]
-fn what_is_forged_is_signed_by_somebody_else_and_changes_nothing() {
+fn a_forged_commit_has_another_signature_and_changes_nothing() {
     let mut network = network();
     let before = network.oracle().now();
     let head = network.accounts()[0].repo.head().cloned();
@@ -76,7 +76,7 @@ fn a_replaced_key_signs_what_comes_next() {
 }
 
 #[test]
-fn the_tree_before_is_left_out_where_a_test_says_so() {
+fn prev_data_is_omitted_if_a_test_requests_it() {
     let mut network = network();
     for omits in [true, false] {
         network.omit_prev_data(omits);

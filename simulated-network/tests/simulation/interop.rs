@@ -1,4 +1,4 @@
-//! The tree against vectors and repositories that others made.
+//! Tests the tree with vectors and repositories of other implementations.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,8 @@ use serde_json::Value;
 use simulated_network::car::{Blocks, read_car};
 use simulated_network::mst::{Tree, common_prefix, depth};
 
-/// A file or folder of the shared data; says so where it is missing, which CI does not allow.
+/// A file or folder of the shared data. If it is missing, the test is skipped; CI does not allow
+/// this.
 fn shared_data(path: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("HUDDLE_TEST_DATA").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
@@ -126,7 +127,7 @@ fn real_repositories_have_the_root_that_is_rebuilt_from_their_records() {
     assert!(rebuilt >= 20, "only {rebuilt} were whole repositories");
 }
 
-/// Rebuilds the tree of a CAR file; false where the file is not a whole repository.
+/// Rebuilds the tree of a CAR file; false if the file is not a whole repository.
 fn is_rebuilt(path: &Path) -> bool {
     let (root, blocks) = read_car(&fs::read(path).unwrap()).unwrap();
     let Some(Ipld::Link(data)) = field(&node(&blocks, &root), "data") else {

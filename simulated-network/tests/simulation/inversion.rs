@@ -1,4 +1,4 @@
-//! A commit's blocks suffice to undo its operations: what comes out is the tree before it.
+//! The blocks of a commit are enough to undo its operations, which gives the tree before it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use simulated_network::shape::Shape;
 
 use crate::parsed_frames::{car, data_of, parse};
 
-/// A part of a tree that is known in part, in the order of its keys.
+/// A part of a partially known tree, in the order of the keys.
 #[derive(Clone, Debug)]
 enum Item {
     Leaf {
@@ -44,7 +44,7 @@ fn operations_are_undone_from_the_blocks_of_their_commit_alone() {
     assert!(inverted > 500, "only {inverted}");
 }
 
-/// False where the commit is a repository's first.
+/// Undoes one commit; false if it is a repository's first.
 fn inverts(payload: &BTreeMap<String, Ipld>) -> bool {
     let Some(Ipld::Link(prev_data)) = payload.get("prevData") else {
         return false;
@@ -79,7 +79,7 @@ fn undo(op: &Ipld, items: &mut Vec<Item>) {
     }
     match op.get("prev").unwrap() {
         Some(&Ipld::Link(value)) => {
-            // A stub here would have to be split, which nobody can.
+            // A stub here would have to be split, which is impossible without its nodes.
             let before = index.checked_sub(1).map(|before| &items[before]);
             assert!(is_there || !matches!(before, Some(Item::Stub { .. })));
             let key = path.clone();
@@ -89,7 +89,7 @@ fn undo(op: &Ipld, items: &mut Vec<Item>) {
     }
 }
 
-/// Appends what is below the node `cid`. The layer of the root follows from its keys.
+/// Appends the parts below the node `cid`. The keys of the root decide its layer.
 fn flatten(blocks: &Blocks, cid: Cid, layer: Option<u32>, items: &mut Vec<Item>) {
     let Some(block) = blocks.get(&cid) else {
         let Some(layer) = layer else {
@@ -152,7 +152,7 @@ fn build(items: &[Item], layer: u32) -> Cid {
                 leaves.push((key, *value));
                 runs.push(Vec::new());
             }
-            // It would have to be joined with its neighbours, which nobody can.
+            // It would have to be joined, which is impossible without its nodes.
             Item::Stub { layer: own, .. } => assert!(*own < layer, "a node is missing"),
             Item::Leaf { .. } => {}
         }

@@ -1,4 +1,4 @@
-//! What goes wrong with HTTP answers, seen over a real socket.
+//! Failures of HTTP answers, over a real socket.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -57,7 +57,7 @@ impl Host {
         client.unwrap().get(self.url(endpoint)).send().await
     }
 
-    /// The answer with `mishap`, after which all is well again.
+    /// Requests `endpoint` with one planned `mishap`.
     async fn ask_once(&self, endpoint: Endpoint, mishap: Mishap) -> reqwest::Result<Response> {
         self.server.misbehave(endpoint, mishap, 1);
         let answer = self.ask(endpoint).await;
@@ -67,7 +67,7 @@ impl Host {
 }
 
 #[tokio::test]
-async fn a_mishap_befalls_one_endpoint_for_so_many_answers() {
+async fn a_mishap_affects_one_endpoint_for_the_planned_number_of_answers() {
     let host = Host::start().await;
     let all = [
         Endpoint::DidDocument,
@@ -90,7 +90,7 @@ async fn a_mishap_befalls_one_endpoint_for_so_many_answers() {
 }
 
 #[tokio::test]
-async fn a_busy_host_says_when_to_come_again() {
+async fn a_busy_host_sends_retry_after() {
     let host = Host::start().await;
     let mishap = Mishap::RetryAfter(17);
     let answer = host.ask_once(Endpoint::GetRepo, mishap).await.unwrap();
@@ -108,7 +108,7 @@ async fn a_truncated_answer_ends_with_the_connection() {
 }
 
 #[tokio::test]
-async fn an_oversized_answer_goes_on_behind_its_end() {
+async fn an_oversized_answer_continues_after_its_end() {
     let host = Host::start().await;
     let whole = host.ask(Endpoint::GetRepo).await.unwrap();
     let whole = whole.bytes().await.unwrap();
@@ -134,7 +134,7 @@ async fn a_page_of_html_is_no_did_document() {
 }
 
 #[tokio::test]
-async fn a_redirect_loop_is_left_by_whoever_counts() {
+async fn a_client_that_counts_redirects_ends_a_redirect_loop() {
     let host = Host::start().await;
     let endpoint = Endpoint::DidDocument;
     host.server
@@ -153,7 +153,7 @@ async fn an_answer_may_have_another_body() {
 }
 
 #[tokio::test]
-async fn a_misbehaving_host_can_be_told_to_behave() {
+async fn a_planned_mishap_can_be_cancelled() {
     let host = Host::start().await;
     let endpoint = Endpoint::GetRepoStatus;
     host.server
@@ -164,7 +164,7 @@ async fn a_misbehaving_host_can_be_told_to_behave() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_held_back_is_as_old_as_its_question() {
+async fn an_answer_that_is_held_back_has_the_state_of_its_request() {
     let host = Host::start().await;
     let endpoint = Endpoint::GetLatestCommit;
     let before = host.ask(endpoint).await.unwrap().text().await.unwrap();

@@ -1,4 +1,4 @@
-//! What the network says is well formed, signed, and the same for the same seed.
+//! The messages of the network are valid, signed, and identical for the same seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -179,7 +179,7 @@ fn the_oracle_remembers_every_moment() {
 }
 
 #[test]
-fn after_a_reset_seqs_begin_at_one_and_the_truth_stays() {
+fn after_a_restart_seqs_begin_at_one_and_the_state_stays() {
     let mut network = network(10, Shape::default());
     let truth = network.oracle().now();
     network.restart_sequence();
@@ -190,7 +190,7 @@ fn after_a_reset_seqs_begin_at_one_and_the_truth_stays() {
 }
 
 #[test]
-fn an_adversarial_network_says_what_it_should_not_among_what_it_should() {
+fn an_adversarial_network_mixes_invalid_and_valid_messages() {
     let network = network(11, Shape::adversarial());
     let oracle = network.oracle();
     let (records, frames): (Vec<_>, Vec<_>) = oracle
@@ -219,7 +219,7 @@ fn entries_with_seq(network: &Network, has_seq: bool) -> impl Iterator<Item = &B
 }
 
 #[test]
-fn the_stream_alone_does_not_tell_what_a_migration_brought() {
+fn the_stream_alone_lacks_the_changes_of_a_migration() {
     let everything_heard = BTreeSet::new();
     let without = Shape {
         migrations: 0,
@@ -232,7 +232,7 @@ fn the_stream_alone_does_not_tell_what_a_migration_brought() {
 }
 
 #[test]
-fn who_has_missed_something_holds_what_was_before() {
+fn a_consumer_that_missed_messages_has_the_state_before_them() {
     let mut network = network(13, Shape::default());
     let told = network.oracle().told(&BTreeSet::new());
     let before = network.oracle().changes().len();
@@ -243,7 +243,7 @@ fn who_has_missed_something_holds_what_was_before() {
 }
 
 #[test]
-fn a_seq_that_is_a_lie_stands_for_what_was_said_before_its_time() {
+fn a_false_seq_stands_for_the_last_message_before_its_time() {
     let mut network = network(14, Shape::adversarial());
     network.restart_sequence();
     network.steps(50);

@@ -1,4 +1,4 @@
-//! The relay and the HTTP endpoints, asked over real sockets.
+//! The relay and the HTTP endpoints, over real sockets.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,7 +38,7 @@ async fn connect(relay: &Relay, query: &str) -> Socket {
     connect_async(url).await.unwrap().0
 }
 
-/// The next frame; `None` where the relay has ended the connection in whichever way.
+/// The next frame; `None` if the relay has ended the connection in any way.
 async fn next(socket: &mut Socket) -> Option<Bytes> {
     match socket.next().await? {
         Ok(Message::Binary(frame)) => Some(frame),
@@ -87,7 +87,7 @@ async fn no_cursor_brings_only_what_happens_next() {
     let mut network = network();
     let relay = relay(&network, Options::default()).await;
     let mut socket = connect(&relay, "").await;
-    // The client hears of the handshake before the relay has counted it.
+    // The client may see the end of the handshake before the relay counts the session.
     while relay.sessions() == 0 {
         tokio::task::yield_now().await;
     }
@@ -97,7 +97,7 @@ async fn no_cursor_brings_only_what_happens_next() {
 }
 
 #[tokio::test]
-async fn an_outdated_cursor_is_told_so_and_gets_the_oldest_that_is_held() {
+async fn an_outdated_cursor_gets_an_info_and_the_oldest_held_event() {
     let network = network();
     let options = Options {
         window: Some(10),
@@ -183,7 +183,7 @@ async fn a_did_document_names_the_key_and_the_host() {
 async fn repositories_of_active_accounts_are_given_out_and_those_of_others_are_refused() {
     let network = shared();
     let server = HttpServer::start(network.clone()).await.unwrap();
-    // Long enough that some account has left.
+    // After this many steps some account has left.
     network.lock().unwrap().steps(300);
     let accounts = network.lock().unwrap().accounts().to_vec();
     for account in &accounts {
@@ -270,7 +270,7 @@ async fn the_repositories_of_a_collection_come_in_pages() {
 }
 
 #[tokio::test]
-async fn all_repositories_are_listed_with_their_status_but_those_that_are_gone() {
+async fn all_repositories_but_deleted_ones_are_listed_with_their_status() {
     let network = shared();
     let server = HttpServer::start(network.clone()).await.unwrap();
     network.lock().unwrap().steps(300);
@@ -299,7 +299,7 @@ async fn all_repositories_are_listed_with_their_status_but_those_that_are_gone()
 }
 
 #[tokio::test]
-async fn an_account_that_has_moved_is_had_by_its_new_host_and_by_a_mirror() {
+async fn the_new_host_and_a_mirror_have_an_account_that_has_moved() {
     let network = shared();
     let old = HttpServer::start(network.clone()).await.unwrap();
     let new = HttpServer::start(network.clone()).await.unwrap();

@@ -85,7 +85,7 @@ impl<'b> Inversion<'b> {
     pub fn root(self) -> Result<Cid, ProofError> {
         let mut items = self.items;
         loop {
-            // The CID of a single closed subtree is the root. Its block is not needed.
+            // Only a subtree without a block is left. Its CID is the root of the tree.
             if let [TreePart::Subtree(node_ref)] = items.as_slice()
                 && !self.blocks.contains(&node_ref.cid)
             {

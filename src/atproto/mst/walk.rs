@@ -66,16 +66,16 @@ where
                 self.next = opened.gap(0)?;
                 self.path.push(PathNode { opened, entry: 0 });
             }
-            let Some(step) = self.path.last_mut() else {
+            let Some(current) = self.path.last_mut() else {
                 return Ok(None);
             };
-            if let Some(entry) = step.opened.node.entries.get(step.entry) {
+            if let Some(entry) = current.opened.node.entries.get(current.entry) {
                 let leaf = Leaf {
                     key: entry.key.clone(),
                     value: entry.value,
                 };
-                step.entry += 1;
-                self.next = step.opened.gap(step.entry)?;
+                current.entry += 1;
+                self.next = current.opened.gap(current.entry)?;
                 return Ok(Some(leaf));
             }
             self.path.pop();
@@ -125,8 +125,8 @@ mod tests {
         let read = |cid: &Cid| Ok(built.get(cid).map(|block| Bytes::from(block.clone())));
         let mut previous = None;
         let mut walked = Values::new();
-        for step in Walk::new(root, read) {
-            let Leaf { key, value } = step?;
+        for leaf in Walk::new(root, read) {
+            let Leaf { key, value } = leaf?;
             assert!(previous < Some(key.clone()));
             walked.insert(String::from_utf8(key.to_vec()).unwrap(), value);
             previous = Some(key);
@@ -278,7 +278,7 @@ mod tests {
             Ok::<_, Infallible>(block)
         };
         let mut walk = Walk::new(tree.root, read);
-        assert!(walk.any(|step| step.is_err()));
+        assert!(walk.any(|leaf| leaf.is_err()));
         assert!(walk.next().is_none());
     }
 }

@@ -89,7 +89,7 @@ impl ProgressMarker {
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.acked {
-            self.ledger.give_back(self);
+            self.ledger.release(self);
         }
     }
 }

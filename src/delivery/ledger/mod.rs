@@ -362,7 +362,7 @@ impl Ledger {
         self.acked.notify_waiters();
     }
 
-    fn give_back(&self, lease: &Lease) {
+    fn release(&self, lease: &Lease) {
         {
             let mut state = self.lock();
             let Some(index) = state.leased(lease) else {

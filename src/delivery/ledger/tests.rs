@@ -101,12 +101,12 @@ fn a_panicking_holder_leaves_its_batch_unacked() {
     let mut bench = Bench::new();
     bench.enter(1);
     let mut batch = bench.lease();
-    let died = std::thread::spawn(move || {
+    let holder = std::thread::spawn(move || {
         batch.lease.start();
         panic!("injected");
     })
     .join();
-    assert!(died.is_err());
+    assert!(holder.is_err());
     let again = bench.lease();
     assert!(again.lease.is_suspect());
     assert_eq!(bench.ledger.delivery_failures_total(), 1);

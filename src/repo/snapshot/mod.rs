@@ -45,7 +45,7 @@ pub enum SnapshotError {
     File(#[from] io::Error),
     #[error("the record {0} is missing")]
     RecordMissing(Box<Cid>),
-    #[error("the record {cid} has {bytes} bytes; {MAX_RECORD} are allowed")]
+    #[error("the record {cid} has {bytes} bytes, {MAX_RECORD} are allowed")]
     RecordSize { cid: Box<Cid>, bytes: usize },
     #[error("tree: {0}")]
     Tree(ProofError),

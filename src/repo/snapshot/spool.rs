@@ -95,8 +95,8 @@ impl Spool {
     /// The file is written on other threads, so this never blocks. It has no deadline of its own.
     ///
     /// # Errors
-    /// If `car` is not a CAR, is too large, or cannot be read to its end; or if the file
-    /// cannot be written.
+    /// If `car` is not a CAR, is too large, or cannot be read to its end; or if the file cannot be
+    /// written.
     pub async fn read<R>(car: R, limit: u64, folder: &Path) -> Result<Self, SpoolError>
     where
         R: AsyncRead + Unpin,
@@ -351,7 +351,7 @@ mod tests {
     use crate::source::firehose::decode::sample::{car, cid_of};
 
     #[tokio::test]
-    async fn blocks_with_one_key_are_told_apart() {
+    async fn blocks_with_equal_keys_are_distinguished() {
         let [a, b, c] = [b"a", b"b", b"c"].map(|block| cid_of(block));
         let bytes = car(a, &[b"a", b"b"]);
         let read = Spool::read(&*bytes, 1024, &std::env::temp_dir()).await;

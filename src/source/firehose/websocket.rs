@@ -34,7 +34,7 @@ pub struct WebSocketOptions {
     /// For DNS, TCP, TLS, handshake and redirects together.
     pub connect_deadline: Duration,
     /// How often a waiting connection sends a ping. Pings keep middleboxes from dropping the
-    /// connection. They say nothing about the stream (see [`super::silence`]).
+    /// connection. They say nothing about the stream (see [`crate::source::silence`]).
     pub ping_interval: Duration,
     pub user_agent: String,
 }
@@ -75,8 +75,8 @@ impl WebSocketSource {
     /// A source at `url`. It does not connect yet.
     ///
     /// # Errors
-    /// If the URL is not `ws` or `wss`, if a duration is zero, or if the user agent is not
-    /// valid in a header.
+    /// If the URL is not `ws` or `wss`, if a duration is zero, or if the user agent is not valid in
+    /// a header.
     pub fn try_new(url: Url, options: WebSocketOptions) -> Result<Self, InvalidSource> {
         let WebSocketOptions {
             connect_deadline,

@@ -111,8 +111,8 @@ pub(super) fn expected(frame: &[u8]) -> Option<Option<Expected>> {
     let mut rest = frame;
     let (header, payload) = (canonical(&mut rest)?, canonical(&mut rest)?);
     let are_maps = matches!((&header, &payload), (Ipld::Map(_), Ipld::Map(_)));
-    let told = Expected::by_value(&header, &payload).ok();
-    Some(told.filter(|_| are_maps && rest.is_empty()))
+    let value = Expected::by_value(&header, &payload).ok();
+    Some(value.filter(|_| are_maps && rest.is_empty()))
 }
 
 fn canonical(rest: &mut &[u8]) -> Option<Ipld> {

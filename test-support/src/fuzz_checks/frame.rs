@@ -21,8 +21,8 @@ static INTERESTS: LazyLock<[Interest; 3]> = LazyLock::new(|| {
 pub fn check(frame: &[u8]) {
     let skimmed = skim(frame);
     if let Some(expected) = expected(frame) {
-        let told = skimmed.as_ref().ok().map(Expected::by_skim);
-        assert_eq!(told, expected, "{skimmed:?}");
+        let found = skimmed.as_ref().ok().map(Expected::by_skim);
+        assert_eq!(found, expected, "{skimmed:?}");
     }
     for interest in &*INTERESTS {
         match &skimmed {

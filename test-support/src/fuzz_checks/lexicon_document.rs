@@ -55,9 +55,9 @@ pub fn check(input: &[u8]) {
             "it has no $type"
         );
         record["$type"] = id.into();
-        let verdict = schemas.validate(id, &record);
-        assert_eq!(verdict == Validation::NoSchema, !is_record);
-        if let Validation::Invalid(error) = verdict {
+        let validation = schemas.validate(id, &record);
+        assert_eq!(validation == Validation::NoSchema, !is_record);
+        if let Validation::Invalid(error) = validation {
             assert!(!error.reason.is_empty());
         }
     }

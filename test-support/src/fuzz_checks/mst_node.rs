@@ -103,7 +103,7 @@ fn check_honest_tree(input: &[u8]) {
         &damaged(path, damage.as_bytes()),
         sought.as_bytes(),
     );
-    assert!(damaged.is_none_or(|told| told == truth), "{damaged:?}");
+    assert!(damaged.is_none_or(|proven| proven == truth), "{damaged:?}");
 }
 
 /// The nodes without one of them, or with one bit flipped.

@@ -88,13 +88,13 @@ fn json_of(value: Ipld) -> Value {
 }
 
 fn check_row(collection: &str, json: &Value) {
-    let verdict = RULES[0].schemas.validate(collection, json);
-    if let Validation::Invalid(error) = &verdict {
+    let validation = RULES[0].schemas.validate(collection, json);
+    if let Validation::Invalid(error) = &validation {
         assert!(!error.reason.is_empty());
     }
     match project(collection, json) {
         Ok(Some(row)) => check_projection(&row),
-        Ok(None) => assert_eq!(verdict, Validation::NoSchema),
+        Ok(None) => assert_eq!(validation, Validation::NoSchema),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

@@ -42,7 +42,7 @@ enum RecordError {
     Address,
     #[error("the record is not DAG-CBOR: {0}")]
     Cbor(#[from] CborError),
-    #[error("the record has {0} bytes; {MAX_RECORD} are allowed")]
+    #[error("the record has {0} bytes, {MAX_RECORD} are allowed")]
     Length(usize),
     #[error("the record is not in the CAR")]
     Missing,
@@ -435,7 +435,7 @@ mod tests {
         let ops = (0..=MAX_OPS).fold(CommitFrame::default(), |frame, index| {
             frame.delete(&format!("com.huddle.booking/{index}"))
         });
-        assert_eq!(fault(&ops), "commit has 201 operations; 200 are allowed");
+        assert_eq!(fault(&ops), "commit has 201 operations, 200 are allowed");
     }
 
     #[test]

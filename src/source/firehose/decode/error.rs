@@ -22,7 +22,7 @@ pub struct DecodeError {
 /// What is wrong with a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    #[error("{name} has {found} {unit}; {limit} are allowed")]
+    #[error("{name} has {found} {unit}, {limit} are allowed")]
     Limit {
         name: &'static str,
         found: usize,

@@ -86,9 +86,9 @@ pub enum Content<'a> {
 /// interest give the same result.
 ///
 /// # Errors
-/// If the frame as a whole cannot be read or is not valid. A single invalid operation
-/// becomes [`Change::Broken`](crate::atproto::event::Change::Broken) instead, and does not affect
-/// the other operations of the commit.
+/// If the frame as a whole cannot be read or is not valid. A single invalid operation becomes
+/// [`Change::Broken`](crate::atproto::event::Change::Broken) instead, and does not affect the other
+/// operations of the commit.
 pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, DecodeError> {
     if let Err(fault) = at_most("frame", frame.len(), MAX_FRAME, "bytes") {
         return Err(DecodeError {
@@ -310,9 +310,7 @@ mod tests {
         assert_eq!(decoded.kind, Some(Kind::Commit));
         assert_eq!(decoded.seq, Some(7));
         assert_eq!(
-            decoded
-                .raw_position()
-                .and_then(|place| place.position().time),
+            decoded.raw_position().and_then(|raw| raw.position().time),
             Some(time())
         );
         assert!(decode(&frame, &interest("app.bsky.*")).is_err());
@@ -413,14 +411,14 @@ mod tests {
     fn unknown_and_info_frames_cannot_move_the_cursor_out_of_range() {
         let unknown = |seq| frame("#weather", &ipld!({ "seq": seq }));
         let info = frame("#info", &ipld!({ "name": "x", "seq": 9 }));
-        for (frame, place) in [
+        for (frame, position) in [
             (unknown(9), Some(9)),
             (unknown(0), None),
             (unknown(SEQS.end), None),
             (info, None),
         ] {
             let decoded = decode(&frame, &Interest::default()).unwrap();
-            assert_eq!(decoded.raw_position().map(|place| place.seq), place);
+            assert_eq!(decoded.raw_position().map(|raw| raw.seq), position);
         }
     }
 
@@ -441,7 +439,7 @@ mod tests {
         let error = decode(&vec![0; MAX_FRAME + 1], &Interest::default()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "frame has 5000001 bytes; 5000000 are allowed"
+            "frame has 5000001 bytes, 5000000 are allowed"
         );
     }
 }

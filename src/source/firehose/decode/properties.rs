@@ -239,9 +239,9 @@ proptest! {
             }
             (Skim::Message(envelope), Content::Event(event)) => {
                 prop_assert_eq!(decoded.kind, Some(envelope.kind));
-                let place = decoded.seq.zip(envelope.time.and_then(|time| parse_datetime(time).ok()));
+                let expected = decoded.seq.zip(envelope.time.and_then(|time| parse_datetime(time).ok()));
                 let position = event.position().map(|position| (position.seq, position.time.unwrap()));
-                prop_assert_eq!(position, place);
+                prop_assert_eq!(position, expected);
                 let did = match event {
                     Event::Account(account) => account.did,
                     Event::Commit(commit) => commit.did,
@@ -268,14 +268,14 @@ proptest! {
         let interest = Interest::new([pattern.parse().unwrap()]);
         let decoded = decode(&frame, &interest).ok();
         let found = decoded.filter(|decoded| decoded.content == Content::Unwanted);
-        let place = |place: RawPosition<'_>| (place.seq, place.time.map(str::to_owned));
-        let passed_by = match peek(&frame, &interest) {
-            Peek::Unwanted(place) => Some(place),
+        let owned = |raw: RawPosition<'_>| (raw.seq, raw.time.map(str::to_owned));
+        let skipped = match peek(&frame, &interest) {
+            Peek::Unwanted(position) => Some(position),
             Peek::Kept { .. } => None,
         };
         prop_assert_eq!(
-            passed_by.map(place),
-            found.and_then(|decoded| decoded.raw_position()).map(place)
+            skipped.map(owned),
+            found.and_then(|decoded| decoded.raw_position()).map(owned)
         );
     }
 
