@@ -52,7 +52,7 @@ async fn a_host_that_asks_for_patience_is_left_alone_for_as_long_as_it_says() {
         panic!("not twice: {resyncs:?}");
     };
     let error = first.error.as_deref().unwrap();
-    assert!(error.contains("asked less"), "{error}");
+    assert!(error.contains("limits requests"), "{error}");
     let retry_at = time(repo.retry_at.as_deref().unwrap());
     assert!(retry_at.duration_since(time(&first.started_at)).as_secs() >= 3);
     assert!(time(&second.started_at) >= retry_at);
