@@ -10,8 +10,7 @@
 
 use std::time::Duration;
 
-use crate::model::Position;
-use crate::store::plan::effect::{Gap, GapCause};
+use crate::model::{Gap, GapCause, Position};
 
 /// How much later than the cursor an event with a lower seq may be to count as a replay. The clocks
 /// of servers may step a little; a new sequence begins minutes later.

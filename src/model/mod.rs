@@ -1,7 +1,15 @@
-//! The types that all rooms share.
+//! The words that all rooms share.
 
 mod cursor;
+mod dead_letter;
+mod gap;
 mod position;
+mod repos;
+mod validity;
 
 pub use self::cursor::{CursorError, cursor_of, with_cursor};
+pub use self::dead_letter::{DeadLetter, Stage};
+pub use self::gap::{Gap, GapCause};
 pub use self::position::{Position, SourceId};
+pub use self::repos::{BackfillCounts, RepoCounts, Resynced};
+pub use self::validity::Validity;

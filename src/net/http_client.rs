@@ -27,8 +27,7 @@ use tower_service::Service;
 use url::{Host, Url};
 
 use crate::net::address::Reach;
-use crate::net::redirect::RedirectError;
-use crate::net::redirect::Route;
+use crate::net::redirect::{RedirectError, Route};
 use crate::net::{retry_after, tls};
 
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));

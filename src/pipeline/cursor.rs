@@ -9,9 +9,8 @@ use tokio::time::Instant;
 use super::Context;
 use super::options::Start;
 use crate::actor::{ActorContext, Arguments};
-use crate::model::Position;
+use crate::model::{Gap, GapCause, Position};
 use crate::source::Resume;
-use crate::store::plan::effect::{Gap, GapCause};
 use crate::store::{StoreError, StoredCursor, WriteBatch};
 use crate::testing::fault::Point;
 

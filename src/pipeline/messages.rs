@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use crate::delivery::budget::Charge;
 use crate::delivery::ledger::Lease;
-use crate::model::Position;
-use crate::store::plan::effect::{DeadLetter, Effect, Recheck};
+use crate::model::{DeadLetter, Position};
+use crate::store::plan::effect::{Effect, Recheck};
 
 /// What one batch of frames says.
 #[derive(Debug)]

@@ -13,12 +13,12 @@ use super::fetch::{FetchError, FetchFailure, Fetched};
 use crate::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
 use crate::atproto::syntax::{Did, Nsid, RecordKey};
 use crate::atproto::verify::Level;
-use crate::model::SourceId;
+use crate::model::{Resynced, SourceId};
 use crate::repo::snapshot::{Snapshot, SnapshotError};
 use crate::source::process::{self, EFFECT_BYTES};
 use crate::store::StoreError;
 use crate::store::plan::effect::{Effect, RecordChange};
-use crate::store::repos::{Held, HeldRange, RepoChange, Resynced, SnapshotPart};
+use crate::store::repos::{Held, HeldRange, RepoChange, SnapshotPart};
 
 /// So many records are compared at a time.
 const PART: usize = 100;

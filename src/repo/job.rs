@@ -7,9 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::fetch::{self, FetchFailure};
 use super::replay::{self, Drained};
 use super::{Repositories, compare, retry_at};
+use crate::model::Resynced;
 use crate::store::StoreError;
 use crate::store::repos::{
-    DueRepo, JobKind, RecentResyncs, RepoChange, RepoEvent, Resync, ResyncFailure, Resynced,
+    DueRepo, JobKind, RecentResyncs, RepoChange, RepoEvent, Resync, ResyncFailure,
 };
 use crate::telemetry::rate_limit::SharedRateLimit;
 

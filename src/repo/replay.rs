@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use super::Repositories;
 use crate::atproto::syntax::Did;
 use crate::identity::ResolveError;
+use crate::model::{DeadLetter, Stage};
 use crate::source::firehose::decode::{Content, Evidence, Fault, decode};
 use crate::source::process;
 use crate::source::process::verification::Outcome;
 use crate::store::StoreError;
-use crate::store::plan::effect::{DeadLetter, Effect, Stage};
+use crate::store::plan::effect::Effect;
 use crate::store::repos::{ParkedCommit, RepoChange};
 
 /// How far it came.

@@ -11,8 +11,8 @@ pub use self::plan::{RepoState, Written};
 
 use futures_util::future::BoxFuture;
 
-use crate::model::{Position, SourceId};
-use crate::store::plan::effect::{Effect, Gap, Rejection};
+use crate::model::{Gap, Position, SourceId};
+use crate::store::plan::effect::{Effect, Rejection};
 
 /// The one writer of the tables and of the cursor.
 pub trait Store: Send + Sync + 'static {

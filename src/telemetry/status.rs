@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::model::{Position, SourceId};
-use crate::store::repos::RepoCounts;
+use crate::model::{Position, RepoCounts, SourceId};
 
 /// The shared copy of the [`Status`].
 #[derive(Clone, Debug, Default)]

@@ -2,8 +2,7 @@
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use huddle_firehose::model::{Position, SourceId};
-use huddle_firehose::store::plan::effect::Gap;
+use huddle_firehose::model::{Gap, Position, SourceId};
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use huddle_firehose::model::{Position, SourceId};
-use huddle_firehose::store::plan::effect::{Effect, Gap};
+use huddle_firehose::model::{Gap, Position, SourceId};
+use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
     Written,

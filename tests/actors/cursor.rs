@@ -5,11 +5,10 @@ use std::time::Duration;
 use test_support::neighbours::arguments_for;
 
 use huddle_firehose::config::{Config, Start};
-use huddle_firehose::model::Position;
+use huddle_firehose::model::{GapCause, Position};
 use huddle_firehose::pipeline::Context;
 use huddle_firehose::pipeline::cursor::{CRASH_LOOP, CursorActor, CursorMessage};
 use huddle_firehose::source::Resume;
-use huddle_firehose::store::plan::effect::GapCause;
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorRef, RpcReplyPort};
 use test_support::neighbours;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use huddle_firehose::config::Config;
-use huddle_firehose::model::Position;
+use huddle_firehose::model::{GapCause, Position};
 use huddle_firehose::pipeline::Context;
 use huddle_firehose::pipeline::accumulator::IndexWork;
 use huddle_firehose::pipeline::cursor::CursorMessage;
 use huddle_firehose::pipeline::filter::FilterActor;
 use huddle_firehose::pipeline::indexer::IndexerMessage;
 use huddle_firehose::pipeline::messages::DecodedBatch;
-use huddle_firehose::store::plan::effect::{Effect, GapCause};
+use huddle_firehose::store::plan::effect::Effect;
 use ractor::{Actor, ActorRef};
 use test_support::neighbours::{Neighbour, arguments_for};
 use test_support::running_worker::config;

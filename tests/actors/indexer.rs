@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_firehose::config::Config;
-use huddle_firehose::model::Position;
+use huddle_firehose::model::{Position, Stage};
 use huddle_firehose::pipeline::Context;
 use huddle_firehose::pipeline::accumulator::{CommitPoint, IndexWork};
 use huddle_firehose::pipeline::cursor::CursorMessage;
 use huddle_firehose::pipeline::indexer::{IndexerActor, IndexerMessage};
 use huddle_firehose::store::StoreError;
-use huddle_firehose::store::plan::effect::{Effect, EffectPart, Rejection, Stage};
+use huddle_firehose::store::plan::effect::{Effect, EffectPart, Rejection};
 use ractor::{Actor, ActorRef};
 use test_support::neighbours::{Neighbour, arguments_for};
 use test_support::running_worker::config;

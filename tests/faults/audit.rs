@@ -8,7 +8,7 @@ use simulated_network::oracle::{Account, Change, Moment, Refusal, What};
 use simulated_network::record::{WANTED, is_looked_at, is_malformed, to_ipld};
 
 use huddle_firehose::delivery::ledger::DELIVERY_FAILURE_LIMIT;
-use huddle_firehose::store::plan::effect::{Gap, GapCause, Stage};
+use huddle_firehose::model::{Gap, GapCause, Stage};
 
 use crate::history::{History, Manner};
 use crate::schedule::Schedule;

@@ -9,8 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use huddle_firehose::model::{Position, SourceId};
-use huddle_firehose::store::plan::effect::Gap;
+use huddle_firehose::model::{Gap, Position, SourceId};
 use huddle_firehose::store::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
     Written,

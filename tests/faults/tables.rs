@@ -6,11 +6,9 @@ use bytes::Bytes;
 use cid::Cid;
 use jiff::Timestamp;
 
-use huddle_firehose::model::Position;
+use huddle_firehose::model::{DeadLetter, Gap, Position, Stage, Validity};
 use huddle_firehose::store::WriteBatch;
-use huddle_firehose::store::plan::effect::{
-    DeadLetter, Effect, Gap, RecordChange, RecordVersion, Stage, Validity,
-};
+use huddle_firehose::store::plan::effect::{Effect, RecordChange, RecordVersion};
 
 #[derive(Debug, Default)]
 pub(crate) struct Tables {

@@ -6,11 +6,12 @@ use cid::Cid;
 use cid::multihash::Multihash;
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::atproto::verify::Level;
+use huddle_firehose::model::Resynced;
 use huddle_firehose::store::plan::effect::{
     ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecordChange, RecordDelete,
 };
 use huddle_firehose::store::repos::{
-    DueRepo, JobKind, RepoChange, RepoEvent, RepoStore, Resync, ResyncFailure, Resynced,
+    DueRepo, JobKind, RepoChange, RepoEvent, RepoStore, Resync, ResyncFailure,
 };
 use jiff::Timestamp;
 

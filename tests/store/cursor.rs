@@ -1,7 +1,6 @@
 //! The cursor moves with the rows, forward, and each source has its own.
 
-use huddle_firehose::model::{Position, SourceId};
-use huddle_firehose::store::plan::effect::GapCause;
+use huddle_firehose::model::{GapCause, Position, SourceId};
 use huddle_firehose::store::{Store, StoreError, StoredCursor, WriteBatch};
 
 use crate::fixture::*;

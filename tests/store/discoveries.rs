@@ -1,9 +1,8 @@
 //! The search for repositories goes on where it was, and has none fetched twice.
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
-use huddle_firehose::store::repos::{
-    BackfillCounts, Discovery, DiscoveryPage, RepoChange, RepoCounts, RepoStore,
-};
+use huddle_firehose::model::{BackfillCounts, RepoCounts};
+use huddle_firehose::store::repos::{Discovery, DiscoveryPage, RepoChange, RepoStore};
 
 use crate::commits::*;
 use crate::fixture::*;

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use cid::Cid;
 use huddle_firehose::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use huddle_firehose::huddle::{BookingRequestRow, BookingRow, Projection, SlotOfferRow};
-use huddle_firehose::model::{Position, SourceId};
+use huddle_firehose::model::{DeadLetter, Gap, GapCause, Position, SourceId, Stage, Validity};
 use huddle_firehose::store::plan::effect::{
-    AccountChange, ChainUpdate, CommitEffect, DeadLetter, Effect, Gap, GapCause, IdentityChange,
-    RecordChange, RecordDelete, RecordUpsert, RecordVersion, Stage, Validity,
+    AccountChange, ChainUpdate, CommitEffect, Effect, IdentityChange, RecordChange, RecordDelete,
+    RecordUpsert, RecordVersion,
 };
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::store::{Store, StoreError, WriteBatch, Written};

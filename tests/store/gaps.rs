@@ -1,6 +1,7 @@
 //! Gaps are recorded once, and no gap swallows another.
 
-use huddle_firehose::store::plan::effect::{Effect, GapCause};
+use huddle_firehose::model::GapCause;
+use huddle_firehose::store::plan::effect::Effect;
 
 use crate::fixture::*;
 

@@ -1,9 +1,9 @@
 //! A gap is closed once every repository was seen to that may have changed in it.
 
 use huddle_firehose::atproto::syntax::Nsid;
-use huddle_firehose::model::Position;
+use huddle_firehose::model::{GapCause, Position};
 use huddle_firehose::store::Store;
-use huddle_firehose::store::plan::effect::{Effect, GapCause};
+use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repos::{
     DiscoveryPage, HostStatus, JobKind, Reconciled, RepoChange, RepoEvent, RepoStore,
 };

@@ -1,6 +1,7 @@
 //! How repositories that have to be fetched are found, and what becomes of their state.
 
-use huddle_firehose::store::repos::{RepoStore, Resync, Resynced};
+use huddle_firehose::model::Resynced;
+use huddle_firehose::store::repos::{RepoStore, Resync};
 
 use crate::commits::*;
 use crate::fixture::*;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::store::repos::RepoCounts;
+use crate::model::RepoCounts;
 use crate::telemetry::status::{ActorStatus, BudgetStatus, QueueStatus, SourceStatus, Status};
 
 /// The status, and what follows from it and the time.

@@ -26,8 +26,7 @@ pub use self::lease::{Lease, ProgressMarker};
 pub use self::span::FrameSpan;
 use super::budget::Charge;
 use crate::delivery::segment::Segment;
-use crate::model::{Position, SourceId};
-use crate::store::plan::effect::GapCause;
+use crate::model::{GapCause, Position, SourceId};
 
 /// After this many failed deliveries, a batch is cut in two.
 pub const DELIVERY_FAILURE_LIMIT: u32 = 3;

@@ -7,16 +7,15 @@ use crate::atproto::event::Event;
 use crate::atproto::skim::Kind;
 use crate::atproto::syntax::Did;
 use crate::delivery::ledger::{DELIVERY_FAILURE_LIMIT, FrameSpan, ProgressMarker};
-use crate::delivery::segment::RawPosition;
-use crate::delivery::segment::{Segment, SkippedRun};
-use crate::model::Position;
+use crate::delivery::segment::{RawPosition, Segment, SkippedRun};
+use crate::model::{DeadLetter, Position, Stage};
 use crate::pipeline::Context;
 use crate::pipeline::accumulator::Load;
 use crate::pipeline::messages::{DecodedItem, Work};
 use crate::source::firehose::decode::{Content, DecodeError, Evidence, Fault, decode};
 use crate::source::firehose::prefilter::NEAR_RECONNECT;
 use crate::source::process::{self, EFFECT_BYTES};
-use crate::store::plan::effect::{DeadLetter, Recheck, Stage};
+use crate::store::plan::effect::Recheck;
 
 /// What the frames of a batch say.
 pub(super) struct DecodedSpan {

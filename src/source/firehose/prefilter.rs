@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::delivery::segment::RawPosition;
-use crate::delivery::segment::{Segment, SkippedRun};
+use crate::delivery::segment::{RawPosition, Segment, SkippedRun};
 use crate::source::firehose::decode::{Peek, peek};
 use crate::source::frame_sink::{BatchLimits, FrameSink};
 use crate::source::interest::Interest;

@@ -10,12 +10,12 @@ use jiff::Timestamp;
 
 use crate::atproto::event::{Change, Commit, Event, PutAction};
 use crate::atproto::verify::Level;
-use crate::model::Position;
+use crate::model::{DeadLetter, Position, Stage};
 use crate::source::firehose::decode::Evidence;
 use crate::source::process::records::Rules;
 use crate::source::process::verification::{Outcome, Refusal, Verification};
 use crate::store::plan::effect::{
-    ChainUpdate, CommitEffect, DeadLetter, Effect, Predecessor, Recheck, RecordChange, Stage,
+    ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecordChange,
 };
 use crate::telemetry::metrics::Metrics;
 

@@ -12,10 +12,9 @@ use crate::source::interest::Interest;
 use crate::atproto::event::{Account, Change, Commit, Event, Identity, MisnamedOp, RecordOp};
 use crate::atproto::json::dag_cbor_to_json;
 use crate::atproto::verify::Level;
-use crate::model::SourceId;
+use crate::model::{DeadLetter, SourceId, Stage, Validity};
 use crate::store::plan::effect::{
-    AccountChange, DeadLetter, Effect, IdentityChange, RecordChange, RecordDelete, RecordUpsert,
-    RecordVersion, Stage, Validity,
+    AccountChange, Effect, IdentityChange, RecordChange, RecordDelete, RecordUpsert, RecordVersion,
 };
 use crate::store::plan::index_task::IndexTask;
 

@@ -8,8 +8,8 @@ use super::gaps::GapRow;
 use super::records::RecordWrite;
 use super::repository::RepoRow;
 use super::task::{DiscoveryPage, Resync};
-use crate::model::SourceId;
-use crate::store::plan::effect::{ChainUpdate, DeadLetter};
+use crate::model::{DeadLetter, SourceId};
+use crate::store::plan::effect::ChainUpdate;
 
 /// The rows that a transaction puts and deletes. They are applied in the order of the fields. No row is
 /// put only under a condition: all that was to be decided has been.

@@ -2,8 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::model::SourceId;
-use crate::store::plan::effect::DeadLetter;
+use crate::model::{DeadLetter, SourceId};
 
 /// A SHA-256.
 pub type Fingerprint = [u8; 32];
@@ -36,7 +35,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::plan::effect::Stage;
+    use crate::model::Stage;
 
     fn letter(uri: Option<&str>, raw: &'static str) -> DeadLetter {
         DeadLetter {

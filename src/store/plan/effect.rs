@@ -8,7 +8,7 @@ use super::index_task::IndexTask;
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::atproto::verify::Level;
 use crate::huddle::Projection;
-use crate::model::SourceId;
+use crate::model::{DeadLetter, Gap, SourceId, Stage, Validity};
 
 /// One change to the tables. Effects are idempotent and monotone: each carries what guards it
 /// (a rev, a time), so applying it twice, or after a later one, changes nothing.
@@ -319,28 +319,6 @@ pub struct RecordDelete {
     pub version: RecordVersion,
 }
 
-/// What the lexicon said of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Validity {
-    Valid,
-    /// Kept all the same, since the policy of its collection is `flag`.
-    Invalid {
-        reason: String,
-    },
-    /// No schema is known, or the policy of its collection is `off`.
-    Unvalidated,
-}
-
-impl Validity {
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Valid => "valid",
-            Self::Invalid { .. } => "invalid",
-            Self::Unvalidated => "unvalidated",
-        }
-    }
-}
-
 /// An account's hosting status, guarded by (`time`, `seq`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountChange {
@@ -368,118 +346,4 @@ pub struct IdentityChange {
     pub handle: Option<String>,
     pub seq: u64,
     pub time: Timestamp,
-}
-
-/// Something that could not be applied, kept for an operator.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeadLetter {
-    pub stage: Stage,
-    /// What was wrong, in words.
-    pub error: String,
-    /// The seq of the frame, where it could be read.
-    pub seq: Option<u64>,
-    pub did: Option<String>,
-    pub uri: Option<String>,
-    /// The index task as JSON (see [`super::index_task::IndexTask`]), where it came to be one.
-    pub task: Option<String>,
-    /// The bytes at fault: the record, or the whole frame.
-    pub raw: Bytes,
-    /// How often it was tried.
-    pub attempts: u32,
-}
-
-impl DeadLetter {
-    /// The collection of the record it is about, if it is about one.
-    pub fn collection(&self) -> Option<&str> {
-        self.uri
-            .as_deref()?
-            .strip_prefix("at://")?
-            .split('/')
-            .nth(1)
-    }
-}
-
-/// Where a dead letter was given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stage {
-    /// The frame or an operation could not be decoded.
-    Decode,
-    /// The database refused it for good.
-    Index,
-    /// It killed whatever touched it.
-    Poison,
-    /// Its collection's lexicon or `$type` refused it.
-    Validate,
-    /// It is not proven to be of its account's repository.
-    Verify,
-}
-
-impl Stage {
-    pub const ALL: [Self; 5] = [
-        Self::Decode,
-        Self::Index,
-        Self::Poison,
-        Self::Validate,
-        Self::Verify,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Decode => "decode",
-            Self::Index => "index",
-            Self::Poison => "poison",
-            Self::Validate => "validate",
-            Self::Verify => "verify",
-        }
-    }
-}
-
-/// A stretch of a source's events that may have been missed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gap {
-    pub cause: GapCause,
-    /// The last seq known to be applied before the gap.
-    pub from_seq: u64,
-    pub from_time: Option<Timestamp>,
-    /// The first seq seen after it; `None` while nothing has come.
-    pub to_seq: Option<u64>,
-    pub to_time: Option<Timestamp>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum GapCause {
-    /// The server says that the cursor lies ahead of its log.
-    FutureCursor,
-    /// The server no longer holds the events behind the cursor, by its own word or by the clock.
-    OutdatedCursor,
-    /// Seqs began anew behind the same URL.
-    SequenceReset,
-    /// The source was changed for another whose seqs are unrelated.
-    SourceChanged,
-    /// A source never seen before was joined at its live end, at the operator's word.
-    StartedLive,
-    /// The operator moved the cursor.
-    CursorMoved,
-}
-
-impl GapCause {
-    pub const ALL: [Self; 6] = [
-        Self::CursorMoved,
-        Self::FutureCursor,
-        Self::OutdatedCursor,
-        Self::SequenceReset,
-        Self::SourceChanged,
-        Self::StartedLive,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::CursorMoved => "cursor_moved",
-            Self::FutureCursor => "future_cursor",
-            Self::OutdatedCursor => "outdated_cursor",
-            Self::SequenceReset => "sequence_reset",
-            Self::SourceChanged => "source_changed",
-            Self::StartedLive => "started_live",
-        }
-    }
 }

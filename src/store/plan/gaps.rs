@@ -1,7 +1,7 @@
 //! Which gaps are new, and which have found their end.
 
+use crate::model::{Gap, GapCause};
 use crate::store::datetime::sortable;
-use crate::store::plan::effect::{Gap, GapCause};
 
 /// A row of `gaps`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -33,8 +33,8 @@ pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::RecordWrite;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
 pub use self::task::{
-    DiscoveryPage, HostStatus, ParkedCommit, RepoChange, Resync, ResyncFailure, Resynced,
-    SnapshotPart, Task, UnconfirmedStatus,
+    DiscoveryPage, HostStatus, ParkedCommit, RepoChange, Resync, ResyncFailure, SnapshotPart, Task,
+    UnconfirmedStatus,
 };
 pub use self::view::{HeldRecord, Needs, View};
 

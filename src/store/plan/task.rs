@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::repository::RepoEvent;
 use crate::atproto::syntax::{Did, Nsid};
-use crate::model::SourceId;
+use crate::model::{Resynced, SourceId};
 use crate::store::plan::effect::Effect;
 
 /// What one transaction is to do.
@@ -83,20 +83,6 @@ pub struct Resync {
     pub host: Option<String>,
     pub started_at: Timestamp,
     pub outcome: Result<Resynced, ResyncFailure>,
-}
-
-/// What a repository has come to, and what that changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resynced {
-    pub rev: String,
-    pub data: String,
-    /// As of when, by the stream's clock.
-    pub time: Timestamp,
-    pub created: u64,
-    pub updated: u64,
-    pub deleted: u64,
-    pub unchanged: u64,
-    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

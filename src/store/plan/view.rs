@@ -9,8 +9,8 @@ use super::parked::ParkedView;
 use super::repository::{Contents, RepoRow};
 use super::task::{RepoChange, SnapshotPart, Task};
 use crate::atproto::syntax::Did;
-use crate::model::SourceId;
-use crate::store::plan::effect::{CommitEffect, DeadLetter, Effect, RecordChange};
+use crate::model::{DeadLetter, SourceId};
+use crate::store::plan::effect::{CommitEffect, Effect, RecordChange};
 
 /// The tables, as far as the keys of a task need them. What was not asked for counts as absent.
 #[derive(Clone, Debug, Default)]

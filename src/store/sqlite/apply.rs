@@ -9,9 +9,9 @@ use super::error::is_refusal;
 use super::script::Script;
 use super::writer::{Failure, Transaction, Writer};
 use super::{commit, cursor, read};
-use crate::model::{Position, SourceId};
+use crate::model::{Gap, Position, SourceId};
 use crate::store::datetime::sortable;
-use crate::store::plan::effect::{Effect, EffectPart, Gap, Rejection};
+use crate::store::plan::effect::{Effect, EffectPart, Rejection};
 use crate::store::plan::{Needs, RepoChange, Task, plan};
 use crate::store::{StoreError, WriteBatch, Written};
 use crate::testing::fault::Point;
@@ -184,8 +184,8 @@ mod tests {
         transaction.commit().await.unwrap();
 
         let raw = vec![0; 1_000_000].into();
-        let letter = crate::store::plan::effect::DeadLetter {
-            stage: crate::store::plan::effect::Stage::Decode,
+        let letter = crate::model::DeadLetter {
+            stage: crate::model::Stage::Decode,
             error: String::new(),
             seq: None,
             did: None,

@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 use super::multi_row::MultiRow;
 use super::script::{Script, Value, json_array};
 use super::{projections, records};
-use crate::model::SourceId;
+use crate::model::{DeadLetter, Resynced, SourceId};
 use crate::store::datetime::sortable;
-use crate::store::plan::effect::{ChainUpdate, DeadLetter};
+use crate::store::plan::effect::ChainUpdate;
 use crate::store::plan::{
-    AccountRow, AsOf, ChangeSet, DiscoveryPage, Fingerprint, GapRow, RepoRow, Resync, Resynced,
+    AccountRow, AsOf, ChangeSet, DiscoveryPage, Fingerprint, GapRow, RepoRow, Resync,
 };
 
 static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {

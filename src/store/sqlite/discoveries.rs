@@ -3,8 +3,9 @@
 use super::writer::Writer;
 use super::{SqliteStore, now};
 use crate::atproto::syntax::Nsid;
+use crate::model::{BackfillCounts, RepoCounts};
 use crate::store::StoreError;
-use crate::store::repos::{BackfillCounts, Discovery, RepoCounts};
+use crate::store::repos::Discovery;
 
 pub(super) async fn begin(
     writer: &Writer,

@@ -35,15 +35,14 @@ use self::writer::Writer;
 use super::datetime::sortable;
 use super::repos::{
     Discovery, DueRepo, Held, HeldRange, JobKind, ParkedCommit, RecentResyncs, Reconciled,
-    RepoChange, RepoCounts, RepoStore, UnconfirmedStatus,
+    RepoChange, RepoStore, UnconfirmedStatus,
 };
 use super::{
     CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
     Written,
 };
 use crate::atproto::syntax::{Did, Nsid};
-use crate::model::{Position, SourceId};
-use crate::store::plan::effect::Gap;
+use crate::model::{Gap, Position, RepoCounts, SourceId};
 
 /// How long a question about repositories may take, and a transaction.
 const REPO_DEADLINE: Duration = Duration::from_secs(15);

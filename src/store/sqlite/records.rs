@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use super::multi_row::MultiRow;
 use super::script::{Script, Value};
 use crate::atproto::verify::Level;
+use crate::model::Validity;
 use crate::store::datetime::sortable;
 use crate::store::plan::RecordWrite;
-use crate::store::plan::effect::Validity;
 
 static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(

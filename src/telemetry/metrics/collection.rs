@@ -7,7 +7,7 @@ use metrics::Counter;
 
 use super::names;
 use super::registry::Registry;
-use crate::store::plan::effect::Validity;
+use crate::model::Validity;
 
 /// Collections beyond this number share one set of series. With a pattern such as `*`, outsiders
 /// choose the names, and each series stays in memory.

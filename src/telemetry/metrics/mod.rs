@@ -20,9 +20,7 @@ use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::atproto::verify::Level;
-use crate::model::SourceId;
-use crate::store::plan::effect::{GapCause, Stage};
-use crate::store::repos::Resynced;
+use crate::model::{GapCause, Resynced, SourceId, Stage};
 use collection::Collections;
 use registry::Registry;
 
@@ -171,7 +169,7 @@ mod tests {
 
     use super::*;
     use crate::model::Position;
-    use crate::store::repos::RepoCounts;
+    use crate::model::RepoCounts;
     use crate::telemetry::status::{ActorState, ActorStatus, SourceStatus, Status};
 
     fn a_busy_worker() -> (Metrics, Status) {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Metrics, names};
-use crate::store::repos::RepoCounts;
+use crate::model::RepoCounts;
 use crate::telemetry::status::{ConnectionState, SourceStatus, Status};
 
 impl Metrics {

@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use huddle_firehose::model::{Position, SourceId};
-use huddle_firehose::model::{cursor_of, with_cursor};
+use huddle_firehose::model::{Position, SourceId, cursor_of, with_cursor};
 use huddle_firehose::net::retry_after;
 use jiff::Timestamp;
 use url::Url;

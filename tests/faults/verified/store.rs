@@ -12,11 +12,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
-use huddle_firehose::model::{Position, SourceId};
-use huddle_firehose::store::plan::effect::Gap;
+use huddle_firehose::model::{Gap, Position, RepoCounts, SourceId};
 use huddle_firehose::store::repos::{
     Discovery, DueRepo, Held, HeldRange, HostStatus, JobKind, ParkedCommit, RecentResyncs,
-    Reconciled, RepoChange, RepoCounts, RepoEvent, RepoStore, UnconfirmedStatus,
+    Reconciled, RepoChange, RepoEvent, RepoStore, UnconfirmedStatus,
 };
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{

@@ -11,9 +11,8 @@ use crate::atproto::car::{Blocks, is_address_of};
 use crate::atproto::cbor::{self, CborError, Item, Reader};
 use crate::atproto::datetime::parse_datetime;
 use crate::atproto::event::{Change, Commit, MisnamedOp, PutAction, RecordOp, Sync};
-use crate::atproto::payload::since;
 use crate::atproto::payload::{
-    CommitPayload, MAX_BLOCKS, MAX_OPS, MAX_SYNC_BLOCKS, Op, SyncPayload,
+    CommitPayload, MAX_BLOCKS, MAX_OPS, MAX_SYNC_BLOCKS, Op, SyncPayload, since,
 };
 use crate::atproto::syntax::{Did, Nsid, RecordKey, SyntaxError, Tid};
 use crate::atproto::verify::CommitEvidence;

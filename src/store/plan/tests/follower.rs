@@ -15,6 +15,7 @@ use crate::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::atproto::verify::Level;
 use crate::lexicon::Schemas;
+use crate::model::Resynced;
 use crate::source::firehose::decode::{Content, Evidence, decode};
 use crate::source::interest::Interest;
 use crate::source::process::records::Rules;
@@ -23,7 +24,7 @@ use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor}
 use crate::store::plan::repository::NEVER;
 use crate::store::plan::{
     DiscoveryPage, HostStatus, RepoChange, RepoEvent, RepoRow, RepoState, Resync, ResyncFailure,
-    Resynced, SnapshotPart, UnconfirmedStatus,
+    SnapshotPart, UnconfirmedStatus,
 };
 
 /// More rounds of work than any network here takes.

@@ -10,9 +10,10 @@ use proptest::sample::Index;
 use super::tables::Tables;
 use crate::atproto::car::address_of;
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
+use crate::model::{Gap, GapCause, Validity};
 use crate::store::plan::effect::{
-    AccountChange, ChainUpdate, CommitEffect, Effect, Gap, GapCause, IdentityChange, Predecessor,
-    Recheck, RecordChange, RecordDelete, RecordUpsert, RecordVersion, Validity,
+    AccountChange, ChainUpdate, CommitEffect, Effect, IdentityChange, Predecessor, Recheck,
+    RecordChange, RecordDelete, RecordUpsert, RecordVersion,
 };
 use crate::store::plan::{Contents, RepoEvent, RepoRow, RepoState, transition};
 

@@ -1,0 +1,67 @@
+//! What could not be applied, kept for an operator.
+
+use bytes::Bytes;
+
+/// Something that could not be applied, kept for an operator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    pub stage: Stage,
+    /// What was wrong, in words.
+    pub error: String,
+    /// The seq of the frame, where it could be read.
+    pub seq: Option<u64>,
+    pub did: Option<String>,
+    pub uri: Option<String>,
+    /// The index task as JSON (see `store::plan::index_task`), where it came to be one.
+    pub task: Option<String>,
+    /// The bytes at fault: the record, or the whole frame.
+    pub raw: Bytes,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+impl DeadLetter {
+    /// The collection of the record it is about, if it is about one.
+    pub fn collection(&self) -> Option<&str> {
+        self.uri
+            .as_deref()?
+            .strip_prefix("at://")?
+            .split('/')
+            .nth(1)
+    }
+}
+
+/// Where a dead letter was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// The frame or an operation could not be decoded.
+    Decode,
+    /// The database refused it for good.
+    Index,
+    /// It killed whatever touched it.
+    Poison,
+    /// Its collection's lexicon or `$type` refused it.
+    Validate,
+    /// It is not proven to be of its account's repository.
+    Verify,
+}
+
+impl Stage {
+    pub const ALL: [Self; 5] = [
+        Self::Decode,
+        Self::Index,
+        Self::Poison,
+        Self::Validate,
+        Self::Verify,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Index => "index",
+            Self::Poison => "poison",
+            Self::Validate => "validate",
+            Self::Verify => "verify",
+        }
+    }
+}

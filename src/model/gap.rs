@@ -1,0 +1,53 @@
+//! Ranges of a source's events that may have been missed.
+
+use jiff::Timestamp;
+
+/// A stretch of a source's events that may have been missed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub cause: GapCause,
+    /// The last seq known to be applied before the gap.
+    pub from_seq: u64,
+    pub from_time: Option<Timestamp>,
+    /// The first seq seen after it; `None` while nothing has come.
+    pub to_seq: Option<u64>,
+    pub to_time: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GapCause {
+    /// The server says that the cursor lies ahead of its log.
+    FutureCursor,
+    /// The server no longer holds the events behind the cursor, by its own word or by the clock.
+    OutdatedCursor,
+    /// Seqs began anew behind the same URL.
+    SequenceReset,
+    /// The source was changed for another whose seqs are unrelated.
+    SourceChanged,
+    /// A source never seen before was joined at its live end, at the operator's word.
+    StartedLive,
+    /// The operator moved the cursor.
+    CursorMoved,
+}
+
+impl GapCause {
+    pub const ALL: [Self; 6] = [
+        Self::CursorMoved,
+        Self::FutureCursor,
+        Self::OutdatedCursor,
+        Self::SequenceReset,
+        Self::SourceChanged,
+        Self::StartedLive,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CursorMoved => "cursor_moved",
+            Self::FutureCursor => "future_cursor",
+            Self::OutdatedCursor => "outdated_cursor",
+            Self::SequenceReset => "sequence_reset",
+            Self::SourceChanged => "source_changed",
+            Self::StartedLive => "started_live",
+        }
+    }
+}
