@@ -168,8 +168,7 @@ impl ConnectionActorState {
                 .record(waited_from.elapsed());
             self.silence.wait_from(Instant::now());
         }
-        let mut prefilter =
-            Prefilter::new(self.context.processor.rules.interest.clone(), self.limits);
+        let mut prefilter = Prefilter::new(self.context.interest.current(), self.limits);
         if self.is_after_reconnect {
             prefilter = prefilter.after_reconnect();
         }
@@ -269,10 +268,8 @@ impl ConnectionActorState {
 
 /// Has the tables say which repositories are tracked, where nobody has asked yet.
 async fn load_tracked(context: &Context) -> Result<(), Loss> {
-    let (Some(repositories), Some(tracked)) = (
-        &context.repositories,
-        context.processor.rules.interest.tracked(),
-    ) else {
+    let interest = context.interest.current();
+    let (Some(repositories), Some(tracked)) = (&context.repositories, interest.tracked()) else {
         return Ok(());
     };
     if tracked.is_loaded() {

@@ -17,6 +17,7 @@ use crate::delivery::budget::Budget;
 use crate::delivery::ledger::Ledger;
 use crate::repo::Repositories;
 use crate::source::Source;
+use crate::source::interest::InterestInForce;
 use crate::source::process::Processor;
 use crate::store::{CrashHistory, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, SourceMetrics};
@@ -29,6 +30,8 @@ pub struct Context {
     pub source: Arc<dyn Source>,
     pub store: Arc<dyn Store>,
     pub processor: Arc<Processor>,
+    /// Owned by the FilterActor.
+    pub interest: InterestInForce,
     /// `None` at level `none`.
     pub repositories: Option<Arc<Repositories>>,
     pub ledger: Arc<Ledger>,
@@ -80,6 +83,7 @@ impl Context {
         let context = Arc::new(Self {
             ledger: Ledger::new(source.id().clone()),
             decoders: (0..options.decoders).map(|_| Wakeup::default()).collect(),
+            interest: InterestInForce::new(processor.rules.interest.clone()),
             stop_reading: CancellationToken::new(),
             filter: Address::default(),
             indexer: Address::default(),

@@ -1,5 +1,8 @@
-//! The FilterActor: puts the decoded batches back in order, watches the source's seqs, and parts what
-//! has to be written from what needs nothing.
+//! The FilterActor: owns the rules of collections and accounts. It publishes them to the prefilter and
+//! the decoders, puts decoded batches back in order, applies the rules in force, watches the source's
+//! seqs, and passes on what has to be written. Batches that need nothing it acknowledges itself.
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -14,6 +17,7 @@ use crate::delivery::reorder::Reorder;
 use crate::delivery::sequence::{Observation, SequenceGuard};
 use crate::model::Position;
 use crate::pipeline::accumulator::{CommitPoint, IndexWork};
+use crate::source::interest::Interest;
 use crate::store::plan::effect::Effect;
 use crate::testing::fault::Point;
 
@@ -22,6 +26,8 @@ pub struct FilterActor;
 
 pub struct FilterState {
     context: ActorContext<Context>,
+    /// The rules in force: which collections and accounts are kept.
+    interest: Arc<Interest>,
     /// What carries a lower epoch is discarded.
     least_epoch: u64,
     epoch: EpochStart,
@@ -42,10 +48,12 @@ impl Actor for FilterActor {
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         let context = ActorContext::start(arguments, myself.get_cell(), Point::FilterStart).await?;
+        let interest = context.processor.rules.interest.clone();
+        context.interest.publish(interest.clone());
         let epoch = context.ledger.epoch();
         Ok(FilterState {
             least_epoch: context.ledger.next_epoch(),
-            ..FilterState::new(context, epoch)
+            ..FilterState::new(context, interest, epoch)
         })
     }
 
@@ -62,8 +70,9 @@ impl Actor for FilterActor {
 }
 
 impl FilterState {
-    fn new(context: ActorContext<Context>, epoch: EpochStart) -> Self {
+    fn new(context: ActorContext<Context>, interest: Arc<Interest>, epoch: EpochStart) -> Self {
         Self {
+            interest,
             reorder: Reorder::starting_at(epoch.first_frame),
             guard: SequenceGuard::new(epoch.position, epoch.gap, context.options.upstream_window),
             least_epoch: epoch.epoch,
@@ -81,7 +90,7 @@ impl FilterState {
             return;
         }
         if epoch.epoch > self.epoch.epoch {
-            *self = Self::new(self.context.clone(), epoch);
+            *self = Self::new(self.context.clone(), self.interest.clone(), epoch);
         }
         if let Err(lost) = self.reorder.insert(batch.numbers.clone(), batch) {
             // It was passed on before, and died with the indexer. Until the supervisor has heard of
@@ -97,7 +106,7 @@ impl FilterState {
     fn pass_on(&mut self, mut batch: DecodedBatch) {
         batch.lease.start();
         let events = batch.events;
-        let mut work = EffectsOf::new(&self.context, &mut self.guard);
+        let mut work = EffectsOf::new(&self.context, &self.interest, &mut self.guard);
         for item in batch.items.drain(..) {
             work.add(item);
         }
@@ -158,6 +167,7 @@ impl FilterState {
 /// The effects of one batch, as they are gathered.
 struct EffectsOf<'a> {
     context: &'a Context,
+    interest: &'a Interest,
     guard: &'a mut SequenceGuard,
     effects: Vec<Effect>,
     commit_points: Vec<CommitPoint>,
@@ -167,9 +177,10 @@ struct EffectsOf<'a> {
 }
 
 impl<'a> EffectsOf<'a> {
-    fn new(context: &'a Context, guard: &'a mut SequenceGuard) -> Self {
+    fn new(context: &'a Context, interest: &'a Interest, guard: &'a mut SequenceGuard) -> Self {
         Self {
             context,
+            interest,
             guard,
             effects: Vec::new(),
             commit_points: Vec::new(),
@@ -199,7 +210,12 @@ impl<'a> EffectsOf<'a> {
                 if let Some(position) = work.position {
                     self.observe(position);
                 }
-                self.effects.extend(work.effects);
+                let mut effects = work.effects;
+                self.interest.retain_wanted(&mut effects);
+                if effects.is_empty() {
+                    return;
+                }
+                self.effects.extend(effects);
                 self.kept += 1;
                 self.add_commit_point();
             }

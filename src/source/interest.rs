@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::tracked::Tracked;
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
@@ -107,6 +109,25 @@ impl Interest {
 
     pub fn wants_did(&self, did: &str) -> bool {
         (self.allowed.is_empty() || contains(&self.allowed, did)) && !contains(&self.denied, did)
+    }
+}
+
+/// The interest that is in force in a pipeline. The FilterActor owns it and publishes each change; the
+/// prefilter and the decoders read the newest.
+#[derive(Debug)]
+pub struct InterestInForce(watch::Sender<Arc<Interest>>);
+
+impl InterestInForce {
+    pub fn new(interest: Arc<Interest>) -> Self {
+        Self(watch::Sender::new(interest))
+    }
+
+    pub fn current(&self) -> Arc<Interest> {
+        self.0.borrow().clone()
+    }
+
+    pub fn publish(&self, interest: Arc<Interest>) {
+        self.0.send_replace(interest);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Reads the frames of one batch, in order: all that is done with bytes from outside is done here.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::counts::FrameCounts;
@@ -14,6 +16,7 @@ use crate::pipeline::accumulator::Load;
 use crate::pipeline::messages::{DecodedItem, Work};
 use crate::source::firehose::decode::{Content, DecodeError, Evidence, Fault, decode};
 use crate::source::firehose::prefilter::NEAR_RECONNECT;
+use crate::source::interest::Interest;
 use crate::source::process::{self, EFFECT_BYTES};
 use crate::store::plan::effect::Recheck;
 
@@ -67,6 +70,7 @@ pub(super) fn give_up(context: &Context, frames: &FrameSpan) -> DecodedSpan {
 
 struct BatchDecoder<'a> {
     context: &'a Context,
+    interest: Arc<Interest>,
     items: Vec<DecodedItem>,
     weight: usize,
     /// Its time is read only once it is known to be the last one.
@@ -79,6 +83,7 @@ struct BatchDecoder<'a> {
 impl<'a> BatchDecoder<'a> {
     fn new(context: &'a Context) -> Self {
         Self {
+            interest: context.interest.current(),
             context,
             items: Vec::new(),
             weight: 0,
@@ -99,7 +104,7 @@ impl<'a> BatchDecoder<'a> {
 
     fn read(&mut self, frame: &'a Bytes) {
         self.counts.bytes += frame.len() as u64;
-        match decode(frame, &self.context.processor.rules.interest) {
+        match decode(frame, &self.interest) {
             Err(error) => self.set_aside(frame, &error),
             Ok(decoded) => {
                 self.counts.note(&decoded);

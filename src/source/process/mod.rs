@@ -1,5 +1,6 @@
 //! Converts events to effects on the tables, after verification.
 
+mod admission;
 pub mod records;
 pub mod verification;
 
