@@ -19,6 +19,7 @@ mod memory;
 mod network;
 mod process;
 mod replay;
+mod round;
 mod rows;
 mod service;
 mod sift;

@@ -7,19 +7,13 @@ use std::time::Duration;
 use huddle_firehose::config::{Config, Verify};
 
 use crate::replay::Replay;
+use crate::round::Round;
 use crate::{bare, commits, database, frames, runtime, service, verified};
 
 /// Events of an unmatched round.
 const UNMATCHED: u64 = 1_500_000;
 /// Commits of a round in which nearly all are kept.
 const MATCHED: usize = 10_000;
-
-/// One round: the same work, bare and by the worker.
-pub(crate) struct Round {
-    pub(crate) events: u64,
-    pub(crate) bare: Duration,
-    pub(crate) worker: Duration,
-}
 
 type Measure = fn() -> Round;
 

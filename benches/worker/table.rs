@@ -1,6 +1,6 @@
 //! Prints the results as plain text.
 
-use crate::rows::Round;
+use crate::round::Round;
 
 pub(crate) fn print_head() {
     println!(

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use crate::chains::{Chains, Signed};
-use crate::rows::Round;
+use crate::round::Round;
 use crate::{database, runtime, service};
 
 /// Commits of a round. Each is sent once, because a chain cannot be repeated.

@@ -2,50 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::available_parallelism;
 
 use toml::{Table, Value};
 
 use super::origin::{ENVIRONMENT_PREFIX, Origin, variable_name};
-use super::problem::{ConfigError, Problem};
-use super::resolve::Loaded;
+use super::problem::Problem;
 use super::settings::Settings;
 
 /// Variables with the `HUDDLE_` prefix that are not settings: the path of the file, and a variable
 /// that the test suite passes to the programs that it starts.
 const OTHER_VARIABLES: [&str; 2] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA"];
-
-/// Reads and merges all layers.
-///
-/// `file` is the path from `--config`; without it, `HUDDLE_CONFIG` in `environment` applies.
-///
-/// # Errors
-/// All problems at once, each with its key.
-pub fn load(
-    file: Option<&Path>,
-    environment: impl IntoIterator<Item = (OsString, OsString)>,
-    flags: &Settings,
-) -> Result<Loaded, ConfigError> {
-    let environment: Vec<_> = environment.into_iter().collect();
-    let from_environment = environment
-        .iter()
-        .find(|(name, path)| name == "HUDDLE_CONFIG" && !path.is_empty())
-        .map(|(_, path)| PathBuf::from(path));
-    let path = file.map(Path::to_path_buf).or(from_environment);
-
-    let mut layers = Layers::new();
-    if let Some(path) = path {
-        match fs::read_to_string(&path) {
-            Ok(text) => layers.file(&path, &text),
-            Err(error) => layers.unusable("config", &path, &format!("can't be read: {error}")),
-        }
-    }
-    layers.environment(environment);
-    layers.flags(flags);
-    layers.resolve()
-}
 
 /// The merged settings so far. A later layer overrides the earlier ones.
 #[derive(Debug)]
@@ -144,7 +112,7 @@ impl Layers {
         self.origins.insert(key.to_owned(), origin);
     }
 
-    fn unusable(&mut self, key: &str, path: &Path, message: &str) {
+    pub(super) fn unusable(&mut self, key: &str, path: &Path, message: &str) {
         self.problem(key, format!("{key} (file {})", path.display()), message);
     }
 

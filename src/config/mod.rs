@@ -8,6 +8,7 @@
 
 mod check;
 mod layers;
+mod load;
 mod origin;
 mod print;
 mod problem;
@@ -22,7 +23,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use layers::{Layers, load};
+pub use layers::Layers;
+pub use load::load;
 pub use origin::Origin;
 pub use problem::{ConfigError, Problem};
 pub use resolve::Loaded;
