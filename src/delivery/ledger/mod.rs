@@ -10,6 +10,7 @@
 //! [`Segment`]). A batch is a span of these numbers. A batch may be cut in two, to find the frame
 //! that makes its handlers fail. The stages that restore the order need no special case for this.
 
+mod batch;
 mod lease;
 mod span;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use self::batch::{EpochStart, FrameBatch};
 pub use self::lease::{Lease, ProgressMarker};
 pub use self::span::FrameSpan;
 use super::budget::Charge;
@@ -84,34 +86,6 @@ enum EntryState {
     Unacked,
     Leased { lease: u64 },
     Acked { position: Position },
-}
-
-/// The start of an epoch. Stages discard everything that was handed out in an earlier epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EpochStart {
-    pub epoch: u64,
-    /// The number of the first frame that is handed out in this epoch.
-    pub first_frame: u64,
-    /// The acked position before that frame.
-    pub position: Position,
-    /// Why events between `position` and the first event may be missing; `None` if none are
-    /// missing.
-    pub gap: Option<GapCause>,
-}
-
-/// Frames to process, and the lease to ack them.
-#[derive(Debug)]
-pub struct FrameBatch {
-    pub lease: Lease,
-    pub frames: FrameSpan,
-    pub received_at: Instant,
-    /// The batch was handed out before, and that delivery failed.
-    pub is_redelivery: bool,
-    /// This single frame made every handler fail. It must be kept as a dead letter without being
-    /// read.
-    pub is_poison: bool,
-    /// Frames are handed out one by one; see [`Ledger::hand_out_singly`].
-    pub is_alone: bool,
 }
 
 // === impl Ledger ===
