@@ -29,6 +29,6 @@ pub struct FrameBatch {
     /// This single frame made every handler fail. It must be kept as a dead letter without being
     /// read.
     pub is_poison: bool,
-    /// Frames are handed out one by one; see [`Ledger::hand_out_singly`].
+    /// Frames are handed out one by one; see [`Ledger::hand_out_singly`](super::Ledger::hand_out_singly).
     pub is_alone: bool,
 }
