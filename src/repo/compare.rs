@@ -15,7 +15,7 @@ use crate::atproto::syntax::{Did, Nsid, RecordKey};
 use crate::atproto::verify::Level;
 use crate::model::{Resynced, SourceId};
 use crate::repo::snapshot::{Snapshot, SnapshotError};
-use crate::source::process::{self, EFFECT_BYTES};
+use crate::source::process::EFFECT_BYTES;
 use crate::store::StoreError;
 use crate::store::plan::effect::{Effect, RecordChange};
 use crate::store::repos::{Held, HeldRange, RepoChange, SnapshotPart};
@@ -265,7 +265,9 @@ impl Comparison<'_> {
             misnamed: Vec::new(),
         };
         let event = Event::Commit(Box::new(commit));
-        process::effects_of_verified(&self.repositories.processor, event, Some(Level::Chain))
+        self.repositories
+            .processor
+            .effects_of_verified(event, Some(Level::Chain))
     }
 }
 

@@ -9,7 +9,6 @@ use crate::atproto::syntax::Did;
 use crate::identity::ResolveError;
 use crate::model::{DeadLetter, Stage};
 use crate::source::firehose::decode::{Content, Evidence, Fault, decode};
-use crate::source::process;
 use crate::source::process::verification::Outcome;
 use crate::store::StoreError;
 use crate::store::plan::effect::Effect;
@@ -107,13 +106,9 @@ async fn examine(
         _ => {}
     }
     let frame = &waiting.frame;
-    Ok(process::effects_of_outcome(
-        &repositories.processor,
-        event,
-        &evidence,
-        outcome,
-        frame,
-    ))
+    Ok(repositories
+        .processor
+        .effects_of_outcome(event, &evidence, outcome, frame))
 }
 
 /// Judges by the key that the account has now: where the one that is known does not fit, by what its

@@ -17,7 +17,7 @@ use crate::pipeline::messages::{DecodedItem, Work};
 use crate::source::firehose::decode::{Content, DecodeError, Evidence, Fault, decode};
 use crate::source::firehose::prefilter::NEAR_RECONNECT;
 use crate::source::interest::Interest;
-use crate::source::process::{self, EFFECT_BYTES};
+use crate::source::process::EFFECT_BYTES;
 use crate::store::plan::effect::Recheck;
 
 /// What the frames of a batch say.
@@ -128,7 +128,7 @@ impl<'a> BatchDecoder<'a> {
             }
             event => {
                 let position = event.position();
-                let effects = process::effects_of(&self.context.processor, event, evidence, frame);
+                let effects = self.context.processor.effects_of(event, evidence, frame);
                 if effects.is_empty() {
                     return;
                 }

@@ -35,76 +35,135 @@ pub struct Processor {
     pub wants_history: bool,
 }
 
-/// The effects of `event`, which arrived as `frame`.
-pub(crate) fn effects_of(
-    processor: &Processor,
-    event: Event,
-    evidence: Option<&Evidence>,
-    frame: &Bytes,
-) -> Vec<Effect> {
-    let Some(verification) = &processor.verification else {
-        return effects_of_verified(processor, event, None);
-    };
-    match (&event, evidence) {
-        (_, Some(evidence)) => {
-            let outcome = verification.decide(evidence, Timestamp::now());
-            effects_of_outcome(processor, event, evidence, outcome, frame)
-        }
-        (Event::Identity(identity), None) => {
-            verification.identities.forget(&identity.did);
-            effects_of_verified(processor, event, None)
-        }
-        (Event::Account(_), None) => until_confirmed(effects_of_verified(processor, event, None)),
-        _ => effects_of_verified(processor, event, None),
-    }
-}
-
-/// The effects of a commit or a `#sync` with a verification outcome.
-pub(crate) fn effects_of_outcome(
-    processor: &Processor,
-    event: Event,
-    evidence: &Evidence,
-    outcome: Outcome,
-    frame: &Bytes,
-) -> Vec<Effect> {
-    let metrics = &processor.metrics;
-    let did = &evidence.commit().did;
-    match outcome {
-        Outcome::Refused(refusal) => {
-            metrics.verify_errors(refusal.name()).increment(1);
-            let recheck = Effect::Recheck(Recheck {
-                did: did.clone(),
-                is_wanted: matches!(&event, Event::Commit(commit) if !commit.ops.is_empty()),
-            });
-            vec![
-                refused(evidence, event.position(), &refusal, frame),
-                recheck,
-            ]
-        }
-        Outcome::KeyUnavailable => {
-            metrics.key_unavailable.increment(1);
-            let predecessor = Predecessor::KeyUnavailable;
-            let chain = chain_update(processor, evidence, event.position(), predecessor, frame);
-            effect_of_commit(chain, Vec::new()).into_iter().collect()
-        }
-        Outcome::Verified {
-            verified,
-            predecessor,
-            tolerated,
-        } => {
-            metrics.verified(verified).increment(1);
-            if let Some(error) = tolerated {
-                metrics.verify_errors(error.name()).increment(1);
-                if let Some(verification) = &processor.verification {
-                    verification.report(did, &error);
-                }
+impl Processor {
+    /// The effects of `event`, which arrived as `frame`.
+    pub(crate) fn effects_of(
+        &self,
+        event: Event,
+        evidence: Option<&Evidence>,
+        frame: &Bytes,
+    ) -> Vec<Effect> {
+        let Some(verification) = &self.verification else {
+            return self.effects_of_verified(event, None);
+        };
+        match (&event, evidence) {
+            (_, Some(evidence)) => {
+                let outcome = verification.decide(evidence, Timestamp::now());
+                self.effects_of_outcome(event, evidence, outcome, frame)
             }
-            let chain = predecessor.and_then(|predecessor| {
-                chain_update(processor, evidence, event.position(), predecessor, frame)
-            });
-            let records = records_of(processor, &event, Some(verified));
-            effect_of_commit(chain, records).into_iter().collect()
+            (Event::Identity(identity), None) => {
+                verification.identities.forget(&identity.did);
+                self.effects_of_verified(event, None)
+            }
+            (Event::Account(_), None) => until_confirmed(self.effects_of_verified(event, None)),
+            _ => self.effects_of_verified(event, None),
         }
+    }
+
+    /// The effects of a commit or a `#sync` with a verification outcome.
+    pub(crate) fn effects_of_outcome(
+        &self,
+        event: Event,
+        evidence: &Evidence,
+        outcome: Outcome,
+        frame: &Bytes,
+    ) -> Vec<Effect> {
+        let metrics = &self.metrics;
+        let did = &evidence.commit().did;
+        match outcome {
+            Outcome::Refused(refusal) => {
+                metrics.verify_errors(refusal.name()).increment(1);
+                let recheck = Effect::Recheck(Recheck {
+                    did: did.clone(),
+                    is_wanted: matches!(&event, Event::Commit(commit) if !commit.ops.is_empty()),
+                });
+                vec![
+                    refused(evidence, event.position(), &refusal, frame),
+                    recheck,
+                ]
+            }
+            Outcome::KeyUnavailable => {
+                metrics.key_unavailable.increment(1);
+                let predecessor = Predecessor::KeyUnavailable;
+                let chain = self.chain_update(evidence, event.position(), predecessor, frame);
+                effect_of_commit(chain, Vec::new()).into_iter().collect()
+            }
+            Outcome::Verified {
+                verified,
+                predecessor,
+                tolerated,
+            } => {
+                metrics.verified(verified).increment(1);
+                if let Some(error) = tolerated {
+                    metrics.verify_errors(error.name()).increment(1);
+                    if let Some(verification) = &self.verification {
+                        verification.report(did, &error);
+                    }
+                }
+                let chain = predecessor.and_then(|predecessor| {
+                    self.chain_update(evidence, event.position(), predecessor, frame)
+                });
+                let records = self.records_of(&event, Some(verified));
+                effect_of_commit(chain, records).into_iter().collect()
+            }
+        }
+    }
+
+    fn chain_update(
+        &self,
+        evidence: &Evidence,
+        position: Option<Position>,
+        predecessor: Predecessor,
+        frame: &Bytes,
+    ) -> Option<ChainUpdate> {
+        let Position { seq, time } = position?;
+        let commit = evidence.commit();
+        Some(ChainUpdate {
+            did: commit.did.clone(),
+            rev: commit.rev.clone(),
+            data: commit.data,
+            seq,
+            time: time?,
+            predecessor,
+            wants_history: self.wants_history,
+            frame: frame.clone(),
+        })
+    }
+
+    /// The effects of `event`, counted by collection.
+    pub(crate) fn effects_of_verified(&self, event: Event, verified: Option<Level>) -> Vec<Effect> {
+        if let Event::Commit(_) = &event {
+            let records = self.records_of(&event, verified);
+            return effect_of_commit(None, records).into_iter().collect();
+        }
+        let mut effects = Vec::new();
+        self.rules.effects_of(event, verified, &mut effects);
+        effects
+    }
+
+    /// The changes of a commit's operations, counted by collection; none for another event.
+    fn records_of(&self, event: &Event, verified: Option<Level>) -> Vec<RecordChange> {
+        let Event::Commit(commit) = event else {
+            return Vec::new();
+        };
+        let metrics = &self.metrics;
+        count_operations(commit, metrics);
+        let records = self.rules.records_of(commit, verified);
+        for record in &records {
+            match record {
+                RecordChange::Upsert(upsert) => metrics
+                    .collection(upsert.version.collection.as_str())
+                    .validated(&upsert.validity)
+                    .increment(1),
+                RecordChange::DeadLetter(letter) if letter.stage == Stage::Validate => {
+                    if let Some(collection) = letter.collection() {
+                        metrics.collection(collection).rejected.increment(1);
+                    }
+                }
+                RecordChange::DeadLetter(_) | RecordChange::Delete(_) => {}
+            }
+        }
+        records
     }
 }
 
@@ -112,27 +171,6 @@ pub(crate) fn effects_of_outcome(
 fn effect_of_commit(chain: Option<ChainUpdate>, records: Vec<RecordChange>) -> Option<Effect> {
     let has_effect = chain.is_some() || !records.is_empty();
     has_effect.then(|| Effect::Commit(Box::new(CommitEffect { chain, records })))
-}
-
-fn chain_update(
-    processor: &Processor,
-    evidence: &Evidence,
-    position: Option<Position>,
-    predecessor: Predecessor,
-    frame: &Bytes,
-) -> Option<ChainUpdate> {
-    let Position { seq, time } = position?;
-    let commit = evidence.commit();
-    Some(ChainUpdate {
-        did: commit.did.clone(),
-        rev: commit.rev.clone(),
-        data: commit.data,
-        seq,
-        time: time?,
-        predecessor,
-        wants_history: processor.wants_history,
-        frame: frame.clone(),
-    })
 }
 
 fn refused(
@@ -163,46 +201,6 @@ fn until_confirmed(mut effects: Vec<Effect>) -> Vec<Effect> {
         }
     }
     effects
-}
-
-/// The effects of `event`, counted by collection.
-pub(crate) fn effects_of_verified(
-    processor: &Processor,
-    event: Event,
-    verified: Option<Level>,
-) -> Vec<Effect> {
-    if let Event::Commit(_) = &event {
-        let records = records_of(processor, &event, verified);
-        return effect_of_commit(None, records).into_iter().collect();
-    }
-    let mut effects = Vec::new();
-    processor.rules.effects_of(event, verified, &mut effects);
-    effects
-}
-
-/// The changes of a commit's operations, counted by collection; none for another event.
-fn records_of(processor: &Processor, event: &Event, verified: Option<Level>) -> Vec<RecordChange> {
-    let Event::Commit(commit) = event else {
-        return Vec::new();
-    };
-    let metrics = &processor.metrics;
-    count_operations(commit, metrics);
-    let records = processor.rules.records_of(commit, verified);
-    for record in &records {
-        match record {
-            RecordChange::Upsert(upsert) => metrics
-                .collection(upsert.version.collection.as_str())
-                .validated(&upsert.validity)
-                .increment(1),
-            RecordChange::DeadLetter(letter) if letter.stage == Stage::Validate => {
-                if let Some(collection) = letter.collection() {
-                    metrics.collection(collection).rejected.increment(1);
-                }
-            }
-            RecordChange::DeadLetter(_) | RecordChange::Delete(_) => {}
-        }
-    }
-    records
 }
 
 fn count_operations(commit: &Commit, metrics: &Metrics) {
