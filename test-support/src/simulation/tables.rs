@@ -4,22 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use huddle_firehose::store::sqlite::SqliteStore;
 use serde_json::Value;
-use simulated_network::oracle::{Record, Refusal, Truth, Visibility, malformed, records, select};
+use simulated_network::oracle::{
+    NetworkState, Record, Refusal, Visibility, malformed, records, select,
+};
 use simulated_network::record::{BOOKING, BOOKING_REQUEST, SLOT_OFFER};
 
 /// Panics with `context` where a worker under the policy `flag` for `com.huddle.*` has left anything
-/// else than `truth` in its tables.
-pub async fn assert_tables_equal(store: &SqliteStore, truth: &Truth, context: &str) {
-    let wanted = |visibility| select(truth, visibility, |path| path.starts_with("com.huddle."));
+/// else than `expected` in its tables.
+pub async fn assert_tables_equal(store: &SqliteStore, expected: &NetworkState, context: &str) {
+    let wanted = |visibility| select(expected, visibility, |path| path.starts_with("com.huddle."));
     let mut kept = wanted(Visibility::Hidden);
     kept.extend(wanted(Visibility::Live));
 
     let stored = stored_records(store, "records WHERE deleted = 0").await;
     assert_records_equal(&stored, &told(&kept), &format!("records, {context}"));
-    assert_visible_records_equal(store, truth, context).await;
-    assert_accounts_equal(store, truth, context).await;
+    assert_visible_records_equal(store, expected, context).await;
+    assert_accounts_equal(store, expected, context).await;
 
-    let valid = valid(truth);
+    let valid = valid(expected);
     for (table, collection) in [
         ("offers_index", SLOT_OFFER),
         ("booking_requests", BOOKING_REQUEST),
@@ -34,10 +36,14 @@ pub async fn assert_tables_equal(store: &SqliteStore, truth: &Truth, context: &s
 }
 
 /// Panics with `context` where what a worker under the policy `flag` shows is another thing than
-/// `truth`. What it hides of accounts that are not active nobody can know: their hosts don't say.
-pub async fn assert_visible_records_equal(store: &SqliteStore, truth: &Truth, context: &str) {
+/// `expected`. What it hides of accounts that are not active nobody can know: their hosts don't say.
+pub async fn assert_visible_records_equal(
+    store: &SqliteStore,
+    expected: &NetworkState,
+    context: &str,
+) {
     let is_wanted = |path: &str| path.starts_with("com.huddle.");
-    let live = select(truth, Visibility::Live, is_wanted);
+    let live = select(expected, Visibility::Live, is_wanted);
     let visible = stored_records(store, "visible_records").await;
     assert_records_equal(
         &visible,
@@ -46,10 +52,10 @@ pub async fn assert_visible_records_equal(store: &SqliteStore, truth: &Truth, co
     );
 }
 
-/// Panics with `context` where what is known of accounts is another thing than `truth`.
-pub async fn assert_accounts_equal(store: &SqliteStore, truth: &Truth, context: &str) {
+/// Panics with `context` where what is known of accounts is another thing than `expected`.
+pub async fn assert_accounts_equal(store: &SqliteStore, expected: &NetworkState, context: &str) {
     let accounts = stored_accounts(store).await;
-    assert_eq!(accounts, told_accounts(truth), "accounts, {context}");
+    assert_eq!(accounts, told_accounts(expected), "accounts, {context}");
 }
 
 /// Panics with `context` where a worker under the policy `flag` has put aside anything else than
@@ -89,11 +95,11 @@ struct DeadLetter {
 }
 
 /// The URIs of records that have a row of their own, of active and hidden accounts.
-fn valid(truth: &Truth) -> BTreeSet<String> {
+fn valid(expected: &NetworkState) -> BTreeSet<String> {
     let mut valid = BTreeSet::new();
     for visibility in [Visibility::Live, Visibility::Hidden] {
-        let malformed = malformed(truth, visibility);
-        let records = records(truth, visibility).into_keys();
+        let malformed = malformed(expected, visibility);
+        let records = records(expected, visibility).into_keys();
         valid.extend(records.filter(|uri| !malformed.contains_key(uri)));
     }
     valid
@@ -132,8 +138,8 @@ async fn stored_records(store: &SqliteStore, table: &str) -> Records {
 /// Handle and status by DID.
 type Accounts = BTreeMap<String, (Option<String>, Option<String>)>;
 
-fn told_accounts(truth: &Truth) -> Accounts {
-    truth
+fn told_accounts(expected: &NetworkState) -> Accounts {
+    expected
         .iter()
         .map(|(did, account)| {
             (

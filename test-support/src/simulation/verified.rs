@@ -14,7 +14,7 @@ use huddle_firehose::worker::RunningWorker;
 use jiff::Timestamp;
 use simulated_network::http::HttpServer;
 use simulated_network::network::Network;
-use simulated_network::oracle::Truth;
+use simulated_network::oracle::NetworkState;
 use simulated_network::relay::{Options, Relay};
 use simulated_network::shape::Shape;
 use tempfile::TempDir;
@@ -305,24 +305,24 @@ impl Verified {
 
     // === In the end ===
 
-    /// Stops the worker, and holds what it shows against the truth.
+    /// Stops the worker, and holds what it shows against the expected.
     pub async fn compare(self) {
-        let (store, truth, context, _directory) = self.end().await;
-        assert_visible_records_equal(&store, &truth, &context).await;
-        assert_accounts_equal(&store, &truth, &context).await;
+        let (store, expected, context, _directory) = self.end().await;
+        assert_visible_records_equal(&store, &expected, &context).await;
+        assert_accounts_equal(&store, &expected, &context).await;
     }
 
     /// The same, for the records alone.
     pub async fn compare_records(self) {
-        let (store, truth, context, _directory) = self.end().await;
-        assert_visible_records_equal(&store, &truth, &context).await;
+        let (store, expected, context, _directory) = self.end().await;
+        assert_visible_records_equal(&store, &expected, &context).await;
     }
 
-    async fn end(self) -> (SqliteStore, Truth, String, TempDir) {
-        let truth = self.network().oracle().now();
+    async fn end(self) -> (SqliteStore, NetworkState, String, TempDir) {
+        let expected = self.network().oracle().now();
         self.tree.drain().await.unwrap();
         let context = format!("seed {}", self.seed);
-        (self.store, truth, context, self.directory)
+        (self.store, expected, context, self.directory)
     }
 }
 

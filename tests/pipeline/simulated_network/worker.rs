@@ -128,7 +128,7 @@ impl Followed {
         self.tree.drain().await.unwrap();
         let store = SqliteStore::open(&self.database_url).await.unwrap();
         let oracle = self.network.oracle();
-        let told = oracle.told(&BTreeSet::new());
+        let told = oracle.in_stream(&BTreeSet::new());
         let context = format!("seed {}", self.seed);
         assert_tables_equal(&store, &told, &context).await;
         assert_dead_letters_equal(&store, oracle.refusals(), &context).await;
