@@ -1,4 +1,4 @@
-//! What the tables hold, against what the network holds.
+//! Compares the tables with the state of the network.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,15 +9,14 @@ use simulated_network::oracle::{
 };
 use simulated_network::record::{BOOKING, BOOKING_REQUEST, SLOT_OFFER};
 
-/// Panics with `context` where a worker under the policy `flag` for `com.huddle.*` has left anything
-/// else than `expected` in its tables.
+/// Asserts that the tables of a worker with the policy `flag` for `com.huddle.*` hold `expected`.
 pub async fn assert_tables_equal(store: &SqliteStore, expected: &NetworkState, context: &str) {
     let wanted = |visibility| select(expected, visibility, |path| path.starts_with("com.huddle."));
     let mut kept = wanted(Visibility::Hidden);
     kept.extend(wanted(Visibility::Live));
 
     let stored = stored_records(store, "records WHERE deleted = 0").await;
-    assert_records_equal(&stored, &told(&kept), &format!("records, {context}"));
+    assert_records_equal(&stored, &by_uri(&kept), &format!("records, {context}"));
     assert_visible_records_equal(store, expected, context).await;
     assert_accounts_equal(store, expected, context).await;
 
@@ -35,8 +34,8 @@ pub async fn assert_tables_equal(store: &SqliteStore, expected: &NetworkState, c
     }
 }
 
-/// Panics with `context` where what a worker under the policy `flag` shows is another thing than
-/// `expected`. What it hides of accounts that are not active nobody can know: their hosts don't say.
+/// Asserts that a worker with the policy `flag` shows the records of `expected`. Hidden records of
+/// inactive accounts are not compared, because hosts do not serve them.
 pub async fn assert_visible_records_equal(
     store: &SqliteStore,
     expected: &NetworkState,
@@ -47,19 +46,19 @@ pub async fn assert_visible_records_equal(
     let visible = stored_records(store, "visible_records").await;
     assert_records_equal(
         &visible,
-        &told(&live),
+        &by_uri(&live),
         &format!("visible records, {context}"),
     );
 }
 
-/// Panics with `context` where what is known of accounts is another thing than `expected`.
+/// Asserts that the tables have the accounts of `expected`.
 pub async fn assert_accounts_equal(store: &SqliteStore, expected: &NetworkState, context: &str) {
     let accounts = stored_accounts(store).await;
-    assert_eq!(accounts, told_accounts(expected), "accounts, {context}");
+    assert_eq!(accounts, expected_accounts(expected), "accounts, {context}");
 }
 
-/// Panics with `context` where a worker under the policy `flag` has put aside anything else than
-/// `refusals`. What a frame that can't be taken says of itself is not compared.
+/// Asserts that the dead letters of a worker with the policy `flag` are `refusals`. The fields of a
+/// frame that can't be read are not compared.
 pub async fn assert_dead_letters_equal(store: &SqliteStore, refusals: &[Refusal], context: &str) {
     let expected: BTreeSet<DeadLetter> = refusals
         .iter()
@@ -94,7 +93,7 @@ struct DeadLetter {
     raw: Vec<u8>,
 }
 
-/// The URIs of records that have a row of their own, of active and hidden accounts.
+/// The URIs of valid records, of active and hidden accounts.
 fn valid(expected: &NetworkState) -> BTreeSet<String> {
     let mut valid = BTreeSet::new();
     for visibility in [Visibility::Live, Visibility::Hidden] {
@@ -108,7 +107,7 @@ fn valid(expected: &NetworkState) -> BTreeSet<String> {
 /// CID and value by URI.
 type Records = BTreeMap<String, (String, Value)>;
 
-fn told(records: &BTreeMap<String, &Record>) -> Records {
+fn by_uri(records: &BTreeMap<String, &Record>) -> Records {
     records
         .iter()
         .map(|(uri, record)| (uri.clone(), (record.cid.to_string(), record.value.clone())))
@@ -138,7 +137,7 @@ async fn stored_records(store: &SqliteStore, table: &str) -> Records {
 /// Handle and status by DID.
 type Accounts = BTreeMap<String, (Option<String>, Option<String>)>;
 
-fn told_accounts(expected: &NetworkState) -> Accounts {
+fn expected_accounts(expected: &NetworkState) -> Accounts {
     expected
         .iter()
         .map(|(did, account)| {
@@ -165,7 +164,7 @@ async fn fetch<T>(store: &SqliteStore, query: &str) -> Vec<T>
 where
     T: for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow> + Send + Unpin,
 {
-    // The queries are this file's own.
+    // All queries are in this file.
     sqlx::query_as(sqlx::AssertSqlSafe(query))
         .fetch_all(store.reader())
         .await

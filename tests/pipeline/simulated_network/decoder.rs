@@ -1,4 +1,4 @@
-//! Frames, decoded and folded in the plainest way.
+//! Decodes frames of a simulated network, and folds them in the simplest way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use simulated_network::shape::Shape;
 use super::network;
 
 #[test]
-fn the_decoded_frames_fold_to_the_truth() {
+fn the_decoded_frames_fold_to_the_networks_state() {
     for seed in 0..5 {
         let mut network = network(seed);
         network.steps(300);
@@ -27,14 +27,14 @@ fn the_decoded_frames_fold_to_the_truth() {
 }
 
 #[test]
-fn every_frame_is_decoded_also_where_repositories_migrate() {
+fn every_frame_is_decoded_also_when_repositories_migrate() {
     let mut network = Network::new(100, Shape::default());
     network.steps(500);
     folded(&network);
 }
 
 #[test]
-fn what_the_decoder_refuses_is_what_nobody_can_take_and_nothing_else() {
+fn the_decoder_refuses_exactly_the_invalid_frames_and_records() {
     let mut refused = 0;
     for seed in 0..10 {
         let mut network = Network::new(seed, Shape::adversarial());
@@ -49,7 +49,7 @@ fn what_the_decoder_refuses_is_what_nobody_can_take_and_nothing_else() {
     assert!(refused > 300, "{refused}");
 }
 
-/// A record's URI, or none for a whole frame, and the bytes at fault.
+/// The URI of a refused record, or `None` for a whole frame, and its bytes.
 type Refused = (Option<String>, Bytes);
 
 fn refusals_of(network: &Network) -> BTreeSet<Refused> {
