@@ -14,7 +14,7 @@ pub struct Options {
     /// Sends neither `OutdatedCursor` nor `FutureCursor`, like the production relay
     /// (bluesky-social/indigo#1328). An outdated cursor then begins at the oldest entry, and a
     /// future cursor at the next new entry.
-    pub is_tacit: bool,
+    pub omits_cursor_messages: bool,
 }
 
 /// The log of a relay, which its clients follow. Clones share the same feed.
@@ -175,7 +175,7 @@ impl State {
             return Start::At(self.log.len());
         };
         if cursor > seqs().last().unwrap_or(0) {
-            return match self.options.is_tacit {
+            return match self.options.omits_cursor_messages {
                 true => Start::At(self.log.len()),
                 false => Start::Future,
             };
@@ -183,7 +183,7 @@ impl State {
         // Seqs have gaps, so the entry before the window shows whether an event is missing.
         let forgotten = self.log[..oldest].iter().filter_map(|entry| entry.seq);
         if cursor > 0 && forgotten.last().is_some_and(|last| cursor < last) {
-            return match self.options.is_tacit {
+            return match self.options.omits_cursor_messages {
                 true => Start::At(oldest),
                 false => Start::Outdated(oldest),
             };
@@ -267,9 +267,9 @@ mod tests {
     }
 
     #[test]
-    fn a_tacit_relay_says_nothing_about_cursors() {
+    fn a_relay_that_omits_cursor_messages_says_nothing_about_cursors() {
         let feed = feed(Options {
-            is_tacit: true,
+            omits_cursor_messages: true,
             ..held(3)
         });
         assert_eq!(start(&feed, 20), Start::At(3));
@@ -288,11 +288,11 @@ mod tests {
         assert!(feed.follow(Some(30)).missed().is_empty());
         assert_eq!(feed.follow(None).missed(), [10, 20, 30, 40, 50, 60]);
         assert!(feed.follow(Some(61)).missed().is_empty(), "it is refused");
-        let tacit = Options {
-            is_tacit: true,
+        let silent = Options {
+            omits_cursor_messages: true,
             ..Options::default()
         };
-        let feed = Feed::new(tacit);
+        let feed = Feed::new(silent);
         feed.append(&[entry(1), entry(2)]);
         assert_eq!(feed.follow(Some(1000)).missed(), [1, 2]);
     }

@@ -172,8 +172,8 @@ impl Network {
             frame::message("#commit", payload)
         });
         for change in changes {
-            let is_told = spoiled.as_ref().is_none_or(|op| !change.is_of(&op.path));
-            self.oracle.note(&did, change, is_told);
+            let is_in_stream = spoiled.as_ref().is_none_or(|op| !change.is_of(&op.path));
+            self.oracle.note(&did, change, is_in_stream);
         }
         if let Some(SpoiledOperation { path, block }) = spoiled {
             self.oracle

@@ -41,7 +41,7 @@ pub struct Change {
     pub what: What,
     /// Whether a consumer that only has the stream can know the change. It cannot know the changes
     /// of a migration, or a record whose block is not in the commit.
-    pub is_told: bool,
+    pub is_in_stream: bool,
 }
 
 /// An invalid message or operation, which a consumer must keep as a dead letter.
@@ -70,7 +70,7 @@ pub enum What {
 }
 
 /// The network at one moment: all accounts by DID, including deleted ones.
-pub type Truth = BTreeMap<String, Account>;
+pub type NetworkState = BTreeMap<String, Account>;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Account {
@@ -104,7 +104,7 @@ impl Oracle {
     }
 
     /// Records a change by the last message.
-    pub(crate) fn note(&mut self, did: &str, what: What, is_told: bool) {
+    pub(crate) fn note(&mut self, did: &str, what: What, is_in_stream: bool) {
         let Place { moment, time } = self.here();
         let did = did.to_owned();
         self.changes.push(Change {
@@ -112,7 +112,7 @@ impl Oracle {
             time,
             did,
             what,
-            is_told,
+            is_in_stream,
         });
     }
 
@@ -171,12 +171,12 @@ impl Oracle {
     }
 
     /// The state after all messages.
-    pub fn now(&self) -> Truth {
+    pub fn now(&self) -> NetworkState {
         self.at(u64::MAX)
     }
 
     /// The state after the event with this seq in the current sequence.
-    pub fn at(&self, seq: u64) -> Truth {
+    pub fn at(&self, seq: u64) -> NetworkState {
         let end = self.moment(seq);
         let until = self.changes.partition_point(|change| change.moment <= end);
         fold(&self.changes[..until])
@@ -184,19 +184,19 @@ impl Oracle {
 
     /// The state that a consumer of the stream alone has after all messages, if it missed the
     /// messages at `unheard`.
-    pub fn told(&self, unheard: &BTreeSet<Moment>) -> Truth {
+    pub fn in_stream(&self, unheard: &BTreeSet<Moment>) -> NetworkState {
         let changes = self.changes.iter();
-        fold(changes.filter(|change| change.is_told && !unheard.contains(&change.moment)))
+        fold(changes.filter(|change| change.is_in_stream && !unheard.contains(&change.moment)))
     }
 }
 
-fn fold<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Truth {
-    let mut truth = Truth::new();
+fn fold<'a>(changes: impl IntoIterator<Item = &'a Change>) -> NetworkState {
+    let mut network = NetworkState::new();
     for change in changes {
-        let account = truth.entry(change.did.clone()).or_default();
+        let account = network.entry(change.did.clone()).or_default();
         account.change(&change.what);
     }
-    truth
+    network
 }
 
 impl What {
@@ -230,32 +230,34 @@ impl Account {
 }
 
 /// The records of the three wanted collections by URI, including malformed ones.
-pub fn records(truth: &Truth, visibility: Visibility) -> BTreeMap<String, &Record> {
-    select(truth, visibility, |path| WANTED.contains(&collection(path)))
+pub fn records(network: &NetworkState, visibility: Visibility) -> BTreeMap<String, &Record> {
+    select(network, visibility, |path| {
+        WANTED.contains(&collection(path))
+    })
 }
 
 /// Records of similar collections, which an indexer of the three collections must not keep.
-pub fn near_misses(truth: &Truth, visibility: Visibility) -> BTreeMap<String, &Record> {
-    select(truth, visibility, |path| {
+pub fn near_misses(network: &NetworkState, visibility: Visibility) -> BTreeMap<String, &Record> {
+    select(network, visibility, |path| {
         path.starts_with("com.huddle") && !WANTED.contains(&collection(path))
     })
 }
 
 /// Records of the wanted collections that do not match their schema.
-pub fn malformed(truth: &Truth, visibility: Visibility) -> BTreeMap<String, &Record> {
-    select(truth, visibility, |path| {
+pub fn malformed(network: &NetworkState, visibility: Visibility) -> BTreeMap<String, &Record> {
+    select(network, visibility, |path| {
         WANTED.contains(&collection(path)) && is_malformed(path)
     })
 }
 
 /// The records whose path is wanted, by URI.
 pub fn select(
-    truth: &Truth,
+    network: &NetworkState,
     visibility: Visibility,
     is_wanted: impl Fn(&str) -> bool,
 ) -> BTreeMap<String, &Record> {
     let mut records = BTreeMap::new();
-    for (did, account) in truth {
+    for (did, account) in network {
         if account.status.is_none() != (visibility == Visibility::Live) {
             continue;
         }

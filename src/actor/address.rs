@@ -4,8 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ractor::{ActorRef, Message};
 
-/// The address of an actor that may be replaced at any time. The supervisor keeps it up to date;
-/// everybody else sends to it.
+/// The address of an actor that may be replaced at any time. The supervisor keeps it up to date.
 #[derive(Debug)]
 pub struct Address<M>(Arc<RwLock<Option<ActorRef<M>>>>);
 
@@ -28,20 +27,20 @@ impl<M: Message> Address<M> {
     /// Sends `message`.
     ///
     /// # Errors
-    /// Gives the message back where nobody is there to take it.
+    /// Returns the message if no actor is at the address.
     pub fn cast(&self, message: M) -> Result<(), M> {
         let Some(actor) = self.current() else {
             return Err(message);
         };
         match actor.cast(message) {
             Err(ractor::MessagingErr::SendErr(message)) => Err(message),
-            // The other errors are of wrongly typed references, which an `ActorRef<M>` is not.
+            // The other errors concern references of the wrong type. An `ActorRef<M>` has the right one.
             _ => Ok(()),
         }
     }
 }
 
-// Derived implementations would ask for `M: Clone` and `M: Default`.
+// Derived implementations would require `M: Clone` and `M: Default`.
 impl<M> Clone for Address<M> {
     fn clone(&self) -> Self {
         Self(self.0.clone())

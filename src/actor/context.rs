@@ -1,5 +1,5 @@
-//! What one actor holds besides its own state: what it shares with others, its progress, and the
-//! points at which tests make it fail.
+//! The context of one actor: what it shares with others, its progress, and the points at which tests
+//! make it fail.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use ractor::{ActorCell, ActorProcessingErr};
 use super::progress::{Busy, Progress};
 use crate::testing::fault::{Fault, Faults, Point};
 
-/// What one actor holds besides its own state. It dereferences to `C`, which the actor shares with
-/// the others of its tree.
+/// The context of one actor, beside its own state. It dereferences to `C`, which the actor shares
+/// with the others of its tree.
 pub struct ActorContext<C> {
     shared: Arc<C>,
     progress: Progress,
@@ -18,7 +18,7 @@ pub struct ActorContext<C> {
     cell: ActorCell,
 }
 
-/// What an actor is started with.
+/// The arguments with which an actor starts.
 pub struct Arguments<C> {
     pub shared: Arc<C>,
     pub progress: Progress,
@@ -26,7 +26,7 @@ pub struct Arguments<C> {
 }
 
 impl<C> ActorContext<C> {
-    /// The first step of an actor's `pre_start`; `point` is its fault point.
+    /// Makes the context. It is the first step of an actor's `pre_start`; `point` is its fault point.
     ///
     /// # Errors
     /// If the fault plan makes the start fail.
@@ -54,7 +54,7 @@ impl<C> ActorContext<C> {
         &self.shared
     }
 
-    /// The first step of a handler. The actor counts as busy until the guard is dropped.
+    /// Begins a handler, and is its first step. The actor counts as busy until the guard is dropped.
     ///
     /// # Errors
     /// If the fault plan makes the handler fail.
@@ -87,7 +87,7 @@ impl<C> Deref for ActorContext<C> {
     }
 }
 
-// A derived implementation would ask for `C: Clone`.
+// A derived implementation would require `C: Clone`.
 impl<C> Clone for ActorContext<C> {
     fn clone(&self) -> Self {
         Self {
@@ -100,7 +100,7 @@ impl<C> Clone for ActorContext<C> {
 }
 
 impl Faults {
-    /// Passes `point` in `actor`, which the plan may also kill.
+    /// Passes `point` in `actor`. The plan may also kill the actor.
     ///
     /// # Errors
     /// If the plan makes the actor fail here.

@@ -1,4 +1,5 @@
-//! What every actor needs: an address that survives restarts, a mark of its progress, the fault seam.
+//! What every actor needs: an address that survives restarts, a measure of its progress, the fault
+//! seam.
 
 pub mod address;
 mod context;

@@ -1,4 +1,4 @@
-//! Who has been at the same piece of work for how long.
+//! How long an actor has had the same piece of work in hand.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// One actor's progress, shared with the supervisor, which restarts whoever is stuck.
+/// One actor's progress. The supervisor shares it, and restarts an actor that is stuck.
 #[derive(Clone, Debug)]
 pub struct Progress {
     since: Instant,
-    /// Milliseconds after `since` at which the handler took up its work, plus one; 0 at rest.
+    /// When the handler began its work, in milliseconds after `since`, plus one. 0 means idle.
     busy_from: Arc<AtomicU64>,
 }
 
@@ -22,14 +22,14 @@ impl Progress {
         }
     }
 
-    /// Work is in hand until the guard is dropped.
+    /// Marks the actor as busy until the guard is dropped.
     pub fn busy(&self) -> Busy {
         let elapsed = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.busy_from.store(elapsed + 1, Ordering::Relaxed);
         Busy(self.busy_from.clone())
     }
 
-    /// For how long the same work has been in hand; `None` at rest.
+    /// How long the same work has been in hand. `None` means idle.
     pub fn busy_for(&self) -> Option<Duration> {
         let from = self.busy_from.load(Ordering::Relaxed).checked_sub(1)?;
         Some(
@@ -46,7 +46,7 @@ impl Default for Progress {
     }
 }
 
-/// See [`Progress::busy`].
+/// The guard of [`Progress::busy`].
 #[derive(Debug)]
 pub struct Busy(Arc<AtomicU64>);
 
@@ -60,6 +60,7 @@ impl Drop for Busy {
 mod tests {
     use super::*;
 
+    /// Holds invariant 8.4.
     #[tokio::test(start_paused = true)]
     async fn only_work_in_hand_counts_as_being_stuck() {
         let progress = Progress::new();

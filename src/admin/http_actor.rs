@@ -1,4 +1,4 @@
-//! The HttpActor: keeps the operator's endpoints up.
+//! The HttpActor: serves the operator's endpoints.
 
 use std::net;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::http::{self, HttpState};
 
-/// See the module.
+/// Serves the operator's endpoints.
 pub struct HttpActor;
 
-/// What the endpoints listen on, and what they show.
+/// The socket of the endpoints, and what they show.
 pub struct Endpoints {
-    /// It outlives the actor, so a restart needs no free port.
+    /// It outlives the actor, so that a restart keeps the port.
     pub listener: net::TcpListener,
     pub state: HttpState,
 }
 
 #[derive(Debug)]
 pub enum HttpMessage {
-    /// The server ended, which it should not.
+    /// The server ended, which is a failure.
     Ended(std::io::Result<()>),
 }
 
 impl Actor for HttpActor {
     type Msg = HttpMessage;
-    /// Stops the server when the actor ends, however it does.
+    /// Stops the server when the actor ends.
     type State = DropGuard;
     type Arguments = Arc<Endpoints>;
 
@@ -42,8 +42,8 @@ impl Actor for HttpActor {
         let guard = stop.clone().drop_guard();
         tokio::spawn(async move {
             let ended = http::serve(listener, state, stop).await;
-            // Where the actor is gone already, that is why the server ended.
-            let _unheard = myself.cast(HttpMessage::Ended(ended));
+            // The cast fails if the actor has ended. Then the end of the actor has ended the server.
+            let _sent = myself.cast(HttpMessage::Ended(ended));
         });
         Ok(guard)
     }

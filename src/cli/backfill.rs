@@ -48,9 +48,14 @@ impl Backfill {
     }
 
     async fn run(&self, config: Config) -> anyhow::Result<()> {
-        let collections = worker::collections(&config.collections, &Schemas::embedded()?);
+        let patterns = &config.collections;
+        let collections = worker::collections(patterns, &Schemas::embedded()?);
         if collections.is_empty() {
-            bail!("collections: none of them is named in full or known, so none can be looked for");
+            let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+            bail!(
+                "backfill needs full collection names; {} matches no known lexicon",
+                patterns.join(", ")
+            );
         }
         let mut signals = StopSignals::listen()?;
         let store = Arc::new(SqliteStore::open(&config.database_url).await?);

@@ -6,22 +6,22 @@ use std::ops::{Add, Sub};
 use crate::model::Position;
 use crate::store::plan::effect::Effect;
 
-/// What one batch of frames asks of the tables.
+/// The effects of one batch of frames.
 #[derive(Debug)]
 pub struct IndexWork<L> {
-    /// What is owed until the work is durable: a lease, in the pipeline.
+    /// What is acked when the work is durable: in the pipeline, the batch with its lease.
     pub batch: L,
     pub effects: Vec<Effect>,
-    /// After how many effects which place of the source is reached: one entry an event, rising.
+    /// The position that is reached after a number of effects: one entry for each event, ascending.
     pub commit_points: Vec<CommitPoint>,
-    /// The place behind the whole batch.
+    /// The position after the whole batch.
     pub position: Position,
     pub sequence_restarted: bool,
-    /// A handler has died with this work in hand, so it is applied alone.
+    /// Whether a handler has died with this work in hand. Then it is applied alone.
     pub is_suspect: bool,
 }
 
-/// Once the first `effects` effects are durable, so is everything up to `position`.
+/// Says that everything up to `position` is durable when the first `effects` effects are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitPoint {
     pub effects: usize,
@@ -34,9 +34,9 @@ pub struct IndexBatch<L> {
     pub effects: Vec<Effect>,
     pub position: Position,
     pub sequence_restarted: bool,
-    /// What is done once this is durable, each with the place behind it.
+    /// The batches that are complete when this is durable, each with the position after it.
     pub completes: Vec<(L, Position)>,
-    /// Its last effects are the beginning of the work that waits first.
+    /// Whether its last effects are the beginning of the work that waits first.
     pub is_unfinished: bool,
 }
 
@@ -45,12 +45,12 @@ pub struct IndexBatch<L> {
 pub struct Accumulator<L> {
     waiting: VecDeque<IndexWork<L>>,
     load: Load,
-    /// The load that makes a transaction.
+    /// The load of a full transaction.
     size: usize,
 }
 
-/// What effects take up in a transaction. A chain update is written beside the records that its commit
-/// brings, so it does not take the place of one.
+/// How much of a transaction effects fill. Chain updates and all other changes are counted separately,
+/// because a chain update is written together with the records of its commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     chain_updates: usize,
@@ -90,13 +90,13 @@ impl<L> Accumulator<L> {
         self.load.total()
     }
 
-    /// Whether a transaction should be written without waiting for more.
+    /// Whether a transaction should be written now, without waiting for more effects.
     pub fn is_due(&self) -> bool {
         self.load.size() >= self.size || self.waiting.iter().any(|work| work.is_suspect)
     }
 
-    /// Cuts the next transaction: a load of about `size`, never part of an event's, and a suspect
-    /// batch by itself.
+    /// Cuts the next transaction, with a load of about `size`. It holds only whole events. A suspect
+    /// batch is a transaction by itself.
     pub fn cut(&mut self) -> Option<IndexBatch<L>> {
         let mut transaction = IndexBatch {
             effects: Vec::new(),
@@ -115,16 +115,16 @@ impl<L> Accumulator<L> {
             transaction.sequence_restarted |= work.sequence_restarted;
             let whole = load + Load::of(&work.effects);
             if whole.size() > self.size && !is_alone {
-                let Some(mark) = work.commit_point_at(load, self.size, is_first) else {
+                let Some(point) = work.commit_point_at(load, self.size, is_first) else {
                     break;
                 };
-                if mark.effects < work.effects.len() {
+                if point.effects < work.effects.len() {
                     transaction
                         .effects
-                        .extend(work.effects.drain(..mark.effects));
-                    transaction.position = mark.position;
+                        .extend(work.effects.drain(..point.effects));
+                    transaction.position = point.position;
                     transaction.is_unfinished = true;
-                    work.shift_commit_points(mark.effects);
+                    work.shift_commit_points(point.effects);
                     break;
                 }
             }
@@ -145,30 +145,31 @@ impl<L> Accumulator<L> {
 }
 
 impl<L> IndexWork<L> {
-    /// The last place to cut up to which a `load` does not grow beyond `size`; the first one of all
-    /// where something must go. What follows the last mark goes whole.
+    /// Returns the last commit point up to which `load` stays within `size`. If none fits and `must`
+    /// is set, returns the first one. Effects after the last commit point are not divided.
     fn commit_point_at(&self, mut load: Load, size: usize, must: bool) -> Option<CommitPoint> {
         let end = CommitPoint {
             effects: self.effects.len(),
             position: self.position,
         };
         let mut fitting = None;
-        let mut behind = 0;
-        for mark in &self.commit_points {
-            load = load + Load::of(&self.effects[behind..mark.effects]);
+        let mut counted = 0;
+        for point in &self.commit_points {
+            load = load + Load::of(&self.effects[counted..point.effects]);
             if load.size() > size {
                 break;
             }
-            (fitting, behind) = (Some(mark), mark.effects);
+            (fitting, counted) = (Some(point), point.effects);
         }
         let first = self.commit_points.first().unwrap_or(&end);
         fitting.or(must.then_some(first)).copied()
     }
 
-    fn shift_commit_points(&mut self, gone: usize) {
-        self.commit_points.retain(|mark| mark.effects > gone);
-        for mark in &mut self.commit_points {
-            mark.effects -= gone;
+    /// Removes the commit points of the first `cut` effects, and counts the others from there.
+    fn shift_commit_points(&mut self, cut: usize) {
+        self.commit_points.retain(|point| point.effects > cut);
+        for point in &mut self.commit_points {
+            point.effects -= cut;
         }
     }
 }
@@ -194,12 +195,13 @@ impl Load {
         }
     }
 
-    /// What is held against a batch's bound: each of the two kinds has it for itself.
+    /// The load that counts against the limit of a transaction. The limit applies to each of the two
+    /// kinds separately.
     pub fn size(self) -> usize {
         self.chain_updates.max(self.others)
     }
 
-    /// The chain updates and everything else, added up.
+    /// The sum of both kinds.
     pub fn total(self) -> usize {
         self.chain_updates + self.others
     }
@@ -254,7 +256,7 @@ mod tests {
         })
     }
 
-    /// A commit whose chain is followed, with so many records.
+    /// A commit with a chain update and `records` records.
     fn commit(seq: u64, records: usize) -> Effect {
         Effect::Commit(Box::new(CommitEffect {
             chain: Some(ChainUpdate {
@@ -286,7 +288,8 @@ mod tests {
         })
     }
 
-    /// Work of one event for each of `sizes`, with that many effects each, seqs from `first_seq`.
+    /// Work with one event for each of `sizes`, which is its number of effects. Seqs begin at
+    /// `first_seq`.
     fn work(first_seq: u64, sizes: &[usize]) -> IndexWork<u64> {
         let (mut effects, mut commit_points) = (Vec::new(), Vec::new());
         for (seq, &size) in (first_seq..).zip(sizes) {
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_holds_as_many_effects_as_it_should() {
+    fn a_transaction_is_full_at_its_size() {
         let mut accumulator = Accumulator::new(100);
         accumulator.push(work(1, &[1; 60]));
         accumulator.push(work(61, &[1; 60]));
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_update_takes_the_place_of_no_record() {
+    fn chain_updates_and_records_are_limited_separately() {
         let mut commits = work(1, &[1; 70]);
         commits.effects.fill_with(|| commit(1, 1));
         let mut accumulator = Accumulator::new(50);
@@ -336,14 +339,14 @@ mod tests {
         assert_eq!(Load::of(&first.effects).total(), 100);
         assert!(!accumulator.is_due());
         assert_eq!(accumulator.cut().unwrap().effects.len(), 20);
-        // And they are bounded by themselves.
+        // Chain updates have a limit of their own.
         let mut without_records = work(1, &[1; 70]);
         without_records.effects.fill_with(|| commit(1, 0));
         accumulator.push(without_records);
         assert_eq!(accumulator.cut().unwrap().effects.len(), 50);
     }
 
-    /// However many records a commit has, they count one by one.
+    /// The records of a commit count one by one.
     #[test]
     fn a_batch_is_bounded_by_its_records() {
         let mut commits = work(1, &[1; 10]);
@@ -353,8 +356,9 @@ mod tests {
         assert_eq!(accumulator.cut().unwrap().effects.len(), 3);
     }
 
+    /// Holds invariant 1.2.
     #[test]
-    fn the_effects_of_one_event_are_never_torn_apart() {
+    fn the_effects_of_one_event_are_never_split() {
         let mut accumulator = Accumulator::new(100);
         accumulator.push(work(1, &[60, 60, 180]));
         let sizes: Vec<_> = std::iter::from_fn(|| accumulator.cut())
@@ -379,13 +383,13 @@ mod tests {
         assert_eq!(sizes, [1, 1, 1]);
     }
 
-    /// Dead letters of frames that cannot be read: nothing says where in the stream they stand.
+    /// Dead letters of frames that cannot be read have no position.
     #[test]
-    fn effects_without_a_place_go_whole() {
+    fn effects_after_the_last_commit_point_are_not_divided() {
         let mut accumulator = Accumulator::new(2);
-        let mut unmarked = work(1, &[1; 5]);
-        unmarked.commit_points.truncate(1);
-        accumulator.push(unmarked);
+        let mut work = work(1, &[1; 5]);
+        work.commit_points.truncate(1);
+        accumulator.push(work);
         let first = accumulator.cut().unwrap();
         assert_eq!((first.effects.len(), first.position), (1, at(1)));
         let second = accumulator.cut().unwrap();
@@ -403,8 +407,8 @@ mod tests {
     }
 
     proptest! {
-        /// Rule 1: at each cut, every effect at or before the position is in this transaction or an
-        /// earlier one, and nothing is lost or turned round; whatever is marked.
+        /// Holds invariant 1.2: with any commit points, at each cut every effect at or before the
+        /// position is in this transaction or an earlier one. No effect is lost, and the order stays.
         #[test]
         fn the_position_never_leads(
             batches in prop::collection::vec(
@@ -415,9 +419,9 @@ mod tests {
         ) {
             let mut accumulator = Accumulator::new(size);
             let (mut seq, mut expected) = (1, Vec::new());
-            for (sizes, is_suspect, marked) in &batches {
+            for (sizes, is_suspect, kept_points) in &batches {
                 let mut work = IndexWork { is_suspect: *is_suspect, ..work(seq, sizes) };
-                let mut bits = (0..u32::BITS).map(|bit| marked >> bit & 1 == 1);
+                let mut bits = (0..u32::BITS).map(|bit| kept_points >> bit & 1 == 1);
                 work.commit_points.retain(|_| bits.next() == Some(true));
                 for effect in &mut work.effects {
                     if seq_of(effect).is_multiple_of(2) {
@@ -431,11 +435,11 @@ mod tests {
             let (mut written, mut completed) = (Vec::new(), 0);
             while let Some(transaction) = accumulator.cut() {
                 let is_progress = !transaction.completes.is_empty() || transaction.is_unfinished;
-                prop_assert!(is_progress, "it would go on for ever");
+                prop_assert!(is_progress, "it would never end");
                 written.extend(transaction.effects);
                 completed += transaction.completes.len();
-                let behind = expected.iter().take_while(|effect| seq_of(effect) <= transaction.position.seq);
-                prop_assert_eq!(behind.count(), written.len());
+                let covered = expected.iter().take_while(|effect| seq_of(effect) <= transaction.position.seq);
+                prop_assert_eq!(covered.count(), written.len());
             }
             prop_assert_eq!(written, expected);
             prop_assert_eq!(completed, batches.len());

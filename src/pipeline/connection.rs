@@ -1,6 +1,7 @@
-//! The ConnectionActor: owns one source's connection. It dials, resumes, reads while there is
-//! budget, and enters what it reads into the ledger.
+//! The ConnectionActor: owns one source's connection. It dials, resumes, reads while the budget
+//! allows, and enters what it reads into the ledger.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use crate::actor::{ActorContext, Arguments};
 use crate::atproto::skim::{Skim, skim};
 use crate::delivery::backoff::Backoff;
 use crate::delivery::segment::Segment;
+use crate::model::SourceId;
 use crate::source::error::{ConnectError, RetryAdvice};
 use crate::source::firehose::prefilter::Prefilter;
 use crate::source::frame_sink::{BatchLimits, FrameSink};
@@ -24,15 +26,15 @@ use crate::source::{Frames, Resume};
 use crate::telemetry::status::ConnectionState;
 use crate::testing::fault::Point;
 
-/// How long the CursorActor may take to say where to go on.
+/// How long the CursorActor may take to say where to resume.
 const RESUME_DEADLINE: Duration = Duration::from_secs(15);
-/// The part of each reconnect delay that is left to chance.
+/// How much of each reconnect delay is random.
 const JITTER: f64 = 0.3;
 
-/// See the module.
+/// Owns the connection of one source.
 pub struct ConnectionActor;
 
-/// Dial, or read a batch.
+/// Asks to dial, or to read a batch.
 #[derive(Debug)]
 pub struct Step;
 
@@ -42,14 +44,21 @@ pub struct ConnectionActorState {
     silence: SilenceDetector,
     limits: BatchLimits,
     connection: Option<Box<dyn Frames>>,
-    /// Nothing has come yet by a connection that is to show that it goes on with the same sequence.
+    /// Whether the connection was asked to begin with the last event of the previous one, and has not
+    /// delivered anything yet.
     is_after_reconnect: bool,
 }
 
-/// Why a connection is given up, or was never made.
+/// Why a connection ended, or was never made.
 struct Loss {
     advice: RetryAdvice,
-    reason: String,
+    cause: LossCause,
+}
+
+enum LossCause {
+    Failure(String),
+    /// The source has sent nothing for this long.
+    Silence(Duration),
 }
 
 impl Actor for ConnectionActor {
@@ -141,10 +150,10 @@ impl ConnectionActorState {
             }
             Loss {
                 advice: error.advice(),
-                reason: error.to_string(),
+                cause: LossCause::Failure(error.to_string()),
             }
         })?;
-        tracing::info!(source = %self.context.source.id(), ?resume, "connected");
+        log_connected(self.context.source.id(), resume);
         let now = Instant::now();
         self.reconnect.connected(now);
         self.silence.wait_from(now);
@@ -157,7 +166,7 @@ impl ConnectionActorState {
         Ok(())
     }
 
-    /// Reads one batch, once there is room for it.
+    /// Reads one batch, as soon as the budget has room for it.
     async fn read(&mut self, connection: &mut dyn Frames) -> Result<(), Loss> {
         if !self.context.budget.has_room() {
             let waited_from = Instant::now();
@@ -178,24 +187,18 @@ impl ConnectionActorState {
         self.context
             .pass(Point::ConnectionRead)
             .await
-            .map_err(|error| Loss {
-                advice: RetryAdvice::Backoff,
-                reason: error.to_string(),
-            })?;
-        // What was taken before an end is good.
+            .map_err(|error| Loss::failure(error.to_string()))?;
+        // Frames that were read before the connection ended are valid.
         self.enter(prefilter)?;
         match outcome {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Loss {
-                advice: RetryAdvice::Backoff,
-                reason: error.to_string(),
-            }),
+            Ok(Err(error)) => Err(Loss::failure(error.to_string())),
             Err(_elapsed) => {
                 let silent = self.silence.threshold();
                 self.silence.gave_up();
                 Err(Loss {
                     advice: RetryAdvice::Backoff,
-                    reason: format!("no data for {} s", silent.as_secs()),
+                    cause: LossCause::Silence(silent),
                 })
             }
         }
@@ -208,7 +211,7 @@ impl ConnectionActorState {
         self.is_after_reconnect = false;
         let error = prefilter.last_frame().and_then(error_frame);
         let last_seq = prefilter.last_seq();
-        // That the last event comes once more does not show that there are others.
+        // The last event of the previous connection does not prove that the source sends new ones.
         if last_seq.is_some_and(|seq| seq != self.context.ledger.received()) {
             self.reconnect.received();
             self.silence.data(Instant::now());
@@ -223,37 +226,32 @@ impl ConnectionActorState {
         }
     }
 
-    /// The server has given up on this stream, and closes next.
+    /// The loss after an error frame: the server closes the connection after it.
     fn error_frame_loss(&self, name: &str, reason: String) -> Loss {
         if name == "FutureCursor" {
-            // Should nobody hear it, the next attempt will meet the same answer.
-            let _unheard = self.context.cursor.cast(CursorMessage::FutureCursor);
+            // If there is no CursorActor, the next attempt meets the same answer.
+            let _sent = self.context.cursor.cast(CursorMessage::FutureCursor);
         }
-        Loss {
-            advice: RetryAdvice::Backoff,
-            reason,
-        }
+        Loss::failure(reason)
     }
 
+    /// Drops the connection. Returns the delay before the next attempt.
     fn lose(&mut self, loss: Loss) -> Duration {
-        let Loss { advice, reason } = loss;
+        let Loss { advice, cause } = loss;
         let ignored = self
             .connection
             .take()
             .map_or(0, |connection| connection.ignored());
         let delay = self.reconnect.next_delay(Instant::now(), advice);
-        tracing::warn!(
-            source = %self.context.source.id(),
-            reason,
-            ignored_text_messages = ignored,
-            retry_in_ms = delay.as_millis() as u64,
-            "not connected"
-        );
+        log_loss(self.context.source.id(), &cause, delay, ignored);
         let until = SignedDuration::try_from(delay)
             .ok()
             .and_then(|delay| Timestamp::now().checked_add(delay).ok())
             .unwrap_or(Timestamp::MAX);
-        self.show(ConnectionState::BackingOff { until, reason });
+        self.show(ConnectionState::BackingOff {
+            until,
+            reason: cause.to_string(),
+        });
         delay
     }
 
@@ -266,7 +264,7 @@ impl ConnectionActorState {
     }
 }
 
-/// Has the tables say which repositories are tracked, where nobody has asked yet.
+/// Loads the tracked repositories from the tables, if that was not done yet.
 async fn load_tracked(context: &Context) -> Result<(), Loss> {
     let interest = context.interest.current();
     let (Some(repositories), Some(tracked)) = (&context.repositories, interest.tracked()) else {
@@ -275,33 +273,86 @@ async fn load_tracked(context: &Context) -> Result<(), Loss> {
     if tracked.is_loaded() {
         return Ok(());
     }
-    let dids = repositories.store.tracked().await.map_err(|error| Loss {
-        advice: RetryAdvice::Backoff,
-        reason: format!("the tracked repositories cannot be read: {error}"),
+    let dids = repositories.store.tracked().await.map_err(|error| {
+        Loss::failure(format!("the tracked repositories cannot be read: {error}"))
     })?;
     tracked.load(dids.iter().map(String::as_str));
     Ok(())
 }
 
-/// Asks the CursorActor where to go on.
+/// Asks the CursorActor where to resume.
 async fn resume(context: &Context) -> Result<Resume, Loss> {
-    let asked = match context.cursor.current() {
+    let answer = match context.cursor.current() {
         Some(cursor) => {
-            let asked = cursor.call(CursorMessage::Resume, Some(RESUME_DEADLINE));
-            asked.await.ok()
+            let answer = cursor.call(CursorMessage::Resume, Some(RESUME_DEADLINE));
+            answer.await.ok()
         }
         None => None,
     };
-    match asked {
+    match answer {
         Some(CallResult::Success(Some(resume))) => Ok(resume),
-        _ => Err(Loss {
-            advice: RetryAdvice::Backoff,
-            reason: "the cursor cannot be read".to_owned(),
-        }),
+        _ => Err(Loss::failure("the cursor cannot be read".to_owned())),
     }
 }
 
-/// The error that the frame is, and in words for a log.
+fn log_connected(source: &SourceId, resume: Resume) {
+    let (cursor, from) = match resume {
+        Resume::After(seq) | Resume::With(seq) => (Some(seq), None),
+        Resume::Live => (None, Some("live")),
+        Resume::Oldest => (None, Some("oldest")),
+    };
+    let inclusive = cursor.map(|_| resume.is_inclusive());
+    tracing::info!(%source, cursor, inclusive, from, "connected");
+}
+
+fn log_loss(source: &SourceId, cause: &LossCause, delay: Duration, ignored: u64) {
+    let retry_in_ms = delay.as_millis() as u64;
+    let ignored_text_messages = (ignored > 0).then_some(ignored);
+    match cause {
+        LossCause::Silence(_) => tracing::info!(
+            %source,
+            ignored_text_messages,
+            retry_in_ms,
+            "reconnecting: {cause}"
+        ),
+        LossCause::Failure(reason) => tracing::warn!(
+            %source,
+            reason,
+            ignored_text_messages,
+            retry_in_ms,
+            "connection lost; retrying in {}",
+            rounded(delay)
+        ),
+    }
+}
+
+/// `delay` for a log line: whole seconds, or milliseconds below one second.
+fn rounded(delay: Duration) -> String {
+    match delay.as_millis() {
+        below @ 0..1000 => format!("{below} ms"),
+        _ => format!("{:.0} s", delay.as_secs_f64()),
+    }
+}
+
+impl Loss {
+    fn failure(reason: String) -> Self {
+        Self {
+            advice: RetryAdvice::Backoff,
+            cause: LossCause::Failure(reason),
+        }
+    }
+}
+
+impl fmt::Display for LossCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failure(reason) => f.write_str(reason),
+            Self::Silence(silent) => write!(f, "source quiet for {} s", silent.as_secs()),
+        }
+    }
+}
+
+/// The name of an error frame, and its text for the log. `None` for other frames.
 fn error_frame(frame: &Bytes) -> Option<(String, String)> {
     match skim(frame).ok()? {
         Skim::Error { name, message } => Some((

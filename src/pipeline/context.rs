@@ -24,7 +24,7 @@ use crate::telemetry::metrics::{Metrics, SourceMetrics};
 use crate::telemetry::status::StatusBoard;
 use crate::testing::fault::Faults;
 
-/// What the actors of one source share. It outlives every one of them.
+/// What the actors of one source share. It outlives all of them.
 pub struct Context {
     pub options: Options,
     pub source: Arc<dyn Source>,
@@ -35,27 +35,27 @@ pub struct Context {
     /// `None` at level `none`.
     pub repositories: Option<Arc<Repositories>>,
     pub ledger: Arc<Ledger>,
-    /// One for the whole worker.
+    /// The budget of the whole worker.
     pub budget: Arc<Budget>,
     pub metrics: Metrics,
     pub source_metrics: SourceMetrics,
     pub status: StatusBoard,
-    /// Cancelled when no more is to be read.
+    /// Cancelled when a drain begins.
     pub stop_reading: CancellationToken,
-    /// One for each decoder.
+    /// One wakeup for each decoder.
     pub decoders: Arc<[Wakeup]>,
     pub filter: Address<DecodedBatch>,
     pub indexer: Address<IndexerMessage>,
     pub cursor: Address<CursorMessage>,
     pub faults: Faults,
-    /// How earlier runs ended. Set once the database was read.
+    /// How earlier runs ended. It is set when the database was read.
     pub crash_history: OnceLock<CrashHistory>,
-    /// Held by the one decoder that reads while frames are read one by one.
+    /// Held by the decoder that reads, while frames are read one by one.
     pub single_frame_lock: Mutex<()>,
     connected_at: OnceLock<Instant>,
 }
 
-/// What a [`Context`] is made of.
+/// The parts of which a [`Context`] is made.
 pub struct Parts {
     pub options: Options,
     pub source: Arc<dyn Source>,
@@ -119,10 +119,10 @@ impl Context {
     /// Shows why database writes fail; logs it once per incident.
     pub(super) fn note_blocked(&self, error: &StoreError) {
         let reason = error.to_string();
-        let mut is_news = false;
+        let mut is_new = false;
         self.status
-            .update(|status| is_news = status.queue.set_blocked(&reason, Timestamp::now()));
-        if is_news {
+            .update(|status| is_new = status.queue.set_blocked(&reason, Timestamp::now()));
+        if is_new {
             tracing::error!(reason, "database writes fail; reading paused, nothing lost");
         }
     }

@@ -1,4 +1,4 @@
-//! The CursorActor: where the source is to go on, and how far the tables are.
+//! The CursorActor: says where a connection resumes, and writes checkpoints.
 
 use std::time::Duration;
 
@@ -14,44 +14,44 @@ use crate::source::Resume;
 use crate::store::{StoreError, StoredCursor, WriteBatch};
 use crate::testing::fault::Point;
 
-/// Checkpoints of events that needed nothing are at least this far apart, however fast they come.
+/// The shortest time between two checkpoints for events that needed nothing.
 const CHECKPOINT_SPACING: Duration = Duration::from_millis(50);
 /// A query that takes longer counts as failed.
 const QUERY_DEADLINE: Duration = Duration::from_secs(10);
-/// How long the place to start over from is waited for. Meanwhile nobody is told where to go on.
+/// How long a restart of the sequence waits until everything is acked. No connection gets a resume
+/// point in the meantime.
 const ACK_DEADLINE: Duration = Duration::from_secs(2);
 
-/// So many runs in a row that came to no good end are a crash loop.
+/// This many runs in a row that ended in a crash are a crash loop.
 pub const CRASH_LOOP: u32 = 2;
 
-/// See the module.
+/// Keeps the cursor of one source.
 pub struct CursorActor;
 
 #[derive(Debug)]
 pub enum CursorMessage {
-    /// A transaction made everything up to here durable.
+    /// A transaction has made everything up to this position durable.
     Applied(Position),
-    /// Events were settled that needed nothing.
+    /// Events that needed nothing were acked.
     Acked,
     /// Writes the checkpoint that is due, if any.
     Tick,
-    /// Writes the low watermark, and that this run came to a good end. Answers whether both are
-    /// durable.
+    /// Writes the low watermark, and that this run did not crash. Answers whether both are durable.
     Finish(RpcReplyPort<bool>),
-    /// Where to go on; no answer while the database cannot say.
+    /// Asks where a connection resumes. The answer is `None` while the database cannot be read.
     Resume(RpcReplyPort<Option<Resume>>),
-    /// The source says that the cursor lies ahead of its log.
+    /// The source has said that the cursor is ahead of its log.
     FutureCursor,
 }
 
 pub struct CursorState {
     context: ActorContext<Context>,
-    /// What the cursor in the database is known to say.
+    /// The cursor that is known to be in the database.
     durable: Option<Position>,
     written_at: Instant,
-    /// The seq of the event that was last asked for once more.
-    asked_again: Option<u64>,
-    /// This run has gone on beyond the place where earlier ones ended.
+    /// The seq of the event that was last requested again.
+    requested_again: Option<u64>,
+    /// Whether this run has passed the events that were in flight when earlier runs crashed.
     is_past_crashes: bool,
 }
 
@@ -70,7 +70,7 @@ impl Actor for CursorActor {
             context,
             durable: None,
             written_at: Instant::now(),
-            asked_again: None,
+            requested_again: None,
             is_past_crashes: false,
         })
     }
@@ -103,12 +103,12 @@ impl Actor for CursorActor {
             }
             CursorMessage::Finish(reply) => {
                 let is_durable = state.checkpoint().await && state.forget_crashes().await;
-                // Whoever asked may have gone.
-                let _gone = reply.send(is_durable);
+                // The caller may have stopped waiting.
+                let _sent = reply.send(is_durable);
             }
             CursorMessage::Resume(reply) => {
                 let resume = state.resume().await;
-                let _gone = reply.send(resume);
+                let _sent = reply.send(resume);
             }
             CursorMessage::FutureCursor => state.start_over().await,
         }
@@ -117,7 +117,7 @@ impl Actor for CursorActor {
 }
 
 impl CursorState {
-    /// Makes the low watermark durable where no transaction did. Answers whether the cursor is there.
+    /// Writes the low watermark, if no transaction has done so. Returns whether it is durable.
     async fn checkpoint(&mut self) -> bool {
         let Some(durable) = self.load().await else {
             return false;
@@ -141,7 +141,7 @@ impl CursorState {
         written.is_ok()
     }
 
-    /// The durable cursor, read once; puts a ledger that was never told at its position.
+    /// Returns the durable cursor, which is read once. Sets the position of a ledger that has none.
     async fn load(&mut self) -> Option<Position> {
         if self.durable.is_some() {
             return self.durable;
@@ -158,8 +158,8 @@ impl CursorState {
         self.durable
     }
 
-    /// Where the runs before this one crashed again and again, a frame may have done it: frames are
-    /// then read one by one, until all that may have been in flight is behind us.
+    /// Reads how the runs before this one ended. If they crashed repeatedly, a frame may be the cause.
+    /// Then frames are read one by one, until everything that may have been in flight is passed.
     async fn apply_crash_history(&self) -> Option<()> {
         let context = &self.context;
         let begun = within_deadline(context.store.begin_run(context.source.id())).await;
@@ -171,12 +171,13 @@ impl CursorState {
         if history.crashes >= CRASH_LOOP {
             tracing::warn!(
                 crashes = history.crashes,
-                "the worker has crashed again and again; reading one frame at a time"
+                "the worker has crashed repeatedly; reading one frame at a time"
             );
             context.ledger.hand_out_singly(context.budget.limit_bytes());
         }
-        // Read by an earlier CursorActor, which died before it could say so.
-        let _known = context.crash_history.set(history);
+        // It is set already if an earlier CursorActor read it and died before it positioned the
+        // ledger.
+        let _set = context.crash_history.set(history);
         Some(())
     }
 
@@ -195,7 +196,7 @@ impl CursorState {
         forgotten.is_ok()
     }
 
-    /// Why events before the first one of a new source may be missing.
+    /// Returns why events before the first one of a new source may be missing.
     fn gap_before(&self, stored: &StoredCursor) -> Option<GapCause> {
         match (stored.is_new, self.context.options.start) {
             (true, Start::Live) => Some(GapCause::StartedLive),
@@ -204,33 +205,34 @@ impl CursorState {
         }
     }
 
-    /// Where the source is to go on: behind all that was read, which the ledger remembers. The last event
-    /// of that is asked for once more, which shows that the sequence is still the same one; but not again
-    /// before anything new has come, or a connection that never brings more would be all there is.
+    /// Returns where a connection resumes: after everything that was read, which the ledger remembers.
+    /// The last event of that is requested once more, to check that the sequence is still the same. It
+    /// is not requested twice before a new event has arrived: otherwise a connection that brings
+    /// nothing else would look like progress each time.
     async fn resume(&mut self) -> Option<Resume> {
         self.load().await?;
         let ledger = &self.context.ledger;
         let joins_live = ledger.epoch().gap == Some(GapCause::StartedLive);
         let seq = ledger.received();
-        Some(match self.asked_again {
+        Some(match self.requested_again {
             _ if seq == 0 && joins_live => Resume::Live,
             _ if seq == 0 => Resume::Oldest,
             Some(before) if before == seq => Resume::After(seq),
             _ => {
-                self.asked_again = Some(seq);
+                self.requested_again = Some(seq);
                 Resume::With(seq)
             }
         })
     }
 
-    /// Goes back to the oldest event that the source has, once what was read before is settled. The
-    /// gap is durable before the cursor moves.
+    /// Goes back to the oldest event that the source has, when everything that was read is acked. The
+    /// gap is written with the cursor.
     async fn start_over(&mut self) {
         let ledger = self.context.ledger.clone();
-        // The source's refusal is a frame too, and still on its way through the decoders. Where the
-        // database holds up what came before it, the next refusal brings us here again.
-        let settled = tokio::time::timeout(ACK_DEADLINE, ledger.idle()).await;
-        if settled.is_err() {
+        // The source's error frame is itself still on its way through the decoders. If the database
+        // blocks the events before it, the next error frame causes the next attempt.
+        let acked = tokio::time::timeout(ACK_DEADLINE, ledger.idle()).await;
+        if acked.is_err() {
             return;
         }
         let from = ledger.acked_through();
@@ -251,7 +253,7 @@ impl CursorState {
             tracing::error!(
                 source = %ledger.source(),
                 from_seq = from.seq,
-                "the source's log ends before our cursor; going on from its oldest event, with a gap on record"
+                "the cursor is ahead of the source's log; gap recorded, continuing at the source's oldest event"
             );
             self.context.metrics.gaps(gap.cause).increment(1);
             ledger.restart_at(Position::default(), None);
@@ -274,7 +276,7 @@ impl CursorState {
         });
     }
 
-    /// A checkpoint is also how a dead database is noticed while nothing matches.
+    /// Shows whether the database works. While no event matches, only checkpoints notice a failure.
     fn show_database(&self, error: Option<&StoreError>) {
         match error {
             None => self.context.note_unblocked(),

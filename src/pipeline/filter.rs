@@ -1,6 +1,6 @@
 //! The FilterActor: owns the rules of collections and accounts. It publishes them to the prefilter and
-//! the decoders, puts decoded batches back in order, applies the rules in force, watches the source's
-//! seqs, and passes on what has to be written. Batches that need nothing it acknowledges itself.
+//! the decoders, puts decoded batches back in order, applies the rules in force, and watches the
+//! source's seqs. It acks batches that need nothing. The others go to the indexer.
 
 use std::sync::Arc;
 
@@ -21,19 +21,19 @@ use crate::source::interest::Interest;
 use crate::store::plan::effect::Effect;
 use crate::testing::fault::Point;
 
-/// See the module.
+/// Keeps batches in order.
 pub struct FilterActor;
 
 pub struct FilterState {
     context: ActorContext<Context>,
     /// The rules in force: which collections and accounts are kept.
     interest: Arc<Interest>,
-    /// What carries a lower epoch is discarded.
+    /// Batches of a lower epoch are discarded.
     least_epoch: u64,
     epoch: EpochStart,
     reorder: Reorder<DecodedBatch>,
     guard: SequenceGuard,
-    /// Events that needed nothing since the CursorActor was last told.
+    /// Events that needed nothing since the last message to the CursorActor.
     events_since_checkpoint: u64,
 }
 
@@ -85,17 +85,17 @@ impl FilterState {
     fn take(&mut self, batch: DecodedBatch) {
         let epoch = batch.lease.epoch();
         if epoch.epoch < self.least_epoch {
-            // Until the epoch that this actor waits for, it would only come again.
+            // The ledger would only hand it out again, so it pauses until the next epoch.
             batch.lease.pause_ledger();
             return;
         }
         if epoch.epoch > self.epoch.epoch {
             *self = Self::new(self.context.clone(), self.interest.clone(), epoch);
         }
-        if let Err(lost) = self.reorder.insert(batch.numbers.clone(), batch) {
-            // It was passed on before, and died with the indexer. Until the supervisor has heard of
-            // that, it would only come again.
-            lost.lease.pause_ledger();
+        if let Err(repeated) = self.reorder.insert(batch.numbers.clone(), batch) {
+            // This actor has passed it on before, so the indexer died with it. The ledger would only
+            // hand it out again, so it pauses until the supervisor has restarted the indexer.
+            repeated.lease.pause_ledger();
             return;
         }
         while let Some(batch) = self.reorder.release() {
@@ -157,14 +157,14 @@ impl FilterState {
         if self.events_since_checkpoint < self.context.options.checkpoint_events {
             return;
         }
-        // Where nobody is there, its successor starts with a look at the ledger.
+        // If there is no CursorActor, the next one reads the ledger when it starts.
         if self.context.cursor.cast(CursorMessage::Acked).is_ok() {
             self.events_since_checkpoint = 0;
         }
     }
 }
 
-/// The effects of one batch, as they are gathered.
+/// Gathers the effects of one batch.
 struct EffectsOf<'a> {
     context: &'a Context,
     interest: &'a Interest,
@@ -193,7 +193,7 @@ impl<'a> EffectsOf<'a> {
         match item {
             DecodedItem::At(position) => {
                 if position.seq <= self.guard.position().seq && !self.guard.is_proof(position) {
-                    // A replay after a reconnect, or a server that repeats itself.
+                    // A replay after a reconnect, or a server that repeats events.
                     self.context
                         .metrics
                         .seq_anomalies("regression")
@@ -204,7 +204,7 @@ impl<'a> EffectsOf<'a> {
             DecodedItem::Reached(position) => self.observe(position),
             DecodedItem::ReconnectMarker => self.guard.note_reconnect(),
             DecodedItem::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
-            DecodedItem::Recheck(doubt) => self.effects.push(Effect::Recheck(doubt)),
+            DecodedItem::Recheck(recheck) => self.effects.push(Effect::Recheck(recheck)),
             DecodedItem::OutdatedCursor => self.guard.note_outdated_cursor(),
             DecodedItem::Work(work) => {
                 if let Some(position) = work.position {
@@ -222,7 +222,7 @@ impl<'a> EffectsOf<'a> {
         }
     }
 
-    /// A gap whose end is not in sight yet is written all the same: the process may die before.
+    /// Also adds a gap whose end is not known yet, because the process may die before it is.
     fn finish(&mut self, last: Option<Position>) {
         if let Some(last) = last {
             self.observe(last);
@@ -232,11 +232,12 @@ impl<'a> EffectsOf<'a> {
     }
 
     fn observe(&mut self, position: Position) {
-        let gap = self.judge(position);
+        let gap = self.gap_at(position);
         self.effects.extend(gap);
     }
 
-    fn judge(&mut self, position: Position) -> Option<Effect> {
+    /// Shows `position` to the guard. Returns the gap before it, if there is one.
+    fn gap_at(&mut self, position: Position) -> Option<Effect> {
         let gap = match self.guard.observe(position) {
             Observation::Advance { gap } => gap?,
             Observation::Replay => return None,
@@ -249,14 +250,14 @@ impl<'a> EffectsOf<'a> {
             cause = gap.cause.as_str(),
             from_seq = gap.from_seq,
             to_seq = gap.to_seq,
-            "events may have been missed; the gap stays open until it is reconciled"
+            "events may have been missed; gap recorded, open until it is reconciled"
         );
         self.context.metrics.gaps(gap.cause).increment(1);
         Some(Effect::Gap(gap))
     }
 
-    /// After the effects so far, everything up to the guard's position is done. An item that is not
-    /// marked goes with the next one that is.
+    /// Says that everything up to the guard's position is done after the effects so far. Effects
+    /// without a commit point belong to the next one.
     fn add_commit_point(&mut self) {
         self.commit_points.push(CommitPoint {
             effects: self.effects.len(),

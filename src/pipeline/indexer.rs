@@ -1,4 +1,4 @@
-//! The IndexerActor: gathers effects into transactions and applies them, one at a time, in order.
+//! The IndexerActor: gathers effects into transactions, and applies them one at a time, in order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,22 +21,23 @@ use crate::store::{StoreError, WriteBatch, Written};
 use crate::telemetry::rate_limit::RateLimit;
 use crate::testing::fault::Point;
 
-/// A transaction that takes longer counts as failed; whether it did happen, the next try tells.
-/// Shorter than a drain may take, so that one that hangs does not spoil it.
+/// A transaction that takes longer counts as failed. If it was committed all the same, the next try
+/// changes nothing. It is shorter than the deadline of a drain, so that a hanging transaction leaves
+/// time for another try.
 const TRANSACTION_DEADLINE: Duration = Duration::from_secs(15);
-/// However many there are, one line tells of them in this time.
+/// At most one line about dead letters is logged in this time.
 const DEAD_LETTER_LOG_INTERVAL: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 const RETRY_JITTER: f64 = 0.2;
 
-/// See the module.
+/// Applies effects to the tables.
 pub struct IndexerActor;
 
 #[derive(Debug)]
 pub enum IndexerMessage {
     Index(Box<IndexWork<DecodedBatch>>),
-    /// Write what has waited long enough.
+    /// Write what waits.
     Flush,
     /// Try again what could not be written.
     Retry,
@@ -45,17 +46,17 @@ pub enum IndexerMessage {
 pub struct IndexerState {
     context: ActorContext<Context>,
     waiting: Accumulator<DecodedBatch>,
-    /// What carries a lower one is discarded.
+    /// Batches of a lower epoch are discarded.
     epoch: u64,
     flush: Flush,
     retry_scheduled: bool,
-    /// Cut, and not yet durable. Nothing overtakes it.
+    /// The transaction that is cut and not yet durable. Nothing overtakes it.
     current: Option<Current>,
     backoff: Backoff,
     dead_letter_log: RateLimit,
 }
 
-/// Whether a [`IndexerMessage::Flush`] is on its way.
+/// Whether an [`IndexerMessage::Flush`] is on its way.
 enum Flush {
     None,
     Later(AbortHandle),
@@ -119,12 +120,12 @@ impl IndexerState {
     fn take(&mut self, work: IndexWork<DecodedBatch>) {
         let epoch = work.batch.lease.epoch().epoch;
         if epoch < self.epoch {
-            // Until the epoch that this actor waits for, it would only come again.
+            // The ledger would only hand it out again, so it pauses until the next epoch.
             work.batch.lease.pause_ledger();
             return;
         }
         if epoch > self.epoch {
-            // What is held of the old epoch is on its way again under the new one.
+            // The ledger hands out again, in the new epoch, what is held from the old one.
             self.epoch = epoch;
             self.waiting.clear();
             self.current = None;
@@ -133,7 +134,8 @@ impl IndexerState {
         self.show_depth();
     }
 
-    /// One message, one transaction: between two of them the actor can be stopped.
+    /// Schedules the next transaction. Each message writes one, so that the actor can be stopped
+    /// between two of them.
     fn schedule(&mut self, myself: &ActorRef<IndexerMessage>) {
         if self.retry_scheduled {
             return;
@@ -150,14 +152,14 @@ impl IndexerState {
         }
     }
 
-    /// What has become due does not wait for the timer of what was not.
+    /// Sends a flush now, and cancels the timer of a later one.
     fn flush_now(&mut self, myself: &ActorRef<IndexerMessage>) {
         match std::mem::replace(&mut self.flush, Flush::Now) {
             Flush::Now => return,
             Flush::Later(timer) => timer.abort(),
             Flush::None => {}
         }
-        // Refused only while the actor is being drained; then nothing more is written.
+        // It fails only while the actor stops. Then it writes nothing more.
         if myself.cast(IndexerMessage::Flush).is_err() {
             self.flush = Flush::None;
         }
@@ -167,7 +169,7 @@ impl IndexerState {
         let Some(mut current) = self.current.take().or_else(|| self.cut()) else {
             return Ok(());
         };
-        self.hold_leases(&mut current, Lease::start);
+        self.mark_leases(&mut current, Lease::start);
         self.context.pass(Point::IndexerCut).await?;
         let started = Instant::now();
         let batch = WriteBatch {
@@ -238,12 +240,12 @@ impl IndexerState {
     }
 
     fn tell_cursor(&self, position: Position) {
-        // Where nobody is there, its successor reads the cursor from the database.
-        let _unheard = self.context.cursor.cast(CursorMessage::Applied(position));
+        // If there is no CursorActor, the next one reads the cursor from the database.
+        let _sent = self.context.cursor.cast(CursorMessage::Applied(position));
     }
 
-    /// Effects that are refused for good become dead letters once they were tried often enough; the
-    /// others of the transaction are not taken along.
+    /// Holds a transaction whose effects the database refused. An effect that was refused more than
+    /// `index_retries` times becomes a dead letter. The other effects stay as they are.
     fn hold_refused(&mut self, mut current: Current, rejections: Vec<Rejection>) {
         let retries = self.context.options.index_retries;
         self.context
@@ -270,19 +272,19 @@ impl IndexerState {
     }
 
     fn hold(&mut self, mut current: Current) {
-        self.hold_leases(&mut current, Lease::finish);
+        self.mark_leases(&mut current, Lease::finish);
         self.current = Some(current);
     }
 
-    /// Does `how` to the lease of each batch that has a part in the transaction.
-    fn hold_leases(&mut self, current: &mut Current, how: fn(&mut Lease)) {
+    /// Calls `mark` on the lease of each batch that has a part in the transaction.
+    fn mark_leases(&mut self, current: &mut Current, mark: fn(&mut Lease)) {
         for (batch, _) in &mut current.transaction.completes {
-            how(&mut batch.lease);
+            mark(&mut batch.lease);
         }
         if current.transaction.is_unfinished
             && let Some(batch) = self.waiting.first_batch()
         {
-            how(&mut batch.lease);
+            mark(&mut batch.lease);
         }
     }
 
@@ -298,7 +300,7 @@ impl IndexerState {
     }
 }
 
-/// The letter is in the database with all that belongs to it; the record never is in the log.
+/// Logs a dead letter without its record, which is only in the database.
 fn log_dead_letter(log: &mut RateLimit, letter: &DeadLetter) {
     if let Some(suppressed) = log.admit(Instant::now()) {
         tracing::warn!(
@@ -307,7 +309,7 @@ fn log_dead_letter(log: &mut RateLimit, letter: &DeadLetter) {
             did = letter.did,
             uri = letter.uri,
             error = letter.error,
-            suppressed = suppressed,
+            suppressed = (suppressed > 0).then_some(suppressed),
             "kept as a dead letter"
         );
     }

@@ -1,4 +1,4 @@
-//! What travels from the decoders through the filter to the indexer.
+//! The messages from the decoders through the filter to the indexer.
 
 use std::ops::Range;
 
@@ -9,40 +9,42 @@ use crate::delivery::ledger::Lease;
 use crate::model::{DeadLetter, Position};
 use crate::store::plan::effect::{Effect, Recheck};
 
-/// What one batch of frames says.
+/// The content of one batch of frames.
 #[derive(Debug)]
 pub struct DecodedBatch {
     pub lease: Lease,
-    /// The numbers of the segments that were read.
+    /// The numbers of the segments in the batch.
     pub numbers: Range<u64>,
-    /// How many frames of the stream they stand for.
+    /// The number of the stream's frames in the batch, those of skipped runs included.
     pub events: u64,
     pub received_at: Instant,
     /// In the order of the source.
     pub items: Vec<DecodedItem>,
     /// The position of the last frame that has one.
     pub last: Option<Position>,
-    /// What the items weigh beside the frames themselves.
+    /// The bytes that the items hold beside the frames.
     pub charge: Charge,
 }
 
-/// Something that the filter has to look at.
+/// One thing that the filter handles.
 #[derive(Debug)]
 pub enum DecodedItem {
-    /// The stream stands here: told of the first frame, behind a joint, and wherever the seqs do not rise.
+    /// The position of a frame. It is given for the first frame, for the frames after a reconnect
+    /// marker, and for each frame whose seq is not higher than the one before.
     At(Position),
     DeadLetter(Box<DeadLetter>),
     Recheck(Recheck),
-    /// What follows came by another connection, and is to begin with the last of what was before.
+    /// The next frames came by a new connection, which was asked to begin with the last event of the
+    /// previous one.
     ReconnectMarker,
-    /// The stream had come so far where its seqs cease to rise.
+    /// The position of the last frame before one whose seq is not higher.
     Reached(Position),
-    /// The source says that it no longer holds what follows the cursor.
+    /// The source has said that it no longer holds the events after the cursor.
     OutdatedCursor,
     Work(Work),
 }
 
-/// What one event asks of the tables; never nothing.
+/// The effects of one event. There is at least one.
 #[derive(Debug)]
 pub struct Work {
     pub position: Option<Position>,

@@ -1,4 +1,4 @@
-//! What a pipeline is told to do.
+//! The options of a pipeline.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::source::frame_sink::BatchLimits;
 
-/// How the pipeline of one source works. The settings of the same names say what each value means.
+/// The options of the pipeline of one source. The settings of the same names say what each value
+/// means.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     pub start: Start,

@@ -116,7 +116,10 @@ impl BackfillState {
         if repositories.backfill.is_wanted && !self.has_begun {
             let collections = &repositories.backfill.collections;
             if collections.is_empty() {
-                tracing::warn!("none of the collections is named in full or known: no backfill");
+                tracing::warn!(
+                    "no backfill: it needs full collection names; no pattern of `collections` \
+                     matches a known lexicon"
+                );
             }
             repositories
                 .store

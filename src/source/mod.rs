@@ -61,6 +61,11 @@ pub enum Resume {
 }
 
 impl Resume {
+    /// Whether the connection begins at the event with the given seq, not after it.
+    pub fn is_inclusive(self) -> bool {
+        matches!(self, Self::With(_))
+    }
+
     /// The value of the `cursor` parameter. Zero and no cursor are different.
     pub fn cursor(self) -> Option<u64> {
         match self {
@@ -82,5 +87,7 @@ mod tests {
         assert_eq!(Resume::Live.cursor(), None);
         assert_eq!(Resume::After(7).cursor(), Some(7));
         assert_eq!(Resume::With(7).cursor(), Some(6));
+        assert!(Resume::With(7).is_inclusive());
+        assert!(!Resume::After(7).is_inclusive());
     }
 }

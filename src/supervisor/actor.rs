@@ -1,4 +1,5 @@
-//! The Supervisor: starts its children, restarts those that fail, gives up loudly.
+//! The Supervisor: starts its children, restarts those that fail, and gives up with a reason after
+//! too many failures.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,20 +15,20 @@ use crate::delivery::backoff::Backoff;
 use crate::telemetry::status::{ActorState, ActorStatus, Failure, StatusBoard};
 use crate::testing::fault::{Faults, Point};
 
-/// How often the supervisor looks for stuck children, at least.
+/// The longest time between two searches for stuck children.
 const INSPECTION_INTERVAL: Duration = Duration::from_secs(1);
-/// A failure that is put down to a batch of frames brings the search for the faulty frame forward,
-/// so this many times more of them are tolerated than of others.
+/// How many times more delivery failures are tolerated than other failures: each of them brings the
+/// search for a faulty frame forward.
 const DELIVERY_FAILURE_ALLOWANCE: usize = 10;
-/// The random part of each restart delay.
+/// How much of each restart delay is random.
 const JITTER: f64 = 0.2;
 
-/// See the module.
+/// The supervisor of one tree.
 pub(super) struct Supervisor;
 
 #[derive(Debug)]
 pub(super) enum SupervisorMessage {
-    /// The backoff of a failed child is over. `index` is the child's place in the list.
+    /// The backoff of a failed child is over. `index` is the child's index in the list.
     Respawn { index: usize, generation: u64 },
     /// Looks for stuck children.
     Inspect,
@@ -41,7 +42,7 @@ pub(super) struct Arguments {
     pub(super) work: Arc<dyn Work>,
     pub(super) status: StatusBoard,
     pub(super) faults: Faults,
-    /// Why the tree gave up. Set once.
+    /// Why the tree gave up. It is set once.
     pub(super) meltdown: Arc<OnceLock<String>>,
 }
 
@@ -60,7 +61,7 @@ pub(super) struct SupervisorState {
 struct Child {
     spec: ChildSpec,
     cell: Option<ActorCell>,
-    /// Counts the spawns, so that a respawn that was overtaken does nothing.
+    /// Counts the spawns. A respawn of an older generation does nothing.
     generation: u64,
     started_at: Instant,
     backoff: Backoff,
@@ -151,7 +152,7 @@ impl Actor for Supervisor {
             SupervisionEvent::ActorFailed(cell, error) => {
                 state.note_end(&myself, cell.get_id(), error.to_string());
             }
-            // No child ends by itself, so an end is a failure, whatever its reason.
+            // No child ends by itself, so every end is a failure.
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
                 let reason = reason.unwrap_or_else(|| "ended without a reason".to_owned());
                 state.note_end(&myself, cell.get_id(), reason);
@@ -209,8 +210,8 @@ impl SupervisorState {
 
     fn note_end(&mut self, myself: &ActorRef<SupervisorMessage>, id: ActorId, reason: String) {
         let mut children = self.children.iter_mut().enumerate();
-        let is_it = |child: &Child| child.cell.as_ref().is_some_and(|cell| cell.get_id() == id);
-        let Some((index, child)) = children.find(|(_, child)| is_it(child)) else {
+        let has_id = |child: &Child| child.cell.as_ref().is_some_and(|cell| cell.get_id() == id);
+        let Some((index, child)) = children.find(|(_, child)| has_id(child)) else {
             return;
         };
         child.cell = None;
@@ -235,7 +236,7 @@ impl SupervisorState {
         let generation = child.generation;
         let name = child.spec.name().clone();
         self.show(&name, ActorState::BackingOff, Some(&reason));
-        if self.is_one_too_many() {
+        if self.is_limit_exceeded() {
             let last_word = format!(
                 "giving up: {} failures within {} s, the last one of {name}: {reason}",
                 limit + 1,
@@ -253,7 +254,8 @@ impl SupervisorState {
         });
     }
 
-    fn is_one_too_many(&mut self) -> bool {
+    /// Notes a failure. Returns whether there were too many within the window.
+    fn is_limit_exceeded(&mut self) -> bool {
         let total = self.work.delivery_failures();
         let is_delivery_failure = total > self.delivery_failures_seen;
         self.delivery_failures_seen = total;
@@ -264,7 +266,8 @@ impl SupervisorState {
         }
     }
 
-    /// Kills children that are stuck, and has work handed out again that no child is busy with.
+    /// Kills children that are stuck. If no child is busy, work that has waited too long is handed out
+    /// again.
     fn inspect(&mut self) {
         let limit = self.policy.stuck_after;
         let busy: Vec<_> = self

@@ -1,4 +1,4 @@
-//! A child as the supervisor knows it.
+//! The description of a child.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ type Spawn =
     dyn Fn(Progress, ActorCell) -> BoxFuture<'static, Result<ActorCell, SpawnErr>> + Send + Sync;
 type Hook = dyn Fn() + Send + Sync;
 
-/// A child as the supervisor knows it.
+/// The description of a child: its name, how to spawn it, and what to call when it has started or
+/// ended.
 #[derive(Clone)]
 pub struct ChildSpec {
     name: Arc<str>,
@@ -22,8 +23,9 @@ pub struct ChildSpec {
 }
 
 impl ChildSpec {
-    /// A child that is named `name` in the log, the metrics and `/status`. `actor` and `arguments`
-    /// are called for each start; `publish` gets the new actor before anything else happens.
+    /// Describes a child that is named `name` in the log, the metrics and `/status`. `actor` and
+    /// `arguments` are called for each start. `publish` gets the new actor before anything else
+    /// happens.
     pub fn new<A>(
         name: impl Into<Arc<str>>,
         actor: impl Fn() -> A + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! How many failures within how much time are too many.
+//! Decides how many failures in which time are too many.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl Intensity {
         }
     }
 
-    /// Notes a failure; `true` where it is one too many.
+    /// Notes a failure. Returns whether more than `limit` failures are within the window.
     pub(super) fn note(&mut self, now: Instant) -> bool {
         while self
             .failures
@@ -45,6 +45,7 @@ impl Intensity {
 mod tests {
     use super::*;
 
+    /// Holds invariant 3.5.
     #[test]
     fn the_limit_is_reached_only_within_the_window() {
         let mut intensity = Intensity::new(2, Duration::from_secs(60));

@@ -13,25 +13,25 @@ pub use self::tree::{Tree, TreeError};
 
 use std::time::Duration;
 
-/// When failed children are restarted, and when the tree gives up.
+/// The restart policy: when failed children are restarted, and when the tree gives up.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// The first wait before a restart; it doubles up to `restart_max`.
+    /// The first delay before a restart. It doubles with each failure, up to `restart_max`.
     pub restart_min: Duration,
     pub restart_max: Duration,
-    /// More failures than this within `window` end the tree.
+    /// If more failures than this occur within `window`, the tree ends.
     pub limit: u32,
     pub window: Duration,
     /// A child that is busy with one piece of work for longer than this is killed.
     pub stuck_after: Duration,
 }
 
-/// What the supervisor asks of the work that its children do.
+/// What the supervisor needs to know of the work that its children do.
 pub trait Work: Send + Sync + 'static {
-    /// How many failures so far were put down to a piece of work, which brings the search for the
-    /// faulty piece forward. Many more of them are tolerated than of others.
+    /// The number of failures so far in which a child had a piece of work in hand. Each brings the
+    /// search for a faulty piece forward, so many more of them are tolerated than of other failures.
     fn delivery_failures(&self) -> u64;
 
-    /// Called while no child is busy: hands out again what has waited for longer than `limit`.
+    /// Hands out again what has waited for longer than `limit`. It is called while no child is busy.
     fn redeliver_stalled(&self, limit: Duration);
 }

@@ -1,4 +1,4 @@
-//! The tree from outside: start it, kill a child, wait for its end.
+//! The handle of a running tree: start it, kill a child, wait for its end.
 
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +17,7 @@ pub struct Tree {
     meltdown: Arc<OnceLock<String>>,
 }
 
-/// Why a tree ended or did not start.
+/// Why a tree ended, or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     #[error("{0}")]
@@ -58,13 +58,13 @@ impl Tree {
 
     /// Kills the child of that name, as a fault would.
     pub fn kill(&self, child: &str) {
-        // A supervisor that is gone has taken the child with it.
-        let _gone = self.supervisor.cast(SupervisorMessage::Kill(child.into()));
+        // A supervisor that has ended has ended the child too.
+        let _ended = self.supervisor.cast(SupervisorMessage::Kill(child.into()));
     }
 
-    /// Returns when the tree has given up.
+    /// Waits until the tree gives up. Returns the reason.
     pub async fn failed(&mut self) -> TreeError {
-        // The reason that the supervisor left, if any, says how it ended.
+        // The reason that the supervisor has set, if any, says how it ended.
         let _ended = (&mut self.handle).await;
         let reason = self.meltdown.get().cloned();
         TreeError::Meltdown(
@@ -72,7 +72,7 @@ impl Tree {
         )
     }
 
-    /// Ends the supervisor and its children; returns once they have ended.
+    /// Ends the supervisor and its children, and waits for their end.
     pub async fn stop(self, reason: &str) {
         self.supervisor.stop(Some(reason.to_owned()));
         let _ended = self.handle.await;

@@ -26,13 +26,13 @@ use crate::testing::fault::Faults;
 pub struct Assembly {
     pub context: Arc<pipeline::Context>,
     pub household: Arc<Household>,
-    /// `None` where nothing listens.
+    /// `None` if there are no endpoints.
     pub endpoints: Option<Arc<Endpoints>>,
     pub policy: Policy,
     pub drain_timeout: Duration,
 }
 
-/// What an [`Assembly`] is made of.
+/// The parts of which an [`Assembly`] is made.
 pub struct Parts {
     pub options: Options,
     pub source: Arc<dyn Source>,
@@ -41,7 +41,7 @@ pub struct Parts {
     /// `None` at level `none`.
     pub repositories: Option<repo::Parts>,
     pub listener: Option<TcpListener>,
-    /// None but in tests.
+    /// Empty outside of tests.
     pub faults: Faults,
 }
 

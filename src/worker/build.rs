@@ -1,4 +1,4 @@
-//! The parts that a worker's options ask for.
+//! Builds the parts of a worker from its options.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use crate::source::process::verification::{Verification, Verify};
 use crate::source::tracked::Tracked;
 use crate::store::sqlite::SqliteStore;
 
-/// How long it may take to look an identity up.
+/// The deadline of one identity lookup.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(15);
 
-/// The source that `options` names.
+/// Builds the source that `options` names.
 ///
 /// # Errors
-/// Where its settings make no source.
+/// If the source's settings are invalid.
 pub fn source(options: &Options) -> Result<WebSocketSource, InvalidSource> {
     let SourceOptions {
         url,
@@ -43,11 +43,11 @@ pub fn source(options: &Options) -> Result<WebSocketSource, InvalidSource> {
     WebSocketSource::try_new(url.clone(), options)
 }
 
-/// What it takes to verify as much as `options` says, with the tables of `store`; `None` where nothing
-/// is to be verified.
+/// Builds what verification needs at the level of `options`, with the tables of `store`. `None` at
+/// level `none`.
 ///
 /// # Errors
-/// Where TLS can't be set up.
+/// If TLS cannot be set up.
 pub fn repositories(
     options: &Options,
     schemas: &Schemas,
@@ -61,7 +61,7 @@ pub fn repositories(
         options.network.allow_private_addresses,
         RESOLVE_DEADLINE,
     )?;
-    let source_http = over_http(&options.source.url);
+    let source_http = http_url(&options.source.url);
     let backfill = Backfill {
         is_wanted: options.backfill,
         directory: options
@@ -85,8 +85,8 @@ pub fn repositories(
     }))
 }
 
-/// The collections that can be looked for: those that are named, and those that are known below a
-/// prefix.
+/// The collections that a backfill can search for: those that `patterns` name in full, and known
+/// ones that match a pattern.
 pub fn collections(patterns: &[Pattern], schemas: &Schemas) -> Vec<Nsid> {
     let named = patterns.iter().filter_map(|pattern| match pattern {
         Pattern::Exact(nsid) => Nsid::parse(nsid).ok(),
@@ -100,23 +100,23 @@ pub fn collections(patterns: &[Pattern], schemas: &Schemas) -> Vec<Nsid> {
     collections.into_iter().collect()
 }
 
-/// Where a server that is followed at `url` is asked.
-fn over_http(url: &Url) -> Url {
+/// The HTTP URL of the server whose stream is at `url`.
+fn http_url(url: &Url) -> Url {
     let mut http = url.clone();
     let scheme = match url.scheme() {
         "wss" => "https",
         _ => "http",
     };
-    // Refused only between schemes of different kinds, which these are not.
-    let _kept = http.set_scheme(scheme);
+    // It fails only between schemes of different kinds. These are of one kind.
+    let _set = http.set_scheme(scheme);
     http.set_path("/");
     http
 }
 
-/// The rules that `options` sets for events of `source`.
+/// Builds the rules that `options` sets for events of `source`.
 ///
 /// # Errors
-/// Where the lexicons of this program are not what they should be.
+/// If an embedded lexicon is invalid.
 pub fn rules(options: &Options, source: &dyn Source) -> Result<Rules, SchemaError> {
     let interest = Interest::new(options.filter.collections.iter().cloned())
         .allowing(options.filter.dids_allow.iter().cloned())

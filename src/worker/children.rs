@@ -1,4 +1,4 @@
-//! The children of a worker's tree: which there are, and how each is spawned.
+//! The children of a worker's tree, and how each is spawned.
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub enum Role {
     Http,
 }
 
-/// All children, downstream first: each finds those that it sends to.
+/// All children, downstream first, so that each finds the actors to which it sends.
 pub(super) fn children(assembly: &Assembly) -> Vec<ChildSpec> {
     let context = &assembly.context;
     let mut children = pipeline_tail(context);
@@ -64,8 +64,8 @@ pub(super) fn children(assembly: &Assembly) -> Vec<ChildSpec> {
     children
 }
 
-/// The children of a pipeline from the decoders on. Filter and indexer keep batches in order. So
-/// after the end of one, the ledger hands everything out again from the first unacked batch on.
+/// The children of a pipeline except the connection. Filter and indexer keep batches in order. So
+/// when one of them has ended, the ledger hands out everything again from the first unacked batch.
 fn pipeline_tail(context: &Arc<pipeline::Context>) -> Vec<ChildSpec> {
     let arguments =
         |context: &Arc<pipeline::Context>| arguments_with(context.clone(), context.faults.clone());
@@ -164,7 +164,8 @@ fn addressed<M: Message>(child: ChildSpec, address: &Address<M>) -> ChildSpec {
     child.on_ended(move || address.clear())
 }
 
-/// A stage that keeps batches in order: its end pauses the ledger, its start begins an epoch.
+/// Marks `child` as a stage, which keeps batches in order: its end pauses the ledger, its start
+/// begins an epoch.
 fn in_order(child: ChildSpec, context: &Arc<pipeline::Context>) -> ChildSpec {
     let (paused, begun) = (context.ledger.clone(), context.ledger.clone());
     child

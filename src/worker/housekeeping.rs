@@ -1,4 +1,4 @@
-//! The HousekeepingActor: what has to be done from time to time.
+//! The HousekeepingActor: shows the budget, counts gaps and repositories, purges old rows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use crate::store::{Purged, Retention, Store};
 use crate::telemetry::status::StatusBoard;
 use crate::testing::fault::{Faults, Point};
 
-/// How often the budget is shown, and the histograms' samples are folded in: the exporter keeps
-/// every single one until then.
+/// How often the budget is shown, and the samples of histograms are merged. Until they are merged,
+/// the exporter keeps every single sample in memory.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the gaps on record are counted, and the repositories that wait for something.
+/// How often open gaps are counted, and repositories that wait for a job.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 const COUNT_DEADLINE: Duration = Duration::from_secs(5);
-/// How often rows that outlived their retention are looked for, the first time after a minute.
+/// How often rows older than their retention are purged. The first purge is after `FIRST_PURGE`.
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 const FIRST_PURGE: Duration = Duration::from_secs(60);
 const PURGE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// Does what is due at regular intervals.
 pub struct HousekeepingActor;
 
-/// What is kept in order.
+/// What the HousekeepingActor counts, shows and purges.
 pub struct Household {
     pub store: Arc<dyn Store>,
     pub repositories: Option<Arc<Repositories>>,
@@ -96,7 +96,7 @@ fn upkeep(household: &Household) {
     household.prometheus.run_upkeep();
 }
 
-// That the database does not answer is told by those who write to it.
+// Errors are ignored here: the actors that write to the database report that it does not answer.
 async fn count_gaps(household: &Household) {
     for source in &household.sources {
         let counted = timeout(COUNT_DEADLINE, household.store.count_open_gaps(source)).await;
@@ -130,7 +130,15 @@ async fn purge(household: &Household) {
             resyncs = purged.resyncs,
             "purged rows older than their retention"
         ),
-        Ok(Err(error)) => tracing::warn!(%error, "could not purge; trying again later"),
-        Err(_elapsed) => tracing::warn!("purging met its deadline; going on later"),
+        Ok(Err(error)) => tracing::warn!(
+            %error,
+            retry_in_s = PURGE_INTERVAL.as_secs(),
+            "purge failed; old rows are kept until the next purge"
+        ),
+        Err(_elapsed) => tracing::warn!(
+            deadline_s = PURGE_DEADLINE.as_secs(),
+            retry_in_s = PURGE_INTERVAL.as_secs(),
+            "purge met its deadline; the next purge continues"
+        ),
     }
 }

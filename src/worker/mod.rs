@@ -1,4 +1,4 @@
-//! One worker, put together from its options, and running.
+//! One worker: it is put together from its options, and started.
 
 mod assembly;
 mod build;
@@ -43,8 +43,8 @@ pub enum StartError {
 /// Opens the database that `options` name, brings its schema up to date, and starts the actors.
 ///
 /// # Errors
-/// If the database cannot be opened. A source that cannot be reached is no error: the worker tries
-/// it again for as long as it takes.
+/// If the database cannot be opened, or a setting or an embedded lexicon is invalid. A source that
+/// cannot be reached is not an error: the worker tries again until it answers.
 pub async fn start(
     options: Options,
     listener: Option<TcpListener>,

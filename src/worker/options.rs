@@ -1,4 +1,4 @@
-//! What a worker is told to do.
+//! The options of a worker.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::store::Retention;
 use crate::supervisor::Policy;
 use crate::telemetry::health::Thresholds;
 
-/// What a worker is told to do. The settings of the same names say what each value means.
+/// The options of a worker. The settings of the same names say what each value means.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub source: SourceOptions,
@@ -32,7 +32,7 @@ pub struct Options {
     pub drain_timeout: Duration,
 }
 
-/// Which source is followed, and how it is dialled.
+/// The source to follow, and how to dial it.
 #[derive(Clone, Debug)]
 pub struct SourceOptions {
     pub url: Url,
@@ -40,7 +40,7 @@ pub struct SourceOptions {
     pub ping_interval: Duration,
 }
 
-/// Which records are kept.
+/// The records to keep.
 #[derive(Clone, Debug)]
 pub struct FilterOptions {
     pub collections: Vec<Pattern>,
@@ -48,11 +48,12 @@ pub struct FilterOptions {
     pub dids_deny: Vec<Did>,
 }
 
-/// Which servers are asked about accounts and repositories.
+/// The servers to ask about accounts and repositories.
 #[derive(Clone, Debug)]
 pub struct NetworkOptions {
     pub plc_url: Url,
-    /// The relay index, which knows the repositories that hold a collection; `None` is the source.
+    /// The relay index, which knows the repositories that hold a collection. `None` means the
+    /// source.
     pub relay_index: Option<Url>,
     pub allow_private_addresses: bool,
 }

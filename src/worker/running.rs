@@ -1,4 +1,4 @@
-//! A running worker: wait for its end, kill an actor, drain it.
+//! The handle of a running worker: wait for its end, kill an actor, drain it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::pipeline::cursor::CursorMessage;
 use crate::supervisor::{Tree, TreeError, Work};
 use crate::testing::fault::Point;
 
-/// How often the worker looks whether its work has ended.
+/// How often the worker checks whether its work has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -25,11 +25,11 @@ pub struct RunningWorker {
     drain_timeout: Duration,
 }
 
-/// Why a worker ended before all that it had read was applied.
+/// Why a worker ended before everything that it had read was applied.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     #[error(
-        "draining met its deadline of {} s: what was not applied is read again at the next start",
+        "drain met its deadline of {} s; the next start reads again what was not applied",
         .0.as_secs()
     )]
     DrainDeadline(Duration),
@@ -39,7 +39,7 @@ pub enum WorkerError {
 }
 
 impl RunningWorker {
-    /// Starts the actors. Nothing is read before all of them stand.
+    /// Starts the actors. The connection to the source starts after the actors that handle its events.
     ///
     /// # Errors
     /// If the supervisor itself does not start.
@@ -52,7 +52,10 @@ impl RunningWorker {
             drain_timeout,
             ..
         } = assembly;
-        let (work, status) = (Arc::new(Pipeline(context.clone())), context.status.clone());
+        let (work, status) = (
+            Arc::new(PipelineWork(context.clone())),
+            context.status.clone(),
+        );
         let tree = Tree::start(children, policy, work, status, context.faults.clone()).await?;
         Ok(Self {
             prometheus: household.prometheus.clone(),
@@ -76,13 +79,13 @@ impl RunningWorker {
         self.tree.kill(&role.to_string());
     }
 
-    /// Returns when the supervisor has given up.
+    /// Waits until the supervisor gives up. Returns the reason.
     pub async fn failed(&mut self) -> WorkerError {
         self.tree.failed().await.into()
     }
 
-    /// Ends once the source was reached, has then been quiet for `idle`, and all that it had sent is
-    /// applied.
+    /// Waits until the source was reached and has been silent for `idle`, everything that it sent is
+    /// applied, and no repository has a job due.
     pub fn silence(&self, idle: Duration) -> impl Future<Output = ()> + use<> {
         let context = self.context.clone();
         async move {
@@ -105,8 +108,8 @@ impl RunningWorker {
     /// Reads no more, applies what was read, writes the cursor, and stops.
     ///
     /// # Errors
-    /// If the supervisor gives up, or the deadline passes before all is applied. Nothing is lost by
-    /// either: the cursor stands before what was not applied.
+    /// If the supervisor gives up, or the deadline passes before everything is applied. Nothing is
+    /// lost: the cursor stands before what was not applied.
     pub async fn drain(self) -> Result<(), WorkerError> {
         let Self {
             context,
@@ -116,7 +119,7 @@ impl RunningWorker {
         } = self;
         context.status.update(|status| status.draining = true);
         context.stop_reading.cancel();
-        // A batch may be on its way from the socket all the same; the next start reads it again.
+        // The ConnectionActor may still hold a batch. The next start reads it again.
         context.ledger.close();
         let finished = tokio::select! {
             finished = tokio::time::timeout(drain_timeout, finish(&context)) => finished,
@@ -127,13 +130,13 @@ impl RunningWorker {
     }
 }
 
-/// Whether no repository has work due.
+/// Whether no repository has a job due.
 fn has_no_jobs(context: &Context) -> bool {
     let repositories = context.repositories.as_ref();
     repositories.is_none_or(|repositories| repositories.idleness.is_idle())
 }
 
-/// Returns once all that was read is durable, and the database says so.
+/// Waits until everything that was read is durable, and the cursor too.
 async fn finish(context: &Context) {
     context.ledger.idle().await;
     while !write_cursor(context).await {
@@ -153,16 +156,16 @@ async fn write_cursor(context: &Context) -> bool {
     {
         return false;
     }
-    let asked = cursor.call(CursorMessage::Finish, Some(FINISH_DEADLINE));
-    let is_written = matches!(asked.await, Ok(CallResult::Success(true)));
-    let undisturbed = faults.pass_without_actor(Point::DrainCheckpointed).await;
-    is_written && undisturbed.is_ok()
+    let answer = cursor.call(CursorMessage::Finish, Some(FINISH_DEADLINE));
+    let is_written = matches!(answer.await, Ok(CallResult::Success(true)));
+    let passed = faults.pass_without_actor(Point::DrainCheckpointed).await;
+    is_written && passed.is_ok()
 }
 
-/// The work of a pipeline, as the supervisor asks about it.
-struct Pipeline(Arc<Context>);
+/// The work of a pipeline, for the supervisor.
+struct PipelineWork(Arc<Context>);
 
-impl Work for Pipeline {
+impl Work for PipelineWork {
     fn delivery_failures(&self) -> u64 {
         self.0.ledger.delivery_failures_total()
     }
@@ -174,7 +177,7 @@ impl Work for Pipeline {
         if is_stalled && !is_blocked {
             tracing::error!(
                 limit_s = limit.as_secs(),
-                "batches have waited too long and no actor is busy; handing them out again"
+                "batches waited longer than the limit and no actor is busy; handing them out again"
             );
             self.0.ledger.begin_epoch();
         }

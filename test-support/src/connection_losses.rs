@@ -1,4 +1,4 @@
-//! The connections that were lost or never made, as the worker's log tells of them.
+//! Reads lost connections and failed dials from the worker's log.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,22 +13,22 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use crate::waiting::eventually;
 
 thread_local! {
-    /// The whole tree of a `tokio::test` runs on the thread of its test.
+    /// A `tokio::test` runs the whole tree on the thread of the test.
     static HEARD: RefCell<Vec<Loss>> = const { RefCell::new(Vec::new()) };
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Loss {
     pub reason: String,
-    /// How long the next attempt is put off, to the millisecond below.
+    /// The delay before the next attempt, rounded down to milliseconds.
     pub retry_in: Duration,
 }
 
-/// What was heard on this thread since it was made.
+/// The losses that were logged on this thread since this value was made.
 pub struct Losses(());
 
-/// Listens on all threads: with a listener for each, `tracing` may miss lines that were first
-/// written on a thread that has none.
+/// Listens on all threads. With a listener for each thread, `tracing` may miss lines that were first
+/// written on a thread without a listener.
 struct Listener;
 
 /// The fields of one line.
@@ -53,7 +53,7 @@ impl Losses {
         HEARD.with_borrow(Clone::clone)
     }
 
-    /// The first `count` losses, once there are so many.
+    /// Waits for `count` losses, and returns them.
     pub async fn first(&self, count: usize) -> Vec<Loss> {
         eventually(&format!("{count} losses"), || self.so_far().len() >= count).await;
         let mut losses = self.so_far();
@@ -70,9 +70,20 @@ impl<S: Subscriber> Layer<S> for Listener {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
-        if line.message == "not connected" {
+        if line.is_loss() {
             HEARD.with_borrow_mut(|heard| heard.push(line.loss));
         }
+    }
+}
+
+impl Line {
+    /// A silence has its reason in the message, any other loss in the field `reason`.
+    fn is_loss(&mut self) -> bool {
+        if let Some(reason) = self.message.strip_prefix("reconnecting: ") {
+            reason.clone_into(&mut self.loss.reason);
+            return true;
+        }
+        self.message.starts_with("connection lost; retrying in ")
     }
 }
 

@@ -1,4 +1,4 @@
-//! A store that goes wrong when a test says so.
+//! A store that fails when a test decides so.
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -9,7 +9,7 @@ use huddle_firehose::store::{
     Written,
 };
 
-/// Asks `guard` before each transaction; everything else goes through.
+/// Asks `guard` before each transaction. All other calls go to the store.
 pub struct Guarded<G> {
     pub store: SqliteStore,
     pub guard: G,

@@ -1,11 +1,11 @@
-//! What several integration tests of huddle-firehose need.
+//! Helpers that several integration tests of huddle-firehose share.
 //!
 //! A test takes its worker from [`running_worker`], [`worker_runtime`] or [`worker_process`], puts a [`mock_relay`], a
 //! [`scripted_server`] or a [`simulation`] before it, and compares its [`tables`]. A test of one actor
 //! takes that actor's neighbours from [`neighbours`].
 //!
 //! Unit tests inside `src` cannot use this crate: it is built against the library without its unit
-//! tests, so the types are others.
+//! tests, so its types are different ones.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! The service's own mock relay, with the options that tests want.
+//! The service's own mock relay, with options for tests.
 
 use std::num::NonZeroU32;
 
@@ -15,7 +15,8 @@ pub async fn relay_with(frames: Vec<Bytes>, options: Options) -> MockRelay {
     MockRelay::start(frames, options).await.unwrap()
 }
 
-/// Serves slowly enough for a worker to be met in the middle; the recording then takes about 0.2 s.
+/// Serves slowly enough that a test can stop a worker in the middle. The recording then takes about
+/// 0.2 s.
 pub fn unhurried() -> Options {
     Options {
         rate: NonZeroU32::new(1500),

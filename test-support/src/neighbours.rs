@@ -1,7 +1,7 @@
-//! The neighbours of one actor that is tested alone: what it sends them arrives here.
+//! The neighbours of one actor that is tested alone. They keep the messages that it sends.
 //!
-//! Tests of this kind run in paused time, with a [`ScriptedStore`] and a [`ScriptedSource`]. Nothing
-//! then depends on the machine, and "nothing arrives" is a statement that costs no time.
+//! Such tests run in paused time, with a [`ScriptedStore`] and a [`ScriptedSource`]. So nothing
+//! depends on the machine, and a test that nothing arrives takes no time.
 //!
 //! [`ScriptedSource`]: crate::scripted_source::ScriptedSource
 
@@ -23,10 +23,10 @@ use tokio::time::timeout;
 
 use crate::scripted_store::ScriptedStore;
 
-/// Longer than any timer of an actor. In paused time it passes at once where nothing else is to be done.
+/// Longer than any timer of an actor. In paused time it passes at once when nothing else is to do.
 const LONG: Duration = Duration::from_secs(600);
 
-/// What the actors of a tree share, without a tree: all addresses are empty.
+/// A pipeline context without a tree: all addresses are empty.
 pub fn context(config: Config, source: Arc<dyn Source>, store: Arc<ScriptedStore>) -> Arc<Context> {
     context_with(config, source, store, Faults::default())
 }
@@ -50,7 +50,7 @@ pub fn context_with(
     Assembly::new(parts).context
 }
 
-/// What an actor of `context` is started with.
+/// The arguments with which an actor of `context` starts.
 pub fn arguments_for(context: &Arc<Context>) -> Arguments<Context> {
     Arguments {
         shared: context.clone(),
@@ -59,7 +59,7 @@ pub fn arguments_for(context: &Arc<Context>) -> Arguments<Context> {
     }
 }
 
-/// Stands at an address in the place of an actor, and keeps what is sent there.
+/// Takes the place of an actor at an address, and keeps the messages that arrive.
 pub struct Neighbour<M> {
     mailbox: UnboundedReceiver<M>,
 }
@@ -74,13 +74,13 @@ impl<M: Message + Debug> Neighbour<M> {
         Self { mailbox }
     }
 
-    /// The next message.
+    /// Waits for the next message.
     pub async fn next(&mut self) -> M {
         let message = timeout(LONG, self.mailbox.recv()).await;
         message.expect("a message arrives").unwrap()
     }
 
-    /// The messages that arrive until the actor under test has nothing more to do.
+    /// Returns the messages that arrive until the actor under test has nothing more to do.
     pub async fn rest(&mut self) -> Vec<M> {
         let mut rest = Vec::new();
         while let Ok(Some(message)) = timeout(LONG, self.mailbox.recv()).await {
@@ -89,14 +89,14 @@ impl<M: Message + Debug> Neighbour<M> {
         rest
     }
 
-    /// Shows that nothing arrives, however long one waits.
-    pub async fn hears_nothing(&mut self) {
+    /// Asserts that nothing arrives.
+    pub async fn receives_nothing(&mut self) {
         let rest = self.rest().await;
         assert!(rest.is_empty(), "{rest:?}");
     }
 }
 
-/// Hands on whatever it gets.
+/// Passes on every message.
 struct Recorder<M>(std::marker::PhantomData<fn() -> M>);
 
 impl<M> Default for Recorder<M> {
@@ -124,8 +124,8 @@ impl<M: Message> Actor for Recorder<M> {
         message: M,
         sender: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        // The test may have let its end go.
-        let _gone = sender.send(message);
+        // The test may have dropped the receiver.
+        let _sent = sender.send(message);
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! A WebSocket source under a name that stays the same whichever relay is behind it, so that tables
-//! can be compared; it remembers what was asked of it.
+//! A WebSocket source that has the same id for every relay, so that tables can be compared. It records
+//! where its connections resumed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,13 +27,13 @@ struct Counted {
     taken_bytes: Arc<AtomicUsize>,
 }
 
-/// Counts what it hands on.
+/// Counts the bytes that it passes on.
 struct Counting<'a> {
     into: &'a mut dyn FrameSink,
     taken_bytes: &'a AtomicUsize,
 }
 
-/// What every [`Observed`] source is called.
+/// The id of every [`Observed`] source.
 pub fn id() -> SourceId {
     SourceId::new("ws://relay.test/xrpc/com.atproto.sync.subscribeRepos")
 }
@@ -56,12 +56,12 @@ impl Observed {
         })
     }
 
-    /// Where each connection so far was to begin.
+    /// The resume point of each connection so far.
     pub fn asked(&self) -> Vec<Resume> {
         self.asked.lock().unwrap().clone()
     }
 
-    /// The bytes of the frames that were taken from the socket so far.
+    /// The bytes of the frames that were read from the socket so far.
     pub fn taken_bytes(&self) -> usize {
         self.taken_bytes.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! The recording in the repository, frame by frame.
+//! Reads the recording in the repository, frame by frame.
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +6,12 @@ use bytes::Bytes;
 use huddle_firehose::atproto::skim::seq_of;
 use huddle_firehose::testing::recording;
 
-/// The recording that the repository holds.
+/// The path of the recording in the repository.
 pub fn recording_file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../recordings/testbed.bin")
 }
 
-/// The recorded frames, each with a seq, rising.
+/// The recorded frames. Each has a seq, and the seqs ascend.
 pub fn frames() -> Vec<Bytes> {
     recording::load(&recording_file()).unwrap()
 }

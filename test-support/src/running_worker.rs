@@ -1,4 +1,4 @@
-//! A worker for each test: the recording before it, a database behind it.
+//! Runs a worker for a test: it reads from a relay and writes to a database.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::recorded_frames::{frames, last_seq};
 use crate::tables::{Database, Tables, assert_same_tables};
 use crate::waiting::{eventually, soon};
 
-/// Small batches, so that the recording makes many, and short waits.
+/// A configuration with small batches, so that the recording makes many, and with short delays.
 pub fn config() -> Config {
     let ms = Duration::from_millis;
     Config {
@@ -42,7 +42,7 @@ pub fn config() -> Config {
     }
 }
 
-/// What the recording makes of an empty database where nothing goes wrong.
+/// The tables of a worker that has read the recording without any failure.
 pub async fn undisturbed() -> &'static Tables {
     static TABLES: OnceCell<Tables> = OnceCell::const_new();
     TABLES
@@ -103,19 +103,19 @@ impl Worker {
         self.tree.context().status.snapshot()
     }
 
-    /// What `/readyz` would answer.
+    /// The answer that `/readyz` would give.
     pub fn readiness(&self) -> Readiness {
         readiness(&self.status(), Timestamp::now(), &self.thresholds)
     }
 
-    /// What it says of the database, if anything.
+    /// The reason for which the database makes the worker not ready, if any.
     pub fn database_fault(&self) -> Option<String> {
         let reasons = self.readiness().reasons.into_iter();
         let mut faults = reasons.filter(|reason| reason.component == "database");
         faults.next().map(|reason| reason.message)
     }
 
-    /// Waits until the database is said to take nothing, for a reason with `words`.
+    /// Waits until the worker says that database writes fail, for a reason that contains `words`.
     pub async fn is_blocked_because(&self, words: &str) {
         eventually(words, || {
             self.database_fault()
@@ -124,8 +124,9 @@ impl Worker {
         .await;
     }
 
-    /// Shows that nothing is missing in the end, with no restart, and stops.
-    pub async fn brings_everything(self, end: u64, database: &Database) {
+    /// Waits for the end of the recording, asserts that nothing is missing and no actor has
+    /// restarted, and stops.
+    pub async fn completes_recording(self, end: u64, database: &Database) {
         self.reaches(end).await;
         assert_eq!(self.database_fault(), None);
         self.assert_restarted(&[]);
@@ -141,7 +142,7 @@ impl Worker {
             .unwrap_or_default()
     }
 
-    /// Waits until `events` events have been looked at, and something is in the tables.
+    /// Waits until `events` events have been handled, and some are applied.
     pub async fn is_amid(&self, events: u64) {
         eventually(&format!("{events} events"), || {
             let source = self.source_status();
@@ -176,7 +177,7 @@ impl Worker {
             .map_or(0, |actor| actor.restarts)
     }
 
-    /// Each of `roles` has been restarted once, and nobody else.
+    /// Asserts that each of `roles` has restarted once, and no other actor has.
     pub fn assert_restarted(&self, roles: &[Role]) {
         let roles: BTreeSet<_> = roles.iter().map(Role::to_string).collect();
         let actors = self.status().actors;

@@ -1,4 +1,4 @@
-//! A server that follows a script, on a real socket of loopback.
+//! A server that follows a script, on a real loopback socket.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -22,9 +22,9 @@ pub struct Server {
     _connections: JoinSet<()>,
 }
 
-/// A request whose head has been read and which has not been answered.
+/// A request whose head was read, and which has no answer yet.
 pub struct Request {
-    /// How many requests came before it.
+    /// The number of requests before it.
     pub number: usize,
     head: String,
     stream: TcpStream,
@@ -81,14 +81,14 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// The first line of each request so far.
+    /// Returns the first line of each request so far.
     pub fn request_lines(&self) -> Vec<String> {
         let heads = self.heads.lock().unwrap();
         let first_line = |head: &String| head.lines().next().unwrap_or_default().to_owned();
         heads.iter().map(first_line).collect()
     }
 
-    /// The `cursor` parameter of each request so far.
+    /// Returns the `cursor` parameter of each request so far.
     pub fn cursors(&self) -> Vec<Option<u64>> {
         let lines = self.request_lines();
         lines.iter().map(|line| cursor_of(line)).collect()
@@ -115,22 +115,22 @@ impl Request {
         let _ = self.stream.read(&mut [0; 64]).await;
     }
 
-    /// Leaves even the answer to the script.
+    /// Leaves the stream to the script, without an answer.
     pub fn unanswered(self) -> TcpStream {
         self.stream
     }
 
-    /// Says nothing, ever.
+    /// Never answers.
     pub async fn ignore(mut self) {
         while self.stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {}
     }
 
-    /// Completes the handshake and leaves the bytes to the script.
+    /// Completes the handshake, and leaves the bytes to the script.
     pub async fn upgrade_raw(self) -> TcpStream {
         self.upgrade_saying("").await
     }
 
-    /// The same, with further header lines in the answer.
+    /// The same, with more header lines in the answer.
     pub async fn upgrade_saying(mut self, headers: &str) -> TcpStream {
         let key = header(&self.head, "sec-websocket-key").unwrap();
         let answer = format!(
@@ -147,7 +147,7 @@ impl Request {
         WebSocketStream::from_raw_socket(stream, Role::Server, None).await
     }
 
-    /// Sends the frames behind the cursor, at most so many, and leaves the rest to the script.
+    /// Sends at most `count` frames after the cursor, and leaves the rest to the script.
     pub async fn serve_some(
         self,
         frames: &[Bytes],
@@ -162,7 +162,7 @@ impl Request {
         Some(socket)
     }
 
-    /// Serves as a relay should, until the client leaves.
+    /// Serves like a correct relay, until the client disconnects.
     pub async fn serve(self, frames: &[Bytes]) {
         if let Some(mut socket) = self.serve_some(frames, frames.len()).await {
             while let Some(Ok(_)) = socket.next().await {}
@@ -178,7 +178,7 @@ pub fn answer(status: &str, headers: &str, body: &str) -> String {
     )
 }
 
-/// What follows a cursor.
+/// The frames after a cursor.
 pub fn behind(frames: &[Bytes], cursor: Option<u64>) -> &[Bytes] {
     let is_known = |frame: &Bytes| seq_of(frame).is_some_and(|seq| Some(seq) <= cursor);
     let known = frames.iter().rposition(is_known);
@@ -201,7 +201,7 @@ pub fn header(head: &str, name: &str) -> Option<String> {
     })
 }
 
-/// The head of a request; `None` where the client sent something else or left.
+/// Reads the head of a request. `None` if the client sent something else or disconnected.
 async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,4 +1,4 @@
-//! A source without a socket: each connection follows a script, in order.
+//! A source without a socket. Each connection follows the next script.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -15,20 +15,20 @@ use tokio::time::Instant;
 
 use crate::observed_source;
 
-/// Once the scripts are used up, a dial never comes to an end.
+/// A source of scripts. When all are used, a dial never ends.
 pub struct ScriptedSource {
     id: SourceId,
     scripts: Mutex<VecDeque<Script>>,
     asked: Mutex<Vec<(Instant, Resume)>>,
 }
 
-/// What becomes of one attempt to connect.
+/// The outcome of one attempt to connect.
 pub enum Script {
-    /// It fails with this HTTP status.
+    /// The attempt fails with this HTTP status.
     Refused(u16),
-    /// These frames come, and then nothing more.
+    /// The connection delivers these frames, and then nothing more.
     Silent(Vec<Bytes>),
-    /// These frames come, and then the connection is cut.
+    /// The connection delivers these frames, and is cut then.
     Cut(Vec<Bytes>),
 }
 
@@ -46,7 +46,7 @@ impl ScriptedSource {
         })
     }
 
-    /// Where each attempt so far was to begin, and when it was made.
+    /// When each attempt so far was made, and its resume point.
     pub fn asked(&self) -> Vec<(Instant, Resume)> {
         self.asked.lock().unwrap().clone()
     }

@@ -1,4 +1,4 @@
-//! A store in memory that answers as a test says, and remembers what it was asked to write.
+//! A store in memory that answers as a test decides, and records what it was asked to write.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,7 +12,7 @@ use huddle_firehose::store::{
     Written,
 };
 
-/// Takes everything, unless it is told otherwise.
+/// A store that writes everything, unless a test has set other answers.
 #[derive(Default)]
 pub struct ScriptedStore(Mutex<State>);
 
@@ -35,20 +35,20 @@ pub struct Transaction {
     pub position: Position,
 }
 
-/// How a transaction ends that is not written.
+/// The answer to a transaction that is not written.
 pub enum Answer {
     Error(StoreError),
-    /// No answer ever comes.
+    /// No answer at all.
     Never,
 }
 
 impl ScriptedStore {
-    /// A database in which no source was ever seen.
+    /// A database without a source.
     pub fn empty() -> Arc<Self> {
         Arc::default()
     }
 
-    /// A database that has come as far as `position`.
+    /// A database whose cursor is at `position`.
     pub fn at(position: Position) -> Arc<Self> {
         let store = Self::empty();
         store.state().cursor = position;
@@ -56,22 +56,22 @@ impl ScriptedStore {
         store
     }
 
-    /// The next transactions end like this, one after the other.
+    /// Sets the answers to the next transactions.
     pub fn answer_next(&self, answers: impl IntoIterator<Item = Answer>) {
         self.state().answers.extend(answers);
     }
 
-    /// From now on, or no more, everything is refused.
+    /// Makes every call fail while `is_down`.
     pub fn set_down(&self, is_down: bool) {
         self.state().is_down = is_down;
     }
 
-    /// So many runs in a row have crashed before this one.
+    /// Sets how many runs in a row have crashed before this one.
     pub fn set_crashes(&self, crashes: u32) {
         self.state().crashes = crashes;
     }
 
-    /// What was to be written so far, whether or not it was.
+    /// The transactions that were tried so far, written or not.
     pub fn tries(&self) -> Vec<Transaction> {
         self.state().tries.clone()
     }
@@ -106,7 +106,7 @@ impl ScriptedStore {
     }
 }
 
-/// The database itself is the trouble.
+/// The error of a database that is unavailable.
 pub fn unavailable() -> StoreError {
     StoreError::Unavailable(sqlx::Error::PoolClosed)
 }

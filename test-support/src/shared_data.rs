@@ -1,16 +1,16 @@
-//! Where tests find the data that is shared between projects and is no part of this one.
+//! Finds the test data that several projects share. It is not part of this repository.
 
 use std::path::{Path, PathBuf};
 
-/// A file or folder of the shared data, such as `interop/lexicon`. Says so and gives `None` where
-/// the data is not there; in CI (`CI=true`) it has to be.
+/// The path of a file or folder of the shared data, such as `interop/lexicon`. If the data is
+/// missing, prints that and returns `None`; in CI (`CI=true`) it panics.
 ///
-/// It is looked for in `HUDDLE_TEST_DATA`, or in `../shared/data` beside the repository.
+/// The data is in the folder `HUDDLE_TEST_DATA`, or in `../shared/data` beside the repository.
 pub fn shared_data(path: &str) -> Option<PathBuf> {
     found(data_folder().join(path))
 }
 
-/// A recording of the testbed, beside the shared data: in `testbed/recordings`.
+/// The path of a recording of the testbed: in `testbed/recordings`, beside the shared data.
 pub fn shared_recording(name: &str) -> Option<PathBuf> {
     found(data_folder().join("../testbed/recordings").join(name))
 }

@@ -1,4 +1,4 @@
-//! A database file of its own for each test, and all that is in it, to be compared.
+//! A database file for each test, and its tables in a form that can be compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::observed_source;
 
-/// What the worker writes.
+/// The tables that the worker writes.
 const TABLES: [&str; 9] = [
     "accounts",
     "booking_requests",
@@ -27,14 +27,14 @@ const TABLES: [&str; 9] = [
     "repos",
 ];
 
-/// Columns that say when a row was written, and numbers given in the order of writing.
+/// Columns with the time when a row was written, or a number in the order of writing.
 const CLOCKS: &str = "'closed_at', 'created_at', 'first_indexed_at', 'id', 'indexed_at', \
                       'last_indexed_at', 'opened_at', 'updated_at'";
 
-/// Tables whose `created_at` or `id` is none of those.
+/// Tables whose `created_at` or `id` is not such a column.
 const CLOCKLESS: &str = "'booking_requests', 'bookings', 'firehose_cursor', 'offers_index'";
 
-/// The rows of each table, as text, without what depends on the clock.
+/// The rows of each table as text, without the columns that depend on the clock.
 pub type Tables = BTreeMap<&'static str, BTreeSet<String>>;
 
 pub struct Database(TempDir);
@@ -45,14 +45,14 @@ impl Database {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// The file as it would be found after the end of all that have it open, in another folder.
+    /// A copy in another folder, as the file would be if all processes that have it open ended now.
     pub fn copy(&self) -> Self {
         let copy = Self::new();
         for entry in self.0.path().read_dir().unwrap() {
             let (from, name) = entry
                 .map(|entry| (entry.path(), entry.file_name()))
                 .unwrap();
-            // The index of the log is made anew by whoever comes first.
+            // The first process that opens the file makes a new index of the log.
             if name != "huddle.db-shm" {
                 std::fs::copy(from, copy.0.path().join(name)).unwrap();
             }
@@ -60,7 +60,7 @@ impl Database {
         copy
     }
 
-    /// A good copy of one moment, made while others write.
+    /// A consistent copy, made while others write.
     pub async fn backup(&self) -> Self {
         let backup = Self::new();
         let to = backup.path();
@@ -72,7 +72,7 @@ impl Database {
         backup
     }
 
-    /// Puts `other` in the place of this file, which a worker may have open.
+    /// Replaces this file, which a worker may have open, with `other`.
     pub fn replace_by(&self, other: &Self) {
         for leftover in ["huddle.db-wal", "huddle.db-shm"] {
             std::fs::remove_file(self.folder().join(leftover)).unwrap_or_default();
@@ -96,7 +96,7 @@ impl Database {
         SqliteStore::open(&self.url()).await.unwrap()
     }
 
-    /// A store that says soon that the database is locked.
+    /// A store that reports a locked database after a short time.
     pub async fn impatient_store(&self) -> SqliteStore {
         let options = Options {
             busy_timeout: Duration::from_millis(50),
@@ -105,12 +105,12 @@ impl Database {
         SqliteStore::open_with(&self.url(), options).await.unwrap()
     }
 
-    /// Another process's connection.
+    /// A connection like that of another process.
     pub async fn stranger(&self) -> SqliteConnection {
         stranger_at(&self.path()).await
     }
 
-    /// Another process's connection, with the write lock in its hand until it is dropped.
+    /// A connection like that of another process. It holds the write lock until it is dropped.
     pub async fn lock(&self) -> SqliteConnection {
         let mut stranger = self.stranger().await;
         stranger.execute("BEGIN IMMEDIATE").await.unwrap();
@@ -131,15 +131,15 @@ impl Database {
         store.move_cursor(&source, position, None).await.unwrap();
     }
 
-    /// The text of a query's single column, row by row.
+    /// Returns the text of a query's single column, row by row.
     pub async fn rows(&self, sql: &'static str) -> Vec<String> {
         let mut stranger = self.stranger().await;
         let rows = sqlx::query_scalar(sql).fetch_all(&mut stranger);
         rows.await.unwrap()
     }
 
-    /// Whether a frame was set aside because workers died at it. Brings the schema up to date.
-    pub async fn has_accused_a_frame(&self) -> bool {
+    /// Whether a frame is a dead letter of stage `poison`. Brings the schema up to date.
+    pub async fn has_poison(&self) -> bool {
         drop(self.store().await);
         let accused = "SELECT error FROM dead_letters WHERE stage = 'poison'";
         !self.rows(accused).await.is_empty()
@@ -149,7 +149,7 @@ impl Database {
         tables_of(&mut self.stranger().await).await
     }
 
-    /// The farthest cursor, and the tables, of one moment.
+    /// Reads the highest cursor and the tables in one transaction.
     pub async fn cursor_and_tables(&self) -> (u64, Tables) {
         let mut stranger = self.stranger().await;
         stranger.execute("BEGIN").await.unwrap();
@@ -162,7 +162,7 @@ impl Database {
     }
 }
 
-/// Another process's connection to a database file.
+/// A connection to a database file, like that of another process.
 pub async fn stranger_at(file: &Path) -> SqliteConnection {
     SqliteConnectOptions::new()
         .filename(file)
@@ -200,7 +200,7 @@ async fn rows_of(connection: &mut SqliteConnection, table: &str) -> BTreeSet<Str
     distinct
 }
 
-/// Like `assert_eq`, but tells the difference rather than two databases.
+/// Like `assert_eq`, but shows only the difference.
 pub fn assert_same_tables(found: &Tables, expected: &Tables) {
     for (table, expected) in expected {
         assert_same(table, &found[table], expected);

@@ -1,10 +1,10 @@
-//! ParkedCommit for what must come soon, without a fixed sleep.
+//! Waits for something that must happen soon, without a fixed sleep.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-/// Long enough for any machine; no test waits for it unless it fails.
+/// The deadline of a wait: long enough for any machine. A test that passes does not wait for it.
 pub const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 pub const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -17,7 +17,7 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// What `future` comes to; it must come soon.
+/// Waits for the output of `future`, which must come soon.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(SLOT_TIMEOUT, future).await.unwrap()
 }

@@ -1,5 +1,9 @@
 //! The program itself, as its operator starts it and sees it.
+//!
+//! A campaign has its settings in the environment, such as `HUDDLE_CRASHES`. The program refuses them
+//! as unknown settings, so every child starts with a [`command`] from here.
 
+use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
 
 use reqwest::StatusCode;
@@ -10,6 +14,17 @@ use tokio::time::{Instant, sleep};
 
 use crate::waiting::{POLL_INTERVAL, SLOT_TIMEOUT, soon};
 
+/// A command that passes no `HUDDLE_` variable of the tests on to its process.
+pub fn command(program: impl AsRef<OsStr>) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"HUDDLE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// A program that runs.
 pub struct Program {
     pub child: Child,
@@ -18,7 +33,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// `command` must be a `run` without settings of the log.
+    /// Starts `command`, which must be a `run` without settings of the log.
     pub async fn start(mut command: Command) -> Self {
         let command = command
             .args(["--log-format", "json"])
@@ -39,7 +54,7 @@ impl Program {
         program
     }
 
-    /// The next line of the log whose message begins with `message`.
+    /// Waits for the next log line whose message begins with `message`.
     pub async fn logs(&mut self, message: &str) -> Value {
         loop {
             let line = soon(self.log.next_line()).await.unwrap();
@@ -52,14 +67,14 @@ impl Program {
         }
     }
 
-    /// What an endpoint answers.
+    /// Requests an endpoint.
     pub async fn get(&self, path: &str) -> (StatusCode, String) {
         let answer = reqwest::get(format!("http://{}{path}", self.address));
         let answer = answer.await.unwrap();
         (answer.status(), answer.text().await.unwrap())
     }
 
-    /// Waits until `/readyz` answers with `code`; returns its body.
+    /// Waits until `/readyz` answers with `code`, and returns its body.
     pub async fn answers(&self, code: StatusCode) -> String {
         let deadline = Instant::now() + SLOT_TIMEOUT;
         loop {
@@ -72,12 +87,12 @@ impl Program {
         }
     }
 
-    /// What `/status` says.
+    /// Requests `/status`.
     pub async fn status(&self) -> Value {
         serde_json::from_str(&self.get("/status").await.1).unwrap()
     }
 
-    /// Tells it to stop, and waits until it has.
+    /// Sends `SIGTERM`, and waits for the end of the process.
     pub async fn terminate(&mut self) -> ExitStatus {
         terminate(&self.child).await;
         soon(self.child.wait()).await.unwrap()
@@ -87,6 +102,6 @@ impl Program {
 /// Sends `SIGTERM`.
 pub async fn terminate(child: &Child) {
     let id = child.id().unwrap().to_string();
-    let told = Command::new("kill").args(["-TERM", &id]).status();
-    assert!(told.await.unwrap().success());
+    let sent = Command::new("kill").args(["-TERM", &id]).status();
+    assert!(sent.await.unwrap().success());
 }

@@ -1,4 +1,4 @@
-//! A worker on a runtime of its own, which a test can end at any moment.
+//! A worker with a runtime of its own, which a test can end at any moment.
 
 use huddle_firehose::testing::fault::Faults;
 use huddle_firehose::testing::mock_relay::MockRelay;
@@ -9,14 +9,14 @@ use crate::running_worker::{Worker, config};
 use crate::tables::Database;
 use crate::waiting::SLOT_TIMEOUT;
 
-/// A worker on a runtime of its own, which can end at any moment and takes everything with it, as
-/// the end of a process would.
+/// A worker with a runtime of its own. A test can end it at any moment, with all its tasks, like a
+/// process.
 pub struct Process {
     pub worker: Worker,
     runtime: RuntimeGuard,
 }
 
-/// A runtime may not be dropped by another one's task, which a test that panics would do.
+/// An `Option`, because a task of another runtime must not drop it, and a test that panics would.
 struct RuntimeGuard(Option<Runtime>);
 
 impl Process {
@@ -34,7 +34,7 @@ impl Process {
         Self { worker, runtime }
     }
 
-    /// Stops it in good order; returns the last seq that it had received.
+    /// Drains it, and returns the last seq that it has received.
     pub async fn drain(self) -> u64 {
         let status = self.worker.tree.context().status.clone();
         self.worker.drain().await;
@@ -42,7 +42,7 @@ impl Process {
         source.received.seq
     }
 
-    /// Ends it between any two lines; returns once nothing of it is left.
+    /// Ends it at any point of the code, and waits until nothing of it is left.
     pub async fn crash(mut self) {
         let runtime = self.runtime.0.take().unwrap();
         let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(SLOT_TIMEOUT));

@@ -1,4 +1,4 @@
-//! The ConnectionActor between a source, the CursorActor and the ledger.
+//! Tests the ConnectionActor between a source, the CursorActor and the ledger.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl Connection {
             .unwrap();
     }
 
-    /// The CursorActor is asked where to go on, and answers.
+    /// Answers as the CursorActor, which is asked for the resume point.
     async fn resumes(&mut self, resume: Resume) {
         match self.cursor.next().await {
             CursorMessage::Resume(reply) => reply.send(Some(resume)).unwrap(),
@@ -79,14 +79,14 @@ impl Connection {
     }
 }
 
-/// Longer than a step of the actor takes, and shorter than it waits for anything.
+/// Waits longer than a step of the actor takes, but less than any of its timers.
 async fn a_moment() {
     sleep(Duration::from_millis(100)).await;
 }
 
-/// Rule 1: the cursor never leads. Where to go on is the CursorActor's to say.
+/// Holds invariant 1.3: the CursorActor decides where to resume.
 #[tokio::test(start_paused = true)]
-async fn the_source_is_asked_for_what_the_cursor_says_and_what_comes_is_entered() {
+async fn it_resumes_at_the_cursor_and_enters_what_it_reads() {
     let mut connection = Connection::start([Script::Silent(frames())]).await;
     assert_eq!(connection.source.asked(), []);
     connection.resumes(Resume::With(5)).await;
@@ -98,9 +98,9 @@ async fn the_source_is_asked_for_what_the_cursor_says_and_what_comes_is_entered(
     assert!(connection.context.ledger.has_unacked());
 }
 
-/// Rule 8: nothing waits forever. Without an answer of the cursor there is no dial, and a next attempt.
+/// Holds invariant 8: without an answer of the CursorActor, it tries again.
 #[tokio::test(start_paused = true)]
-async fn nothing_is_dialled_while_the_cursor_cannot_say() {
+async fn it_does_not_dial_without_a_cursor() {
     let mut connection = Connection::start([Script::Silent(frames())]).await;
     match connection.cursor.next().await {
         CursorMessage::Resume(reply) => reply.send(None).unwrap(),
@@ -117,7 +117,7 @@ async fn nothing_is_dialled_while_the_cursor_cannot_say() {
     assert_eq!(connection.source.asked().len(), 1);
 }
 
-/// Rule 4: memory is bounded by bytes.
+/// Holds invariant 4.2.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_read_while_the_budget_is_spent() {
     let mut connection = Connection::prepare([Script::Silent(frames())]).await;
@@ -127,16 +127,16 @@ async fn nothing_is_read_while_the_budget_is_spent() {
     connection.resumes(Resume::Oldest).await;
     sleep(10 * SILENCE).await;
     assert_eq!(connection.received(), 0);
-    // Nor is it taken for the source's silence.
+    // The wait for the budget does not count as silence of the source.
     assert_eq!(connection.source.asked().len(), 1);
     drop(charge);
     a_moment().await;
     assert_eq!(connection.received(), last_seq(&frames()));
 }
 
-/// Rule 8: nothing waits forever.
+/// Holds invariant 8.2.
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_carries_nothing_is_given_up() {
+async fn a_silent_connection_is_given_up() {
     let mut connection = Connection::start([Script::Silent(vec![])]).await;
     connection.resumes(Resume::Oldest).await;
     a_moment().await;
@@ -150,9 +150,9 @@ async fn a_connection_that_carries_nothing_is_given_up() {
     assert!(asked[1].0 - asked[0].0 >= SILENCE);
 }
 
-/// Rule 8: nothing waits forever, and nobody is asked without a pause.
+/// Holds invariant 8: it tries again, after delays that grow.
 #[tokio::test(start_paused = true)]
-async fn a_source_that_refuses_is_asked_again_after_pauses_that_double() {
+async fn a_source_that_refuses_is_dialled_again_with_delays_that_double() {
     let refused = (0..4).map(|_| Script::Refused(500));
     let mut connection = Connection::start(refused).await;
     for _ in 0..5 {
@@ -172,9 +172,9 @@ async fn a_source_that_refuses_is_asked_again_after_pauses_that_double() {
     }
 }
 
-/// Rule 6: no silent gap. What came before a connection was cut is good.
+/// Holds invariant 6: frames from before a cut are valid.
 #[tokio::test(start_paused = true)]
-async fn what_was_read_before_a_cut_is_entered() {
+async fn frames_that_were_read_before_a_cut_are_entered() {
     let frames = frames();
     let (before, after) = frames.split_at(20);
     let scripts = [Script::Cut(before.to_vec()), Script::Silent(after.to_vec())];
@@ -187,19 +187,22 @@ async fn what_was_read_before_a_cut_is_entered() {
     assert_eq!(connection.received(), last_seq(after));
 }
 
-/// Rule 6: no silent gap. That the cursor lies ahead of the source's log is the CursorActor's to mend.
+/// Holds invariant 6.1: the CursorActor handles a cursor that is ahead of the source's log.
 #[tokio::test(start_paused = true)]
-async fn the_cursor_is_told_that_it_lies_ahead_of_the_source() {
+async fn a_future_cursor_is_reported_to_the_cursor_actor() {
     let refusal = Script::Silent(vec![error("FutureCursor")]);
     let mut connection = Connection::start([refusal]).await;
     connection.resumes(Resume::After(99)).await;
-    let told = connection.cursor.next().await;
-    assert!(matches!(told, CursorMessage::FutureCursor), "{told:?}");
+    let message = connection.cursor.next().await;
+    assert!(
+        matches!(message, CursorMessage::FutureCursor),
+        "{message:?}"
+    );
 }
 
-/// Rule 3: a drain ends the reading and leaves what was read.
+/// Holds invariant 3.6: a drain ends the reading, and keeps what was read.
 #[tokio::test(start_paused = true)]
-async fn nothing_is_read_once_reading_is_to_stop() {
+async fn a_drain_stops_reading() {
     let mut connection = Connection::start([Script::Silent(frames())]).await;
     connection.context.stop_reading.cancel();
     a_moment().await;

@@ -1,4 +1,4 @@
-//! The CursorActor between the ledger, the store and whoever asks it.
+//! Tests the CursorActor between the ledger, the store and its callers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,15 +58,15 @@ impl Cursor {
         self.ask(CursorMessage::Resume).await
     }
 
-    /// A few checkpoints later.
+    /// Waits for a few checkpoints.
     async fn later(&self) {
         sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// Rule 6: no silent gap. A new source is joined where the operator says.
+/// Holds invariant 6.1: the operator decides where a new source begins.
 #[tokio::test(start_paused = true)]
-async fn a_source_that_is_new_is_joined_where_the_settings_say() {
+async fn a_new_source_begins_where_the_settings_say() {
     for (start, resume) in [(Start::Live, Resume::Live), (Start::Oldest, Resume::Oldest)] {
         let config = Config { start, ..config() };
         let cursor = Cursor::start_with(config, ScriptedStore::empty()).await;
@@ -74,9 +74,9 @@ async fn a_source_that_is_new_is_joined_where_the_settings_say() {
     }
 }
 
-/// Rule 6: no silent gap. Joining live leaves one, which the first event brings into the tables.
+/// Holds invariant 6.1: a start at the live end is a gap. The first event records it.
 #[tokio::test(start_paused = true)]
-async fn joining_live_begins_an_epoch_with_a_gap() {
+async fn a_start_at_the_live_end_begins_an_epoch_with_a_gap() {
     let config = Config {
         start: Start::Live,
         ..config()
@@ -87,9 +87,9 @@ async fn joining_live_begins_an_epoch_with_a_gap() {
     assert_eq!(epoch.gap, Some(GapCause::StartedLive));
 }
 
-/// Rule 6: no silent gap. The last event is asked for once more, to see that it is still the same.
+/// Holds invariant 6.3: the last event is requested again, to check that it is still the same.
 #[tokio::test(start_paused = true)]
-async fn a_known_source_goes_on_with_the_last_event_and_then_behind_it() {
+async fn a_known_source_resumes_once_with_the_last_event_and_then_after_it() {
     let cursor = Cursor::start(ScriptedStore::at(at(7))).await;
     assert_eq!(cursor.resume().await, Some(Resume::With(7)));
     assert_eq!(cursor.resume().await, Some(Resume::After(7)));
@@ -98,9 +98,9 @@ async fn a_known_source_goes_on_with_the_last_event_and_then_behind_it() {
     lease.ack(at(8));
 }
 
-/// Rule 8: nothing waits forever. Whoever asks is told that there is no answer.
+/// Holds invariant 8: a caller always gets an answer.
 #[tokio::test(start_paused = true)]
-async fn there_is_no_answer_while_the_database_cannot_say() {
+async fn there_is_no_resume_point_while_the_database_cannot_be_read() {
     let cursor = Cursor::start(ScriptedStore::at(at(7))).await;
     cursor.store.set_down(true);
     assert_eq!(cursor.resume().await, None);
@@ -110,7 +110,7 @@ async fn there_is_no_answer_while_the_database_cannot_say() {
     assert!(cursor.context.status.snapshot().queue.blocked.is_none());
 }
 
-/// Rule 1: the cursor never leads.
+/// Holds invariant 1.3.
 #[tokio::test(start_paused = true)]
 async fn a_checkpoint_is_the_low_watermark_and_not_what_was_received() {
     let cursor = Cursor::start(ScriptedStore::empty()).await;
@@ -125,9 +125,9 @@ async fn a_checkpoint_is_the_low_watermark_and_not_what_was_received() {
     assert_eq!(cursor.store.cursor(), at(3));
 }
 
-/// Rule 1: a transaction of the indexer has moved the cursor already, so none is written for it.
+/// Holds invariant 1.1: a transaction of the indexer moves the cursor too, so no checkpoint is due.
 #[tokio::test(start_paused = true)]
-async fn what_a_transaction_made_durable_needs_no_checkpoint() {
+async fn a_cursor_that_a_transaction_wrote_needs_no_checkpoint() {
     let cursor = Cursor::start(ScriptedStore::empty()).await;
     cursor.resume().await;
     let lease = lease(&cursor.context, 1);
@@ -139,7 +139,7 @@ async fn what_a_transaction_made_durable_needs_no_checkpoint() {
     assert_eq!(sources.values().next().unwrap().applied.seq, 1);
 }
 
-/// Rule 1: the last checkpoint of a drain says whether it is durable.
+/// Holds invariant 3.6: the last checkpoint of a drain answers whether it is durable.
 #[tokio::test(start_paused = true)]
 async fn finishing_is_confirmed_once_the_watermark_is_durable() {
     let cursor = Cursor::start(ScriptedStore::empty()).await;
@@ -152,9 +152,9 @@ async fn finishing_is_confirmed_once_the_watermark_is_durable() {
     assert_eq!(cursor.store.cursor(), at(1));
 }
 
-/// Rule 6: no silent gap.
+/// Holds invariant 6.1.
 #[tokio::test(start_paused = true)]
-async fn a_cursor_ahead_of_the_source_starts_over_with_a_gap_on_record() {
+async fn a_future_cursor_starts_over_and_records_a_gap() {
     let cursor = Cursor::start(ScriptedStore::at(at(7))).await;
     cursor.resume().await;
     cursor.actor.cast(CursorMessage::FutureCursor).unwrap();
@@ -166,9 +166,9 @@ async fn a_cursor_ahead_of_the_source_starts_over_with_a_gap_on_record() {
     assert_eq!((gap.cause, gap.from_seq), (GapCause::FutureCursor, 7));
 }
 
-/// Rule 1: the cursor never leads, nor does it move below what is still on its way.
+/// Holds invariant 1.4: the cursor does not move below events that are not acked.
 #[tokio::test(start_paused = true)]
-async fn a_cursor_ahead_of_the_source_stays_while_anything_is_not_settled() {
+async fn a_future_cursor_stays_while_anything_is_unacked() {
     let cursor = Cursor::start(ScriptedStore::at(at(7))).await;
     cursor.resume().await;
     let lease = lease(&cursor.context, 8);
@@ -184,9 +184,9 @@ async fn a_cursor_ahead_of_the_source_stays_while_anything_is_not_settled() {
     assert_eq!(cursor.store.gaps().len(), 1);
 }
 
-/// Rule 3: any actor may die anywhere, and so may the process.
+/// Holds invariants 3.3 and 5.3.
 #[tokio::test(start_paused = true)]
-async fn after_crash_upon_crash_frames_are_handed_out_one_by_one() {
+async fn after_repeated_crashes_frames_are_handed_out_one_by_one() {
     let store = ScriptedStore::at(at(7));
     store.set_crashes(CRASH_LOOP);
     let cursor = Cursor::start(store).await;
@@ -195,9 +195,9 @@ async fn after_crash_upon_crash_frames_are_handed_out_one_by_one() {
     assert_eq!(cursor.context.status.snapshot().crashes, CRASH_LOOP);
 }
 
-/// Rule 3: a successor takes the ledger as it is.
+/// Holds invariant 3.2: a new CursorActor keeps the state of the ledger.
 #[tokio::test(start_paused = true)]
-async fn a_new_cursor_actor_does_not_move_a_ledger_that_is_at_work() {
+async fn a_new_cursor_actor_does_not_reposition_the_ledger() {
     let cursor = Cursor::start(ScriptedStore::at(at(7))).await;
     cursor.resume().await;
     let lease = lease(&cursor.context, 8);

@@ -1,4 +1,4 @@
-//! A DecoderActor between the ledger and the FilterActor.
+//! Tests a DecoderActor between the ledger and the FilterActor.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ struct Decoder {
 }
 
 impl Decoder {
-    /// Nothing decodes yet.
+    /// Prepares the context. No decoder runs yet.
     async fn prepare(faults: Faults) -> Self {
         let source = ScriptedSource::new([]);
         let context = context_with(config(), source, ScriptedStore::empty(), faults);
@@ -36,7 +36,7 @@ impl Decoder {
         Self { context, filter }
     }
 
-    /// Runs one until it ends, or has nothing more to do.
+    /// Runs a decoder until it ends, or has nothing more to do.
     async fn run(&self) {
         let arguments = (arguments_for(&self.context), 0);
         let (_, ended) = Actor::spawn(None, DecoderActor, arguments).await.unwrap();
@@ -52,7 +52,7 @@ impl Decoder {
     }
 }
 
-/// Panics at each touch of a frame, as a frame that breaks its reader would have it.
+/// Panics each time one frame is read, like a bug that the frame triggers.
 struct Poisoned(Bytes);
 
 impl FaultPlan for Poisoned {
@@ -84,7 +84,7 @@ fn dead_letters(batches: &[DecodedBatch]) -> Vec<(Stage, Bytes)> {
     letters.collect()
 }
 
-/// Rule 7: order per repository is kept. A batch keeps the numbers by which the filter orders it.
+/// Holds invariant 7.1: a batch keeps the numbers by which the filter orders it.
 #[tokio::test(start_paused = true)]
 async fn each_batch_goes_to_the_filter_with_its_numbers_and_its_last_position() {
     let mut decoder = Decoder::prepare(Faults::default()).await;
@@ -102,15 +102,15 @@ async fn each_batch_goes_to_the_filter_with_its_numbers_and_its_last_position() 
     assert_eq!(batches.iter().map(|it| it.events).sum::<u64>(), count);
 }
 
-/// Rule 3: any actor may die anywhere. Its batch is handed out again, whole.
+/// Holds invariant 3.1: the batch is handed out again, whole.
 #[tokio::test(start_paused = true)]
-async fn a_batch_that_was_in_the_hand_of_a_killed_decoder_comes_again() {
+async fn the_batch_of_a_killed_decoder_is_handed_out_again() {
     let plan = KilledOnce(std::sync::atomic::AtomicBool::new(false));
     let mut decoder = Decoder::prepare(Faults::planned(Arc::new(plan))).await;
     let frames = frames();
     decoder.enter_all(&frames[..10]);
     decoder.run().await;
-    decoder.filter.hears_nothing().await;
+    decoder.filter.receives_nothing().await;
     assert!(decoder.context.ledger.has_unacked());
     decoder.run().await;
     let batches = decoder.filter.rest().await;
@@ -118,7 +118,7 @@ async fn a_batch_that_was_in_the_hand_of_a_killed_decoder_comes_again() {
     assert_eq!(batches[0].numbers, 0..10);
 }
 
-/// Rule 5: bad input never stops the stream. A frame that kills its readers is kept, unread, alone.
+/// Holds invariant 5.3.
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_kills_every_decoder_becomes_a_dead_letter_and_its_neighbours_do_not() {
     let frames = frames();
@@ -145,9 +145,9 @@ async fn a_frame_that_kills_every_decoder_becomes_a_dead_letter_and_its_neighbou
     assert!(numbers.into_iter().eq(0..10));
 }
 
-/// Rule 5: bad input never stops the stream.
+/// Holds invariant 5.1.
 #[tokio::test(start_paused = true)]
-async fn a_frame_that_cannot_be_read_is_kept_as_it_came() {
+async fn a_frame_that_cannot_be_read_is_kept_unchanged() {
     let mut decoder = Decoder::prepare(Faults::default()).await;
     let broken = Bytes::from_static(b"\xa1no frame");
     enter(&decoder.context, broken.clone(), 1);
@@ -156,14 +156,14 @@ async fn a_frame_that_cannot_be_read_is_kept_as_it_came() {
     assert_eq!(dead_letters(&batches), [(Stage::Decode, broken)]);
 }
 
-/// Rule 3: any actor may die anywhere. Without a filter nothing is lost, and nothing goes in circles.
+/// Holds invariant 3.2: without a filter nothing is lost, and nothing is handed out in a loop.
 #[tokio::test(start_paused = true)]
-async fn what_no_filter_takes_is_kept_until_the_next_epoch() {
+async fn a_batch_without_a_filter_is_kept_until_the_next_epoch() {
     let mut decoder = Decoder::prepare(Faults::default()).await;
     decoder.context.filter.clear();
     decoder.enter_all(&frames()[..10]);
     decoder.run().await;
-    decoder.filter.hears_nothing().await;
+    decoder.filter.receives_nothing().await;
     let ledger = decoder.context.ledger.clone();
     assert!(ledger.lease_next().is_none());
     ledger.begin_epoch();

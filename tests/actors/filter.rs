@@ -1,4 +1,4 @@
-//! The FilterActor between a decoder, the IndexerActor and the CursorActor.
+//! Tests the FilterActor between a decoder, the IndexerActor and the CursorActor.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl Filter {
         Self::start_before(None).await
     }
 
-    /// Events before the first one may be missing, for this reason.
+    /// With a possible gap before the first event, for this reason.
     async fn start_before(gap: Option<GapCause>) -> Self {
         let (context, _) = context(Config {
             checkpoint_events: CHECKPOINT_EVENTS,
@@ -41,7 +41,7 @@ impl Filter {
         let cursor = Neighbour::at(&context.cursor).await;
         let arguments = arguments_for(&context);
         let (actor, _) = Actor::spawn(None, FilterActor, arguments).await.unwrap();
-        // What the CursorActor does once it has read the cursor: a first epoch begins.
+        // The CursorActor does this when it has read the cursor: the first epoch begins.
         context.ledger.restart_at(Position::default(), gap);
         Self {
             context,
@@ -72,43 +72,43 @@ impl Filter {
         }
     }
 
-    fn settled_seq(&self) -> u64 {
+    fn acked_seq(&self) -> u64 {
         self.context.ledger.acked_through().seq
     }
 }
 
-/// Rule 7: order per repository is kept.
+/// Holds invariant 7.1.
 #[tokio::test(start_paused = true)]
 async fn batches_that_come_out_of_order_reach_the_indexer_in_the_order_of_the_source() {
     let mut filter = Filter::start().await;
     let [first, second, third] = [1, 2, 3].map(|seq| filter.wanted(seq));
     filter.send(third);
     filter.send(second);
-    filter.indexer.hears_nothing().await;
+    filter.indexer.receives_nothing().await;
     filter.send(first);
     for seq in 1..=3 {
         let work = filter.next_work().await;
         assert_eq!(work.position, at(seq));
         assert_eq!(work.effects, [crate::pipeline_parts::effect(seq)]);
     }
-    filter.indexer.hears_nothing().await;
+    filter.indexer.receives_nothing().await;
 }
 
-/// Rule 1: the cursor never leads, and it does not lag where nothing is to be written.
+/// Holds invariant 1.3: the cursor also moves when nothing has to be written.
 #[tokio::test(start_paused = true)]
 async fn batches_that_need_nothing_go_to_the_cursor_and_not_to_the_indexer() {
     let mut filter = Filter::start().await;
     for seq in 1..CHECKPOINT_EVENTS {
         filter.send(filter.unwanted(seq));
     }
-    filter.cursor.hears_nothing().await;
+    filter.cursor.receives_nothing().await;
     filter.send(filter.unwanted(CHECKPOINT_EVENTS));
     assert!(matches!(filter.cursor.next().await, CursorMessage::Acked));
-    assert_eq!(filter.settled_seq(), CHECKPOINT_EVENTS);
-    filter.indexer.hears_nothing().await;
+    assert_eq!(filter.acked_seq(), CHECKPOINT_EVENTS);
+    filter.indexer.receives_nothing().await;
 }
 
-/// Rule 1: the cursor never leads.
+/// Holds invariant 1.3.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_needs_nothing_does_not_carry_the_watermark_past_one_that_is_not_durable() {
     let mut filter = Filter::start().await;
@@ -116,38 +116,38 @@ async fn a_batch_that_needs_nothing_does_not_carry_the_watermark_past_one_that_i
     filter.send(wanted);
     filter.send(unwanted);
     let work = filter.next_work().await;
-    filter.indexer.hears_nothing().await;
-    assert_eq!(filter.settled_seq(), 0);
+    filter.indexer.receives_nothing().await;
+    assert_eq!(filter.acked_seq(), 0);
     work.batch.lease.ack(work.position);
-    assert_eq!(filter.settled_seq(), 2);
+    assert_eq!(filter.acked_seq(), 2);
 }
 
-/// Rule 3: any actor may die anywhere. Work that the indexer dies with is handed out again.
+/// Holds invariant 3.1: the work of an indexer that dies is handed out again.
 #[tokio::test(start_paused = true)]
-async fn work_that_is_dropped_is_owed_again() {
+async fn dropped_work_becomes_unacked() {
     let mut filter = Filter::start().await;
     filter.send(filter.wanted(1));
     let work = filter.next_work().await;
     assert!(!filter.context.ledger.has_unacked());
     drop(work);
     assert!(filter.context.ledger.has_unacked());
-    assert_eq!(filter.settled_seq(), 0);
+    assert_eq!(filter.acked_seq(), 0);
 }
 
-/// Rule 3: any actor may die anywhere. Without an indexer nothing is lost, and nothing goes in circles.
+/// Holds invariant 3.2: without an indexer nothing is lost, and nothing is handed out in a loop.
 #[tokio::test(start_paused = true)]
-async fn work_that_no_indexer_takes_is_kept_until_the_next_epoch() {
+async fn work_without_an_indexer_is_kept_until_the_next_epoch() {
     let mut filter = Filter::start().await;
     filter.context.indexer.clear();
     filter.send(filter.wanted(1));
-    filter.indexer.hears_nothing().await;
+    filter.indexer.receives_nothing().await;
     let ledger = filter.context.ledger.clone();
     assert!(ledger.lease_next().is_none());
     ledger.begin_epoch();
     assert!(ledger.lease_next().is_some());
 }
 
-/// Rule 3: any actor may die anywhere. What an earlier epoch left in the mailbox comes again in order.
+/// Holds invariant 1.5: a batch of an earlier epoch in the mailbox is handed out again in order.
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_an_earlier_epoch_is_discarded() {
     let mut filter = Filter::start().await;
@@ -158,12 +158,12 @@ async fn a_batch_of_an_earlier_epoch_is_discarded() {
     filter.send(new);
     filter.send(old);
     assert_eq!(filter.next_work().await.position, at(1));
-    filter.indexer.hears_nothing().await;
+    filter.indexer.receives_nothing().await;
 }
 
-/// Rule 6: no silent gap.
+/// Holds invariant 6.1.
 #[tokio::test(start_paused = true)]
-async fn the_first_event_of_a_source_that_is_joined_live_brings_a_gap() {
+async fn the_first_event_after_a_start_at_the_live_end_records_a_gap() {
     let mut filter = Filter::start_before(Some(GapCause::StartedLive)).await;
     filter.send(filter.unwanted(7));
     let work = filter.next_work().await;

@@ -1,4 +1,4 @@
-//! The IndexerActor between the FilterActor, the store and the CursorActor.
+//! Tests the IndexerActor between the FilterActor, the store and the CursorActor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ impl Indexer {
         let cursor = Neighbour::at(&context.cursor).await;
         let arguments = arguments_for(&context);
         let (actor, _) = Actor::spawn(None, IndexerActor, arguments).await.unwrap();
-        // What the CursorActor does once it has read the cursor: a first epoch begins.
+        // The CursorActor does this when it has read the cursor: the first epoch begins.
         context.ledger.restart_at(Position::default(), None);
         Self {
             context,
@@ -51,7 +51,7 @@ impl Indexer {
         }
     }
 
-    /// Sends one batch, of one event for each of `seqs`.
+    /// Sends one batch, with one event for each of `seqs`.
     fn index(&self, seqs: std::ops::RangeInclusive<u64>) {
         let end = at(*seqs.end());
         let mark = |(index, seq)| CommitPoint {
@@ -75,7 +75,7 @@ impl Indexer {
         self.actor.cast(message).unwrap();
     }
 
-    /// The cursor is told of this position next.
+    /// Asserts that the next message to the CursorActor has this position.
     async fn tells_cursor(&mut self, position: Position) {
         match self.cursor.next().await {
             CursorMessage::Applied(applied) => assert_eq!(applied, position),
@@ -83,7 +83,7 @@ impl Indexer {
         }
     }
 
-    fn settled_seq(&self) -> u64 {
+    fn acked_seq(&self) -> u64 {
         self.context.ledger.acked_through().seq
     }
 }
@@ -97,7 +97,7 @@ fn refusal(effect: usize) -> Answer {
     Answer::Error(StoreError::Rejected(vec![Rejection { part, reason }]))
 }
 
-/// Rule 1: the cursor never leads. Rows and cursor become durable in one transaction.
+/// Holds invariant 1.1.
 #[tokio::test(start_paused = true)]
 async fn a_hundred_effects_are_one_transaction_and_do_not_wait() {
     let mut indexer = Indexer::start().await;
@@ -107,17 +107,17 @@ async fn a_hundred_effects_are_one_transaction_and_do_not_wait() {
     }
     indexer.tells_cursor(at(100)).await;
     assert_eq!(sent_at.elapsed(), Duration::ZERO);
-    indexer.cursor.hears_nothing().await;
+    indexer.cursor.receives_nothing().await;
     let written = indexer.store.written();
     assert_eq!(written.len(), 1);
     assert_eq!(written[0].effects, effects(1..=100));
     assert_eq!(written[0].position, at(100));
-    assert_eq!(indexer.settled_seq(), 100);
+    assert_eq!(indexer.acked_seq(), 100);
 }
 
-/// Rule 8: nothing waits forever.
+/// Holds invariant 8: effects do not wait for a full transaction.
 #[tokio::test(start_paused = true)]
-async fn fewer_effects_are_written_once_they_have_waited_long_enough() {
+async fn fewer_effects_are_written_after_a_short_wait() {
     let mut indexer = Indexer::start().await;
     let sent_at = Instant::now();
     indexer.index(1..=3);
@@ -126,18 +126,18 @@ async fn fewer_effects_are_written_once_they_have_waited_long_enough() {
     assert_eq!(indexer.store.written().len(), 1);
 }
 
-/// Rule 1: the cursor never leads. A batch that goes into two transactions is settled with the second.
+/// Holds invariant 1.2: a batch that is written in two transactions is acked after the second.
 #[tokio::test(start_paused = true)]
-async fn a_batch_is_settled_with_the_last_of_its_effects() {
+async fn a_batch_is_acked_with_the_last_of_its_effects() {
     let mut indexer = Indexer::start().await;
     indexer.index(1..=150);
     indexer.tells_cursor(at(100)).await;
-    assert_eq!(indexer.settled_seq(), 0);
+    assert_eq!(indexer.acked_seq(), 0);
     indexer.tells_cursor(at(150)).await;
-    assert_eq!(indexer.settled_seq(), 150);
+    assert_eq!(indexer.acked_seq(), 150);
 }
 
-/// Rule 5: bad input never stops the stream, and takes nothing else along.
+/// Holds invariant 5.4.
 #[tokio::test(start_paused = true)]
 async fn an_effect_that_is_refused_after_three_retries_becomes_a_dead_letter_alone() {
     let mut indexer = Indexer::start().await;
@@ -158,9 +158,9 @@ async fn an_effect_that_is_refused_after_three_retries_becomes_a_dead_letter_alo
     assert_eq!((letter.seq, &*letter.error), (Some(2), "a constraint"));
 }
 
-/// Rule 5: what is refused less often than that is written as it is.
+/// Holds invariant 5.4: an effect that succeeds at a retry is written unchanged.
 #[tokio::test(start_paused = true)]
-async fn an_effect_that_a_retry_brings_in_is_no_dead_letter() {
+async fn an_effect_that_succeeds_at_a_retry_is_no_dead_letter() {
     let mut indexer = Indexer::start().await;
     indexer.store.answer_next((0..RETRIES).map(|_| refusal(0)));
     indexer.index(1..=2);
@@ -168,9 +168,9 @@ async fn an_effect_that_a_retry_brings_in_is_no_dead_letter() {
     assert_eq!(indexer.store.written()[0].effects, effects(1..=2));
 }
 
-/// Rule 1: the cursor never leads. While database writes fail, nothing is passed over.
+/// Holds invariant 1.6: while database writes fail, no effect is skipped.
 #[tokio::test(start_paused = true)]
-async fn a_database_that_takes_nothing_is_asked_until_it_does() {
+async fn a_failed_transaction_is_tried_until_it_succeeds() {
     let mut indexer = Indexer::start().await;
     let outage = (0..50).map(|_| Answer::Error(unavailable()));
     indexer.store.answer_next(outage);
@@ -185,7 +185,7 @@ async fn a_database_that_takes_nothing_is_asked_until_it_does() {
     assert!(indexer.context.status.snapshot().queue.blocked.is_none());
 }
 
-/// Rule 8: nothing waits forever.
+/// Holds invariant 8.3.
 #[tokio::test(start_paused = true)]
 async fn a_transaction_without_an_answer_is_tried_again() {
     let mut indexer = Indexer::start().await;
@@ -193,12 +193,12 @@ async fn a_transaction_without_an_answer_is_tried_again() {
     indexer.index(1..=2);
     indexer.tells_cursor(at(2)).await;
     assert_eq!(indexer.store.tries().len(), 2);
-    assert_eq!(indexer.settled_seq(), 2);
+    assert_eq!(indexer.acked_seq(), 2);
 }
 
-/// Rule 3: any actor may die anywhere. What is held of an earlier epoch is on its way again.
+/// Holds invariant 1.5: what is held from an earlier epoch is handed out again.
 #[tokio::test(start_paused = true)]
-async fn what_is_held_of_an_earlier_epoch_is_not_written() {
+async fn effects_of_an_earlier_epoch_are_not_written() {
     let mut indexer = Indexer::start().await;
     indexer.index(1..=3);
     indexer.context.ledger.begin_epoch();
@@ -214,18 +214,18 @@ async fn what_is_held_of_an_earlier_epoch_is_not_written() {
     let message = IndexerMessage::Index(Box::new(work));
     indexer.actor.cast(message).unwrap();
     indexer.tells_cursor(at(3)).await;
-    indexer.cursor.hears_nothing().await;
+    indexer.cursor.receives_nothing().await;
     assert_eq!(indexer.store.tries().len(), 1);
-    assert_eq!(indexer.settled_seq(), 3);
+    assert_eq!(indexer.acked_seq(), 3);
 }
 
-/// Rule 3: any actor may die anywhere. Without a CursorActor the tables are written all the same.
+/// Holds invariant 3.2.
 #[tokio::test(start_paused = true)]
-async fn no_cursor_actor_is_needed_to_write() {
+async fn effects_are_written_without_a_cursor_actor() {
     let mut indexer = Indexer::start().await;
     indexer.context.cursor.clear();
     indexer.index(1..=2);
-    indexer.cursor.hears_nothing().await;
+    indexer.cursor.receives_nothing().await;
     assert_eq!(indexer.store.cursor(), at(2));
-    assert_eq!(indexer.settled_seq(), 2);
+    assert_eq!(indexer.acked_seq(), 2);
 }

@@ -1,4 +1,4 @@
-//! Positions, effects and batches by the few numbers that matter to a test.
+//! Builds positions, effects and batches from the few numbers that matter to a test.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use test_support::neighbours;
 use test_support::scripted_source::ScriptedSource;
 use test_support::scripted_store::ScriptedStore;
 
-/// A context whose ledger stands before the first event, with an empty store behind it.
+/// A context whose ledger is before the first event, with an empty store.
 pub(crate) fn context(config: Config) -> (Arc<Context>, Arc<ScriptedStore>) {
     let store = ScriptedStore::empty();
     let context = neighbours::context(config, ScriptedSource::new([]), store.clone());
@@ -44,7 +44,7 @@ pub(crate) fn effects(seqs: impl IntoIterator<Item = u64>) -> Vec<Effect> {
     seqs.into_iter().map(effect).collect()
 }
 
-/// An event that has one effect.
+/// An event with one effect.
 pub(crate) fn event(seq: u64) -> DecodedItem {
     DecodedItem::Work(Work {
         position: Some(at(seq)),
@@ -52,7 +52,7 @@ pub(crate) fn event(seq: u64) -> DecodedItem {
     })
 }
 
-/// Enters a batch of one frame, which stands for the event with this seq, and leases it.
+/// Enters a batch of one frame, which is the event with this seq, and leases it.
 pub(crate) fn leased(context: &Context, seq: u64) -> FrameBatch {
     enter(context, Bytes::from_static(b"a frame"), seq);
     context.ledger.lease_next().unwrap()
@@ -68,7 +68,7 @@ pub(crate) fn enter(context: &Context, frame: Bytes, seq: u64) {
     context.ledger.enter(segments, Some(seq), charge);
 }
 
-/// What a decoder would make of a leased batch.
+/// What a decoder would make from a leased batch.
 pub(crate) fn decoded(
     context: &Context,
     batch: FrameBatch,

@@ -67,7 +67,7 @@ impl Audit {
         self.changes += changes.len();
         self.refusals += refusals.len();
         for change in changes {
-            let is_due = change.is_told && !unheard.contains(&change.moment);
+            let is_due = change.is_in_stream && !unheard.contains(&change.moment);
             if is_due && !has_seen(tables, change) {
                 self.lead(tables, &format!("{change:?}"));
             }
@@ -114,9 +114,9 @@ impl Audit {
         unheard: &BTreeSet<Moment>,
         differences: &mut Vec<String>,
     ) {
-        let truth = self.history.oracle.told(unheard);
+        let state = self.history.oracle.in_stream(unheard);
         let mut expected = BTreeMap::new();
-        for (did, account) in &truth {
+        for (did, account) in &state {
             for (path, record) in &account.records {
                 let is_invalid = is_malformed(path);
                 if !is_looked_at(path) || (is_invalid && self.rejects) {
@@ -138,7 +138,7 @@ impl Audit {
         differ("records", &stored, &expected, differences);
 
         let of = |field: fn(&Account) -> Option<String>| -> BTreeMap<String, String> {
-            let known = truth.iter();
+            let known = state.iter();
             known
                 .filter_map(|(did, account)| Some((did.clone(), field(account)?)))
                 .collect()
@@ -190,7 +190,7 @@ impl Audit {
         let mut last = BTreeMap::new();
         for change in self.history.oracle.changes() {
             if let What::Put { path, .. } | What::Delete { path } = &change.what
-                && change.is_told
+                && change.is_in_stream
                 && heard(&change.moment)
             {
                 last.insert((change.moment, &change.did, path), &change.what);
@@ -224,7 +224,7 @@ impl Audit {
                 }
                 GapCause::SequenceReset => {
                     lies.contains(&from)
-                        || (self.history.manner == Manner::RenumberedTacitly
+                        || (self.history.manner == Manner::RenumberedSilently
                             && from == first_era_ends_at)
                 }
                 _ => false,
@@ -240,7 +240,7 @@ impl Audit {
         }
         let cause = match self.history.manner {
             Manner::Renumbered => GapCause::FutureCursor,
-            Manner::RenumberedTacitly => GapCause::SequenceReset,
+            Manner::RenumberedSilently => GapCause::SequenceReset,
             Manner::Forgetful | Manner::Steady => return,
         };
         let is_of_new_sequence =

@@ -27,7 +27,7 @@ pub(crate) enum Manner {
     /// It begins a new sequence, and refuses cursors of the old one.
     Renumbered,
     /// It begins a new sequence, and says nothing to cursors of the old one.
-    RenumberedTacitly,
+    RenumberedSilently,
     /// It holds everything.
     Steady,
 }
@@ -39,7 +39,7 @@ impl History {
             Manner::Steady,
             Manner::Forgetful,
             Manner::Renumbered,
-            Manner::RenumberedTacitly,
+            Manner::RenumberedSilently,
         ][(seed % 4) as usize];
         let mut network = Network::new(seed, shape(manner));
         let mut eras = Vec::new();
@@ -56,7 +56,7 @@ impl History {
             options: Options {
                 window: (manner == Manner::Forgetful).then(|| rng.usize(10..60)),
                 inclusive: rng.bool(),
-                is_tacit: manner == Manner::RenumberedTacitly,
+                omits_cursor_messages: manner == Manner::RenumberedSilently,
             },
             eras,
             oracle: network.oracle().clone(),
@@ -97,7 +97,7 @@ impl Manner {
     fn steps(self) -> &'static [usize] {
         match self {
             Self::Forgetful | Self::Steady => &[90],
-            Self::Renumbered | Self::RenumberedTacitly => &[60, 40],
+            Self::Renumbered | Self::RenumberedSilently => &[60, 40],
         }
     }
 }
@@ -113,7 +113,7 @@ fn shape(manner: Manner) -> Shape {
     };
     match manner {
         Manner::Renumbered | Manner::Steady => shape,
-        Manner::Forgetful | Manner::RenumberedTacitly => Shape {
+        Manner::Forgetful | Manner::RenumberedSilently => Shape {
             lies: 0,
             repeats: 0,
             ..shape

@@ -69,10 +69,10 @@ impl Traffic {
         }
     }
 
-    /// Whether nobody has come yet to a sequence that a tacit relay has begun. Who comes too late
+    /// Whether nobody has come yet to a sequence that a relay has begun without a message. Who comes too late
     /// to hear anything of it would wait for ever.
     fn is_unheard(&self, store: &ModelStore) -> bool {
-        self.history.manner == Manner::RenumberedTacitly
+        self.history.manner == Manner::RenumberedSilently
             && self.era > 0
             && store.position() > self.history.last_seq(self.era)
     }

@@ -74,7 +74,7 @@ async fn incident_01_pings_do_not_keep_a_silent_source_alive() {
     let worker = worker_at(&server, impatient(), &database).await;
     worker.reaches(end).await;
     worker.drain().await;
-    assert!(losses.so_far()[0].reason.starts_with("no data for"));
+    assert!(losses.so_far()[0].reason.starts_with("source quiet for"));
     assert_eq!(numbers(&database).await.len(), 20);
 }
 

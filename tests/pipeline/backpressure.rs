@@ -1,4 +1,4 @@
-//! A database that takes nothing: the socket is left unread, and nothing is lost.
+//! While database writes fail, the socket is not read, and nothing is lost. Holds invariant 4.2.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use test_support::waiting::eventually;
 const BUDGET: usize = 64 * 1024;
 const BATCH: usize = 8 * 1024;
 
-/// What a store is told to do.
+/// What a store does with a transaction.
 #[derive(Default)]
 struct Valve {
     is_open: AtomicBool,
@@ -44,8 +44,8 @@ fn tight() -> Config {
     }
 }
 
-/// Waits until the budget is spent and the database's trouble is known, then until `is_long_enough`,
-/// and holds all the while that no more is read and held than the budget allows.
+/// Waits until the budget is spent and the worker reports the database, then until
+/// `is_long_enough`. Asserts all the time that no more is read and held than the budget allows.
 async fn assert_pushed_back(
     worker: &Worker,
     frames: &[Bytes],
@@ -57,7 +57,7 @@ async fn assert_pushed_back(
     // The last batch began while there was room, and may exceed its limit by one frame.
     let readable = BUDGET + BATCH + largest;
     assert!(readable < total / 2, "the recording is too short for this");
-    // An event weighs twice its frame beside it, and so much more for each effect.
+    // A decoded event weighs twice its frame, and a constant for each effect.
     let holdable = 3 * readable + EFFECT_BYTES * most_effects(frames, readable);
 
     let budget = &worker.tree.context().budget;
@@ -73,7 +73,7 @@ async fn assert_pushed_back(
     assert!(blocked.reason.contains(reason), "{}", blocked.reason);
 }
 
-/// How many effects the first `bytes` of the frames can have at most.
+/// The largest number of effects that the first `bytes` of the frames can have.
 fn most_effects(frames: &[Bytes], mut bytes: usize) -> usize {
     let mut effects = 0;
     for frame in frames {

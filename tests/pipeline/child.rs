@@ -1,8 +1,8 @@
-//! A worker in a process of its own, which ends where a test wants it to.
+//! A worker in a separate process, which ends itself at a point that a test chooses.
 //!
 //! The program itself has no hook for that. So this test binary starts itself again, with one ignored
-//! test as the entry and its orders in the environment; it puts the same worker together, over the
-//! same socket, and ends itself at a named point.
+//! test as the entry, and its orders in the environment. That test builds the same worker, with a real
+//! socket, and ends the process at a named point.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -26,13 +26,13 @@ const ORDERS: &str = "HUDDLE_CHILD_ORDERS";
 pub(crate) struct Orders {
     relay: String,
     database: String,
-    /// How many pages SQLite's log may hold.
+    /// The number of pages in SQLite's log at which it is checkpointed.
     pub(crate) checkpoint_pages: u32,
-    /// The name of the point at which the process ends itself, and at which pass, from 1.
+    /// The name of the fault point at which the process ends itself, and at which pass, from 1.
     pub(crate) dies_at: Option<(String, u32)>,
-    /// For how long it goes on from there, so that it dies at any instruction.
+    /// How long it continues after that point, so that it dies at any instruction.
     pub(crate) lingers: Duration,
-    /// It is drained once its cursor is here.
+    /// It is drained when its cursor is here.
     pub(crate) until: u64,
 }
 
@@ -59,10 +59,10 @@ impl Orders {
     }
 }
 
-/// Whether the process ended itself, rather than by failing.
+/// Whether the process ended itself, and did not fail.
 pub(crate) fn ended_itself(status: ExitStatus) -> bool {
     use std::os::unix::process::ExitStatusExt;
-    // What `abort` raises.
+    // The signal of `abort`.
     const SIGABRT: i32 = 6;
     status.signal() == Some(SIGABRT)
 }
@@ -91,11 +91,11 @@ async fn process() {
     let store = SqliteStore::open_with(&orders.database, options)
         .await
         .unwrap();
-    // A process that dies again and again at one frame accuses it; here no frame is to blame.
+    // After repeated crashes at one frame that frame is a suspect. Here no frame is the cause.
     store.forget_crashes(&observed_source::id()).await.unwrap();
     let source = Observed::at_url(&orders.relay);
     let worker = Worker::start_at(config(), source, store, faults).await;
-    eventually("the cursor is where it is to be", || {
+    eventually("the cursor is far enough", || {
         worker.source_status().applied.seq >= orders.until
     })
     .await;

@@ -1,5 +1,5 @@
-//! The process itself, killed at random moments: while it creates its database, at work, and while it
-//! is told to stop.
+//! Kills the process at random moments: while it creates its database, works, or drains. Holds
+//! invariant 3.3.
 
 use std::num::NonZeroU32;
 use std::process::Stdio;
@@ -21,7 +21,7 @@ use crate::program;
 /// How often the process is killed, by default.
 const CRASHES: u32 = 30;
 
-/// How often it is to crash: what `HUDDLE_CRASHES` says, or `default`.
+/// The number of crashes: `HUDDLE_CRASHES`, or `default`.
 pub(crate) fn crashes(default: u32) -> u32 {
     std::env::var("HUDDLE_CRASHES").map_or(default, |text| text.parse().unwrap())
 }
@@ -34,14 +34,14 @@ fn run(relay: &MockRelay, database: &Database) -> Child {
         .unwrap()
 }
 
-/// Random numbers that come again where the seed is put here by hand.
+/// A random generator. To repeat a run, put its seed here.
 pub(crate) fn seeded() -> Rng {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     Rng::with_seed(seed)
 }
 
-/// The events come slowly, so that the process dies amid them and not behind them.
+/// The events come slowly, so that the process dies between them and not after them.
 fn slow() -> Options {
     Options {
         rate: NonZeroU32::new(100),
@@ -49,7 +49,7 @@ fn slow() -> Options {
     }
 }
 
-/// A file on which one process after the other is killed.
+/// A database file on which processes are killed one after another.
 struct Victim {
     database: Database,
     cursor: u64,
@@ -63,13 +63,13 @@ impl Victim {
         }
     }
 
-    /// Looks at what the last kill has left.
+    /// Checks what the last kill has left.
     ///
-    /// A frame that was in hand at three of them is taken for their cause, and set aside. The history
-    /// knows nothing of that, so the next process gets a new file.
+    /// A frame that was in hand at three kills becomes a dead letter of stage `poison`. The history
+    /// does not know that, so the next process gets a new file.
     async fn is_whole(&mut self, history: &History) {
-        if self.database.copy().has_accused_a_frame().await {
-            println!("a frame was accused");
+        if self.database.copy().has_poison().await {
+            println!("a frame became a dead letter of stage poison");
             *self = Self::new();
             return;
         }
@@ -78,7 +78,7 @@ impl Victim {
         self.cursor = cursor;
     }
 
-    /// Once nobody is killed any more, the end is reached.
+    /// Runs a process without a kill, and asserts that it reaches the end.
     async fn survives(mut self, relay: &MockRelay, history: &History, end: u64) {
         while self.cursor < end {
             let survivor = soon(run(relay, &self.database).wait()).await;
@@ -104,7 +104,7 @@ async fn a_process_that_is_killed_again_and_again_loses_nothing() {
         let mut process = run(&relay, &victim.database);
         sleep(Duration::from_millis(rng.u64(10..200))).await;
         if rng.bool() {
-            // It drains, for as long as it is let.
+            // It drains until it is killed.
             terminate(&process).await;
             sleep(Duration::from_millis(rng.u64(0..10))).await;
         }
@@ -128,7 +128,7 @@ async fn a_process_that_is_killed_while_it_creates_its_database_leaves_one_that_
         sleep(Duration::from_millis(rng.u64(0..40))).await;
         process.kill().await.unwrap();
         victim.is_whole(&history).await;
-        // Each file is met a few times, in whatever state it was left.
+        // Each file is opened a few times, in the state that the last kill has left.
         if victim.cursor > 0 || rng.u8(..4) == 0 {
             victim = Victim::new();
         }

@@ -1,4 +1,5 @@
-//! The process, ended at named points of its work, again and again on one file.
+//! Ends the process at named points of its work, repeatedly with one database file. Holds invariants
+//! 3.3 and 3.4.
 
 use fastrand::Rng;
 use huddle_firehose::testing::fault::Point;
@@ -12,7 +13,7 @@ use crate::child::{Orders, ended_itself};
 use crate::crash::{crashes, seeded};
 use crate::history::History;
 
-/// By default; `HUDDLE_CRASHES` says otherwise.
+/// The default; `HUDDLE_CRASHES` sets another number.
 const CRASHES: u32 = 60;
 
 const POINTS: [Point; 11] = [
@@ -29,10 +30,10 @@ const POINTS: [Point; 11] = [
     Point::StoreCommitted,
 ];
 
-/// SQLite copies its log back within a commit, once it is so long: in nearly each one, or in none.
+/// The lengths of SQLite's log at which a commit checkpoints it: in nearly every commit, or in none.
 const CHECKPOINT_PAGES: [u32; 2] = [4, 10_000];
 
-/// One file, and how far it has come.
+/// One database file and its cursor.
 struct Victim {
     database: Database,
     cursor: u64,
@@ -46,8 +47,8 @@ impl Victim {
         }
     }
 
-    /// Starts a process that is to die at `point`, and looks at what it leaves. Answers whether it
-    /// did die there; otherwise it had come to the end before.
+    /// Starts a process that dies at `point`, and checks the file. Returns whether it died there;
+    /// otherwise it has reached the end before.
     async fn dies(
         &mut self,
         mut orders: Orders,
@@ -70,7 +71,7 @@ fn pass(rng: &mut Rng, point: Point) -> u32 {
     match point {
         Point::DrainSettled | Point::DrainCheckpointed => 1,
         Point::StoreWriting => rng.u32(1..=20),
-        // Three transactions are begun before the first event is read.
+        // The worker begins three transactions before it reads the first event.
         Point::StoreBegun | Point::StoreCommitting | Point::StoreCommitted => rng.u32(1..=8),
         _ => rng.u32(1..=5),
     }
@@ -91,7 +92,7 @@ async fn a_process_that_dies_at_any_point_leaves_whole_events_and_loses_nothing(
         rng.shuffle(&mut points);
         for point in points {
             let is_draining = matches!(point, Point::DrainSettled | Point::DrainCheckpointed);
-            // A drain comes soon, so that it is one amid the work.
+            // The drain begins early, in the middle of the work.
             let until = if is_draining { victim.cursor + 1 } else { end };
             let mut orders = Orders::new(&relay, &victim.database, until.min(end));
             orders.checkpoint_pages = CHECKPOINT_PAGES[rng.usize(..2)];

@@ -1,4 +1,4 @@
-//! A database that is taken away, replaced, damaged or slow under a worker that runs.
+//! Removes, replaces, damages or slows down the database of a running worker.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -18,12 +18,12 @@ use test_support::worker_runtime::Process;
 use crate::history::History;
 use crate::store_points::Once;
 
-/// As SQLite has it where nothing else is asked for.
+/// SQLite's default.
 const PAGE: u64 = 4096;
 const DAMAGED: &str = "the database file is damaged";
 
 #[tokio::test]
-async fn a_file_that_is_taken_away_holds_the_worker_until_it_is_back() {
+async fn a_removed_file_holds_the_worker_until_it_is_back() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay_with(frames, unhurried()).await;
@@ -33,15 +33,15 @@ async fn a_file_that_is_taken_away_holds_the_worker_until_it_is_back() {
 
     fs::rename(&path, &elsewhere).unwrap();
     worker.is_blocked_because("No such file").await;
-    assert!(!path.exists(), "an empty one in its place would be a loss");
+    assert!(!path.exists(), "an empty file in its place would be a loss");
 
     fs::rename(&elsewhere, &path).unwrap();
-    worker.brings_everything(end, &database).await;
+    worker.completes_recording(end, &database).await;
 }
 
-/// Only a restart reads the cursor of a file that was put in the place of another.
+/// Only a restart reads the cursor of a replaced file.
 #[tokio::test]
-async fn an_older_copy_put_in_its_place_is_taken_up_by_a_restart_and_what_it_lacks_is_read_again() {
+async fn after_a_restart_what_an_older_copy_of_the_file_lacks_is_read_again() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay_with(frames, unhurried()).await;
@@ -60,10 +60,10 @@ async fn an_older_copy_put_in_its_place_is_taken_up_by_a_restart_and_what_it_lac
     let cursor = history.assert_whole(&database).await;
     assert!(0 < cursor && cursor < end, "copied at {cursor}");
     let worker = Worker::start(&relay, &database).await;
-    worker.brings_everything(end, &database).await;
+    worker.completes_recording(end, &database).await;
 }
 
-/// Overwrites the page at which `table` begins with what is no page.
+/// Overwrites the root page of `table` with invalid bytes.
 async fn damage(database: &Database, table: &'static str) {
     let root = "SELECT CAST(rootpage AS TEXT) FROM sqlite_master WHERE name = ";
     let root = sqlx::AssertSqlSafe(format!("{root}'{table}'"));
@@ -73,7 +73,7 @@ async fn damage(database: &Database, table: &'static str) {
         .await
         .unwrap();
     let page: u64 = root.parse().unwrap();
-    // The log would hide it.
+    // The log would hide the damage.
     stranger
         .execute("PRAGMA wal_checkpoint(TRUNCATE)")
         .await
@@ -87,7 +87,7 @@ async fn damage(database: &Database, table: &'static str) {
 }
 
 #[tokio::test]
-async fn a_page_that_is_damaged_under_a_worker_holds_it_and_a_good_copy_and_a_restart_mend_it() {
+async fn a_damaged_page_holds_the_worker_until_a_restart_with_a_good_copy() {
     let (mut before, database) = (frames(), Database::new());
     let end = last_seq(&before);
     let after = before.split_off(before.len() / 2);
@@ -99,7 +99,7 @@ async fn a_page_that_is_damaged_under_a_worker_holds_it_and_a_good_copy_and_a_re
     let backup = database.backup().await;
 
     damage(&database, "records").await;
-    // What the worker has at hand it reads again only once somebody else has written.
+    // The worker reads a cached page again only after another process has written.
     let touch = "UPDATE firehose_cursor SET cursor = cursor";
     database.stranger().await.execute(touch).await.unwrap();
     for frame in after {
@@ -114,11 +114,11 @@ async fn a_page_that_is_damaged_under_a_worker_holds_it_and_a_good_copy_and_a_re
     database.replace_by(&backup);
     assert_eq!(history.assert_whole(&database).await, quiet);
     let worker = Worker::start(&relay, &database).await;
-    worker.brings_everything(end, &database).await;
+    worker.completes_recording(end, &database).await;
 }
 
 #[tokio::test]
-async fn a_page_that_was_damaged_before_the_start_holds_the_worker_where_it_is_met() {
+async fn a_page_that_was_damaged_before_the_start_holds_the_worker_when_it_is_read() {
     let first_record = History::recorded().await.first("records");
     for (table, reached) in [("firehose_cursor", 0), ("records", first_record - 1)] {
         let (frames, database) = (frames(), Database::new());
@@ -132,7 +132,7 @@ async fn a_page_that_was_damaged_before_the_start_holds_the_worker_where_it_is_m
 }
 
 #[tokio::test]
-async fn a_file_that_is_damaged_where_a_start_looks_is_refused_at_once() {
+async fn a_file_that_a_start_finds_damaged_is_refused_at_once() {
     let database = Database::new();
     drop(database.store().await);
     damage(&database, "_sqlx_migrations").await;
@@ -145,12 +145,12 @@ async fn a_file_that_is_damaged_where_a_start_looks_is_refused_at_once() {
     assert!(error.to_string().contains(DAMAGED), "{error}");
 }
 
-/// The clock is moved by hand, for as long as the transaction is under way and nothing else is.
+/// Moves the paused clock by hand, while only the transaction is under way. Holds invariant 8.3.
 async fn assert_given_up_after_its_deadline(point: Point) {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay_with(frames, unhurried()).await;
-    // Were it waited for, the end would not be reached in any test's time.
+    // Without the deadline, the worker would not reach the end in the time of any test.
     let plan = Once::new(point, 9, Fault::Delay(Duration::from_secs(3600)));
     let options = store::Options {
         faults: Faults::planned(plan.clone()),
@@ -165,15 +165,15 @@ async fn assert_given_up_after_its_deadline(point: Point) {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(16)).await;
     tokio::time::resume();
-    worker.brings_everything(end, &database).await;
+    worker.completes_recording(end, &database).await;
 }
 
 #[tokio::test]
-async fn a_commit_that_is_slower_than_its_deadline_is_given_up_and_done_again() {
+async fn a_commit_that_is_slower_than_its_deadline_is_tried_again() {
     assert_given_up_after_its_deadline(Point::StoreCommitting).await;
 }
 
 #[tokio::test]
-async fn a_commit_whose_answer_is_slower_than_its_deadline_changes_nothing_when_done_again() {
+async fn a_commit_whose_answer_is_slower_than_its_deadline_changes_nothing_when_tried_again() {
     assert_given_up_after_its_deadline(Point::StoreCommitted).await;
 }

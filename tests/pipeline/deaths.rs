@@ -1,4 +1,5 @@
-//! Actors that die in the middle of the recording: nobody else does, and the tables are the same.
+//! Actors die in the middle of the recording: no other actor does, and the tables are the same. Holds
+//! invariant 3.2.
 
 use huddle_firehose::worker::Role;
 use sqlx::Executor;
@@ -8,11 +9,11 @@ use test_support::running_worker::{Worker, config, undisturbed};
 use test_support::tables::{Database, assert_same_tables};
 use test_support::waiting::eventually;
 
-/// Kills each of `roles` once, waiting for one to be back before the next.
+/// Kills each of `roles` once. The next kill is after the restart of the one before.
 async fn assert_survived(roles: &[Role]) {
     let (mut frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
-    // Sent only once all are back, so that they are seen at work.
+    // These frames are sent after all restarts, so that the new actors are tested.
     let last = frames.pop().unwrap();
     let relay = relay_with(frames, unhurried()).await;
     let worker = Worker::start(&relay, &database).await;
@@ -49,7 +50,7 @@ survived! {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_of_them_die_one_after_another_and_nothing_is_lost() {
+async fn every_actor_dies_one_after_another_and_nothing_is_lost() {
     assert_survived(&[
         Role::Connection,
         Role::Housekeeping,

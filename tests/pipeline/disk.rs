@@ -1,5 +1,5 @@
-//! A disk that takes nothing more: full, or read-only. The worker holds what it has, says so, and goes
-//! on by itself once the disk takes something again.
+//! A disk that is full or read-only. The worker holds what it has, reports the failure, and continues
+//! by itself when writes succeed again. Holds invariants 4.2 and 1.1.
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
@@ -13,14 +13,14 @@ use test_support::recorded_frames::{frames, last_seq};
 use test_support::running_worker::{Worker, config};
 use test_support::tables::Database;
 use test_support::waiting::soon;
-use test_support::worker_process::Program;
+use test_support::worker_process::{self, Program};
 
 use crate::history::History;
 use crate::program;
 
-/// Does what may need rights that not everybody has. Where it can't be done, says so.
+/// Runs a command that may need special rights. If it fails, prints that and returns `false`.
 fn can(command: &str, arguments: &[&str]) -> bool {
-    let done = Command::new(command).args(arguments).output();
+    let done = worker_process::command(command).args(arguments).output();
     let is_done = done.as_ref().is_ok_and(|output| output.status.success());
     if !is_done {
         eprintln!("SKIPPED: {command} {}: {done:?}", arguments.join(" "));
@@ -28,26 +28,26 @@ fn can(command: &str, arguments: &[&str]) -> bool {
     is_done
 }
 
-/// The limit is on the size of a file, which needs no rights and no disk of its own. To SQLite it is an
-/// I/O error.
+/// A limit on the size of a file needs no special rights and no separate disk. SQLite sees an I/O
+/// error.
 #[tokio::test]
-async fn a_file_that_may_not_grow_holds_the_worker_until_it_may() {
+async fn a_file_at_its_size_limit_holds_the_worker_until_the_limit_is_lifted() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay(frames).await;
     let history = History::recorded_from(&relay.url()).await;
 
-    // 500 KiB: room for the empty tables, and not for all that comes. Where the signal is ignored, the
-    // write that would exceed it fails.
+    // 500 KiB have room for the empty tables, but not for the recording. With the signal ignored, a
+    // write beyond the limit fails.
     let limited = "trap '' XFSZ; ulimit -S -f 1000; exec \"$0\" \"$@\"";
-    let mut command = tokio::process::Command::new("sh");
+    let mut command = tokio::process::Command::from(worker_process::command("sh"));
     command
         .args(["-c", limited, program::PATH])
         .args(program::arguments(&relay, &database))
         .kill_on_drop(true);
     let mut program = Program::start(command).await;
-    let told = program.logs("database writes fail").await;
-    assert_eq!(told["level"], "ERROR", "{told}");
+    let line = program.logs("database writes fail").await;
+    assert_eq!(line["level"], "ERROR", "{line}");
     let body = program.answers(StatusCode::SERVICE_UNAVAILABLE).await;
     assert!(body.contains("the database is unavailable"), "{body}");
     let cursor = history.assert_whole_while_open(&database).await;
@@ -62,7 +62,7 @@ async fn a_file_that_may_not_grow_holds_the_worker_until_it_may() {
     soon(async { while history.assert_whole_while_open(&database).await < end {} }).await;
 }
 
-/// A file system of its own, as small as that.
+/// A small file system for one test.
 struct Disk<'a>(&'a Path);
 
 impl<'a> Disk<'a> {
@@ -85,7 +85,7 @@ fn fill(path: &Path) {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_full_holds_the_worker_until_there_is_room() {
+async fn a_full_disk_holds_the_worker_until_there_is_room() {
     let (frames, database) = (frames(), Database::new());
     let Some(_disk) = Disk::mount(database.folder(), "4m") else {
         return;
@@ -102,17 +102,17 @@ async fn a_disk_that_is_full_holds_the_worker_until_there_is_room() {
     history.assert_whole_while_open(&database).await;
 
     fs::remove_file(filler).unwrap();
-    worker.brings_everything(end, &database).await;
+    worker.completes_recording(end, &database).await;
 }
 
-/// A file that nobody can open for writing, as long as this lives.
+/// A file that no process can open for writing, as long as this value exists.
 struct ReadOnly<'a>(&'a Path);
 
 impl<'a> ReadOnly<'a> {
     fn make(file: &'a Path) -> Option<Self> {
         fs::set_permissions(file, Permissions::from_mode(0o444)).unwrap();
         let made = Self(file);
-        // Root is stopped only by a flag, which not every file system has.
+        // Only a flag stops root, and not every file system has it.
         let is_refused = File::options().append(true).open(file).is_err();
         (is_refused || can("chattr", &["+i", file.to_str().unwrap()])).then_some(made)
     }
@@ -121,7 +121,7 @@ impl<'a> ReadOnly<'a> {
 impl Drop for ReadOnly<'_> {
     fn drop(&mut self) {
         let _where_it_was_set = Command::new("chattr").arg("-i").arg(self.0).output();
-        // SQLite has given the mode of the file to those that it made beside it.
+        // SQLite has given the same mode to the files that it made beside the database.
         for file in self.0.parent().unwrap().read_dir().unwrap() {
             let path = file.unwrap().path();
             let _restored = fs::set_permissions(path, Permissions::from_mode(0o644));
@@ -129,9 +129,10 @@ impl Drop for ReadOnly<'_> {
     }
 }
 
-/// Another process makes the file, because what this one has had open it could go on writing to.
+/// Another process makes the file: this process could still write to a file that it has opened
+/// before.
 #[tokio::test]
-async fn a_file_that_is_read_only_holds_the_worker_until_it_can_be_written_to() {
+async fn a_read_only_file_holds_the_worker_until_it_is_writable() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay(frames).await;
@@ -145,5 +146,5 @@ async fn a_file_that_is_read_only_holds_the_worker_until_it_can_be_written_to() 
     worker.is_blocked_because("readonly database").await;
 
     drop(read_only);
-    worker.brings_everything(end, &database).await;
+    worker.completes_recording(end, &database).await;
 }

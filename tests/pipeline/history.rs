@@ -1,8 +1,8 @@
-//! What the tables hold behind each event of the recording: the oracle for a worker that was stopped
-//! anywhere.
+//! The tables after each event of the recording: the oracle for a worker that was stopped at any
+//! event.
 //!
-//! It is made by applying one event after the other, each in a transaction of its own, without any
-//! actor, batch or socket.
+//! It is made by applying the events one by one, each in one transaction, without actors, batches or
+//! sockets.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 
 pub(crate) struct History {
     moments: &'static BTreeMap<u64, Tables>,
-    /// What the source is called whose events are followed.
+    /// The id of the source.
     source: String,
 }
 
@@ -27,7 +27,7 @@ impl History {
         Self::recorded_from(observed_source::id().as_str()).await
     }
 
-    /// As a worker has it that calls the source so.
+    /// The history of a worker whose source has this id.
     pub(crate) async fn recorded_from(source: &str) -> Self {
         static MOMENTS: OnceCell<BTreeMap<u64, Tables>> = OnceCell::const_new();
         Self {
@@ -36,7 +36,7 @@ impl History {
         }
     }
 
-    /// The seq of the first event that puts a row into `table`.
+    /// The seq of the first event that writes a row of `table`.
     pub(crate) fn first(&self, table: &str) -> u64 {
         let mut moments = self.moments.iter();
         let (seq, _) = moments
@@ -45,10 +45,10 @@ impl History {
         *seq
     }
 
-    /// Shows that `database`, which nobody has open, holds what the events up to its cursor make,
-    /// whole, and nothing else. Returns the cursor.
+    /// Asserts that `database`, which no process has open, holds exactly the effects of the events up
+    /// to its cursor. Returns the cursor.
     ///
-    /// It looks at a copy: the next worker is to find the file as the last one left it.
+    /// It opens a copy, so that the next worker finds the file as the last one has left it.
     pub(crate) async fn assert_whole(&self, database: &Database) -> u64 {
         let copy = database.copy();
         if copy.path().exists() {
@@ -59,7 +59,7 @@ impl History {
         self.assert_whole_while_open(&copy).await
     }
 
-    /// Shows the same of a database that a worker has open.
+    /// Asserts the same of a database that a worker has open.
     pub(crate) async fn assert_whole_while_open(&self, database: &Database) -> u64 {
         let (cursor, found) = database.cursor_and_tables().await;
         let (_, expected) = self.moments.range(..=cursor).next_back().unwrap();
@@ -68,15 +68,15 @@ impl History {
     }
 }
 
-/// Without the cursor, which an event that needs nothing moves alone; and as if the source that is
-/// called `source` were the tests' own.
+/// Removes the cursor, which events without effects move too, and replaces the id `source` by the
+/// one of the tests.
 fn comparable(mut tables: Tables, source: &str) -> Tables {
     tables.remove("firehose_cursor");
     for (table, rows) in &mut tables {
         let renamed = rows.iter().map(|row| {
             let row = row.replace(source, observed_source::id().as_str());
             match row.split_once(' ') {
-                // A hash, of the source's name among others.
+                // A hash that includes the id of the source.
                 Some((_identity, row)) if *table == "dead_letters" => row.to_owned(),
                 _ => row,
             }

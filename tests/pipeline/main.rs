@@ -1,5 +1,4 @@
-//! The whole pipeline: a real WebSocket before it, a real SQLite file behind it, and things that go
-//! wrong in between.
+//! Tests the whole pipeline with a real WebSocket, a real SQLite file, and failures in between.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

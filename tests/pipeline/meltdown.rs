@@ -1,4 +1,4 @@
-//! An actor that fails too often takes the tree down, and says so.
+//! An actor that fails too often ends the tree, with a reason. Holds invariant 3.5.
 
 use huddle_firehose::config::Config;
 use huddle_firehose::supervisor::TreeError;

@@ -1,7 +1,8 @@
-//! The recording's tables against what the recorded server itself said that it held in the end.
+//! Compares the tables after the recording with the final state that the recorded server itself has
+//! reported. Holds invariant 5.6.
 //!
-//! The same comparison, of any database and oracle, is `scripts/compare_oracle.py`. Left out are
-//! accounts whose contents were replaced by importRepo: no commit tells of that.
+//! `scripts/compare_oracle.py` does the same for any database and oracle. Accounts whose contents
+//! importRepo replaced are left out, because no commit describes that.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,11 +21,11 @@ use test_support::tables::{Database, assert_same};
 #[serde(rename_all = "camelCase")]
 struct Oracle {
     accounts: Vec<Account>,
-    /// Of active accounts, in the three collections.
+    /// Records of active accounts in the three collections.
     records: Vec<Record>,
-    /// Of accounts that are not active.
+    /// Records of inactive accounts.
     hidden_records: Vec<Record>,
-    /// In collections whose names only resemble the three.
+    /// Records in collections with similar names.
     near_miss_records: Vec<Record>,
 }
 
@@ -33,7 +34,7 @@ struct Account {
     did: String,
     handle: String,
     status: String,
-    /// What the traffic did to it beside records.
+    /// What happened to the account besides records.
     special: Vec<String>,
 }
 
@@ -77,7 +78,7 @@ fn did_of(uri: &str) -> &str {
     uri.split('/').nth(2).unwrap()
 }
 
-/// The traffic driver gave every malformed record such a key.
+/// The prefix of the keys that the traffic driver gave to malformed records.
 fn is_malformed(uri: &str) -> bool {
     uri.split('/').nth(4).unwrap().starts_with("bad-")
 }
@@ -87,14 +88,14 @@ fn pairs<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeSet<String> 
     records.map(|r| format!("{} {}", r.uri, r.cid)).collect()
 }
 
-/// What the pipeline made of the recording.
+/// The tables after the recording.
 struct Found {
     database: Database,
     imported: BTreeSet<String>,
 }
 
 impl Found {
-    /// Indexes the recording, with `validation` for its policy.
+    /// Indexes the recording with the policy `validation`.
     async fn under(validation: &str, oracle: &Oracle) -> Self {
         let (frames, database) = (frames(), Database::new());
         let end = last_seq(&frames);
@@ -110,7 +111,7 @@ impl Found {
         Self { database, imported }
     }
 
-    /// The rows of a query for text that begins with the URI of a record.
+    /// Returns the rows of a query whose text begins with the URI of a record.
     async fn rows(&self, sql: &'static str) -> BTreeSet<String> {
         let mut rows = self.database.rows(sql).await;
         rows.retain(|row| !self.imported.contains(did_of(row)));
@@ -136,8 +137,8 @@ impl Found {
         assert_same("hidden records", &hidden, &pairs(&oracle.hidden_records));
     }
 
-    /// A collection of our namespace without a schema is kept; one of a namespace that only begins
-    /// like ours is not.
+    /// Asserts that a collection of our namespace without a schema is kept, and that one of a
+    /// namespace that only begins like ours is not.
     async fn assert_near_misses(&self, oracle: &Oracle) {
         let is_ours = |record: &&Record| record.uri.contains("/com.huddle.");
         let expected = pairs(oracle.near_miss_records.iter().filter(is_ours));
@@ -175,7 +176,7 @@ impl Found {
 }
 
 #[tokio::test]
-async fn with_the_policy_flag_the_tables_are_what_the_server_says_it_holds() {
+async fn with_the_policy_flag_the_tables_equal_the_servers_own_state() {
     let oracle = Oracle::load();
     let found = Found::under("flag", &oracle).await;
     assert_same("live records", &found.live().await, &pairs(&oracle.records));
@@ -202,7 +203,8 @@ async fn with_the_policy_reject_malformed_records_are_dead_letters_and_the_rest_
     let letters = found
         .rows("SELECT uri FROM dead_letters WHERE stage = 'validate'")
         .await;
-    // Also of malformed records that were deleted since, which the oracle does not list.
+    // Malformed records that were deleted later have dead letters too. The oracle does not list
+    // them.
     assert!(letters.iter().all(|uri| is_malformed(uri)), "{letters:#?}");
     let missing: Vec<_> = oracle.malformed().difference(&letters).cloned().collect();
     assert_eq!(missing, [""; 0], "malformed records without a dead letter");

@@ -1,4 +1,5 @@
-//! One bad thing among good ones: it alone is set aside.
+//! One bad record or frame becomes a dead letter; the others are applied. Holds invariants 5.1, 5.3
+//! and 5.4.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +23,8 @@ const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON records \
                       WHEN NEW.rkey = '3mbdbpugh7m2b' \
                       BEGIN SELECT RAISE(ABORT, 'poisoned'); END";
 
-/// Without the rows of the poisoned record, and without the chain state, which stays where the
-/// commit found it.
+/// Removes the rows of the poisoned record, and the chain state, which the refused commit does not
+/// change.
 pub(crate) fn without_poison(tables: &Tables) -> Tables {
     let rest = |rows: &BTreeSet<String>| -> BTreeSet<String> {
         let is_its_own = |row: &&String| row.contains(&format!("slotOffer/{POISON}' "));
@@ -80,7 +81,7 @@ fn is_poisonous(effect: &Effect) -> bool {
 }
 
 #[tokio::test]
-async fn a_frame_that_kills_whoever_touches_it_becomes_a_dead_letter_alone() {
+async fn a_frame_that_kills_every_handler_becomes_a_dead_letter_alone() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay(frames.clone()).await;
@@ -99,7 +100,8 @@ async fn a_frame_that_kills_whoever_touches_it_becomes_a_dead_letter_alone() {
     assert_poison_alone_is_missing(&frames, &database).await;
 }
 
-/// One dead letter of stage poison, with the poisoned frame's bytes; everything else is as ever.
+/// Asserts that there is one dead letter of stage `poison`, with the frame's bytes, and that all
+/// other rows are as usual.
 pub(crate) async fn assert_poison_alone_is_missing(frames: &[Bytes], database: &Database) {
     let mut stranger = database.stranger().await;
     let letters: Vec<(Vec<u8>, u32)> =
@@ -118,7 +120,7 @@ pub(crate) async fn assert_poison_alone_is_missing(frames: &[Bytes], database: &
     assert_same_tables(&found, &without_poison(undisturbed().await));
 }
 
-/// The commit that creates the poisoned record: the first to name it.
+/// The commit that creates the poisoned record: the first one that contains its key.
 pub(crate) fn poisoned_frame(frames: &[Bytes]) -> &Bytes {
     let names_it = |frame: &&Bytes| {
         frame

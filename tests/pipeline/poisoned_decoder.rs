@@ -1,4 +1,4 @@
-//! A frame that breaks whoever reads it, in each of the ways there are.
+//! A frame that makes its decoder panic or hang, or ends the process. Holds invariant 5.3.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -23,7 +23,7 @@ use tokio::process::Command;
 
 use crate::poison::{assert_poison_alone_is_missing, poisoned_frame};
 
-/// Does `deed` to whoever touches `frame`.
+/// Runs `deed` in every decoder that reads `frame`.
 struct Poisoned<D> {
     frame: Bytes,
     deed: D,
@@ -69,7 +69,7 @@ async fn a_frame_that_makes_its_decoder_panic_becomes_a_dead_letter_alone() {
     assert_poison_alone_is_missing(&frames, &database).await;
 }
 
-/// Holds fast whoever comes, until it is opened.
+/// Blocks each thread that enters, until it is opened.
 #[derive(Default)]
 struct Trap {
     is_open: Mutex<bool>,
@@ -93,7 +93,7 @@ impl Drop for Opener {
     }
 }
 
-/// So does a frame that loops for ever: the thread that reads it never comes to an await.
+/// A frame that loops for ever behaves the same: its thread never reaches an await.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frame_that_its_decoder_never_comes_back_from_becomes_a_dead_letter_alone() {
     let (frames, database) = (frames(), Database::new());
@@ -116,7 +116,7 @@ async fn a_frame_that_its_decoder_never_comes_back_from_becomes_a_dead_letter_al
     assert_poison_alone_is_missing(&frames, &database).await;
 }
 
-/// Not a test of its own: the process that the next one starts, again and again.
+/// The process that the next test starts repeatedly. It is not a test by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "started by the test below"]
 async fn a_worker_that_one_frame_aborts() {

@@ -1,24 +1,25 @@
-//! What a loss of power may leave of a SQLite file, and that the worker goes on from it.
+//! Makes the states of a SQLite file that a loss of power may leave, and lets a worker continue from
+//! each. Holds invariant 1.7.
 //!
-//! A process that is killed loses nothing that it wrote: the kernel has it. A machine that loses power
-//! loses what was not synced. In WAL mode with `synchronous = NORMAL` SQLite syncs as follows
+//! A process that is killed loses nothing that it wrote, because the kernel has it. A machine that
+//! loses power loses what was not synced. In WAL mode with `synchronous = NORMAL` SQLite syncs as follows
 //! (<https://www.sqlite.org/wal.html>, <https://www.sqlite.org/pragma.html#pragma_synchronous>,
 //! <https://www.sqlite.org/walformat.html>):
 //!
-//! - A commit appends frames to the log and syncs nothing. Of the frames behind the last sync, each
-//!   sector may be there, or be missing, torn, zero or garbage, in any order.
-//! - A checkpoint first syncs the log, then writes pages to the file, then syncs the file. Meanwhile
-//!   any sector of a page that it writes may be the old or the new one; the log is whole.
-//! - A log that was copied back whole begins anew, with another salt. Its header is synced before a
-//!   frame is written; behind it may lie frames of before.
-//! - The index of the log (`-shm`) is never synced, and lost.
+//! - A commit appends frames to the log and syncs nothing. Each sector of the frames after the last
+//!   sync may be present, missing, torn, zero or garbage, in any order.
+//! - A checkpoint first syncs the log, then writes pages to the file, then syncs the file. In the
+//!   meantime any sector of a page that it writes may be the old or the new one. The log is whole.
+//! - When all of the log was copied to the file, the log begins again with another salt. Its header is
+//!   synced before a frame is written. Frames from before may follow the header.
+//! - The index of the log (`-shm`) is never synced, and is lost.
 //!
-//! So files are taken from a worker that was killed at a random moment, and states are derived from
-//! them that keep to this, and no others. How much of the log was synced is told by its index: a
-//! checkpoint notes there how far it is going to copy before it does.
+//! So the test takes the files of a worker that was killed at a random moment, and derives only states
+//! that follow these rules. The index shows how much of the log was synced: before a checkpoint copies
+//! frames, it writes there how far it will copy.
 //!
-//! Not modelled: disks that say that they have synced and have not, and a file that is gone
-//! altogether, which is a new one: the source is read from its configured start.
+//! Not modelled: disks that report a sync that did not happen, and a file that is missing, which is a
+//! new database: the source is read from its configured start.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,21 +39,21 @@ use crate::child::{Orders, ended_itself};
 use crate::crash::seeded;
 use crate::history::History;
 
-/// How many states are tried by default; `HUDDLE_POWER_CUTS` says otherwise.
+/// How many states are tried by default; `HUDDLE_POWER_CUTS` sets another number.
 const POWER_CUTS: u32 = 24;
 const CUTS_EACH: u32 = 4;
 
-/// The log is copied back in some commits, or never.
+/// The lengths of the log at which a commit checkpoints it: in some commits, or never.
 const CHECKPOINT_PAGES: [u32; 2] = [30, 10_000];
 
 const SECTOR: usize = 512;
 const LOG_HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
 
-/// SQLite's log, as it was written.
+/// SQLite's log.
 struct Log {
     bytes: Vec<u8>,
-    /// Up to here it was synced.
+    /// The offset up to which it was synced.
     synced: usize,
 }
 
@@ -62,7 +63,7 @@ impl Log {
         let salt = bytes.get(16..24)?;
         let page = u32::from_be_bytes(bytes.get(8..12)?.try_into().ok()?) as usize;
         let index = fs::read(database.folder().join("huddle.db-shm")).ok()?;
-        // Where the index has another salt, the log has been copied back, and is about to begin anew.
+        // If the index has another salt, all of the log was copied, and it is about to begin again.
         let synced = if index.get(32..40)? == salt {
             let frames = u32::from_ne_bytes(index.get(128..132)?.try_into().ok()?) as usize;
             LOG_HEADER + frames * (FRAME_HEADER + page)
@@ -77,7 +78,7 @@ fn log_path(database: &Database) -> PathBuf {
     database.folder().join("huddle.db-wal")
 }
 
-/// A state that a loss of power may leave of `killed`.
+/// Makes a state that a loss of power may leave of `killed`.
 async fn lose_power(killed: &Database, log: &Log, rng: &mut Rng) -> Database {
     let left = killed.copy();
     match rng.u8(..3) {
@@ -88,15 +89,15 @@ async fn lose_power(killed: &Database, log: &Log, rng: &mut Rng) -> Database {
     left
 }
 
-/// Cut short at any byte behind the last sync.
+/// Cuts the log at any byte after the last sync.
 fn cut<'a>(log: &'a Log, rng: &mut Rng) -> &'a [u8] {
     &log.bytes[..rng.usize(log.synced..=log.bytes.len())]
 }
 
-/// Any sector behind the last sync is what it was to be, or zero, or garbage.
+/// Leaves each sector after the last sync as it is, or makes it zero or garbage.
 fn garbled(log: &Log, rng: &mut Rng) -> Vec<u8> {
     let mut bytes = log.bytes.clone();
-    // Of a hundred sectors: nearly all whole, or some lost, or most.
+    // Of a hundred sectors: nearly all are whole, or some are lost, or most.
     let losses = [1, 20, 90][rng.usize(..3)];
     let mut start = log.synced;
     while start < bytes.len() {
@@ -112,7 +113,7 @@ fn garbled(log: &Log, rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// A checkpoint under way: the log is whole, and any sector of the file is the old one or the new one.
+/// Interrupts a checkpoint: the log is whole, and any sector of the file is the old or the new one.
 async fn interrupt_checkpoint(database: &Database, rng: &mut Rng) {
     let copied_back = database.copy();
     let mut stranger = copied_back.stranger().await;
@@ -129,7 +130,7 @@ async fn interrupt_checkpoint(database: &Database, rng: &mut Rng) {
     fs::write(database.path(), file).unwrap();
 }
 
-/// Runs a worker on `database` that dies at a random moment of a transaction.
+/// Runs a worker that dies at a random moment of a transaction on `database`.
 async fn kill_at_random(database: &Database, relay: &MockRelay, end: u64, rng: &mut Rng) {
     let mut orders = Orders::new(relay, database, end);
     orders.checkpoint_pages = CHECKPOINT_PAGES[rng.usize(..2)];
@@ -139,7 +140,7 @@ async fn kill_at_random(database: &Database, relay: &MockRelay, end: u64, rng: &
     assert!(ended_itself(ended) || ended.success(), "{ended}");
 }
 
-/// The state in which nothing is left but what was synced.
+/// Makes the state that holds only what was synced.
 fn lose_all_that_may_be_lost(killed: &Database, log: &Log) -> Database {
     let left = killed.copy();
     fs::write(log_path(&left), &log.bytes[..log.synced]).unwrap();
@@ -171,7 +172,7 @@ async fn a_loss_of_power_takes_whole_transactions_from_the_end_and_they_are_read
                 assert!(synced <= found && found <= written);
                 if found < end {
                     let worker = Worker::start(&fast, &left).await;
-                    worker.brings_everything(end, &left).await;
+                    worker.completes_recording(end, &left).await;
                 }
                 done += 1;
             }

@@ -1,5 +1,5 @@
-//! Frames of the production relay through the whole pipeline, against what production Jetstream
-//! made of the same events.
+//! Sends frames of the production relay through the whole pipeline, and compares the records with the
+//! output of production Jetstream for the same events.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn frames(folder: &Path) -> Vec<Bytes> {
     frames
 }
 
-/// Each record's last state: its CID and JSON, or nothing where it was deleted.
+/// Each record's last state: its CID and JSON, or `None` if it was deleted.
 fn expected(folder: &Path) -> BTreeMap<String, Option<(String, Value)>> {
     let events = std::fs::read_to_string(folder.join("expected_v1.jsonl")).unwrap();
     let mut records = BTreeMap::new();
@@ -50,7 +50,7 @@ fn expected(folder: &Path) -> BTreeMap<String, Option<(String, Value)>> {
             "delete" => None,
             _ => Some((text(&commit["cid"]), commit["record"].clone())),
         };
-        // The events of one repository stand in their order.
+        // The events of one repository are in order.
         records.insert(uri, state);
     }
     records

@@ -1,19 +1,16 @@
-//! How an operator starts the program.
+//! Starts the program like an operator.
 
 use huddle_firehose::testing::mock_relay::MockRelay;
 use test_support::tables::Database;
+use test_support::worker_process;
 use tokio::process::Command;
 
 pub(crate) const PATH: &str = env!("CARGO_BIN_EXE_huddle-firehose");
 
 /// `run`, with small batches.
 pub(crate) fn run(relay: &MockRelay, database: &Database) -> Command {
-    let mut command = Command::new(PATH);
-    command
-        .args(arguments(relay, database))
-        // The worker knows no such setting, and says so.
-        .env_remove("HUDDLE_CRASHES")
-        .kill_on_drop(true);
+    let mut command = Command::from(worker_process::command(PATH));
+    command.args(arguments(relay, database)).kill_on_drop(true);
     command
 }
 

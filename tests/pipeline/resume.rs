@@ -1,4 +1,5 @@
-//! Workers that stop and come back, and cursors that the relay cannot serve.
+//! Workers that stop and start again, and cursors that the relay cannot serve. Holds invariants 3.6,
+//! 6.1 and 6.2.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use test_support::tables::{Database, Tables, assert_same_tables};
 use test_support::waiting::eventually;
 use test_support::worker_runtime::Process;
 
-/// Lies behind everything in the recording.
+/// A seq after the end of the recording.
 const FUTURE_SEQ: u64 = 1_000_000;
 
 fn time_of(frame: &Bytes) -> Timestamp {
@@ -37,7 +38,7 @@ fn seqs(frames: &[Bytes]) -> Vec<u64> {
     frames.iter().filter_map(|frame| seq_of(frame)).collect()
 }
 
-/// Cause, and the seqs between which events may be missing.
+/// The cause of each gap, and the seqs between which events may be missing.
 async fn gaps(database: &Database) -> Vec<(String, u64, Option<u64>)> {
     let mut stranger = database.stranger().await;
     let gaps = sqlx::query_as("SELECT cause, from_seq, to_seq FROM gaps ORDER BY id");
@@ -86,7 +87,7 @@ async fn assert_resumed_after(stop: Stop, inclusive: bool) {
     assert!(0 < cursor && cursor < end, "stopped at {cursor}");
     let worker = Worker::start(&relay, &database).await;
     worker.reaches(end).await;
-    // The event at the cursor comes once more, to show that it is still the same sequence.
+    // The event at the cursor is requested again, to check that the sequence is still the same.
     let asked_after = cursor - 1;
     assert_eq!(worker.source.asked(), [Resume::With(cursor)]);
     let sent_again = seqs(&frames).into_iter().filter(|&seq| {
@@ -99,12 +100,12 @@ async fn assert_resumed_after(stop: Stop, inclusive: bool) {
 }
 
 #[tokio::test]
-async fn a_crash_loses_nothing_where_the_relay_sends_what_follows_the_cursor() {
+async fn a_crash_loses_nothing_if_the_relay_sends_what_follows_the_cursor() {
     assert_resumed_after(Stop::Crash, false).await;
 }
 
 #[tokio::test]
-async fn a_crash_loses_nothing_where_the_relay_sends_the_event_at_the_cursor_again() {
+async fn a_crash_loses_nothing_if_the_relay_sends_the_event_at_the_cursor_again() {
     assert_resumed_after(Stop::Crash, true).await;
 }
 
@@ -114,12 +115,12 @@ async fn a_drained_stop_leaves_nothing_to_repeat() {
 }
 
 #[tokio::test]
-async fn a_drained_stop_loses_nothing_where_the_relay_sends_the_event_at_the_cursor_again() {
+async fn a_drained_stop_loses_nothing_if_the_relay_sends_the_event_at_the_cursor_again() {
     assert_resumed_after(Stop::Drain, true).await;
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_again_and_again_loses_nothing() {
+async fn a_connection_that_is_cut_repeatedly_loses_nothing() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let options = Options {
@@ -138,7 +139,7 @@ async fn a_connection_that_is_cut_again_and_again_loses_nothing() {
 // === Cursors ===
 
 #[tokio::test]
-async fn a_start_at_the_live_end_asks_without_a_cursor_and_records_what_it_leaves_out() {
+async fn a_start_at_the_live_end_sends_no_cursor_and_records_a_gap() {
     let (mut before, database) = (frames(), Database::new());
     let after = before.split_off(before.len() / 2);
     let first = seq_of(&after[0]).unwrap();
@@ -169,7 +170,7 @@ async fn a_start_at_the_live_end_asks_without_a_cursor_and_records_what_it_leave
 }
 
 #[tokio::test]
-async fn a_cursor_ahead_of_the_log_is_a_gap_and_all_the_relay_has_is_read() {
+async fn a_cursor_ahead_of_the_log_is_a_gap_and_the_whole_log_is_read() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     database
@@ -215,7 +216,7 @@ async fn a_cursor_older_than_what_the_relay_holds_is_a_gap_with_both_ends() {
     assert_eq!(gaps(&database).await, expected);
 }
 
-/// An `#identity` event of an account that the recording does not know, and that says nothing.
+/// An empty `#identity` event of an account that is not in the recording.
 fn identity(seq: u64, time: Timestamp) -> Bytes {
     let header = ipld!({ "op": 1, "t": "#identity" });
     let payload = ipld!({
@@ -229,7 +230,7 @@ fn identity(seq: u64, time: Timestamp) -> Bytes {
 }
 
 #[tokio::test]
-async fn seqs_that_begin_anew_are_a_gap_and_the_cursor_goes_back_to_them() {
+async fn seqs_that_begin_again_are_a_gap_and_move_the_cursor_back() {
     let (new, database) = (frames(), Database::new());
     let (first, end) = (seq_of(&new[0]).unwrap(), last_seq(&new));
     let an_hour_before = time_of(&new[0]) - Duration::from_secs(3600);

@@ -1,5 +1,5 @@
-//! Seqs that repeat, fall, jump, or are none: what is wrong with an event's number costs no event,
-//! and never becomes the place where the stream goes on.
+//! Seqs that repeat, fall, jump or are invalid: a wrong seq costs no event, and never becomes the
+//! cursor. Holds invariants 6.2 and 6.4.
 
 use bytes::Bytes;
 use huddle_firehose::atproto::skim::{seq_of, splice_seq};
@@ -20,7 +20,7 @@ use test_support::waiting::eventually;
 
 const DID: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
 const SOME: usize = 100;
-/// One past the greatest seq.
+/// One more than the greatest valid seq.
 const END: u64 = 1 << 53;
 
 fn stamp(seq: u64) -> Stamp {
@@ -28,21 +28,21 @@ fn stamp(seq: u64) -> Stamp {
     Stamp { seq, time }
 }
 
-/// Two DAG-CBOR objects, whatever they say.
+/// A frame of two DAG-CBOR objects.
 fn framed(header: &Ipld, payload: &Ipld) -> Bytes {
     let mut frame = serde_ipld_dagcbor::to_vec(header).unwrap();
     frame.extend(serde_ipld_dagcbor::to_vec(payload).unwrap());
     frame.into()
 }
 
-/// Everything but where the source stands.
+/// All tables except the cursor.
 fn without_cursor(tables: &Tables) -> Tables {
     let mut tables = tables.clone();
     tables.remove("firehose_cursor");
     tables
 }
 
-/// Follows a relay of `frames` to the seq `end`.
+/// Runs a worker on a relay of `frames` up to the seq `end`.
 async fn follow(frames: Vec<Bytes>, end: u64) -> Database {
     let database = Database::new();
     let relay = relay(frames).await;
@@ -55,7 +55,7 @@ async fn follow(frames: Vec<Bytes>, end: u64) -> Database {
 }
 
 #[tokio::test]
-async fn seqs_beyond_the_protocols_are_never_where_the_stream_goes_on() {
+async fn seqs_outside_the_protocols_range_never_become_the_cursor() {
     let (mut all, database) = (frames(), Database::new());
     let end = last_seq(&all);
     let bad = [
@@ -67,7 +67,7 @@ async fn seqs_beyond_the_protocols_are_never_where_the_stream_goes_on() {
             &ipld!({ "did": DID, "seq": -1, "time": "2026-11-23T14:54:55Z" }),
         ),
     ];
-    // What is to be ignored has no say in it either.
+    // Frames that are ignored do not move the cursor either.
     let ignored = [
         unknown(stamp(END), DID, 1),
         unknown(stamp(u64::MAX), DID, 7),
@@ -109,7 +109,7 @@ async fn events_that_come_twice_count_once() {
 }
 
 #[tokio::test]
-async fn a_stretch_that_comes_again_changes_nothing() {
+async fn a_range_of_events_that_repeats_changes_nothing() {
     let mut again = frames();
     let stretch = again[SOME / 2..SOME].to_vec();
     again.splice(SOME..SOME, stretch);
@@ -134,9 +134,9 @@ async fn a_jump_in_the_seqs_is_no_gap() {
     assert_eq!(database.rows("SELECT cause FROM gaps").await, [""; 0]);
 }
 
-/// Of such frames only their places are left, and these tell it too.
+/// Only the positions of such frames are kept. They show the new sequence too.
 #[tokio::test]
-async fn a_new_sequence_that_begins_with_what_nobody_wants_is_a_gap() {
+async fn a_new_sequence_that_begins_with_unwanted_events_is_a_gap() {
     let mut all = frames();
     let end = last_seq(&all) + 100;
     all.extend((1..=end).map(unwanted_much_later));
@@ -165,9 +165,9 @@ fn unwanted_much_later(seq: u64) -> Bytes {
     )
 }
 
-/// The cursor of such a server is worth nothing, but each of its events is.
+/// The cursor of such a server is useless, but its events are not.
 #[tokio::test]
-async fn one_seq_far_ahead_takes_no_event_along() {
+async fn one_seq_far_ahead_costs_no_event() {
     const AHEAD: u64 = END - 1;
     let mut odd = frames();
     let last = seq_of(&odd[SOME]).unwrap();

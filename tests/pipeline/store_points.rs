@@ -1,5 +1,5 @@
 //! Faults inside a transaction of the real store: it is rolled back or was durable, and nothing is
-//! lost either way.
+//! lost in both cases. Holds invariants 1.1 and 3.4.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,7 +15,7 @@ use test_support::running_worker::{Worker, config, undisturbed};
 use test_support::tables::{Database, assert_same_tables};
 use test_support::waiting::eventually;
 
-/// Strikes once, at the so many-th pass of a point.
+/// Strikes once, at one pass of a point.
 pub(crate) struct Once {
     pub(crate) point: Point,
     pub(crate) pass: u32,
@@ -65,7 +65,7 @@ async fn assert_survived(point: Point, fault: Fault) {
     .await;
     eventually("the fault", || plan.has_struck()).await;
     if fault == Fault::Stall {
-        // Whoever waits there is found in the end; here it is made short.
+        // The supervisor kills an actor that hangs. A short limit keeps the test fast.
         for role in [Role::Indexer, Role::Cursor] {
             worker.kill(role).await;
         }

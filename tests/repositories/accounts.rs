@@ -13,7 +13,7 @@ async fn assert_only_hidden(status: Status) {
     verified
         .http
         .misbehave(Endpoint::GetRepoStatus, Mishap::Held, u64::MAX);
-    verified.tell(|network| network.slander(0, status));
+    verified.tell(|network| network.emit_false_account(0, status));
     verified
         .until("the host is asked", async || verified.http.held() == 1)
         .await;

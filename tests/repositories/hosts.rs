@@ -110,7 +110,7 @@ async fn a_host_that_hangs_keeps_nobody_else_waiting() {
     let other = verified.another_host().await;
     verified.tell(|network| {
         network.move_to(1, other.url());
-        network.hint_at_identity(1);
+        network.emit_empty_identity(1);
     });
     verified
         .http

@@ -12,7 +12,7 @@ async fn a_directory_that_is_down_parks_the_commits_of_those_it_is_asked_about_a
         .http
         .misbehave(Endpoint::DidDocument, mishap, u64::MAX);
     verified.tell(|network| {
-        network.hint_at_identity(0);
+        network.emit_empty_identity(0);
         network.write(0, &[D], &[A]);
         network.write(1, &[D], &[A]);
         network.write(0, &[E], &[]);
@@ -71,8 +71,16 @@ async fn what_somebody_else_has_signed_is_put_aside_and_changes_nothing() {
     let before = verified.records(0).await;
     let mut forged = Vec::new();
     for round in 1..=2 {
-        forged.push(verified.tell(|network| network.forge_commit(0, A)).to_vec());
-        forged.push(verified.tell(|network| network.forge_state(0, B)).to_vec());
+        forged.push(
+            verified
+                .tell(|network| network.emit_foreign_commit(0, A))
+                .to_vec(),
+        );
+        forged.push(
+            verified
+                .tell(|network| network.emit_foreign_sync(0, B))
+                .to_vec(),
+        );
         verified.until_settled().await;
         assert_eq!(verified.records(0).await, before, "round {round}");
     }
@@ -100,7 +108,7 @@ async fn an_account_that_has_moved_is_fetched_from_where_it_lives_now() {
     let new_host = verified.another_host().await;
     verified.tell(|network| {
         network.move_to(0, new_host.url());
-        network.hint_at_identity(0);
+        network.emit_empty_identity(0);
     });
     verified.withhold(|network| network.write(0, &[D], &[B]));
     verified.tell(|network| network.write(0, &[POST], &[]));

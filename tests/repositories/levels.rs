@@ -22,7 +22,7 @@ async fn levels(verified: &Verified) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn at_level_none_whoever_signed_is_believed_and_nobody_is_asked() {
     let verified = few_accounts_at(Verify::None).await;
-    verified.tell(|network| network.forge_commit(0, D));
+    verified.tell(|network| network.emit_foreign_commit(0, D));
     verified.until_settled().await;
 
     assert_eq!(levels(&verified).await, ["none"; 4]);
@@ -44,7 +44,7 @@ async fn at_level_commit_a_signature_is_looked_at_and_a_chain_is_not() {
 
     assert!(verified.resyncs(0).await.is_empty());
 
-    verified.tell(|network| network.forge_commit(0, E));
+    verified.tell(|network| network.emit_foreign_commit(0, E));
     verified.until_settled().await;
     let counted = "huddle_verify_errors_total{error=\"signature\"} 1";
     assert_eq!(verified.verify_errors(), [counted]);

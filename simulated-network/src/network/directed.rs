@@ -56,34 +56,38 @@ impl Network {
     }
 
     /// Emits an `#identity` without a handle, which only says that something may have changed.
-    pub fn hint_at_identity(&mut self, number: usize) {
+    pub fn emit_empty_identity(&mut self, number: usize) {
         let did = self.accounts[number].did.clone();
         self.emit(|stamp| frame::identity(stamp, &did, None));
     }
 
     /// Emits a false `#account` that the account is not active.
-    pub fn slander(&mut self, number: usize, status: Status) {
+    pub fn emit_false_account(&mut self, number: usize, status: Status) {
         let did = self.accounts[number].did.clone();
         self.emit(|stamp| frame::account(stamp, &did, Some(status.as_str())));
     }
 
     /// Emits a commit that does not exist, signed with another key.
-    pub fn forge_commit(&mut self, number: usize, path: &str) -> Bytes {
-        let (did, _, commit) = self.forged(number, path);
+    pub fn emit_foreign_commit(&mut self, number: usize, path: &str) -> Bytes {
+        let (did, _, commit) = self.commit_with_foreign_key(number, path);
         self.emit(|stamp| frame::commit(stamp, &did, commit));
         self.last_frame()
     }
 
     /// Emits a `#sync` of a state that does not exist, signed with another key.
-    pub fn forge_state(&mut self, number: usize, path: &str) -> Bytes {
-        let (did, repo, _) = self.forged(number, path);
+    pub fn emit_foreign_sync(&mut self, number: usize, path: &str) -> Bytes {
+        let (did, repo, _) = self.commit_with_foreign_key(number, path);
         let (head, blocks) = repo.sync_frame().expect("it has just committed");
         self.emit(|stamp| frame::sync(stamp, &did, &head.rev, blocks));
         self.last_frame()
     }
 
     /// The repository with another record at `path`, signed with a key that is not the account's.
-    fn forged(&mut self, number: usize, path: &str) -> (String, Repository, CommitFrame) {
+    fn commit_with_foreign_key(
+        &mut self,
+        number: usize,
+        path: &str,
+    ) -> (String, Repository, CommitFrame) {
         let value = record::record(path, self.time(), &self.refs, &mut self.random);
         let write = Write {
             path: path.to_owned(),

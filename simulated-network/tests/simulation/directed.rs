@@ -42,8 +42,8 @@ fn a_write_is_emitted_and_in_the_oracle() {
         ("#commit", &*account.did)
     );
     assert!(is_signed(&network));
-    let truth = network.oracle().now();
-    let records = &truth[&account.did].records;
+    let state = network.oracle().now();
+    let records = &state[&account.did].records;
     assert_eq!(records[&one].cid, account.repo.cid(&one).unwrap());
     assert!(!records.contains_key(&two));
 }
@@ -53,13 +53,13 @@ fn a_forged_commit_has_another_signature_and_changes_nothing() {
     let mut network = network();
     let before = network.oracle().now();
     let head = network.accounts()[0].repo.head().cloned();
-    let forged = network.forge_commit(0, &path("one"));
+    let forged = network.emit_foreign_commit(0, &path("one"));
     assert_eq!(network.log().last().unwrap().frame, forged);
     assert!(!is_signed(&network));
-    let forged = network.forge_state(0, &path("one"));
+    let forged = network.emit_foreign_sync(0, &path("one"));
     assert_eq!(network.log().last().unwrap().frame, forged);
     assert!(!is_signed(&network));
-    network.slander(0, Status::Deleted);
+    network.emit_false_account(0, Status::Deleted);
     assert_eq!(network.oracle().now(), before);
     assert_eq!(network.accounts()[0].repo.head(), head.as_ref());
     assert!(network.accounts()[0].is_active());

@@ -136,9 +136,9 @@ fn after_a_key_rotation_commits_are_signed_by_the_key_in_the_did_document() {
 #[test]
 fn the_oracle_agrees_with_the_repositories() {
     let network = network(8, Shape::default());
-    let truth = network.oracle().now();
+    let state = network.oracle().now();
     for account in network.accounts() {
-        let known = &truth[&account.did];
+        let known = &state[&account.did];
         assert_eq!(known.status.as_deref(), account.status.map(Status::as_str));
         if account.status == Some(Status::Deleted) {
             assert!(known.records.is_empty());
@@ -155,9 +155,9 @@ fn the_oracle_agrees_with_the_repositories() {
             assert_eq!(account.repo.cid(path), Some(record.cid));
         }
     }
-    assert!(!oracle::records(&truth, Visibility::Live).is_empty());
-    assert!(!oracle::malformed(&truth, Visibility::Live).is_empty());
-    assert!(!oracle::near_misses(&truth, Visibility::Live).is_empty());
+    assert!(!oracle::records(&state, Visibility::Live).is_empty());
+    assert!(!oracle::malformed(&state, Visibility::Live).is_empty());
+    assert!(!oracle::near_misses(&state, Visibility::Live).is_empty());
 }
 
 #[test]
@@ -173,17 +173,17 @@ fn the_oracle_remembers_every_moment() {
             .next_back();
         moments.push((seq.unwrap(), network.oracle().now()));
     }
-    for (seq, truth) in moments {
-        assert_eq!(network.oracle().at(seq), truth, "at {seq}");
+    for (seq, state) in moments {
+        assert_eq!(network.oracle().at(seq), state, "at {seq}");
     }
 }
 
 #[test]
 fn after_a_restart_seqs_begin_at_one_and_the_state_stays() {
     let mut network = network(10, Shape::default());
-    let truth = network.oracle().now();
+    let state = network.oracle().now();
     network.restart_sequence();
-    assert_eq!(network.oracle().at(0), truth);
+    assert_eq!(network.oracle().at(0), state);
     while network.step().is_empty() {}
     let first = network.log().iter().find_map(|entry| entry.seq);
     assert_eq!(first, Some(1));
@@ -226,20 +226,20 @@ fn the_stream_alone_lacks_the_changes_of_a_migration() {
         ..Shape::default()
     };
     let oracle = network(12, without).oracle().clone();
-    assert_eq!(oracle.told(&everything_heard), oracle.now());
+    assert_eq!(oracle.in_stream(&everything_heard), oracle.now());
     let oracle = network(12, Shape::default()).oracle().clone();
-    assert_ne!(oracle.told(&everything_heard), oracle.now());
+    assert_ne!(oracle.in_stream(&everything_heard), oracle.now());
 }
 
 #[test]
 fn a_consumer_that_missed_messages_has_the_state_before_them() {
     let mut network = network(13, Shape::default());
-    let told = network.oracle().told(&BTreeSet::new());
+    let told = network.oracle().in_stream(&BTreeSet::new());
     let before = network.oracle().changes().len();
     network.steps(50);
     let missed = network.oracle().changes()[before..].iter();
     let missed = missed.map(|change| change.moment).collect();
-    assert_eq!(network.oracle().told(&missed), told);
+    assert_eq!(network.oracle().in_stream(&missed), told);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Connections that nobody can hold for ever: few at once, and each with a deadline.
+//! A listener that limits the number of connections, and gives each a deadline.
 
 use std::future::Future;
 use std::io;
@@ -14,23 +14,24 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
-/// Operators, a scraper and a load balancer; more of them wait in the kernel's queue.
+/// Enough for operators, a scraper and a load balancer. Further connections wait in the kernel's
+/// queue.
 const MOST_CONNECTIONS: usize = 64;
 
-/// From the accept to the last byte of the answer.
+/// The deadline of a connection, from the accept to the last byte of the answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Accepts while fewer than [`MOST_CONNECTIONS`] are open.
 pub(super) struct LimitedListener {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
 impl LimitedListener {
     pub(super) fn new(listener: TcpListener) -> Self {
         Self {
             listener,
-            places: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            slots: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
         }
     }
 }
@@ -40,11 +41,11 @@ impl Listener for LimitedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // `None` only where the semaphore is closed, which nobody does.
-        let place = self.places.clone().acquire_owned().await.ok();
-        // Axum's own accept, which outlasts what the kernel may be short of.
+        // `None` only if the semaphore is closed. It never is.
+        let slot = self.slots.clone().acquire_owned().await.ok();
+        // Axum's accept waits and tries again when the kernel is out of file descriptors.
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Limited::new(stream, place), address)
+        (Limited::new(stream, slot), address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -52,24 +53,24 @@ impl Listener for LimitedListener {
     }
 }
 
-/// A stream that fails once its deadline has passed, whether its peer is slow to ask or to take
-/// the answer.
+/// A stream that fails when its deadline has passed, whether its peer sends the request too slowly
+/// or reads the answer too slowly.
 pub(super) struct Limited<S> {
     stream: S,
     deadline: Pin<Box<Sleep>>,
-    _place: Option<OwnedSemaphorePermit>,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl<S> Limited<S> {
-    fn new(stream: S, place: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(stream: S, slot: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             stream,
             deadline: Box::pin(sleep(DEADLINE)),
-            _place: place,
+            _slot: slot,
         }
     }
 
-    /// The outcome of an operation on the stream, or an error where it would wait too long.
+    /// Returns the outcome of an operation on the stream, or an error if the deadline has passed.
     fn limit<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -134,8 +135,9 @@ mod tests {
 
     use super::*;
 
+    /// Holds invariant 8.6.
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_says_nothing_is_left_at_the_deadline() {
+    async fn a_silent_peer_is_dropped_at_the_deadline() {
         let (_silent, stream) = duplex(64);
         let begin = Instant::now();
         let mut limited = Limited::new(stream, None);
@@ -145,22 +147,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_takes_nothing_is_left_at_the_deadline() {
-        let (_deaf, stream) = duplex(64);
+    async fn a_peer_that_reads_nothing_is_dropped_at_the_deadline() {
+        let (_peer, stream) = duplex(64);
         let mut limited = Limited::new(stream, None);
         let error = limited.write_all(&[0; 65]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
-    async fn the_place_of_a_connection_is_free_once_it_is_closed() {
+    async fn a_closed_connection_releases_its_slot() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut limited = LimitedListener::new(listener);
         let _client = TcpStream::connect(address).await.unwrap();
         let (stream, _) = limited.accept().await;
-        assert_eq!(limited.places.available_permits(), MOST_CONNECTIONS - 1);
+        assert_eq!(limited.slots.available_permits(), MOST_CONNECTIONS - 1);
         drop(stream);
-        assert_eq!(limited.places.available_permits(), MOST_CONNECTIONS);
+        assert_eq!(limited.slots.available_permits(), MOST_CONNECTIONS);
     }
 }

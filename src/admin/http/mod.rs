@@ -1,4 +1,4 @@
-//! What the worker tells over HTTP. Nothing here changes anything.
+//! The operator's endpoints. All of them are read-only.
 //!
 //! | path | answer |
 //! |---|---|
@@ -30,7 +30,7 @@ use crate::telemetry::status::StatusBoard;
 use listener::LimitedListener;
 use report::Report;
 
-/// What the answers are made of.
+/// The data of the answers.
 #[derive(Clone, Debug)]
 pub struct HttpState {
     pub metrics: Metrics,
@@ -39,10 +39,10 @@ pub struct HttpState {
     pub thresholds: Thresholds,
 }
 
-/// Answers on `listener` until `stop`, and finishes the answers that are under way then.
+/// Answers on `listener` until `stop`, then finishes the answers that have begun.
 ///
 /// # Errors
-/// Where the listener breaks for good.
+/// If the listener fails for good.
 pub async fn serve(
     listener: TcpListener,
     state: HttpState,
@@ -61,7 +61,7 @@ fn router(state: HttpState) -> Router {
         .route("/status", get(status))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        // One request a connection: the deadline of a connection is then that of its request.
+        // One request a connection, so that the deadline of a connection is that of its request.
         .layer(map_response(close))
         .with_state(state)
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::model::RepoCounts;
 use crate::telemetry::status::{ActorStatus, BudgetStatus, QueueStatus, SourceStatus, Status};
 
-/// The status, and what follows from it and the time.
+/// The status, with the values that depend on the time.
 #[derive(Debug, Serialize)]
 pub(super) struct Report<'a> {
     now: Timestamp,
@@ -27,15 +27,15 @@ struct SourceReport<'a> {
     #[serde(flatten)]
     source: &'a SourceStatus,
     hit_ratio: Option<f64>,
-    /// From what has been received to what is durable.
+    /// How far the tables are behind the newest received event.
     processing_lag_seconds: Option<f64>,
-    /// From what the source has to what is durable.
+    /// How far the tables are behind the source.
     source_lag_seconds: Option<f64>,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(status: &'a Status, now: Timestamp) -> Self {
-        // Taken apart, so that a new field can't be forgotten here.
+        // Destructured, so that a new field breaks the build here.
         let Status {
             started_at,
             crashes,

@@ -1,5 +1,5 @@
-//! Reads frames one by one after the process has crashed again and again. Each is marked in the
-//! database while it is read, so that the next run knows which one ended this one.
+//! Reads frames one by one after the process has crashed repeatedly. Each frame is marked in the
+//! database while it is read, so that the next run knows at which frame this run ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::delivery::ledger::{DELIVERY_FAILURE_LIMIT, FrameBatch, FrameSpan};
 use crate::pipeline::Context;
 use crate::store::FrameDigest;
 
-/// A mark that takes longer is done without.
+/// After this time the frame is read without a mark.
 const MARK_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Reads `batch`, which is one frame, while no other decoder reads any.
+/// Reads `batch`, which is one frame, while no other decoder reads.
 pub(super) async fn read(
     context: &Arc<Context>,
     batch: &mut FrameBatch,
 ) -> Result<DecodedSpan, JoinError> {
-    let _nobody_else = context.single_frame_lock.lock().await;
+    let _alone = context.single_frame_lock.lock().await;
     let digest = digest(&batch.frames);
     if crashes_with(context, &digest) >= DELIVERY_FAILURE_LIMIT {
         return Ok(reader::give_up(context, &batch.frames));
@@ -53,7 +53,7 @@ fn crashes_with(context: &Context, frame: &FrameDigest) -> u32 {
 
 async fn mark(context: &Context, frame: Option<FrameDigest>) {
     let mark = context.store.mark_in_progress(context.source.id(), frame);
-    // Without it this frame can't be accused, which is no reason to hold the stream up. That the
-    // database is in trouble is told by those who need it.
+    // Without the mark a crash is not counted against this frame. That is no reason to stop the
+    // stream. The actors that write to the database report why it fails.
     let _unmarked = tokio::time::timeout(MARK_DEADLINE, mark).await;
 }

@@ -1,11 +1,10 @@
-//! How many frames of which kind a batch had.
+//! Counts the frames of a batch by kind.
 
 use crate::atproto::skim::Kind;
 use crate::source::firehose::decode::{Content, Decoded};
 use crate::telemetry::metrics::SourceMetrics;
 
-/// Counted here, so that the shared counters are touched
-/// once a batch.
+/// The counts of one batch. They are added to the shared counters once a batch.
 #[derive(Debug, Default)]
 pub(super) struct FrameCounts {
     account: u64,

@@ -1,8 +1,9 @@
-//! The DecoderActors: turn frames into effects. They are stateless and take the ledger's batches as
-//! they come free, so how many there are and which of them die is all one.
+//! The DecoderActors: turn frames into effects. They have no state, and each takes the ledger's next
+//! batch when it is free. So the result does not depend on their number, or on which of them die.
 //!
-//! Beyond the skim at the socket they alone touch bytes from outside, and they do so beside the
-//! runtime: a frame that hangs whoever reads it costs a thread, and neither the actor nor the runtime.
+//! Apart from the skim at the socket, only decoders read bytes of the stream. They do so on threads
+//! beside the runtime: a frame that hangs its reader costs one thread, but neither the actor nor the
+//! runtime.
 
 mod alone;
 mod counts;
@@ -22,15 +23,15 @@ use crate::actor::{ActorContext, Arguments};
 use crate::delivery::ledger::FrameBatch;
 use crate::testing::fault::Point;
 
-/// See the module.
+/// Decodes one batch for each message.
 pub struct DecoderActor;
 
-/// There may be something to decode.
+/// Says that there may be a batch to decode.
 #[derive(Debug)]
 pub struct WorkAvailable;
 
-/// Calls a decoder to work. Ringing it again before it comes does nothing more, so the decoder's
-/// mailbox never holds more than one call.
+/// Calls a decoder to work. Several calls before it answers count as one, so its mailbox never holds
+/// more than one.
 #[derive(Debug, Default)]
 pub struct Wakeup {
     decoder: Address<WorkAvailable>,
@@ -72,7 +73,7 @@ impl Actor for DecoderActor {
             state.pass_on(batch, decoded);
             state.context.pass(Point::DecoderPassedOn).await?;
         }
-        // One batch a message: between two of them the actor can be stopped.
+        // One batch for each message, so that the actor can be stopped between two batches.
         if state.context.ledger.has_unacked() {
             state.wakeup().wake();
         }
@@ -94,7 +95,7 @@ impl DecoderState {
             return Ok(reader::give_up(&context, &batch.frames));
         }
         if batch.frames.frames().next().is_none() {
-            return Ok(reader::pass(&context, &batch.frames));
+            return Ok(reader::skip(&context, &batch.frames));
         }
         if batch.is_alone {
             return alone::read(&context, batch).await;
@@ -121,8 +122,8 @@ impl DecoderState {
     }
 }
 
-/// Runs `work` on a thread that may hang. Where the runtime has but one thread, `work` runs on it:
-/// such a runtime is a test's, which wants to come out the same each time.
+/// Runs `work` on a thread beside the runtime. In a runtime of one thread, `work` runs on that
+/// thread: such runtimes exist in tests, which must give the same result each time.
 async fn beside_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
@@ -133,10 +134,10 @@ async fn beside_the_runtime<T: Send + 'static>(
 }
 
 impl Wakeup {
-    /// Has the wakeup call `decoder`, at once and from now on.
+    /// Makes the wakeup call `decoder` from now on, and calls it once.
     fn attach(&self, decoder: ActorRef<WorkAvailable>) {
         self.decoder.set(decoder);
-        // The call that its predecessor did not answer went down with it.
+        // A call that the predecessor has not answered was lost with its mailbox.
         self.is_pending.store(false, Ordering::Release);
         self.wake();
     }

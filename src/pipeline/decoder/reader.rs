@@ -1,4 +1,4 @@
-//! Reads the frames of one batch, in order: all that is done with bytes from outside is done here.
+//! Reads the frames of one batch, in order. All work on bytes of the stream happens here.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::source::interest::Interest;
 use crate::source::process::EFFECT_BYTES;
 use crate::store::plan::effect::Recheck;
 
-/// What the frames of a batch say.
+/// The content of the frames of a batch.
 pub(super) struct DecodedSpan {
     pub(super) items: Vec<DecodedItem>,
     /// The bytes that the items hold beside the frames.
@@ -29,13 +29,13 @@ pub(super) struct DecodedSpan {
     pub(super) last: Option<Position>,
 }
 
-/// Reads `frames`; `marker` is told of each before it is touched.
+/// Reads `frames`. `marker` gets the number of each frame before it is read.
 pub(super) fn read(context: &Context, frames: &FrameSpan, marker: &ProgressMarker) -> DecodedSpan {
     let mut reader = BatchDecoder::new(context);
     for (number, segment) in frames.numbers().zip(frames.segments()) {
         match segment {
-            Segment::ReconnectMarker => reader.join(),
-            Segment::Skipped(run) => reader.pass(run),
+            Segment::ReconnectMarker => reader.note_reconnect(),
+            Segment::Skipped(run) => reader.skip(run),
             Segment::Frame(frame) => {
                 marker.is_at(number);
                 context.faults.touch(frame);
@@ -46,20 +46,20 @@ pub(super) fn read(context: &Context, frames: &FrameSpan, marker: &ProgressMarke
     reader.finish()
 }
 
-/// Passes by `frames`, of which none is to be read.
-pub(super) fn pass(context: &Context, frames: &FrameSpan) -> DecodedSpan {
+/// Notes the positions of `frames`, of which none has to be read.
+pub(super) fn skip(context: &Context, frames: &FrameSpan) -> DecodedSpan {
     let mut reader = BatchDecoder::new(context);
     for segment in frames.segments() {
         match segment {
-            Segment::ReconnectMarker => reader.join(),
-            Segment::Skipped(run) => reader.pass(run),
+            Segment::ReconnectMarker => reader.note_reconnect(),
+            Segment::Skipped(run) => reader.skip(run),
             Segment::Frame(_) => {}
         }
     }
     reader.finish()
 }
 
-/// Keeps `frames` as dead letters, unread.
+/// Keeps `frames` unread, as dead letters.
 pub(super) fn give_up(context: &Context, frames: &FrameSpan) -> DecodedSpan {
     let mut reader = BatchDecoder::new(context);
     for frame in frames.frames() {
@@ -73,9 +73,9 @@ struct BatchDecoder<'a> {
     interest: Arc<Interest>,
     items: Vec<DecodedItem>,
     weight: usize,
-    /// Its time is read only once it is known to be the last one.
+    /// Its time is parsed only when no later position follows.
     last: Option<RawPosition<'a>>,
-    /// So many more places are told, wherever they are.
+    /// This many more positions are given as items, because a reconnect was near.
     near_reconnect: u8,
     counts: FrameCounts,
 }
@@ -111,7 +111,7 @@ impl<'a> BatchDecoder<'a> {
                 self.note_position(decoded.raw_position());
                 match decoded.content {
                     Content::Event(event) => self.keep(event, decoded.evidence.as_ref(), frame),
-                    // The ConnectionActor has seen it too, and acts on it.
+                    // The ConnectionActor handles an error frame.
                     Content::Error { .. } | Content::Unknown { .. } | Content::Unwanted => {}
                 }
             }
@@ -124,7 +124,11 @@ impl<'a> BatchDecoder<'a> {
                 self.items.push(DecodedItem::OutdatedCursor);
             }
             Event::Info(info) => {
-                tracing::info!(name = info.name, message = info.message, "the source says");
+                tracing::info!(
+                    name = info.name,
+                    text = info.message,
+                    "info message from the source"
+                );
             }
             event => {
                 let position = event.position();
@@ -132,7 +136,7 @@ impl<'a> BatchDecoder<'a> {
                 if effects.is_empty() {
                     return;
                 }
-                // Records are copied out of the frame, and are there once more as JSON.
+                // Records are copied out of the frame, and exist once more as JSON.
                 let changes = Load::of(&effects).total();
                 self.weight += 2 * frame.len() + changes * EFFECT_BYTES;
                 self.items
@@ -141,7 +145,7 @@ impl<'a> BatchDecoder<'a> {
         }
     }
 
-    /// A frame that can't be read is passed by, and kept as it came.
+    /// Keeps a frame that can't be read as a dead letter.
     fn set_aside(&mut self, frame: &Bytes, error: &DecodeError) {
         self.counts.malformed += 1;
         if let Fault::Proof(fault) = &error.fault {
@@ -150,7 +154,7 @@ impl<'a> BatchDecoder<'a> {
                 .verify_errors(fault.name())
                 .increment(1);
         }
-        self.doubt(error);
+        self.recheck_repository(error);
         self.keep_dead_letter(DeadLetter {
             stage: match error.fault {
                 Fault::Proof(_) => Stage::Verify,
@@ -166,12 +170,13 @@ impl<'a> BatchDecoder<'a> {
         });
     }
 
-    /// A frame that can't be read may have been a step of a repository from which something is kept.
-    fn doubt(&mut self, error: &DecodeError) {
+    /// Asks for a recheck of the repository, because a frame that can't be read may have changed it.
+    fn recheck_repository(&mut self, error: &DecodeError) {
         if self.context.repositories.is_none() {
             return;
         }
-        // Whose paths could be read is looked into only because one of them is wanted.
+        // After the skim and the check of its seq, a commit is decoded only if one of its paths is
+        // wanted or its repository is tracked.
         let is_wanted = error.kind == Some(Kind::Commit)
             && !matches!(error.fault, Fault::Skim(_) | Fault::Seq(_));
         if let Some(Ok(did)) = error.did.as_deref().map(Did::parse) {
@@ -180,13 +185,13 @@ impl<'a> BatchDecoder<'a> {
         }
     }
 
-    /// A frame that killed whoever read it is kept unread.
+    /// Keeps a frame unread, because it killed every actor that read it.
     fn give_up(&mut self, frame: &Bytes) {
         self.counts.bytes += frame.len() as u64;
         self.counts.malformed += 1;
         tracing::error!(
             bytes = frame.len(),
-            "a frame has killed every actor that touched it; kept as a dead letter, unread"
+            "a frame killed every actor that read it; kept unread as a dead letter"
         );
         self.keep_dead_letter(DeadLetter {
             stage: Stage::Poison,
@@ -204,35 +209,35 @@ impl<'a> BatchDecoder<'a> {
         self.items.push(DecodedItem::DeadLetter(Box::new(letter)));
     }
 
-    fn join(&mut self) {
+    fn note_reconnect(&mut self) {
         self.items.push(DecodedItem::ReconnectMarker);
         self.near_reconnect = NEAR_RECONNECT;
     }
 
-    fn pass(&mut self, run: &'a SkippedRun) {
+    fn skip(&mut self, run: &'a SkippedRun) {
         self.counts.commit += run.events;
         self.counts.bytes += run.bytes;
         self.note_position(Some(run.first()));
         self.last = Some(run.last());
     }
 
-    fn note_position(&mut self, place: Option<RawPosition<'a>>) {
-        let Some(place) = place else {
+    fn note_position(&mut self, position: Option<RawPosition<'a>>) {
+        let Some(position) = position else {
             return;
         };
-        let is_told = self.near_reconnect > 0;
+        let is_near_reconnect = self.near_reconnect > 0;
         self.near_reconnect = self.near_reconnect.saturating_sub(1);
         match self.last {
-            Some(last) if last.seq < place.seq && is_told => {
-                self.items.push(DecodedItem::At(place.position()));
+            Some(last) if last.seq < position.seq && is_near_reconnect => {
+                self.items.push(DecodedItem::At(position.position()));
             }
-            Some(last) if last.seq < place.seq => {}
+            Some(last) if last.seq < position.seq => {}
             last => {
                 let reached = last.map(|last| DecodedItem::Reached(last.position()));
                 self.items.extend(reached);
-                self.items.push(DecodedItem::At(place.position()));
+                self.items.push(DecodedItem::At(position.position()));
             }
         }
-        self.last = Some(place);
+        self.last = Some(position);
     }
 }

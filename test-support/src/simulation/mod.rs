@@ -1,4 +1,4 @@
-//! The whole tree before a simulated network, whose truth is known.
+//! The whole tree against a simulated network, whose state is known.
 
 pub mod tables;
 pub mod verified;
@@ -15,7 +15,7 @@ pub fn config(relay: &Relay, database_url: &str) -> Config {
     config.verify = Verify::None;
     config.validation = "flag".parse().unwrap();
     config.collections = vec!["com.huddle.*".parse().unwrap()];
-    // Small enough that a batch ends within most of what happens.
+    // Small, so that batches often end in the middle of a sequence of related events.
     config.batch_frames = 7;
     config.index_batch = 5;
     config.decoders = 3;

@@ -1,25 +1,26 @@
-//! What the tables hold, against what the network holds.
+//! Compares the tables with the state of the network.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use huddle_firehose::store::sqlite::SqliteStore;
 use serde_json::Value;
-use simulated_network::oracle::{Record, Refusal, Truth, Visibility, malformed, records, select};
+use simulated_network::oracle::{
+    NetworkState, Record, Refusal, Visibility, malformed, records, select,
+};
 use simulated_network::record::{BOOKING, BOOKING_REQUEST, SLOT_OFFER};
 
-/// Panics with `context` where a worker under the policy `flag` for `com.huddle.*` has left anything
-/// else than `truth` in its tables.
-pub async fn assert_tables_equal(store: &SqliteStore, truth: &Truth, context: &str) {
-    let wanted = |visibility| select(truth, visibility, |path| path.starts_with("com.huddle."));
+/// Asserts that the tables of a worker with the policy `flag` for `com.huddle.*` hold `expected`.
+pub async fn assert_tables_equal(store: &SqliteStore, expected: &NetworkState, context: &str) {
+    let wanted = |visibility| select(expected, visibility, |path| path.starts_with("com.huddle."));
     let mut kept = wanted(Visibility::Hidden);
     kept.extend(wanted(Visibility::Live));
 
     let stored = stored_records(store, "records WHERE deleted = 0").await;
-    assert_records_equal(&stored, &told(&kept), &format!("records, {context}"));
-    assert_visible_records_equal(store, truth, context).await;
-    assert_accounts_equal(store, truth, context).await;
+    assert_records_equal(&stored, &by_uri(&kept), &format!("records, {context}"));
+    assert_visible_records_equal(store, expected, context).await;
+    assert_accounts_equal(store, expected, context).await;
 
-    let valid = valid(truth);
+    let valid = valid(expected);
     for (table, collection) in [
         ("offers_index", SLOT_OFFER),
         ("booking_requests", BOOKING_REQUEST),
@@ -33,27 +34,31 @@ pub async fn assert_tables_equal(store: &SqliteStore, truth: &Truth, context: &s
     }
 }
 
-/// Panics with `context` where what a worker under the policy `flag` shows is another thing than
-/// `truth`. What it hides of accounts that are not active nobody can know: their hosts don't say.
-pub async fn assert_visible_records_equal(store: &SqliteStore, truth: &Truth, context: &str) {
+/// Asserts that a worker with the policy `flag` shows the records of `expected`. Hidden records of
+/// inactive accounts are not compared, because hosts do not serve them.
+pub async fn assert_visible_records_equal(
+    store: &SqliteStore,
+    expected: &NetworkState,
+    context: &str,
+) {
     let is_wanted = |path: &str| path.starts_with("com.huddle.");
-    let live = select(truth, Visibility::Live, is_wanted);
+    let live = select(expected, Visibility::Live, is_wanted);
     let visible = stored_records(store, "visible_records").await;
     assert_records_equal(
         &visible,
-        &told(&live),
+        &by_uri(&live),
         &format!("visible records, {context}"),
     );
 }
 
-/// Panics with `context` where what is known of accounts is another thing than `truth`.
-pub async fn assert_accounts_equal(store: &SqliteStore, truth: &Truth, context: &str) {
+/// Asserts that the tables have the accounts of `expected`.
+pub async fn assert_accounts_equal(store: &SqliteStore, expected: &NetworkState, context: &str) {
     let accounts = stored_accounts(store).await;
-    assert_eq!(accounts, told_accounts(truth), "accounts, {context}");
+    assert_eq!(accounts, expected_accounts(expected), "accounts, {context}");
 }
 
-/// Panics with `context` where a worker under the policy `flag` has put aside anything else than
-/// `refusals`. What a frame that can't be taken says of itself is not compared.
+/// Asserts that the dead letters of a worker with the policy `flag` are `refusals`. The fields of a
+/// frame that can't be read are not compared.
 pub async fn assert_dead_letters_equal(store: &SqliteStore, refusals: &[Refusal], context: &str) {
     let expected: BTreeSet<DeadLetter> = refusals
         .iter()
@@ -88,12 +93,12 @@ struct DeadLetter {
     raw: Vec<u8>,
 }
 
-/// The URIs of records that have a row of their own, of active and hidden accounts.
-fn valid(truth: &Truth) -> BTreeSet<String> {
+/// The URIs of valid records, of active and hidden accounts.
+fn valid(expected: &NetworkState) -> BTreeSet<String> {
     let mut valid = BTreeSet::new();
     for visibility in [Visibility::Live, Visibility::Hidden] {
-        let malformed = malformed(truth, visibility);
-        let records = records(truth, visibility).into_keys();
+        let malformed = malformed(expected, visibility);
+        let records = records(expected, visibility).into_keys();
         valid.extend(records.filter(|uri| !malformed.contains_key(uri)));
     }
     valid
@@ -102,7 +107,7 @@ fn valid(truth: &Truth) -> BTreeSet<String> {
 /// CID and value by URI.
 type Records = BTreeMap<String, (String, Value)>;
 
-fn told(records: &BTreeMap<String, &Record>) -> Records {
+fn by_uri(records: &BTreeMap<String, &Record>) -> Records {
     records
         .iter()
         .map(|(uri, record)| (uri.clone(), (record.cid.to_string(), record.value.clone())))
@@ -132,8 +137,8 @@ async fn stored_records(store: &SqliteStore, table: &str) -> Records {
 /// Handle and status by DID.
 type Accounts = BTreeMap<String, (Option<String>, Option<String>)>;
 
-fn told_accounts(truth: &Truth) -> Accounts {
-    truth
+fn expected_accounts(expected: &NetworkState) -> Accounts {
+    expected
         .iter()
         .map(|(did, account)| {
             (
@@ -159,7 +164,7 @@ async fn fetch<T>(store: &SqliteStore, query: &str) -> Vec<T>
 where
     T: for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow> + Send + Unpin,
 {
-    // The queries are this file's own.
+    // All queries are in this file.
     sqlx::query_as(sqlx::AssertSqlSafe(query))
         .fetch_all(store.reader())
         .await

@@ -1,5 +1,5 @@
-//! A network that a worker follows while it grows, and verifies what it is told: it asks directory and
-//! hosts.
+//! A simulated network that grows while a worker follows it and verifies its events with the PLC
+//! directory and the hosts.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use huddle_firehose::worker::RunningWorker;
 use jiff::Timestamp;
 use simulated_network::http::HttpServer;
 use simulated_network::network::Network;
-use simulated_network::oracle::Truth;
+use simulated_network::oracle::NetworkState;
 use simulated_network::relay::{Options, Relay};
 use simulated_network::shape::Shape;
 use tempfile::TempDir;
@@ -30,17 +30,17 @@ pub struct Verified {
     pub seed: u64,
     network: Arc<Mutex<Network>>,
     pub relay: Relay,
-    /// The directory, and the host of every account that has not moved.
+    /// The PLC directory, and the host of every account that has not moved.
     pub http: HttpServer,
     /// The relay over HTTP, which has a copy of every repository.
     pub mirror: HttpServer,
     pub tree: RunningWorker,
-    /// The worker's tables, by connections of the test's own.
+    /// The worker's tables, with connections of the test.
     pub store: SqliteStore,
     directory: TempDir,
 }
 
-/// What the tables know of a repository.
+/// The row of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct RepoRow {
     pub state: String,
@@ -50,34 +50,34 @@ pub struct RepoRow {
     pub attempts: i64,
 }
 
-/// A record as the tables have it.
+/// The row of a record.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct RecordRow {
     pub rkey: String,
     pub cid: Option<String>,
     pub rev: String,
-    /// 0 where it was fetched.
+    /// 0 if the record was fetched.
     pub seq: i64,
     pub verified: String,
 }
 
 impl Verified {
-    /// A worker at level `chain` that looks for history too.
+    /// Starts a worker at level `chain`, with a backfill.
     pub async fn start(seed: u64, shape: Shape) -> Self {
-        Self::start_with(seed, shape, looking_for_history).await
+        Self::start_with(seed, shape, with_backfill).await
     }
 
-    /// The same, before a network in which things have happened.
+    /// The same, with a network that has a history already.
     pub async fn start_late(seed: u64, network: Network) -> Self {
-        Self::follow(seed, network, looking_for_history).await
+        Self::follow(seed, network, with_backfill).await
     }
 
-    /// A worker at level `chain`, without a look for history, with further settings.
+    /// Starts a worker at level `chain`, without a backfill, with more settings.
     pub async fn start_with(seed: u64, shape: Shape, change: impl FnOnce(&mut Config)) -> Self {
         Self::follow(seed, Network::new(seed, shape), change).await
     }
 
-    /// The relay has told all that has happened so far.
+    /// Starts a worker on a network whose relay has sent all events so far.
     async fn follow(seed: u64, network: Network, change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let database_url = format!("sqlite://{}", directory.path().join("huddle.db").display());
@@ -111,7 +111,7 @@ impl Verified {
         self.network.lock().unwrap()
     }
 
-    /// A further host, where nobody lives yet.
+    /// Adds a host without accounts.
     pub async fn another_host(&self) -> HttpServer {
         HttpServer::start(self.network.clone()).await.unwrap()
     }
@@ -120,7 +120,7 @@ impl Verified {
         Did::parse(&self.network().accounts()[number].did).unwrap()
     }
 
-    // === What happens ===
+    // === Actions ===
 
     pub fn grow(&self, steps: usize) {
         self.tell(|network| {
@@ -129,7 +129,7 @@ impl Verified {
         });
     }
 
-    /// Lets something happen, of which the relay tells.
+    /// Changes the network, and lets the relay send the events.
     pub fn tell<T>(&self, happen: impl FnOnce(&mut Network) -> T) -> T {
         let mut network = self.network();
         let before = network.log().len();
@@ -138,12 +138,12 @@ impl Verified {
         happened
     }
 
-    /// Lets something happen, of which nobody hears.
+    /// Changes the network, and lets the relay lose the events.
     pub fn withhold<T>(&self, happen: impl FnOnce(&mut Network) -> T) -> T {
         happen(&mut self.network())
     }
 
-    /// Has an account's repository fetched, as an operator would.
+    /// Requests a resync of an account's repository, as an operator would.
     pub async fn ask_for(&self, number: usize) {
         let did = self.did(number);
         let event = RepoEvent::RequestResync { cause: "operator" };
@@ -154,7 +154,7 @@ impl Verified {
         repositories.address.cast(look).unwrap();
     }
 
-    // === Until when ===
+    // === Waits ===
 
     /// Waits until `is_so` holds.
     pub async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
@@ -185,21 +185,21 @@ impl Verified {
         source.map(|source| source.applied.seq) == seqs.last().copied()
     }
 
-    /// Waits until the last event of the log is durable, and nothing waits for anybody.
+    /// Waits until the last event of the log is durable, and no job is due or parked.
     pub async fn until_settled(&self) {
-        let settled = async {
+        let done = async {
             while !(self.is_applied() && self.unsettled().await.is_empty()) {
                 sleep(POLL_INTERVAL).await;
             }
         };
-        let is_late = timeout(DEADLINE, settled).await.is_err();
+        let is_late = timeout(DEADLINE, done).await.is_err();
         let (applied, unsettled) = (self.is_applied(), self.unsettled().await);
         let seed = self.seed;
         assert!(!is_late, "seed {seed}: applied: {applied}, {unsettled:?}");
     }
 
-    /// What somebody has to see to, now or later. What is said of accounts may become work on
-    /// repositories, and the other way round, so it is looked twice.
+    /// The work that is due now or later. An unconfirmed status may become work on a repository, and
+    /// the other way round, so it is checked twice.
     async fn unsettled(&self) -> Vec<String> {
         let mut found = Vec::new();
         for _ in 0..2 {
@@ -218,7 +218,7 @@ impl Verified {
         found
     }
 
-    /// Looks once more for the repositories that hold something.
+    /// Starts the discovery of repositories again.
     pub async fn look_again(&self) {
         let store = &self.store;
         let discoveries = store.discoveries().await.unwrap();
@@ -242,14 +242,14 @@ impl Verified {
         .await;
     }
 
-    // === What is in the tables ===
+    // === Tables ===
 
     pub async fn count(&self, query: &str) -> i64 {
         let counted = sqlx::query_scalar(sqlx::AssertSqlSafe(query));
         counted.fetch_one(self.store.reader()).await.unwrap()
     }
 
-    /// The frames of an account that wait.
+    /// The parked frames of an account.
     pub async fn waiting(&self, number: usize) -> i64 {
         let did = self.did(number);
         self.count(&format!(
@@ -258,7 +258,7 @@ impl Verified {
         .await
     }
 
-    /// The records of an account that are shown.
+    /// The visible records of an account.
     pub async fn visible(&self, number: usize) -> i64 {
         let did = self.did(number);
         self.count(&format!(
@@ -267,14 +267,14 @@ impl Verified {
         .await
     }
 
-    /// The records of an account and the tombstones, in the order of their URIs.
+    /// The records and tombstones of an account, in the order of their URIs.
     pub async fn records(&self, number: usize) -> Vec<RecordRow> {
         let query = "SELECT rkey, cid, rev, seq, verified FROM records WHERE did = ? ORDER BY uri";
         let rows = sqlx::query_as(query).bind(self.did(number).to_string());
         rows.fetch_all(self.store.reader()).await.unwrap()
     }
 
-    /// The attempts to fetch an account's repository, the first one first.
+    /// The attempts to fetch an account's repository, the oldest first.
     pub async fn resyncs(&self, number: usize) -> Vec<ResyncRow> {
         let query = "SELECT did, cause, host, started_at, ended_at, rev, created, updated, deleted, \
                      unchanged, bytes, error FROM resyncs WHERE did = ? ORDER BY id";
@@ -282,20 +282,20 @@ impl Verified {
         rows.fetch_all(self.store.reader()).await.unwrap()
     }
 
-    /// `None` where the repository is not tracked.
+    /// `None` if the repository is not tracked.
     pub async fn repo(&self, number: usize) -> Option<RepoRow> {
         let query = "SELECT state, cause, rev, retry_at, attempts FROM repos WHERE did = ?";
         let row = sqlx::query_as(query).bind(self.did(number).to_string());
         row.fetch_optional(self.store.reader()).await.unwrap()
     }
 
-    /// Stage and raw bytes.
+    /// Stage and raw bytes of each dead letter.
     pub async fn dead_letters(&self) -> Vec<(String, Vec<u8>)> {
         let rows = sqlx::query_as("SELECT stage, raw FROM dead_letters ORDER BY id");
         rows.fetch_all(self.store.reader()).await.unwrap()
     }
 
-    /// The counters of what was wrong with proofs, as an operator sees them.
+    /// The counters of failed verifications, as an operator sees them.
     pub fn verify_errors(&self) -> Vec<String> {
         let text = self.tree.prometheus().render();
         let lines = text.lines();
@@ -303,38 +303,39 @@ impl Verified {
         errors.map(str::to_owned).collect()
     }
 
-    // === In the end ===
+    // === End ===
 
-    /// Stops the worker, and holds what it shows against the truth.
+    /// Stops the worker, and compares visible records and accounts with the network.
     pub async fn compare(self) {
-        let (store, truth, context, _directory) = self.end().await;
-        assert_visible_records_equal(&store, &truth, &context).await;
-        assert_accounts_equal(&store, &truth, &context).await;
+        let (store, expected, context, _directory) = self.end().await;
+        assert_visible_records_equal(&store, &expected, &context).await;
+        assert_accounts_equal(&store, &expected, &context).await;
     }
 
-    /// The same, for the records alone.
+    /// The same, for the records only.
     pub async fn compare_records(self) {
-        let (store, truth, context, _directory) = self.end().await;
-        assert_visible_records_equal(&store, &truth, &context).await;
+        let (store, expected, context, _directory) = self.end().await;
+        assert_visible_records_equal(&store, &expected, &context).await;
     }
 
-    async fn end(self) -> (SqliteStore, Truth, String, TempDir) {
-        let truth = self.network().oracle().now();
+    async fn end(self) -> (SqliteStore, NetworkState, String, TempDir) {
+        let expected = self.network().oracle().now();
         self.tree.drain().await.unwrap();
         let context = format!("seed {}", self.seed);
-        (self.store, truth, context, self.directory)
+        (self.store, expected, context, self.directory)
     }
 }
 
-fn looking_for_history(config: &mut Config) {
+fn with_backfill(config: &mut Config) {
     config.backfill = true;
-    // A search is for collections that have a name.
+    // A discovery needs full names of collections.
     config
         .collections
         .push("com.huddle.profile".parse().unwrap());
 }
 
-/// A relay has told of an account that is nowhere. It is looked for a while.
+/// Whether the retries of an account that does not exist are all that is left. They go on for a
+/// while after a relay has sent an event of such an account.
 fn is_made_up(repo: &DueRepo) -> bool {
     repo.attempts > 0 && repo.cause.as_deref() == Some("refused")
 }

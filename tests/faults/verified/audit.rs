@@ -118,7 +118,7 @@ impl Audit {
                 continue;
             };
             let is_due = change.moment <= reached
-                && change.is_told
+                && change.is_in_stream
                 && is_looked_at(path)
                 && !missed.contains(&change.moment);
             if let Some(rev) = said.revs.get(&change.moment).filter(|_| is_due) {
@@ -145,8 +145,8 @@ impl Audit {
     /// What is not as it should be, now that everything has happened and settled.
     pub(crate) fn conclude(&self, shown: &Shown) -> Vec<String> {
         let mut differences = self.oddities.clone();
-        let truth = self.network.lock().unwrap().oracle().now();
-        let live: BTreeMap<String, String> = select(&truth, Visibility::Live, is_looked_at)
+        let state = self.network.lock().unwrap().oracle().now();
+        let live: BTreeMap<String, String> = select(&state, Visibility::Live, is_looked_at)
             .into_iter()
             .map(|(uri, record)| (uri, record.cid.to_string()))
             .collect();

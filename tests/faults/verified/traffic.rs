@@ -93,7 +93,7 @@ impl Traffic {
         let options = Options {
             window: (manner == Manner::Forgetful).then(|| rng.usize(10..60)),
             inclusive: rng.bool(),
-            is_tacit: false,
+            omits_cursor_messages: false,
         };
         let network = Network::new(seed, manner.shape());
         let begun = network.log().to_vec();

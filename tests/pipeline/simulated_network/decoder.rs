@@ -1,4 +1,4 @@
-//! Frames, decoded and folded in the plainest way.
+//! Decodes frames of a simulated network, and folds them in the simplest way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,13 @@ use huddle_firehose::atproto::json::dag_cbor_to_json;
 use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::source::interest::Interest;
 use simulated_network::network::Network;
-use simulated_network::oracle::{Account, Record, Truth};
+use simulated_network::oracle::{Account, NetworkState, Record};
 use simulated_network::shape::Shape;
 
 use super::network;
 
 #[test]
-fn the_decoded_frames_fold_to_the_truth() {
+fn the_decoded_frames_fold_to_the_networks_state() {
     for seed in 0..5 {
         let mut network = network(seed);
         network.steps(300);
@@ -27,14 +27,14 @@ fn the_decoded_frames_fold_to_the_truth() {
 }
 
 #[test]
-fn every_frame_is_decoded_also_where_repositories_migrate() {
+fn every_frame_is_decoded_also_when_repositories_migrate() {
     let mut network = Network::new(100, Shape::default());
     network.steps(500);
     folded(&network);
 }
 
 #[test]
-fn what_the_decoder_refuses_is_what_nobody_can_take_and_nothing_else() {
+fn the_decoder_refuses_exactly_the_invalid_frames_and_records() {
     let mut refused = 0;
     for seed in 0..10 {
         let mut network = Network::new(seed, Shape::adversarial());
@@ -49,7 +49,7 @@ fn what_the_decoder_refuses_is_what_nobody_can_take_and_nothing_else() {
     assert!(refused > 300, "{refused}");
 }
 
-/// A record's URI, or none for a whole frame, and the bytes at fault.
+/// The URI of a refused record, or `None` for a whole frame, and its bytes.
 type Refused = (Option<String>, Bytes);
 
 fn refusals_of(network: &Network) -> BTreeSet<Refused> {
@@ -77,9 +77,9 @@ fn refusals_of(network: &Network) -> BTreeSet<Refused> {
     refused
 }
 
-fn folded(network: &Network) -> Truth {
+fn folded(network: &Network) -> NetworkState {
     let interest = Interest::new(["com.huddle.*".parse().unwrap()]);
-    let mut truth = Truth::new();
+    let mut state = NetworkState::new();
     for entry in network.log() {
         let decoded = decode(&entry.frame, &interest).unwrap();
         assert_eq!(decoded.seq, entry.seq);
@@ -88,7 +88,7 @@ fn folded(network: &Network) -> Truth {
         };
         match event {
             Event::Account(account) => {
-                let known = known(&mut truth, account.did.as_str());
+                let known = known(&mut state, account.did.as_str());
                 if account.status.as_deref() == Some("deleted") {
                     known.records.clear();
                 }
@@ -96,20 +96,20 @@ fn folded(network: &Network) -> Truth {
                 known.status = account.status;
             }
             Event::Commit(commit) => {
-                let known = known(&mut truth, commit.did.as_str());
+                let known = known(&mut state, commit.did.as_str());
                 fold_commit(known, &commit);
             }
             Event::Identity(identity) if identity.handle.is_some() => {
-                known(&mut truth, identity.did.as_str()).handle = identity.handle;
+                known(&mut state, identity.did.as_str()).handle = identity.handle;
             }
             Event::Identity(_) | Event::Info(_) | Event::Sync(_) => {}
         }
     }
-    truth
+    state
 }
 
-fn known<'a>(truth: &'a mut Truth, did: &str) -> &'a mut Account {
-    truth.entry(did.to_owned()).or_default()
+fn known<'a>(state: &'a mut NetworkState, did: &str) -> &'a mut Account {
+    state.entry(did.to_owned()).or_default()
 }
 
 fn fold_commit(account: &mut Account, commit: &Commit) {
@@ -128,8 +128,8 @@ fn fold_commit(account: &mut Account, commit: &Commit) {
     }
 }
 
-/// The truth without what nobody asked for.
-fn wanted(truth: Truth) -> Truth {
+/// The state without what nobody asked for.
+fn wanted(state: NetworkState) -> NetworkState {
     let only_wanted = |(did, mut account): (String, Account)| {
         account.records = account
             .records
@@ -138,5 +138,5 @@ fn wanted(truth: Truth) -> Truth {
             .collect::<BTreeMap<_, _>>();
         (did, account)
     };
-    truth.into_iter().map(only_wanted).collect()
+    state.into_iter().map(only_wanted).collect()
 }

@@ -1,4 +1,4 @@
-//! The decoder and the whole worker, against a network whose truth is known.
+//! Tests the decoder and the whole worker against a simulated network, whose state is known.
 
 mod decoder;
 mod verified;
@@ -7,7 +7,8 @@ mod worker;
 use simulated_network::network::Network;
 use simulated_network::shape::Shape;
 
-/// A network without migrations: what happens without a commit takes more than the stream to follow.
+/// A network without migrations: they change repositories without a commit, so the stream alone does
+/// not describe them.
 fn network(seed: u64) -> Network {
     let shape = Shape {
         migrations: 0,

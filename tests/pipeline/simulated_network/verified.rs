@@ -1,5 +1,6 @@
-//! The whole tree at level `chain`: it follows the relay, and asks directory and hosts. So it comes to
-//! hold what the network holds, whatever the relay has told of it.
+//! The whole tree at level `chain`: it follows the relay, and asks PLC directory and hosts. In the end
+//! it holds the network's state, also if the relay omits or invents events. Holds invariants 6.5 and
+//! 9.4.
 
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use simulated_network::shape::Shape;
 use test_support::simulation::verified::Verified;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_a_sync_tells_is_fetched() {
+async fn a_repository_with_a_sync_event_alone_is_fetched() {
     for seed in seeds(30..34) {
         let shape = Shape {
             migrations: 6,
@@ -22,14 +23,14 @@ async fn what_only_a_sync_tells_is_fetched() {
             }
             verified.until_settled().await;
         }
-        // Of a repository that nothing was seen of, nobody asks when it says no more than `#sync`.
+        // A repository without any commit so far is not tracked, so its `#sync` causes no fetch.
         verified.look_again().await;
         verified.compare().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_hostile_relay_says_changes_nothing_in_the_end() {
+async fn a_hostile_relay_changes_nothing_in_the_end() {
     for seed in seeds(40..43) {
         let verified = Verified::start(seed, Shape::adversarial()).await;
         for round in 0..4 {
@@ -43,14 +44,14 @@ async fn what_a_hostile_relay_says_changes_nothing_in_the_end() {
     }
 }
 
-/// Events that nobody can ask for again, deletions among them.
+/// The missed events, deletions among them, cannot be requested again.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_missed_in_a_gap_is_fetched_and_the_gap_is_closed() {
+async fn records_missed_in_a_gap_are_fetched_and_the_gap_is_closed() {
     for seed in seeds(50..53) {
         let verified = Verified::start(seed, Shape::default()).await;
         verified.grow(100);
         verified.until_settled().await;
-        // Nobody hears of what follows.
+        // The relay loses the following events.
         verified.network().steps(100);
         verified.network().restart_sequence();
         verified.relay.forget();
@@ -62,10 +63,10 @@ async fn what_was_missed_in_a_gap_is_fetched_and_the_gap_is_closed() {
     }
 }
 
-/// Whoever hears of commits by a key that is no longer the account's knows only that something has
-/// happened. What it came to, the host tells.
+/// A commit with an old key of the account shows only that something has changed. The host has the
+/// result.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_signed_by_a_key_from_before_is_superseded_and_not_refused() {
+async fn a_commit_signed_before_a_key_rotation_is_superseded_and_not_refused() {
     for seed in seeds(60..63) {
         let shape = Shape {
             key_rotations: 8,
@@ -88,7 +89,7 @@ async fn what_was_signed_by_a_key_from_before_is_superseded_and_not_refused() {
     }
 }
 
-/// The seeds that the environment asks for, or else the default ones.
+/// The seeds that the environment sets, or the default ones.
 fn seeds(default: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("HUDDLE_VERIFIED_SEEDS") else {
         return default;

@@ -1,4 +1,4 @@
-//! The whole tree follows the network's relay into a real file.
+//! The whole tree follows the network's relay, with a real file.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -37,7 +37,7 @@ async fn the_worker_agrees_with_the_simulated_network() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_worker_agrees_also_after_the_relay_has_begun_a_new_sequence() {
+async fn the_worker_agrees_also_after_the_relay_began_a_new_sequence() {
     for seed in 10..12 {
         let mut followed = Followed::start(seed, Shape::default(), Options::default()).await;
         followed.grow(150);
@@ -50,9 +50,9 @@ async fn the_worker_agrees_also_after_the_relay_has_begun_a_new_sequence() {
     }
 }
 
-/// The same hostile frames come again after each reconnect to a relay that replays its cursor's own.
+/// An inclusive relay sends the same hostile frames again after each reconnect.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_can_take_is_put_aside_and_nothing_else() {
+async fn exactly_the_invalid_frames_and_records_become_dead_letters() {
     for seed in 20..22 {
         let options = Options {
             inclusive: seed % 2 == 0,
@@ -71,7 +71,7 @@ async fn what_nobody_can_take_is_put_aside_and_nothing_else() {
     }
 }
 
-/// A network that a worker follows while it grows.
+/// A network that grows while a worker follows it.
 struct Followed {
     seed: u64,
     network: Network,
@@ -123,14 +123,14 @@ impl Followed {
         assert!(!is_late, "seed {seed}: applied {:?} of {last:?}", applied());
     }
 
-    /// Stops the worker, and holds every table against the truth.
+    /// Stops the worker, and compares every table with the network.
     async fn compare(self) -> Counts {
         self.tree.drain().await.unwrap();
         let store = SqliteStore::open(&self.database_url).await.unwrap();
         let oracle = self.network.oracle();
-        let told = oracle.told(&BTreeSet::new());
+        let expected = oracle.in_stream(&BTreeSet::new());
         let context = format!("seed {}", self.seed);
-        assert_tables_equal(&store, &told, &context).await;
+        assert_tables_equal(&store, &expected, &context).await;
         assert_dead_letters_equal(&store, oracle.refusals(), &context).await;
         store.counts().await.unwrap()
     }

@@ -1,4 +1,4 @@
-//! Links that break, and what is no WebSocket.
+//! Connections that break, and servers that do not speak WebSocket.
 
 use std::future::pending;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{SOME, survive_unharmed};
 
 #[tokio::test]
-async fn a_reset_amid_a_frame_costs_a_reconnect() {
+async fn a_reset_inside_a_frame_costs_a_reconnect() {
     let survived = survive_unharmed(config(), 2, async |request, frames| {
         let Some(mut socket) = request.serve_some(&frames, SOME).await else {
             return;
         };
-        // A reset overtakes what the client has not read, be it the handshake.
+        // A reset overtakes what the client has not read yet, also the handshake.
         let _sent = socket.send(Message::Ping(Bytes::new())).await;
         while let Some(Ok(message)) = socket.next().await
             && !message.is_pong()
         {}
         let mut stream = socket.into_inner();
         let _sent = stream.write_all(&[0x82, 126, 0x10, 0x00, 1, 2, 3]).await;
-        // Without this the kernel would say goodbye properly.
+        // Without this the kernel would close the connection properly.
         let _set = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     });
     let survived = survived.await;
@@ -36,7 +36,7 @@ async fn a_reset_amid_a_frame_costs_a_reconnect() {
 }
 
 #[tokio::test]
-async fn what_is_not_the_protocol_costs_a_reconnect() {
+async fn a_protocol_error_costs_a_reconnect() {
     let survived = survive_unharmed(config(), 2, async |request: Request, frames| {
         let compressed = request.number == 1;
         let Some(socket) = request.serve_some(&frames, SOME).await else {
@@ -44,7 +44,7 @@ async fn what_is_not_the_protocol_costs_a_reconnect() {
         };
         let mut stream = socket.into_inner();
         let _sent = match compressed {
-            // RSV1, by which permessage-deflate marks what it has compressed.
+            // RSV1, with which permessage-deflate marks a compressed message.
             true => stream.write_all(&[0xc2, 3, 1, 2, 3]).await,
             false => stream.write_all(&[0xff; 64]).await,
         };

@@ -1,5 +1,5 @@
-//! A source that goes wrong in every way that a socket has: the worker gives the connection up,
-//! says why, dials again with growing delays, and loses nothing.
+//! A source that fails in every way of a socket: the worker closes the connection, logs the reason,
+//! dials again with growing delays, and loses nothing.
 
 mod breaks;
 mod refusals;
@@ -20,7 +20,7 @@ use test_support::running_worker::{Worker, undisturbed};
 use test_support::scripted_server::{Request, Server};
 use test_support::tables::{Database, assert_same_tables};
 
-/// So many frames come before something goes wrong.
+/// The number of frames before the failure.
 const SOME: usize = 100;
 
 fn options() -> WebSocketOptions {
@@ -39,7 +39,7 @@ async fn worker_at(server: &Server, config: Config, database: &Database) -> Work
 
 struct Survived {
     losses: Vec<Loss>,
-    /// What each connection so far was to begin with.
+    /// The cursor of each connection.
     cursors: Vec<Option<u64>>,
     database: Database,
 }
@@ -51,7 +51,7 @@ impl Survived {
     }
 }
 
-/// Serves `frames` to a worker, which gets `fault` instead for its first `times` connections.
+/// Serves `frames` to a worker. Its first `times` connections get `fault` instead.
 async fn survive<F>(
     config: Config,
     frames: Vec<Bytes>,
@@ -81,7 +81,7 @@ where
     worker.assert_restarted(&[]);
     worker.drain().await;
     let cursors = server.cursors();
-    assert!(cursors.is_sorted(), "asked for again: {cursors:?}");
+    assert!(cursors.is_sorted(), "a cursor went back: {cursors:?}");
     Survived {
         losses: losses.so_far(),
         cursors,
@@ -89,7 +89,7 @@ where
     }
 }
 
-/// As [`survive`], of the recording, which comes out as if nothing had been wrong.
+/// Like [`survive`] with the recording. Asserts that the tables are as without a failure.
 async fn survive_unharmed<F>(
     config: Config,
     times: usize,

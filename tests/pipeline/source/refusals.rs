@@ -1,4 +1,4 @@
-//! Servers that refuse: the delays that the worker gives itself, and those that it is asked for.
+//! Servers that refuse: the worker's own delays, and those that a server requests.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{survive_unharmed, worker_at};
 
 const MIN: Duration = Duration::from_millis(10);
 const MAX: Duration = Duration::from_millis(80);
-/// Enough for the delays to reach their longest.
+/// Enough attempts to reach the longest delay.
 const REFUSALS: usize = 6;
 
 fn with_backoff() -> Config {
@@ -26,21 +26,21 @@ fn with_backoff() -> Config {
     }
 }
 
-/// Each delay is that of a backoff that doubles from `min` to `max`, less up to 30 % by chance.
+/// Asserts that the delays double from `min` to `max`, each reduced by up to 30 % at random.
 fn assert_backing_off(losses: &[Loss], min: Duration, max: Duration) {
     for (attempt, loss) in losses.iter().enumerate() {
         let most = (min * (1 << attempt)).min(max);
-        // What is logged is cut off to whole milliseconds.
+        // The log rounds down to whole milliseconds.
         let least = most.mul_f64(0.7) - Duration::from_millis(1);
         assert!(
             (least..=most).contains(&loss.retry_in),
-            "attempt {attempt}: {loss:?}, and not {least:?} to {most:?}"
+            "attempt {attempt}: {loss:?} is not between {least:?} and {most:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_up_at_once_is_asked_ever_less_often() {
+async fn a_server_that_closes_at_once_is_dialled_with_growing_delays() {
     let survived = survive_unharmed(with_backoff(), REFUSALS, async |request, _| drop(request));
     let survived = survived.await;
     assert_eq!(survived.cursors.len(), REFUSALS + 1);
@@ -48,7 +48,7 @@ async fn a_server_that_hangs_up_at_once_is_asked_ever_less_often() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_up_after_the_handshake_is_asked_ever_less_often() {
+async fn a_server_that_closes_after_the_handshake_is_dialled_with_growing_delays() {
     let survived = survive_unharmed(with_backoff(), REFUSALS, async |request: Request, _| {
         drop(request.upgrade_raw().await);
     });
@@ -58,7 +58,7 @@ async fn a_server_that_hangs_up_after_the_handshake_is_asked_ever_less_often() {
 }
 
 #[tokio::test]
-async fn a_server_in_trouble_is_asked_ever_less_often() {
+async fn a_server_with_errors_is_dialled_with_growing_delays() {
     let survived = survive_unharmed(with_backoff(), REFUSALS, async |request: Request, _| {
         let status = ["500 Oops", "502 Bad Gateway", "503 Busy"][request.number % 3];
         request.answer(http(status, "")).await;
@@ -71,7 +71,7 @@ async fn a_server_in_trouble_is_asked_ever_less_often() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_do_this_is_asked_again_at_the_longest_delay_only() {
+async fn a_server_without_the_method_is_dialled_at_the_longest_delay_only() {
     let survived = survive_unharmed(with_backoff(), 2, async |request: Request, _| {
         request.answer(http("501 Not Implemented", "")).await;
     });
@@ -83,7 +83,7 @@ async fn a_server_that_does_not_do_this_is_asked_again_at_the_longest_delay_only
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_time_is_not_asked_again_before_it_has_passed() {
+async fn a_server_with_retry_after_is_not_dialled_before_that_time() {
     for status in ["429 Too Many Requests", "503 Busy"] {
         let server = Server::answering(&http(status, "Retry-After: 7\r\n")).await;
         let (losses, database) = (Losses::listen(), Database::new());
@@ -105,7 +105,7 @@ fn http(status: &str, header: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_server_that_calls_every_cursor_a_future_one_is_asked_ever_less_often() {
+async fn a_server_that_refuses_every_cursor_as_future_is_dialled_with_growing_delays() {
     let server = Server::start(async |request: Request| {
         let mut socket = request.upgrade().await;
         let error = Message::Binary(frame::error("FutureCursor"));
@@ -121,5 +121,5 @@ async fn a_server_that_calls_every_cursor_a_future_one_is_asked_ever_less_often(
     worker.assert_restarted(&[]);
     worker.drain().await;
     let gaps = database.rows("SELECT cause FROM gaps").await;
-    assert_eq!(gaps, ["future_cursor"], "one, however often it is said");
+    assert_eq!(gaps, ["future_cursor"], "repeated refusals are one gap");
 }

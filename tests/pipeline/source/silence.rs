@@ -1,4 +1,4 @@
-//! Links that are open and carry nothing.
+//! Connections that are open but deliver nothing. Holds invariant 8.2.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{SOME, survive_unharmed};
 
-/// Short enough for a test to wait for, and doubled after each fruitless attempt.
+/// Short enough for a test. It doubles after each attempt without data.
 fn impatient() -> Config {
     Config {
         silence_min: Duration::from_millis(100),
@@ -26,20 +26,20 @@ fn impatient() -> Config {
 }
 
 #[tokio::test]
-async fn a_half_open_link_is_given_up_and_the_stream_goes_on_where_it_was() {
+async fn a_half_open_connection_is_given_up_and_the_stream_continues_at_the_cursor() {
     let survived = survive_unharmed(impatient(), 1, async |request, frames| {
-        // The peer is gone, and its end of the connection was never closed: nobody reads, nobody
-        // writes, no ping is answered.
+        // The peer is gone without closing its end: it reads and writes nothing, and answers no
+        // ping.
         let _held = request.serve_some(&frames, SOME).await;
         pending().await
     });
     let survived = survived.await;
-    assert!(survived.reasons()[0].starts_with("no data for"));
+    assert!(survived.reasons()[0].starts_with("source quiet for"));
     assert!(survived.cursors[1] > Some(0), "{:?}", survived.cursors);
 }
 
 #[tokio::test]
-async fn a_link_on_which_only_pings_are_answered_is_given_up() {
+async fn a_connection_that_only_answers_pings_is_given_up() {
     const ENOUGH: usize = 3;
     let answered = Arc::new(AtomicUsize::new(0));
     let fault = move |request: Request, frames: Arc<[Bytes]>| {
@@ -51,7 +51,7 @@ async fn a_link_on_which_only_pings_are_answered_is_given_up() {
             let Some(mut socket) = request.serve_some(&frames, SOME).await else {
                 return;
             };
-            // tungstenite answers a ping as the next message is awaited.
+            // tungstenite answers a ping while it waits for the next message.
             while let Some(Ok(message)) = socket.next().await {
                 answered.fetch_add(usize::from(message.is_ping()), Ordering::SeqCst);
                 let _ = socket.send(Message::Ping(Bytes::new())).await;
@@ -59,17 +59,17 @@ async fn a_link_on_which_only_pings_are_answered_is_given_up() {
         }
     };
     let survived = survive_unharmed(impatient(), usize::MAX, fault).await;
-    assert!(survived.reasons()[0].starts_with("no data for"));
+    assert!(survived.reasons()[0].starts_with("source quiet for"));
 }
 
 #[tokio::test]
-async fn a_frame_that_drips_in_and_never_ends_is_not_waited_for() {
+async fn a_frame_that_arrives_byte_by_byte_is_given_up() {
     let survived = survive_unharmed(impatient(), 1, async |request, frames| {
         let Some(socket) = request.serve_some(&frames, SOME).await else {
             return;
         };
         let mut stream = socket.into_inner();
-        // A binary message of 64 KiB less one byte, a byte at a time.
+        // A binary message of 64 KiB minus one byte, one byte at a time.
         let mut drops = [0x82, 126, 0xff, 0xff].into_iter().chain([0; 60_000]);
         while let Some(drop) = drops.next()
             && stream.write_u8(drop).await.is_ok()
@@ -78,11 +78,11 @@ async fn a_frame_that_drips_in_and_never_ends_is_not_waited_for() {
         }
     });
     let survived = survived.await;
-    assert!(survived.reasons()[0].starts_with("no data for"));
+    assert!(survived.reasons()[0].starts_with("source quiet for"));
 }
 
 #[tokio::test]
-async fn text_without_end_is_no_sign_of_life() {
+async fn text_messages_do_not_count_as_data() {
     let survived = survive_unharmed(impatient(), 1, async |request, frames| {
         let Some(mut socket) = request.serve_some(&frames, SOME).await else {
             return;
@@ -92,16 +92,16 @@ async fn text_without_end_is_no_sign_of_life() {
         }
     });
     let survived = survived.await;
-    assert!(survived.reasons()[0].starts_with("no data for"));
+    assert!(survived.reasons()[0].starts_with("source quiet for"));
 }
 
 #[tokio::test]
-async fn a_server_that_accepts_and_says_nothing_is_left_and_tried_again() {
+async fn a_server_that_accepts_and_sends_nothing_is_given_up_and_tried_again() {
     let survived = survive_unharmed(impatient(), 4, async |request: Request, _| {
         match request.number {
-            // Before the upgrade, by the deadline of the dial.
+            // Silent before the upgrade: the deadline of the dial ends it.
             0 | 1 => request.ignore().await,
-            // Behind it, by the rule of silence.
+            // Silent after the upgrade: the silence detector ends it.
             _ => {
                 let _held = request.upgrade_raw().await;
                 pending().await
@@ -116,6 +116,6 @@ async fn a_server_that_accepts_and_says_nothing_is_left_and_tried_again() {
         assert!(reason.starts_with("no connection within"), "{reason}");
     }
     for reason in [behind, still] {
-        assert!(reason.starts_with("no data for"), "{reason}");
+        assert!(reason.starts_with("source quiet for"), "{reason}");
     }
 }

@@ -1,4 +1,5 @@
-//! Frames that can't be read, of a source that brings them again after every reconnect.
+//! Frames that can't be read, from a source that sends them again after every reconnect. Holds
+//! invariant 5.1.
 
 use bytes::Bytes;
 use sqlx::Executor;
@@ -9,11 +10,11 @@ use test_support::tables::assert_same_tables;
 
 use super::{SOME, Survived, survive};
 
-/// How long each frame is that was given up undecoded, and why.
+/// The length of each frame that could not be decoded, and the error.
 const LETTERS: &str = "SELECT length(raw) || ' bytes: ' || error FROM dead_letters \
                        WHERE stage = 'decode'";
 
-/// All other tables, and all other letters, are as ever.
+/// Asserts that `letter` is the only dead letter of stage `decode`, and all other tables are as usual.
 async fn assert_set_aside_alone(survived: &Survived, letter: &str) {
     assert_eq!(survived.database.rows(LETTERS).await, [letter]);
     let mut stranger = survived.database.stranger().await;
@@ -33,7 +34,7 @@ async fn a_bad_frame_that_comes_after_every_reconnect_is_one_dead_letter_and_no_
         3,
         move |request: Request, frames| async move {
             let wanted = behind(&frames, request.cursor()).len();
-            // To break off behind the bad frame, whatever came before it.
+            // Ends after the bad frame.
             request.serve_some(&frames, wanted - behind_it).await;
         },
     )
@@ -43,7 +44,8 @@ async fn a_bad_frame_that_comes_after_every_reconnect_is_one_dead_letter_and_no_
     let [Some(0), before, again, still] = survived.cursors[..] else {
         panic!("{:?}", survived.cursors);
     };
-    // It has no seq to go on behind. The event before it is asked for once more, and only once.
+    // It has no seq that could be a cursor. The event before it is requested once more, and only
+    // once.
     let behind_that = before.map(|before| before + 1);
     assert_eq!((again, still), (behind_that, behind_that));
 }
