@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use huddle_firehose::config::{Config, Start};
 use huddle_firehose::source::Resume;
-use huddle_firehose::source::record::{Ending, Recorded, record};
+use huddle_firehose::source::recorder::{Ending, Recorded, record};
 use huddle_firehose::testing::recording::RecordingWriter;
 use huddle_firehose::worker;
 
@@ -67,6 +67,13 @@ impl Record {
             signals.next().await;
             stop_on_signal.cancel();
         });
-        Ok(record(&source, resume, &mut writer, config.stop_after_idle, &stop).await?)
+        Ok(record(
+            source.as_ref(),
+            resume,
+            &mut writer,
+            config.stop_after_idle,
+            &stop,
+        )
+        .await?)
     }
 }

@@ -30,7 +30,7 @@ impl ResyncCommand {
             bail!("verify is none; the worker does not fetch repositories at this level");
         }
         let source = worker::source(&(&config).into())?;
-        let interest = worker::rules(&(&config).into(), &source)?.interest;
+        let interest = worker::rules(&(&config).into(), source.as_ref())?.interest;
         if let Some(did) = self
             .dids
             .iter()

@@ -6,7 +6,7 @@ pub mod frame_sink;
 pub mod interest;
 pub mod process;
 pub mod reconnect;
-pub mod record;
+pub mod recorder;
 pub mod silence;
 pub mod tracked;
 

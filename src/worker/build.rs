@@ -29,7 +29,7 @@ const RESOLVE_DEADLINE: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// If the source's settings are invalid.
-pub fn source(options: &Options) -> Result<WebSocketSource, InvalidSource> {
+pub fn source(options: &Options) -> Result<Arc<dyn Source>, InvalidSource> {
     let SourceOptions {
         url,
         connect_timeout,
@@ -40,7 +40,7 @@ pub fn source(options: &Options) -> Result<WebSocketSource, InvalidSource> {
         ping_interval: *ping_interval,
         ..WebSocketOptions::default()
     };
-    WebSocketSource::try_new(url.clone(), options)
+    Ok(Arc::new(WebSocketSource::try_new(url.clone(), options)?))
 }
 
 /// Builds what verification needs at the level of `options`, with the tables of `store`. `None` at

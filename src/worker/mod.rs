@@ -55,7 +55,7 @@ pub async fn start(
             url: options.database_url.clone(),
             error,
         })?;
-    let source = Arc::new(source(&options)?);
+    let source = source(&options)?;
     let rules = rules(&options, source.as_ref())?;
     let store = Arc::new(store);
     let repositories = repositories(&options, &rules.schemas, store.clone())?;

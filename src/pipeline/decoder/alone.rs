@@ -7,8 +7,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinError;
 
+use super::batch_decoder::{self, DecodedSpan};
 use super::beside_the_runtime;
-use super::reader::{self, DecodedSpan};
 use crate::delivery::ledger::{DELIVERY_FAILURE_LIMIT, FrameBatch, FrameSpan};
 use crate::pipeline::Context;
 use crate::store::FrameDigest;
@@ -24,13 +24,13 @@ pub(super) async fn read(
     let _alone = context.single_frame_lock.lock().await;
     let digest = digest(&batch.frames);
     if crashes_with(context, &digest) >= DELIVERY_FAILURE_LIMIT {
-        return Ok(reader::give_up(context, &batch.frames));
+        return Ok(batch_decoder::give_up(context, &batch.frames));
     }
     mark(context, Some(digest)).await;
     batch.lease.start();
     let (frames, marker) = (batch.frames.clone(), batch.lease.marker());
     let beside = context.clone();
-    let decoded = beside_the_runtime(move || reader::read(&beside, &frames, &marker)).await;
+    let decoded = beside_the_runtime(move || batch_decoder::read(&beside, &frames, &marker)).await;
     mark(context, None).await;
     decoded
 }

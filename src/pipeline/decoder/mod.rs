@@ -6,8 +6,8 @@
 //! runtime.
 
 mod alone;
+mod batch_decoder;
 mod counts;
-mod reader;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinError, spawn_blocking};
 
-use self::reader::DecodedSpan;
+use self::batch_decoder::DecodedSpan;
 use super::Context;
 use super::messages::DecodedBatch;
 use crate::actor::address::Address;
@@ -92,17 +92,17 @@ impl DecoderState {
             context.metrics.redelivered.increment(1);
         }
         if batch.is_poison {
-            return Ok(reader::give_up(&context, &batch.frames));
+            return Ok(batch_decoder::give_up(&context, &batch.frames));
         }
         if batch.frames.frames().next().is_none() {
-            return Ok(reader::skip(&context, &batch.frames));
+            return Ok(batch_decoder::skip(&context, &batch.frames));
         }
         if batch.is_alone {
             return alone::read(&context, batch).await;
         }
         batch.lease.start();
         let (frames, marker) = (batch.frames.clone(), batch.lease.marker());
-        beside_the_runtime(move || reader::read(&context, &frames, &marker)).await
+        beside_the_runtime(move || batch_decoder::read(&context, &frames, &marker)).await
     }
 
     fn pass_on(&self, mut batch: FrameBatch, decoded: DecodedSpan) {

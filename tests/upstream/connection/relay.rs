@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huddle_firehose::source::error::ReadError;
-use huddle_firehose::source::record::{Ending, record};
+use huddle_firehose::source::recorder::{Ending, record};
 use huddle_firehose::source::{Frames, Resume};
 use huddle_firehose::testing::mock_relay::{MockRelay, Options, Repeat};
 use huddle_firehose::testing::recording::{self, RecordingWriter};

@@ -31,41 +31,41 @@ pub(super) struct DecodedSpan {
 
 /// Reads `frames`. `marker` gets the number of each frame before it is read.
 pub(super) fn read(context: &Context, frames: &FrameSpan, marker: &ProgressMarker) -> DecodedSpan {
-    let mut reader = BatchDecoder::new(context);
+    let mut decoder = BatchDecoder::new(context);
     for (number, segment) in frames.numbers().zip(frames.segments()) {
         match segment {
-            Segment::ReconnectMarker => reader.note_reconnect(),
-            Segment::Skipped(run) => reader.skip(run),
+            Segment::ReconnectMarker => decoder.note_reconnect(),
+            Segment::Skipped(run) => decoder.skip(run),
             Segment::Frame(frame) => {
                 marker.is_at(number);
                 context.faults.touch(frame);
-                reader.read(frame);
+                decoder.read(frame);
             }
         }
     }
-    reader.finish()
+    decoder.finish()
 }
 
 /// Notes the positions of `frames`, of which none has to be read.
 pub(super) fn skip(context: &Context, frames: &FrameSpan) -> DecodedSpan {
-    let mut reader = BatchDecoder::new(context);
+    let mut decoder = BatchDecoder::new(context);
     for segment in frames.segments() {
         match segment {
-            Segment::ReconnectMarker => reader.note_reconnect(),
-            Segment::Skipped(run) => reader.skip(run),
+            Segment::ReconnectMarker => decoder.note_reconnect(),
+            Segment::Skipped(run) => decoder.skip(run),
             Segment::Frame(_) => {}
         }
     }
-    reader.finish()
+    decoder.finish()
 }
 
 /// Keeps `frames` unread, as dead letters.
 pub(super) fn give_up(context: &Context, frames: &FrameSpan) -> DecodedSpan {
-    let mut reader = BatchDecoder::new(context);
+    let mut decoder = BatchDecoder::new(context);
     for frame in frames.frames() {
-        reader.give_up(frame);
+        decoder.give_up(frame);
     }
-    reader.finish()
+    decoder.finish()
 }
 
 struct BatchDecoder<'a> {
