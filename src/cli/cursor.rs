@@ -5,7 +5,6 @@ use clap::Subcommand;
 use huddle_firehose::atproto::skim::SEQS;
 use huddle_firehose::config::Config;
 use huddle_firehose::model::{Gap, GapCause, Position, SourceId};
-use huddle_firehose::source::Source;
 use huddle_firehose::store::Store;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::worker;
