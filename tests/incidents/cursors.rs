@@ -3,7 +3,7 @@
 use huddle_firehose::atproto::skim::{seq_of, splice_seq};
 use huddle_firehose::config::{Config, Start};
 use huddle_firehose::model::Position;
-use huddle_firehose::source::{Resume, Source};
+use huddle_firehose::source::Resume;
 use huddle_firehose::testing::fault::Faults;
 use huddle_firehose::testing::mock_relay::Options;
 use huddle_firehose::worker;
