@@ -233,7 +233,7 @@ impl RepositoriesState {
 async fn reconcile_gaps(repositories: &Repositories) {
     match repositories.store.reconcile_gaps().await {
         Ok(reconciled) => {
-            if let Some(repos) = reconciled.doubted {
+            if let Some(repos) = reconciled.rechecks {
                 tracing::info!(repos, "comparing every tracked repository after a gap");
                 // What was said of identities meanwhile was missed too.
                 repositories.verification.identities.expire_all();

@@ -68,7 +68,7 @@ pub(super) async fn drain(
             written => written?,
         };
         // It stays where it is: something before it was missed.
-        if written.waiting > 0 {
+        if written.parked > 0 {
             return Ok(Drained::Broken);
         }
     }
