@@ -100,10 +100,10 @@ async fn show_until_over(store: Arc<SqliteStore>) -> anyhow::Result<()> {
 
 fn progress(counts: &BackfillCounts) -> String {
     let found = counts.fetched + counts.left;
-    if found == 0 && counts.enumerating == 0 {
+    if found == 0 && counts.discovering == 0 {
         return "all repositories with such records are known already".to_owned();
     }
-    let search = match counts.enumerating {
+    let search = match counts.discovering {
         0 => String::new(),
         collections => format!(", searching {collections} collections for more"),
     };
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn progress_shows_fetched_failed_and_searching() {
         let counts = BackfillCounts {
-            enumerating: 2,
+            discovering: 2,
             fetched: 3,
             left: 1,
             failing: 1,

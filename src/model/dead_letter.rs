@@ -6,13 +6,13 @@ use bytes::Bytes;
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeadLetter {
     pub stage: Stage,
-    /// What was wrong, in words.
+    /// The error message.
     pub error: String,
-    /// The seq of the frame, where it could be read.
+    /// The seq of the frame, if it could be read.
     pub seq: Option<u64>,
     pub did: Option<String>,
     pub uri: Option<String>,
-    /// The index task as JSON (see `store::plan::index_task`), where it came to be one.
+    /// The index task as JSON (see `store::plan::index_task`), if there was one.
     pub task: Option<String>,
     /// The bytes at fault: the record, or the whole frame.
     pub raw: Bytes,
@@ -21,7 +21,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// The collection of the record it is about, if it is about one.
+    /// The collection of the record, if it concerns one.
     pub fn collection(&self) -> Option<&str> {
         self.uri
             .as_deref()?
@@ -31,18 +31,18 @@ impl DeadLetter {
     }
 }
 
-/// Where a dead letter was given up.
+/// The stage that gave up on a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
     /// The frame or an operation could not be decoded.
     Decode,
     /// The database refused it for good.
     Index,
-    /// It killed whatever touched it.
+    /// It killed every actor that processed it.
     Poison,
-    /// Its collection's lexicon or `$type` refused it.
+    /// The lexicon of its collection refused it, or its `$type` is wrong.
     Validate,
-    /// It is not proven to be of its account's repository.
+    /// It is not proven to belong to its account's repository.
     Verify,
 }
 

@@ -2,14 +2,14 @@
 
 use jiff::Timestamp;
 
-/// A stretch of a source's events that may have been missed.
+/// A range of a source's events that may have been missed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     pub cause: GapCause,
     /// The last seq known to be applied before the gap.
     pub from_seq: u64,
     pub from_time: Option<Timestamp>,
-    /// The first seq seen after it; `None` while nothing has come.
+    /// The first seq after it; `None` until an event arrives.
     pub to_seq: Option<u64>,
     pub to_time: Option<Timestamp>,
 }
@@ -18,13 +18,14 @@ pub struct Gap {
 pub enum GapCause {
     /// The server says that the cursor lies ahead of its log.
     FutureCursor,
-    /// The server no longer holds the events behind the cursor, by its own word or by the clock.
+    /// The server no longer holds the events after the cursor: it says so, or the time since then
+    /// shows it.
     OutdatedCursor,
     /// Seqs began anew behind the same URL.
     SequenceReset,
     /// The source was changed for another whose seqs are unrelated.
     SourceChanged,
-    /// A source never seen before was joined at its live end, at the operator's word.
+    /// A new source was followed from its live end, as the operator configured.
     StartedLive,
     /// The operator moved the cursor.
     CursorMoved,

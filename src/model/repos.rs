@@ -1,55 +1,58 @@
-//! Figures about repositories: how they stand, and what a fetch has changed.
+//! Figures about repositories: how many are in which state, and what a fetch has changed.
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// How the tracked repositories stand.
+/// The tracked repositories, counted by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RepoCounts {
     /// All of them.
     pub tracked: u64,
-    /// To be fetched as a whole.
+    /// They have to be fetched as a whole.
     pub desynchronized: u64,
     /// Being fetched.
     pub resyncing: u64,
-    /// To be fetched once their hosts allow it.
+    /// They are fetched later, because of a cooldown or too many fetches.
     pub throttled: u64,
-    /// To be asked whether they are where they are thought to be.
-    pub doubted: u64,
-    /// Of which commits wait for a key, or for the repository to be fetched.
-    pub waiting: u64,
-    /// The commits that wait.
+    /// They are due for a recheck.
+    #[serde(rename = "doubted")]
+    pub rechecks: u64,
+    /// They have parked commits.
+    #[serde(rename = "waiting")]
+    pub with_parked: u64,
+    /// The parked commits.
     #[serde(rename = "waiting_commits")]
     pub parked_commits: u64,
     pub backfill: BackfillCounts,
 }
 
-/// How far the backfill is.
+/// The progress of the backfill.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BackfillCounts {
-    /// Collections whose repositories are still being looked for.
-    pub enumerating: u64,
-    /// Repositories that were fetched since the search began.
+    /// Collections whose discovery is running.
+    #[serde(rename = "enumerating")]
+    pub discovering: u64,
+    /// Repositories that were fetched since the discovery began.
     pub fetched: u64,
-    /// Repositories that are still to be fetched.
+    /// Repositories that still have to be fetched.
     pub left: u64,
-    /// Those of them that were tried, so far in vain.
+    /// Those of them whose attempts failed so far.
     pub failing: u64,
 }
 
 impl BackfillCounts {
-    /// Whether everything was tried that a directory has named.
+    /// Whether every repository that the relay index named was tried.
     pub fn is_over(&self) -> bool {
-        self.enumerating == 0 && self.left <= self.failing
+        self.discovering == 0 && self.left <= self.failing
     }
 }
 
-/// What a repository has come to, and what that changed.
+/// The head of a fetched repository, and what changed in the tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resynced {
     pub rev: String,
     pub data: String,
-    /// As of when, by the stream's clock.
+    /// The time of the snapshot, by the stream's clock.
     pub time: Timestamp,
     pub created: u64,
     pub updated: u64,

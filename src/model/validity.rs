@@ -1,10 +1,10 @@
-//! What a lexicon says of a record.
+//! The result of lexicon validation.
 
-/// What the lexicon said of a record.
+/// The result of lexicon validation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Validity {
     Valid,
-    /// Kept all the same, since the policy of its collection is `flag`.
+    /// Kept, because the policy of its collection is `flag`.
     Invalid {
         reason: String,
     },

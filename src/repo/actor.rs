@@ -21,26 +21,27 @@ use crate::store::StoreError;
 use crate::store::repos::JobKind;
 use crate::testing::fault::Point;
 
-/// How often it is looked for what has come due by time alone.
+/// How often the actor looks for jobs that become due by time alone.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long nobody is seen to while the tables take nothing; it doubles from the first to the second.
-const REST_MIN: Duration = Duration::from_millis(200);
-const REST_MAX: Duration = Duration::from_secs(10);
-/// All that is waited for in a job has a deadline of its own. Should that ever not be so, here it ends.
+/// The pause in which no jobs start after the database failed. It doubles from `DATABASE_RETRY_MIN`
+/// to `DATABASE_RETRY_MAX`.
+const DATABASE_RETRY_MIN: Duration = Duration::from_millis(200);
+const DATABASE_RETRY_MAX: Duration = Duration::from_secs(10);
+/// The deadline of a job. Each step of a job has a deadline of its own; this one is a safeguard.
 const JOB_DEADLINE: Duration = Duration::from_secs(2 * 3600);
-/// How long a repository is left alone at which a job broke off.
+/// The pause after which a repository whose task panicked is retried.
 const PANIC_RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// Runs the jobs on repositories; see the module.
 pub struct RepositoriesActor;
 
 #[derive(Debug)]
 pub enum RepositoriesMessage {
-    /// There may be something to see to.
+    /// A job may be due.
     Wake,
-    /// A job has ended.
+    /// A job ended.
     JobEnded,
-    /// Time has passed.
+    /// Time passed, so jobs may be due.
     Tick,
 }
 
@@ -48,23 +49,23 @@ pub struct RepositoriesState {
     context: ActorContext<Repositories>,
     jobs: JoinSet<Result<(), StoreError>>,
     running_jobs: HashMap<Id, (Did, Job)>,
-    /// Repositories at which a job broke off, and until when they are left alone.
+    /// Repositories whose task panicked, and until when no job runs for them.
     panicked: HashMap<Did, Instant>,
-    /// Until when the tables are left alone, which took nothing.
-    rest_until: Option<Instant>,
+    /// Until when no jobs start, because the database failed.
+    paused_until: Option<Instant>,
     backoff: Backoff,
 }
 
-/// What a job is about. Each kind has slots of its own, so that none of them holds up the others.
+/// The kinds of jobs. Each kind has slots of its own, so that no kind delays another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Job {
     Repository(JobKind),
-    /// Whether an account is really gone.
+    /// Ask an account's host for its status.
     ConfirmStatus,
 }
 
 impl Job {
-    /// So many jobs of this kind are running at once.
+    /// The number of jobs of this kind that may run at once.
     fn slots(self) -> usize {
         match self {
             Self::Repository(JobKind::Replay | JobKind::Resync) => 8,
@@ -92,8 +93,13 @@ impl Actor for RepositoriesActor {
             jobs: JoinSet::new(),
             running_jobs: HashMap::new(),
             panicked: HashMap::new(),
-            rest_until: None,
-            backoff: Backoff::try_new(REST_MIN, REST_MAX, RETRY_JITTER, fastrand::Rng::new())?,
+            paused_until: None,
+            backoff: Backoff::try_new(
+                DATABASE_RETRY_MIN,
+                DATABASE_RETRY_MAX,
+                RETRY_JITTER,
+                fastrand::Rng::new(),
+            )?,
         })
     }
 
@@ -105,21 +111,22 @@ impl Actor for RepositoriesActor {
     ) -> Result<(), ActorProcessingErr> {
         let _busy = state.context.busy();
         let repositories = state.context.shared().clone();
-        // A call that comes from now on is a new one. So is one that a predecessor did not answer.
+        // A wake from now on is a new one. A wake that a predecessor did not handle is handled by
+        // this message.
         repositories
             .idleness
-            .is_called
+            .is_wake_pending
             .store(false, Ordering::Release);
         state.context.pass(Point::RepositoriesMessage).await?;
         state.reap();
         if let RepositoriesMessage::Tick = message {
             reconcile_gaps(&repositories).await;
         }
-        if state.is_resting() {
+        if state.is_paused() {
             return Ok(());
         }
         if let Err(error) = state.fill(&repositories, &myself).await {
-            state.rest(&error);
+            state.pause(&error);
         }
         Ok(())
     }
@@ -132,9 +139,14 @@ impl RepositoriesState {
             let did = self.running_jobs.remove(&id).map(|(did, _)| did);
             match ended {
                 Ok((_, Ok(()))) => self.backoff.reset(),
-                Ok((_, Err(error))) => self.rest(&error),
+                Ok((_, Err(error))) => self.pause(&error),
                 Err(error) => {
-                    tracing::error!(did = did.as_ref().map(Did::as_str), %error, "a job broke off");
+                    let panicked = did.as_ref().map(Did::as_str);
+                    tracing::error!(
+                        did = panicked,
+                        %error,
+                        "repository task panicked; retrying in 60 s"
+                    );
                     let until = Instant::now() + PANIC_RETRY_DELAY;
                     self.panicked.extend(did.map(|did| (did, until)));
                 }
@@ -142,17 +154,23 @@ impl RepositoriesState {
         }
     }
 
-    /// Leaves the tables alone for a while. That they take nothing is told by those who write events.
-    fn rest(&mut self, error: &StoreError) {
-        tracing::debug!(%error, "the database does not let repositories be seen to");
-        self.rest_until = Some(Instant::now() + self.backoff.next_delay());
+    /// Starts no jobs for a while. The writers of events report that the database fails.
+    fn pause(&mut self, error: &StoreError) {
+        let delay = self.backoff.next_delay();
+        tracing::debug!(
+            %error,
+            retry_in_ms = delay.as_millis() as u64,
+            "the database failed; repository jobs are kept and start again later"
+        );
+        self.paused_until = Some(Instant::now() + delay);
     }
 
-    fn is_resting(&self) -> bool {
-        self.rest_until.is_some_and(|until| Instant::now() < until)
+    fn is_paused(&self) -> bool {
+        self.paused_until
+            .is_some_and(|until| Instant::now() < until)
     }
 
-    /// Begins as many jobs as there are slots for.
+    /// Starts as many jobs as there are free slots.
     async fn fill(
         &mut self,
         repositories: &Repositories,
@@ -167,7 +185,7 @@ impl RepositoriesState {
             };
             for repo in repositories.store.due(urgency, now, limit).await? {
                 let did = repo.did.clone();
-                self.begin(myself, job, did, |repositories| async move {
+                self.start(myself, job, did, |repositories| async move {
                     job::run(&repositories, urgency, &repo).await
                 });
             }
@@ -175,21 +193,21 @@ impl RepositoriesState {
         if let Some(limit) = self.limit(Job::ConfirmStatus) {
             for unconfirmed in repositories.store.unconfirmed(now, limit).await? {
                 let did = unconfirmed.did.clone();
-                self.begin(myself, Job::ConfirmStatus, did, |repositories| async move {
+                self.start(myself, Job::ConfirmStatus, did, |repositories| async move {
                     unconfirmed::run(&repositories, &unconfirmed).await
                 });
             }
         }
-        let is_settled = self.running_jobs.is_empty();
+        let has_no_jobs = self.running_jobs.is_empty();
         repositories
             .idleness
-            .is_settled
-            .store(is_settled, Ordering::Release);
+            .has_no_jobs
+            .store(has_no_jobs, Ordering::Release);
         Ok(())
     }
 
-    /// How many to ask for, so that there are enough beside those that are left alone; `None` where no
-    /// place is free.
+    /// How many due jobs to read, so that enough are left besides those that cannot start now;
+    /// `None` if no slot is free.
     fn limit(&self, job: Job) -> Option<usize> {
         let is_free = self.running(job) < job.slots();
         is_free.then(|| job.slots() + self.running_jobs.len() + self.panicked.len())
@@ -202,7 +220,7 @@ impl RepositoriesState {
             .count()
     }
 
-    fn begin<F>(
+    fn start<F>(
         &mut self,
         myself: &ActorRef<RepositoriesMessage>,
         job: Job,
@@ -214,45 +232,50 @@ impl RepositoriesState {
         let is_running = self
             .running_jobs
             .values()
-            .any(|(running_jobs, _)| *running_jobs == did);
-        let is_left_alone = is_running || self.panicked.contains_key(&did);
-        if is_left_alone || self.running(job) >= job.slots() {
+            .any(|(running, _)| *running == did);
+        let cannot_start = is_running || self.panicked.contains_key(&did);
+        if cannot_start || self.running(job) >= job.slots() {
             return;
         }
         let (work, myself) = (work(self.context.shared().clone()), myself.clone());
-        let begun = self.jobs.spawn(async move {
-            let _told = JobEnded(myself);
+        let started = self.jobs.spawn(async move {
+            let _reports_end = JobEnded(myself);
             timeout(JOB_DEADLINE, work)
                 .await
                 .unwrap_or(Err(StoreError::Deadline))
         });
-        self.running_jobs.insert(begun.id(), (did, job));
+        self.running_jobs.insert(started.id(), (did, job));
     }
 }
 
 async fn reconcile_gaps(repositories: &Repositories) {
     match repositories.store.reconcile_gaps().await {
         Ok(reconciled) => {
-            if let Some(repos) = reconciled.doubted {
-                tracing::info!(repos, "comparing every tracked repository after a gap");
-                // What was said of identities meanwhile was missed too.
+            if let Some(repos) = reconciled.rechecks {
+                tracing::info!(
+                    repos,
+                    "a gap ended; every tracked repository is compared with its host"
+                );
+                // Changes of identities in the gap were missed too.
                 repositories.verification.identities.expire_all();
             }
             for gap in reconciled.closed {
-                tracing::info!(gap = gap.id, resolution = gap.resolution, "closed a gap");
+                tracing::info!(gap = gap.id, resolution = gap.resolution, "gap closed");
             }
         }
-        // That the database takes nothing is told by those who write events to it.
-        Err(error) => tracing::debug!(%error, "cannot look for gaps"),
+        // The writers of events report that the database fails.
+        Err(error) => {
+            tracing::debug!(%error, "the database failed; open gaps are checked again in 2 s")
+        }
     }
 }
 
-/// Tells the actor of the end of a job, whatever end it comes to.
+/// Tells the actor that a job ended. It is sent on drop, so also after a panic or a deadline.
 struct JobEnded(ActorRef<RepositoriesMessage>);
 
 impl Drop for JobEnded {
     fn drop(&mut self) {
-        // Where nobody is there, the jobs have gone with it.
-        let _unheard = self.0.cast(RepositoriesMessage::JobEnded);
+        // If the actor stopped, its jobs ended with it.
+        let _unsent = self.0.cast(RepositoriesMessage::JobEnded);
     }
 }

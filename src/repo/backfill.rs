@@ -1,7 +1,7 @@
-//! The BackfillActor: looks for the repositories that hold what is wanted, also where nothing has come
-//! of them in the stream. Whom it finds, the RepositoriesActor fetches.
+//! The BackfillActor: runs the discoveries, which find the repositories that hold wanted records,
+//! including those that the stream never mentioned. The RepositoriesActor fetches what it finds.
 //!
-//! How far it is stands in the tables, so whoever takes its place goes on from there.
+//! Its progress is in the tables, so a successor continues from there.
 
 use std::time::Duration;
 
@@ -16,17 +16,16 @@ use crate::store::StoreError;
 use crate::store::repos::{Discovery, DiscoveryPage, RepoChange};
 use crate::testing::fault::Point;
 
-/// How often it is looked whether there is something to look for, because a command asks for it, or a
-/// gap.
+/// How often the actor checks for a new discovery, which a command or a gap starts.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 const RETRY_JITTER: f64 = 0.3;
 
-/// See the module.
+/// Runs the discoveries; see the module.
 pub struct BackfillActor;
 
-/// Ask for a page, where there is one to ask for.
+/// Fetch the next page, if a discovery is running.
 #[derive(Debug)]
 pub struct Step;
 
@@ -34,7 +33,7 @@ pub struct BackfillState {
     context: ActorContext<Repositories>,
     backoff: Backoff,
     has_begun: bool,
-    /// The directory does not know who holds which collection, only who is there at all.
+    /// The relay index cannot list repositories by collection, only all of them.
     lists_all: bool,
 }
 
@@ -79,7 +78,7 @@ impl Actor for BackfillActor {
                 tracing::warn!(
                     %error,
                     retry_in_ms = delay.as_millis() as u64,
-                    "cannot look for repositories; trying again later"
+                    "discovery of repositories failed; its position is kept, retrying later"
                 );
                 myself.send_after(delay, || Step);
             }
@@ -88,7 +87,7 @@ impl Actor for BackfillActor {
     }
 }
 
-/// Why there is no page.
+/// Why a page could not be fetched or stored.
 #[derive(Debug, thiserror::Error)]
 enum StepError {
     #[error(transparent)]
@@ -103,14 +102,14 @@ impl StepError {
     fn retry_after(&self) -> Duration {
         match self {
             Self::Host(HostError::Throttled { retry_after }) => retry_after.unwrap_or_default(),
-            Self::RequestLimiter(NoSlot::CoolingDown(rest)) => *rest,
+            Self::RequestLimiter(NoSlot::CoolingDown(remaining)) => *remaining,
             _ => Duration::ZERO,
         }
     }
 }
 
 impl BackfillState {
-    /// Asks for a page and notes it. Returns whether there may be another one.
+    /// Fetches a page and stores it. Returns whether there may be another page.
     async fn step(&mut self) -> Result<bool, StepError> {
         let repositories = &self.context.shared().clone();
         if repositories.backfill.is_wanted && !self.has_begun {
@@ -129,11 +128,11 @@ impl BackfillState {
         }
         let discoveries = repositories.store.discoveries().await?;
         let next = discoveries.iter().find(|discovery| !discovery.is_over);
-        repositories.idleness.set_found(next.is_none());
+        repositories.idleness.set_discovered(next.is_none());
         let Some(next) = next else {
             return Ok(false);
         };
-        let mut page = match self.ask(repositories, &discoveries, next).await {
+        let mut page = match self.fetch_page(repositories, &discoveries, next).await {
             Ok(page) => page,
             Err(error) => {
                 let store = &repositories.store;
@@ -156,44 +155,44 @@ impl BackfillState {
             tracing::info!(
                 collection = %next.collection,
                 repos = next.repos + page.dids.len() as u64,
-                "found the repositories that hold a collection"
+                "discovery finished; the repositories that hold the collection are fetched next"
             );
         }
         repositories.wake();
         Ok(true)
     }
 
-    async fn ask(
+    async fn fetch_page(
         &mut self,
         repositories: &Repositories,
         discoveries: &[Discovery],
         next: &Discovery,
     ) -> Result<Page, StepError> {
-        let directory = Host {
-            url: repositories.backfill.directory.clone(),
+        let relay_index = Host {
+            url: repositories.backfill.relay_index.clone(),
             named: NamedBy::Operator,
         };
         let (hosts, cursor) = (&repositories.hosts, next.cursor.as_deref());
-        let limiter = repositories.host_limiters.of(&directory.url);
-        let _turn = limiter.enter().await?;
+        let limiter = repositories.host_limiters.of(&relay_index.url);
+        let _slot = limiter.enter().await?;
         if !self.lists_all {
-            let page = hosts.repos_by_collection(&directory, &next.collection, cursor);
+            let page = hosts.repos_by_collection(&relay_index, &next.collection, cursor);
             match limiter.record_response(page.await) {
                 Err(HostError::NotSupported) => {
                     self.lists_all = true;
                     tracing::warn!(
-                        directory = %directory.url,
-                        "the directory does not know who holds a collection; \
-                         fetching the repositories of all who are there"
+                        relay_index = %relay_index.url,
+                        "the relay index has no listReposByCollection; \
+                         all repositories that it lists are fetched"
                     );
                 }
                 page => return Ok(page?),
             }
         }
-        // Who is there at all is listed once, for the first of the collections.
+        // All repositories are listed once, for the first of the collections.
         let is_first = discoveries.first() == Some(next);
         Ok(match is_first {
-            true => limiter.record_response(hosts.repos(&directory, cursor).await)?,
+            true => limiter.record_response(hosts.repos(&relay_index, cursor).await)?,
             false => Page {
                 dids: Vec::new(),
                 cursor: None,

@@ -1,4 +1,4 @@
-//! Makes the tables equal to a repository.
+//! Makes the tables equal to a fetched repository.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use crate::store::StoreError;
 use crate::store::plan::effect::{Effect, RecordChange};
 use crate::store::repos::{Held, HeldRange, RepoChange, SnapshotPart};
 
-/// So many records are compared at a time.
+/// Records that are compared at a time.
 const PART: usize = 100;
-/// Records are read and written once they have so many bytes, or a few more.
+/// The bytes of records after which a part is read and written.
 const PART_BYTES: usize = 1 << 20;
 
 type Part = Vec<(String, Cid)>;
 
-/// A path, and what is to be done there: nothing is a deletion.
+/// A path and its change; `None` is a deletion.
 type PathChange = (String, Option<(PutAction, Cid)>);
 
-/// Writes what in the tables is another way than in the repository, part by part. Where it breaks off,
-/// what was written is right all the same.
+/// Writes the differences between the tables and the repository, part by part. If it fails half
+/// way, the parts that were written are correct.
 pub(super) async fn write(
     repositories: &Repositories,
     did: &Did,
@@ -68,7 +68,8 @@ pub(super) async fn write(
     Ok(comparison.done)
 }
 
-/// The records of a repository that are wanted, read on a thread that may wait for the disk.
+/// The wanted records of a repository. They are read on a blocking thread, because the spool is on
+/// disk.
 fn parts_of(
     repositories: &Repositories,
     snapshot: &Arc<Snapshot>,
@@ -83,8 +84,8 @@ fn parts_of(
             match record {
                 Ok(record) => part.push(record),
                 Err(error) => {
-                    // Whoever compares may have gone.
-                    let _gone = parts.blocking_send(Err(error));
+                    // The receiver may have stopped.
+                    let _unsent = parts.blocking_send(Err(error));
                     return;
                 }
             }
@@ -92,7 +93,7 @@ fn parts_of(
                 return;
             }
         }
-        let _gone = parts.blocking_send(Ok(part));
+        let _unsent = parts.blocking_send(Ok(part));
     });
     receiver
 }
@@ -106,7 +107,7 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Compares the paths behind `after`, up to `through`, of which the repository has `part`.
+    /// Compares the paths after `after`, up to `through`. The repository has `part` there.
     async fn compare(
         &mut self,
         after: &str,
@@ -129,7 +130,7 @@ impl Comparison<'_> {
                 after.clone_from(&last.path);
             }
             for held in held {
-                self.judge(&held, &mut wanted, &mut changes, &mut confirmed);
+                self.compare_row(&held, &mut wanted, &mut changes, &mut confirmed);
             }
             if is_last {
                 break;
@@ -141,8 +142,8 @@ impl Comparison<'_> {
         self.flush(&mut changes, &mut confirmed).await
     }
 
-    /// Holds a row against what the repository has on its path.
-    fn judge(
+    /// Compares a row with the record that the repository has at its path.
+    fn compare_row(
         &mut self,
         held: &Held,
         wanted: &mut BTreeMap<String, Cid>,
@@ -154,14 +155,14 @@ impl Comparison<'_> {
             return;
         }
         let found = wanted.remove(&held.path);
-        // What was said of a record at this rev is as good as what the repository says.
-        let is_settled = held.rev >= self.done.rev;
+        // A row at this rev or a later one is at least as new as the repository.
+        let is_newer = held.rev >= self.done.rev;
         match (found, &held.cid) {
             (Some(cid), Some(known)) if cid.to_string() == *known => {
                 self.done.unchanged += 1;
                 confirmed.push(held.path.clone());
             }
-            _ if is_settled => self.done.unchanged += 1,
+            _ if is_newer => self.done.unchanged += 1,
             (Some(cid), Some(_)) => {
                 changes.push((held.path.clone(), Some((PutAction::Update, cid))));
             }
@@ -183,7 +184,7 @@ impl Comparison<'_> {
         while !changes.is_empty() || !confirmed.is_empty() {
             let snapshot = Arc::clone(&self.fetched.snapshot);
             let read = spawn_blocking(move || read(&snapshot, changes)).await;
-            let (ops, rest) = read.map_err(|_| FetchError::BrokenOff)??;
+            let (ops, rest) = read.map_err(|_| FetchError::ReaderPanicked)??;
             changes = rest;
             self.write_ops(ops, &std::mem::take(&mut confirmed)).await?;
         }
@@ -196,7 +197,7 @@ impl Comparison<'_> {
         confirmed: &[String],
     ) -> Result<(), FetchFailure> {
         let bytes: usize = ops.iter().map(record_bytes).sum();
-        // Each record is there as it is signed, as JSON, and on its way to the database.
+        // Each record is in memory as CBOR, as JSON, and in the database's arguments.
         let weight = 4 * bytes + ops.len() * EFFECT_BYTES;
         let _charge = self.repositories.budget.charge(weight);
         let actions: BTreeMap<String, Option<PutAction>> = ops
@@ -218,7 +219,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Counts what was done. A record that is refused is no change, however often it is met.
+    /// Counts the changes. A refused record is not a change, even if it is fetched again.
     fn count(&mut self, effects: &[Effect], actions: &BTreeMap<String, Option<PutAction>>) {
         let commits = effects.iter().filter_map(|effect| match effect {
             Effect::Commit(commit) => Some(commit),
@@ -271,7 +272,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Reads records until there are bytes enough. What is left comes back too.
+/// Reads records up to `PART_BYTES`. Returns the remaining changes too.
 fn read(
     snapshot: &Snapshot,
     mut changes: VecDeque<PathChange>,
@@ -301,7 +302,8 @@ fn action(op: &RecordOp) -> Option<PutAction> {
     }
 }
 
-/// The operation that makes a row what the repository says; none where the path names no record.
+/// Returns the operation that makes a row equal to the repository; `None` if the path names no
+/// record.
 fn op(
     snapshot: &Snapshot,
     path: &str,

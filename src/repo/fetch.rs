@@ -1,4 +1,4 @@
-//! Gets a repository from where its account lives, and proves it.
+//! Fetches a repository from its host, and verifies it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,27 +17,28 @@ use crate::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
 use crate::store::StoreError;
 use crate::store::repos::DueRepo;
 
-/// The largest repository that is fetched, in bytes. So much is on the disk for each that is fetched at
-/// once, and up to an eighth of it in memory (as a rule a twentieth).
+/// The largest repository that is fetched, in bytes. Each concurrent fetch needs so much on disk,
+/// and up to an eighth of it in memory (usually a twentieth).
 const MAX_REPOSITORY: u64 = 1 << 30;
 
-/// A repository that was proven.
+/// A fetched and verified repository.
 pub(super) struct Fetched {
     pub(super) host: Host,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) bytes: u64,
-    /// The time of its newest commit, or of the event that made its account active since: by the
-    /// clocks of the stream, not by ours, so that it can be compared with the times of events.
+    /// The time of its newest commit, or of the later event that made its account active. It is by
+    /// the stream's clock and not the local one, so that it can be compared with the times of
+    /// events.
     pub(super) as_of: Timestamp,
 }
 
-/// Why a repository could not be fetched, or its tables not be written.
+/// Why a repository could not be fetched, or not be written to the tables.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub(super) struct FetchFailure {
-    /// The host that was asked last, if any was.
+    /// The last host that was asked, if any.
     pub(super) host: Option<String>,
-    /// It is the account's own.
+    /// It is the account's own host.
     is_own_host: bool,
     error: FetchError,
 }
@@ -52,7 +53,7 @@ pub(super) enum FetchError {
     Key(#[from] KeyError),
     #[error(transparent)]
     RequestLimiter(#[from] NoSlot),
-    #[error("the host has it at {found}, and here it is at {known} already")]
+    #[error("the host has the repository at rev {found}, older than the known rev {known}")]
     Old { found: String, known: String },
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -60,8 +61,8 @@ pub(super) enum FetchError {
     Spool(#[from] SpoolError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("its reader broke off")]
-    BrokenOff,
+    #[error("the task that reads the repository panicked")]
+    ReaderPanicked,
 }
 
 impl<E: Into<FetchError>> From<E> for FetchFailure {
@@ -78,7 +79,7 @@ impl FetchFailure {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match &self.error {
             FetchError::Host(HostError::Throttled { retry_after }) => *retry_after,
-            FetchError::RequestLimiter(NoSlot::CoolingDown(rest)) => Some(*rest),
+            FetchError::RequestLimiter(NoSlot::CoolingDown(remaining)) => Some(*remaining),
             FetchError::Identity(error) => error.retry_after(),
             _ => None,
         }
@@ -91,13 +92,13 @@ impl FetchFailure {
         )
     }
 
-    /// Nobody was asked, since others are at the host.
+    /// No host was asked, because all of its request slots are in use.
     pub(super) fn is_busy(&self) -> bool {
         matches!(self.error, FetchError::RequestLimiter(NoSlot::Busy))
     }
 
-    /// What an account's own host says of it nobody knows better.
-    fn is_last_word(&self) -> bool {
+    /// Whether no other host needs to be asked: the answer of an account's own host is final.
+    fn is_final(&self) -> bool {
         let is_answer = matches!(
             self.error,
             FetchError::Host(HostError::Repo(_) | HostError::Throttled { .. })
@@ -107,7 +108,7 @@ impl FetchFailure {
         self.is_own_host && is_answer
     }
 
-    /// Neither the directory nor the account's own host know of any such repository.
+    /// Whether the repository does not exist, as the PLC directory or the account's own host says.
     pub(super) fn is_gone(&self) -> bool {
         match &self.error {
             FetchError::Identity(error) => !error.is_unknown(),
@@ -116,7 +117,7 @@ impl FetchFailure {
         }
     }
 
-    /// The status that the account's own host gives as its reason.
+    /// The account status that its own host gave as the reason.
     pub(super) fn status(&self) -> Option<&'static str> {
         match &self.error {
             FetchError::Identity(ResolveError::Tombstoned) => Some("deleted"),
@@ -139,9 +140,9 @@ impl FetchFailure {
     }
 }
 
-/// Asks the account's own host whether its repository is where we think it is, or where that gives no
-/// answer, the source.
-pub(super) async fn is_where_it_was(
+/// Asks whether the repository is still at the known head: the account's own host, or the source if
+/// that gives no answer.
+pub(super) async fn is_at_known_head(
     repositories: &Repositories,
     repo: &DueRepo,
 ) -> Result<bool, FetchFailure> {
@@ -150,15 +151,15 @@ pub(super) async fn is_where_it_was(
     for host in hosts_of(repositories, &identity) {
         match rev_at(repositories, &repo.did, &host).await {
             Ok(found) => return compare_revs(repo.rev.as_deref(), &found),
-            Err(error) => unless_last_word(&mut first, FetchFailure::at(&host, error))?,
+            Err(error) => unless_final(&mut first, FetchFailure::at(&host, error))?,
         }
     }
-    Err(nobody_answered(first))
+    Err(first_failure(first))
 }
 
 fn compare_revs(known: Option<&str>, found: &Tid) -> Result<bool, FetchFailure> {
     match known {
-        // It is the host that lags behind, and a repository that is fetched there would be refused.
+        // The host is behind. A repository that is fetched there would be refused.
         Some(known) if found.as_str() < known => Err(old(found, known).into()),
         known => Ok(known == Some(found.as_str())),
     }
@@ -166,7 +167,7 @@ fn compare_revs(known: Option<&str>, found: &Tid) -> Result<bool, FetchFailure> 
 
 async fn rev_at(repositories: &Repositories, did: &Did, host: &Host) -> Result<Tid, FetchError> {
     let limiter = repositories.host_limiters.of(&host.url);
-    let _turn = limiter.enter().await?;
+    let _slot = limiter.enter().await?;
     let status = limiter.record_response(repositories.hosts.repo_status(host, did).await)?;
     match (status.active, status.rev) {
         (false, _) => Err(HostError::from(inactive(status.status.as_deref())).into()),
@@ -177,7 +178,7 @@ async fn rev_at(repositories: &Repositories, did: &Did, host: &Host) -> Result<T
     }
 }
 
-/// Who is asked: the account's own host, and the source where that has no last word.
+/// The hosts to ask: the account's own one, and then the source if that gives no final answer.
 fn hosts_of(
     repositories: &Repositories,
     identity: &Identity,
@@ -185,23 +186,23 @@ fn hosts_of(
     own_host(identity).into_iter().chain([source(repositories)])
 }
 
-/// Keeps the first failure, which is the one that matters; or gives up at one that is an answer.
-fn unless_last_word(
+/// Keeps the first failure, which matters most. Returns a final one as the error.
+fn unless_final(
     first: &mut Option<FetchFailure>,
     failure: FetchFailure,
 ) -> Result<(), FetchFailure> {
-    if failure.is_last_word() {
+    if failure.is_final() {
         return Err(failure);
     }
     first.get_or_insert(failure);
     Ok(())
 }
 
-fn nobody_answered(first: Option<FetchFailure>) -> FetchFailure {
+fn first_failure(first: Option<FetchFailure>) -> FetchFailure {
     first.unwrap_or_else(|| HostError::NotSupported.into())
 }
 
-/// The reason for which a host with this status for an account would not give its repository out.
+/// The error with which a host refuses the repository of an account with this status.
 fn inactive(status: Option<&str>) -> RepoError {
     match status {
         Some("deleted") => RepoError::NotFound,
@@ -211,8 +212,8 @@ fn inactive(status: Option<&str>) -> RepoError {
     }
 }
 
-/// Fetches and proves a repository: from the account's own host, or where that gives no answer, from
-/// the source.
+/// Fetches and verifies a repository: from the account's own host, or from the source if that gives
+/// no answer.
 pub(super) async fn fetch(
     repositories: &Repositories,
     repo: &DueRepo,
@@ -222,10 +223,10 @@ pub(super) async fn fetch(
     for host in hosts_of(repositories, &identity) {
         match fetch_from(repositories, repo, &identity, &host).await {
             Ok(fetched) => return Ok(fetched),
-            Err(failure) => unless_last_word(&mut first, failure)?,
+            Err(failure) => unless_final(&mut first, failure)?,
         }
     }
-    Err(nobody_answered(first))
+    Err(first_failure(first))
 }
 
 async fn fetch_from(
@@ -236,15 +237,15 @@ async fn fetch_from(
 ) -> Result<Fetched, FetchFailure> {
     let spool = {
         let limiter = repositories.host_limiters.of(&host.url);
-        let turn = limiter.enter().await;
-        let _turn = turn.map_err(|error| FetchFailure::at(host, error))?;
+        let slot = limiter.enter().await;
+        let _slot = slot.map_err(|error| FetchFailure::at(host, error))?;
         let car = limiter.record_response(repositories.hosts.repo(host, &repo.did).await);
         let car = car.map_err(|error| FetchFailure::at(host, error))?;
         let spool = Spool::read(car, MAX_REPOSITORY, &repositories.folder);
         spool.await.map_err(|error| FetchFailure::at(host, error))?
     };
     let bytes = spool.bytes();
-    let snapshot = prove(repositories, repo, identity, Arc::new(spool));
+    let snapshot = verify(repositories, repo, identity, Arc::new(spool));
     let snapshot = snapshot
         .await
         .map_err(|error| FetchFailure::at(host, error))?;
@@ -256,27 +257,28 @@ async fn fetch_from(
     })
 }
 
-/// Later than the account's removal, if it was removed: what it has now it has all the same.
+/// The time of a snapshot: later than the account's removal, if there was one, because what the
+/// account has now was not removed.
 fn as_of(repo: &DueRepo, committed_at: Timestamp) -> Timestamp {
-    let behind_removal = repo
+    let after_removal = repo
         .removed_at
         .and_then(|removed_at| removed_at.checked_add(SignedDuration::from_millis(1)).ok());
-    [repo.status_as_of, behind_removal]
+    [repo.status_as_of, after_removal]
         .into_iter()
         .flatten()
         .fold(committed_at, Timestamp::max)
 }
 
-/// Proves a repository by the account's key; where that is not the one that has signed, by the one that
-/// the account has now.
-async fn prove(
+/// Verifies a repository with the account's key. If another key signed it, verifies with a
+/// refreshed one.
+async fn verify(
     repositories: &Repositories,
     repo: &DueRepo,
     identity: &Identity,
     spool: Arc<Spool>,
 ) -> Result<Arc<Snapshot>, FetchError> {
     let mismatch = SignatureError::Mismatch;
-    let snapshot = match verify(repositories, repo, identity, &spool).await {
+    let snapshot = match verify_with(repositories, repo, identity, &spool).await {
         Err(FetchError::Snapshot(SnapshotError::Commit(VerifyError::Signature(error))))
             if error == mismatch =>
         {
@@ -286,7 +288,7 @@ async fn prove(
                 .refresh(&repo.did)
                 .await?;
             let identity = refreshed.ok_or(SnapshotError::Commit(error.into()))?;
-            verify(repositories, repo, &identity, &spool).await?
+            verify_with(repositories, repo, &identity, &spool).await?
         }
         verified => verified?,
     };
@@ -304,7 +306,7 @@ fn old(found: &Tid, known: &str) -> FetchError {
     }
 }
 
-async fn verify(
+async fn verify_with(
     repositories: &Repositories,
     repo: &DueRepo,
     identity: &Identity,
@@ -317,10 +319,10 @@ async fn verify(
         let wants = |collection: &str| interest.wants_collection(collection);
         Snapshot::verify(&spool, &did, &key, Timestamp::now(), wants)
     });
-    Ok(verified.await.map_err(|_| FetchError::BrokenOff)??)
+    Ok(verified.await.map_err(|_| FetchError::ReaderPanicked)??)
 }
 
-/// Where the account lives.
+/// The host that the account's document names.
 pub(super) fn own_host(identity: &Identity) -> Option<Host> {
     identity.pds.clone().map(|url| Host {
         url,

@@ -1,5 +1,4 @@
-//! How hosts are spared: so many requests at once to each, at such a rate, and none while it wants to be
-//! left alone.
+//! Request limits of each host: concurrent requests, rate, and a cooldown.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,21 +11,22 @@ use url::Url;
 use crate::net::request_limiter::RequestLimiter;
 use crate::repo::host::HostError;
 
-/// Hosts that are remembered; beyond it the least recently used one is forgotten.
+/// The number of hosts that are remembered. Beyond it, the least recently used one is forgotten.
 const HOSTS: usize = 1000;
-/// Requests under way at once to one host.
+/// Concurrent requests to one host.
 const AT_ONCE: usize = 2;
 const PER_SECOND: u32 = 10;
 const BURST: u32 = 20;
-/// How long one waits for one's turn. A host that has long transfers under way holds up nobody.
+/// How long a job waits for a slot. After that it is rescheduled, so that a host with long
+/// transfers delays no other repository.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a host is left alone that asks for it and does not say how long.
+/// The cooldown if the host does not name one.
 const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
 
-/// One limiter a host.
+/// One limiter for each host.
 pub struct HostLimiters(Mutex<LruCache<String, Arc<HostLimiter>>>);
 
-/// The way to one host.
+/// The request limiter of one host, with its cooldown.
 pub(crate) struct HostLimiter {
     limiter: RequestLimiter,
     cooldown_until: Mutex<Option<Instant>>,
@@ -35,9 +35,9 @@ pub(crate) struct HostLimiter {
 /// Why a host is not asked now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoSlot {
-    #[error("others are at the host")]
+    #[error("all request slots of the host are in use")]
     Busy,
-    #[error("the host wants to be left alone for another {} s", .0.as_secs())]
+    #[error("the host asked for a pause; next request in {} s", .0.as_secs())]
     CoolingDown(Duration),
 }
 
@@ -62,32 +62,35 @@ impl HostLimiters {
 }
 
 impl HostLimiter {
-    /// Waits for one's turn, which lasts until what is given is dropped.
+    /// Waits for a slot, which is released when the permit is dropped.
     ///
     /// # Errors
-    /// While the host wants to be left alone, or others are before us for too long.
+    /// During a cooldown, or if no slot is free in time.
     pub(crate) async fn enter(&self) -> Result<Option<SemaphorePermit<'_>>, NoSlot> {
         self.check_cooldown()?;
-        let turn = timeout(SLOT_TIMEOUT, self.limiter.enter()).await;
-        let turn = turn.map_err(|_| NoSlot::Busy)?;
+        let slot = timeout(SLOT_TIMEOUT, self.limiter.enter()).await;
+        let slot = slot.map_err(|_| NoSlot::Busy)?;
         self.check_cooldown()?;
-        Ok(turn)
+        Ok(slot)
     }
 
-    /// Heeds what a host says of itself.
-    pub(crate) fn record_response<T>(&self, answer: Result<T, HostError>) -> Result<T, HostError> {
-        if let Err(HostError::Throttled { retry_after }) = &answer {
-            let rest = retry_after.unwrap_or(DEFAULT_COOLDOWN);
-            *self.cooldown_until() = Some(Instant::now() + rest);
+    /// Starts the cooldown that a throttled response asks for. Returns the response.
+    pub(crate) fn record_response<T>(
+        &self,
+        response: Result<T, HostError>,
+    ) -> Result<T, HostError> {
+        if let Err(HostError::Throttled { retry_after }) = &response {
+            let cooldown = retry_after.unwrap_or(DEFAULT_COOLDOWN);
+            *self.cooldown_until() = Some(Instant::now() + cooldown);
         }
-        answer
+        response
     }
 
     fn check_cooldown(&self) -> Result<(), NoSlot> {
         let until = *self.cooldown_until();
-        let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
-        match rest {
-            Some(rest) if !rest.is_zero() => Err(NoSlot::CoolingDown(rest)),
+        let remaining = until.map(|until| until.saturating_duration_since(Instant::now()));
+        match remaining {
+            Some(remaining) if !remaining.is_zero() => Err(NoSlot::CoolingDown(remaining)),
             _ => Ok(()),
         }
     }

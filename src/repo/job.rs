@@ -1,4 +1,4 @@
-//! One repository's turn.
+//! One job for one repository.
 
 use std::time::Duration;
 
@@ -14,25 +14,27 @@ use crate::store::repos::{
 };
 use crate::telemetry::rate_limit::SharedRateLimit;
 
-/// A line about repositories in so much time at most, of each kind.
+/// The shortest time between two log lines about repositories of the same kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
-/// Who is busy is asked again after so long, and half as long again by chance.
+/// The delay after which a job is rescheduled because no slot was free. A random part of up to half
+/// of it is added.
 const RESCHEDULE_DELAY: Duration = Duration::from_secs(1);
-/// What is asked for a key, or whether a repository is where it was, is soon asked again: events wait.
+/// The longest delay before a failed replay or recheck is retried. It is short because events wait.
 const QUESTION_RETRY_MAX: Duration = Duration::from_secs(300);
-/// A repository may be fetched so often within the hour, one time more for each so many bytes.
+/// The number of fetches of a repository in an hour before it has to wait. Each `BYTES_PER_FETCH`
+/// count as another fetch.
 const FETCHES_PER_HOUR: u64 = 20;
 const BYTES_PER_FETCH: u64 = 4 << 20;
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
-/// For each time beyond that it has to wait for so long.
+/// The wait for each fetch beyond that.
 const WAIT_PER_FETCH: SignedDuration = SignedDuration::from_secs(30);
-/// An operator knows better.
+/// The cause of a fetch that an operator requested, which is never delayed.
 const OPERATOR: &str = "operator";
 
-/// Does for `repo` what can be done now. That it has been in vain is in the tables, and in the log.
+/// Runs the job for `repo`. A failure is recorded in the tables, and logged.
 ///
 /// # Errors
-/// Where the tables cannot say so either. It stays in them as it was.
+/// If the tables cannot be written. They keep the repository as it was.
 pub(super) async fn run(
     repositories: &Repositories,
     urgency: JobKind,
@@ -42,7 +44,8 @@ pub(super) async fn run(
     if !interest.wants_did(repo.did.as_str()) {
         return repositories.note(&repo.did, RepoEvent::Untrack).await;
     }
-    // What waits is read as what comes is, also before anything has come.
+    // A due repository is tracked from now on, so that all of its commits are read, also before one
+    // arrives.
     if let Some(tracked) = interest.tracked() {
         tracked.insert(repo.did.as_str());
     }
@@ -58,7 +61,7 @@ pub(super) async fn run(
     }
 }
 
-/// Where something breaks the chain, the tables have the repository fetched next.
+/// Replays parked commits. If one breaks the chain, the tables have the repository fetched next.
 async fn replay_parked_commits(
     repositories: &Repositories,
     repo: &DueRepo,
@@ -81,13 +84,14 @@ async fn replay_parked_commits(
     }
 }
 
-/// Says whether it is where it was. Where it is not, it is to be fetched because of `cause`.
+/// Compares the repository's head with its host. If they differ, it has to be fetched because of
+/// `cause`. Returns whether they are equal.
 async fn compare_heads(
     repositories: &Repositories,
     repo: &DueRepo,
     cause: &str,
 ) -> Result<bool, StoreError> {
-    let compared = fetch::is_where_it_was(repositories, repo).await;
+    let compared = fetch::is_at_known_head(repositories, repo).await;
     let is_same = matches!(compared, Ok(true));
     match compared {
         Ok(true) => {
@@ -101,7 +105,7 @@ async fn compare_heads(
         }
         Err(failure) if failure.is_busy() => reschedule(repositories, repo).await,
         Err(failure) => {
-            tracing::debug!(did = %repo.did, error = %failure, "cannot compare a repository");
+            tracing::debug!(did = %repo.did, error = %failure, "repository recheck failed; retrying later");
             note_status(repositories, repo, &failure).await?;
             retry_later(repositories, repo, failure.retry_after()).await
         }
@@ -154,10 +158,10 @@ async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), Store
         .await
 }
 
-/// When a repository may be fetched again that was fetched so often within the hour; `None` is at once.
+/// Returns when a repository may be fetched again after its recent fetches; `None` means at once.
 ///
-/// One that breaks each time (because its server leaves something out, or somebody makes commits up)
-/// would have it asked for again and again.
+/// Without this limit, a repository whose chain breaks each time (because its server leaves
+/// something out, or an outsider forges commits) would be fetched again and again.
 fn allowed_at(recent: &RecentResyncs) -> Option<Timestamp> {
     let spent = u64::from(recent.count) + recent.bytes / BYTES_PER_FETCH;
     let beyond = spent.checked_sub(FETCHES_PER_HOUR)?;
@@ -189,7 +193,8 @@ async fn reschedule(repositories: &Repositories, repo: &DueRepo) -> Result<(), S
         .await
 }
 
-/// Where the account's own host says that it is not active, it is asked what it is.
+/// If the account's own host reports the account as inactive, stores that status, so that it is
+/// confirmed.
 async fn note_status(
     repositories: &Repositories,
     repo: &DueRepo,
@@ -205,7 +210,8 @@ async fn note_status(
     }
 }
 
-/// Counts it and logs it: every single one is a row, so of many at once a line tells for all.
+/// Counts and logs the outcome. Every fetch has a row in the tables, so the log is limited to one
+/// line in each interval.
 fn note_outcome(
     repositories: &Repositories,
     repo: &DueRepo,
@@ -217,8 +223,9 @@ fn note_outcome(
             repositories.metrics.resynced(done);
             if let Some(suppressed) = repositories.log.done.admit() {
                 tracing::info!(
-                    did = %repo.did, cause, created = done.created, updated = done.updated,
-                    deleted = done.deleted, suppressed, "fetched a repository"
+                    did = %repo.did, cause, created = nonzero(done.created),
+                    updated = nonzero(done.updated), deleted = nonzero(done.deleted),
+                    suppressed = nonzero(suppressed), "repository fetched"
                 );
             }
         }
@@ -231,14 +238,20 @@ fn note_outcome(
             if let Some(suppressed) = repositories.log.failures.admit() {
                 tracing::warn!(
                     did = %repo.did, cause, host = failure.host, attempts = repo.attempts + 1,
-                    error = %failure, suppressed, "cannot fetch a repository; trying again later"
+                    error = %failure, suppressed = nonzero(suppressed),
+                    "repository fetch failed; retrying later"
                 );
             }
         }
     }
 }
 
-/// Holds back lines about repositories where they come by the thousand.
+/// A count for the log, which leaves zeros out.
+fn nonzero(count: u64) -> Option<u64> {
+    (count > 0).then_some(count)
+}
+
+/// Limits the log lines about repositories.
 pub struct JobLog {
     done: SharedRateLimit,
     failures: SharedRateLimit,
@@ -266,8 +279,9 @@ mod tests {
         allowed_at(&recent).map(Timestamp::as_second)
     }
 
+    /// Holds invariant 11.5.
     #[test]
-    fn a_repository_that_is_fetched_again_and_again_has_to_wait_ever_longer() {
+    fn a_repository_that_is_fetched_again_and_again_waits_longer_each_time() {
         assert_eq!(wait_after(0, 0), None);
         assert_eq!(wait_after(19, 1 << 20), None);
         assert_eq!(wait_after(20, 0), Some(30));

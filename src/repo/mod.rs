@@ -1,7 +1,7 @@
-//! Repositories as wholes: fetch, compare, replay what was parked, discover.
+//! Repositories as a whole: resync, recheck, replay of parked commits, discovery.
 //!
-//! All work is in the tables, so the actors of this room may die at any time: their successors go on
-//! from there.
+//! All work that is due is in the tables, so the actors here may die at any time: their successors
+//! continue it.
 
 mod actor;
 pub mod backfill;
@@ -37,23 +37,23 @@ use crate::store::StoreError;
 use crate::store::repos::{RepoChange, RepoEvent, RepoStore};
 use crate::telemetry::metrics::Metrics;
 
-/// The first wait before a repository is tried again; it doubles up to `RETRY_MAX`.
+/// The first delay before a failed job is retried. It doubles up to `RETRY_MAX`.
 const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
 const RETRY_JITTER: f64 = 0.3;
 
-/// What it takes to verify repositories, and to fetch them.
+/// What the jobs on repositories need.
 pub struct Repositories {
     pub processor: Arc<Processor>,
     pub verification: Arc<Verification>,
     pub hosts: Arc<dyn Hosts>,
     pub store: Arc<dyn RepoStore>,
-    /// How each host is spared.
+    /// The request limits of each host.
     pub host_limiters: HostLimiters,
     pub log: JobLog,
-    /// Where repositories that are fetched are put for the time being.
+    /// The folder for the spools of fetched repositories.
     pub folder: PathBuf,
-    /// The source over HTTP, which is asked where an account's own host gives no answer.
+    /// The source's URL over HTTP. It is asked if an account's own host gives no answer.
     pub source_http: Url,
     pub address: Address<RepositoriesMessage>,
     pub backfill: Backfill,
@@ -62,7 +62,7 @@ pub struct Repositories {
     pub metrics: Metrics,
 }
 
-/// What [`Repositories`] are made of.
+/// The parts of [`Repositories`].
 pub struct Parts {
     pub verification: Arc<Verification>,
     pub hosts: Arc<dyn Hosts>,
@@ -72,34 +72,35 @@ pub struct Parts {
     pub backfill: Backfill,
 }
 
-/// Where to look for repositories, and which.
+/// The configuration of the backfill.
 #[derive(Clone, Debug)]
 pub struct Backfill {
-    /// Whether it is asked for.
+    /// Whether the configuration asks for a backfill.
     pub is_wanted: bool,
-    pub directory: Url,
+    /// The server that is asked which repositories hold a collection.
+    pub relay_index: Url,
     pub collections: Vec<Nsid>,
 }
 
-/// Whether there is nothing to do.
+/// Whether the actors of this room have nothing to do.
 #[derive(Debug, Default)]
 pub struct Idleness {
-    /// The RepositoriesActor was called and has not come yet.
-    is_called: AtomicBool,
-    /// No repository is due, and nobody is at one.
-    is_settled: AtomicBool,
-    /// No repositories are being looked for.
-    is_found: AtomicBool,
+    /// A wake message is on its way to the RepositoriesActor.
+    is_wake_pending: AtomicBool,
+    /// No job is due or running.
+    has_no_jobs: AtomicBool,
+    /// No discovery is running.
+    is_discovered: AtomicBool,
 }
 
 impl Idleness {
-    /// Whether nothing is due and nothing is being looked for.
+    /// Whether no job is due or running, and no discovery is running.
     pub fn is_idle(&self) -> bool {
-        self.is_settled.load(Ordering::Acquire) && self.is_found.load(Ordering::Acquire)
+        self.has_no_jobs.load(Ordering::Acquire) && self.is_discovered.load(Ordering::Acquire)
     }
 
-    fn set_found(&self, is_found: bool) {
-        self.is_found.store(is_found, Ordering::Release);
+    fn set_discovered(&self, is_discovered: bool) {
+        self.is_discovered.store(is_discovered, Ordering::Release);
     }
 }
 
@@ -140,19 +141,22 @@ impl Repositories {
         Ok(())
     }
 
-    /// Says that a repository waits for somebody to see to it. Saying it again before anybody has come
-    /// does nothing more.
+    /// Wakes the RepositoriesActor, because a job may be due. Several calls before it reads the
+    /// message count as one.
     pub(crate) fn wake(&self) {
-        self.idleness.is_settled.store(false, Ordering::Release);
-        let is_called = self.idleness.is_called.swap(true, Ordering::AcqRel);
-        if !is_called && self.address.cast(RepositoriesMessage::Wake).is_err() {
-            // Nobody is there; the successor looks when it starts.
-            self.idleness.is_called.store(false, Ordering::Release);
+        self.idleness.has_no_jobs.store(false, Ordering::Release);
+        let is_wake_pending = self.idleness.is_wake_pending.swap(true, Ordering::AcqRel);
+        if !is_wake_pending && self.address.cast(RepositoriesMessage::Wake).is_err() {
+            // The actor is down; its successor looks for jobs when it starts.
+            self.idleness
+                .is_wake_pending
+                .store(false, Ordering::Release);
         }
     }
 }
 
-/// When to try again what was tried so often in vain, and not before `asked_for`.
+/// Returns the time of the next attempt after this many failed ones, but not before `asked_for` has
+/// passed.
 fn retry_at(attempts: u32, asked_for: Option<Duration>) -> Timestamp {
     let doubled = RETRY_MIN
         .saturating_mul(1 << attempts.min(20))

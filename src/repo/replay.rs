@@ -1,4 +1,4 @@
-//! Lets through what had to wait, in its order.
+//! Replays the parked commits of a repository, in their order.
 
 use std::time::Duration;
 
@@ -14,106 +14,105 @@ use crate::store::StoreError;
 use crate::store::plan::effect::Effect;
 use crate::store::repos::{ParkedCommit, RepoChange};
 
-/// How far it came.
+/// The result of a replay.
 pub(super) enum Drained {
     Empty,
-    /// The next one doesn't follow from what is known.
+    /// The next commit does not follow from the head.
     Broken,
-    /// The next one is not signed by the account's key. It may be from before that was its key.
+    /// The next commit is not signed by the account's key. It may be older than that key.
     Disputed {
-        /// Where the repository stands by now.
+        /// The rev of the repository's head.
         known_rev: Option<String>,
     },
-    /// The key of the next one is not known.
+    /// The key for the next commit is unavailable.
     Unknown {
         retry_after: Option<Duration>,
     },
 }
 
-/// Why a frame can't be judged now.
+/// Why a frame cannot be verified now.
 enum Undecided {
     Disputed,
     Unknown { retry_after: Option<Duration> },
 }
 
-/// Lets through what can be. `is_compared` where the repository is known to stand where its host has
-/// it, so that a commit by another key is later than what is true, and refused.
+/// Replays as many commits as possible. `is_compared` means that the host has the repository at the
+/// same head. Then a commit by another key is newer than the host's head, and is refused.
 pub(super) async fn drain(
     repositories: &Repositories,
     did: &Did,
     is_compared: bool,
 ) -> Result<Drained, StoreError> {
     let store = &repositories.store;
-    while let Some(waiting) = store.first_parked(did).await? {
-        let effects = match examine(repositories, &waiting, is_compared).await {
+    while let Some(parked) = store.first_parked(did).await? {
+        let parked = &parked;
+        let effects = match effects_of(repositories, parked, is_compared).await {
             Ok(effects) => effects,
             Err(Undecided::Disputed) => {
                 return Ok(Drained::Disputed {
-                    known_rev: waiting.known_rev,
+                    known_rev: parked.known_rev.clone(),
                 });
             }
             Err(Undecided::Unknown { retry_after }) => {
                 return Ok(Drained::Unknown { retry_after });
             }
         };
-        let parked = &waiting;
         let replayed = |effects| store.change(RepoChange::Replayed { parked, effects });
         let written = match replayed(&effects).await {
             Err(StoreError::Rejected(rejections)) => {
-                let effects = Effect::without_refused(effects, &waiting.source, rejections);
+                let effects = Effect::without_refused(effects, &parked.source, rejections);
                 let effects = &effects;
                 let replayed = RepoChange::Replayed { parked, effects };
                 store.change(replayed).await?
             }
             written => written?,
         };
-        // It stays where it is: something before it was missed.
-        if written.waiting > 0 {
+        // It stays parked, because a commit before it is missing.
+        if written.parked > 0 {
             return Ok(Drained::Broken);
         }
     }
     Ok(Drained::Empty)
 }
 
-/// What a frame asks of the tables, now that its key can be asked for.
-async fn examine(
+/// Returns the effects of a parked frame, with a look-up of the key.
+async fn effects_of(
     repositories: &Repositories,
-    waiting: &ParkedCommit,
+    parked: &ParkedCommit,
     is_compared: bool,
 ) -> Result<Vec<Effect>, Undecided> {
-    let decoded = match decode(&waiting.frame, repositories.interest()) {
+    let decoded = match decode(&parked.frame, repositories.interest()) {
         Ok(decoded) => decoded,
-        Err(error) => return Ok(vec![unreadable(waiting, &error.fault)]),
+        Err(error) => return Ok(vec![unreadable(parked, &error.fault)]),
     };
-    // What is wanted may have changed since it came.
+    // The configured collections may have changed since it was parked.
     let (Content::Event(event), Some(evidence)) = (decoded.content, decoded.evidence) else {
         return Ok(Vec::new());
     };
     let rev = evidence.commit().rev.as_str();
-    if waiting
+    if parked
         .known_rev
         .as_deref()
         .is_some_and(|known| rev <= known)
     {
-        // Superseded, whoever has signed it.
+        // It is stale, with any signature.
         return Ok(Vec::new());
     }
-    let outcome = judge(repositories, &waiting.did, &evidence).await?;
+    let outcome = verify(repositories, &parked.did, &evidence).await?;
     match &outcome {
         Outcome::Refused(refusal) if refusal.is_by_another_key() && !is_compared => {
             return Err(Undecided::Disputed);
         }
         _ => {}
     }
-    let frame = &waiting.frame;
+    let frame = &parked.frame;
     Ok(repositories
         .processor
         .effects_of_outcome(event, &evidence, outcome, frame))
 }
 
-/// Judges by the key that the account has now: where the one that is known does not fit, by what its
-/// document says when it is looked up anew.
-async fn judge(
+/// Verifies with the account's key. If the cached key does not fit, verifies with a refreshed one.
+async fn verify(
     repositories: &Repositories,
     did: &Did,
     evidence: &Evidence,
@@ -124,7 +123,7 @@ async fn judge(
     };
     match verification.identities.get(did).await {
         Err(error) if error.is_unknown() => return Err(unknown(error)),
-        // That there is none is known then, and said again below.
+        // The verification below also gives the error that there is no key.
         Ok(_) | Err(_) => {}
     }
     match verification.decide(evidence, Timestamp::now()) {
@@ -136,14 +135,15 @@ async fn judge(
         Ok(_) | Err(_) => {}
     }
     match verification.decide_finally(evidence, Timestamp::now()) {
-        // It was forgotten meanwhile, since an event says that it has changed once more.
+        // An event removed the key from the cache meanwhile, because it changed again.
         Outcome::KeyUnavailable => Err(Undecided::Unknown { retry_after: None }),
         outcome => Ok(outcome),
     }
 }
 
-/// It could be read when it came, so what can be read has changed since.
-fn unreadable(waiting: &ParkedCommit, fault: &Fault) -> Effect {
+/// The dead letter of a frame that can no longer be read. It could be read when it was parked, so
+/// this version reads frames differently.
+fn unreadable(parked: &ParkedCommit, fault: &Fault) -> Effect {
     Effect::DeadLetter(Box::new(DeadLetter {
         stage: match fault {
             Fault::Proof(_) => Stage::Verify,
@@ -151,10 +151,10 @@ fn unreadable(waiting: &ParkedCommit, fault: &Fault) -> Effect {
         },
         error: fault.to_string(),
         seq: None,
-        did: Some(waiting.did.to_string()),
+        did: Some(parked.did.to_string()),
         uri: None,
         task: None,
-        raw: waiting.frame.clone(),
+        raw: parked.frame.clone(),
         attempts: 1,
     }))
 }

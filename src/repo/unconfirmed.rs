@@ -1,4 +1,4 @@
-//! Asks the host of an account whether it is really gone.
+//! Confirms the status of an account at its own host.
 
 use super::fetch::own_host;
 use super::{NoSlot, Repositories, retry_at};
@@ -7,22 +7,26 @@ use crate::repo::host::{HostError, RepoError};
 use crate::store::StoreError;
 use crate::store::repos::{HostStatus, RepoChange, UnconfirmedStatus};
 
-/// Asks, and notes what the answer is.
+/// Asks the host, and stores its answer.
 pub(super) async fn run(
     repositories: &Repositories,
     unconfirmed: &UnconfirmedStatus,
 ) -> Result<(), StoreError> {
-    let host_status = ask(repositories, unconfirmed).await;
-    match &host_status {
-        HostStatus::Unknown(_) => {}
-        host_status => tracing::debug!(
+    let answer = &ask_host(repositories, unconfirmed).await;
+    let host_status = match answer {
+        HostStatus::Active => Some("active"),
+        HostStatus::Deleted => Some("deleted"),
+        HostStatus::Inactive(status) => Some(status.as_deref().unwrap_or("inactive")),
+        HostStatus::Unknown(_) => None,
+    };
+    if let Some(host_status) = host_status {
+        tracing::debug!(
             did = %unconfirmed.did,
-            said = unconfirmed.status,
-            ?host_status,
-            "asked an account's host whether it is gone"
-        ),
+            event_status = unconfirmed.status,
+            host_status,
+            "the account's host told its status"
+        );
     }
-    let answer = &host_status;
     let change = RepoChange::HostAnswered {
         unconfirmed,
         answer,
@@ -31,9 +35,9 @@ pub(super) async fn run(
     Ok(())
 }
 
-async fn ask(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> HostStatus {
+async fn ask_host(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> HostStatus {
     let unknown = |after| HostStatus::Unknown(retry_at(unconfirmed.attempts, after));
-    // An account that has moved is gone only from where it was, so what is known of it is not enough.
+    // An account that moved is inactive only at its old host, so the cached identity is not enough.
     let identities = &repositories.verification.identities;
     let identity = match identities.look_up(&unconfirmed.did).await {
         Ok(identity) => identity,
@@ -44,10 +48,10 @@ async fn ask(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> Ho
         return unknown(None);
     };
     let limiter = repositories.host_limiters.of(&host.url);
-    let _turn = match limiter.enter().await {
-        Ok(turn) => turn,
+    let _slot = match limiter.enter().await {
+        Ok(slot) => slot,
         Err(NoSlot::Busy) => return unknown(None),
-        Err(NoSlot::CoolingDown(rest)) => return unknown(Some(rest)),
+        Err(NoSlot::CoolingDown(remaining)) => return unknown(Some(remaining)),
     };
     match limiter.record_response(
         repositories

@@ -1,10 +1,11 @@
-//! The one text form of a datetime in rows.
+//! The only text form of a datetime in rows.
 
 use jiff::Timestamp;
 
-/// `time` in UTC as `YYYY-MM-DDTHH:MM:SS.sssZ`, cut to milliseconds: it sorts as text.
+/// Formats `time` in UTC as `YYYY-MM-DDTHH:MM:SS.sssZ`, cut to milliseconds. The text sorts like
+/// the time.
 ///
-/// Whatever compares datetimes compares this text, in Rust as in SQL, so that both agree.
+/// All comparisons of datetimes, in Rust and in SQL, compare this text, so that both agree.
 pub(crate) fn sortable(time: Timestamp) -> String {
     format!("{time:.3}")
 }

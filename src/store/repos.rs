@@ -1,5 +1,5 @@
-//! What the work on whole repositories needs from the tables: which repositories have to be fetched,
-//! have parked commits, or have to be compared with their hosts, and how that went.
+//! The tables as the jobs on repositories use them: which repositories are due for a replay, a
+//! resync, a recheck or a backfill, and the results.
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -12,13 +12,14 @@ use super::{StoreError, Written};
 use crate::atproto::syntax::{Did, Nsid};
 use crate::model::RepoCounts;
 
-/// The tables, as far as they are about whole repositories. Like every [`Store`](super::Store), it
-/// does each thing whole or not at all.
+/// The tables of whole repositories. Each call is one transaction, like a call to
+/// [`Store`](super::Store).
 pub trait RepoStore: Send + Sync + 'static {
-    /// The DIDs of all repositories that have or had a record that is kept.
+    /// The DIDs of all tracked repositories.
     fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
 
-    /// Repositories of this urgency that are due now, at most so many: first those that were never tried.
+    /// Returns up to `limit` repositories that are due now for this kind of job. Those that were
+    /// never tried come first.
     fn due(
         &self,
         urgency: JobKind,
@@ -26,67 +27,67 @@ pub trait RepoStore: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DueRepo>, StoreError>>;
 
-    /// Applies what has become of a repository, or of an account.
+    /// Applies a change to a repository or an account.
     fn change<'a>(&'a self, change: RepoChange<'a>) -> BoxFuture<'a, Result<Written, StoreError>>;
 
-    /// How often it was tried to fetch a repository since then, and when the last time was.
+    /// Counts the attempts to fetch a repository since then.
     fn resyncs_since<'a>(
         &'a self,
         did: &'a Did,
         since: Timestamp,
     ) -> BoxFuture<'a, Result<RecentResyncs, StoreError>>;
 
-    /// The records of a repository, tombstones too, by their paths: behind `after`, up to `through`,
-    /// at most so many.
+    /// Reads records of a repository, tombstones included, in the order of their paths: after
+    /// `after`, up to `through`, at most `limit`.
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>>;
 
-    /// The first of the frames of a repository that wait.
+    /// The oldest parked frame of a repository.
     fn first_parked<'a>(
         &'a self,
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>>;
 
-    /// Has every tracked repository compared for the sake of gaps that have ended, and closes the gaps
-    /// for which all comparisons are done.
+    /// Marks every tracked repository for a recheck if a gap has ended. Closes the gaps whose
+    /// rechecks are done.
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
 
-    /// Tracked accounts that are said to be gone, and whose own hosts were not asked yet.
+    /// Returns tracked accounts with an unconfirmed status whose hosts are due to be asked.
     fn unconfirmed(
         &self,
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>>;
 
-    /// Begins to look for the repositories that hold these collections, those that were not looked for
-    /// yet; `anew` also where they were.
+    /// Starts a discovery for each of these collections that has none. `anew` also restarts those
+    /// that are over.
     fn begin_discovery<'a>(
         &'a self,
         collections: &'a [Nsid],
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Notes that the next page of an discovery could not be had.
+    /// Records that the next page of a discovery could not be fetched.
     fn note_failed_page<'a>(
         &'a self,
         collection: &'a Nsid,
         error: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// The discoveries, ended or not.
+    /// All discoveries, running or over.
     fn discoveries(&self) -> BoxFuture<'_, Result<Vec<Discovery>, StoreError>>;
 
-    /// How many repositories are in which state, and how far the backfill is.
+    /// Counts repositories by state, and the progress of the backfill.
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>>;
 }
 
-/// What is to be done for a repository, the most urgent first.
+/// The kinds of jobs, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum JobKind {
-    /// Let through what waits.
+    /// Apply the parked commits.
     Replay,
-    /// Fetch it, because the stream has shown that something was missed.
+    /// Fetch it, because the stream showed that something is missing.
     Resync,
-    /// Ask its host whether it is where it is thought to be.
+    /// Ask its host whether it is still at the known head.
     Recheck,
     /// Fetch it for a backfill.
     Backfill,
@@ -96,41 +97,41 @@ impl JobKind {
     pub const ALL: [Self; 4] = [Self::Replay, Self::Resync, Self::Recheck, Self::Backfill];
 }
 
-/// A repository that is due for work.
+/// A repository with a job due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DueRepo {
     pub did: Did,
-    /// Its account is active, as far as is known.
+    /// Its account is active, as far as the tables know.
     pub is_active: bool,
-    /// Where it stands, where that is known.
+    /// The rev of its head, if known.
     pub rev: Option<String>,
-    /// The time of the event that set the status of its account, if one did.
+    /// The time of the event that set its account's status, if any.
     pub status_as_of: Option<Timestamp>,
-    /// When its account was removed, if it was. What is of that time or earlier is gone.
+    /// The time of its account's latest deletion, if any. Everything up to that time is deleted.
     pub removed_at: Option<Timestamp>,
     pub cause: Option<String>,
-    /// The gap for which it is doubted, if it is; 0 is a commit that was refused.
+    /// The gap that requires a recheck, if any; 0 stands for a refused commit.
     pub recheck_cause: Option<i64>,
-    /// How often it was tried in vain.
+    /// Failed attempts since the last success.
     pub attempts: u32,
 }
 
-/// Attempts to fetch a repository.
+/// Recent attempts to fetch a repository.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecentResyncs {
     pub count: u32,
-    /// What the successful ones have brought.
+    /// The bytes that the successful ones fetched.
     pub bytes: u64,
     pub last_ended_at: Option<Timestamp>,
 }
 
-/// Which of a repository's records are asked for.
+/// A range of a repository's records.
 #[derive(Clone, Copy, Debug)]
 pub struct HeldRange<'a> {
     pub did: &'a Did,
-    /// A path (`collection/rkey`); empty is the beginning.
+    /// A path (`collection/rkey`); empty means the beginning.
     pub after: &'a str,
-    /// A path; `None` is the end.
+    /// A path; `None` means the end.
     pub through: Option<&'a str>,
     pub limit: usize,
 }
@@ -144,15 +145,15 @@ pub struct Held {
     pub rev: String,
 }
 
-/// What has become of gaps.
+/// The result of reconciling gaps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reconciled {
-    /// How many repositories are doubted now because of gaps that have ended; `None` where none has.
-    pub doubted: Option<u64>,
+    /// How many repositories were marked for a recheck; `None` if no gap has ended.
+    pub rechecks: Option<u64>,
     pub closed: Vec<ClosedGap>,
 }
 
-/// A gap of which every repository was seen to.
+/// A gap that was closed because all of its rechecks are done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClosedGap {
     pub id: i64,

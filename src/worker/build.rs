@@ -64,7 +64,7 @@ pub fn repositories(
     let source_http = http_url(&options.source.url);
     let backfill = Backfill {
         is_wanted: options.backfill,
-        directory: options
+        relay_index: options
             .network
             .relay_index
             .clone()

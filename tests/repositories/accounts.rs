@@ -1,4 +1,4 @@
-//! Accounts that are said to be gone: whom to believe.
+//! Accounts with an unconfirmed status. Holds invariant 9.6.
 
 use simulated_network::account::Status;
 use simulated_network::mishap::{Endpoint, Mishap};
@@ -6,7 +6,7 @@ use test_support::simulation::verified::Verified;
 
 use super::{A, B, D, POST, few_accounts_with_offers};
 
-/// The relay's word hides an account until its own host was asked.
+/// The relay's status hides an account until its own host was asked.
 async fn assert_only_hidden(status: Status) {
     let verified = few_accounts_with_offers().await;
     let before = verified.records(0).await;
@@ -27,24 +27,24 @@ async fn assert_only_hidden(status: Status) {
     verified.until_settled().await;
     assert_eq!(verified.visible(0).await, 3);
     assert_eq!(verified.records(0).await, before);
-    // What its commits were meanwhile nobody knows.
+    // Its commits meanwhile are not known.
     verified.tell(|network| network.write(0, &[D], &[A]));
     verified.until_settled().await;
     verified.compare().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_is_said_to_be_deleted_is_hidden_until_its_host_says_otherwise() {
+async fn an_unconfirmed_deletion_hides_an_account_until_its_host_denies_it() {
     assert_only_hidden(Status::Deleted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_is_said_to_be_taken_down_is_hidden_until_its_host_says_otherwise() {
+async fn an_unconfirmed_takedown_hides_an_account_until_its_host_denies_it() {
     assert_only_hidden(Status::Takendown).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_is_said_to_be_deactivated_is_hidden_until_its_host_says_otherwise() {
+async fn an_unconfirmed_deactivation_hides_an_account_until_its_host_denies_it() {
     assert_only_hidden(Status::Deactivated).await;
 }
 
@@ -73,9 +73,9 @@ async fn an_account_that_is_deleted_is_purged_once_its_host_has_confirmed_it() {
     verified.compare().await;
 }
 
-/// Of a takedown nobody knows how long it lasts.
+/// A takedown may end at any time.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_is_taken_down_is_hidden_and_keeps_what_it_has() {
+async fn a_takedown_hides_an_account_and_keeps_its_records() {
     let verified = few_accounts_with_offers().await;
     let before = verified.records(0).await;
     verified.tell(|network| network.set_status(0, Some(Status::Takendown)));
@@ -85,8 +85,8 @@ async fn an_account_that_is_taken_down_is_hidden_and_keeps_what_it_has() {
     verified.compare().await;
 }
 
-/// What an account has changed before its return, in secret, is fetched.
-async fn assert_fetched_at_return(verified: &Verified, created: i64, deleted: i64) {
+/// The changes that an account made while it was inactive are fetched.
+async fn assert_fetched_when_active_again(verified: &Verified, created: i64, deleted: i64) {
     let fetched = verified.resyncs(0).await.len();
     assert_eq!(fetched, 0);
     verified.tell(|network| network.set_status(0, None));
@@ -101,22 +101,22 @@ async fn assert_fetched_at_return(verified: &Verified, created: i64, deleted: i6
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_comes_back_is_fetched() {
+async fn an_account_that_is_active_again_is_fetched() {
     let verified = few_accounts_with_offers().await;
     verified.tell(|network| network.set_status(0, Some(Status::Deactivated)));
     verified.until_settled().await;
     verified.withhold(|network| network.write(0, &[D], &[A, B]));
-    assert_fetched_at_return(&verified, 1, 2).await;
+    assert_fetched_when_active_again(&verified, 1, 2).await;
     assert_eq!(verified.visible(0).await, 2);
     verified.compare().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_begins_anew_has_nothing_of_what_it_had() {
+async fn an_account_that_is_created_again_has_none_of_its_old_records() {
     let verified = few_accounts_with_offers().await;
     verified.tell(|network| network.set_status(0, Some(Status::Deleted)));
     verified.until_settled().await;
-    assert_fetched_at_return(&verified, 0, 0).await;
+    assert_fetched_when_active_again(&verified, 0, 0).await;
     verified.tell(|network| {
         network.write(0, &[D], &[]);
         network.write(0, &[A, POST], &[]);

@@ -1,16 +1,17 @@
-//! A chain that is broken: the repository is fetched, once, and what came meanwhile is applied after it.
+//! A broken chain: the repository is fetched once, and the commits that arrive meanwhile are
+//! applied after it. Holds invariants 6.6 and 7.4.
 
 use simulated_network::mishap::{Endpoint, Mishap};
 use test_support::simulation::verified::Verified;
 
 use super::{A, B, C, D, E, LIKE, POST, few_accounts_with_offers};
 
-/// The one attempt to fetch the first account's repository: its cause, and how many records it created,
-/// updated and deleted.
+/// The only attempt to fetch the first account's repository: its cause, and the records that it
+/// created, updated and deleted.
 async fn only_resync(verified: &Verified) -> (String, [i64; 3]) {
     let resyncs = verified.resyncs(0).await;
     let [resync] = resyncs.as_slice() else {
-        panic!("not once: {resyncs:?}");
+        panic!("expected one attempt: {resyncs:?}");
     };
     assert_eq!(resync.error, None);
     assert_eq!(resync.host, Some(format!("{}/", verified.http.url())));
@@ -19,12 +20,12 @@ async fn only_resync(verified: &Verified) -> (String, [i64; 3]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_is_missing_is_made_good_by_fetching_its_repository_once() {
+async fn a_missing_commit_is_repaired_by_one_fetch() {
     let verified = few_accounts_with_offers().await;
     verified.withhold(|network| network.write(0, &[A, D, LIKE], &[B]));
     verified.tell(|network| network.write(0, &[POST], &[]));
     verified.until_settled().await;
-    // The chain goes on from there.
+    // The chain continues from there.
     verified.tell(|network| network.write(0, &[E], &[C]));
     verified.until_settled().await;
 
@@ -37,7 +38,7 @@ async fn a_commit_that_is_missing_is_made_good_by_fetching_its_repository_once()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_commit_is_noticed_also_where_it_touches_nothing_that_is_kept() {
+async fn a_missing_commit_without_kept_records_is_noticed() {
     let verified = few_accounts_with_offers().await;
     verified.withhold(|network| network.write(0, &[LIKE], &[]));
     verified.tell(|network| network.write(0, &[POST], &[]));
@@ -49,7 +50,7 @@ async fn a_missing_commit_is_noticed_also_where_it_touches_nothing_that_is_kept(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_commit_is_noticed_also_where_it_changes_nothing() {
+async fn a_missing_commit_without_changes_is_noticed() {
     let verified = few_accounts_with_offers().await;
     verified.withhold(|network| network.write(0, &[], &[]));
     verified.tell(|network| network.write(0, &[D], &[]));
@@ -61,7 +62,7 @@ async fn a_missing_commit_is_noticed_also_where_it_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sync_that_differs_is_followed_by_a_fetch_and_one_that_does_not_is_not() {
+async fn a_sync_causes_a_fetch_only_if_its_tree_differs() {
     let verified = few_accounts_with_offers().await;
     verified.tell(|network| network.assert_state(0));
     verified.until_settled().await;
@@ -77,9 +78,9 @@ async fn a_sync_that_differs_is_followed_by_a_fetch_and_one_that_does_not_is_not
     verified.compare().await;
 }
 
-/// Of an account that has nothing that is kept, nobody follows the chain.
+/// The chain of an account without kept records is not checked.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_commit_of_a_repository_that_is_not_tracked_is_nobodys_loss() {
+async fn a_missing_commit_of_an_untracked_repository_causes_no_fetch() {
     let verified = few_accounts_with_offers().await;
     verified.withhold(|network| network.write(2, &[LIKE], &[]));
     verified.tell(|network| {
@@ -95,7 +96,7 @@ async fn a_missing_commit_of_a_repository_that_is_not_tracked_is_nobodys_loss() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commits_that_come_while_their_repository_is_fetched_wait_and_are_applied_after_it() {
+async fn commits_that_arrive_during_a_fetch_are_parked_and_applied_after_it() {
     let verified = few_accounts_with_offers().await;
     verified
         .http
@@ -107,7 +108,7 @@ async fn commits_that_come_while_their_repository_is_fetched_wait_and_are_applie
             verified.http.held() == 1
         })
         .await;
-    // The answer does not have these.
+    // The answer does not contain these.
     verified.tell(|network| {
         network.write(0, &[D], &[B]);
         network.write(0, &[LIKE], &[]);
@@ -118,8 +119,8 @@ async fn commits_that_come_while_their_repository_is_fetched_wait_and_are_applie
 
     assert_eq!(verified.waiting(0).await, 4);
     assert_eq!(verified.repo(0).await.unwrap().state, "resyncing");
-    let shown = verified.visible(0).await;
-    assert_eq!((shown, verified.visible(1).await), (3, 4));
+    let visible = verified.visible(0).await;
+    assert_eq!((visible, verified.visible(1).await), (3, 4));
 
     verified.http.release();
     verified.until_settled().await;
@@ -127,7 +128,7 @@ async fn commits_that_come_while_their_repository_is_fetched_wait_and_are_applie
     assert_eq!(verified.http.requests(Endpoint::GetRepo), 1);
     let (cause, changed) = only_resync(&verified).await;
     assert_eq!((cause.as_str(), changed), ("prev_data", [0, 1, 0]));
-    // What was fetched has no seq, and what waited has its own.
+    // A fetched record has no seq; the parked ones have their own.
     let records = verified.records(0).await;
     let fetched = records.iter().map(|record| record.seq == 0);
     assert_eq!(

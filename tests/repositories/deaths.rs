@@ -1,4 +1,5 @@
-//! The actors that see to repositories die again and again, at work and between.
+//! The actors that work on repositories are killed repeatedly, during a request and in between.
+//! Holds invariant 3.2.
 
 use std::time::Duration;
 
@@ -9,15 +10,17 @@ use simulated_network::network::Network;
 use simulated_network::shape::Shape;
 use test_support::simulation::verified::Verified;
 
-/// Every so many things that happen, one is not told, if it is a commit.
+/// One of this many events is withheld, if it is a commit.
 const WITHHELD: usize = 7;
 
-/// Tells most of what happens. Statuses and handles come by events alone, so those are told.
-fn tell_most(verified: &Verified, steps: usize) {
+/// Delivers most events. Statuses and handles are always delivered, because nothing else tells
+/// them.
+fn deliver_most(verified: &Verified, steps: usize) {
     for step in 0..steps {
         let is_commit = |network: &Network, from: usize| {
-            let said = network.log()[from..].iter();
-            said.into_iter()
+            let events = network.log()[from..].iter();
+            events
+                .into_iter()
                 .any(|entry| entry.frame.windows(7).any(|window| window == b"#commit"))
         };
         let mut network = verified.network();
@@ -45,7 +48,7 @@ async fn kill(verified: &Verified, role: Role) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn they_die_again_and_again_and_nothing_is_missing_in_the_end() {
+async fn after_many_restarts_of_its_actors_nothing_is_missing() {
     for seed in 70..72 {
         let shape = Shape {
             migrations: 6,
@@ -62,15 +65,13 @@ async fn they_die_again_and_again_and_nothing_is_missing_in_the_end() {
         })
         .await;
         for _ in 0..4 {
-            // Each dies with an answer before it, and then wherever it is.
+            // Each is killed first while a response is pending, and then at any point.
             for endpoint in [Endpoint::GetRepo, Endpoint::ListReposByCollection] {
                 verified.http.misbehave(endpoint, Mishap::Held, u64::MAX);
             }
-            tell_most(&verified, 40);
+            deliver_most(&verified, 40);
             verified
-                .until("a repository is on its way", async || {
-                    verified.http.held() > 0
-                })
+                .until("a response is pending", async || verified.http.held() > 0)
                 .await;
             kill(&verified, Role::Repositories).await;
             kill(&verified, Role::Backfill).await;

@@ -1,4 +1,4 @@
-//! Hosts that do not give a repository out, or give out something else.
+//! Hosts that refuse a repository, or send another one. Holds invariants 9.5, 11.1 and 11.4.
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -15,14 +15,14 @@ fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// A deletion that nobody hears of, and then a commit by which it shows.
+/// Withholds a deletion, and delivers a later commit that shows it.
 fn miss_a_deletion(verified: &Verified, number: usize) {
     verified.withhold(|network| network.write(number, &[D], &[B]));
     verified.tell(|network| network.write(number, &[POST], &[]));
 }
 
-/// The first account's host was asked for its repository, and wants to be left alone for 3 seconds.
-async fn asked_for_patience() -> Verified {
+/// The first account's host was asked for its repository, and asked for a cooldown of 3 seconds.
+async fn throttled_for_three_seconds() -> Verified {
     let verified = few_accounts_with_offers().await;
     let mishap = Mishap::RetryAfter(3);
     verified.http.misbehave(Endpoint::GetRepo, mishap, 1);
@@ -41,15 +41,15 @@ fn car(network: &Network) -> Bytes {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_asks_for_patience_is_left_alone_for_as_long_as_it_says() {
-    let verified = asked_for_patience().await;
+async fn a_throttled_host_is_not_asked_until_its_cooldown_ends() {
+    let verified = throttled_for_three_seconds().await;
     let repo = verified.repo(0).await.unwrap();
     assert_eq!(repo.state, "throttled");
     verified.until_settled().await;
 
     let resyncs = verified.resyncs(0).await;
     let [first, second] = resyncs.as_slice() else {
-        panic!("not twice: {resyncs:?}");
+        panic!("expected two attempts: {resyncs:?}");
     };
     let error = first.error.as_deref().unwrap();
     assert!(error.contains("limits requests"), "{error}");
@@ -57,15 +57,15 @@ async fn a_host_that_asks_for_patience_is_left_alone_for_as_long_as_it_says() {
     assert!(retry_at.duration_since(time(&first.started_at)).as_secs() >= 3);
     assert!(time(&second.started_at) >= retry_at);
     assert_eq!(second.error, None);
-    // It knows best, so nobody else was asked.
+    // Its answer is final, so no other host was asked.
     assert_eq!(verified.mirror.requests(Endpoint::GetRepo), 0);
     assert_eq!(verified.http.requests(Endpoint::GetRepo), 2);
     verified.compare().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_asks_for_patience_is_not_asked_for_another_account_either() {
-    let verified = asked_for_patience().await;
+async fn a_throttled_host_is_not_asked_for_another_account_either() {
+    let verified = throttled_for_three_seconds().await;
     miss_a_deletion(&verified, 1);
     verified.until_settled().await;
 
@@ -73,15 +73,15 @@ async fn a_host_that_asks_for_patience_is_not_asked_for_another_account_either()
     let resyncs = verified.resyncs(1).await;
     let fetched = resyncs.last().unwrap();
     assert_eq!(fetched.error, None);
-    let patience = time(&fetched.started_at).duration_since(asked_at);
-    assert!(patience >= SignedDuration::from_secs(3), "{resyncs:?}");
+    let waited = time(&fetched.started_at).duration_since(asked_at);
+    assert!(waited >= SignedDuration::from_secs(3), "{resyncs:?}");
     assert_eq!(verified.http.requests(Endpoint::GetRepo), 3);
     assert_eq!(verified.mirror.requests(Endpoint::GetRepo), 0);
     verified.compare().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_accounts_own_host_gives_nothing_out_the_source_is_asked() {
+async fn if_the_accounts_own_host_fails_the_source_is_asked() {
     for status in [500, 501] {
         let verified = few_accounts_with_offers().await;
         let mishap = Mishap::Status(status);
@@ -91,7 +91,7 @@ async fn where_the_accounts_own_host_gives_nothing_out_the_source_is_asked() {
 
         let resyncs = verified.resyncs(0).await;
         let [resync] = resyncs.as_slice() else {
-            panic!("not once: {resyncs:?}");
+            panic!("expected one attempt: {resyncs:?}");
         };
         assert_eq!(resync.error, None);
         let relay = verified.relay.url().replace("ws://", "http://");
@@ -105,7 +105,7 @@ async fn where_the_accounts_own_host_gives_nothing_out_the_source_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_hangs_keeps_nobody_else_waiting() {
+async fn a_host_that_hangs_does_not_delay_other_hosts() {
     let verified = few_accounts_with_offers().await;
     let other = verified.another_host().await;
     verified.tell(|network| {
@@ -133,7 +133,7 @@ async fn a_host_that_hangs_keeps_nobody_else_waiting() {
     verified.compare().await;
 }
 
-/// What is given out instead of the repository, and what is said of it then.
+/// The bodies that a host sends instead of the repository, and the error of each.
 fn refused(old: Bytes, network: &Network) -> Vec<(Bytes, &'static str)> {
     let account = &network.accounts()[0];
     let whole = car(network);
@@ -150,26 +150,26 @@ fn refused(old: Bytes, network: &Network) -> Vec<(Bytes, &'static str)> {
     let rev = account.repo.head().unwrap().rev.clone();
     forged.apply(Vec::new(), format!("{}z", &rev[..12]));
     vec![
-        // Cut at a block boundary: it does not show in the bytes.
+        // Cut at a block boundary, so the bytes alone do not show it.
         (without(&account.repo.cid(C).unwrap()), "is missing"),
         (without(&account.repo.head().unwrap().data), "tree: "),
         (without(&root), "commit block is missing"),
         (flipped.into(), "does not hash to its CID"),
         (forged.export_car().unwrap().into(), "signature"),
-        (old, "here it is at"),
+        (old, "older than the known rev"),
     ]
 }
 
-/// In all of them but the last the offer is missing that was deleted, and in none it may go.
+/// The deleted offer is missing in all of them but the last. None of them may delete it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_is_believed_only_from_a_repository_that_is_complete_and_signed_and_not_older() {
+async fn only_a_complete_signed_and_current_repository_deletes_records() {
     let verified = few_accounts_with_offers().await;
     let old = car(&verified.network());
-    // Newer than that one is what is known when the chain breaks.
+    // The known head is newer than `old` when the chain breaks.
     verified.tell(|network| network.write(0, &[A], &[]));
     verified.until_settled().await;
     let before = verified.records(0).await;
-    // The source has nothing to say.
+    // The source has no answer.
     let mishap = Mishap::Status(501);
     verified
         .mirror
@@ -182,7 +182,7 @@ async fn a_deletion_is_believed_only_from_a_repository_that_is_complete_and_sign
         verified.http.misbehave(Endpoint::GetRepo, mishap, u64::MAX);
         match index {
             0 => verified.tell(|network| network.write(0, &[POST], &[])),
-            // An operator need not wait until it is tried again.
+            // A request by an operator is not delayed.
             _ => verified.ask_for(0).await,
         }
         verified

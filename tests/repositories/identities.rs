@@ -1,11 +1,12 @@
-//! Keys and hosts that change, signatures that are wrong, and a directory that does not answer.
+//! Changed keys and hosts, wrong signatures, and a PLC directory that does not answer. Holds
+//! invariants 9.4 and 11.3.
 
 use simulated_network::mishap::{Endpoint, Mishap};
 
 use super::{A, B, D, E, LIKE, POST, few_accounts_with_offers};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_is_down_parks_the_commits_of_those_it_is_asked_about_and_nobody_elses() {
+async fn an_unreachable_plc_directory_parks_only_the_commits_of_accounts_it_is_asked_about() {
     let verified = few_accounts_with_offers().await;
     let mishap = Mishap::Status(503);
     verified
@@ -18,7 +19,7 @@ async fn a_directory_that_is_down_parks_the_commits_of_those_it_is_asked_about_a
         network.write(0, &[E], &[]);
         network.write(1, &[E], &[]);
     });
-    // The cursor goes on.
+    // The cursor moves on.
     verified.until_applied().await;
     assert_eq!(
         (verified.waiting(0).await, verified.waiting(1).await),
@@ -29,7 +30,7 @@ async fn a_directory_that_is_down_parks_the_commits_of_those_it_is_asked_about_a
         (3, 4)
     );
     verified
-        .until("the directory is asked", async || {
+        .until("the PLC directory is asked", async || {
             verified.repo(0).await.unwrap().retry_at.is_some()
         })
         .await;
@@ -45,7 +46,7 @@ async fn a_directory_that_is_down_parks_the_commits_of_those_it_is_asked_about_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_was_replaced_is_followed_after_one_look_into_the_directory() {
+async fn a_replaced_key_costs_one_look_up() {
     let verified = few_accounts_with_offers().await;
     let before = verified.http.requests(Endpoint::DidDocument);
     verified.tell(|network| {
@@ -64,9 +65,9 @@ async fn a_key_that_was_replaced_is_followed_after_one_look_into_the_directory()
     verified.compare().await;
 }
 
-/// The first one has the directory asked for another key, the others find that it has none.
+/// The first one causes a look-up of the key. The others find that the key was refreshed.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_else_has_signed_is_put_aside_and_changes_nothing() {
+async fn a_commit_signed_by_another_key_is_a_dead_letter_and_changes_nothing() {
     let verified = few_accounts_with_offers().await;
     let before = verified.records(0).await;
     let mut forged = Vec::new();
@@ -91,11 +92,11 @@ async fn what_somebody_else_has_signed_is_put_aside_and_changes_nothing() {
     assert_eq!(raw, forged);
     let counted = "huddle_verify_errors_total{error=\"signature\"} 4";
     assert_eq!(verified.verify_errors(), [counted]);
-    // Its host says that nothing has happened, so nothing is fetched.
+    // Its host has the same head, so nothing is fetched.
     assert!(verified.http.requests(Endpoint::GetRepoStatus) > 0);
     assert!(verified.resyncs(0).await.is_empty());
 
-    // What the account itself signs goes on from where it was.
+    // The account's own commits continue from its head.
     verified.tell(|network| network.write(0, &[D], &[A]));
     verified.until_settled().await;
     assert!(verified.resyncs(0).await.is_empty());
@@ -103,7 +104,7 @@ async fn what_somebody_else_has_signed_is_put_aside_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_has_moved_is_fetched_from_where_it_lives_now() {
+async fn an_account_that_moved_is_fetched_from_its_new_host() {
     let verified = few_accounts_with_offers().await;
     let new_host = verified.another_host().await;
     verified.tell(|network| {
@@ -116,7 +117,7 @@ async fn an_account_that_has_moved_is_fetched_from_where_it_lives_now() {
 
     let resyncs = verified.resyncs(0).await;
     let [resync] = resyncs.as_slice() else {
-        panic!("not once: {resyncs:?}");
+        panic!("expected one attempt: {resyncs:?}");
     };
     assert_eq!(resync.error, None);
     assert_eq!(resync.host, Some(format!("{}/", new_host.url())));
@@ -124,9 +125,9 @@ async fn an_account_that_has_moved_is_fetched_from_where_it_lives_now() {
     verified.compare().await;
 }
 
-/// Where it was says that it does not have the account, which is no word about where it is.
+/// Its old host says that it does not have the account. That says nothing about its new host.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_has_moved_without_a_word_is_found_and_loses_nothing() {
+async fn an_account_that_moved_without_an_event_is_found_and_loses_nothing() {
     let verified = few_accounts_with_offers().await;
     let new_host = verified.another_host().await;
     verified.withhold(|network| {

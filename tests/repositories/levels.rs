@@ -1,4 +1,4 @@
-//! How much is verified, by the level that is asked for.
+//! How much each level verifies.
 
 use huddle_firehose::config::Verify;
 use simulated_network::mishap::Endpoint;
@@ -13,14 +13,14 @@ async fn few_accounts_at(level: Verify) -> Verified {
     verified
 }
 
-/// The levels at which the rows of the first account were verified, in the order of their paths.
+/// The levels at which the first account's rows were verified, in the order of their paths.
 async fn levels(verified: &Verified) -> Vec<String> {
     let records = verified.records(0).await.into_iter();
     records.map(|record| record.verified).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_level_none_whoever_signed_is_believed_and_nobody_is_asked() {
+async fn at_level_none_any_signature_is_accepted_and_no_key_is_looked_up() {
     let verified = few_accounts_at(Verify::None).await;
     verified.tell(|network| network.emit_foreign_commit(0, D));
     verified.until_settled().await;
@@ -31,7 +31,7 @@ async fn at_level_none_whoever_signed_is_believed_and_nobody_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_level_commit_a_signature_is_looked_at_and_a_chain_is_not() {
+async fn at_level_commit_signatures_are_checked_and_chains_are_not() {
     let verified = few_accounts_at(Verify::Commit).await;
     verified.withhold(|network| network.write(0, &[POST], &[]));
     verified.tell(|network| {
@@ -49,7 +49,7 @@ async fn at_level_commit_a_signature_is_looked_at_and_a_chain_is_not() {
     let counted = "huddle_verify_errors_total{error=\"signature\"} 1";
     assert_eq!(verified.verify_errors(), [counted]);
     assert_eq!(verified.dead_letters().await.len(), 1);
-    // Without a chain nobody knows what was refused there, so what the host has is fetched.
+    // Without a chain, the refused commit's content is unknown, so the repository is fetched.
     let resyncs = verified.resyncs(0).await;
     assert_eq!(resyncs.len(), 1);
     assert_eq!(resyncs[0].cause, "disputed");
@@ -59,7 +59,7 @@ async fn at_level_commit_a_signature_is_looked_at_and_a_chain_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leniently_a_commit_that_does_not_name_the_tree_before_is_counted_and_kept() {
+async fn at_level_lenient_a_commit_without_prev_data_is_counted_and_kept() {
     let verified = few_accounts_at(Verify::Lenient).await;
     assert_eq!(levels(&verified).await, ["chain"; 3]);
     verified.tell(|network| {
@@ -75,7 +75,7 @@ async fn leniently_a_commit_that_does_not_name_the_tree_before_is_counted_and_ke
     assert!(verified.dead_letters().await.is_empty());
     assert!(verified.resyncs(0).await.is_empty());
 
-    // By the rev alone it shows that one is missing.
+    // The rev alone shows that a commit is missing.
     verified.withhold(|network| network.write(0, &[], &[B]));
     verified.tell(|network| network.write(0, &[E], &[]));
     verified.until_settled().await;
@@ -89,7 +89,8 @@ async fn leniently_a_commit_that_does_not_name_the_tree_before_is_counted_and_ke
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strictly_such_a_commit_is_put_aside_and_its_repository_is_fetched() {
+async fn at_level_chain_a_commit_without_prev_data_is_a_dead_letter_and_its_repository_is_fetched()
+{
     let verified = few_accounts_at(Verify::Chain).await;
     verified.tell(|network| {
         network.omit_prev_data(true);

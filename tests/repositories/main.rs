@@ -1,6 +1,6 @@
-//! Repositories as wholes: what breaks a chain, what a fetch then finds and what it believes, whom it is
-//! asked of, and what becomes of accounts that are said to be gone. The whole tree, before a simulated
-//! network in which nothing happens unless a test says so.
+//! Tests of whole repositories: broken chains, fetches and what they accept, the hosts that are
+//! asked, and inactive accounts. The whole tree runs against a simulated network, in which only the
+//! test causes events.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accounts;
@@ -16,7 +16,7 @@ use huddle_firehose::config::Config;
 use simulated_network::shape::Shape;
 use test_support::simulation::verified::Verified;
 
-// The paths of offers, and of what nobody wants.
+// The paths of offers, and of records that are not wanted.
 const A: &str = "com.huddle.slotOffer/key-0";
 const B: &str = "com.huddle.slotOffer/key-1";
 const C: &str = "com.huddle.slotOffer/key-2";
@@ -25,7 +25,7 @@ const E: &str = "com.huddle.slotOffer/key-4";
 const LIKE: &str = "app.bsky.feed.like/key-0";
 const POST: &str = "app.bsky.feed.post/key-0";
 
-/// A few accounts that have nothing yet.
+/// A few accounts without records.
 async fn few_accounts() -> Verified {
     few_accounts_with(|_| {}).await
 }
@@ -38,7 +38,7 @@ async fn few_accounts_with(change: impl FnOnce(&mut Config)) -> Verified {
     Verified::start_with(1, shape, change).await
 }
 
-/// The same, of whom the first two have three offers each, and the worker knows it.
+/// A few accounts. The first two have three offers each, and the worker has applied them.
 async fn few_accounts_with_offers() -> Verified {
     let verified = few_accounts().await;
     verified.tell(|network| {

@@ -1,5 +1,5 @@
-//! What a large repository costs the program in memory: far less than it is long. The real program, in a
-//! process of its own, whose peak the kernel tells.
+//! The memory that the program needs for a large repository is far less than its size. The real
+//! program runs in a process of its own, and the kernel reports its peak. Holds invariant 4.5.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,22 +28,23 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{A, B, C};
 
 const MIB: usize = 1 << 20;
-/// Enough for a repository that is held in memory to be noticed, and for the default suite to be quick.
+/// Large enough to notice a repository that is held in memory, and small enough for a fast default
+/// suite.
 const SIZE: usize = 24 * MIB;
-/// What the program may need for anything but the index, however long the repository is: half of it is the
-/// cache of the database's pages, which a small repository leaves empty, and the rest a few long records at
-/// a time, each as it is signed, as JSON and on its way to the database.
+/// The memory that the program may need besides the index, for any length of the repository. Half
+/// of it is the database's page cache, which a small repository leaves empty. The rest is a few
+/// long records at a time, each as CBOR, as JSON and in the database's arguments.
 const WORKING_MEMORY: usize = 32 * MIB;
-/// Long enough for hundreds of megabytes on any machine; no test waits for it unless it fails.
+/// Long enough for hundreds of megabytes on any machine. A test that passes does not wait for it.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
-/// Of so many bytes, one record is wanted and as long as records come.
+/// One record in this many bytes is wanted, and it has the maximal size.
 const WANTED_EVERY: usize = 8 * MIB;
 const WANTED_TEXT: usize = 1_000_000;
-/// All others are short, as most records are, which makes the index long.
+/// All other records are short, as most real ones, which makes the index long.
 const UNWANTED_TEXT: usize = 256;
 
-/// The program, and all that it asks.
+/// The program, and the servers that it uses.
 struct Scene {
     network: Arc<Mutex<Network>>,
     http: HttpServer,
@@ -53,7 +54,7 @@ struct Scene {
     _directory: TempDir,
 }
 
-/// What came of a repository that was asked for.
+/// The result of a requested fetch.
 #[derive(Debug, sqlx::FromRow)]
 struct Resync {
     created: i64,
@@ -62,7 +63,7 @@ struct Resync {
 }
 
 impl Scene {
-    /// The first account has offers, which the relay has told of.
+    /// Starts the program. The first account has offers, which the relay delivered.
     async fn start() -> Self {
         let shape = Shape {
             accounts: 2,
@@ -103,7 +104,7 @@ impl Scene {
         self.network.lock().unwrap().accounts()[number].clone()
     }
 
-    /// Has a repository fetched, as an operator would, and waits until that is done.
+    /// Requests a fetch, like an operator, and waits for its end.
     async fn fetch(&mut self, did: &str) -> Resync {
         let known = Did::parse(did).unwrap();
         let event = RepoEvent::RequestResync { cause: "operator" };
@@ -124,7 +125,7 @@ impl Scene {
         }
     }
 
-    /// The most memory that the program has had so far.
+    /// The peak memory of the program so far.
     fn peak(&self) -> usize {
         let path = format!("/proc/{}/status", self.program.id().unwrap());
         let status = fs::read_to_string(path).unwrap();
@@ -133,7 +134,7 @@ impl Scene {
         1024 * kibibytes.unwrap().parse::<usize>().unwrap()
     }
 
-    /// The paths and CIDs that the tables hold of an account.
+    /// The paths and CIDs that the tables have of an account.
     async fn records(&self, did: &str) -> BTreeMap<String, String> {
         let query = "SELECT collection || '/' || rkey, cid FROM records WHERE did = ?";
         let rows: Vec<(String, String)> = sqlx::query_as(query)
@@ -153,14 +154,14 @@ impl Scene {
     }
 }
 
-/// In mebibytes, by the variable.
+/// The size from the environment variable, which is in mebibytes.
 fn size() -> usize {
     let asked_for = std::env::var("HUDDLE_LARGE_REPOSITORY").ok();
     asked_for.map_or(SIZE, |mebibytes| mebibytes.parse::<usize>().unwrap() * MIB)
 }
 
-/// An account's repository with records of at least `size` bytes altogether, as a CAR, and the wanted ones
-/// by path.
+/// Builds an account's repository with at least `size` bytes of records, as a CAR. Returns also the
+/// wanted records by path.
 fn large_repository(account: &Account, size: usize) -> (Bytes, BTreeMap<String, String>) {
     let (mut writes, mut wanted) = (Vec::new(), BTreeMap::new());
     let mut length = 0;
@@ -182,20 +183,20 @@ fn large_repository(account: &Account, size: usize) -> (Bytes, BTreeMap<String, 
     }
     let mut repository = Repository::new(&account.did, account.repo.key().clone());
     let rev = account.repo.head().unwrap().rev.clone();
-    // A first commit brings all that there is.
+    // The first commit contains all records.
     let commit = repository.apply_blocks(writes, rev);
     (commit.blocks.into(), wanted)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_repository_costs_far_less_memory_than_it_is_long() {
+async fn a_large_repository_needs_far_less_memory_than_its_size() {
     if !cfg!(target_os = "linux") {
         eprintln!("SKIPPED: only Linux tells a process's peak of memory in /proc");
         return;
     }
     let size = size();
     let mut scene = Scene::start().await;
-    // What a small one costs, and all that the program does before, is no matter of length.
+    // The memory for a small repository, and for everything before, does not count.
     let small = scene.account(0);
     scene.fetch(&small.did).await;
     let before = scene.peak();
@@ -218,8 +219,8 @@ async fn a_large_repository_costs_far_less_memory_than_it_is_long() {
     assert!(usize::try_from(resync.bytes).unwrap() >= size);
     assert_eq!(usize::try_from(resync.created).unwrap(), wanted.len());
     assert_eq!(scene.records(&large.did).await, wanted);
-    // The index of blocks takes 16 bytes for each, and with blocks of 128 bytes on average, which are the
-    // shortest that are taken, an eighth.
+    // The index takes 16 bytes for each block. The shortest blocks have 128 bytes on average, so it
+    // takes an eighth of the size.
     let bound = WORKING_MEMORY + size / 8;
     assert!(growth < bound, "it grew by {growth} bytes, of {bound}");
     scene.terminate().await;

@@ -1,12 +1,12 @@
-//! Where nothing is missing, nothing is fetched. Otherwise any mistake about chains would heal itself by
-//! fetching, and nobody would notice.
+//! If nothing is missing, nothing is fetched. Without this test, a mistake in the chain rules would
+//! be repaired by fetches and stay unnoticed.
 
 use simulated_network::mishap::Endpoint;
 use simulated_network::shape::Shape;
 use test_support::simulation::verified::Verified;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peaceful_network_is_followed_without_fetching_anything() {
+async fn in_a_steady_state_nothing_is_fetched() {
     for seed in 60..63 {
         let shape = Shape {
             key_rotations: 0,

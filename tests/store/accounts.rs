@@ -1,4 +1,4 @@
-//! Accounts are hidden, shown, removed, and may come back.
+//! Accounts are hidden, shown, removed, and may become active again. Holds invariants 2.5 and 2.6.
 
 use crate::fixture::*;
 
@@ -34,7 +34,7 @@ async fn a_deletion_removes_everything_that_the_account_had() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_is_replayed_does_not_take_what_came_after_it() {
+async fn a_replayed_deletion_does_not_remove_what_came_after_it() {
     let database = Database::new().await;
     let deletion = account(ALICE, Some("deleted"), 2);
     database
@@ -68,7 +68,7 @@ async fn an_event_from_before_a_deletion_does_not_bring_its_record_back() {
 }
 
 #[tokio::test]
-async fn a_deletion_within_a_batch_counts_wherever_it_stands() {
+async fn a_deletion_counts_at_any_place_in_a_batch() {
     let database = Database::new().await;
     database
         .apply(&[
@@ -81,7 +81,7 @@ async fn a_deletion_within_a_batch_counts_wherever_it_stands() {
 }
 
 #[tokio::test]
-async fn an_account_that_is_not_active_is_hidden_and_one_that_is_again_is_shown() {
+async fn an_inactive_account_is_hidden_and_shown_when_it_is_active_again() {
     let database = Database::new().await;
     database
         .apply(&[put(ALICE, "a", 1), put(BOB, "b", 2)])
@@ -101,7 +101,7 @@ async fn an_account_that_is_not_active_is_hidden_and_one_that_is_again_is_shown(
 }
 
 #[tokio::test]
-async fn a_status_from_before_the_one_that_holds_changes_nothing() {
+async fn an_older_status_changes_nothing() {
     let database = Database::new().await;
     database.apply(&[account(ALICE, None, 5)]).await;
     database

@@ -1,4 +1,5 @@
-//! Commits are believed where they follow from what is known, and nothing is lost where they do not.
+//! Commits are applied if they follow from the known head, and parked otherwise. Holds invariants
+//! 1.1 and 7.2.
 
 use huddle_firehose::model::Position;
 use huddle_firehose::store::plan::effect::{Effect, EffectPart};
@@ -27,11 +28,11 @@ async fn a_commit_that_follows_is_written_and_moves_its_chain() {
             delete_by(ALICE, "a", 2),
         ])
         .await;
-    assert_eq!((written.records, written.waiting), (2, 0));
+    assert_eq!((written.records, written.parked), (2, 0));
     assert!(!written.leaves_work);
     assert_eq!(database.column(ROWS).await, ["a 2 deleted", "b 2"]);
-    let stands = [stands(ALICE, 2, "synchronized")];
-    assert_eq!(database.column(STANDS).await, stands);
+    let expected = [head(ALICE, 2, "synchronized")];
+    assert_eq!(database.column(HEADS).await, expected);
     assert_eq!(
         database.column("SELECT data FROM repos").await,
         [tree(2).to_string()]
@@ -54,17 +55,17 @@ async fn of_several_commits_in_a_batch_each_follows_the_one_before_it() {
         ])
         .await;
     assert_eq!(database.column(ROWS).await, ["a 2", "a 1"]);
-    assert_eq!(written.waiting, 1);
+    assert_eq!(written.parked, 1);
     let expected = [
-        stands(ALICE, 2, "synchronized"),
-        stands(BOB, 1, "desynchronized waiting"),
+        head(ALICE, 2, "synchronized"),
+        head(BOB, 1, "desynchronized parked"),
     ];
-    assert_eq!(database.column(STANDS).await, expected);
+    assert_eq!(database.column(HEADS).await, expected);
 }
 
-/// What is missed between them may have touched what is kept.
+/// The missing commit may have changed kept records.
 #[tokio::test]
-async fn a_commit_that_does_not_follow_breaks_the_chain_and_waits() {
+async fn a_commit_that_does_not_follow_breaks_the_chain_and_is_parked() {
     for (broken, cause) in [
         (commit(ALICE, 4, 3), "prev_data"),
         (commit_since(ALICE, 4, 2, 1), "since"),
@@ -76,18 +77,18 @@ async fn a_commit_that_does_not_follow_breaks_the_chain_and_waits() {
             .apply(&[commit(ALICE, 2, 1), put_by(ALICE, "a", 2)])
             .await;
         let written = database.apply(&[broken, put_by(ALICE, "b", 4)]).await;
-        assert_eq!((written.records, written.waiting), (0, 1), "{cause}");
+        assert_eq!((written.records, written.parked), (0, 1), "{cause}");
         assert!(written.leaves_work, "{cause}");
         assert_eq!(database.column(ROWS).await, ["a 2"], "{cause}");
-        let stands = [stands(ALICE, 2, "desynchronized waiting")];
-        assert_eq!(database.column(STANDS).await, stands, "{cause}");
+        let expected = [head(ALICE, 2, "desynchronized parked")];
+        assert_eq!(database.column(HEADS).await, expected, "{cause}");
         assert_eq!(database.column(CAUSE).await, [cause]);
-        assert_eq!(database.column(WAITING).await, ["4"], "{cause}");
+        assert_eq!(database.column(PARKED).await, ["4"], "{cause}");
     }
 }
 
 #[tokio::test]
-async fn a_commit_that_is_known_already_changes_nothing() {
+async fn a_known_commit_changes_nothing() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database
@@ -99,21 +100,21 @@ async fn a_commit_that_is_known_already_changes_nothing() {
         [first_commit(ALICE, 1), put_by(ALICE, "a", 1)],
     ] {
         let written = database.apply(&again).await;
-        assert_eq!((written.records, written.waiting), (0, 0));
+        assert_eq!((written.records, written.parked), (0, 0));
         assert_eq!(database.contents().await, contents);
     }
 }
 
 #[tokio::test]
-async fn a_commit_that_touches_nothing_that_is_kept_moves_the_chain() {
+async fn a_commit_without_kept_records_moves_the_head() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let written = database
         .apply(&[commit(ALICE, 2, 1), sync(ALICE, 3, 2)])
         .await;
-    assert_eq!((written.records, written.waiting), (0, 0));
-    let at_the_sync = [stands(ALICE, 3, "synchronized")];
-    assert_eq!(database.column(STANDS).await, at_the_sync);
+    assert_eq!((written.records, written.parked), (0, 0));
+    let at_the_sync = [head(ALICE, 3, "synchronized")];
+    assert_eq!(database.column(HEADS).await, at_the_sync);
     assert_eq!(
         database.column("SELECT data FROM repos").await,
         [tree(2).to_string()]
@@ -121,7 +122,7 @@ async fn a_commit_that_touches_nothing_that_is_kept_moves_the_chain() {
 }
 
 #[tokio::test]
-async fn a_repository_of_which_nothing_is_kept_leaves_no_row() {
+async fn a_repository_without_kept_records_leaves_no_row() {
     let database = Database::new().await;
     let written = database
         .apply(&[
@@ -131,21 +132,21 @@ async fn a_repository_of_which_nothing_is_kept_leaves_no_row() {
             commit(CAROL, 5, 4),
         ])
         .await;
-    assert_eq!(written.waiting, 0);
+    assert_eq!(written.parked, 0);
     assert!(database.contents().await.is_empty());
 }
 
 #[tokio::test]
-async fn the_first_commit_that_is_seen_with_something_to_keep_begins_the_chain() {
+async fn the_first_commit_with_a_kept_record_begins_the_chain() {
     let database = Database::new().await;
     database
         .apply(&[commit(ALICE, 5, 4), put_by(ALICE, "a", 5)])
         .await;
     assert_eq!(
-        database.column(STANDS).await,
-        [stands(ALICE, 5, "synchronized")]
+        database.column(HEADS).await,
+        [head(ALICE, 5, "synchronized")]
     );
-    // It is not whole: what was before it was never seen.
+    // It is not whole, because the commits before it never arrived.
     assert_eq!(database.number("SELECT is_whole FROM repos").await, 0);
     let database = Database::new().await;
     database.track(&[ALICE]).await;
@@ -153,7 +154,7 @@ async fn the_first_commit_that_is_seen_with_something_to_keep_begins_the_chain()
 }
 
 #[tokio::test]
-async fn where_history_is_wanted_the_first_commit_that_is_seen_has_its_repository_fetched() {
+async fn if_history_is_wanted_the_first_commit_that_arrives_has_its_repository_fetched() {
     let database = Database::new().await;
     let written = database
         .apply(&[
@@ -163,12 +164,12 @@ async fn where_history_is_wanted_the_first_commit_that_is_seen_has_its_repositor
             put_by(BOB, "a", 6),
         ])
         .await;
-    assert_eq!((written.records, written.waiting), (1, 1));
+    assert_eq!((written.records, written.parked), (1, 1));
     let expected = [
-        format!("{ALICE} - desynchronized waiting"),
-        stands(BOB, 6, "synchronized"),
+        format!("{ALICE} - desynchronized parked"),
+        head(BOB, 6, "synchronized"),
     ];
-    assert_eq!(database.column(STANDS).await, expected);
+    assert_eq!(database.column(HEADS).await, expected);
     assert_eq!(database.column(CAUSE).await, ["backfill", "-"]);
 }
 
@@ -186,7 +187,7 @@ async fn how_much_was_verified_is_in_the_row() {
         format!("{BOB} none"),
     ];
     assert_eq!(database.column(verified).await, expected);
-    // It is that of the commit that the row comes from, whatever was known before it.
+    // The level is the one of the commit that the row comes from.
     database
         .apply(&[put_by(BOB, "a", 3), put(ALICE, "a", 3)])
         .await;
@@ -199,7 +200,7 @@ async fn how_much_was_verified_is_in_the_row() {
 }
 
 #[tokio::test]
-async fn a_refused_effect_takes_chain_rows_and_cursor_back_with_it() {
+async fn a_refused_effect_rolls_back_head_rows_and_cursor() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.try_apply(&[], 1).await.unwrap();
@@ -214,7 +215,7 @@ async fn a_refused_effect_takes_chain_rows_and_cursor_back_with_it() {
         commit(ALICE, 2, 1),
         put_by(ALICE, "b", 2),
         put_by(ALICE, "poison", 2),
-        unproven(BOB, 3),
+        without_key(BOB, 3),
     ];
     let Err(StoreError::Rejected(rejections)) = database.try_apply(&batch, 3).await else {
         panic!("the batch was not refused");
@@ -228,22 +229,22 @@ async fn a_refused_effect_takes_chain_rows_and_cursor_back_with_it() {
     assert_eq!(database.contents().await, contents);
     assert_eq!(cursor(&database).await.seq, 1);
 
-    // With a dead letter in its place, its commit goes through.
+    // With a dead letter in place of the refused part, the commit is applied.
     let batch = Effect::without_refused(commits(&batch), &source(), rejections);
     database.try_apply(&batch, 3).await.unwrap();
     assert_eq!(database.column(ROWS).await, ["a 1", "b 2"]);
     assert_eq!(
-        database.column(STANDS).await,
+        database.column(HEADS).await,
         [
-            stands(ALICE, 2, "synchronized"),
-            format!("{BOB} - unverified_chain waiting")
+            head(ALICE, 2, "synchronized"),
+            format!("{BOB} - unverified_chain parked")
         ]
     );
     assert_eq!(cursor(&database).await.seq, 3);
 }
 
 #[tokio::test]
-async fn a_state_that_cannot_be_stored_takes_rows_and_cursor_back_with_it() {
+async fn a_head_that_cannot_be_stored_rolls_back_rows_and_cursor() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database
@@ -260,50 +261,56 @@ async fn a_state_that_cannot_be_stored_takes_rows_and_cursor_back_with_it() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_deletion_of_its_account_moves_no_chain() {
+async fn commits_before_the_deletion_of_their_account_move_no_head() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.apply(&[account(ALICE, Some("deleted"), 5)]).await;
-    let gone = [format!("{ALICE} - desynchronized")];
-    assert_eq!(database.column(STANDS).await, gone);
+    let expected = [format!("{ALICE} - desynchronized")];
+    assert_eq!(database.column(HEADS).await, expected);
     let written = database
         .apply(&[commit(ALICE, 2, 1), put_by(ALICE, "b", 2)])
         .await;
-    assert_eq!((written.records, written.waiting), (0, 0));
-    assert_eq!(database.column(STANDS).await, gone);
+    assert_eq!((written.records, written.parked), (0, 0));
+    assert_eq!(database.column(HEADS).await, expected);
     assert!(database.column(ROWS).await.is_empty());
 }
 
-/// Nobody knows what happened to it meanwhile.
+/// Its commits meanwhile are not known.
 #[tokio::test]
-async fn an_account_that_is_said_to_be_back_has_its_repository_fetched() {
+async fn an_account_that_is_active_again_has_its_repository_fetched() {
     for status in ["deleted", "takendown", "suspended", "deactivated"] {
         let database = Database::new().await;
         database.track(&[ALICE]).await;
-        database.apply(&[said(ALICE, Some(status), 2)]).await;
-        let written = database.apply(&[said(ALICE, None, 3)]).await;
+        database
+            .apply(&[unconfirmed_status(ALICE, Some(status), 2)])
+            .await;
+        let written = database.apply(&[unconfirmed_status(ALICE, None, 3)]).await;
         assert!(written.leaves_work, "{status}");
         assert_eq!(database.due(0).await, [ALICE], "{status}");
         assert_eq!(database.column(CAUSE).await, ["returned"], "{status}");
         let written = database
             .apply(&[commit(ALICE, 4, 1), put_by(ALICE, "b", 4)])
             .await;
-        assert_eq!(written.waiting, 1, "{status}");
+        assert_eq!(written.parked, 1, "{status}");
     }
 }
 
 #[tokio::test]
-async fn what_could_not_be_believed_has_its_repository_compared_or_fetched() {
+async fn a_refused_commit_has_its_repository_rechecked_or_fetched() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let written = database
-        .apply(&[doubt(ALICE, true), doubt(BOB, true), doubt(CAROL, false)])
+        .apply(&[
+            recheck(ALICE, true),
+            recheck(BOB, true),
+            recheck(CAROL, false),
+        ])
         .await;
     assert!(written.leaves_work);
     assert_eq!(database.due(0).await.len(), 2);
     let why = "SELECT did || ' ' || state || ' ' || coalesce(recheck_cause, coalesce(cause, '-')) \
                FROM repos ORDER BY did";
-    // Of the third nothing is kept, nor would anything have been.
+    // The third repository is not tracked, and the refused commit had no wanted record.
     let expected = [
         format!("{ALICE} synchronized 0"),
         format!("{BOB} desynchronized refused"),

@@ -1,5 +1,5 @@
-//! Whatever the batches in which the commits of repositories come, and however often the stream begins
-//! again at an earlier place, the tables end the same.
+//! The tables end the same for any division of the stream into batches, and any restart from an
+//! earlier place. Holds invariant 2.2.
 
 use huddle_firehose::store::plan::effect::Effect;
 use proptest::collection::vec;
@@ -17,11 +17,11 @@ enum Event {
     Delete(&'static str),
     /// A commit that touches nothing that is kept.
     Elsewhere,
-    /// A `#sync` that says nothing new.
+    /// A `#sync` with the known tree.
     Sync,
-    /// A commit whose key is not known.
-    Unproven,
-    /// A commit that nobody brings, and another one behind it.
+    /// A commit whose key is unavailable.
+    KeyUnavailable,
+    /// A missing commit, followed by another one.
     Missed,
 }
 
@@ -32,7 +32,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => rkey().prop_map(Event::Delete),
         3 => Just(Event::Elsewhere),
         2 => Just(Event::Sync),
-        1 => Just(Event::Unproven),
+        1 => Just(Event::KeyUnavailable),
         1 => Just(Event::Missed),
     ]
 }
@@ -43,21 +43,22 @@ fn history() -> impl Strategy<Value = Vec<(&'static str, Event)>> {
     vec((did, event()), 1..24)
 }
 
-/// The effects of each of its frames. It begins with a record of either, so that both are tracked.
+/// The effects of each frame. They begin with a record of each repository, so that both are
+/// tracked.
 fn frames(history: &[(&'static str, Event)]) -> Vec<Vec<Effect>> {
     let mut repositories = [Repository::new(ALICE), Repository::new(BOB)];
-    let begun = [(ALICE, Event::Put("a")), (BOB, Event::Put("a"))];
-    let said = begun.iter().chain(history).zip(1..);
-    let said = said.map(|((did, event), number)| {
+    let first_events = [(ALICE, Event::Put("a")), (BOB, Event::Put("a"))];
+    let events = first_events.iter().chain(history).zip(1..);
+    let events = events.map(|((did, event), number)| {
         let repository = &mut repositories[usize::from(*did == BOB)];
-        repository.say(2 * number, *event)
+        repository.effects_of(2 * number, *event)
     });
-    said.collect()
+    events.collect()
 }
 
 struct Repository {
     did: &'static str,
-    /// Where it stands.
+    /// Its head.
     rev: u64,
     tree: u64,
 }
@@ -71,8 +72,8 @@ impl Repository {
         }
     }
 
-    /// What is said at `n`, which is beyond everything that was said before.
-    fn say(&mut self, n: u64, event: Event) -> Vec<Effect> {
+    /// The effects of an event at `n`, which is higher than all before.
+    fn effects_of(&mut self, n: u64, event: Event) -> Vec<Effect> {
         let did = self.did;
         match event {
             Event::Put(rkey) => vec![self.commit(n), put_by(did, rkey, n)],
@@ -82,9 +83,9 @@ impl Repository {
                 self.rev = n;
                 vec![sync(did, n, self.tree)]
             }
-            Event::Unproven => {
-                let _unproven = self.commit(n);
-                vec![unproven(did, n), put_by(did, "a", n)]
+            Event::KeyUnavailable => {
+                let _without_key = self.commit(n);
+                vec![without_key(did, n), put_by(did, "a", n)]
             }
             Event::Missed => {
                 let _missed = self.commit(n - 1);
@@ -113,15 +114,15 @@ proptest! {
         lengths in vec(1_usize..6, 1..8),
     ) {
         let history = frames(&history);
-        // The stream breaks off somewhere, and begins again at some place before that.
-        let mut said = Vec::new();
+        // The stream is interrupted and continues from an earlier place.
+        let mut events = Vec::new();
         let mut from = 0;
         for (broken_off, again) in replays {
             let end = from + broken_off.index(history.len() - from + 1);
-            said.extend_from_slice(&history[from..end]);
+            events.extend_from_slice(&history[from..end]);
             from = again.index(end + 1);
         }
-        said.extend_from_slice(&history[from..]);
+        events.extend_from_slice(&history[from..]);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (expected, found) = runtime.block_on(async {
             let plain = Database::new().await;
@@ -129,7 +130,7 @@ proptest! {
                 plain.apply(frame).await;
             }
             let database = Database::new().await;
-            let mut rest = said.as_slice();
+            let mut rest = events.as_slice();
             for length in lengths.iter().cycle() {
                 let (batch, after) = rest.split_at((*length).min(rest.len()));
                 database.apply(&batch.concat()).await;

@@ -1,5 +1,5 @@
-//! Commits of repositories whose chain is followed, by the few words that matter to a test. Commit `n`
-//! brings its repository to the `n`th rev and the `n`th tree.
+//! Short constructors of commits with a chain update. Commit `n` moves its repository to the `n`th
+//! rev and the `n`th tree.
 
 use bytes::Bytes;
 use cid::Cid;
@@ -19,17 +19,17 @@ use crate::fixture::*;
 
 pub(crate) const PROFILE: &str = "com.huddle.profile";
 
-/// How each repository stands: at which commit, and why it does not go on from there.
-pub(crate) const STANDS: &str = "SELECT did || ' ' || coalesce(rev, '-') || ' ' || state \
-     || CASE has_parked WHEN 1 THEN ' waiting' ELSE '' END FROM repos ORDER BY did";
+/// The head of each repository: rev and state, and whether commits are parked.
+pub(crate) const HEADS: &str = "SELECT did || ' ' || coalesce(rev, '-') || ' ' || state \
+     || CASE has_parked WHEN 1 THEN ' parked' ELSE '' END FROM repos ORDER BY did";
 pub(crate) const CAUSE: &str = "SELECT coalesce(cause, '-') FROM repos ORDER BY did";
-/// The seqs of the frames that wait, in their order.
-pub(crate) const WAITING: &str = "SELECT seq || '' FROM parked_commits ORDER BY did, id";
+/// The seqs of the parked frames, in their order.
+pub(crate) const PARKED: &str = "SELECT seq || '' FROM parked_commits ORDER BY did, id";
 pub(crate) const ROWS: &str = "SELECT rkey || ' ' || seq || CASE deleted WHEN 1 THEN ' deleted' ELSE '' END \
      FROM records ORDER BY did, rkey";
 
-/// What [`STANDS`] says of a repository that stands at commit `n`.
-pub(crate) fn stands(did: &str, n: u64, state: &str) -> String {
+/// The line of [`HEADS`] for a repository at commit `n`.
+pub(crate) fn head(did: &str, n: u64, state: &str) -> String {
     format!("{did} {} {state}", rev(n))
 }
 
@@ -47,12 +47,13 @@ pub(crate) fn frame(did: &str, n: u64) -> Bytes {
     Bytes::from(format!("frame {n} of {did}"))
 }
 
-/// Commit `n`, proven and following commit `before`.
+/// Commit `n`, verified, with commit `before` as its predecessor.
 pub(crate) fn commit(did: &str, n: u64, before: u64) -> Effect {
     commit_since(did, n, before, before)
 }
 
-/// Commit `n`, proven and with the tree of commit `before`, but which names another rev.
+/// Commit `n`, verified, with the tree of commit `before` and the rev of commit `since` as its
+/// predecessor.
 pub(crate) fn commit_since(did: &str, n: u64, before: u64, since: u64) -> Effect {
     let predecessor = Predecessor::After {
         since: Some(rev(since)),
@@ -62,7 +63,7 @@ pub(crate) fn commit_since(did: &str, n: u64, before: u64, since: u64) -> Effect
     update(did, n, predecessor)
 }
 
-/// Commit `n`, the very first of its repository.
+/// Commit `n`, the first of its repository.
 pub(crate) fn first_commit(did: &str, n: u64) -> Effect {
     let predecessor = Predecessor::After {
         since: None,
@@ -72,12 +73,12 @@ pub(crate) fn first_commit(did: &str, n: u64) -> Effect {
     update(did, n, predecessor)
 }
 
-/// A commit of which nobody knows yet whether it is proven.
-pub(crate) fn unproven(did: &str, n: u64) -> Effect {
+/// A commit whose key is unavailable.
+pub(crate) fn without_key(did: &str, n: u64) -> Effect {
     update(did, n, Predecessor::KeyUnavailable)
 }
 
-/// A `#sync` that has the repository at the `n`th rev with the tree of commit `tree_of`.
+/// A `#sync` at the `n`th rev, with the tree of commit `tree_of`.
 pub(crate) fn sync(did: &str, n: u64, tree_of: u64) -> Effect {
     let sync = update(did, n, Predecessor::Unstated);
     with_chain(sync, |chain| chain.data = tree(tree_of))
@@ -99,7 +100,7 @@ fn update(did: &str, n: u64, predecessor: Predecessor) -> Effect {
     }))
 }
 
-/// The same commit, whose chain is followed, with another chain update.
+/// Returns the commit with a changed chain update.
 pub(crate) fn with_chain(mut commit: Effect, change: impl FnOnce(&mut ChainUpdate)) -> Effect {
     let chain = match &mut commit {
         Effect::Commit(commit) => commit.chain.as_mut(),
@@ -109,12 +110,12 @@ pub(crate) fn with_chain(mut commit: Effect, change: impl FnOnce(&mut ChainUpdat
     commit
 }
 
-/// The same commit, of a worker that wants what was before it too.
+/// Returns the commit as a worker with a backfill reads it.
 pub(crate) fn with_history(commit: Effect) -> Effect {
     with_chain(commit, |chain| chain.wants_history = true)
 }
 
-/// What commit `n` has put, where the chain up to it is whole.
+/// A record that commit `n` put, verified at level `chain`.
 pub(crate) fn put_by(did: &str, rkey: &str, n: u64) -> Effect {
     let mut version = version(did, PROFILE, rkey, n);
     version.verified = Some(Level::Chain);
@@ -127,15 +128,15 @@ pub(crate) fn delete_by(did: &str, rkey: &str, n: u64) -> Effect {
     Effect::records(vec![RecordChange::Delete(RecordDelete { version })])
 }
 
-pub(crate) fn doubt(did: &str, is_wanted: bool) -> Effect {
+pub(crate) fn recheck(did: &str, is_wanted: bool) -> Effect {
     Effect::Recheck(Recheck {
         did: self::did(did),
         is_wanted,
     })
 }
 
-/// What somebody else than its host says of an account.
-pub(crate) fn said(name: &str, status: Option<&str>, n: u64) -> Effect {
+/// An unconfirmed status of an account.
+pub(crate) fn unconfirmed_status(name: &str, status: Option<&str>, n: u64) -> Effect {
     match account(name, status, n) {
         Effect::Account(mut change) => {
             change.is_unconfirmed = true;
@@ -145,7 +146,7 @@ pub(crate) fn said(name: &str, status: Option<&str>, n: u64) -> Effect {
     }
 }
 
-/// A repository was fetched and stands at commit `n`.
+/// A fetch that found the repository at commit `n`.
 pub(crate) fn resynced(did: &str, n: u64) -> Resync {
     let done = Resynced {
         rev: rev(n).to_string(),
@@ -156,7 +157,7 @@ pub(crate) fn resynced(did: &str, n: u64) -> Resync {
     resync(did, Ok(done))
 }
 
-/// It could not be fetched, and may be tried again at second `retry_at`.
+/// A failed fetch, which is retried at second `retry_at`.
 pub(crate) fn failed(did: &str, retry_at: u64) -> Resync {
     let failure = ResyncFailure {
         error: "the host is on fire".to_owned(),
@@ -178,14 +179,14 @@ fn resync(did: &str, outcome: Result<Resynced, ResyncFailure>) -> Resync {
 }
 
 impl Database {
-    /// Tells the store what has become of a repository.
+    /// Applies an event to a repository.
     pub(crate) async fn note(&self, name: &str, event: RepoEvent<'_>) {
         let did = &did(name);
         let change = RepoChange::Repo { did, event };
         self.store.change(change).await.unwrap();
     }
 
-    /// Has a repository fetched as a whole, whatever is known of it.
+    /// Requests a fetch of a repository, in any state.
     pub(crate) async fn request_resync(&self, name: &str, cause: &str) {
         self.note(name, RepoEvent::RequestResync { cause }).await;
     }
@@ -202,7 +203,7 @@ impl Database {
         self.note(resync.did.as_str(), RepoEvent::EndResync(resync))
             .await;
     }
-    /// Has repositories tracked that stand at commit 1, each with a record `a`.
+    /// Makes repositories tracked: each is at commit 1 and has a record `a`.
     pub(crate) async fn track(&self, dids: &[&str]) {
         for did in dids {
             let begun = [first_commit(did, 1), put_by(did, "a", 1)];
@@ -210,7 +211,7 @@ impl Database {
         }
     }
 
-    /// Has the chain of a repository broken by commit 9, which waits.
+    /// Breaks the chain of a repository by commit 9, which is parked.
     pub(crate) async fn break_chain(&self, did: &str) {
         self.apply(&[commit(did, 9, 8), put_by(did, "z", 9)]).await;
     }
@@ -229,7 +230,7 @@ impl Database {
         due
     }
 
-    /// A repository was fetched while nothing more came of it.
+    /// Fetches a repository while no commit arrives.
     pub(crate) async fn resync(&self, did: &str, n: u64) {
         self.begin_resync(did).await;
         self.end_resync(&resynced(did, n)).await;

@@ -1,4 +1,4 @@
-//! What a run learns of how the runs before it ended.
+//! What a run knows of the ends of earlier runs. Holds invariant 5.3.
 
 use huddle_firehose::model::SourceId;
 use huddle_firehose::store::{CrashHistory, FrameDigest, Store};
@@ -12,7 +12,7 @@ async fn begin(database: &Database, source: &SourceId) -> CrashHistory {
 }
 
 #[tokio::test]
-async fn runs_that_come_to_no_good_end_are_counted_until_one_does() {
+async fn crashed_runs_are_counted_until_one_ends_well() {
     let database = Database::new().await;
     let source = SourceId::new("wss://relay.example/");
     for crashes in 0..3 {
@@ -23,7 +23,7 @@ async fn runs_that_come_to_no_good_end_are_counted_until_one_does() {
 }
 
 #[tokio::test]
-async fn a_frame_is_accused_of_each_crash_that_met_it_in_hand() {
+async fn a_frame_in_progress_is_a_suspect_of_each_crash() {
     let database = Database::new().await;
     let source = SourceId::new("wss://relay.example/");
     let mark = |frame| database.store.mark_in_progress(&source, frame);
@@ -35,9 +35,9 @@ async fn a_frame_is_accused_of_each_crash_that_met_it_in_hand() {
     }
 }
 
-/// Whoever kills a worker again and again meets now this frame in hand and now that one, or none.
+/// A worker that is killed from outside has another frame in progress each time, or none.
 #[tokio::test]
-async fn a_crash_without_a_frame_in_hand_clears_it() {
+async fn a_crash_without_the_frame_in_progress_clears_it() {
     for other in [Some([8; 32]), None] {
         let database = Database::new().await;
         let source = SourceId::new("wss://relay.example/");

@@ -1,4 +1,5 @@
-//! The cursor moves with the rows, forward, and each source has its own.
+//! The cursor moves with the rows and only forward, and each source has its own. Holds invariant
+//! 1.4.
 
 use huddle_firehose::model::{GapCause, Position, SourceId};
 use huddle_firehose::store::{Store, StoreError, StoredCursor, WriteBatch};
@@ -39,7 +40,7 @@ async fn a_fresh_install_starts_at_zero_and_is_new() {
 }
 
 #[tokio::test]
-async fn what_was_applied_is_loaded_after_a_restart_with_its_whole_time() {
+async fn the_cursor_is_loaded_after_a_restart_with_its_full_time() {
     let database = Database::new().await;
     advance(&database, &source(), at(7), false).await;
     let database = database.reopen().await;
@@ -51,7 +52,7 @@ async fn what_was_applied_is_loaded_after_a_restart_with_its_whole_time() {
 #[tokio::test]
 async fn the_cursor_does_not_move_back_unless_the_sequence_has_restarted() {
     let database = Database::new().await;
-    // As numbers, not as text: 10 is more than 9.
+    // They are compared as numbers and not as text: 10 is more than 9.
     advance(&database, &source(), at(9), false).await;
     advance(&database, &source(), at(10), false).await;
     advance(&database, &source(), at(8), false).await;
@@ -100,7 +101,7 @@ async fn a_source_that_was_never_loaded_is_claimed_by_its_first_batch() {
 }
 
 #[tokio::test]
-async fn a_cursor_from_before_sources_were_told_apart_is_taken_up() {
+async fn a_cursor_without_a_source_is_claimed() {
     let database = Database::new().await;
     database
         .execute("UPDATE firehose_cursor SET cursor = '42'")
@@ -123,7 +124,7 @@ async fn an_operator_may_put_the_cursor_anywhere_and_the_gap_is_recorded() {
     assert_eq!(load(&database, &source()).await.position, at(4));
     assert_eq!(database.store.open_gaps().await.unwrap()[0].from_seq, 9);
 
-    // Zero by hand is not the zero of a fresh install.
+    // A zero that was set by hand is not the zero of a new install.
     database
         .store
         .move_cursor(&source(), Position::default(), None)

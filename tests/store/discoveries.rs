@@ -1,4 +1,4 @@
-//! The search for repositories goes on where it was, and has none fetched twice.
+//! A discovery continues after a restart, and fetches no repository twice.
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::model::{BackfillCounts, RepoCounts};
@@ -18,8 +18,8 @@ const COLLECTIONS: [&str; 2] = ["com.huddle.profile", "com.huddle.slotOffer"];
 
 async fn begin(database: &Database, anew: bool) {
     let collections = nsids(&COLLECTIONS);
-    let begun = database.store.begin_discovery(&collections, anew).await;
-    begun.unwrap();
+    let discovery = database.store.begin_discovery(&collections, anew).await;
+    discovery.unwrap();
 }
 
 async fn note(database: &Database, collection: &str, names: &[&str], cursor: Option<&str>) {
@@ -33,15 +33,16 @@ async fn note(database: &Database, collection: &str, names: &[&str], cursor: Opt
     database.store.change(found).await.unwrap();
 }
 
-/// How far the search is: the cursor, how many were found, whether it is over.
-async fn stands(database: &Database) -> Vec<(Option<String>, u64, bool)> {
+/// The progress of each discovery: the cursor, the number of repositories found, and whether it is
+/// over.
+async fn progress(database: &Database) -> Vec<(Option<String>, u64, bool)> {
     let all = database.store.discoveries().await.unwrap().into_iter();
     all.map(|one| (one.cursor, one.repos, one.is_over))
         .collect()
 }
 
 #[tokio::test]
-async fn a_search_goes_page_by_page_and_comes_to_an_end() {
+async fn a_discovery_goes_page_by_page_and_ends() {
     let database = Database::new().await;
     begin(&database, false).await;
     let expected = COLLECTIONS.map(|collection| Discovery {
@@ -57,19 +58,22 @@ async fn a_search_goes_page_by_page_and_comes_to_an_end() {
     let database = database.reopen().await;
     let page_two = (Some("two".to_owned()), 2, false);
     assert_eq!(
-        stands(&database).await,
+        progress(&database).await,
         [page_two.clone(), (None, 0, false)]
     );
-    // A page without anybody is not the last one.
+    // An empty page is not the last one.
     note(&database, first, &[], Some("three")).await;
     note(&database, first, &[CAROL], None).await;
-    assert_eq!(stands(&database).await, [(None, 3, true), (None, 0, false)]);
+    assert_eq!(
+        progress(&database).await,
+        [(None, 3, true), (None, 0, false)]
+    );
     assert_eq!(database.due(0).await.len(), 3);
     assert_eq!(database.column(CAUSE).await, ["backfill"; 3]);
 }
 
 #[tokio::test]
-async fn a_search_that_was_begun_or_is_over_is_not_begun_again() {
+async fn a_discovery_that_runs_or_is_over_is_not_begun_again() {
     let database = Database::new().await;
     begin(&database, false).await;
     let [first, second] = COLLECTIONS;
@@ -81,7 +85,7 @@ async fn a_search_that_was_begun_or_is_over_is_not_begun_again() {
 }
 
 #[tokio::test]
-async fn anew_begins_a_search_that_is_over_and_none_that_is_under_way() {
+async fn anew_restarts_a_discovery_that_is_over_and_none_that_runs() {
     let database = Database::new().await;
     begin(&database, false).await;
     let [first, second] = COLLECTIONS;
@@ -89,13 +93,13 @@ async fn anew_begins_a_search_that_is_over_and_none_that_is_under_way() {
     note(&database, second, &[BOB], None).await;
     begin(&database, true).await;
     let page_two = (Some("two".to_owned()), 1, false);
-    assert_eq!(stands(&database).await, [page_two, (None, 0, false)]);
+    assert_eq!(progress(&database).await, [page_two, (None, 0, false)]);
 }
 
 #[tokio::test]
-async fn only_repositories_that_were_never_seen_as_a_whole_are_fetched() {
+async fn only_repositories_that_were_never_whole_are_fetched() {
     let database = Database::new().await;
-    // From its first commit on; by fetching it; from somewhere in between; without a chain.
+    // Known from its first commit; by a fetch; from a later commit; without a chain.
     database.track(&[ALICE]).await;
     database
         .apply(&[commit(BOB, 5, 4), put_by(BOB, "a", 5)])
@@ -125,7 +129,7 @@ async fn only_repositories_that_were_never_seen_as_a_whole_are_fetched() {
 }
 
 #[tokio::test]
-async fn a_repository_that_is_to_be_fetched_already_keeps_its_reason_and_its_time() {
+async fn a_repository_that_is_due_for_a_fetch_keeps_its_cause_and_retry_time() {
     let database = Database::new().await;
     database
         .apply(&[commit(ALICE, 5, 4), put_by(ALICE, "a", 5)])
@@ -140,37 +144,37 @@ async fn a_repository_that_is_to_be_fetched_already_keeps_its_reason_and_its_tim
 }
 
 #[tokio::test]
-async fn it_is_told_how_many_repositories_are_in_which_state() {
+async fn repositories_are_counted_by_state() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    let others = ["broken", "doubted", "resyncing", "throttled", "waiting"];
+    let others = ["broken", "rechecked", "resyncing", "throttled", "parked"];
     let others = others.map(|name| format!("did:plc:{name}"));
-    let [broken, doubted, resyncing, throttled, waiting] = &others;
+    let [broken, rechecked, resyncing, throttled, parked] = &others;
     for name in &others {
         database.track(&[name]).await;
     }
     database.break_chain(broken).await;
-    database.apply(&[doubt(doubted, true)]).await;
+    database.apply(&[recheck(rechecked, true)]).await;
     for name in [resyncing, throttled] {
         let id = did(name);
         database.request_resync(id.as_str(), "operator").await;
         database.begin_resync(id.as_str()).await;
     }
-    let mut wants_rest = failed(throttled, 100);
-    if let Err(failure) = &mut wants_rest.outcome {
+    let mut failure = failed(throttled, 100);
+    if let Err(failure) = &mut failure.outcome {
         failure.is_throttled = true;
     }
-    database.end_resync(&wants_rest).await;
+    database.end_resync(&failure).await;
     database
-        .apply(&[unproven(waiting, 2), unproven(waiting, 3)])
+        .apply(&[without_key(parked, 2), without_key(parked, 3)])
         .await;
     let expected = RepoCounts {
         tracked: 6,
         desynchronized: 1,
         resyncing: 1,
         throttled: 1,
-        doubted: 1,
-        waiting: 2,
+        rechecks: 1,
+        with_parked: 2,
         parked_commits: 3,
         backfill: BackfillCounts::default(),
     };
@@ -178,9 +182,9 @@ async fn it_is_told_how_many_repositories_are_in_which_state() {
 }
 
 #[tokio::test]
-async fn it_is_told_how_far_a_backfill_is() {
-    let backfill = |enumerating, fetched, left, failing| BackfillCounts {
-        enumerating,
+async fn the_progress_of_a_backfill_is_counted() {
+    let backfill = |discovering, fetched, left, failing| BackfillCounts {
+        discovering,
         fetched,
         left,
         failing,
@@ -202,7 +206,7 @@ async fn it_is_told_how_far_a_backfill_is() {
     database.begin_resync(BOB).await;
     database.end_resync(&failed(BOB, 100)).await;
     assert_eq!(counts().await, backfill(0, 1, 2, 1));
-    // Of an account that is gone nothing is to be fetched.
+    // The repository of a deleted account is not fetched.
     database.apply(&[account(CAROL, Some("deleted"), 5)]).await;
     assert_eq!(counts().await, backfill(0, 1, 1, 1));
     assert!(counts().await.is_over(), "everything was tried");

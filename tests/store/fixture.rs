@@ -1,4 +1,4 @@
-//! A database of its own for each test, and effects by the few words that matter to it.
+//! A database for each test, and short constructors of effects.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(crate) const ALICE: &str = "did:plc:alice";
 pub(crate) const BOB: &str = "did:plc:bob";
 pub(crate) const CAROL: &str = "did:plc:carol";
 
-/// For a lock, or a connection; longer than a busy machine takes.
+/// How long to wait for a lock or a connection. It is longer than a busy machine needs.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Database {
@@ -50,7 +50,7 @@ impl Database {
         url(&self.directory)
     }
 
-    /// As after a restart of the process.
+    /// Reopens the file, as after a restart of the process.
     pub(crate) async fn reopen(self) -> Self {
         let Self { store, directory } = self;
         drop(store);
@@ -59,18 +59,18 @@ impl Database {
     }
 
     /// Another process's connection.
-    pub(crate) async fn stranger(&self) -> SqliteConnection {
+    pub(crate) async fn other_process(&self) -> SqliteConnection {
         stranger_at(&self.path()).await
     }
 
     pub(crate) async fn execute(&self, sql: &'static str) {
         sqlx::raw_sql(sql)
-            .execute(&mut self.stranger().await)
+            .execute(&mut self.other_process().await)
             .await
             .unwrap();
     }
 
-    /// Applies `effects` with a cursor that goes nowhere.
+    /// Applies `effects` without moving the cursor.
     pub(crate) async fn apply(&self, effects: &[Effect]) -> Written {
         self.try_apply(effects, 0).await.unwrap()
     }
@@ -104,7 +104,7 @@ impl Database {
             .unwrap()
     }
 
-    /// How SQLite would answer `sql`, one line a step.
+    /// SQLite's query plan for `sql`, one line for each step.
     pub(crate) async fn plan(&self, sql: &str) -> String {
         let rows: Vec<(i64, i64, i64, String)> =
             sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
@@ -116,7 +116,7 @@ impl Database {
             .collect::<String>()
     }
 
-    /// What all tables say, apart from when it was written and in which order rows came.
+    /// The contents of all tables, without write times and the order of rows.
     pub(crate) async fn contents(&self) -> Vec<String> {
         const TABLES: [&str; 11] = [
             "SELECT json_array('record', uri, cid, rev, seq, time, record, hex(record_cbor), \
@@ -125,7 +125,7 @@ impl Database {
              as_of_seq, removed_at, is_unconfirmed) FROM accounts ORDER BY did",
             "SELECT json_array('repo', did, rev, data, seq, source, time, state, cause, is_whole, \
              has_parked, recheck_cause, retry_at, attempts) FROM repos ORDER BY did",
-            "SELECT json_array('waiting', did, source, seq, hex(frame)) \
+            "SELECT json_array('parked', did, source, seq, hex(frame)) \
              FROM parked_commits ORDER BY did, id",
             "SELECT json_array('resync', did, cause, host, rev, created, updated, deleted, \
              unchanged, bytes, error) FROM resyncs ORDER BY id",
@@ -164,8 +164,8 @@ fn url(directory: &TempDir) -> String {
     format!("sqlite://{}", directory.path().join("huddle.db").display())
 }
 
-/// `effects` as an event brings them: the records of a commit whose chain is followed belong to it. A
-/// test names them behind their commit.
+/// Joins `effects` like an event: the records of a commit with a chain update belong to it. A test
+/// lists them after their commit.
 pub(crate) fn commits(effects: &[Effect]) -> Vec<Effect> {
     let mut gathered: Vec<Effect> = Vec::new();
     for effect in effects {
@@ -202,7 +202,7 @@ pub(crate) fn uri(did: &str, collection: &str, rkey: &str) -> String {
     format!("at://{did}/{collection}/{rkey}")
 }
 
-/// A commit: its rev, seq and time all rise with `n`.
+/// The version of a record at commit `n`: its rev, seq and time rise with `n`.
 pub(crate) fn version(did: &str, collection: &str, rkey: &str, n: u64) -> RecordVersion {
     RecordVersion {
         did: Did::parse(did).unwrap(),
@@ -301,7 +301,7 @@ pub(crate) fn booking(did: &str, rkey: &str, n: u64, offer_uri: &str, status: &s
     )
 }
 
-/// `None` is active.
+/// A change of status; `None` means active.
 pub(crate) fn account(did: &str, status: Option<&str>, n: u64) -> Effect {
     Effect::Account(AccountChange {
         did: Did::parse(did).unwrap(),

@@ -1,4 +1,4 @@
-//! Gaps are recorded once, and no gap swallows another.
+//! A gap is recorded once, and no gap hides another. Holds invariant 2.7.
 
 use huddle_firehose::model::GapCause;
 use huddle_firehose::store::plan::effect::Effect;
@@ -33,7 +33,7 @@ async fn a_gap_gets_its_end_once_it_is_known() {
     database.apply(&[outdated(5, None)]).await;
     database.apply(&[outdated(5, Some(9))]).await;
     database.apply(&[outdated(5, None)]).await;
-    // Without an end the last one is the one that has ended at 9, for as long as that is open.
+    // Without an end, the last gap is the one that ended at 9, while that is open.
     assert_eq!(open_gaps(&database).await, [(5, Some(9))]);
 }
 

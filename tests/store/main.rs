@@ -1,6 +1,6 @@
-//! The store, on a real SQLite file.
+//! Tests of the store on a real SQLite file.
 
-// The setting that allows it in tests sees only the functions marked as such.
+// The setting that allows it in tests covers only functions with a test attribute.
 #![allow(clippy::unwrap_used)]
 
 mod accounts;

@@ -1,4 +1,4 @@
-//! The tables, as an operator and as Cloudflare D1 would meet them.
+//! The migrations, for SQLite and for Cloudflare D1.
 
 use std::fs;
 use std::path::Path;
@@ -65,7 +65,7 @@ async fn the_first_migration_alone_has_the_shape_that_is_fixed() {
 }
 
 #[test]
-fn no_migration_says_what_d1_refuses() {
+fn no_migration_uses_what_d1_refuses() {
     for (name, sql) in migrations() {
         let statements: String = sql
             .lines()
@@ -76,8 +76,8 @@ fn no_migration_says_what_d1_refuses() {
         let words =
             statements.split(|character: char| !character.is_alphanumeric() && character != '_');
         let refused = ["PRAGMA", "BEGIN", "COMMIT", "SAVEPOINT", "ATTACH", "VACUUM"];
-        let said: Vec<&str> = words.filter(|word| refused.contains(word)).collect();
-        assert!(said.is_empty(), "{name} says {said:?}");
+        let found: Vec<&str> = words.filter(|word| refused.contains(word)).collect();
+        assert!(found.is_empty(), "{name} has {found:?}");
     }
 }
 
@@ -126,7 +126,7 @@ async fn a_missing_file_is_not_created_where_that_was_not_asked_for() {
 }
 
 #[tokio::test]
-async fn the_obvious_questions_are_answered_by_an_index() {
+async fn frequent_queries_use_an_index() {
     let database = Database::new().await;
     let questions = [
         (

@@ -1,5 +1,5 @@
-//! Effects are idempotent and monotone: whatever the order, the repetitions and the batches in which
-//! they come, the tables end the same.
+//! Effects are idempotent and monotone: any order, repetition and division into batches gives the
+//! same tables. Holds invariant 2.2.
 
 use huddle_firehose::store::plan::effect::Effect;
 use proptest::collection::vec;
@@ -8,7 +8,7 @@ use proptest::sample::Index;
 
 use crate::fixture::*;
 
-/// One history of a small network: `n` is the moment of an event, so no two events share a rev.
+/// A history of a small network. `n` is the number of an event, so no two events share a rev.
 fn history() -> impl Strategy<Value = Vec<Effect>> {
     let did = || prop::sample::select(vec![ALICE, BOB]);
     let rkey = || prop::sample::select(vec!["a", "b"]);

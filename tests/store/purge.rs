@@ -1,4 +1,4 @@
-//! What has ended, or was given up, goes once its retention is over.
+//! Ended requests, dead letters and rows of resyncs are purged when their retention is over.
 
 use huddle_firehose::store::{Purged, Retention, Store};
 
@@ -52,7 +52,7 @@ async fn only_requests_that_have_ended_long_ago_are_purged() {
     );
     assert_eq!(database.number("SELECT count(*) FROM records").await, 7);
 
-    // A replay doesn't bring back what was purged.
+    // A replay does not bring back what was purged.
     database.apply(&old).await;
     assert_eq!(
         database
@@ -80,7 +80,7 @@ async fn old_dead_letters_are_purged_however_many() {
 }
 
 #[tokio::test]
-async fn what_is_told_of_fetched_repositories_goes_with_the_dead_letters() {
+async fn rows_of_resyncs_are_purged_with_the_dead_letters() {
     let database = Database::new().await;
     database
         .execute(

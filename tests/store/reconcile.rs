@@ -1,4 +1,4 @@
-//! A gap is closed once every repository was seen to that may have changed in it.
+//! A gap is closed after every tracked repository was compared. Holds invariant 6.5.
 
 use huddle_firehose::atproto::syntax::Nsid;
 use huddle_firehose::model::{GapCause, Position};
@@ -28,9 +28,9 @@ async fn close(database: &Database) -> Vec<String> {
     closed.map(|gap| gap.resolution).collect()
 }
 
-async fn settle(database: &Database, names: &[&str]) {
-    let doubted = database.store.due(JobKind::Recheck, Timestamp::MAX, 99);
-    for repo in doubted.await.unwrap() {
+async fn confirm_rechecks(database: &Database, names: &[&str]) {
+    let due = database.store.due(JobKind::Recheck, Timestamp::MAX, 99);
+    for repo in due.await.unwrap() {
         if names.contains(&repo.did.as_str()) {
             let recheck_cause = repo.recheck_cause;
             let event = RepoEvent::ConfirmRecheck { recheck_cause };
@@ -40,7 +40,7 @@ async fn settle(database: &Database, names: &[&str]) {
 }
 
 #[tokio::test]
-async fn where_there_is_no_gap_nothing_is_doubted() {
+async fn without_a_gap_nothing_is_rechecked() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     assert_eq!(reconcile(&database).await, Reconciled::default());
@@ -48,24 +48,24 @@ async fn where_there_is_no_gap_nothing_is_doubted() {
 }
 
 #[tokio::test]
-async fn a_gap_that_has_ended_has_every_tracked_repository_doubted_once() {
+async fn an_ended_gap_has_every_tracked_repository_rechecked_once() {
     let database = Database::new().await;
     database.track(&[ALICE, BOB]).await;
-    // Where nobody has followed the chain, there is nothing to compare.
+    // Without a checked chain, there is nothing to compare.
     database.apply(&[put(CAROL, "a", 1)]).await;
     database.apply(&[outdated(5, Some(9))]).await;
-    assert_eq!(reconcile(&database).await.doubted, Some(3));
+    assert_eq!(reconcile(&database).await.rechecks, Some(3));
     assert_eq!(database.due(0).await, [CAROL, ALICE, BOB]);
     assert_eq!(database.column(CAUSE).await, ["-", "-", "gap"]);
 
-    settle(&database, &[ALICE]).await;
+    confirm_rechecks(&database, &[ALICE]).await;
     let again = reconcile(&database).await;
-    assert_eq!((again.doubted, again.closed.len()), (None, 0));
+    assert_eq!((again.rechecks, again.closed.len()), (None, 0));
     assert_eq!(database.due(0).await, [CAROL, BOB]);
 }
 
 #[tokio::test]
-async fn a_doubted_repository_is_seen_to_at_once_however_long_it_was_to_be_left_alone() {
+async fn a_recheck_for_a_gap_is_due_at_once_despite_an_earlier_retry_time() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
@@ -77,12 +77,12 @@ async fn a_doubted_repository_is_seen_to_at_once_however_long_it_was_to_be_left_
 }
 
 #[tokio::test]
-async fn a_gap_is_closed_once_all_were_seen_to_and_says_what_that_came_to() {
+async fn a_gap_is_closed_after_all_rechecks_and_says_what_they_changed() {
     let database = Database::new().await;
     database.track(&[ALICE, BOB]).await;
     database.apply(&[outdated(5, Some(9))]).await;
     reconcile(&database).await;
-    settle(&database, &[ALICE]).await;
+    confirm_rechecks(&database, &[ALICE]).await;
     let bob = did(BOB);
     database.request_resync(bob.as_str(), "gap").await;
     assert!(close(&database).await.is_empty(), "one is to be fetched");
@@ -108,7 +108,7 @@ async fn a_gap_is_closed_once_all_were_seen_to_and_says_what_that_came_to() {
 }
 
 #[tokio::test]
-async fn where_nothing_is_tracked_a_gap_is_closed_at_once() {
+async fn without_tracked_repositories_a_gap_is_closed_at_once() {
     let database = Database::new().await;
     database.apply(&[outdated(5, Some(9))]).await;
     assert_eq!(close(&database).await.len(), 1);
@@ -123,14 +123,14 @@ async fn a_gap_without_an_end_stays_open_until_it_has_one() {
     assert_eq!(reconcile(&database).await, Reconciled::default());
     assert!(database.due(0).await.is_empty());
     database.apply(&[outdated(5, Some(9))]).await;
-    assert_eq!(reconcile(&database).await.doubted, Some(1));
-    settle(&database, &[ALICE]).await;
+    assert_eq!(reconcile(&database).await.rechecks, Some(1));
+    confirm_rechecks(&database, &[ALICE]).await;
     assert_eq!(close(&database).await.len(), 1);
 }
 
-/// What ends the gap before a new sequence is told by nobody.
+/// No event tells the end of the gap before a new sequence.
 #[tokio::test]
-async fn a_gap_before_a_new_sequence_has_ended_once_something_of_that_is_applied() {
+async fn a_gap_before_a_new_sequence_ends_when_an_event_of_it_is_applied() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let future = gap(GapCause::FutureCursor, 500, None);
@@ -140,26 +140,26 @@ async fn a_gap_before_a_new_sequence_has_ended_once_something_of_that_is_applied
     moved.await.unwrap();
     assert_eq!(reconcile(&database).await, Reconciled::default());
     database.try_apply(&[], 3).await.unwrap();
-    assert_eq!(reconcile(&database).await.doubted, Some(1));
+    assert_eq!(reconcile(&database).await.rechecks, Some(1));
 }
 
 #[tokio::test]
-async fn what_was_doubted_for_one_gap_is_doubted_anew_for_the_next() {
+async fn the_next_gap_has_every_repository_rechecked_again() {
     let database = Database::new().await;
     database.track(&[ALICE, BOB]).await;
     database.apply(&[outdated(5, Some(9))]).await;
     reconcile(&database).await;
-    settle(&database, &[ALICE]).await;
+    confirm_rechecks(&database, &[ALICE]).await;
     database.apply(&[outdated(20, Some(29))]).await;
-    assert_eq!(reconcile(&database).await.doubted, Some(2));
+    assert_eq!(reconcile(&database).await.rechecks, Some(2));
     assert_eq!(database.column(OPEN).await.len(), 2);
-    settle(&database, &[ALICE, BOB]).await;
+    confirm_rechecks(&database, &[ALICE, BOB]).await;
     assert_eq!(close(&database).await.len(), 2);
 }
 
-/// A repository that was created in the gap is found by the search alone.
+/// Only a discovery finds a repository that was created in the gap.
 #[tokio::test]
-async fn no_gap_is_closed_while_repositories_are_looked_for() {
+async fn no_gap_is_closed_while_a_discovery_runs() {
     let database = Database::new().await;
     let collection = Nsid::parse(PROFILE).unwrap();
     let collections = std::slice::from_ref(&collection);
@@ -173,7 +173,7 @@ async fn no_gap_is_closed_while_repositories_are_looked_for() {
     let found = RepoChange::Discovered(&page(None));
     store.change(found).await.unwrap();
     database.apply(&[outdated(5, Some(9))]).await;
-    // It begins anew for the sake of the gap.
+    // The gap restarts the discovery.
     assert!(close(&database).await.is_empty());
     let discoveries = store.discoveries().await.unwrap();
     assert!(!discoveries[0].is_over);
@@ -186,7 +186,7 @@ async fn no_gap_is_closed_while_repositories_are_looked_for() {
 }
 
 #[tokio::test]
-async fn no_gap_is_closed_while_what_was_found_is_still_to_be_fetched() {
+async fn no_gap_is_closed_while_found_repositories_are_not_fetched() {
     let database = Database::new().await;
     database.apply(&[outdated(5, Some(9))]).await;
     let alice = did(ALICE);
@@ -196,9 +196,9 @@ async fn no_gap_is_closed_while_what_was_found_is_still_to_be_fetched() {
     assert_eq!(close(&database).await.len(), 1);
 }
 
-/// It may have come back meanwhile.
+/// It may be active again.
 #[tokio::test]
-async fn of_an_account_that_was_gone_its_host_is_asked_before_a_gap_is_closed() {
+async fn the_host_of_an_inactive_account_is_asked_before_a_gap_is_closed() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database
@@ -208,11 +208,15 @@ async fn of_an_account_that_was_gone_its_host_is_asked_before_a_gap_is_closed() 
     assert!(close(&database).await.is_empty());
     let unconfirmed = database.store.unconfirmed(second(0), 10).await.unwrap();
     assert_eq!(unconfirmed.len(), 1);
-    let truth = HostStatus::Inactive(Some("deactivated".to_owned()));
+    let host_status = HostStatus::Inactive(Some("deactivated".to_owned()));
     let answered = RepoChange::HostAnswered {
         unconfirmed: &unconfirmed[0],
-        answer: &truth,
+        answer: &host_status,
     };
     database.store.change(answered).await.unwrap();
-    assert_eq!(close(&database).await.len(), 1, "it is left alone");
+    assert_eq!(
+        close(&database).await.len(),
+        1,
+        "the gap does not wait for it"
+    );
 }

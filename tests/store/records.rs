@@ -1,4 +1,4 @@
-//! Rows are guarded by rev, and projections follow them.
+//! Rows are guarded by rev, and projections follow them. Holds invariants 2.1 and 2.3.
 
 use huddle_firehose::store::Written;
 
@@ -87,7 +87,7 @@ async fn a_tombstone_holds_no_content() {
 }
 
 #[tokio::test]
-async fn a_record_may_be_created_anew_after_its_deletion() {
+async fn a_record_may_be_created_again_after_its_deletion() {
     let database = Database::new().await;
     database.apply(&[delete(ALICE, PROFILE, "a", 2)]).await;
     database.apply(&[put(ALICE, "a", 3)]).await;
@@ -95,7 +95,7 @@ async fn a_record_may_be_created_anew_after_its_deletion() {
 }
 
 #[tokio::test]
-async fn a_projection_comes_changes_and_goes_with_its_record() {
+async fn a_projection_is_created_changed_and_deleted_with_its_record() {
     let database = Database::new().await;
     let titles = "SELECT title FROM offers_index";
     let renamed = huddle_firehose::huddle::SlotOfferRow {
@@ -111,7 +111,7 @@ async fn a_projection_comes_changes_and_goes_with_its_record() {
     database.apply(&[offer(ALICE, "o", 3, renamed)]).await;
     assert_eq!(database.column(titles).await, ["Review"]);
 
-    // An older version must not come through to the projection either.
+    // An older version must not reach the projection either.
     database.apply(&[offer(ALICE, "o", 2, slot_offer())]).await;
     assert_eq!(database.column(titles).await, ["Review"]);
 
@@ -151,7 +151,7 @@ async fn batches_of_any_length_are_written_whole() {
 }
 
 #[tokio::test]
-async fn the_chain_state_is_that_of_a_repositorys_newest_commit() {
+async fn the_head_of_a_repository_is_its_newest_commit() {
     let database = Database::new().await;
     database
         .apply(&[put(ALICE, "a", 3), put(ALICE, "b", 1), put(BOB, "a", 2)])

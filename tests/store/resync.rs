@@ -1,4 +1,5 @@
-//! How repositories that have to be fetched are found, and what becomes of their state.
+//! Which repositories are due for a fetch, and how a fetch changes their state. Holds invariant
+//! 11.6.
 
 use huddle_firehose::model::Resynced;
 use huddle_firehose::store::repos::{RepoStore, Resync};
@@ -11,7 +12,7 @@ const OUTCOMES: &str = "SELECT json_array(did, cause, host, rev, created, update
 const TRIES: &str = "SELECT attempts || ' ' || coalesce(retry_at, 'at once') FROM repos";
 
 #[tokio::test]
-async fn a_repository_that_was_fetched_stands_where_it_was_found() {
+async fn a_fetched_repository_gets_the_fetched_head() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
@@ -30,8 +31,8 @@ async fn a_repository_that_was_fetched_stands_where_it_was_found() {
     }
     database.end_resync(&fetched).await;
 
-    let there = [stands(ALICE, 12, "synchronized waiting")];
-    assert_eq!(database.column(STANDS).await, there);
+    let expected = [head(ALICE, 12, "synchronized parked")];
+    assert_eq!(database.column(HEADS).await, expected);
     let row = "SELECT data || ' ' || is_whole || ' ' || coalesce(seq, '-') || ' ' || time \
                || ' ' || source FROM repos";
     let expected = format!("{} 1 - {:.3} https://host.example/", tree(12), second(12));
@@ -44,7 +45,7 @@ async fn a_repository_that_was_fetched_stands_where_it_was_found() {
 }
 
 #[tokio::test]
-async fn the_stream_goes_on_where_a_fetched_repository_stands() {
+async fn the_stream_continues_from_the_fetched_head() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let alice = did(ALICE);
@@ -59,12 +60,12 @@ async fn the_stream_goes_on_where_a_fetched_repository_stands() {
             put_by(ALICE, "c", 13),
         ])
         .await;
-    assert_eq!(written.waiting, 0);
+    assert_eq!(written.parked, 0);
     assert_eq!(database.column(ROWS).await, ["a 1", "c 13"]);
 }
 
 #[tokio::test]
-async fn one_that_broke_while_it_was_fetched_is_fetched_once_more() {
+async fn a_repository_that_breaks_during_its_fetch_is_fetched_once_more() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
@@ -84,19 +85,19 @@ async fn one_that_broke_while_it_was_fetched_is_fetched_once_more() {
 }
 
 #[tokio::test]
-async fn one_of_which_nothing_is_kept_is_no_longer_tracked() {
+async fn a_fetched_repository_without_kept_records_is_not_tracked() {
     let database = Database::new().await;
     let alice = did(ALICE);
     database.request_resync(alice.as_str(), "backfill").await;
     assert_eq!(database.store.tracked().await.unwrap(), [ALICE]);
     database.resync(ALICE, 12).await;
     assert!(database.store.tracked().await.unwrap().is_empty());
-    // That it was fetched is told all the same.
+    // The fetch is recorded all the same.
     assert_eq!(database.column(OUTCOMES).await.len(), 1);
 }
 
 #[tokio::test]
-async fn what_could_not_be_fetched_is_tried_again_and_told() {
+async fn a_failed_fetch_is_retried_and_recorded() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
@@ -106,8 +107,8 @@ async fn what_could_not_be_fetched_is_tried_again_and_told() {
         database.begin_resync(alice.as_str()).await;
         let failed = failed(ALICE, retry_at);
         database.end_resync(&failed).await;
-        let there = [stands(ALICE, 1, "desynchronized waiting")];
-        assert_eq!(database.column(STANDS).await, there);
+        let expected = [head(ALICE, 1, "desynchronized parked")];
+        assert_eq!(database.column(HEADS).await, expected);
         let tries = format!("{attempts} {:.3}", second(retry_at));
         assert_eq!(database.column(TRIES).await, [tries]);
         assert!(database.due(retry_at - 1).await.is_empty());
@@ -118,16 +119,16 @@ async fn what_could_not_be_fetched_is_tried_again_and_told() {
         r#"["{ALICE}","prev_data","https://host.example/",null,0,0,0,0,0,"the host is on fire",1]"#
     );
     assert_eq!(database.column(OUTCOMES).await, vec![expected; 2]);
-    // What still comes of it waits, and does not have it tried sooner.
+    // A later commit is parked, and does not make the retry earlier.
     database.apply(&[commit(ALICE, 10, 9)]).await;
     assert!(database.due(199).await.is_empty());
 
     database.resync(ALICE, 9).await;
-    assert_eq!(database.due(0).await, [ALICE], "something waits");
+    assert_eq!(database.due(0).await, [ALICE], "a commit is parked");
 }
 
 #[tokio::test]
-async fn one_whose_host_wants_to_be_left_alone_is_throttled() {
+async fn a_repository_whose_host_is_cooling_down_is_throttled() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let alice = did(ALICE);
@@ -138,28 +139,28 @@ async fn one_whose_host_wants_to_be_left_alone_is_throttled() {
         failure.is_throttled = true;
     }
     database.end_resync(&throttled).await;
-    let expected = [stands(ALICE, 1, "throttled")];
-    assert_eq!(database.column(STANDS).await, expected);
+    let expected = [head(ALICE, 1, "throttled")];
+    assert_eq!(database.column(HEADS).await, expected);
     assert!(database.due(99).await.is_empty());
     assert_eq!(database.due(100).await, [ALICE]);
     let written = database.apply(&[commit(ALICE, 2, 1)]).await;
-    assert_eq!(written.waiting, 1);
+    assert_eq!(written.parked, 1);
 }
 
-fn gone(name: &str) -> Resync {
-    let mut gone = failed(name, 100);
-    if let Err(failure) = &mut gone.outcome {
+fn missing(name: &str) -> Resync {
+    let mut missing = failed(name, 100);
+    if let Err(failure) = &mut missing.outcome {
         failure.is_gone = true;
     }
-    gone
+    missing
 }
 
-/// Where a server has lost its mind for a while, that must not cost anything.
+/// A temporary failure of a server must not lose data.
 #[tokio::test]
-async fn one_that_is_gone_is_kept_where_something_of_it_is() {
+async fn a_missing_repository_with_kept_data_is_kept() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    database.apply(&[unproven(BOB, 2)]).await;
+    database.apply(&[without_key(BOB, 2)]).await;
     let ids = [did(ALICE), did(BOB), did(CAROL)];
     for (id, cause) in ids.iter().zip(["backfill", "backfill", "returned"]) {
         database.request_resync(id.as_str(), cause).await;
@@ -167,26 +168,26 @@ async fn one_that_is_gone_is_kept_where_something_of_it_is() {
     for _ in 0..20 {
         for id in &ids {
             database.begin_resync(id.as_str()).await;
-            database.end_resync(&gone(id.as_str())).await;
+            database.end_resync(&missing(id.as_str())).await;
         }
     }
     assert_eq!(database.due(100).await.len(), 3);
 }
 
 #[tokio::test]
-async fn one_that_is_gone_and_of_which_nothing_is_kept_is_forgotten_in_the_end() {
+async fn a_missing_repository_without_kept_data_is_forgotten_in_the_end() {
     let database = Database::new().await;
     let alice = did(ALICE);
     database.request_resync(alice.as_str(), "backfill").await;
     for _ in 0..20 {
         database.begin_resync(alice.as_str()).await;
-        database.end_resync(&gone(ALICE)).await;
+        database.end_resync(&missing(ALICE)).await;
     }
     assert!(database.store.tracked().await.unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_process_that_died_while_it_fetched_begins_anew() {
+async fn a_fetch_that_a_crash_interrupted_is_due_again() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
@@ -197,7 +198,7 @@ async fn a_process_that_died_while_it_fetched_begins_anew() {
 }
 
 #[tokio::test]
-async fn what_the_stream_has_found_comes_before_a_backfill() {
+async fn work_from_the_stream_comes_before_a_backfill() {
     let database = Database::new().await;
     database.track(&[BOB]).await;
     let alice = did(ALICE);
@@ -211,7 +212,7 @@ async fn what_the_stream_has_found_comes_before_a_backfill() {
 }
 
 #[tokio::test]
-async fn one_that_was_tried_in_vain_is_left_alone_until_its_time_has_come() {
+async fn a_failed_job_is_not_due_before_its_retry_time() {
     let database = Database::new().await;
     database.track(&[ALICE, BOB, CAROL]).await;
     for (name, until) in [(ALICE, 30), (BOB, 20), (CAROL, 10)] {
@@ -222,14 +223,14 @@ async fn one_that_was_tried_in_vain_is_left_alone_until_its_time_has_come() {
     assert!(database.due(9).await.is_empty());
     assert_eq!(database.due(20).await, [CAROL, BOB]);
     assert_eq!(database.due(30).await, [CAROL, BOB, ALICE]);
-    // An operator has no patience.
+    // A request by an operator is due at once.
     let alice = did(ALICE);
     database.request_resync(alice.as_str(), "operator").await;
     assert_eq!(database.due(9).await, [ALICE]);
 }
 
 #[tokio::test]
-async fn an_operator_may_ask_for_a_repository_whatever_is_known_of_it() {
+async fn an_operator_may_request_any_repository() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.apply(&[put(BOB, "a", 1)]).await;
@@ -239,17 +240,19 @@ async fn an_operator_may_ask_for_a_repository_whatever_is_known_of_it() {
     }
     assert_eq!(database.due(0).await.len(), 3);
     assert_eq!(database.column(CAUSE).await, ["operator"; 3]);
-    // Where it stood is known all the same.
+    // The known head stays.
     let revs = "SELECT rev FROM repos WHERE rev IS NOT NULL";
     assert_eq!(database.column(revs).await.len(), 2);
 }
 
 #[tokio::test]
-async fn what_is_known_of_a_repository_comes_with_it() {
+async fn a_due_repository_comes_with_its_head_and_status() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    database.apply(&[said(ALICE, Some("suspended"), 4)]).await;
-    database.apply(&[said(ALICE, None, 5)]).await;
+    database
+        .apply(&[unconfirmed_status(ALICE, Some("suspended"), 4)])
+        .await;
+    database.apply(&[unconfirmed_status(ALICE, None, 5)]).await;
     database.request_resync(BOB, "gap").await;
     let due = database.due_repos(0).await;
     let found: Vec<_> = due

@@ -1,4 +1,4 @@
-//! What a repository that was fetched as a whole does to its rows.
+//! How a snapshot changes the rows of its repository. Holds invariant 2.8.
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::model::SourceId;
@@ -90,7 +90,7 @@ async fn a_part_that_is_written_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_it_deletes_no_replay_brings_back() {
+async fn no_replay_brings_back_what_it_deletes() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     write(&database, &[delete_by(ALICE, "a", 5)]).await;
@@ -103,7 +103,7 @@ async fn what_it_deletes_no_replay_brings_back() {
         database.apply(&replayed).await;
         assert_eq!(database.column(ROWS).await, ["a 5 deleted"]);
     }
-    // What comes after it may.
+    // A later commit may.
     database
         .apply(&[commit(ALICE, 6, 5), put_by(ALICE, "a", 6)])
         .await;
@@ -134,13 +134,13 @@ async fn an_older_one_overwrites_nothing() {
 }
 
 #[tokio::test]
-async fn what_it_confirms_is_proven_and_otherwise_as_it_was() {
+async fn confirmed_records_become_verified_and_stay_otherwise_equal() {
     let database = Database::new().await;
     database
         .apply(&[put(ALICE, "a", 1), put(ALICE, "b", 1), put(BOB, "c", 1)])
         .await;
     try_write(&database, &[], &["a", "c"]).await.unwrap();
-    // The last one is somebody else's.
+    // The last one belongs to another repository.
     assert_eq!(
         database.column(VERIFIED).await,
         ["a chain", "b none", "c none"]
@@ -153,12 +153,12 @@ async fn it_does_not_move_the_chain_before_all_of_it_is_written() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     write(&database, &[put_by(ALICE, "b", 5)]).await;
-    let before = [stands(ALICE, 1, "synchronized")];
-    assert_eq!(database.column(STANDS).await, before);
+    let before = [head(ALICE, 1, "synchronized")];
+    assert_eq!(database.column(HEADS).await, before);
 }
 
 #[tokio::test]
-async fn what_is_from_before_a_deletion_of_its_account_is_not_written() {
+async fn records_from_before_the_deletion_of_their_account_are_not_written() {
     let database = Database::new().await;
     database.apply(&[account(ALICE, Some("deleted"), 5)]).await;
     let written = write(&database, &[put_by(ALICE, "a", 5), put_by(ALICE, "b", 6)]).await;
@@ -191,7 +191,7 @@ async fn a_refused_record_is_named_and_nothing_is_half_written() {
 }
 
 #[tokio::test]
-async fn the_rows_of_a_repository_are_told_in_the_order_of_their_paths() {
+async fn the_rows_of_a_repository_are_read_in_the_order_of_their_paths() {
     let database = Database::new().await;
     let neighbour = Did::parse("did:plc:alice0").unwrap();
     database

@@ -1,4 +1,4 @@
-//! What goes wrong: a refused effect is named, and trouble of the database passes.
+//! Failures: a refused effect is named, and a failing database is retried. Holds invariant 1.1.
 
 use std::fs;
 use std::future::poll_fn;
@@ -49,14 +49,14 @@ async fn a_refused_effect_is_named_and_nothing_is_half_applied() {
     assert!(database.contents().await.is_empty());
     assert_eq!(cursor(&database).await, 0);
 
-    // Without them the batch goes through.
+    // Without them the batch is applied.
     let rest = [batch[0].clone(), batch[2].clone(), batch[4].clone()];
     database.try_apply(&rest, 5).await.unwrap();
     assert_eq!(cursor(&database).await, 5);
 }
 
 #[tokio::test]
-async fn a_refusal_that_no_effect_explains_is_trouble_of_the_database() {
+async fn a_refusal_that_no_effect_causes_is_a_failure_of_the_database() {
     let database = Database::new().await;
     database
         .execute(
@@ -71,13 +71,13 @@ async fn a_refusal_that_no_effect_explains_is_trouble_of_the_database() {
 #[tokio::test]
 async fn a_database_that_is_locked_is_unavailable_and_then_works() {
     let database = Database::with_busy_timeout(Duration::from_millis(50)).await;
-    let mut stranger = database.stranger().await;
-    stranger.execute("BEGIN IMMEDIATE").await.unwrap();
+    let mut other = database.other_process().await;
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
     let batch = [put(ALICE, "a", 1)];
     assert_unavailable(database.try_apply(&batch, 1).await);
     assert_unavailable(database.store.check_writable().await);
 
-    stranger.execute("ROLLBACK").await.unwrap();
+    other.execute("ROLLBACK").await.unwrap();
     database.store.check_writable().await.unwrap();
     assert_eq!(database.try_apply(&batch, 1).await.unwrap().records, 1);
 }
@@ -100,7 +100,7 @@ async fn a_missing_table_is_unavailable_and_no_dead_letter() {
 
 #[tokio::test]
 async fn an_apply_that_is_dropped_leaves_no_transaction_open() {
-    // A connection that is being closed may hold the lock for a moment more.
+    // A connection that is being closed may hold the lock a moment longer.
     let database = Database::new().await;
     let effects: Vec<_> = (0..300).map(|n| put(ALICE, &n.to_string(), n)).collect();
     let batch = WriteBatch {
@@ -112,7 +112,7 @@ async fn an_apply_that_is_dropped_leaves_no_transaction_open() {
         },
         sequence_restarted: false,
     };
-    // Each time it is dropped one step later: it is polled only when something has come for it.
+    // It is dropped one step later each time. It is polled only when it can make progress.
     for steps in 1..40 {
         let mut apply = database.store.apply(&batch);
         let mut step = 0;
@@ -132,13 +132,13 @@ async fn an_apply_that_is_dropped_leaves_no_transaction_open() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_file_that_was_taken_away_is_unavailable_until_it_is_back() {
+async fn a_file_that_was_moved_away_is_unavailable_until_it_is_back() {
     let database = Database::new().await;
     let elsewhere = database.path().with_extension("elsewhere");
     fs::rename(database.path(), &elsewhere).unwrap();
     assert_unavailable(database.try_apply(&[put(ALICE, "a", 1)], 1).await);
 
-    // Another file under its name is not taken for it: it has another cursor.
+    // Another file with the same name is not accepted, because it has another cursor.
     fs::write(database.path(), b"").unwrap();
     assert_unavailable(database.try_apply(&[put(ALICE, "a", 1)], 1).await);
 

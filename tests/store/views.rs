@@ -1,4 +1,4 @@
-//! What discovery and matching see.
+//! The views for discovery and matching. Holds invariant 2.4.
 
 use huddle_firehose::huddle::SlotOfferRow;
 
@@ -19,14 +19,14 @@ fn offer_uri(rkey: &str) -> String {
 }
 
 #[tokio::test]
-async fn places_are_left_as_long_as_confirmed_bookings_are_fewer_than_the_capacity() {
+async fn an_offer_has_places_while_confirmed_bookings_are_fewer_than_its_capacity() {
     let database = Database::new().await;
     database
         .apply(&[
             offer(ALICE, "unlimited", 1, offer_for(None)),
             offer(ALICE, "two", 2, offer_for(Some(2))),
             offer(ALICE, "none", 3, offer_for(Some(0))),
-            // A booking may come before its offer.
+            // A booking may arrive before its offer.
             booking(BOB, "b1", 4, &offer_uri("late"), "confirmed"),
             booking(BOB, "b2", 5, &offer_uri("two"), "confirmed"),
             booking(BOB, "b3", 6, &offer_uri("two"), "cancelled"),
@@ -49,7 +49,7 @@ async fn places_are_left_as_long_as_confirmed_bookings_are_fewer_than_the_capaci
         ["late 1", "unlimited unlimited"]
     );
 
-    // The bookings of an account that is hidden take no places.
+    // The bookings of a hidden account take no places.
     database
         .apply(&[account(CAROL, Some("takendown"), 10)])
         .await;

@@ -1,4 +1,5 @@
-//! The state machine of one account: its status, its handle, and whether its host was asked.
+//! The state machine of one account: its status, its handle, and whether its host still has to
+//! confirm the status.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use super::task::{HostStatus, UnconfirmedStatus};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{AccountChange, Effect};
 
-/// What is known of an account: its row. Datetimes are text that sorts.
+/// A row of `accounts`. Datetimes are text that sorts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountRow {
     pub handle: Option<String>,
@@ -14,18 +15,18 @@ pub struct AccountRow {
     pub is_active: bool,
     pub status: Option<String>,
     pub as_of: Option<AsOf>,
-    /// The time of the latest deletion of the account, whatever its status is by now.
+    /// The time of the account's latest deletion. It stays when the account becomes active again.
     pub removed_at: Option<String>,
-    /// Its host was not asked yet whether the status is true.
+    /// The account's own host has not confirmed the status yet.
     pub is_unconfirmed: bool,
-    /// When its host is to be asked; `None` is at once.
+    /// When its host is asked next; `None` means at once.
     pub retry_at: Option<String>,
-    /// How often its host was asked in vain.
+    /// How many requests to its host failed.
     pub attempts: u32,
 }
 
-/// The time and the seq of the event that said something. Relays renumber seqs but keep times, hence the
-/// time decides first.
+/// The time and the seq of the event that set a value. The time is compared first, because relays
+/// renumber seqs but keep times.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AsOf {
     pub time: String,
@@ -33,7 +34,7 @@ pub struct AsOf {
 }
 
 impl Default for AccountRow {
-    /// An account that no event spoke of is active.
+    /// An account without any event is active.
     fn default() -> Self {
         Self {
             handle: None,
@@ -50,7 +51,8 @@ impl Default for AccountRow {
 }
 
 impl AccountRow {
-    /// Takes a status, unless a later one is known. Only of a tracked account its host is asked.
+    /// Sets the status, unless a later one is known. Only a tracked account keeps an unconfirmed
+    /// status, because only then its host is asked.
     pub(super) fn take_status(&mut self, change: &AccountChange, is_tracked: bool) {
         let as_of = as_of_status(change);
         if self.as_of.as_ref().is_none_or(|known| as_of > *known) {
@@ -72,7 +74,7 @@ impl AccountRow {
         }
     }
 
-    /// Notes a deletion. Returns up to when the account has been removed.
+    /// Records a deletion. Returns the time of the latest one.
     pub(super) fn remove(&mut self, removed_at: &str) -> String {
         let known = self.removed_at.take().unwrap_or_default();
         let latest = known.max(removed_at.to_owned());
@@ -80,24 +82,24 @@ impl AccountRow {
         latest
     }
 
-    /// It is gone by the word of its host, and has committed at `time` all the same: so its host is asked
-    /// again, but not before `ask_at`.
+    /// Reacts to a commit at `time` of an account that its host reported as inactive: the host is
+    /// asked again, but not before `ask_at`.
     pub(super) fn note_commit(&mut self, time: &str, ask_at: &str) {
-        let is_gone = !self.is_active && !self.is_unconfirmed;
+        let is_confirmed_inactive = !self.is_active && !self.is_unconfirmed;
         let is_later = self.as_of.as_ref().is_some_and(|known| *known.time < *time);
-        if is_gone && is_later {
+        if is_confirmed_inactive && is_later {
             self.is_unconfirmed = true;
             self.retry_at = Some(ask_at.to_owned());
         }
     }
 
-    /// Its host is to be asked whether it is still gone.
+    /// Has its host asked whether the account is still inactive.
     pub(super) fn ask_again(&mut self) {
         self.is_unconfirmed = true;
     }
 
-    /// Its host gives its repository out no longer, by this status. `last_known` is the time of the last
-    /// commit that is known.
+    /// Sets `status`, which its host gave as the reason to refuse its repository. `last_known` is
+    /// the time of the last known commit.
     pub(super) fn refuse_by_host(&mut self, status: &str, last_known: String) {
         let as_of = match self.as_of.take() {
             Some(known) if known.time >= last_known => known,
@@ -113,9 +115,14 @@ impl AccountRow {
         self.forget_attempts();
     }
 
-    /// Takes the answer of its host to what was asked. Returns whether it was still to be asked.
-    pub(super) fn take_answer(&mut self, asked: &UnconfirmedStatus, answer: &HostStatus) -> bool {
-        let is_same_word = self
+    /// Applies its host's answer. Returns whether the status was changed or confirmed, which
+    /// happens only if the question is still open.
+    pub(super) fn apply_host_status(
+        &mut self,
+        asked: &UnconfirmedStatus,
+        answer: &HostStatus,
+    ) -> bool {
+        let is_same_status = self
             .as_of
             .as_ref()
             .is_some_and(|known| known.time == asked.as_of);
@@ -124,21 +131,21 @@ impl AccountRow {
             HostStatus::Deleted => (false, Some("deleted".to_owned())),
             HostStatus::Inactive(status) => (false, status.clone()),
             HostStatus::Unknown(until) => {
-                if is_same_word {
+                if is_same_status {
                     self.retry_at = Some(sortable(*until));
                     self.attempts += 1;
                 }
                 return false;
             }
         };
-        let is_asked = is_same_word && self.is_unconfirmed;
-        if is_asked {
+        let is_open = is_same_status && self.is_unconfirmed;
+        if is_open {
             self.is_active = is_active;
             self.status = status;
             self.is_unconfirmed = false;
             self.forget_attempts();
         }
-        is_asked
+        is_open
     }
 
     fn forget_attempts(&mut self) {
@@ -154,13 +161,13 @@ fn as_of_status(change: &AccountChange) -> AsOf {
     }
 }
 
-/// What a batch says of accounts, by DID.
+/// The changes of accounts in a batch, by DID.
 #[derive(Debug, Default)]
 pub(super) struct AccountChanges<'a> {
     pub(super) statuses: BTreeMap<&'a str, Statuses<'a>>,
     /// The latest handle of each account.
     pub(super) handles: BTreeMap<&'a str, (&'a str, AsOf)>,
-    /// The latest deletion of each account, also where a later status has brought it back.
+    /// The latest deletion of each account, even if a later status made it active again.
     pub(super) removals: BTreeMap<&'a str, String>,
 }
 
@@ -168,7 +175,7 @@ pub(super) struct AccountChanges<'a> {
 #[derive(Debug)]
 pub(super) struct Statuses<'a> {
     pub(super) latest: &'a AccountChange,
-    /// It was not active at some time, whatever it is in the end.
+    /// The account was inactive at some point of the batch, even if it is active at the end.
     pub(super) was_inactive: bool,
 }
 
@@ -266,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_without_a_handle_says_nothing() {
+    fn an_identity_without_a_handle_changes_nothing() {
         let identity = |handle: Option<&str>, seq| {
             Effect::Identity(IdentityChange {
                 did: did(),

@@ -1,4 +1,4 @@
-//! What a list of effects does to the tables.
+//! Plans what a list of effects changes in the tables.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use super::chain::{Decision, Known, decide, is_very_first};
 use super::change_set::ChangeSet;
 use super::dead_letters::fingerprint;
 use super::draft::Draft;
-use super::gaps::{Gaps, is_amid_the_stream};
+use super::gaps::{Gaps, is_within_the_stream};
 use super::parked::{ParkedNeeds, Parking};
 use super::records::{RecordWrite, Removals, last_changes, newest_commits, retain_newer};
 use super::repository::RepoRow;
@@ -19,9 +19,9 @@ use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor,
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     Stream,
-    /// A frame that was parked.
+    /// The replay of a parked commit.
     Replay,
-    /// A repository that was fetched as a whole. Where it stands is told when all of it is written.
+    /// A repository that was fetched as a whole. Its head moves only after all of it is written.
     Snapshot,
 }
 
@@ -30,74 +30,76 @@ pub(super) struct Batch<'a> {
     pub(super) source: &'a SourceId,
     pub(super) effects: &'a [Effect],
     pub(super) origin: Origin,
-    /// When the host of an account that is gone, and commits, is asked again.
+    /// When the host of an inactive account that commits is asked again.
     pub(super) ask_at: String,
 }
 
-/// What became of the commits of a batch.
+/// The decisions on the commits of a batch.
 #[derive(Debug, Default)]
 struct Decided<'a> {
-    /// Chain updates that are not known already.
-    news: Vec<&'a ChainUpdate>,
+    /// Chain updates that are not stale.
+    fresh: Vec<&'a ChainUpdate>,
     /// Chain updates that have to be parked.
     parked: Vec<&'a ChainUpdate>,
-    /// The records that are to be written.
+    /// The records to write.
     admitted: Vec<RecordWrite<'a>>,
-    /// Those of them whose chain is not followed.
+    /// Those of `admitted` whose chain is not checked.
     unverified: Vec<RecordWrite<'a>>,
     /// All records, admitted or not.
     records: u64,
 }
 
 impl<'a> Batch<'a> {
-    /// Accounts come first, so that a deletion within the batch removes what the batch itself brings
-    /// from before it, wherever in the batch it stands.
+    /// Accounts come first. So a deletion in the batch also removes earlier records of the same
+    /// batch, at any place in it.
     pub(super) fn plan(
         &self,
         draft: &mut Draft<'a>,
         changes: &mut ChangeSet<'a>,
     ) -> Result<(), ParkedNeeds> {
         changes.source = Some(self.source);
-        let has_returned = self.change_accounts(draft);
+        let is_active_again = self.change_accounts(draft);
         let removals = self.removals(draft);
         let has_new_gap = self.open_gaps(draft, changes);
-        // Before the chain updates: a chain that begins behind what is rechecked tells nothing of that.
+        // Before the chain updates, because a chain that begins after a refused commit does not
+        // show what that commit contained.
         let is_rechecked = self.recheck(draft);
         let is_behind_gap = draft.view.is_behind_gap || has_new_gap;
         let decided = self.decide(draft, &removals, is_behind_gap);
         self.write_records(draft, changes, &decided, &removals);
         if self.origin != Origin::Snapshot {
-            self.note_unverified(draft, &decided, &removals);
+            self.move_unverified_heads(draft, &decided, &removals);
         }
         if self.origin != Origin::Replay {
             park(draft, changes, &decided.parked)?;
         }
-        self.note_commits_of_the_gone(draft, &decided.news);
+        self.recheck_inactive_accounts(draft, &decided.fresh);
         self.add_dead_letters(draft, changes);
 
         let written = &mut changes.written;
         written.records = changes.records.len() as u64;
         written.stale = decided.records - written.records;
         written.dead_letters = changes.dead_letters.len() as u64;
-        written.waiting = decided.parked.len() as u64;
-        written.leaves_work = has_returned || is_rechecked || written.waiting > 0;
+        written.parked = decided.parked.len() as u64;
+        written.leaves_work = is_active_again || is_rechecked || written.parked > 0;
         Ok(())
     }
 
-    /// Returns whether a repository is to be fetched because its account has come back.
+    /// Applies the statuses and handles. Returns whether a repository has to be fetched because its
+    /// account is active again.
     fn change_accounts(&self, draft: &mut Draft<'a>) -> bool {
         let accounts = AccountChanges::of(self.effects);
-        let mut has_returned = false;
+        let mut is_active_again = false;
         for (did, statuses) in &accounts.statuses {
-            let is_back = statuses.latest.active && statuses.latest.is_unconfirmed;
-            let was_gone = statuses.was_inactive
+            let is_active_now = statuses.latest.active && statuses.latest.is_unconfirmed;
+            let was_inactive_before = statuses.was_inactive
                 || draft.account(did).is_some_and(|account| !account.is_active);
-            if is_back
-                && was_gone
+            if is_active_now
+                && was_inactive_before
                 && let Some(repo) = draft.repo_mut(did)
             {
-                repo.return_of_account();
-                has_returned = true;
+                repo.resume_account();
+                is_active_again = true;
             }
         }
         for (did, statuses) in &accounts.statuses {
@@ -111,10 +113,10 @@ impl<'a> Batch<'a> {
         for (did, removed_at) in &accounts.removals {
             draft.remove(did, removed_at);
         }
-        has_returned
+        is_active_again
     }
 
-    /// When the accounts were removed that the batch has commits of.
+    /// The times at which the accounts of the batch's commits were removed.
     fn removals(&self, draft: &Draft<'a>) -> Removals {
         let mut removals = Removals::default();
         for commit in self.commits() {
@@ -131,31 +133,31 @@ impl<'a> Batch<'a> {
         removals
     }
 
-    /// Returns whether something was missed amid what was followed.
+    /// Records new gaps. Returns whether one of them lies within the followed stream.
     fn open_gaps(&self, draft: &Draft<'a>, changes: &mut ChangeSet<'a>) -> bool {
         let mut gaps = Gaps::new(draft.view.gaps.clone());
-        let mut is_amid = false;
+        let mut is_within_stream = false;
         for effect in self.effects {
             if let Effect::Gap(gap) = effect {
                 gaps.open(gap);
-                is_amid |= is_amid_the_stream(gap);
+                is_within_stream |= is_within_the_stream(gap);
             }
         }
         changes.gaps = gaps.into_changed();
-        is_amid
+        is_within_stream
     }
 
-    /// Has repositories compared with what their hosts have, those that are tracked; and fetched, those
-    /// that are not and from which something is wanted. Returns whether there are any.
+    /// Marks repositories for a recheck. A tracked one is compared with its host. One that is not
+    /// tracked is fetched if its records are wanted. Returns whether there is any work.
     fn recheck(&self, draft: &mut Draft<'a>) -> bool {
         let mut is_any = false;
-        for doubt in self.doubts() {
-            if let Some(repo) = draft.repo_mut(doubt.did.as_str()) {
+        for recheck in self.rechecks() {
+            if let Some(repo) = draft.repo_mut(recheck.did.as_str()) {
                 is_any |= repo.recheck();
             }
         }
-        for doubt in self.doubts().filter(|doubt| doubt.is_wanted) {
-            let did = doubt.did.as_str();
+        for recheck in self.rechecks().filter(|recheck| recheck.is_wanted) {
+            let did = recheck.did.as_str();
             match draft.repo_mut(did) {
                 Some(repo) => is_any |= repo.fetch_instead_of_recheck(),
                 None => {
@@ -167,7 +169,7 @@ impl<'a> Batch<'a> {
         is_any
     }
 
-    /// Decides on the commits of the batch, one after the other.
+    /// Decides on the commits of the batch in their order.
     fn decide(
         &self,
         draft: &mut Draft<'a>,
@@ -189,11 +191,11 @@ impl<'a> Batch<'a> {
                 is_replay: self.origin == Origin::Replay,
                 is_behind_gap,
             };
-            // Of a repository that is not tracked, only what is kept is of interest.
-            let is_foreign = known.repo.is_none()
+            // If a repository is not tracked, only commits with records to keep matter.
+            let is_irrelevant = known.repo.is_none()
                 && records().next().is_none()
                 && update.predecessor != Predecessor::KeyUnavailable;
-            let decision = match is_foreign || removals.cover(&update.did, update.time) {
+            let decision = match is_irrelevant || removals.cover(&update.did, update.time) {
                 true => Decision::Stale,
                 false => decide(known, update),
             };
@@ -213,7 +215,7 @@ impl<'a> Batch<'a> {
                     decided.parked.push(update);
                 }
             }
-            decided.news.push(update);
+            decided.fresh.push(update);
         }
         decided
     }
@@ -230,20 +232,27 @@ impl<'a> Batch<'a> {
         changes.records = records;
     }
 
-    /// Notes the newest commit of each repository whose chain is not followed.
-    fn note_unverified(&self, draft: &mut Draft<'a>, decided: &Decided<'a>, removals: &Removals) {
+    /// Moves the head of each repository whose chain is not checked to its newest commit.
+    fn move_unverified_heads(
+        &self,
+        draft: &mut Draft<'a>,
+        decided: &Decided<'a>,
+        removals: &Removals,
+    ) {
         let newest = decided.unverified.iter().copied().filter(|record| {
             let version = record.version();
             !removals.cover(&version.did, version.time)
         });
         for (did, version) in newest_commits(newest) {
-            draft.tracked_mut(did).note_unverified(version, self.source);
+            draft
+                .tracked_mut(did)
+                .move_unverified_head(version, self.source);
         }
     }
 
-    /// The hosts are asked again of accounts that are said to be gone and have committed since.
-    fn note_commits_of_the_gone(&self, draft: &mut Draft<'a>, news: &[&'a ChainUpdate]) {
-        for update in news {
+    /// Has hosts asked again about inactive accounts that committed later.
+    fn recheck_inactive_accounts(&self, draft: &mut Draft<'a>, fresh: &[&'a ChainUpdate]) {
+        for update in fresh {
             let did = update.did.as_str();
             if draft.account(did).is_some_and(|account| !account.is_active) {
                 let account = draft.account_mut(did);
@@ -269,15 +278,15 @@ impl<'a> Batch<'a> {
         })
     }
 
-    fn doubts(&self) -> impl Iterator<Item = &'a Recheck> + use<'a> {
+    fn rechecks(&self) -> impl Iterator<Item = &'a Recheck> + use<'a> {
         self.effects.iter().filter_map(|effect| match effect {
-            Effect::Recheck(doubt) => Some(doubt),
+            Effect::Recheck(recheck) => Some(recheck),
             _ => None,
         })
     }
 }
 
-/// Parks `updates`. Of a repository of which too much is parked, all is dropped.
+/// Parks `updates`. If a repository exceeds its limit, all of its parked commits are dropped.
 fn park<'a>(
     draft: &mut Draft<'a>,
     changes: &mut ChangeSet<'a>,

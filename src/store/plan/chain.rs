@@ -1,8 +1,8 @@
-//! Whether a commit follows from the state in which the tables have its repository.
+//! Decides whether a commit follows from the head that the tables have of its repository.
 //!
-//! Spec: <https://atproto.com/specs/sync>. A commit is held against what is known of its repository:
-//! it must begin at the rev and the tree where the last one ended. Where it does not, something was
-//! missed, and the repository has to be fetched as a whole before anything more of it is applied.
+//! Spec: <https://atproto.com/specs/sync>. A commit must begin at the rev and the tree where the
+//! last one ended. Otherwise a commit is missing, and the repository is fetched as a whole before
+//! further commits are applied.
 
 use super::repository::{RepoRow, RepoState};
 use crate::atproto::mst::empty_root;
@@ -11,22 +11,22 @@ use crate::store::plan::effect::{ChainUpdate, Predecessor};
 /// What becomes of a chain update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// It is applied, and the repository stands where it says.
+    /// It is applied, and the head moves to it.
     Follows,
-    /// Known already, or of a repository of which nothing is kept.
+    /// It is known already, or nothing of its repository is kept.
     Stale,
-    /// It is parked: its time has not come.
+    /// It is parked, because it cannot be applied yet.
     Parks,
-    /// Something between it and what is known was missed. It is parked too.
+    /// Something between it and the head is missing. It is parked too.
     Breaks(Break),
 }
 
 /// Why a chain is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Break {
-    /// Perhaps what it did in a gap, when nothing of it was known.
+    /// The repository is not known, and its earlier commits may be in a gap.
     Gap,
-    /// Everything before it, if there was anything.
+    /// Older records are wanted, and everything before this commit is missing.
     History,
     PrevData,
     Since,
@@ -45,20 +45,20 @@ impl Break {
     }
 }
 
-/// What a chain update is held against.
+/// What a chain update is compared with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known<'a> {
     /// `None` where the repository is not tracked.
     pub(super) repo: Option<&'a RepoRow>,
-    /// The update comes out of the queue of what was parked, and not from the stream.
+    /// The update is a replay of a parked commit. Otherwise it is from the stream.
     pub(super) is_replay: bool,
-    /// Something was missed amid what was followed. Of a repository of which nothing was known, what it
-    /// did in the gap was missed.
+    /// There was a gap in the stream. If nothing is known of a repository, its earlier commits may
+    /// be in that gap.
     pub(super) is_behind_gap: bool,
 }
 
 impl<'a> Known<'a> {
-    /// The rev and the tree of the last commit; `None` where none was seen yet.
+    /// The rev and the tree of the last commit; `None` if no commit was seen yet.
     fn commit(self) -> Option<(&'a str, &'a str)> {
         let repo = self.repo?;
         repo.rev.as_deref().zip(repo.data.as_deref())
@@ -90,9 +90,9 @@ fn decide_without_gaps(known: Known<'_>, update: &ChainUpdate) -> Decision {
     if is_chained && commit.is_some_and(|(rev, _)| update.rev.as_str() <= rev) {
         return Decision::Stale;
     }
-    let is_proven = update.predecessor != Predecessor::KeyUnavailable;
+    let has_key = update.predecessor != Predecessor::KeyUnavailable;
     let must_queue = repo.has_parked && !known.is_replay;
-    if !is_proven || !repo.state.takes_commits() || must_queue {
+    if !has_key || !repo.state.takes_commits() || must_queue {
         return Decision::Parks;
     }
     match commit.filter(|_| is_chained) {
@@ -103,7 +103,7 @@ fn decide_without_gaps(known: Known<'_>, update: &ChainUpdate) -> Decision {
     }
 }
 
-/// Decides on the first commit that is seen of a repository.
+/// Decides on the first commit that arrives of a repository.
 fn begin_with(update: &ChainUpdate) -> Decision {
     match &update.predecessor {
         Predecessor::After { .. } if update.wants_history && !is_very_first(update) => {
@@ -113,7 +113,8 @@ fn begin_with(update: &ChainUpdate) -> Decision {
     }
 }
 
-/// Whether nothing was there before it. Its `since` alone says nothing: that is not signed.
+/// Whether it is the first commit of its repository. A missing `since` alone does not prove that,
+/// because `since` is not signed.
 pub(super) fn is_very_first(update: &ChainUpdate) -> bool {
     match &update.predecessor {
         Predecessor::After {
@@ -181,7 +182,7 @@ mod tests {
         }
     }
 
-    /// Commit `n`, which says that it follows commit `before`.
+    /// Commit `n`, which names commit `before` as its predecessor.
     fn commit(n: u8, before: u8) -> ChainUpdate {
         update(
             n,
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_commit_that_is_seen_of_a_repository_is_where_its_chain_begins() {
+    fn the_chain_begins_at_the_first_commit_that_arrives() {
         assert_eq!(on(None, &commit(5, 4), false), Decision::Follows);
         let unverified_chain = repo(RepoState::UnverifiedChain, 2);
         assert_eq!(
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn where_history_is_wanted_a_repository_is_whole_only_from_its_very_first_commit_on() {
+    fn if_history_is_wanted_only_the_very_first_commit_begins_a_chain() {
         let wants_history = |update| ChainUpdate {
             wants_history: true,
             ..update
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(decision, Decision::Follows);
         let decision = on(None, &wants_history(commit(5, 4)), false);
         assert_eq!(decision, Decision::Breaks(Break::History));
-        // That there was nothing before is not signed.
+        // A missing `since` is not signed, so it proves nothing.
         let with_something_before = Predecessor::After {
             since: None,
             prev_data: Some(tree(4)),
@@ -258,7 +259,7 @@ mod tests {
             false,
         );
         assert_eq!(decision, Decision::Breaks(Break::History));
-        // One that waited for its key.
+        // A commit that was parked because its key was unavailable.
         let unknown = RepoRow {
             has_parked: true,
             ..RepoRow::unknown()
@@ -267,8 +268,9 @@ mod tests {
         assert_eq!(decision, Decision::Breaks(Break::History));
     }
 
+    /// Holds invariant 6.
     #[test]
-    fn behind_a_gap_a_repository_of_which_nothing_was_known_has_to_be_fetched() {
+    fn after_a_gap_an_unknown_repository_is_fetched() {
         let decision = behind_gap(None, &commit(5, 4));
         assert_eq!(decision, Decision::Breaks(Break::Gap));
         let very_first = Predecessor::After {
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn both_the_tree_and_the_rev_have_to_be_the_last_ones() {
+    fn both_the_tree_and_the_rev_must_match_the_head() {
         let repo = repo(RepoState::Synchronized, 4);
         let another_rev = update(
             6,
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_that_begins_anew_breaks_its_chain() {
+    fn a_new_first_commit_breaks_an_existing_chain() {
         let first = update(
             6,
             Predecessor::After {
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn leniently_the_rev_alone_makes_the_chain_where_no_tree_is_proven() {
+    fn at_level_lenient_the_rev_alone_is_enough_if_no_tree_is_proven() {
         let lenient = |since: u8, prev_data| {
             update(
                 6,
@@ -335,7 +337,7 @@ mod tests {
         };
         let repo = repo(RepoState::Synchronized, 4);
         assert_eq!(on(Some(&repo), &lenient(4, None), false), Decision::Follows);
-        // One that was proven tells of something that was missed, however lenient one is.
+        // A proven tree that differs shows a missing commit, also at level `lenient`.
         let decision = on(Some(&repo), &lenient(4, Some(tree(9))), false);
         assert_eq!(decision, Decision::Breaks(Break::PrevData));
         let decision = on(Some(&repo), &lenient(5, None), false);
@@ -343,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_already_changes_nothing() {
+    fn a_known_commit_changes_nothing() {
         for state in [RepoState::Synchronized, RepoState::Resyncing] {
             let repo = repo(state, 4);
             for update in [
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_is_of_interest_only_where_it_differs() {
+    fn a_sync_breaks_the_chain_only_if_its_tree_differs() {
         let repo = repo(RepoState::Synchronized, 4);
         let same_tree = ChainUpdate {
             data: tree(4),
@@ -376,8 +378,9 @@ mod tests {
         );
     }
 
+    /// Holds invariant 7.2.
     #[test]
-    fn nothing_overtakes_what_is_parked() {
+    fn no_commit_overtakes_parked_commits() {
         let repo = RepoRow {
             has_parked: true,
             ..repo(RepoState::Synchronized, 4)
@@ -387,20 +390,23 @@ mod tests {
     }
 
     #[test]
-    fn commits_are_parked_while_their_repository_is_fetched_or_their_key_is_not_known() {
+    fn commits_are_parked_while_their_repository_is_fetched_or_their_key_is_unavailable() {
         for state in [
             RepoState::Desynchronized,
             RepoState::Resyncing,
             RepoState::Throttled,
         ] {
-            for its_turn in [false, true] {
-                let decision = on(Some(&repo(state, 4)), &commit(5, 4), its_turn);
+            for is_replay in [false, true] {
+                let decision = on(Some(&repo(state, 4)), &commit(5, 4), is_replay);
                 assert_eq!(decision, Decision::Parks);
             }
         }
-        let unproven = update(5, Predecessor::KeyUnavailable);
-        assert_eq!(on(None, &unproven, false), Decision::Parks);
+        let without_key = update(5, Predecessor::KeyUnavailable);
+        assert_eq!(on(None, &without_key, false), Decision::Parks);
         let synchronized = repo(RepoState::Synchronized, 4);
-        assert_eq!(on(Some(&synchronized), &unproven, false), Decision::Parks);
+        assert_eq!(
+            on(Some(&synchronized), &without_key, false),
+            Decision::Parks
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What tells one dead letter from another.
+//! The fingerprint of a dead letter, which identifies it.
 
 use sha2::{Digest, Sha256};
 
@@ -7,8 +7,8 @@ use crate::model::{DeadLetter, SourceId};
 /// A SHA-256.
 pub type Fingerprint = [u8; 32];
 
-/// The same for the same bytes of the same event, however often they come and fail. The error's
-/// words and the attempts are not part of it.
+/// Returns the fingerprint. It is the same each time the same bytes of the same event fail. The
+/// error text and the number of attempts are not part of it.
 pub(super) fn fingerprint(source: &SourceId, letter: &DeadLetter) -> Fingerprint {
     let seq = letter.seq.map(u64::to_be_bytes);
     let parts = [
@@ -20,7 +20,8 @@ pub(super) fn fingerprint(source: &SourceId, letter: &DeadLetter) -> Fingerprint
     ];
     let mut hash = Sha256::new();
     for part in parts {
-        // Its length goes before each part, so that no two lists of parts run into one text.
+        // The length precedes each part, so that different lists of parts never give the same
+        // bytes.
         hash.update(
             part.map_or(u64::MAX, |part| part.len() as u64)
                 .to_be_bytes(),
@@ -54,6 +55,7 @@ mod tests {
         fingerprint(&SourceId::new("wss://relay.example"), letter)
     }
 
+    /// Holds invariant 2.7.
     #[test]
     fn a_second_failure_of_the_same_bytes_has_the_same_fingerprint() {
         let first = letter(None, "raw");
@@ -66,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn other_parts_have_another_fingerprint() {
+    fn other_parts_give_another_fingerprint() {
         let base = print(&letter(None, "raw"));
         assert_ne!(base, print(&letter(Some(""), "raw")));
         assert_ne!(base, print(&letter(None, "war")));

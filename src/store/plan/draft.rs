@@ -7,13 +7,13 @@ use super::change_set::ChangeSet;
 use super::repository::RepoRow;
 use super::view::View;
 
-/// A view of the tables, with what was changed so far laid over it.
+/// A view of the tables, overlaid with the changes so far.
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
     pub(super) view: &'a View,
     accounts: BTreeMap<&'a str, AccountRow>,
     repos: BTreeMap<&'a str, Option<RepoRow>>,
-    /// Accounts that are removed, and up to when.
+    /// Accounts that are removed, and the time up to which.
     pub(super) removals: BTreeMap<&'a str, String>,
 }
 
@@ -27,14 +27,14 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// `None` where nothing is known of the account.
+    /// `None` if there is no row of the account.
     pub(super) fn account(&self, did: &str) -> Option<&AccountRow> {
         self.accounts
             .get(did)
             .or_else(|| self.view.accounts.get(did))
     }
 
-    /// The account's row, to be changed. There is one from now on.
+    /// The account's row, for a change. It is created if there is none.
     pub(super) fn account_mut(&mut self, did: &'a str) -> &mut AccountRow {
         let known = self.view.accounts.get(did);
         self.accounts
@@ -42,7 +42,7 @@ impl<'a> Draft<'a> {
             .or_insert_with(|| known.cloned().unwrap_or_default())
     }
 
-    /// `None` where the repository is not tracked.
+    /// `None` if the repository is not tracked.
     pub(super) fn repo(&self, did: &str) -> Option<&RepoRow> {
         match self.repos.get(did) {
             Some(changed) => changed.as_ref(),
@@ -50,7 +50,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The repository's row, to be changed; `None` where it is not tracked.
+    /// The repository's row, for a change; `None` if it is not tracked.
     pub(super) fn repo_mut(&mut self, did: &'a str) -> Option<&mut RepoRow> {
         let known = self.view.repos.get(did);
         self.repos
@@ -59,7 +59,7 @@ impl<'a> Draft<'a> {
             .as_mut()
     }
 
-    /// The repository's row, to be changed. It is tracked from now on.
+    /// The repository's row, for a change. It is tracked from now on.
     pub(super) fn tracked_mut(&mut self, did: &'a str) -> &mut RepoRow {
         let known = self.view.repos.get(did);
         self.repos
@@ -81,7 +81,7 @@ impl<'a> Draft<'a> {
         self.removals.insert(did, removed_at);
     }
 
-    /// Moves the rows that are another way than before into `changes`.
+    /// Moves the rows that differ from the view into `changes`.
     pub(super) fn conclude(self, changes: &mut ChangeSet<'a>) {
         let Self {
             view,

@@ -1,4 +1,4 @@
-//! What an event asks of the tables.
+//! The changes that an event asks of the tables.
 
 use bytes::Bytes;
 use cid::Cid;
@@ -10,48 +10,48 @@ use crate::atproto::verify::Level;
 use crate::huddle::Projection;
 use crate::model::{DeadLetter, Gap, SourceId, Stage, Validity};
 
-/// One change to the tables. Effects are idempotent and monotone: each carries what guards it
-/// (a rev, a time), so applying it twice, or after a later one, changes nothing.
+/// One change to the tables. Effects are idempotent and monotone: each carries its guard (a rev or
+/// a time), so applying it twice, or after a later one, changes nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     Account(AccountChange),
     Commit(Box<CommitEffect>),
     DeadLetter(Box<DeadLetter>),
-    /// Something of this repository could not be verified, so its host is to be asked whether it is
-    /// still where the tables have it.
+    /// A commit of this repository could not be verified, so its host is asked whether the
+    /// repository is still at the head that the tables have.
     Recheck(Recheck),
     Gap(Gap),
     Identity(IdentityChange),
 }
 
-/// What one commit did. It is written whole: no two transactions share it.
+/// The effect of one commit. It is written in one transaction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CommitEffect {
-    /// Where the commit leads its repository. The records are written only where that follows from what
-    /// is known. `None` where the chain is not followed: at the levels below `chain`, and of a
-    /// repository that was fetched as a whole.
+    /// The chain update. The records are written only if it follows from the known head. `None` if
+    /// the chain is not checked: at the levels below `chain`, and for a repository that was fetched
+    /// as a whole.
     pub chain: Option<ChainUpdate>,
     /// In the order of the commit's operations.
     pub records: Vec<RecordChange>,
 }
 
-/// What becomes of one operation of a commit.
+/// The effect of one operation of a commit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RecordChange {
-    /// It cannot be applied. The letter is kept whatever becomes of its commit.
+    /// It cannot be applied. The dead letter is kept even if its commit is not applied.
     DeadLetter(Box<DeadLetter>),
     Delete(RecordDelete),
     Upsert(Box<RecordUpsert>),
 }
 
 impl Effect {
-    /// The effect of records whose chain is not followed.
+    /// The effect of records whose chain is not checked.
     pub fn records(records: Vec<RecordChange>) -> Self {
         let chain = None;
         Self::Commit(Box::new(CommitEffect { chain, records }))
     }
 
-    /// The dead letters that the effect brings.
+    /// The dead letters of the effect.
     pub fn dead_letters(&self) -> impl Iterator<Item = &DeadLetter> {
         let (letter, records) = match self {
             Self::DeadLetter(letter) => (Some(letter.as_ref()), [].as_slice()),
@@ -65,8 +65,8 @@ impl Effect {
         letter.into_iter().chain(of_records)
     }
 
-    /// The parts that the database can refuse by themselves, each as an effect of its own: a commit's
-    /// chain (`None`), and each of its records by its index.
+    /// The parts that the database can refuse separately, each as an effect of its own: a commit's
+    /// chain update (`None`), and each of its records by its index.
     pub fn parts(&self) -> Vec<(Option<usize>, Self)> {
         let Self::Commit(commit) = self else {
             return vec![(None, self.clone())];
@@ -84,7 +84,7 @@ impl Effect {
         chain.into_iter().chain(records).collect()
     }
 
-    /// `effects` with dead letters in the place of the parts that the database refused.
+    /// Returns `effects` with dead letters in place of the parts that the database refused.
     pub fn without_refused(
         mut effects: Vec<Self>,
         source: &SourceId,
@@ -98,8 +98,8 @@ impl Effect {
         effects
     }
 
-    /// Puts a dead letter in the place of a part that the database has refused `attempts` times. The
-    /// parts keep their indexes.
+    /// Puts a dead letter in place of a part that the database refused `attempts` times. The
+    /// indexes of the parts stay the same.
     pub fn refuse(
         &mut self,
         record: Option<usize>,
@@ -132,7 +132,7 @@ impl Effect {
 }
 
 impl RecordChange {
-    /// Where the record stands, unless the operation cannot be applied.
+    /// The version of the record, unless the operation cannot be applied.
     pub fn version(&self) -> Option<&RecordVersion> {
         match self {
             Self::DeadLetter(_) => None,
@@ -179,11 +179,11 @@ impl Refusal<'_> {
         }
     }
 
-    /// Of an effect that is no commit.
+    /// The dead letter of an effect that is no commit.
     fn of_effect(self, effect: &Effect) -> DeadLetter {
         let (seq, did) = match effect {
             Effect::Account(change) => (Some(change.seq), Some(&change.did)),
-            Effect::Recheck(doubt) => (None, Some(&doubt.did)),
+            Effect::Recheck(recheck) => (None, Some(&recheck.did)),
             Effect::Gap(gap) => (gap.to_seq, None),
             Effect::Identity(change) => (Some(change.seq), Some(&change.did)),
             Effect::DeadLetter(letter) => return self.of_letter(letter),
@@ -214,20 +214,20 @@ impl Refusal<'_> {
     }
 }
 
-/// A part of a batch that the database refuses whatever is done.
+/// A part of a batch that the database refuses for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub part: EffectPart,
     pub reason: String,
 }
 
-/// Where a part stands in what was to be written (see [`Effect::parts`]).
+/// The place of a part in a batch (see [`Effect::parts`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EffectPart {
     /// The index of the effect.
     pub effect: usize,
-    /// The index of the record among those of its commit; `None` is the chain, or an effect that is no
-    /// commit.
+    /// The index of the record in its commit; `None` means the chain update, or an effect that is
+    /// no commit.
     pub record: Option<usize>,
 }
 
@@ -235,12 +235,11 @@ pub struct EffectPart {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recheck {
     pub did: Did,
-    /// What could not be verified would have been kept, so the repository is fetched also where it is
-    /// not tracked.
+    /// The commit had wanted records, so the repository is fetched even if it is not tracked.
     pub is_wanted: bool,
 }
 
-/// Where a record stands, and which commit said so.
+/// The identity of a record, and the commit that set it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordVersion {
     pub did: Did,
@@ -251,44 +250,44 @@ pub struct RecordVersion {
     pub seq: u64,
     /// The event's `time`. Records from before their account's deletion are not brought back.
     pub time: Timestamp,
-    /// The MST root of the commit, for the repository's chain state.
+    /// The MST root of the commit, for the repository's head.
     pub data: Cid,
-    /// How much of the commit was verified; `None` is nothing.
+    /// How much of the commit was verified; `None` means nothing.
     pub verified: Option<Level>,
 }
 
-/// A repository says that it has gone from one state to the next. Whether what it did is to be
-/// written depends on the state in which the tables have it.
+/// The step of a repository from one head to the next. Whether its records are written depends on
+/// the head that the tables have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChainUpdate {
     pub did: Did,
-    /// The rev and the MST root that it has come to.
+    /// The rev and the MST root of the new head.
     pub rev: Tid,
     pub data: Cid,
     pub seq: u64,
     pub time: Timestamp,
     pub predecessor: Predecessor,
-    /// Where it is the first that is seen of its repository, what was before it is wanted too.
+    /// If it is the first commit that arrives of its repository, the older records are wanted too.
     pub wants_history: bool,
-    /// The frame that says so, to be read again where it has to be parked.
+    /// The frame, which is read again if it has to be parked.
     pub frame: Bytes,
 }
 
-/// Where a chain update begins.
+/// Where a chain update says that it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Predecessor {
-    /// A commit, proven by itself.
+    /// A verified commit.
     After {
         since: Option<Tid>,
-        /// The tree before it, proven. `None` for the first commit of a repository, and where that is
-        /// let pass unproven.
+        /// The proven tree before it. `None` for the first commit of a repository, and at level
+        /// `lenient` if the commit does not name it.
         prev_data: Option<Cid>,
-        /// Whether it is let pass.
+        /// Whether a missing `prev_data` is accepted (level `lenient`).
         is_lenient: bool,
     },
-    /// A `#sync`, which doesn't say.
+    /// A `#sync`, which does not name its predecessor.
     Unstated,
-    /// Not proven: who signs for the account is not known for now, or may have changed.
+    /// A commit that is not verified: the account's key is unavailable, or may have changed.
     KeyUnavailable,
 }
 
@@ -309,7 +308,7 @@ pub struct RecordUpsert {
     /// The record as signed.
     pub cbor: Bytes,
     pub validity: Validity,
-    /// The row that discovery and matching read; `None` where the record has no such form.
+    /// Its projection; `None` if the record has no row of its own.
     pub projection: Option<Projection>,
 }
 
@@ -325,15 +324,15 @@ pub struct AccountChange {
     pub did: Did,
     pub active: bool,
     pub status: Option<String>,
-    /// The account's host is asked: whether the account is really gone before anything is removed, and
-    /// for all that it has where it returns.
+    /// The account's host has to confirm this: before anything is removed, or to fetch its
+    /// repository when it becomes active again.
     pub is_unconfirmed: bool,
     pub seq: u64,
     pub time: Timestamp,
 }
 
 impl AccountChange {
-    /// Whether the account's records are to be removed rather than hidden.
+    /// Whether the account's records are removed and not only hidden.
     pub fn is_deletion(&self) -> bool {
         !self.active && self.status.as_deref() == Some("deleted")
     }

@@ -1,4 +1,4 @@
-//! Which gaps are new, and which have found their end.
+//! Decides which gaps are new, and which have reached their end.
 
 use crate::model::{Gap, GapCause};
 use crate::store::datetime::sortable;
@@ -6,7 +6,7 @@ use crate::store::datetime::sortable;
 /// A row of `gaps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GapRow {
-    /// `None` where it is not stored yet.
+    /// `None` if it is not stored yet.
     pub id: Option<i64>,
     pub cause: String,
     pub from_seq: u64,
@@ -16,7 +16,7 @@ pub struct GapRow {
     pub is_open: bool,
 }
 
-/// The gaps as they are known, and which of them a batch has changed.
+/// The known gaps, and those that a batch has changed.
 #[derive(Debug)]
 pub(super) struct Gaps {
     rows: Vec<GapRow>,
@@ -33,9 +33,9 @@ impl Gaps {
 
     /// Records `gap`, unless it is known.
     ///
-    /// A gap whose end was not known when it was opened gets its end from the next one of the same
-    /// origin (cause, beginning); and one without an end adds nothing beside an open one of the same
-    /// origin.
+    /// A gap can be opened before its end is known. The next gap of the same origin (cause and
+    /// start) gives it its end. A gap without an end adds nothing if one of the same origin is
+    /// open.
     pub(super) fn open(&mut self, gap: &Gap) {
         let new = GapRow::of(gap);
         let mut has_ended = false;
@@ -49,18 +49,18 @@ impl Gaps {
                 }
             }
         }
-        let says_the_same = |row: &GapRow| match new.to_seq {
+        let has_same_end = |row: &GapRow| match new.to_seq {
             None => row.is_open,
             end => row.to_seq == end,
         };
-        let is_known = |row: &GapRow| row.has_origin_of(&new) && says_the_same(row);
+        let is_known = |row: &GapRow| row.has_origin_of(&new) && has_same_end(row);
         if !has_ended && !self.rows.iter().any(is_known) {
             self.changed.push(self.rows.len());
             self.rows.push(new);
         }
     }
 
-    /// The rows that are new, or have found their end.
+    /// The rows that are new, or have reached their end.
     pub(super) fn into_changed(self) -> Vec<GapRow> {
         let Self { rows, mut changed } = self;
         changed.sort_unstable();
@@ -91,7 +91,8 @@ impl GapRow {
     }
 }
 
-/// Whether something was missed amid what was followed. Where that began is for the operator to say.
-pub(super) fn is_amid_the_stream(gap: &Gap) -> bool {
+/// Whether `gap` lies within the followed stream. A start at the live end does not: the operator
+/// chose where to begin.
+pub(super) fn is_within_the_stream(gap: &Gap) -> bool {
     gap.cause != GapCause::StartedLive
 }

@@ -8,7 +8,7 @@ use super::effect::{RecordDelete, RecordUpsert, RecordVersion};
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::model::SourceId;
 
-/// One change to one record, as JSON: `{type, collection, uri, did, rkey, record?, timestamp}` and
+/// One change to one record, as JSON: `{type, collection, uri, did, rkey, record?, timestamp}`, and
 /// what an operator needs to find its origin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IndexTask {
@@ -40,7 +40,7 @@ pub enum TaskKind {
 impl IndexTask {
     pub fn upsert(upsert: &RecordUpsert, source: &SourceId, attempts: u32) -> Self {
         Self {
-            // The JSON was written by this process; should it not parse, the raw bytes still tell.
+            // This process wrote the JSON. If it does not parse, the raw bytes are still there.
             record: RawValue::from_string(upsert.json.clone()).ok(),
             cid: Some(upsert.cid.to_string()),
             ..Self::bare(TaskKind::Upsert, &upsert.version, source, attempts)

@@ -1,9 +1,9 @@
-//! Decides what a transaction writes: from what the tables hold and what is asked of them to the rows
-//! that are put and deleted. Nothing here knows a database.
+//! Decides what a transaction writes. The input is what the tables hold and a task. The output is
+//! the rows to write and to delete. Nothing here knows a database.
 //!
-//! A transaction goes in three steps. It reads what [`Needs`] names, [`plan`] decides, and the
-//! [`ChangeSet`] is written. The one writer holds the write lock all the while, so what was read stays
-//! true.
+//! A transaction has three steps. It reads what [`Needs`] names, [`plan`] decides, and the
+//! [`ChangeSet`] is written. The only writer holds the write lock throughout, so what was read
+//! stays true.
 
 mod account;
 mod batch;
@@ -46,13 +46,15 @@ use crate::model::SourceId;
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::Effect;
 
-/// How long the host of an account that is said to be gone, and commits, is left alone in between.
-const ABSENCE_QUESTION_SPACING: SignedDuration = SignedDuration::from_mins(1);
+/// The shortest time before the host of an inactive account that commits is asked for its status
+/// again.
+const STATUS_QUESTION_SPACING: SignedDuration = SignedDuration::from_mins(1);
 
-/// Decides what `task` writes, where the tables are as `view` has them.
+/// Decides what `task` writes, given the tables as `view` shows them.
 ///
 /// # Errors
-/// Says what has to be known of parked frames where the view does not have it and the task parks some.
+/// Returns the keys of parked frames that have to be read first, where the task parks commits and
+/// `view.parked` is `None`.
 pub fn plan<'a>(
     view: &'a View,
     task: &Task<'a>,
@@ -61,7 +63,7 @@ pub fn plan<'a>(
     let mut draft = Draft::new(view);
     let mut changes = ChangeSet::default();
     let batch = |source: &'a SourceId, effects: &'a [Effect], origin| {
-        let ask_at = now.checked_add(ABSENCE_QUESTION_SPACING);
+        let ask_at = now.checked_add(STATUS_QUESTION_SPACING);
         Batch {
             source,
             effects,
@@ -75,7 +77,7 @@ pub fn plan<'a>(
         }
         Task::Change(RepoChange::Replayed { parked, effects }) => {
             batch(&parked.source, effects, Origin::Replay).plan(&mut draft, &mut changes)?;
-            if changes.written.waiting == 0 {
+            if changes.written.parked == 0 {
                 finish_replay(&mut draft, &mut changes, parked);
             }
         }
@@ -101,7 +103,7 @@ pub fn plan<'a>(
             unconfirmed,
             answer,
         }) => {
-            take_answer(&mut draft, unconfirmed, answer);
+            apply_host_status(&mut draft, unconfirmed, answer);
         }
         Task::Change(RepoChange::Discovered(page)) => {
             for did in page.dids {
@@ -117,13 +119,13 @@ pub fn plan<'a>(
     Ok(changes)
 }
 
-/// A parked frame was applied, or came too late.
+/// A parked frame was applied, or was stale.
 fn finish_replay<'a>(draft: &mut Draft<'a>, changes: &mut ChangeSet<'a>, parked: &'a ParkedCommit) {
     let did = parked.did.as_str();
     changes.replayed = Some(parked.id);
-    let is_of_it = |record: &RecordWrite<'_>| record.version().did == parked.did;
+    let is_of_repo = |record: &RecordWrite<'_>| record.version().did == parked.did;
     let contents = Contents {
-        has_records: draft.view.contents.has_records || changes.records.values().any(is_of_it),
+        has_records: draft.view.contents.has_records || changes.records.values().any(is_of_repo),
         ..draft.view.contents
     };
     if let Some(repo) = draft.repo(did).cloned() {
@@ -144,11 +146,12 @@ fn change_repo<'a>(
             changes.dropped.insert(did);
         }
         RepoEvent::SuspendUntilActive => {
-            // It may have come back since it was looked at.
+            // The account may be active again since the job read it.
             if draft.account(did).is_none_or(|account| account.is_active) {
                 return;
             }
-            // What was said of it when nothing of it was kept was never looked into.
+            // A status that arrived while the repository was not tracked was never confirmed, so
+            // the host is asked now.
             draft.account_mut(did).ask_again();
         }
         _ => {}
@@ -157,18 +160,26 @@ fn change_repo<'a>(
     draft.set_repo(did, next);
 }
 
-/// What is removed is what the account had at the time of the event, so that what it has made since
-/// stays.
-fn take_answer<'a>(draft: &mut Draft<'a>, unconfirmed: &'a UnconfirmedStatus, answer: &HostStatus) {
+/// Applies the answer of an account's host. A deletion removes what the account had at the time of
+/// the event, and keeps what it made later.
+fn apply_host_status<'a>(
+    draft: &mut Draft<'a>,
+    unconfirmed: &'a UnconfirmedStatus,
+    answer: &HostStatus,
+) {
     let did = unconfirmed.did.as_str();
-    if draft.account(did).is_none() || !draft.account_mut(did).take_answer(unconfirmed, answer) {
+    if draft.account(did).is_none()
+        || !draft
+            .account_mut(did)
+            .apply_host_status(unconfirmed, answer)
+    {
         return;
     }
     match answer {
         HostStatus::Deleted => draft.remove(did, &unconfirmed.as_of),
         HostStatus::Active => {
             if let Some(repo) = draft.repo_mut(did) {
-                repo.return_of_account();
+                repo.resume_account();
             }
         }
         HostStatus::Inactive(_) | HostStatus::Unknown(_) => {}

@@ -1,4 +1,4 @@
-//! Commits that are parked: until their key is known, or their repository was fetched.
+//! Parked commits. They wait for their key, or for their repository to be fetched.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -6,17 +6,18 @@ use bytes::Bytes;
 
 use crate::store::plan::effect::ChainUpdate;
 
-/// So many bytes of one repository's frames are parked at most, and of all of them together. Beyond that
-/// those of the repository are dropped, and it is fetched as a whole, which brings the same.
+/// The most bytes of frames that are parked: of one repository, and of all together. If one is
+/// exceeded, the repository's frames are dropped and it is fetched as a whole, which gives the same
+/// result.
 const MAX_OF_ONE: u64 = 16 << 20;
 const MAX_OF_ALL: u64 = 1 << 30;
 
-/// What has to be known of parked frames before more are parked.
+/// The keys of parked frames that a plan has to know before it parks more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParkedNeeds {
-    /// The DIDs whose frames are added up.
+    /// The DIDs whose frames are counted.
     pub dids: BTreeSet<String>,
-    /// The DIDs and seqs of the frames that are to be parked.
+    /// The DIDs and seqs of the frames to park.
     pub frames: BTreeSet<(String, u64)>,
 }
 
@@ -25,22 +26,22 @@ pub struct ParkedNeeds {
 pub struct ParkedView {
     /// Bytes of all frames.
     pub total: u64,
-    /// Bytes of the frames of each repository that was asked for.
+    /// Bytes of the frames of each requested repository.
     pub bytes: HashMap<String, u64>,
-    /// Those of the frames that were asked for.
+    /// The requested frames that are stored.
     pub frames: HashSet<(String, u64, Bytes)>,
 }
 
-/// What is added to the parked frames, and what is dropped.
+/// The frames to add, and the repositories to drop.
 #[derive(Debug, Default)]
 pub(super) struct Parking<'a> {
     pub(super) added: Vec<&'a ChainUpdate>,
-    /// The repositories of which too much is parked.
+    /// The repositories that exceed a limit.
     pub(super) overflowing: BTreeSet<&'a str>,
 }
 
 impl ParkedNeeds {
-    /// `removed` are the accounts whose frames go in the same transaction.
+    /// `removed` are the accounts whose frames are deleted in the same transaction.
     pub(super) fn of<'a>(updates: &[&ChainUpdate], removed: impl Iterator<Item = &'a str>) -> Self {
         let did = |update: &&ChainUpdate| update.did.to_string();
         let frame = |update: &&ChainUpdate| (update.did.to_string(), update.seq);
@@ -56,17 +57,17 @@ impl ParkedNeeds {
 }
 
 impl<'a> Parking<'a> {
-    /// Adds `updates` to what is parked, but for those that are there already: a frame may come again.
-    /// Where too much is parked, all of its repository is dropped.
+    /// Adds `updates`, except those that are stored already, because a frame may arrive again. If a
+    /// limit is exceeded, all frames of the repository are dropped.
     pub(super) fn of(
         updates: &[&'a ChainUpdate],
         parked: &ParkedView,
         is_removed: impl Fn(&str) -> bool,
     ) -> Self {
         let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
-        let gone = parked.bytes.iter().filter(|(did, _)| is_removed(did));
-        let gone: u64 = gone.map(|(_, bytes)| bytes).sum();
-        let mut total = parked.total.saturating_sub(gone);
+        let removed = parked.bytes.iter().filter(|(did, _)| is_removed(did));
+        let removed: u64 = removed.map(|(_, bytes)| bytes).sum();
+        let mut total = parked.total.saturating_sub(removed);
         let mut added: Vec<&ChainUpdate> = Vec::new();
         for update in updates {
             let did = update.did.as_str();
@@ -133,13 +134,14 @@ mod tests {
         };
         let parking = Parking::of(&[&first, &second, &second], &view, |_| false);
         assert_eq!(seqs(&parking), [2]);
-        // What was parked of an account goes with it, and what comes later is parked anew.
+        // A deletion removes the account's frames, and later frames are parked again.
         let parking = Parking::of(&[&first, &second], &view, |did| did == "did:plc:alice");
         assert_eq!(seqs(&parking), [1, 2]);
     }
 
+    /// Holds invariant 4.6.
     #[test]
-    fn where_too_much_is_parked_in_all_what_comes_is_dropped_with_what_its_repository_had() {
+    fn beyond_the_total_limit_a_repository_loses_all_its_parked_frames() {
         let (alice, bob) = (update("alice", 1), update("bob", 2));
         let full = ParkedView {
             total: MAX_OF_ALL,
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn where_too_much_of_one_repository_is_parked_the_others_stay() {
+    fn beyond_the_limit_of_one_repository_the_others_keep_their_frames() {
         let (alice, bob) = (update("alice", 1), update("bob", 2));
         let bytes = [(alice.did.to_string(), MAX_OF_ONE)].into();
         let view = ParkedView {

@@ -1,7 +1,7 @@
-//! Reduces the records of a batch to the rows that have to be written: of each only the last change.
+//! Reduces the records of a batch to the rows to write: the last change of each record.
 //!
-//! It makes the transaction small, lets a multi-row statement name each row once, and sorts the
-//! rows by key, so that neighbours in a B-tree are written one after the other.
+//! This makes the transaction small and lets a multi-row statement name each row once. The rows are
+//! sorted by key, so that neighbours in a B-tree are written one after the other.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub enum RecordWrite<'a> {
 }
 
 impl<'a> RecordWrite<'a> {
-    /// `None` where the change is a dead letter.
+    /// `None` if the change is a dead letter.
     pub(super) fn of(change: &'a RecordChange) -> Option<Self> {
         match change {
             RecordChange::DeadLetter(_) => None,
@@ -37,7 +37,7 @@ impl<'a> RecordWrite<'a> {
     }
 }
 
-/// When accounts were removed: those that ever were, by DID.
+/// The times at which accounts were removed, by DID.
 #[derive(Debug, Default)]
 pub(super) struct Removals(BTreeMap<String, String>);
 
@@ -46,7 +46,7 @@ impl Removals {
         self.0.insert(did.to_owned(), removed_at);
     }
 
-    /// Whether what `did` did at `time` went with its account.
+    /// Whether an event of `did` at `time` is removed with its account.
     pub(super) fn cover(&self, did: &Did, time: Timestamp) -> bool {
         let removed_at = self.0.get(did.as_str());
         removed_at.is_some_and(|removed_at| sortable(time) <= *removed_at)
@@ -58,11 +58,11 @@ impl Removals {
     }
 }
 
-/// The last change of each record by its URI: that of the highest rev, and of an equal rev the one
-/// that comes later. Changes up to the time at which their account was removed don't count.
+/// Returns the last change of each record by URI: the one of the highest rev, and for equal revs
+/// the later one. Changes up to the removal of their account do not count.
 ///
-/// The order in which changes and removals come doesn't matter as long as the revs of a repository
-/// and the times of its events rise together, which is for its server to see to.
+/// The order of changes and removals does not matter as long as the revs of a repository and the
+/// times of its events rise together. That is the duty of its server.
 pub(super) fn last_changes<'a>(
     changes: impl Iterator<Item = RecordWrite<'a>>,
     removals: &Removals,
@@ -81,8 +81,8 @@ pub(super) fn last_changes<'a>(
     last
 }
 
-/// Keeps of `changes` those that no equal or higher rev has overtaken. What is deleted has its rev too,
-/// so that an older create can't bring it back.
+/// Keeps the changes that no equal or higher rev precedes. A tombstone has a rev too, so that an
+/// older create does not bring the record back.
 pub(super) fn retain_newer(
     changes: &mut BTreeMap<String, RecordWrite<'_>>,
     view: &View,
@@ -154,8 +154,9 @@ mod tests {
             .collect()
     }
 
+    /// Holds invariant 2.1.
     #[test]
-    fn the_highest_rev_of_a_record_is_kept_wherever_it_stands() {
+    fn the_highest_rev_of_a_record_is_kept_at_any_place() {
         let older = delete("alice", "a", "a", 1, 1);
         let newer = delete("alice", "a", "b", 2, 2);
         assert_eq!(kept_seqs(&[older.clone(), newer.clone()], &[]), [2]);
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_equal_rev_the_later_change_is_kept() {
+    fn of_equal_revs_the_later_change_is_kept() {
         let deletes = [
             delete("alice", "a", "a", 1, 1),
             delete("alice", "a", "a", 1, 2),
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_before_an_accounts_removal_is_dropped() {
+    fn changes_before_the_removal_of_their_account_are_dropped() {
         let deletes = [
             delete("alice", "a", "a", 5, 1),
             delete("alice", "b", "b", 6, 2),

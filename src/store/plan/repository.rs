@@ -1,6 +1,7 @@
-//! The state machine of one repository: what is known of it, and what an event makes of that.
+//! The state machine of one repository: its row, and how an event changes it.
 //!
-//! A repository is tracked (it has a row) while something of it is kept, or is to be looked into.
+//! A repository is tracked, which means it has a row, while records or parked commits of it are
+//! kept or work for it is due.
 
 use jiff::Timestamp;
 
@@ -9,28 +10,28 @@ use crate::model::SourceId;
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{ChainUpdate, RecordVersion};
 
-/// Later than any time there is.
+/// Later than every real time: a job with this `retry_at` is never due.
 pub(super) const NEVER: &str = "9999-12-31T23:59:59.999Z";
 
-/// How often it has to be said that there is no such repository before that is taken for true. The next
-/// attempt comes an hour after the one before by then.
+/// After more failed attempts than this, a reported absence of a repository is accepted. By then,
+/// attempts are an hour apart.
 const ATTEMPTS_TO_BE_SURE: u32 = 10;
 
-/// Why a repository is to be fetched whose account has come back.
+/// The cause of a fetch because the account is active again.
 pub(super) const RETURNED: &str = "returned";
 
-/// How well a repository is known.
+/// The state of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RepoState {
-    /// What was missed is known to be nothing, as far as the last commit.
+    /// Nothing is missing up to the last commit.
     Synchronized,
-    /// Something was missed; it is to be fetched as a whole.
+    /// Something is missing. It has to be fetched as a whole.
     Desynchronized,
     /// It is being fetched.
     Resyncing,
-    /// It is to be fetched, but not now: its host wants to be left alone, or it was fetched often.
+    /// It has to be fetched later: its host is cooling down, or it was fetched too often.
     Throttled,
-    /// Whether its commits follow from each other was never checked.
+    /// Its chain is not checked.
     UnverifiedChain,
 }
 
@@ -57,71 +58,71 @@ impl RepoState {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
-    /// Whether commits are applied as they come.
+    /// Whether commits are applied when they arrive.
     pub(super) fn takes_commits(self) -> bool {
         matches!(self, Self::Synchronized | Self::UnverifiedChain)
     }
 }
 
-/// What is known of a tracked repository: its row. Datetimes are text that sorts.
+/// A row of `repos`: a tracked repository. Datetimes are text that sorts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepoRow {
     pub state: RepoState,
-    /// The rev and the tree of the last commit; `None` where none was seen yet.
+    /// The rev and the tree of the last commit; `None` if no commit was seen yet.
     pub rev: Option<String>,
     pub data: Option<String>,
-    /// The event that said so, or the resync: then there is no seq.
+    /// The seq of the event that set the head; `None` after a resync.
     pub seq: Option<u64>,
     pub source: Option<String>,
     pub time: Option<String>,
-    /// Why it was last found to be desynchronized.
+    /// Why it last became desynchronized.
     pub cause: Option<String>,
-    /// All that is wanted of it was seen.
+    /// All of its wanted records are known, not only those since its first received commit.
     pub is_whole: bool,
-    /// Commits of it are parked, and none may overtake them.
+    /// Commits of it are parked. Later ones must not overtake them.
     pub has_parked: bool,
-    /// The gap for which it is compared with its host; 0 is a commit that was refused.
+    /// The gap that requires a recheck; 0 stands for a refused commit.
     pub recheck_cause: Option<i64>,
-    /// When it is due again; `None` is at once.
+    /// When it is due again; `None` means at once.
     pub retry_at: Option<String>,
-    /// How often it was tried in vain.
+    /// Failed attempts since the last success.
     pub attempts: u32,
 }
 
-/// What the RepositoriesActor tells of a repository.
+/// What the RepositoriesActor reports of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepoEvent<'a> {
-    /// It is being fetched. What comes of it meanwhile is parked. What is fetched from now on answers
-    /// every recheck that was asked for before.
+    /// Its fetch begins. Commits that arrive meanwhile are parked. The fetch also answers every
+    /// recheck that was requested before.
     BeginResync,
-    /// It was found where it was thought to be, when it was rechecked because of this.
+    /// A recheck with this cause found it at the known head.
     ConfirmRecheck { recheck_cause: Option<i64> },
-    /// An attempt to fetch it has ended.
+    /// An attempt to fetch it ended.
     EndResync(&'a Resync),
-    /// Its queue was seen to be empty.
+    /// It has no more parked commits.
     FinishReplay,
-    /// It is to be fetched as a whole, whatever is known of it.
+    /// It has to be fetched as a whole, in any state.
     RequestResync { cause: &'a str },
-    /// It is left alone until then: there was no time to try.
+    /// Its job is rescheduled until then, because no slot was free.
     Reschedule { until: Timestamp },
-    /// It is left alone until then: it was tried in vain.
+    /// Its job failed and is retried then.
     RetryLater { until: Timestamp },
-    /// It is left alone until its account is active again.
+    /// No job runs for it until its account is active again.
     SuspendUntilActive,
-    /// It is not wanted any more.
+    /// It is no longer wanted.
     Untrack,
 }
 
-/// What the other tables have of a repository.
+/// What other tables hold of a repository.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Records or tombstones.
     pub has_records: bool,
-    /// Parked frames, other than one that is being replayed.
+    /// Parked frames, apart from the one that is being replayed.
     pub has_parked: bool,
 }
 
-/// What `event` makes of a repository; `None` is one that is not tracked.
+/// Returns the row after `event`. `None` means not tracked.
 pub fn transition(
     repo: Option<&RepoRow>,
     event: RepoEvent<'_>,
@@ -209,9 +210,9 @@ impl RepoRow {
         self.attempts = 0;
     }
 
-    // === What the stream brings ===
+    // === Changes from the stream ===
 
-    /// `update` follows from what is known. `is_whole` where nothing was there before it.
+    /// Moves the head to `update`. `is_whole` if it is the first commit of its repository.
     pub(super) fn follow(&mut self, update: &ChainUpdate, is_whole: bool, source: &SourceId) {
         self.change(RepoState::Synchronized, self.has_parked);
         self.rev = Some(update.rev.to_string());
@@ -222,18 +223,18 @@ impl RepoRow {
         self.is_whole |= is_whole;
     }
 
-    /// A commit has to be parked.
+    /// Notes that a commit is parked.
     pub(super) fn park(&mut self) {
         self.change(self.state, true);
     }
 
-    /// Something before a commit was missed. The commit is parked.
+    /// Notes a missing commit. The commit that showed it is parked.
     pub(super) fn break_chain(&mut self, cause: &str) {
         self.change(RepoState::Desynchronized, true);
         self.cause = Some(cause.to_owned());
     }
 
-    /// What is due at another time than before is due at once.
+    /// Sets the state. A change of it makes the repository due at once.
     fn change(&mut self, state: RepoState, has_parked: bool) {
         if (state, has_parked) != (self.state, self.has_parked) {
             self.retry_at = None;
@@ -242,8 +243,8 @@ impl RepoRow {
         self.has_parked = has_parked;
     }
 
-    /// A commit was written whose chain is not followed.
-    pub(super) fn note_unverified(&mut self, version: &RecordVersion, source: &SourceId) {
+    /// Moves the head of a repository whose chain is not checked.
+    pub(super) fn move_unverified_head(&mut self, version: &RecordVersion, source: &SourceId) {
         let is_newer = self
             .rev
             .as_deref()
@@ -259,14 +260,14 @@ impl RepoRow {
         self.time = Some(sortable(version.time));
     }
 
-    /// Too much was parked, and was dropped.
+    /// Has it fetched, because its parked commits exceeded a limit and were dropped.
     pub(super) fn overflow(&mut self) {
         self.desynchronize("overflow");
         self.has_parked = false;
     }
 
-    /// Something of it could not be verified, so it is compared with what its host has. Returns whether
-    /// there is anything to compare: where the chain was never checked, there is not.
+    /// Requests a recheck, because a commit of it was refused. Returns whether a recheck is
+    /// possible: without a checked chain it is not.
     pub(super) fn recheck(&mut self) -> bool {
         let is_chained = self.state != RepoState::UnverifiedChain;
         if is_chained {
@@ -275,7 +276,8 @@ impl RepoRow {
         is_chained
     }
 
-    /// The same where something of it would have been kept. Returns whether it is to be fetched now.
+    /// Requests a fetch instead, if its chain is not checked. The refused commit had wanted
+    /// records. Returns whether it has to be fetched.
     pub(super) fn fetch_instead_of_recheck(&mut self) -> bool {
         let is_unverified = self.state == RepoState::UnverifiedChain;
         if is_unverified {
@@ -284,17 +286,17 @@ impl RepoRow {
         is_unverified
     }
 
-    /// Its account has come back. What happened meanwhile is not known.
-    pub(super) fn return_of_account(&mut self) {
+    /// Has it fetched, because its account is active again and its commits meanwhile are unknown.
+    pub(super) fn resume_account(&mut self) {
         self.desynchronize(RETURNED);
         self.forget_attempts();
     }
 
-    /// Its account was removed, with all that it had until then. Should the account come back, so does
-    /// its repository, and not before. Returns what is left.
+    /// Returns what stays of it after its account was removed with everything up to `removed_at`.
+    /// It is fetched only if the account becomes active again.
     pub(super) fn after_removal(mut self, removed_at: &str) -> Option<Self> {
-        let has_gone = self.time.as_deref().is_none_or(|time| time <= removed_at);
-        match (has_gone, self.state) {
+        let is_removed = self.time.as_deref().is_none_or(|time| time <= removed_at);
+        match (is_removed, self.state) {
             (true, RepoState::UnverifiedChain) => return None,
             (true, _) => {
                 self.desynchronize(RETURNED);
@@ -303,7 +305,7 @@ impl RepoRow {
                 self.retry_at = Some(NEVER.to_owned());
                 self.attempts = 0;
             }
-            // What was parked of one that is newer has gone all the same.
+            // A newer repository loses its parked commits too.
             (false, _) if self.has_parked => {
                 self.desynchronize(RETURNED);
                 self.has_parked = false;
@@ -313,17 +315,17 @@ impl RepoRow {
         Some(self)
     }
 
-    /// A search has found it. One that was never seen as a whole is to be fetched.
+    /// Notes that a discovery found it. It is fetched, unless it was already seen as a whole.
     pub(super) fn discover(&mut self) {
         if !self.is_whole && self.state.takes_commits() {
             self.desynchronize("backfill");
         }
     }
 
-    // === What comes of fetching it ===
+    // === Changes by a resync or a replay ===
 
-    /// In another state than the one that the attempt has set, it has to be fetched once more for a
-    /// reason that came up meanwhile.
+    /// Applies the outcome of a resync. If the state is no longer `Resyncing`, it has to be fetched
+    /// again for a newer reason.
     fn after_resync(mut self, resync: &Resync, contents: Contents) -> Option<Self> {
         let is_current = self.state == RepoState::Resyncing;
         match &resync.outcome {
@@ -349,16 +351,17 @@ impl RepoRow {
                     self.retry_at = Some(sortable(failure.retry_at));
                     self.attempts += 1;
                 }
-                let was_ever_there = self.rev.is_some() || self.has_parked || contents.has_records;
-                let is_guess = matches!(self.cause.as_deref(), Some("backfill" | "refused"));
-                let is_sure = self.attempts > ATTEMPTS_TO_BE_SURE;
-                let is_forgotten = failure.is_gone && !was_ever_there && is_guess && is_sure;
+                let has_evidence = self.rev.is_some() || self.has_parked || contents.has_records;
+                let is_speculative = matches!(self.cause.as_deref(), Some("backfill" | "refused"));
+                let has_enough_attempts = self.attempts > ATTEMPTS_TO_BE_SURE;
+                let is_forgotten =
+                    failure.is_gone && !has_evidence && is_speculative && has_enough_attempts;
                 (!is_forgotten).then_some(self)
             }
         }
     }
 
-    /// Opens the way for the stream where nothing is parked any more.
+    /// Ends the replay if nothing is parked any more. Then commits of the stream are applied again.
     pub(super) fn after_replay(mut self, contents: Contents) -> Option<Self> {
         if !contents.has_parked {
             self.has_parked = false;
@@ -367,7 +370,8 @@ impl RepoRow {
         self.unless_empty(contents.has_records)
     }
 
-    /// A repository is tracked only while something of it is kept, or it is to be looked into.
+    /// Returns `None`, so that it is no longer tracked, if it has no records, no parked commits and
+    /// no work.
     fn unless_empty(self, has_records: bool) -> Option<Self> {
         let is_empty = self.state.takes_commits() && !self.has_parked && !has_records;
         (!is_empty).then_some(self)

@@ -1,4 +1,4 @@
-//! What the tables are asked to do in one transaction.
+//! The task of one transaction.
 
 use jiff::Timestamp;
 
@@ -7,7 +7,7 @@ use crate::atproto::syntax::{Did, Nsid};
 use crate::model::{Resynced, SourceId};
 use crate::store::plan::effect::Effect;
 
-/// What one transaction is to do.
+/// The task of one transaction.
 #[derive(Clone, Copy, Debug)]
 pub enum Task<'a> {
     /// Apply a batch of the stream.
@@ -19,7 +19,7 @@ pub enum Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    /// The effects that it applies, and where they come from.
+    /// The effects that it applies, and their source.
     pub fn effects(&self) -> Option<(&'a SourceId, &'a [Effect])> {
         match *self {
             Self::Batch { source, effects } => Some((source, effects)),
@@ -32,25 +32,25 @@ impl<'a> Task<'a> {
     }
 }
 
-/// What has become of a repository, or of an account, other than by the stream.
+/// A change to a repository or an account that does not come from the stream.
 #[derive(Clone, Copy, Debug)]
 pub enum RepoChange<'a> {
-    /// A search has found repositories. Those that were never seen as a whole are to be fetched.
+    /// A discovery found repositories. Those that were never seen as a whole have to be fetched.
     Discovered(&'a DiscoveryPage<'a>),
-    /// The account's own host was asked what is true of it. Changes nothing where the account has
-    /// another status by now.
+    /// The account's own host told its status. It changes nothing if a later event set another
+    /// status.
     HostAnswered {
         unconfirmed: &'a UnconfirmedStatus,
         answer: &'a HostStatus,
     },
-    /// The account's host gives its repository out no longer, by this status. That is noted as of the
-    /// last that is known of the account, so that the stream's next word of it counts for more.
+    /// The account's host refuses its repository with this status. The status counts as of the last
+    /// known event of the account, so that the next event of the stream replaces it.
     HostRefused {
         did: &'a Did,
         status: &'a str,
     },
-    /// A parked frame was read again. What it asks for is applied, and the frame is taken out of the
-    /// queue. One that does not follow from what is known stays, and its repository is to be fetched.
+    /// A parked frame was processed again. Its effects are applied, and it is no longer parked. If
+    /// it does not follow from the head, it stays parked, and its repository has to be fetched.
     Replayed {
         parked: &'a ParkedCommit,
         effects: &'a [Effect],
@@ -59,18 +59,18 @@ pub enum RepoChange<'a> {
         did: &'a Did,
         event: RepoEvent<'a>,
     },
-    /// A part of a repository that was fetched.
+    /// A part of a fetched repository.
     Snapshot(&'a SnapshotPart<'a>),
 }
 
 /// A part of a repository.
 #[derive(Debug)]
 pub struct SnapshotPart<'a> {
-    /// Where it was fetched.
+    /// The host that gave it.
     pub source: &'a SourceId,
     pub did: &'a Did,
     pub effects: &'a [Effect],
-    /// Paths of records that are as the tables have them.
+    /// Paths of records that are equal in the tables.
     pub confirmed: &'a [String],
 }
 
@@ -79,7 +79,7 @@ pub struct SnapshotPart<'a> {
 pub struct Resync {
     pub did: Did,
     pub cause: String,
-    /// Where it was asked for, if it came to that.
+    /// The host that was asked, if any.
     pub host: Option<String>,
     pub started_at: Timestamp,
     pub outcome: Result<Resynced, ResyncFailure>,
@@ -88,52 +88,52 @@ pub struct Resync {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResyncFailure {
     pub error: String,
-    /// Its host wants to be left alone.
+    /// Its host asked for a cooldown.
     pub is_throttled: bool,
-    /// There is no such repository, so that nothing is lost where nothing of it is kept.
+    /// There is no such repository. If nothing of it is kept, it may be forgotten.
     pub is_gone: bool,
     pub retry_at: Timestamp,
 }
 
-/// A frame that is parked.
+/// A parked frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedCommit {
     pub id: i64,
     pub did: Did,
-    /// Where its repository stands, where nothing of it was missed.
+    /// The rev of its repository's head, if nothing of it is missing.
     pub known_rev: Option<String>,
     pub source: SourceId,
     pub frame: bytes::Bytes,
 }
 
-/// What is said of an account by another party than its host.
+/// An account status that its host has not confirmed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnconfirmedStatus {
     pub did: Did,
     pub status: Option<String>,
-    /// The time of the event that said so.
+    /// The time of the event that set the status.
     pub as_of: String,
-    /// How often its host was asked in vain.
+    /// How many requests to its host failed.
     pub attempts: u32,
 }
 
-/// What the host of an account says of it.
+/// An account's status, as its own host tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostStatus {
     Active,
-    /// Gone for good.
+    /// Deleted for good.
     Deleted,
     /// Not active, by this status.
     Inactive(Option<String>),
-    /// It could not be asked; again then.
+    /// The host could not be asked. It is asked again then.
     Unknown(Timestamp),
 }
 
-/// A page of an discovery.
+/// A page of a discovery.
 #[derive(Clone, Copy, Debug)]
 pub struct DiscoveryPage<'a> {
     pub collection: &'a Nsid,
     pub dids: &'a [Did],
-    /// Where it goes on; `None` is the end.
+    /// The cursor of the next page; `None` at the end.
     pub cursor: Option<&'a str>,
 }

@@ -1,4 +1,4 @@
-//! What a plan has to know of the tables, and which keys are read for it.
+//! What a plan has to know of the tables, and the keys that are read for it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -12,28 +12,28 @@ use crate::atproto::syntax::Did;
 use crate::model::{DeadLetter, SourceId};
 use crate::store::plan::effect::{CommitEffect, Effect, RecordChange};
 
-/// The tables, as far as the keys of a task need them. What was not asked for counts as absent.
+/// The rows of the keys that a task needs. A key that was not requested counts as absent.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// By DID. An account that was never anything but active guards nothing, so it may be left out where
-    /// it is asked for as a guard alone.
+    /// By DID. An account that was always active guards nothing, so it may be left out if only its
+    /// guard is needed.
     pub accounts: HashMap<String, AccountRow>,
     /// By DID.
     pub repos: HashMap<String, RepoRow>,
     /// By URI.
     pub records: HashMap<String, HeldRecord>,
-    /// Something was missed amid what was followed.
+    /// There was a gap within the followed stream.
     pub is_behind_gap: bool,
-    /// The gaps of the source with the origins that were asked for.
+    /// The gaps of the source with the requested origins.
     pub gaps: Vec<GapRow>,
     pub dead_letters: HashSet<Fingerprint>,
-    /// What the other tables have of [`Needs::contents_of`].
+    /// What other tables hold of [`Needs::contents_of`].
     pub contents: Contents,
-    /// Most batches park nothing, so this is read only where a plan asks for it.
+    /// Read only if a plan asks for it, because most batches park nothing.
     pub parked: Option<ParkedView>,
 }
 
-/// A row of `records`, as far as it guards what comes.
+/// The part of a row of `records` that guards later changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldRecord {
     pub rev: String,
@@ -46,18 +46,18 @@ pub struct HeldRecord {
 pub struct Needs<'a> {
     /// The DIDs of accounts that may change.
     pub accounts: BTreeSet<&'a str>,
-    /// The DIDs of accounts that are of interest where they are gone, or were at some time.
+    /// The DIDs of accounts that matter only if they are, or once were, inactive or deleted.
     pub guards: BTreeSet<&'a str>,
     /// The DIDs of repositories.
     pub repos: BTreeSet<&'a str>,
     /// The URIs of records.
     pub uris: BTreeSet<String>,
-    /// The gaps of this source that begin behind one of these seqs.
+    /// The gaps of this source that begin after one of these seqs.
     pub gaps: Option<(&'a SourceId, BTreeSet<u64>)>,
     pub dead_letters: BTreeSet<Fingerprint>,
-    /// Whether any record and any parked frame is there of this repository.
+    /// The repository for which the presence of records and parked frames is read.
     pub contents_of: Option<&'a str>,
-    /// The frame that is left out of that.
+    /// The parked frame that does not count there.
     pub replayed: Option<i64>,
 }
 
@@ -97,8 +97,8 @@ impl<'a> Needs<'a> {
                 Effect::Account(change) => self.add_account(&change.did),
                 Effect::Commit(commit) => self.add_commit(commit),
                 Effect::DeadLetter(_) => {}
-                Effect::Recheck(doubt) => {
-                    self.repos.insert(doubt.did.as_str());
+                Effect::Recheck(recheck) => {
+                    self.repos.insert(recheck.did.as_str());
                 }
                 Effect::Gap(gap) => {
                     let (_, seqs) = self.gaps.get_or_insert((source, BTreeSet::new()));
@@ -138,7 +138,7 @@ impl<'a> Needs<'a> {
     }
 }
 
-/// The URIs of the records that are as the tables have them.
+/// The URIs of the records that are equal in the tables.
 pub(super) fn confirmed_uris(part: &SnapshotPart<'_>) -> impl Iterator<Item = String> {
     let did = part.did;
     part.confirmed

@@ -1,4 +1,4 @@
-//! A task as one transaction: it reads what the plan needs, plans, and writes what was decided.
+//! Runs a task as one transaction: reads what the plan needs, plans, and writes the change set.
 
 use std::slice;
 
@@ -16,12 +16,12 @@ use crate::store::plan::{Needs, RepoChange, Task, plan};
 use crate::store::{StoreError, WriteBatch, Written};
 use crate::testing::fault::Point;
 
-/// What becomes of a source's cursor.
+/// The change of a source's cursor.
 #[derive(Clone, Copy, Debug)]
 struct CursorMove<'a> {
     source: &'a SourceId,
     position: Position,
-    /// Wherever it was. Otherwise it only moves forward.
+    /// It may move back. Otherwise it only moves forward.
     is_forced: bool,
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn change(writer: &Writer, change: RepoChange<'_>) -> Result<Wr
     perform(writer, &Task::Change(change), None).await
 }
 
-/// Puts the cursor at `position`, wherever it was, and records `gap`.
+/// Moves the cursor to `position`, in either direction, and records `gap`.
 pub(super) async fn move_cursor(
     writer: &Writer,
     source: &SourceId,
@@ -63,7 +63,7 @@ pub(super) async fn move_cursor(
     Ok(())
 }
 
-/// Two trips as a rule, whatever is written.
+/// Takes two trips to the database as a rule, for any number of rows.
 async fn perform(
     writer: &Writer,
     task: &Task<'_>,
@@ -99,11 +99,11 @@ async fn perform(
     }
 }
 
-/// Tries the parts of a refused task one by one, in a transaction that is rolled back, to find those that
-/// are refused by themselves.
+/// Tries the parts of a refused task one by one, in a transaction that is rolled back, to find
+/// those that are refused by themselves.
 ///
-/// Where none is, the trouble is not in the effects (the cursor's own row, say), and no dead letter
-/// would mend it: then `error`, by which the task was refused, is the database's.
+/// If none is, the cause is not in the effects (but in the cursor's own row, for example), and no
+/// dead letter would help: then it returns `error`, with which the task was refused.
 async fn name_refused(
     writer: &Writer,
     task: &Task<'_>,
@@ -175,7 +175,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("huddle.db").display());
         let store = SqliteStore::open(&url).await.unwrap();
-        // The limit is the connection's own, so the next one is without it.
+        // The limit belongs to the connection, so the next connection is without it.
         let mut transaction = store.writer.begin().await.unwrap();
         transaction
             .execute("PRAGMA max_page_count = 1")

@@ -1,4 +1,4 @@
-//! Writes a change set. All that is to be decided was decided before, in [`crate::store::plan`].
+//! Writes a change set. All decisions are made before, in [`crate::store::plan`].
 
 use std::sync::LazyLock;
 
@@ -95,8 +95,8 @@ static DEAD_LETTERS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// What goes with accounts, by the DIDs in a JSON array, up to when they were removed. A projection goes
-/// where its record went.
+/// Deletes the data of accounts. The arguments are a JSON array of DIDs, and the times up to which
+/// they were removed. A projection is deleted with its record.
 const REMOVE: [&str; 5] = [
     "DELETE FROM records WHERE did IN (SELECT value FROM json_each(?)) \
      AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = records.did)",
@@ -109,7 +109,7 @@ const REMOVE: [&str; 5] = [
      AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = bookings.uri)",
 ];
 
-/// Appends to `script` what writes `changes`.
+/// Appends the statements that write `changes`.
 pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     let ChangeSet {
         source,
@@ -181,7 +181,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     }
 }
 
-/// Appends `statement`, which deletes the rows of a list of DIDs, unless there are none.
+/// Appends `statement`, which deletes the rows of a list of DIDs, if there are any.
 fn push_deletion<'a>(
     script: &mut Script,
     statement: &'static str,

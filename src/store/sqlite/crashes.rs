@@ -1,4 +1,4 @@
-//! How earlier runs ended.
+//! Records how earlier runs ended.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,8 @@ pub(super) async fn begin_run(
     source: &SourceId,
 ) -> Result<CrashHistory, StoreError> {
     let mut transaction = writer.begin().await?;
-    // What ends the process each time is in hand each time: one crash without it clears a frame.
+    // A frame that ends the process is in progress at every crash, so one crash without it clears a
+    // frame.
     sqlx::query(
         "DELETE FROM crash_suspects WHERE source = ?1 AND frame_sha256 IS NOT \
          (SELECT in_hand FROM unfinished_runs WHERE source = ?1)",
@@ -76,7 +77,8 @@ pub(super) async fn forget(writer: &Writer, source: &SourceId) -> Result<(), Sto
     transaction.commit().await
 }
 
-/// Without what is no digest, which nobody but a stranger can have written.
+/// Converts the rows. Values that are no digest are left out: only an outsider can have written
+/// them.
 fn by_digest(rows: Vec<(Vec<u8>, u32)>) -> BTreeMap<FrameDigest, u32> {
     rows.into_iter()
         .filter_map(|(digest, crashes)| Some((digest.try_into().ok()?, crashes)))

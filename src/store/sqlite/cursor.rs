@@ -6,8 +6,8 @@ use super::script::Script;
 use crate::model::{Position, SourceId};
 use crate::store::{StoreError, StoredCursor};
 
-/// Appends to `script` what gives `source` a row where it has none: the row 'main' where that was not
-/// claimed yet, else a new one.
+/// Appends the statements that give `source` a row if it has none: the row 'main' if no source has
+/// claimed it, otherwise a new one.
 pub(super) fn push_claim(script: &mut Script, source: &SourceId) {
     let id = source.as_str();
     script.push(
@@ -22,7 +22,7 @@ pub(super) fn push_claim(script: &mut Script, source: &SourceId) {
     );
 }
 
-/// The cursor of a source that has claimed its row.
+/// Reads the cursor of a source that has a row.
 pub(super) async fn load(
     connection: &mut SqliteConnection,
     source: &SourceId,
@@ -41,14 +41,14 @@ pub(super) async fn load(
     let position = position(&cursor, event_time.as_deref())?;
     Ok(StoredCursor {
         position,
-        // An operator who knows SQL may have set the cursor without saying so.
+        // An operator may have set the cursor by SQL, without the column `moved`.
         is_new: !moved && position.seq == 0,
         follows_another,
     })
 }
 
-/// Appends to `script` what moves the cursor from `before` to `position`: forward, and back only where
-/// the source's seqs have begun anew.
+/// Appends the statements that move the cursor from `before` to `position`. It moves back only if
+/// the source's sequence restarted.
 pub(super) fn push_advance(
     script: &mut Script,
     source: &SourceId,
@@ -64,8 +64,7 @@ pub(super) fn push_advance(
     }
 }
 
-/// Appends to `script` what puts the cursor of a source that has claimed its row at `position`,
-/// wherever it was.
+/// Appends the statement that sets the cursor of a source that has a row, in either direction.
 pub(super) fn push_place(script: &mut Script, source: &SourceId, position: Position) {
     script.push(
         "UPDATE firehose_cursor \
@@ -78,7 +77,7 @@ pub(super) fn push_place(script: &mut Script, source: &SourceId, position: Posit
     );
 }
 
-/// Writes to a row what is in it already.
+/// Writes the cursor rows unchanged.
 pub(super) async fn touch(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE firehose_cursor SET cursor = cursor")
         .execute(&mut *connection)

@@ -1,4 +1,4 @@
-//! The search for repositories that hold what is wanted.
+//! Discoveries: the search for the repositories that hold wanted records.
 
 use super::writer::Writer;
 use super::{SqliteStore, now};
@@ -71,26 +71,26 @@ struct Row {
     desynchronized: i64,
     resyncing: i64,
     throttled: i64,
-    doubted: i64,
-    waiting: i64,
+    rechecks: i64,
+    with_parked: i64,
     parked_commits: i64,
-    enumerating: i64,
+    discovering: i64,
     fetched: i64,
     left: i64,
     failing: i64,
 }
 
-/// Repositories without work are counted in one index, and those with work are in another.
+/// Counts repositories. All of them are counted in one index, and those with work due in another.
 pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError> {
     let row: Row = sqlx::query_as(
         "SELECT (SELECT count(*) FROM repos) AS tracked, \
          count(*) FILTER (WHERE state = 'desynchronized') AS desynchronized, \
          count(*) FILTER (WHERE state = 'resyncing') AS resyncing, \
          count(*) FILTER (WHERE state = 'throttled') AS throttled, \
-         count(*) FILTER (WHERE recheck_cause IS NOT NULL) AS doubted, \
-         count(*) FILTER (WHERE has_parked) AS waiting, \
+         count(*) FILTER (WHERE recheck_cause IS NOT NULL) AS rechecks, \
+         count(*) FILTER (WHERE has_parked) AS with_parked, \
          (SELECT count(*) FROM parked_commits) AS parked_commits, \
-         (SELECT count(*) FROM discoveries WHERE ended_at IS NULL) AS enumerating, \
+         (SELECT count(*) FROM discoveries WHERE ended_at IS NULL) AS discovering, \
          (SELECT count(*) FROM resyncs WHERE cause = 'backfill' AND error IS NULL \
              AND ended_at >= (SELECT min(started_at) FROM discoveries)) AS fetched, \
          count(*) FILTER (WHERE is_left) AS left, \
@@ -107,11 +107,11 @@ pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError
         desynchronized: row.desynchronized.unsigned_abs(),
         resyncing: row.resyncing.unsigned_abs(),
         throttled: row.throttled.unsigned_abs(),
-        doubted: row.doubted.unsigned_abs(),
-        waiting: row.waiting.unsigned_abs(),
+        rechecks: row.rechecks.unsigned_abs(),
+        with_parked: row.with_parked.unsigned_abs(),
         parked_commits: row.parked_commits.unsigned_abs(),
         backfill: BackfillCounts {
-            enumerating: row.enumerating.unsigned_abs(),
+            discovering: row.discovering.unsigned_abs(),
             fetched: row.fetched.unsigned_abs(),
             left: row.left.unsigned_abs(),
             failing: row.failing.unsigned_abs(),

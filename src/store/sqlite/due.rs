@@ -1,4 +1,4 @@
-//! Which repositories are due for work, and when.
+//! Which repositories have a job due, and when.
 
 use jiff::Timestamp;
 
@@ -48,7 +48,7 @@ pub(super) async fn due(
     rows.into_iter().map(DueRepo::try_from).collect()
 }
 
-/// See the column `urgency`.
+/// The value of the column `urgency`.
 fn as_stored(urgency: JobKind) -> i64 {
     match urgency {
         JobKind::Replay => 0,

@@ -1,25 +1,25 @@
-//! Tells what is wrong with the database from what is wrong with an effect.
+//! Distinguishes a failure of the database from a refused effect.
 
 use std::io;
 
 use crate::store::StoreError;
 use crate::testing::fault::Injected;
 
-/// The primary result codes that no waiting helps against: <https://www.sqlite.org/rescode.html>.
+/// The primary result codes that a retry does not change: <https://www.sqlite.org/rescode.html>.
 const SQLITE_CORRUPT: u32 = 11;
 const SQLITE_TOOBIG: u32 = 18;
 const SQLITE_CONSTRAINT: u32 = 19;
 const SQLITE_MISMATCH: u32 = 20;
 const SQLITE_NOTADB: u32 = 26;
 
-/// Whether the database refuses what was asked, and would refuse it again: a constraint, a trigger
+/// Whether the database refuses a statement, and would refuse it again: a constraint, a trigger
 /// that raises, a value that is too big or of the wrong type.
 ///
-/// Everything else is the database's own trouble, a missing table and a corrupt page included: a
-/// dead letter would not mend it.
+/// All other errors are failures of the database, including a missing table and a corrupt page: a
+/// dead letter would not help.
 pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
-    let is_value_of_no_use = matches!(error, sqlx::Error::Encode(_));
-    is_value_of_no_use
+    let cannot_be_encoded = matches!(error, sqlx::Error::Encode(_));
+    cannot_be_encoded
         || matches!(
             primary_code(error),
             Some(SQLITE_CONSTRAINT | SQLITE_MISMATCH | SQLITE_TOOBIG)

@@ -1,4 +1,4 @@
-//! Stretches of a source's events that may have been missed.
+//! Reconciles gaps: marks repositories for a recheck, and closes the gaps whose rechecks are done.
 
 use sqlx::sqlite::SqliteConnection;
 
@@ -7,8 +7,8 @@ use super::{SqliteStore, integer, now, timely};
 use crate::store::StoreError;
 use crate::store::repos::{ClosedGap, Reconciled};
 
-/// Which gaps have ended and have not led to a comparison yet. The end of the gap before a server's new
-/// sequence is never told: that one has ended once something of the new sequence is applied.
+/// The gaps that have ended and did not start rechecks yet. The gap before a server's new sequence
+/// never gets an end: it counts as ended when an event of the new sequence is applied.
 macro_rules! ended {
     () => {
         "closed_at IS NULL AND recheck_started_at IS NULL AND (to_seq IS NOT NULL OR (\
@@ -17,14 +17,14 @@ macro_rules! ended {
     };
 }
 
-/// So many repositories are doubted in one transaction.
+/// The number of repositories that one transaction marks for a recheck.
 const PIECE: i64 = 5000;
 
-/// So often in vain was tried what a gap need not wait for any longer. The attempts go on all the same.
+/// A gap does not wait for a job with this many failed attempts. The attempts continue.
 const ATTEMPTS_TO_WAIT_FOR: u32 = 10;
 
-/// Has every tracked repository doubted for the sake of gaps that have ended, and closes those of
-/// which all were seen to.
+/// Marks every tracked repository for a recheck if gaps have ended. Closes the gaps whose rechecks
+/// are done.
 pub(super) async fn reconcile(store: &SqliteStore) -> Result<Reconciled, StoreError> {
     let is_open: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM gaps WHERE closed_at IS NULL)")
@@ -35,31 +35,32 @@ pub(super) async fn reconcile(store: &SqliteStore) -> Result<Reconciled, StoreEr
     }
     let now = now();
     Ok(Reconciled {
-        doubted: doubt(store, &now).await?,
+        rechecks: mark_for_recheck(store, &now).await?,
         closed: timely(close(&store.writer, &now)).await?,
     })
 }
 
-/// In pieces, so that those who write events wait for none of them long. Who dies amid them begins anew.
-async fn doubt(store: &SqliteStore, now: &str) -> Result<Option<u64>, StoreError> {
+/// Marks repositories in pieces, so that no piece delays the writers of events for long. After a
+/// crash in between, all pieces are marked again.
+async fn mark_for_recheck(store: &SqliteStore, now: &str) -> Result<Option<u64>, StoreError> {
     let new: Option<i64> = sqlx::query_scalar(concat!("SELECT max(id) FROM gaps WHERE ", ended!()))
         .fetch_one(store.reader())
         .await?;
     let Some(newest) = new else {
         return Ok(None);
     };
-    let (mut doubted, mut after) = (0, String::new());
-    while let Some((count, through)) = timely(doubt_piece(&store.writer, newest, &after)).await? {
-        doubted += count;
+    let (mut marked, mut after) = (0, String::new());
+    while let Some((count, through)) = timely(mark_piece(&store.writer, newest, &after)).await? {
+        marked += count;
         after = through;
     }
-    timely(note_doubted(&store.writer, newest, doubted, now)).await?;
-    Ok(Some(doubted))
+    timely(note_rechecks(&store.writer, newest, marked, now)).await?;
+    Ok(Some(marked))
 }
 
-/// Doubts the repositories behind `after`, up to a number of them. Returns how many those were, and the
-/// last one; `None` where there are none.
-async fn doubt_piece(
+/// Marks a piece of the repositories after `after` for a recheck. Returns their number and the last
+/// one; `None` if there are none.
+async fn mark_piece(
     writer: &Writer,
     gap: i64,
     after: &str,
@@ -75,13 +76,14 @@ async fn doubt_piece(
     let Some(through) = through else {
         return Ok(None);
     };
-    // Where nobody has followed the chain, to know where it stands is not to know what was before.
+    // Without a checked chain, the head does not show what came before it, so the repository is
+    // fetched.
     for statement in [
         "UPDATE repos SET recheck_cause = ?3, retry_at = NULL, attempts = 0 \
          WHERE did > ?1 AND did <= ?2 AND state <> 'unverified_chain'",
         "UPDATE repos SET state = 'desynchronized', cause = 'gap', retry_at = NULL, attempts = 0 \
          WHERE did > ?1 AND did <= ?2 AND state = 'unverified_chain'",
-        // An account may have come back in the gap.
+        // An account may have become active again in the gap.
         "UPDATE accounts SET is_unconfirmed = 1, retry_at = NULL, attempts = 0 WHERE active = 0 \
          AND did IN (SELECT did FROM repos WHERE did > ?1 AND did <= ?2)",
     ] {
@@ -96,14 +98,14 @@ async fn doubt_piece(
     Ok(Some((count.unsigned_abs(), through)))
 }
 
-async fn note_doubted(
+async fn note_rechecks(
     writer: &Writer,
     newest: i64,
-    doubted: u64,
+    marked: u64,
     now: &str,
 ) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
-    // What was created in the gap by those of whom nothing was known is found by a search alone.
+    // Only a discovery finds the records that unknown repositories created in the gap.
     sqlx::query(
         "UPDATE discoveries SET cursor = NULL, repos = 0, attempts = 0, started_at = ?, \
          ended_at = NULL",
@@ -116,14 +118,14 @@ async fn note_doubted(
         ended!()
     ))
     .bind(now)
-    .bind(integer(doubted))
+    .bind(integer(marked))
     .bind(newest)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await
 }
 
-/// Closes the gaps for which everything was tried. Accounts that are gone have nothing to compare.
+/// Closes the gaps for which every repository was tried. Inactive accounts have nothing to compare.
 async fn close(writer: &Writer, now: &str) -> Result<Vec<ClosedGap>, StoreError> {
     let mut transaction = writer.begin().await?;
     let connection = &mut *transaction;
@@ -133,7 +135,7 @@ async fn close(writer: &Writer, now: &str) -> Result<Vec<ClosedGap>, StoreError>
     )
     .fetch_all(&mut *connection)
     .await?;
-    if gaps.is_empty() || is_unsettled(connection).await? {
+    if gaps.is_empty() || has_work_left(connection).await? {
         return Ok(Vec::new());
     }
     let mut closed = Vec::new();
@@ -151,8 +153,8 @@ async fn close(writer: &Writer, now: &str) -> Result<Vec<ClosedGap>, StoreError>
     Ok(closed)
 }
 
-/// What a gap waits for, of repositories.
-macro_rules! owed_to_gaps {
+/// The repositories that a gap waits for.
+macro_rules! blocks_gaps {
     () => {
         "urgency IS NOT NULL AND (recheck_cause > 0 \
          OR state IN ('desynchronized', 'resyncing', 'throttled')) \
@@ -160,11 +162,11 @@ macro_rules! owed_to_gaps {
     };
 }
 
-async fn is_unsettled(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+async fn has_work_left(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(concat!(
         "SELECT EXISTS (SELECT 1 FROM discoveries WHERE ended_at IS NULL AND attempts < ?1) \
          OR EXISTS (SELECT 1 FROM repos WHERE attempts < ?1 AND ",
-        owed_to_gaps!(),
+        blocks_gaps!(),
         ") OR EXISTS (SELECT 1 FROM accounts WHERE is_unconfirmed = 1 AND attempts < ?1)"
     ))
     .bind(ATTEMPTS_TO_WAIT_FOR)
@@ -185,12 +187,10 @@ async fn resolution(
     .bind(since)
     .fetch_one(&mut *connection)
     .await?;
-    let left: i64 = sqlx::query_scalar(concat!(
-        "SELECT count(*) FROM repos WHERE ",
-        owed_to_gaps!()
-    ))
-    .fetch_one(&mut *connection)
-    .await?;
+    let left: i64 =
+        sqlx::query_scalar(concat!("SELECT count(*) FROM repos WHERE ", blocks_gaps!()))
+            .fetch_one(&mut *connection)
+            .await?;
     let left = match left {
         0 => String::new(),
         left => format!("; {left} could not be compared yet"),

@@ -1,4 +1,4 @@
-//! What an operator asks, answered by the readers.
+//! Queries of an operator, answered by the readers.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -17,7 +17,7 @@ pub struct CursorRow {
     pub updated_at: Timestamp,
 }
 
-/// A gap that nobody has reconciled. Datetimes are UTC text of fixed width.
+/// A gap that is not reconciled yet. Datetimes are UTC text of fixed width.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct OpenGap {
     pub id: i64,
@@ -45,7 +45,7 @@ pub struct Counts {
     pub open_gaps: i64,
 }
 
-/// The records of one collection, tombstones apart.
+/// The records of one collection, with tombstones counted separately.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct CollectionCount {
     pub collection: String,
@@ -61,7 +61,7 @@ pub struct ResyncRow {
     pub host: Option<String>,
     pub started_at: String,
     pub ended_at: String,
-    /// What it came to; `None` where it failed.
+    /// The rev that was fetched; `None` if the attempt failed.
     pub rev: Option<String>,
     pub created: i64,
     pub updated: i64,
@@ -101,7 +101,7 @@ impl SqliteStore {
         Ok(count.unsigned_abs())
     }
 
-    /// Counts the rows of every table; reads each of them whole.
+    /// Counts the rows of every table. It reads each table whole.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         Ok(sqlx::query_as(
             "SELECT \
@@ -141,7 +141,7 @@ impl SqliteStore {
         .await?)
     }
 
-    /// Counts the dead letters alone.
+    /// Counts the dead letters.
     pub async fn dead_letter_count(&self) -> Result<i64, StoreError> {
         Ok(sqlx::query_scalar("SELECT count(*) FROM dead_letters")
             .fetch_one(self.reader())

@@ -44,13 +44,13 @@ use super::{
 use crate::atproto::syntax::{Did, Nsid};
 use crate::model::{Gap, Position, RepoCounts, SourceId};
 
-/// How long a question about repositories may take, and a transaction.
+/// The deadline of a query or a transaction about repositories.
 const REPO_DEADLINE: Duration = Duration::from_secs(15);
 
-/// A SQLite file, its tables brought up to date.
+/// A SQLite file with all migrations applied.
 ///
-/// Two processes may hold the same file open, and SQLite keeps them apart, but only one of them
-/// should be a worker: each believes that the cursor is its own.
+/// Two processes may have the same file open, and SQLite coordinates their writes. But only one of
+/// them may be a worker, because each assumes that the cursor is its own.
 #[derive(Debug)]
 pub struct SqliteStore {
     writer: Writer,
@@ -58,12 +58,12 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file that `url` names (`sqlite://path`), creates it where there is none, and runs
-    /// the migrations that it lacks.
+    /// Opens the file that `url` names (`sqlite://path`), creates it if it is missing, and runs the
+    /// migrations that it lacks.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] where the URL names no file or the file can't be opened,
-    /// [`StoreError::Corrupt`] where its migrations are not those of this version.
+    /// [`StoreError::Unavailable`] if the URL names no file or the file can't be opened,
+    /// [`StoreError::Corrupt`] if its migrations are not those of this version.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         Self::open_with(url, Options::default()).await
     }
@@ -73,7 +73,7 @@ impl SqliteStore {
         open::open(url, options).await
     }
 
-    /// Connections that can't write, for the status page and the command line.
+    /// Read-only connections, for the status page and the command line.
     pub fn reader(&self) -> &SqlitePool {
         &self.reader
     }
@@ -87,8 +87,8 @@ impl SqliteStore {
         }
     }
 
-    /// Whether the database would take a transaction now: takes the write lock, touches a page, and
-    /// rolls back. Waits for a transaction that is under way. A full disk shows only at a commit.
+    /// Checks whether the database accepts a transaction now: takes the write lock, writes a page,
+    /// and rolls back. It waits for a running transaction. A full disk is noticed only at a commit.
     pub async fn check_writable(&self) -> Result<(), StoreError> {
         let mut transaction = self.writer.begin().await?;
         cursor::touch(&mut transaction).await?;
@@ -238,7 +238,8 @@ impl RepoStore for SqliteStore {
     }
 }
 
-/// No work on repositories waits for ever. What was asked may have been done all the same.
+/// Limits work on repositories to its deadline. A transaction that exceeds it may be committed all
+/// the same.
 fn timely<'a, T: Send + 'a>(
     work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
 ) -> BoxFuture<'a, Result<T, StoreError>> {
@@ -246,12 +247,12 @@ fn timely<'a, T: Send + 'a>(
     Box::pin(async { within_deadline.await.unwrap_or(Err(StoreError::Deadline)) })
 }
 
-/// The clock of the columns that say when something was written. No guard depends on it.
+/// The current time, for the columns that record when a row was written. No guard depends on it.
 fn now() -> String {
     sortable(Timestamp::now())
 }
 
-/// `number` as SQLite has it. No seq reaches 2^63: the protocol ends them at 2^53.
+/// Converts `number` to SQLite's integer. No seq reaches 2^63: the protocol limits them to 2^53.
 fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -1,15 +1,15 @@
 //! Statements that write many rows at once.
 
-/// How many rows the statements have room for. A script is prepared once for each combination of sizes
-/// that comes up and kept, so there are few of them: one text for each length that a batch may have
-/// would turn the statement cache over all the time.
+/// The numbers of rows that statements have places for. A script is prepared and cached once for
+/// each combination of sizes, so there are few sizes: one text for each length of a batch would
+/// replace the statement cache all the time.
 const SIZES: [usize; 5] = [1, 4, 16, 64, LARGEST];
 const LARGEST: usize = 128;
 
 /// An insert of rows of one shape, in all its sizes.
 ///
-/// A chunk of rows is written by one statement that has room enough. Room that is left over is bound to
-/// NULL, and a row whose first column is NULL is left out.
+/// A chunk of rows is written by the smallest statement that has enough places. Unused places are
+/// bound to NULL, and a row whose first column is NULL is left out.
 #[derive(Debug)]
 pub(super) struct MultiRow {
     statements: [String; SIZES.len()],
@@ -21,15 +21,15 @@ pub(super) struct MultiRow {
 pub(super) struct Cut<'r, T> {
     pub(super) statement: &'static str,
     pub(super) rows: &'r [T],
-    /// How many arguments the statement has.
+    /// The number of arguments of the statement.
     pub(super) arguments: usize,
-    /// How many of them are left over.
+    /// The number of unused ones.
     pub(super) padding: usize,
 }
 
 impl MultiRow {
-    /// `{insert} (columns…) SELECT * FROM (VALUES (?, …), …) WHERE … {conflict}`; the first of the
-    /// columns must not be NULL.
+    /// Builds `{insert} (columns…) SELECT * FROM (VALUES (?, …), …) WHERE … {conflict}`. The first
+    /// column must not be NULL.
     pub(super) fn new(insert: &str, columns: &[&str], conflict: &str) -> Self {
         let row = format!("({})", vec!["?"; columns.len()].join(", "));
         let count = columns.len();
@@ -104,7 +104,7 @@ mod tests {
             .await
             .unwrap();
         for rows in [5, 7, 200, 1] {
-            // Statements are used again, with what was bound before forgotten.
+            // A statement is used again after its arguments are cleared.
             connection.execute("DELETE FROM pairs").await.unwrap();
             let rows: Vec<i64> = (0..rows).collect();
             let mut script = Script::default();

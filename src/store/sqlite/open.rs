@@ -1,4 +1,4 @@
-//! How the file is opened.
+//! Opens the database file.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,32 +16,32 @@ use crate::testing::fault::{Faults, Point};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// Bytes to which the log's file is cut after a checkpoint that found it larger.
+/// The size in bytes to which a checkpoint cuts a larger WAL file.
 const JOURNAL_SIZE_LIMIT: &str = "67108864";
-/// The writer's page cache, in KiB (a negative number says so to SQLite).
+/// The writer's page cache in KiB. A negative number means KiB to SQLite.
 const WRITER_CACHE_KIB: &str = "-16384";
 
-/// So many rows of what a transaction reads are handed over before the database's thread waits for them
-/// to be taken.
+/// Rows of a transaction's reads that are buffered before the database's thread waits for the
+/// reader.
 const READ_ROWS: usize = 1024;
 
-/// So many texts of the writer are kept prepared. A script of many rows takes some hundred KiB, and a
-/// steady load has a handful of them.
+/// Prepared statements that the writer keeps. A script of many rows takes some hundred KiB, and a
+/// steady load has a handful of scripts.
 const SCRIPTS: usize = 64;
 
-/// What a caller may want otherwise than [`SqliteStore::open`] has it.
+/// Options that differ from [`SqliteStore::open`].
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How long a transaction waits for another process's write lock before it is `Unavailable`.
     pub busy_timeout: Duration,
-    /// Pages that the log may hold before they are copied back into the file. SQLite's own 1000
-    /// halves the rate at which batches are written; 10 000 pages are 40 MB on disk.
+    /// Pages that the WAL may hold before a checkpoint copies them into the file. SQLite's default
+    /// of 1000 halves the write rate; 10 000 pages are 40 MB on disk.
     pub checkpoint_pages: u32,
-    /// Whether a file that is not there is created.
+    /// Whether a missing file is created.
     pub create_if_missing: bool,
-    /// None but in tests.
+    /// Empty, except in tests.
     pub faults: Faults,
-    /// The most connections that read at a time.
+    /// The most connections that read at the same time.
     pub readers: u32,
 }
 
@@ -69,12 +69,13 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
         .busy_timeout(busy_timeout)
         .foreign_keys(false);
     if is_in_memory(url) {
-        let reason = "the database has to be a file: one in memory would forget the cursor";
+        let reason = "the database must be a file: a database in memory would lose the cursor";
         return Err(sqlx::Error::Configuration(reason.into()).into());
     }
-    // NORMAL doesn't wait for the disk at each commit. A power cut may take the last transactions
-    // away, each of them whole, cursor and rows alike; what is left is an earlier state of the same
-    // file, from which the source is read again. tests/pipeline/power_loss.rs has the model.
+    // NORMAL does not wait for the disk at each commit. A power loss may take the last
+    // transactions, each of them whole, cursor and rows together. What is left is an earlier state
+    // of the same file, from which the source is read again. tests/pipeline/power_loss.rs has the
+    // model.
     let writing = file
         .clone()
         .row_buffer_size(READ_ROWS)
@@ -96,7 +97,7 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
     })
 }
 
-/// One migration after the other, each in a transaction of its own.
+/// Runs the migrations one after another, each in a transaction of its own.
 async fn migrate(connection: &mut SqliteConnection, faults: &Faults) -> Result<(), StoreError> {
     for migration in MIGRATIONS.iter() {
         faults.pass_without_actor(Point::StoreMigrating).await?;
@@ -130,8 +131,9 @@ fn refuse_migration(error: MigrateError) -> StoreError {
 mod tests {
     use super::*;
 
+    /// Holds invariant 1.7.
     #[tokio::test]
-    async fn the_writer_syncs_as_the_model_of_a_power_loss_has_it() {
+    async fn the_writer_syncs_as_the_model_of_a_power_loss_assumes() {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("huddle.db").display());
         let store = SqliteStore::open(&url).await.unwrap();

@@ -1,5 +1,6 @@
-//! The rows that discovery and matching read. They follow the records: only a change that the
-//! table of records has accepted comes here, so they need no guard of their own.
+//! Projections: the rows that the service reads for discovery and matching. They follow the
+//! records: only a change that was accepted for `records` comes here, so they need no guard of
+//! their own.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -86,14 +87,14 @@ const REMOVE: [&str; 3] = [
     "DELETE FROM bookings WHERE uri IN (SELECT value FROM json_each(?))",
 ];
 
-/// A record, and the row that it becomes.
+/// A record and its projection.
 struct Projected<'a, T> {
     uri: &'a str,
     upsert: &'a RecordUpsert,
     row: &'a T,
 }
 
-/// Appends to `script` what brings the projections of `records` in line with them.
+/// Appends the statements that make the projections of `records` equal to them.
 pub(super) fn push(script: &mut Script, records: &BTreeMap<String, RecordWrite<'_>>, now: &str) {
     let mut offers = Vec::new();
     let mut requests = Vec::new();

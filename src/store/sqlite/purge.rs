@@ -1,4 +1,4 @@
-//! Deletes what has outlived its retention.
+//! Deletes rows whose retention is over.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -6,10 +6,10 @@ use super::writer::Writer;
 use crate::store::datetime::sortable;
 use crate::store::{Purged, Retention, StoreError};
 
-/// Rows that one transaction deletes, so that batches which wait for the writer wait briefly.
+/// Rows that one transaction deletes, so that batches wait only briefly for the writer.
 const CHUNK: u64 = 1000;
 
-/// The raw record stays in `records`, and its rev refuses a replay that would bring the row back.
+/// The raw record stays in `records`, and its rev prevents that a replay brings the row back.
 const ENDED_REQUESTS: &str = "DELETE FROM booking_requests WHERE uri IN ( \
      SELECT uri FROM booking_requests \
      WHERE status IN ('cancelled', 'completed', 'declined') AND indexed_at < ? LIMIT 1000)";
@@ -17,7 +17,7 @@ const ENDED_REQUESTS: &str = "DELETE FROM booking_requests WHERE uri IN ( \
 const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE id IN ( \
      SELECT id FROM dead_letters WHERE created_at < ? LIMIT 1000)";
 
-/// What a gap came to is told by its row.
+/// The result of a gap stays in its own row.
 const RESYNCS: &str = "DELETE FROM resyncs WHERE id IN ( \
      SELECT id FROM resyncs WHERE ended_at < ? LIMIT 1000)";
 
@@ -67,7 +67,7 @@ async fn delete_before(
     }
 }
 
-/// The earliest time there is where the calendar doesn't reach back so far.
+/// Returns `now` minus `days`, or the earliest time of the calendar.
 fn days_before(now: Timestamp, days: u32) -> Timestamp {
     now.saturating_sub(SignedDuration::from_hours(i64::from(days) * 24))
         .unwrap_or(Timestamp::MIN)

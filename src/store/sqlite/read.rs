@@ -1,4 +1,4 @@
-//! Reads what a plan needs: one trip for everything that the keys of a task ask for.
+//! Reads what a plan needs, in one trip for all keys of a task.
 
 use bytes::Bytes;
 use sqlx::Row;
@@ -12,11 +12,11 @@ use crate::store::plan::{
     RepoRow, RepoState, View,
 };
 
-/// One text whatever is asked for, so it is prepared once.
+/// The text is the same for all keys, so it is prepared once.
 const ACCOUNTS: &str = "SELECT did, handle, handle_as_of, handle_as_of_seq, active, status, as_of, \
      as_of_seq, removed_at, is_unconfirmed, retry_at, attempts FROM accounts \
      WHERE did IN (SELECT value FROM json_each(?))";
-/// Most accounts were never anything but active.
+/// Most accounts were always active, so only the others are read as guards.
 const GUARDS: &str = "SELECT did, handle, handle_as_of, handle_as_of_seq, active, status, as_of, \
      as_of_seq, removed_at, is_unconfirmed, retry_at, attempts FROM accounts \
      WHERE did IN (SELECT value FROM json_each(?)) AND (removed_at IS NOT NULL OR active = 0)";
@@ -41,7 +41,7 @@ const PARKED_FRAMES: &str = "SELECT parked.did, parked.seq, parked.frame FROM js
      JOIN parked_commits AS parked ON parked.did = json_extract(asked.value, '$[0]') \
      AND parked.seq = json_extract(asked.value, '$[1]')";
 
-/// Appends to `script` what reads `needs`, and the cursor of `source`.
+/// Appends the statements that read `needs`, and the cursor of `source`.
 pub(super) fn push(script: &mut Script, needs: &Needs<'_>, source: Option<&SourceId>) {
     script.push(ACCOUNTS, [json_array(needs.accounts.iter().copied())]);
     script.push(GUARDS, [json_array(needs.guards.iter().copied())]);
@@ -62,7 +62,7 @@ pub(super) fn push(script: &mut Script, needs: &Needs<'_>, source: Option<&Sourc
     script.push(CURSOR, [source.map(SourceId::as_str).into()]);
 }
 
-/// What the statements of [`push`] have found: the view, and where the cursor stands if it is there.
+/// The result of the statements of [`push`]: the view, and the cursor if there is one.
 pub(super) fn view(answers: Answers) -> Result<(View, Option<u64>), sqlx::Error> {
     let mut answers = answers.into_iter();
     let mut next = || answers.next().unwrap_or_default();
@@ -101,7 +101,7 @@ pub(super) fn view(answers: Answers) -> Result<(View, Option<u64>), sqlx::Error>
     Ok((view, cursor))
 }
 
-/// Reads what has to be known before frames are parked.
+/// Reads what a plan has to know before it parks frames.
 pub(super) async fn parked(
     transaction: &mut Transaction<'_>,
     needs: &ParkedNeeds,
@@ -162,7 +162,8 @@ fn repo(row: &SqliteRow) -> Result<RepoRow, sqlx::Error> {
         seq: seq.map(i64::unsigned_abs),
         source: row.try_get(4)?,
         time: row.try_get(5)?,
-        // A word of a later version is nothing to build on.
+        // An unknown state, of a later version, counts as desynchronized, so the repository is
+        // fetched.
         state: RepoState::parse(&state).unwrap_or(RepoState::Desynchronized),
         cause: row.try_get(7)?,
         is_whole: row.try_get(8)?,

@@ -41,7 +41,7 @@ static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Appends to `script` what writes `records`, which are by their URIs. What is deleted leaves a tombstone.
+/// Appends the statements that write `records`, given by URI. A deletion writes a tombstone.
 pub(super) fn push(
     script: &mut Script,
     source: &str,

@@ -1,4 +1,4 @@
-//! What is known of a repository that is to be fetched as a whole.
+//! Reads what a resync needs to know of a repository.
 
 use jiff::Timestamp;
 
@@ -28,13 +28,14 @@ pub(super) async fn since(
     })
 }
 
-/// URIs of one repository sort as its paths do, so the table's key has them in order.
+/// Reads a range of records. The URIs of one repository sort like its paths, so the table's key
+/// gives the order.
 pub(super) async fn held(
     store: &SqliteStore,
     range: HeldRange<'_>,
 ) -> Result<Vec<Held>, StoreError> {
     let uri = |path: &str| format!("at://{}/{path}", range.did);
-    // The character behind the slash.
+    // '0' is the character after '/'.
     let end = || format!("at://{}0", range.did);
     let rows: Vec<(String, Option<String>, String)> = sqlx::query_as(
         "SELECT uri, cid, rev FROM records WHERE uri > ? AND uri <= ? ORDER BY uri LIMIT ?",

@@ -1,9 +1,10 @@
-//! Several statements that go to the database in one trip.
+//! Several statements that are sent to the database in one trip.
 //!
-//! SQLite runs on a thread of its own, and each statement that is sent by itself is a way there and back,
-//! which takes longer than writing a few rows. sqlx takes a text of several statements and hands out the
-//! arguments to their anonymous placeholders in sequence. An argument too few would be NULL without a word,
-//! and one too many would move all that follow, so a script counts them before it is sent.
+//! SQLite runs on a thread of its own. Each statement that is sent alone costs a trip to that
+//! thread and back, which takes longer than writing a few rows. sqlx accepts a text of several
+//! statements and binds the arguments to their anonymous placeholders in sequence. A missing
+//! argument would silently be NULL, and an extra one would shift all that follow, so a script
+//! counts them before it is sent.
 
 use futures_util::TryStreamExt;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
@@ -27,7 +28,7 @@ struct Statement {
     arguments: Vec<Value>,
 }
 
-/// See the module.
+/// Statements and their arguments; see the module.
 #[derive(Debug, Default)]
 pub(super) struct Script {
     statements: Vec<Statement>,
@@ -46,13 +47,14 @@ struct Miscounted {
 }
 
 impl Script {
-    /// `text` is one statement with anonymous placeholders (`?`) alone, and without a `?` in a literal.
+    /// Appends a statement. `text` has anonymous placeholders (`?`) only, and no `?` in a literal.
     pub(super) fn push(&mut self, text: &'static str, arguments: impl Into<Vec<Value>>) {
         let arguments = arguments.into();
         self.statements.push(Statement { text, arguments });
     }
 
-    /// Statements that write `rows`, each of which `values` turns into a value for each column.
+    /// Appends statements that write `rows`. `values` turns each row into one value for each
+    /// column.
     pub(super) fn push_rows<T>(
         &mut self,
         multi_row: &'static MultiRow,
@@ -64,7 +66,8 @@ impl Script {
             for row in cut.rows {
                 values(row, &mut arguments);
             }
-            // Room that is left over is NULL. A row that is too short or too long is found by the count.
+            // Unused places are NULL. A row that is too short or too long is noticed when the
+            // arguments are counted.
             let padding = cut.padding;
             arguments.extend(std::iter::repeat_n(Value::Null, padding));
             self.push(cut.statement, arguments);
@@ -102,7 +105,7 @@ impl Script {
                 }
             }
         }
-        // Behind the last statement.
+        // After the last statement.
         answers.pop();
         Ok(answers)
     }
@@ -182,7 +185,7 @@ impl From<u32> for Value {
     }
 }
 
-/// No seq reaches 2^63: the protocol ends them at 2^53.
+/// No seq reaches 2^63: the protocol limits them to 2^53.
 impl From<u64> for Value {
     fn from(number: u64) -> Self {
         Self::Integer(super::integer(number))
@@ -195,7 +198,7 @@ impl<T: Into<Self>> From<Option<T>> for Value {
     }
 }
 
-/// A list as one argument, so that one statement serves lists of any length.
+/// A list as one argument, so that one statement accepts lists of any length.
 pub(super) fn json_array<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
     let array = serde_json::Value::from_iter(texts);
     Value::Text(array.to_string())

@@ -1,4 +1,4 @@
-//! Accounts whose own hosts were not asked yet whether they are gone.
+//! Accounts whose status their own hosts have not confirmed yet.
 
 use jiff::Timestamp;
 

@@ -1,9 +1,9 @@
-//! The one connection that writes.
+//! The only connection that writes.
 //!
-//! A transaction takes the connection out of its slot and puts it back only when it has come to a
-//! clean end. In every other case (an error, a future that was dropped between any two lines) the
-//! connection is closed, whereby SQLite rolls back, and the next transaction opens a new one. So no
-//! transaction can stay open behind anybody's back, and a broken connection heals by itself.
+//! A transaction takes the connection out of its slot and puts it back only after a clean end. In
+//! every other case (an error, or a future that was dropped between any two lines) the connection
+//! is closed. SQLite then rolls back, and the next transaction opens a new connection. So no
+//! transaction can stay open unnoticed, and a broken connection is replaced by itself.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -18,9 +18,10 @@ use super::script::{Answers, Script};
 use crate::store::StoreError;
 use crate::testing::fault::{Faults, Injected, Point};
 
-/// Before a statement of many rows changes a page, SQLite notes how the page was, should the statement
-/// fail half way. In a file, as it is by default, this takes as long as the commit; it is bounded by
-/// the rows of a batch. A migration, which may sort whole tables, is not: it comes before.
+/// Keeps statement journals in memory. Before a statement of many rows changes a page, SQLite saves
+/// the page, in case the statement fails half way. In a file, which is the default, this takes as
+/// long as the commit. In memory it is bounded by the rows of a batch. A migration may sort whole
+/// tables, so migrations run before this is set.
 const JOURNAL_IN_MEMORY: &str = "PRAGMA temp_store = MEMORY";
 
 #[derive(Debug)]
@@ -39,7 +40,7 @@ pub(super) struct Transaction<'a> {
 }
 
 impl Writer {
-    /// Connects, and lets `prepare` bring the tables up to date.
+    /// Connects, and runs the migrations through `prepare`.
     pub(super) async fn open(
         options: SqliteConnectOptions,
         faults: Faults,
@@ -50,7 +51,7 @@ impl Writer {
         connection.execute(JOURNAL_IN_MEMORY).await?;
         Ok(Self {
             file: FileIdentity::of(options.get_filename())?,
-            // Should the file vanish, an empty one in its place would be a silent loss.
+            // If the file disappears, an empty file in its place would silently lose data.
             options: options.create_if_missing(false),
             faults,
             idle: Mutex::new(Some(connection)),
@@ -61,14 +62,13 @@ impl Writer {
         self.options.get_filename()
     }
 
-    /// Waits for the transaction before this one, then for the database's write lock.
+    /// Waits for the previous transaction, then for the database's write lock.
     pub(super) async fn begin(&self) -> Result<Transaction<'_>, StoreError> {
         let (transaction, _answers) = self.begin_with(Script::default()).await?;
         Ok(transaction)
     }
 
-    /// The same, and runs `script` as the first of the transaction: in the same trip, unless faults are
-    /// planned.
+    /// Begins a transaction and runs `script` in it, in the same trip unless faults are planned.
     pub(super) async fn begin_with(
         &self,
         script: Script,
@@ -83,8 +83,8 @@ impl Writer {
                 connection
             }
         };
-        // A deferred transaction that comes to write later can fail in a way that the busy timeout
-        // doesn't cover.
+        // A deferred transaction that writes later can fail in a way that the busy timeout does not
+        // cover.
         let mut begin = Script::default();
         begin.push("BEGIN IMMEDIATE", []);
         let (begin, rest) = match self.faults.are_planned() {
@@ -103,9 +103,10 @@ impl Writer {
         Ok((transaction, answers))
     }
 
-    /// SQLite goes on writing to a file that was deleted or replaced, for nobody to read. And a
-    /// file put in its place has a cursor of its own, which the next batch would carry over what
-    /// the new file has never seen. Either ends with a restart, which reads the new cursor.
+    /// SQLite continues to write to a file that was deleted or replaced, where the data is lost. A
+    /// file that was put in its place has a cursor of its own, and the next batch would move it
+    /// past events that the new file never got. Both end with a restart, which reads the new
+    /// cursor.
     fn check_file(&self) -> Result<(), StoreError> {
         if FileIdentity::of(self.options.get_filename())? == self.file {
             return Ok(());
@@ -116,8 +117,8 @@ impl Writer {
 }
 
 impl Transaction<'_> {
-    /// Runs `script` in one trip. Where faults are planned, its statements go one by one, and each of them
-    /// may fail.
+    /// Runs `script` in one trip. If faults are planned, its statements are sent one by one, and
+    /// each of them may fail.
     pub(super) async fn run(&mut self, script: Script) -> Result<Answers, sqlx::Error> {
         if !self.faults.are_planned() {
             return script.run(&mut self.connection).await;
@@ -130,9 +131,9 @@ impl Transaction<'_> {
         Ok(answers)
     }
 
-    /// Runs `script` as the last of the transaction and makes it durable: in the same trip, unless faults
-    /// are planned. Where this future is dropped, it may be durable all the same. Where `script` is
-    /// refused, the transaction is rolled back.
+    /// Runs `script` and commits, in the same trip unless faults are planned. If this future is
+    /// dropped, the transaction may be durable all the same. If `script` is refused, the
+    /// transaction is rolled back.
     pub(super) async fn commit_with(mut self, script: Script) -> Result<(), Failure> {
         let ends_by_itself = self.faults.are_planned();
         let script = match ends_by_itself {
@@ -155,7 +156,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Makes the transaction durable. Where this future is dropped, it may be durable all the same.
+    /// Commits. If this future is dropped, the transaction may be durable all the same.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         self.pass(Point::StoreCommitting).await?;
         let faults = self.faults;
@@ -192,10 +193,10 @@ impl DerefMut for Transaction<'_> {
     }
 }
 
-/// Why a transaction was not made durable, as far as is known.
+/// Why a commit failed, as far as is known.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The database refuses what was to be written, and would refuse it again.
+    /// The database refuses the script, and would refuse it again.
     Refused(sqlx::Error),
     Store(StoreError),
 }
@@ -206,7 +207,7 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Tells a file from another that bears its name.
+/// Distinguishes a file from another one with the same name.
 #[derive(Debug, PartialEq, Eq)]
 struct FileIdentity {
     #[cfg(unix)]
@@ -223,7 +224,7 @@ impl FileIdentity {
                 device_and_inode: (metadata.dev(), metadata.ino()),
             })
         }
-        // Elsewhere an open file can't be replaced.
+        // On other systems an open file cannot be replaced.
         #[cfg(not(unix))]
         {
             let _ = metadata;
@@ -243,7 +244,7 @@ mod tests {
     use crate::store::{Store, WriteBatch};
     use crate::testing::fault::{Fault, FaultPlan, Faults, Point};
 
-    /// Lets everything pass, and counts.
+    /// Injects no fault, and counts the points.
     #[derive(Default)]
     struct Counting {
         writing: AtomicU32,
@@ -261,7 +262,7 @@ mod tests {
         }
     }
 
-    /// Between any two statements of a transaction, and before its commit.
+    /// Drops the future between any two statements of a transaction, and before its commit.
     #[tokio::test]
     async fn where_faults_are_planned_every_statement_of_a_script_can_fail() {
         let directory = tempfile::tempdir().unwrap();
@@ -293,8 +294,8 @@ mod tests {
             store.apply(&batch).await.unwrap();
             passed.push(plan.writing.swap(0, Ordering::SeqCst));
         }
-        // Nine statements read. The first batch gives the source its row and moves the cursor, the second
-        // moves the cursor and removes an account.
+        // Nine statements read. The first batch gives the source its row and moves the cursor. The
+        // second moves the cursor and removes an account.
         assert_eq!(passed, [9 + 1 + 3, 9 + 1 + 7]);
         assert_eq!(plan.committing.load(Ordering::SeqCst), 2);
     }
@@ -304,7 +305,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("huddle.db").display());
         let store = SqliteStore::open(&url).await.unwrap();
-        // Whoever drops a transaction has the next one begin on another connection.
+        // After a dropped transaction, the next one begins on another connection.
         for _ in 0..2 {
             let mut transaction = store.writer.begin().await.unwrap();
             let temp_store: i64 = sqlx::query_scalar("PRAGMA temp_store")

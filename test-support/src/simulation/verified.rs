@@ -228,7 +228,7 @@ impl Verified {
             .collect();
         store.begin_discovery(&collections, true).await.unwrap();
         self.until("the search is over", async || {
-            store.repo_counts().await.unwrap().backfill.enumerating == 0
+            store.repo_counts().await.unwrap().backfill.discovering == 0
         })
         .await;
         self.until_settled().await;

@@ -130,7 +130,7 @@ impl Run {
             source_http: relay.parse().unwrap(),
             backfill: Backfill {
                 is_wanted: self.config.backfill,
-                directory: relay.parse().unwrap(),
+                relay_index: relay.parse().unwrap(),
                 collections: worker::collections(&self.config.collections, &rules.schemas),
             },
         };

@@ -1,5 +1,5 @@
-//! Follows a simulated network as the pipeline and the RepositoriesActor would, and keeps nothing but
-//! what the plan writes.
+//! Follows a simulated network like the pipeline and the RepositoriesActor. It keeps only what the
+//! plan writes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::store::plan::{
     SnapshotPart, UnconfirmedStatus,
 };
 
-/// More rounds of work than any network here takes.
+/// More rounds of work than any network here needs.
 const ENOUGH: usize = 1000;
 
 pub(super) struct Follower {
@@ -36,9 +36,9 @@ pub(super) struct Follower {
     random: Rng,
 }
 
-/// A frame, and whose it is.
+/// A frame and its account.
 #[derive(Clone)]
-struct Told {
+struct AccountFrame {
     did: String,
     frame: Bytes,
 }
@@ -65,19 +65,21 @@ impl Follower {
 
     // === The stream ===
 
-    /// Hears `frames` in batches of any length, some of them again, and those of different accounts in
-    /// another order.
-    pub(super) fn hear(&mut self, network: &Network, frames: impl Iterator<Item = Bytes>) {
-        let told: Vec<Told> = frames.filter_map(|frame| self.told(frame)).collect();
-        let told = self.reordered(told);
+    /// Receives `frames` in batches of any length. Some come twice, and the order of different
+    /// accounts varies.
+    pub(super) fn receive(&mut self, network: &Network, frames: impl Iterator<Item = Bytes>) {
+        let frames: Vec<AccountFrame> = frames
+            .filter_map(|frame| self.account_frame(frame))
+            .collect();
+        let frames = self.reordered(frames);
         let mut from = 0;
-        while from < told.len() {
-            let end = (from + self.random.usize(1..12)).min(told.len());
-            let batch: Vec<Effect> = told[from..end]
+        while from < frames.len() {
+            let end = (from + self.random.usize(1..12)).min(frames.len());
+            let batch: Vec<Effect> = frames[from..end]
                 .iter()
-                .flat_map(|told| {
+                .flat_map(|frame| {
                     let is_key_known = self.random.u32(..10) != 0;
-                    self.effects_of(&told.frame, is_key_known)
+                    self.effects_of(&frame.frame, is_key_known)
                 })
                 .collect();
             self.tables.apply(&batch);
@@ -91,8 +93,8 @@ impl Follower {
         }
     }
 
-    /// `None` of a frame that is of no account.
-    fn told(&self, frame: Bytes) -> Option<Told> {
+    /// `None` if the frame belongs to no account.
+    fn account_frame(&self, frame: Bytes) -> Option<AccountFrame> {
         let did = match decode(&frame, &self.rules.interest).unwrap().content {
             Content::Event(Event::Account(account)) => account.did,
             Content::Event(Event::Commit(commit)) => commit.did,
@@ -101,25 +103,25 @@ impl Follower {
             _ => return None,
         };
         let did = did.to_string();
-        Some(Told { did, frame })
+        Some(AccountFrame { did, frame })
     }
 
-    /// What is said of one account keeps its order.
-    fn reordered(&mut self, told: Vec<Told>) -> Vec<Told> {
+    /// The events of one account keep their order.
+    fn reordered(&mut self, frames: Vec<AccountFrame>) -> Vec<AccountFrame> {
         let mut reordered = Vec::new();
-        let mut rest = told.as_slice();
+        let mut rest = frames.as_slice();
         while !rest.is_empty() {
-            let (window, behind) = rest.split_at(self.random.usize(1..15).min(rest.len()));
+            let (window, others) = rest.split_at(self.random.usize(1..15).min(rest.len()));
             let mut ranks = BTreeMap::new();
-            for told in window {
+            for frame in window {
                 ranks
-                    .entry(&told.did)
+                    .entry(&frame.did)
                     .or_insert_with(|| self.random.u32(..));
             }
-            let mut window: Vec<&Told> = window.iter().collect();
-            window.sort_by_key(|told| ranks[&told.did]);
+            let mut window: Vec<&AccountFrame> = window.iter().collect();
+            window.sort_by_key(|frame| ranks[&frame.did]);
             reordered.extend(window.into_iter().cloned());
-            rest = behind;
+            rest = others;
         }
         reordered
     }
@@ -171,7 +173,7 @@ impl Follower {
 
     // === The work on repositories ===
 
-    /// Finds every repository, as a search does.
+    /// Finds every repository, like a discovery.
     pub(super) fn discover(&mut self, network: &Network) {
         let dids: Vec<Did> = network
             .accounts()
@@ -186,14 +188,14 @@ impl Follower {
         self.tables.change(RepoChange::Discovered(&page));
     }
 
-    /// Works until nothing is due.
+    /// Runs jobs until none is due.
     pub(super) fn work(&mut self, network: &Network) {
         for _ in 0..ENOUGH {
             if !self.ask_a_host(network) && !self.work_on_a_repo(network) {
                 return;
             }
         }
-        panic!("there is no end to the work: {:?}", self.tables.repos);
+        panic!("the work does not end: {:?}", self.tables.repos);
     }
 
     fn ask_a_host(&mut self, network: &Network) -> bool {
@@ -262,7 +264,7 @@ impl Follower {
         let account = network.account(did).unwrap();
         let did = Did::parse(did).unwrap();
         let Some(head) = account.repo.head().filter(|_| account.is_active()) else {
-            // Its host does not give it out.
+            // Its host refuses it.
             let status = account.status.map_or("deleted", |status| status.as_str());
             self.tables
                 .change(RepoChange::HostRefused { did: &did, status });
@@ -277,9 +279,9 @@ impl Follower {
         };
         let rev = Tid::parse(&head.rev).unwrap();
         let (time, data) = (self.as_of(&did, &rev), head.data);
-        let host_status = network.oracle().now();
+        let accounts = network.oracle().now();
         let (mut ops, mut confirmed) = (Vec::new(), Vec::new());
-        let mut wanted: BTreeMap<String, _> = host_status[did.as_str()]
+        let mut wanted: BTreeMap<String, _> = accounts[did.as_str()]
             .records
             .iter()
             .filter(|(path, _)| self.rules.interest.wants_path(path))
@@ -338,14 +340,15 @@ impl Follower {
             .note(did.as_str(), RepoEvent::EndResync(&resync));
     }
 
-    /// Later than the account's removal, if it was removed, and than what has made it active since.
+    /// The time of a snapshot: later than the account's removal, and than the event that made it
+    /// active.
     fn as_of(&self, did: &Did, rev: &Tid) -> Timestamp {
         let time = |text: &str| text.parse::<Timestamp>().unwrap();
         let account = self.tables.accounts.get(did.as_str());
         let status = account.and_then(|account| account.as_of.as_ref());
         let removal = account.and_then(|account| account.removed_at.as_deref());
-        let behind_removal = removal.map(|removed_at| time(removed_at) + MILLISECOND);
-        [status.map(|as_of| time(&as_of.time)), behind_removal]
+        let after_removal = removal.map(|removed_at| time(removed_at) + MILLISECOND);
+        [status.map(|as_of| time(&as_of.time)), after_removal]
             .into_iter()
             .flatten()
             .fold(rev.timestamp(), Timestamp::max)
@@ -360,7 +363,7 @@ impl Follower {
 
 const MILLISECOND: SignedDuration = SignedDuration::from_millis(1);
 
-/// The operation that makes a row what the repository says: nothing is a deletion.
+/// The operation that makes a row equal to the repository; without a record it is a deletion.
 fn op(path: &str, found: Option<&simulated_network::oracle::Record>) -> RecordOp {
     let (collection, rkey) = path.split_once('/').unwrap();
     RecordOp {

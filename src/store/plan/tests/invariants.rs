@@ -1,4 +1,4 @@
-//! What holds of the plan whatever comes, in whatever batches.
+//! Invariants of the plan for arbitrary effects in arbitrary batches.
 
 use bytes::Bytes;
 use cid::Cid;
@@ -88,7 +88,7 @@ fn after(before: u8) -> Predecessor {
     }
 }
 
-/// Any effect at all; revs, seqs and times rise with a number, which comes in any order.
+/// Arbitrary effects. Revs, seqs and times rise with a number, and the numbers come in any order.
 fn effect() -> impl Strategy<Value = Effect> {
     let name = || 0..NAMES.len();
     let rkey = || prop::sample::select(vec!["a", "b"]);
@@ -145,9 +145,9 @@ fn batches() -> impl Strategy<Value = Vec<Vec<Effect>>> {
     vec(vec(effect(), 0..8), 0..8)
 }
 
-/// A batch without what tells of a moment and not of a state: that an account returns, or that a
-/// repository is to be compared.
-fn without_moments(batch: &[Effect]) -> Vec<Effect> {
+/// A batch without the effects that are events and not states: an account becomes active again, or
+/// a recheck is requested.
+fn only_states(batch: &[Effect]) -> Vec<Effect> {
     let is_state = |effect: &&Effect| match effect {
         Effect::Account(change) => !change.is_unconfirmed,
         Effect::Recheck(_) => false,
@@ -172,11 +172,11 @@ enum Event {
     Delete(&'static str),
     /// A commit that touches nothing that is kept.
     Elsewhere,
-    /// A `#sync` that says nothing new.
+    /// A `#sync` with the known tree.
     Sync,
-    /// A commit whose key is not known.
+    /// A commit whose key is unavailable.
     KeyUnavailable,
-    /// A commit that is not told, and another one behind it.
+    /// A missing commit, followed by another one.
     Missed,
 }
 
@@ -193,12 +193,12 @@ fn history() -> impl Strategy<Value = Vec<(usize, Event)>> {
     vec((0..NAMES.len(), event), 1..24)
 }
 
-/// The effects of a history. It begins with a record of either repository, so that both are tracked.
+/// The effects of a history. It begins with a record of each repository, so that both are tracked.
 fn effects_of(history: &[(usize, Event)]) -> Vec<Effect> {
     let mut heads = [(0_u8, 0_u8); NAMES.len()];
-    let begun = [(0, Event::Put("a")), (1, Event::Put("a"))];
+    let first_events = [(0, Event::Put("a")), (1, Event::Put("a"))];
     let mut effects = Vec::new();
-    for ((name, event), number) in begun.iter().chain(history).zip(1_u8..) {
+    for ((name, event), number) in first_events.iter().chain(history).zip(1_u8..) {
         let (name, n) = (*name, 2 * number);
         let (mut since, mut before) = heads[name];
         if let Event::Missed = event {
@@ -241,6 +241,7 @@ fn effects_of(history: &[(usize, Event)]) -> Vec<Effect> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
+    /// Holds invariant 2.2.
     #[test]
     fn any_division_into_batches_and_any_replay_ends_in_the_same_tables(
         history in history(),
@@ -252,17 +253,17 @@ proptest! {
         for effect in &history {
             expected.apply(std::slice::from_ref(effect));
         }
-        // The stream breaks off somewhere, and begins again at some place before that.
-        let mut told = Vec::new();
+        // The stream is interrupted and continues from an earlier place.
+        let mut received = Vec::new();
         let mut from = 0;
-        for (broken_off, again) in replays {
-            let end = from + broken_off.index(history.len() - from + 1);
-            told.extend_from_slice(&history[from..end]);
-            from = again.index(end + 1);
+        for (interruption, restart) in replays {
+            let end = from + interruption.index(history.len() - from + 1);
+            received.extend_from_slice(&history[from..end]);
+            from = restart.index(end + 1);
         }
-        told.extend_from_slice(&history[from..]);
+        received.extend_from_slice(&history[from..]);
         let mut tables = Tables::default();
-        let mut rest = told.as_slice();
+        let mut rest = received.as_slice();
         for length in lengths.iter().cycle() {
             let (batch, behind) = rest.split_at((*length).min(rest.len()));
             tables.apply(batch);
@@ -279,17 +280,19 @@ proptest! {
         before in batches(),
         batch in vec(effect(), 0..8),
     ) {
-        let batch = without_moments(&batch);
+        let batch = only_states(&batch);
         let mut tables = tables_of(&before);
         tables.apply(&batch);
-        // Revs come in any order here, and what was stale at first may break a chain that began since.
+        // Revs come in any order, so a commit that was stale at first may break a chain that began
+        // later.
         tables.apply(&batch);
         let once = tables.clone();
         let written = tables.apply(&batch);
         prop_assert_eq!(written.records, 0);
         prop_assert_eq!(&tables.accounts, &once.accounts);
         prop_assert_eq!(&tables.records, &once.records);
-        // A deletion drops what is parked, also what is of later, so that is parked anew each time.
+        // A deletion also drops parked commits that are newer than it, so they are parked again
+        // each time.
         let is_deletion = |effect: &Effect| match effect {
             Effect::Account(change) => change.is_deletion(),
             _ => false,
@@ -299,8 +302,9 @@ proptest! {
         }
     }
 
+    /// Holds invariants 2.1 and 2.3.
     #[test]
-    fn the_rev_of_a_record_only_rises_and_an_older_one_raises_no_tombstone(
+    fn the_rev_of_a_record_only_rises_and_no_older_create_replaces_a_tombstone(
         batches in batches(),
     ) {
         let mut tables = Tables::default();
@@ -320,7 +324,7 @@ proptest! {
     }
 
     #[test]
-    fn a_repository_stands_at_a_higher_rev_or_where_it_stood(batches in batches()) {
+    fn the_head_of_a_repository_only_rises(batches in batches()) {
         let mut tables = Tables::default();
         for batch in &batches {
             let before = tables.clone();
@@ -329,32 +333,33 @@ proptest! {
                 let Some(known) = before.repos.get(did) else { continue };
                 let is_removed = tables.accounts.get(did)
                     .is_some_and(|account| account.removed_at.is_some());
-                // Where the chain was never checked, a lower one may begin it.
+                // If the chain was never checked, it may begin at a lower rev.
                 let is_unverified = known.state == RepoState::UnverifiedChain;
                 prop_assert!(is_removed || is_unverified || repo.rev >= known.rev, "{}", did);
             }
         }
     }
 
+    /// Holds invariant 7.2.
     #[test]
-    fn nothing_overtakes_what_is_parked(
+    fn no_commit_overtakes_parked_commits(
         before in batches(),
         batch in vec(effect(), 0..8),
     ) {
         let mut tables = tables_of(&before);
         let known = tables.clone();
         tables.apply(&batch);
-        let is_gone = |name: &str| {
+        let is_removed = |name: &str| {
             let account = tables.accounts.get(name);
             account.is_some_and(|account| account.removed_at.is_some())
         };
-        let written_by_chain = |name: &str, rev: &str| batch.iter().any(|effect| matches!(
+        let is_in_chain = |name: &str, rev: &str| batch.iter().any(|effect| matches!(
             effect,
             Effect::Commit(commit) if commit.chain.as_ref().is_some_and(|chain| {
                 chain.did.as_str() == name && chain.rev.as_str() == rev
             })
         ));
-        let written_without = |name: &str, rev: &str| batch.iter().any(|effect| matches!(
+        let is_outside_chain = |name: &str, rev: &str| batch.iter().any(|effect| matches!(
             effect,
             Effect::Commit(commit) if commit.chain.is_none() && commit.records.iter().any(|record| {
                 let version = record.version().unwrap();
@@ -365,24 +370,24 @@ proptest! {
             let name = record.did.as_str();
             let was_parked = known.repos.get(name).is_some_and(|repo| repo.has_parked);
             let is_new = known.records.get(uri) != Some(record);
-            if was_parked && !is_gone(name) && is_new && !written_without(name, &record.rev) {
-                prop_assert!(!written_by_chain(name, &record.rev), "{} at {}", uri, record.rev);
+            if was_parked && !is_removed(name) && is_new && !is_outside_chain(name, &record.rev) {
+                prop_assert!(!is_in_chain(name, &record.rev), "{} at {}", uri, record.rev);
             }
         }
-        // And what was parked keeps its place before what comes.
+        // Parked commits stay before those that arrive.
         let of = |tables: &Tables, name: &str| -> Vec<Bytes> {
             let parked = tables.parked.values().filter(|parked| parked.did == name);
             parked.map(|parked| parked.frame.clone()).collect()
         };
-        for name in NAMES.iter().filter(|name| !is_gone(name)) {
+        for name in NAMES.iter().filter(|name| !is_removed(name)) {
             let (before, now) = (of(&known, name), of(&tables, name));
             prop_assert!(now.starts_with(&before), "{}", name);
         }
     }
 
-    /// The row says that something is parked if and only if something is.
+    /// `has_parked` is set exactly if there are parked commits.
     #[test]
-    fn a_repository_knows_whether_something_of_it_is_parked(batches in batches()) {
+    fn has_parked_says_whether_commits_are_parked(batches in batches()) {
         let tables = tables_of(&batches);
         for name in NAMES {
             let has_parked = tables.parked.values().any(|parked| parked.did == name);
@@ -392,7 +397,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_told_of_a_repository_twice_makes_no_difference(
+    fn an_event_that_is_applied_twice_changes_a_repository_once(
         state in prop::sample::select(RepoState::ALL.to_vec()),
         recheck_cause in prop::option::of(0..3_i64),
         has_parked: bool,

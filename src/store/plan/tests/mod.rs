@@ -1,5 +1,5 @@
-//! The plan without a database: held against a simulated network whose host_status is known, and against
-//! rules that hold whatever comes.
+//! Tests of the plan without a database: against a simulated network with a known state, and
+//! against invariants for arbitrary input.
 
 mod follower;
 mod invariants;

@@ -1,4 +1,4 @@
-//! What the plan writes comes to what the network holds.
+//! The tables that the plan writes end equal to the network. Holds invariant 2.2.
 
 use std::collections::BTreeMap;
 
@@ -10,42 +10,42 @@ use simulated_network::shape::Shape;
 use super::follower::Follower;
 use crate::store::plan::RepoState;
 
-/// URIs and CIDs of the records that are shown.
-type Shown = BTreeMap<String, String>;
+/// URIs and CIDs of the visible records.
+type Visible = BTreeMap<String, String>;
 /// Handle and status by DID.
 type Accounts = BTreeMap<String, (Option<String>, Option<String>)>;
 
-fn shown(follower: &Follower) -> Shown {
+fn visible(follower: &Follower) -> Visible {
     let tables = &follower.tables;
-    let is_gone = |did: &String| {
+    let is_inactive = |did: &String| {
         let account = tables.accounts.get(did);
         account.is_some_and(|account| !account.is_active)
     };
-    let shown = tables.records.iter().filter_map(|(uri, record)| {
-        let cid = record.cid.clone().filter(|_| !is_gone(&record.did))?;
+    let visible = tables.records.iter().filter_map(|(uri, record)| {
+        let cid = record.cid.clone().filter(|_| !is_inactive(&record.did))?;
         Some((uri.clone(), cid))
     });
-    shown.collect()
+    visible.collect()
 }
 
 fn accounts(follower: &Follower) -> Accounts {
     let accounts = follower.tables.accounts.iter();
-    let told = accounts.map(|(did, account)| {
+    let accounts = accounts.map(|(did, account)| {
         assert_eq!(account.is_active, account.status.is_none(), "{did}");
         (
             did.clone(),
             (account.handle.clone(), account.status.clone()),
         )
     });
-    told.collect()
+    accounts.collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
 
-    /// Whatever the batches, whatever is told again, whatever is fetched in between.
+    /// For any batches, repeated events and fetches in between.
     #[test]
-    fn a_network_that_is_followed_is_known_in_the_end(
+    fn the_tables_equal_the_network_in_the_end(
         network_seed: u64,
         seed: u64,
         rounds in prop::collection::vec(1..60_usize, 1..6),
@@ -53,34 +53,35 @@ proptest! {
         let mut network = Network::new(network_seed, Shape { accounts: 5, ..Shape::default() });
         let dids: Vec<_> = network.accounts().iter().map(|account| account.did.clone()).collect();
         let mut follower = Follower::new(seed, dids.into_iter());
-        let mut heard = 0;
+        let mut delivered = 0;
         for steps in rounds {
             network.steps(steps);
-            let frames: Vec<_> = network.log()[heard..]
+            let frames: Vec<_> = network.log()[delivered..]
                 .iter()
                 .map(|entry| entry.frame.clone())
                 .collect();
-            heard = network.log().len();
-            follower.hear(&network, frames.into_iter());
+            delivered = network.log().len();
+            follower.receive(&network, frames.into_iter());
         }
         follower.work(&network);
-        // Of a repository that is not tracked nothing is asked when it says no more than `#sync`.
+        // A repository that is not tracked is not fetched because of a `#sync`, so a discovery has
+        // to find it.
         follower.discover(&network);
         follower.work(&network);
 
-        let host_status = network.oracle().now();
-        let live = select(&host_status, Visibility::Live, |path| path.starts_with("com.huddle."));
-        let expected: Shown = live
+        let expected_accounts = network.oracle().now();
+        let live = select(&expected_accounts, Visibility::Live, |path| path.starts_with("com.huddle."));
+        let expected: Visible = live
             .into_iter()
             .map(|(uri, record)| (uri, record.cid.to_string()))
             .collect();
-        prop_assert_eq!(shown(&follower), expected);
-        let expected: Accounts = host_status
+        prop_assert_eq!(visible(&follower), expected);
+        let expected: Accounts = expected_accounts
             .into_iter()
             .map(|(did, account)| (did, (account.handle, account.status)))
             .collect();
         prop_assert_eq!(accounts(&follower), expected);
-        // What is parked of an account that is gone stays until it comes back.
+        // Parked commits of an inactive account stay until it is active again.
         let tables = &follower.tables;
         for parked in tables.parked.values() {
             prop_assert!(!tables.accounts[&parked.did].is_active);

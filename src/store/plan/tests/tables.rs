@@ -1,4 +1,5 @@
-//! The tables in memory. They show a plan only what it asks for, and take a change set as it is.
+//! The tables in memory. They give a plan only the keys that it asks for, and apply a change set as
+//! it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +45,7 @@ pub(super) struct Parked {
     pub(super) frame: Bytes,
 }
 
-/// The ids that rows were given say nothing, only their order.
+/// Ids of rows are ignored; only their order counts.
 impl PartialEq for Tables {
     fn eq(&self, other: &Self) -> bool {
         let parked = self.parked.values().eq(other.parked.values());
@@ -85,7 +86,10 @@ impl Tables {
             match plan(&view, task, now) {
                 Ok(changes) => break changes,
                 Err(needs) => {
-                    assert!(view.parked.is_none(), "it asks again and again");
+                    assert!(
+                        view.parked.is_none(),
+                        "the plan asks for parked frames twice"
+                    );
                     view.parked = Some(self.parked_view(&needs));
                 }
             }
@@ -95,7 +99,7 @@ impl Tables {
         written
     }
 
-    /// The first of the parked frames of a repository.
+    /// The oldest parked frame of a repository.
     pub(super) fn first_parked(&self, did: &str) -> Option<ParkedCommit> {
         let (id, parked) = self.parked.iter().find(|(_, parked)| parked.did == did)?;
         Some(ParkedCommit {
@@ -116,9 +120,9 @@ impl Tables {
     fn view(&self, needs: &Needs<'_>) -> View {
         let mut view = View::default();
         for (did, account) in &self.accounts {
-            let was_gone = account.removed_at.is_some() || !account.is_active;
+            let is_guard = account.removed_at.is_some() || !account.is_active;
             let did_is_in = |dids: &BTreeSet<&str>| dids.contains(did.as_str());
-            if did_is_in(&needs.accounts) || (did_is_in(&needs.guards) && was_gone) {
+            if did_is_in(&needs.accounts) || (did_is_in(&needs.guards) && is_guard) {
                 view.accounts.insert(did.clone(), account.clone());
             }
         }
@@ -212,7 +216,10 @@ impl Tables {
             self.gaps.push(GapRow { id, ..gap.clone() });
         }
         for (fingerprint, _) in &changes.dead_letters {
-            assert!(self.dead_letters.insert(*fingerprint), "it was there");
+            assert!(
+                self.dead_letters.insert(*fingerprint),
+                "the dead letter is stored twice"
+            );
         }
     }
 }
