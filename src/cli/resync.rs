@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 use clap::Args;
+use huddle_firehose::store::plan::ResyncCause;
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::config::Verify;
@@ -45,7 +46,9 @@ impl ResyncCommand {
             };
             let store = SqliteStore::open_with(&config.database_url, options).await?;
             for did in &self.dids {
-                let event = RepoEvent::RequestResync { cause: "operator" };
+                let event = RepoEvent::RequestResync {
+                    cause: ResyncCause::Operator,
+                };
                 store.change(RepoChange::Repo { did, event }).await?;
                 print(&format!("{did}\tto be fetched\n"))?;
             }

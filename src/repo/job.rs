@@ -10,7 +10,7 @@ use super::{Repositories, compare, retry_at};
 use crate::model::Resynced;
 use crate::store::StoreError;
 use crate::store::repos::{
-    DueRepo, JobKind, RecentResyncs, RepoChange, RepoEvent, Resync, ResyncFailure,
+    DueRepo, JobKind, RecentResyncs, RepoChange, RepoEvent, Resync, ResyncCause, ResyncFailure,
 };
 use crate::telemetry::rate_limit::SharedRateLimit;
 
@@ -28,8 +28,6 @@ const BYTES_PER_FETCH: u64 = 4 << 20;
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// The wait for each fetch beyond that.
 const WAIT_PER_FETCH: SignedDuration = SignedDuration::from_secs(30);
-/// The cause of a fetch that an operator requested, which is never delayed.
-const OPERATOR: &str = "operator";
 
 /// Runs the job for `repo`. A failure is recorded in the tables, and logged.
 ///
@@ -56,7 +54,9 @@ pub(super) async fn run(
     }
     match urgency {
         JobKind::Replay => replay_parked_commits(repositories, repo).await,
-        JobKind::Recheck => compare_heads(repositories, repo, "gap").await.map(drop),
+        JobKind::Recheck => compare_heads(repositories, repo, ResyncCause::Gap)
+            .await
+            .map(drop),
         JobKind::Resync | JobKind::Backfill => resync(repositories, repo).await,
     }
 }
@@ -72,7 +72,7 @@ async fn replay_parked_commits(
             rev: known_rev,
             ..repo.clone()
         };
-        if !compare_heads(repositories, &repo, "disputed").await? {
+        if !compare_heads(repositories, &repo, ResyncCause::Disputed).await? {
             return Ok(());
         }
         drained = replay::drain(repositories, &repo.did, true).await?;
@@ -89,7 +89,7 @@ async fn replay_parked_commits(
 async fn compare_heads(
     repositories: &Repositories,
     repo: &DueRepo,
-    cause: &str,
+    cause: ResyncCause,
 ) -> Result<bool, StoreError> {
     let compared = fetch::is_at_known_head(repositories, repo).await;
     let is_same = matches!(compared, Ok(true));
@@ -116,13 +116,13 @@ async fn compare_heads(
 /// Fetches a repository, and makes the tables equal to it.
 async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), StoreError> {
     let store = &repositories.store;
-    let cause = repo.cause.as_deref().unwrap_or(OPERATOR);
+    let cause = repo.cause.unwrap_or(ResyncCause::Operator);
     let started_at = Timestamp::now();
     let hour_ago = started_at.saturating_sub(HOUR).unwrap_or(Timestamp::MIN);
     let recent = store.resyncs_since(&repo.did, hour_ago).await?;
     let allowed_at = allowed_at(&recent).filter(|allowed_at| *allowed_at > started_at);
     if let Some(allowed_at) = allowed_at
-        && cause != OPERATOR
+        && cause != ResyncCause::Operator
     {
         let event = RepoEvent::Reschedule { until: allowed_at };
         return repositories.note(&repo.did, event).await;
@@ -143,7 +143,7 @@ async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), Store
     }
     let resync = Resync {
         did: repo.did.clone(),
-        cause: cause.to_owned(),
+        cause,
         host,
         started_at,
         outcome: outcome.map_err(|failure| ResyncFailure {
@@ -215,7 +215,7 @@ async fn note_status(
 fn note_outcome(
     repositories: &Repositories,
     repo: &DueRepo,
-    cause: &str,
+    cause: ResyncCause,
     outcome: &Result<Resynced, FetchFailure>,
 ) {
     match outcome {
@@ -223,7 +223,7 @@ fn note_outcome(
             repositories.metrics.resynced(done);
             if let Some(suppressed) = repositories.log.done.admit() {
                 tracing::info!(
-                    did = %repo.did, cause, created = nonzero(done.created),
+                    did = %repo.did, cause = cause.as_str(), created = nonzero(done.created),
                     updated = nonzero(done.updated), deleted = nonzero(done.deleted),
                     suppressed = nonzero(suppressed), "repository fetched"
                 );
@@ -237,7 +237,7 @@ fn note_outcome(
                 .increment(1);
             if let Some(suppressed) = repositories.log.failures.admit() {
                 tracing::warn!(
-                    did = %repo.did, cause, host = failure.host, attempts = repo.attempts + 1,
+                    did = %repo.did, cause = cause.as_str(), host = failure.host, attempts = repo.attempts + 1,
                     error = %failure, suppressed = nonzero(suppressed),
                     "repository fetch failed; retrying later"
                 );

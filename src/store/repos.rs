@@ -5,8 +5,8 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 pub use super::plan::{
-    DiscoveryPage, HostStatus, ParkedCommit, RepoChange, RepoEvent, Resync, ResyncFailure,
-    SnapshotPart, UnconfirmedStatus,
+    DiscoveryPage, HostStatus, ParkedCommit, RepoChange, RepoEvent, Resync, ResyncCause,
+    ResyncFailure, SnapshotPart, UnconfirmedStatus,
 };
 use super::{StoreError, Written};
 use crate::atproto::syntax::{Did, Nsid};
@@ -109,7 +109,7 @@ pub struct DueRepo {
     pub status_as_of: Option<Timestamp>,
     /// The time of its account's latest deletion, if any. Everything up to that time is deleted.
     pub removed_at: Option<Timestamp>,
-    pub cause: Option<String>,
+    pub cause: Option<ResyncCause>,
     /// The gap that requires a recheck, if any; 0 stands for a refused commit.
     pub recheck_cause: Option<i64>,
     /// Failed attempts since the last success.

@@ -1,6 +1,7 @@
 //! The memory that the program needs for a large repository is far less than its size. The real
 //! program runs in a process of its own, and the kernel reports its peak. Holds invariant 4.5.
 
+use huddle_firehose::store::plan::ResyncCause;
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
@@ -107,7 +108,9 @@ impl Scene {
     /// Requests a fetch, like an operator, and waits for its end.
     async fn fetch(&mut self, did: &str) -> Resync {
         let known = Did::parse(did).unwrap();
-        let event = RepoEvent::RequestResync { cause: "operator" };
+        let event = RepoEvent::RequestResync {
+            cause: ResyncCause::Operator,
+        };
         let change = RepoChange::Repo { did: &known, event };
         self.store.change(change).await.unwrap();
         let query = "SELECT created, bytes, error FROM resyncs WHERE did = ? ORDER BY id";

@@ -7,6 +7,7 @@ use cid::multihash::Multihash;
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::atproto::verify::Level;
 use huddle_firehose::model::Resynced;
+use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::{
     ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecordChange, RecordDelete,
 };
@@ -171,7 +172,7 @@ pub(crate) fn failed(did: &str, retry_at: u64) -> Resync {
 fn resync(did: &str, outcome: Result<Resynced, ResyncFailure>) -> Resync {
     Resync {
         did: self::did(did),
-        cause: "prev_data".to_owned(),
+        cause: ResyncCause::PrevData,
         host: Some("https://host.example/".to_owned()),
         started_at: Timestamp::now(),
         outcome,
@@ -187,7 +188,7 @@ impl Database {
     }
 
     /// Requests a fetch of a repository, in any state.
-    pub(crate) async fn request_resync(&self, name: &str, cause: &str) {
+    pub(crate) async fn request_resync(&self, name: &str, cause: ResyncCause) {
         self.note(name, RepoEvent::RequestResync { cause }).await;
     }
 

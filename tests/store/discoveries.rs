@@ -2,6 +2,7 @@
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::model::{BackfillCounts, RepoCounts};
+use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::repos::{Discovery, DiscoveryPage, RepoChange, RepoStore};
 
 use crate::commits::*;
@@ -157,7 +158,9 @@ async fn repositories_are_counted_by_state() {
     database.apply(&[recheck(rechecked, true)]).await;
     for name in [resyncing, throttled] {
         let id = did(name);
-        database.request_resync(id.as_str(), "operator").await;
+        database
+            .request_resync(id.as_str(), ResyncCause::Operator)
+            .await;
         database.begin_resync(id.as_str()).await;
     }
     let mut failure = failed(throttled, 100);
@@ -197,7 +200,7 @@ async fn the_progress_of_a_backfill_is_counted() {
     note(&database, COLLECTIONS[1], &[], None).await;
 
     let mut fetched = resynced(ALICE, 9);
-    fetched.cause = "backfill".to_owned();
+    fetched.cause = ResyncCause::Backfill;
     database.begin_resync(ALICE).await;
     database.end_resync(&fetched).await;
     assert_eq!(counts().await, backfill(0, 1, 2, 0));

@@ -1,6 +1,7 @@
 //! Parked commits keep their order, and later commits do not overtake them. Holds invariants 4.6
 //! and 7.3.
 
+use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repos::{ParkedCommit, RepoChange, RepoStore};
 use huddle_firehose::store::{StoreError, Written};
@@ -185,7 +186,9 @@ async fn while_a_repository_is_fetched_its_commits_are_parked() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let alice = did(ALICE);
-    database.request_resync(alice.as_str(), "operator").await;
+    database
+        .request_resync(alice.as_str(), ResyncCause::Operator)
+        .await;
     database.begin_resync(alice.as_str()).await;
     let written = database
         .apply(&[commit(ALICE, 2, 1), put_by(ALICE, "b", 2)])

@@ -3,6 +3,7 @@
 use huddle_firehose::atproto::syntax::Nsid;
 use huddle_firehose::model::{GapCause, Position};
 use huddle_firehose::store::Store;
+use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repos::{
     DiscoveryPage, HostStatus, JobKind, Reconciled, RepoChange, RepoEvent, RepoStore,
@@ -84,7 +85,9 @@ async fn a_gap_is_closed_after_all_rechecks_and_says_what_they_changed() {
     reconcile(&database).await;
     confirm_rechecks(&database, &[ALICE]).await;
     let bob = did(BOB);
-    database.request_resync(bob.as_str(), "gap").await;
+    database
+        .request_resync(bob.as_str(), ResyncCause::Gap)
+        .await;
     assert!(close(&database).await.is_empty(), "one is to be fetched");
     database.begin_resync(bob.as_str()).await;
     assert!(close(&database).await.is_empty(), "one is being fetched");
@@ -190,7 +193,9 @@ async fn no_gap_is_closed_while_found_repositories_are_not_fetched() {
     let database = Database::new().await;
     database.apply(&[outdated(5, Some(9))]).await;
     let alice = did(ALICE);
-    database.request_resync(alice.as_str(), "backfill").await;
+    database
+        .request_resync(alice.as_str(), ResyncCause::Backfill)
+        .await;
     assert!(close(&database).await.is_empty());
     database.resync(ALICE, 3).await;
     assert_eq!(close(&database).await.len(), 1);

@@ -2,6 +2,7 @@
 //! 11.6.
 
 use huddle_firehose::model::Resynced;
+use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::repos::{RepoStore, Resync};
 
 use crate::commits::*;
@@ -49,7 +50,9 @@ async fn the_stream_continues_from_the_fetched_head() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let alice = did(ALICE);
-    database.request_resync(alice.as_str(), "operator").await;
+    database
+        .request_resync(alice.as_str(), ResyncCause::Operator)
+        .await;
     database.resync(ALICE, 12).await;
     assert!(database.due(1_000_000).await.is_empty());
     let written = database
@@ -71,7 +74,7 @@ async fn a_repository_that_breaks_during_its_fetch_is_fetched_once_more() {
     database.break_chain(ALICE).await;
     let alice = did(ALICE);
     database.begin_resync(alice.as_str()).await;
-    database.request_resync(ALICE, "operator").await;
+    database.request_resync(ALICE, ResyncCause::Operator).await;
     let fetched = resynced(ALICE, 12);
     database.end_resync(&fetched).await;
     assert_eq!(database.due(0).await, [ALICE]);
@@ -88,7 +91,9 @@ async fn a_repository_that_breaks_during_its_fetch_is_fetched_once_more() {
 async fn a_fetched_repository_without_kept_records_is_not_tracked() {
     let database = Database::new().await;
     let alice = did(ALICE);
-    database.request_resync(alice.as_str(), "backfill").await;
+    database
+        .request_resync(alice.as_str(), ResyncCause::Backfill)
+        .await;
     assert_eq!(database.store.tracked().await.unwrap(), [ALICE]);
     database.resync(ALICE, 12).await;
     assert!(database.store.tracked().await.unwrap().is_empty());
@@ -132,7 +137,9 @@ async fn a_repository_whose_host_is_cooling_down_is_throttled() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     let alice = did(ALICE);
-    database.request_resync(alice.as_str(), "operator").await;
+    database
+        .request_resync(alice.as_str(), ResyncCause::Operator)
+        .await;
     database.begin_resync(alice.as_str()).await;
     let mut throttled = failed(ALICE, 100);
     if let Err(failure) = &mut throttled.outcome {
@@ -162,7 +169,11 @@ async fn a_missing_repository_with_kept_data_is_kept() {
     database.track(&[ALICE]).await;
     database.apply(&[without_key(BOB, 2)]).await;
     let ids = [did(ALICE), did(BOB), did(CAROL)];
-    for (id, cause) in ids.iter().zip(["backfill", "backfill", "returned"]) {
+    for (id, cause) in ids.iter().zip([
+        ResyncCause::Backfill,
+        ResyncCause::Backfill,
+        ResyncCause::Returned,
+    ]) {
         database.request_resync(id.as_str(), cause).await;
     }
     for _ in 0..20 {
@@ -178,7 +189,9 @@ async fn a_missing_repository_with_kept_data_is_kept() {
 async fn a_missing_repository_without_kept_data_is_forgotten_in_the_end() {
     let database = Database::new().await;
     let alice = did(ALICE);
-    database.request_resync(alice.as_str(), "backfill").await;
+    database
+        .request_resync(alice.as_str(), ResyncCause::Backfill)
+        .await;
     for _ in 0..20 {
         database.begin_resync(alice.as_str()).await;
         database.end_resync(&missing(ALICE)).await;
@@ -202,10 +215,14 @@ async fn work_from_the_stream_comes_before_a_backfill() {
     let database = Database::new().await;
     database.track(&[BOB]).await;
     let alice = did(ALICE);
-    database.request_resync(alice.as_str(), "backfill").await;
+    database
+        .request_resync(alice.as_str(), ResyncCause::Backfill)
+        .await;
     database.break_chain(BOB).await;
     let carol = did(CAROL);
-    database.request_resync(carol.as_str(), "gap").await;
+    database
+        .request_resync(carol.as_str(), ResyncCause::Gap)
+        .await;
     database.retry_later(carol.as_str(), second(50)).await;
     assert_eq!(database.due(60).await, [BOB, CAROL, ALICE]);
     assert_eq!(database.due(40).await, [BOB, ALICE]);
@@ -225,7 +242,9 @@ async fn a_failed_job_is_not_due_before_its_retry_time() {
     assert_eq!(database.due(30).await, [CAROL, BOB, ALICE]);
     // A request by an operator is due at once.
     let alice = did(ALICE);
-    database.request_resync(alice.as_str(), "operator").await;
+    database
+        .request_resync(alice.as_str(), ResyncCause::Operator)
+        .await;
     assert_eq!(database.due(9).await, [ALICE]);
 }
 
@@ -236,7 +255,9 @@ async fn an_operator_may_request_any_repository() {
     database.apply(&[put(BOB, "a", 1)]).await;
     for name in [ALICE, BOB, CAROL] {
         let id = did(name);
-        database.request_resync(id.as_str(), "operator").await;
+        database
+            .request_resync(id.as_str(), ResyncCause::Operator)
+            .await;
     }
     assert_eq!(database.due(0).await.len(), 3);
     assert_eq!(database.column(CAUSE).await, ["operator"; 3]);
@@ -253,7 +274,7 @@ async fn a_due_repository_comes_with_its_head_and_status() {
         .apply(&[unconfirmed_status(ALICE, Some("suspended"), 4)])
         .await;
     database.apply(&[unconfirmed_status(ALICE, None, 5)]).await;
-    database.request_resync(BOB, "gap").await;
+    database.request_resync(BOB, ResyncCause::Gap).await;
     let due = database.due_repos(0).await;
     let found: Vec<_> = due
         .iter()

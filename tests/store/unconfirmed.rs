@@ -1,6 +1,7 @@
 //! An unconfirmed status removes nothing before the account's own host was asked. Holds invariant
 //! 9.6.
 
+use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::repos::{
     HostStatus, RepoChange, RepoEvent, RepoStore, UnconfirmedStatus,
 };
@@ -162,7 +163,9 @@ async fn the_host_of_an_untracked_account_is_not_asked() {
 async fn a_repository_is_not_due_until_its_account_is_active_again() {
     let (database, unconfirmed) = tracked_with_unconfirmed_deletion().await;
     let alice = did(ALICE);
-    database.request_resync(alice.as_str(), "gap").await;
+    database
+        .request_resync(alice.as_str(), ResyncCause::Gap)
+        .await;
     assert!(!database.due_repos(0).await[0].is_active);
     database.note(ALICE, RepoEvent::SuspendUntilActive).await;
     assert!(database.due(1_000_000).await.is_empty());

@@ -11,6 +11,7 @@ use super::gaps::{Gaps, is_within_the_stream};
 use super::parked::{ParkedNeeds, Parking};
 use super::records::{RecordWrite, Removals, last_changes, newest_commits, retain_newer};
 use super::repository::RepoRow;
+use super::resync_cause::ResyncCause;
 use crate::model::SourceId;
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor, Recheck};
@@ -161,7 +162,7 @@ impl<'a> Batch<'a> {
             match draft.repo_mut(did) {
                 Some(repo) => is_any |= repo.fetch_instead_of_recheck(),
                 None => {
-                    draft.set_repo(did, Some(RepoRow::to_be_fetched("refused")));
+                    draft.set_repo(did, Some(RepoRow::to_be_fetched(ResyncCause::Refused)));
                     is_any = true;
                 }
             }
@@ -211,7 +212,7 @@ impl<'a> Batch<'a> {
                     decided.parked.push(update);
                 }
                 Decision::Breaks(broken) => {
-                    draft.tracked_mut(did).break_chain(broken.as_str());
+                    draft.tracked_mut(did).break_chain(broken);
                     decided.parked.push(update);
                 }
             }

@@ -5,6 +5,7 @@
 //! further commits are applied.
 
 use super::repository::{RepoRow, RepoState};
+use super::resync_cause::ResyncCause;
 use crate::atproto::mst::empty_root;
 use crate::store::plan::effect::{ChainUpdate, Predecessor};
 
@@ -18,31 +19,7 @@ pub(super) enum Decision {
     /// It is parked, because it cannot be applied yet.
     Parks,
     /// Something between it and the head is missing. It is parked too.
-    Breaks(Break),
-}
-
-/// Why a chain is broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Break {
-    /// The repository is not known, and its earlier commits may be in a gap.
-    Gap,
-    /// Older records are wanted, and everything before this commit is missing.
-    History,
-    PrevData,
-    Since,
-    Sync,
-}
-
-impl Break {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Gap => "gap",
-            Self::History => "backfill",
-            Self::PrevData => "prev_data",
-            Self::Since => "since",
-            Self::Sync => "sync",
-        }
-    }
+    Breaks(ResyncCause),
 }
 
 /// What a chain update is compared with.
@@ -71,7 +48,7 @@ pub(super) fn decide(known: Known<'_>, update: &ChainUpdate) -> Decision {
         Decision::Follows
             if known.is_behind_gap && known.commit().is_none() && !is_very_first(update) =>
         {
-            Decision::Breaks(Break::Gap)
+            Decision::Breaks(ResyncCause::Gap)
         }
         decision => decision,
     }
@@ -107,7 +84,7 @@ fn decide_without_gaps(known: Known<'_>, update: &ChainUpdate) -> Decision {
 fn begin_with(update: &ChainUpdate) -> Decision {
     match &update.predecessor {
         Predecessor::After { .. } if update.wants_history && !is_very_first(update) => {
-            Decision::Breaks(Break::History)
+            Decision::Breaks(ResyncCause::Backfill)
         }
         _ => Decision::Follows,
     }
@@ -127,13 +104,13 @@ pub(super) fn is_very_first(update: &ChainUpdate) -> bool {
 }
 
 fn continue_from(rev: &str, data: &str, update: &ChainUpdate) -> Decision {
-    let holds = |holds: bool, broken: Break| match holds {
+    let holds = |holds: bool, broken: ResyncCause| match holds {
         true => Decision::Follows,
         false => Decision::Breaks(broken),
     };
     match &update.predecessor {
         Predecessor::KeyUnavailable => Decision::Parks,
-        Predecessor::Unstated => holds(update.data.to_string() == data, Break::Sync),
+        Predecessor::Unstated => holds(update.data.to_string() == data, ResyncCause::Sync),
         Predecessor::After {
             since,
             prev_data,
@@ -144,10 +121,10 @@ fn continue_from(rev: &str, data: &str, update: &ChainUpdate) -> Decision {
                 None => *is_lenient,
             };
             if !is_same_tree {
-                return Decision::Breaks(Break::PrevData);
+                return Decision::Breaks(ResyncCause::PrevData);
             }
             let is_same_rev = since.as_ref().is_some_and(|since| since.as_str() == rev);
-            holds(is_same_rev, Break::Since)
+            holds(is_same_rev, ResyncCause::Since)
         }
     }
 }
@@ -246,7 +223,7 @@ mod tests {
         let decision = on(None, &wants_history(update(1, very_first)), false);
         assert_eq!(decision, Decision::Follows);
         let decision = on(None, &wants_history(commit(5, 4)), false);
-        assert_eq!(decision, Decision::Breaks(Break::History));
+        assert_eq!(decision, Decision::Breaks(ResyncCause::Backfill));
         // A missing `since` is not signed, so it proves nothing.
         let with_something_before = Predecessor::After {
             since: None,
@@ -258,21 +235,21 @@ mod tests {
             &wants_history(update(5, with_something_before)),
             false,
         );
-        assert_eq!(decision, Decision::Breaks(Break::History));
+        assert_eq!(decision, Decision::Breaks(ResyncCause::Backfill));
         // A commit that was parked because its key was unavailable.
         let unknown = RepoRow {
             has_parked: true,
             ..RepoRow::unknown()
         };
         let decision = on(Some(&unknown), &wants_history(commit(5, 4)), true);
-        assert_eq!(decision, Decision::Breaks(Break::History));
+        assert_eq!(decision, Decision::Breaks(ResyncCause::Backfill));
     }
 
     /// Holds invariant 6.
     #[test]
     fn after_a_gap_an_unknown_repository_is_fetched() {
         let decision = behind_gap(None, &commit(5, 4));
-        assert_eq!(decision, Decision::Breaks(Break::Gap));
+        assert_eq!(decision, Decision::Breaks(ResyncCause::Gap));
         let very_first = Predecessor::After {
             since: None,
             prev_data: None,
@@ -290,7 +267,7 @@ mod tests {
         let repo = repo(RepoState::Synchronized, 4);
         assert_eq!(on(Some(&repo), &commit(5, 4), false), Decision::Follows);
         let missed_one = on(Some(&repo), &commit(6, 5), false);
-        assert_eq!(missed_one, Decision::Breaks(Break::PrevData));
+        assert_eq!(missed_one, Decision::Breaks(ResyncCause::PrevData));
     }
 
     #[test]
@@ -305,7 +282,7 @@ mod tests {
             },
         );
         let decision = on(Some(&repo), &another_rev, false);
-        assert_eq!(decision, Decision::Breaks(Break::Since));
+        assert_eq!(decision, Decision::Breaks(ResyncCause::Since));
     }
 
     #[test]
@@ -320,7 +297,7 @@ mod tests {
         );
         let repo = repo(RepoState::Synchronized, 4);
         let decision = on(Some(&repo), &first, false);
-        assert_eq!(decision, Decision::Breaks(Break::PrevData));
+        assert_eq!(decision, Decision::Breaks(ResyncCause::PrevData));
     }
 
     #[test]
@@ -339,9 +316,9 @@ mod tests {
         assert_eq!(on(Some(&repo), &lenient(4, None), false), Decision::Follows);
         // A proven tree that differs shows a missing commit, also at level `lenient`.
         let decision = on(Some(&repo), &lenient(4, Some(tree(9))), false);
-        assert_eq!(decision, Decision::Breaks(Break::PrevData));
+        assert_eq!(decision, Decision::Breaks(ResyncCause::PrevData));
         let decision = on(Some(&repo), &lenient(5, None), false);
-        assert_eq!(decision, Decision::Breaks(Break::Since));
+        assert_eq!(decision, Decision::Breaks(ResyncCause::Since));
     }
 
     #[test]
@@ -367,7 +344,7 @@ mod tests {
         };
         assert_eq!(on(Some(&repo), &same_tree, false), Decision::Follows);
         let decision = on(Some(&repo), &update(5, Predecessor::Unstated), false);
-        assert_eq!(decision, Decision::Breaks(Break::Sync));
+        assert_eq!(decision, Decision::Breaks(ResyncCause::Sync));
         assert_eq!(
             on(Some(&repo), &update(4, Predecessor::Unstated), false),
             Decision::Stale

@@ -17,6 +17,7 @@ pub mod index_task;
 mod parked;
 mod records;
 mod repository;
+mod resync_cause;
 mod task;
 mod view;
 
@@ -32,6 +33,7 @@ pub use self::gaps::GapRow;
 pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::RecordWrite;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
+pub use self::resync_cause::ResyncCause;
 pub use self::task::{
     DiscoveryPage, HostStatus, ParkedCommit, RepoChange, Resync, ResyncFailure, SnapshotPart, Task,
     UnconfirmedStatus,
@@ -109,7 +111,10 @@ pub fn plan<'a>(
             for did in page.dids {
                 match draft.repo_mut(did.as_str()) {
                     Some(repo) => repo.discover(),
-                    None => draft.set_repo(did.as_str(), Some(RepoRow::to_be_fetched("backfill"))),
+                    None => draft.set_repo(
+                        did.as_str(),
+                        Some(RepoRow::to_be_fetched(ResyncCause::Backfill)),
+                    ),
                 }
             }
             changes.page = Some(page);

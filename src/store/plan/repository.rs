@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use super::resync_cause::ResyncCause;
 use super::task::Resync;
 use crate::model::SourceId;
 use crate::store::datetime::sortable;
@@ -16,9 +17,6 @@ pub(super) const NEVER: &str = "9999-12-31T23:59:59.999Z";
 /// After more failed attempts than this, a reported absence of a repository is accepted. By then,
 /// attempts are an hour apart.
 const ATTEMPTS_TO_BE_SURE: u32 = 10;
-
-/// The cause of a fetch because the account is active again.
-pub(super) const RETURNED: &str = "returned";
 
 /// The state of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +74,7 @@ pub struct RepoRow {
     pub source: Option<String>,
     pub time: Option<String>,
     /// Why it last became desynchronized.
-    pub cause: Option<String>,
+    pub cause: Option<ResyncCause>,
     /// All of its wanted records are known, not only those since its first received commit.
     pub is_whole: bool,
     /// Commits of it are parked. Later ones must not overtake them.
@@ -102,7 +100,7 @@ pub enum RepoEvent<'a> {
     /// It has no more parked commits.
     FinishReplay,
     /// It has to be fetched as a whole, in any state.
-    RequestResync { cause: &'a str },
+    RequestResync { cause: ResyncCause },
     /// Its job is rescheduled until then, because no slot was free.
     Reschedule { until: Timestamp },
     /// Its job failed and is retried then.
@@ -194,15 +192,15 @@ impl RepoRow {
         }
     }
 
-    pub(super) fn to_be_fetched(cause: &str) -> Self {
+    pub(super) fn to_be_fetched(cause: ResyncCause) -> Self {
         let mut repo = Self::unknown();
         repo.desynchronize(cause);
         repo
     }
 
-    fn desynchronize(&mut self, cause: &str) {
+    fn desynchronize(&mut self, cause: ResyncCause) {
         self.state = RepoState::Desynchronized;
-        self.cause = Some(cause.to_owned());
+        self.cause = Some(cause);
     }
 
     fn forget_attempts(&mut self) {
@@ -229,9 +227,9 @@ impl RepoRow {
     }
 
     /// Notes a missing commit. The commit that showed it is parked.
-    pub(super) fn break_chain(&mut self, cause: &str) {
+    pub(super) fn break_chain(&mut self, cause: ResyncCause) {
         self.change(RepoState::Desynchronized, true);
-        self.cause = Some(cause.to_owned());
+        self.cause = Some(cause);
     }
 
     /// Sets the state. A change of it makes the repository due at once.
@@ -262,7 +260,7 @@ impl RepoRow {
 
     /// Has it fetched, because its parked commits exceeded a limit and were dropped.
     pub(super) fn overflow(&mut self) {
-        self.desynchronize("overflow");
+        self.desynchronize(ResyncCause::Overflow);
         self.has_parked = false;
     }
 
@@ -281,14 +279,14 @@ impl RepoRow {
     pub(super) fn fetch_instead_of_recheck(&mut self) -> bool {
         let is_unverified = self.state == RepoState::UnverifiedChain;
         if is_unverified {
-            self.desynchronize("refused");
+            self.desynchronize(ResyncCause::Refused);
         }
         is_unverified
     }
 
     /// Has it fetched, because its account is active again and its commits meanwhile are unknown.
     pub(super) fn resume_account(&mut self) {
-        self.desynchronize(RETURNED);
+        self.desynchronize(ResyncCause::Returned);
         self.forget_attempts();
     }
 
@@ -299,7 +297,7 @@ impl RepoRow {
         match (is_removed, self.state) {
             (true, RepoState::UnverifiedChain) => return None,
             (true, _) => {
-                self.desynchronize(RETURNED);
+                self.desynchronize(ResyncCause::Returned);
                 (self.rev, self.data) = (None, None);
                 self.has_parked = false;
                 self.retry_at = Some(NEVER.to_owned());
@@ -307,7 +305,7 @@ impl RepoRow {
             }
             // A newer repository loses its parked commits too.
             (false, _) if self.has_parked => {
-                self.desynchronize(RETURNED);
+                self.desynchronize(ResyncCause::Returned);
                 self.has_parked = false;
             }
             (false, _) => {}
@@ -318,7 +316,7 @@ impl RepoRow {
     /// Notes that a discovery found it. It is fetched, unless it was already seen as a whole.
     pub(super) fn discover(&mut self) {
         if !self.is_whole && self.state.takes_commits() {
-            self.desynchronize("backfill");
+            self.desynchronize(ResyncCause::Backfill);
         }
     }
 
@@ -352,7 +350,10 @@ impl RepoRow {
                     self.attempts += 1;
                 }
                 let has_evidence = self.rev.is_some() || self.has_parked || contents.has_records;
-                let is_speculative = matches!(self.cause.as_deref(), Some("backfill" | "refused"));
+                let is_speculative = matches!(
+                    self.cause,
+                    Some(ResyncCause::Backfill | ResyncCause::Refused)
+                );
                 let has_enough_attempts = self.attempts > ATTEMPTS_TO_BE_SURE;
                 let is_forgotten =
                     failure.is_gone && !has_evidence && is_speculative && has_enough_attempts;

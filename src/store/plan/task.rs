@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::repository::RepoEvent;
+use super::resync_cause::ResyncCause;
 use crate::atproto::syntax::{Did, Nsid};
 use crate::model::{Resynced, SourceId};
 use crate::store::plan::effect::Effect;
@@ -78,7 +79,7 @@ pub struct SnapshotPart<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resync {
     pub did: Did,
-    pub cause: String,
+    pub cause: ResyncCause,
     /// The host that was asked, if any.
     pub host: Option<String>,
     pub started_at: Timestamp,

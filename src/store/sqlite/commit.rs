@@ -9,7 +9,7 @@ use crate::model::{DeadLetter, Resynced, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::ChainUpdate;
 use crate::store::plan::{
-    AccountRow, AsOf, ChangeSet, DiscoveryPage, Fingerprint, GapRow, RepoRow, Resync,
+    AccountRow, AsOf, ChangeSet, DiscoveryPage, Fingerprint, GapRow, RepoRow, Resync, ResyncCause,
 };
 
 static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -220,7 +220,7 @@ fn push_repo(values: &mut Vec<Value>, did: &str, repo: &RepoRow, now: &str) {
         repo.source.as_deref().into(),
         repo.time.as_deref().into(),
         repo.state.as_str().into(),
-        repo.cause.as_deref().into(),
+        repo.cause.map(ResyncCause::as_str).into(),
         repo.is_whole.into(),
         repo.has_parked.into(),
         repo.recheck_cause.into(),

@@ -7,7 +7,7 @@ use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::repos::{DueRepo, JobKind, ParkedCommit};
+use crate::store::repos::{DueRepo, JobKind, ParkedCommit, ResyncCause};
 
 pub(super) async fn tracked(store: &SqliteStore) -> Result<Vec<String>, StoreError> {
     Ok(sqlx::query_scalar("SELECT did FROM repos")
@@ -69,7 +69,7 @@ impl TryFrom<Row> for DueRepo {
             rev: row.rev,
             status_as_of: time(row.status_as_of),
             removed_at: time(row.removed_at),
-            cause: row.cause,
+            cause: row.cause.as_deref().and_then(ResyncCause::parse),
             recheck_cause: row.recheck_cause,
             attempts: row.attempts,
         })

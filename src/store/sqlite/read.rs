@@ -9,7 +9,7 @@ use super::writer::Transaction;
 use crate::model::SourceId;
 use crate::store::plan::{
     AccountRow, AsOf, Contents, Fingerprint, GapRow, HeldRecord, Needs, ParkedNeeds, ParkedView,
-    RepoRow, RepoState, View,
+    RepoRow, RepoState, ResyncCause, View,
 };
 
 /// The text is the same for all keys, so it is prepared once.
@@ -165,7 +165,9 @@ fn repo(row: &SqliteRow) -> Result<RepoRow, sqlx::Error> {
         // An unknown state, of a later version, counts as desynchronized, so the repository is
         // fetched.
         state: RepoState::parse(&state).unwrap_or(RepoState::Desynchronized),
-        cause: row.try_get(7)?,
+        cause: row
+            .try_get::<Option<&str>, _>(7)?
+            .and_then(ResyncCause::parse),
         is_whole: row.try_get(8)?,
         has_parked: row.try_get(9)?,
         recheck_cause: row.try_get(10)?,

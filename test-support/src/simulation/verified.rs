@@ -1,6 +1,7 @@
 //! A simulated network that grows while a worker follows it and verifies its events with the PLC
 //! directory and the hosts.
 
+use huddle_firehose::store::plan::ResyncCause;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -146,7 +147,9 @@ impl Verified {
     /// Requests a resync of an account's repository, as an operator would.
     pub async fn ask_for(&self, number: usize) {
         let did = self.did(number);
-        let event = RepoEvent::RequestResync { cause: "operator" };
+        let event = RepoEvent::RequestResync {
+            cause: ResyncCause::Operator,
+        };
         let change = RepoChange::Repo { did: &did, event };
         self.store.change(change).await.unwrap();
         let repositories = self.tree.context().repositories.as_ref().unwrap();
@@ -337,5 +340,5 @@ fn with_backfill(config: &mut Config) {
 /// Whether the retries of an account that does not exist are all that is left. They go on for a
 /// while after a relay has sent an event of such an account.
 fn is_made_up(repo: &DueRepo) -> bool {
-    repo.attempts > 0 && repo.cause.as_deref() == Some("refused")
+    repo.attempts > 0 && repo.cause == Some(ResyncCause::Refused)
 }

@@ -1,6 +1,7 @@
 //! Follows a simulated network like the pipeline and the RepositoriesActor. It keeps only what the
 //! plan writes.
 
+use crate::store::plan::ResyncCause;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -331,7 +332,7 @@ impl Follower {
     fn end_resync(&mut self, did: &Did, outcome: Result<Resynced, ResyncFailure>) {
         let resync = Resync {
             did: did.clone(),
-            cause: "operator".to_owned(),
+            cause: ResyncCause::Operator,
             host: Some("https://host.example/".to_owned()),
             started_at: Timestamp::UNIX_EPOCH,
             outcome,

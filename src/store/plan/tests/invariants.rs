@@ -1,5 +1,6 @@
 //! Invariants of the plan for arbitrary effects in arbitrary batches.
 
+use crate::store::plan::ResyncCause;
 use bytes::Bytes;
 use cid::Cid;
 use jiff::Timestamp;
@@ -411,7 +412,7 @@ proptest! {
             RepoEvent::BeginResync,
             RepoEvent::ConfirmRecheck { recheck_cause },
             RepoEvent::FinishReplay,
-            RepoEvent::RequestResync { cause: "operator" },
+            RepoEvent::RequestResync { cause: ResyncCause::Operator },
             RepoEvent::Reschedule { until },
             RepoEvent::SuspendUntilActive,
             RepoEvent::Untrack,
