@@ -1,4 +1,4 @@
-//! Holds the tables against what the network's oracle says, which shares no code with the pipeline.
+//! Compares the tables with the network's oracle, which shares no code with the pipeline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,9 +19,9 @@ pub(crate) struct Audit {
     history: Arc<History>,
     upstream: Arc<Upstream>,
     schedule: Arc<Schedule>,
-    /// Whether records that break their schema are dead letters, or kept and marked.
+    /// Whether invalid records are dead letters, or kept and marked.
     rejects: bool,
-    /// How many changes and refusals of the history the cursor has been seen behind.
+    /// How many changes and refusals of the history the cursor has passed.
     changes: usize,
     refusals: usize,
     oddities: Vec<String>,
@@ -45,8 +45,8 @@ impl Audit {
         }
     }
 
-    /// Looks whether the cursor leads. The tables may be ahead of it: after a cursor that moved
-    /// back, everything comes once more.
+    /// Checks whether the cursor leads. The tables may be ahead of it: after a cursor that moved
+    /// back, all events come again.
     pub(crate) fn note_commit(&mut self, tables: &Tables) {
         let cursor = tables.cursor;
         if cursor.seq > 0 {
@@ -86,7 +86,7 @@ impl Audit {
             .push(format!("the cursor leads: {cursor:?} without {without}"));
     }
 
-    /// What the relay never brought, and what was given up because it seemed to kill its handlers.
+    /// The events that the relay never sent, and those that were given up as poison.
     fn unheard(&self, tables: &Tables) -> BTreeSet<Moment> {
         let mut unheard = self.upstream.missed();
         let poison = tables.letters.iter().filter(is_poison);
@@ -94,7 +94,7 @@ impl Audit {
         unheard
     }
 
-    /// Everything that is not as it should be, once everything was said and the cursor is behind it.
+    /// Returns all faults, when the relay has sent everything and the cursor has passed it.
     pub(crate) fn conclude(&mut self, tables: &Tables) -> Vec<String> {
         let mut differences = std::mem::take(&mut self.oddities);
         let unheard = self.unheard(tables);
@@ -169,7 +169,7 @@ impl Audit {
         if self.rejects {
             expected.extend(self.rejected(heard));
         }
-        // What came before the relay forgot it may be here; what was never said may not.
+        // Records from before the relay lost its log may be here. Records that it never sent may not.
         let all = self.history.oracle.refusals().iter().map(letter);
         let known: BTreeSet<Letter> = all.chain(self.rejected(|_| true)).collect();
         for letter in &tables.letters {
@@ -185,7 +185,7 @@ impl Audit {
         differences.extend(missing.map(|letter| format!("no dead letter: {letter:?}")));
     }
 
-    /// The letters of records that break their schema: of several on one path of a commit, the last.
+    /// The dead letters of invalid records. Of several on one path of a commit, only the last one.
     fn rejected(&self, heard: impl Fn(&Moment) -> bool) -> Vec<Letter> {
         let mut last = BTreeMap::new();
         for change in self.history.oracle.changes() {
@@ -262,7 +262,7 @@ impl Audit {
 
 fn covers(gap: &Gap, missed: Moment) -> bool {
     let from = match gap.cause {
-        // It lies in the sequence before.
+        // It is in the previous sequence.
         GapCause::SequenceReset => 0,
         _ => gap.from_seq,
     };
@@ -273,7 +273,7 @@ fn is_poison(letter: &&Letter) -> bool {
     letter.stage == Stage::Poison
 }
 
-/// Whether the tables show that they have seen this change, or one after it.
+/// Whether the tables have this change, or a later one.
 fn has_seen(tables: &Tables, change: &Change) -> bool {
     let did = &change.did;
     match &change.what {

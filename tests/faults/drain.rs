@@ -1,4 +1,4 @@
-//! What a stop in good order leaves behind.
+//! A drain. Holds invariant 3.6.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use huddle_firehose::worker::RunningWorker;
 
 use crate::run::Run;
 
-/// Otherwise only the next checkpoint would, and here none is near.
+/// No checkpoint is due in the test, so only the drain can write it.
 #[tokio::test(start_paused = true)]
 async fn a_drain_writes_the_cursor_behind_events_that_needed_nothing() {
     let mut run = Run::without_faults();
