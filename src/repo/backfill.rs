@@ -1,5 +1,5 @@
-//! The BackfillActor: looks for the repositories that hold what is wanted, also where nothing has come
-//! of them in the stream. Whom it finds, the RepositoriesActor fetches.
+//! The BackfillActor: looks for the repositories that hold what is wanted, also where nothing has
+//! come of them in the stream. Whom it finds, the RepositoriesActor fetches.
 //!
 //! How far it is stands in the tables, so whoever takes its place goes on from there.
 
@@ -16,8 +16,8 @@ use crate::store::StoreError;
 use crate::store::repos::{Discovery, DiscoveryPage, RepoChange};
 use crate::testing::fault::Point;
 
-/// How often it is looked whether there is something to look for, because a command asks for it, or a
-/// gap.
+/// How often it is looked whether there is something to look for, because a command asks for it, or
+/// a gap.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(300);

@@ -63,17 +63,17 @@ impl Audit {
         if changes.is_empty() && refusals.is_empty() {
             return;
         }
-        let unheard = self.unheard(tables);
+        let unseen = self.unseen(tables);
         self.changes += changes.len();
         self.refusals += refusals.len();
         for change in changes {
-            let is_due = change.is_in_stream && !unheard.contains(&change.moment);
+            let is_due = change.is_in_stream && !unseen.contains(&change.moment);
             if is_due && !has_seen(tables, change) {
                 self.lead(tables, &format!("{change:?}"));
             }
         }
         for refusal in refusals {
-            let is_due = !unheard.contains(&refusal.moment);
+            let is_due = !unseen.contains(&refusal.moment);
             if is_due && !tables.letters.contains(&letter(refusal)) {
                 self.lead(tables, &format!("{refusal:?}"));
             }
@@ -87,23 +87,23 @@ impl Audit {
     }
 
     /// The events that the relay never sent, and those that were given up as poison.
-    fn unheard(&self, tables: &Tables) -> BTreeSet<Moment> {
-        let mut unheard = self.upstream.missed();
+    fn unseen(&self, tables: &Tables) -> BTreeSet<Moment> {
+        let mut unseen = self.upstream.missed();
         let poison = tables.letters.iter().filter(is_poison);
-        unheard.extend(poison.filter_map(|letter| self.history.moment_of(&letter.raw)));
-        unheard
+        unseen.extend(poison.filter_map(|letter| self.history.moment_of(&letter.raw)));
+        unseen
     }
 
     /// Returns all faults, when the relay has sent everything and the cursor has passed it.
     pub(crate) fn conclude(&mut self, tables: &Tables) -> Vec<String> {
         let mut differences = std::mem::take(&mut self.oddities);
-        let unheard = self.unheard(tables);
+        let unseen = self.unseen(tables);
         let last = self.history.last_seq(self.history.eras.len() - 1);
         if tables.cursor.seq != last {
             differences.push(format!("the cursor stands at {:?}", tables.cursor));
         }
-        self.compare_accounts(tables, &unheard, &mut differences);
-        self.compare_letters(tables, &unheard, &mut differences);
+        self.compare_accounts(tables, &unseen, &mut differences);
+        self.compare_letters(tables, &unseen, &mut differences);
         self.compare_gaps(tables, &mut differences);
         differences
     }
@@ -111,10 +111,10 @@ impl Audit {
     fn compare_accounts(
         &self,
         tables: &Tables,
-        unheard: &BTreeSet<Moment>,
+        unseen: &BTreeSet<Moment>,
         differences: &mut Vec<String>,
     ) {
-        let state = self.history.oracle.in_stream(unheard);
+        let state = self.history.oracle.in_stream(unseen);
         let mut expected = BTreeMap::new();
         for (did, account) in &state {
             for (path, record) in &account.records {
@@ -157,19 +157,20 @@ impl Audit {
     fn compare_letters(
         &self,
         tables: &Tables,
-        unheard: &BTreeSet<Moment>,
+        unseen: &BTreeSet<Moment>,
         differences: &mut Vec<String>,
     ) {
-        let heard = |moment: &Moment| !unheard.contains(moment);
+        let is_seen = |moment: &Moment| !unseen.contains(moment);
         let refusals = self.history.oracle.refusals().iter();
         let mut expected: BTreeSet<Letter> = refusals
-            .filter(|refusal| heard(&refusal.moment))
+            .filter(|refusal| is_seen(&refusal.moment))
             .map(letter)
             .collect();
         if self.rejects {
-            expected.extend(self.rejected(heard));
+            expected.extend(self.rejected(is_seen));
         }
-        // Records from before the relay lost its log may be here. Records that it never sent may not.
+        // Records from before the relay lost its log may be here. Records that it never sent may
+        // not.
         let all = self.history.oracle.refusals().iter().map(letter);
         let known: BTreeSet<Letter> = all.chain(self.rejected(|_| true)).collect();
         for letter in &tables.letters {
@@ -186,12 +187,12 @@ impl Audit {
     }
 
     /// The dead letters of invalid records. Of several on one path of a commit, only the last one.
-    fn rejected(&self, heard: impl Fn(&Moment) -> bool) -> Vec<Letter> {
+    fn rejected(&self, is_seen: impl Fn(&Moment) -> bool) -> Vec<Letter> {
         let mut last = BTreeMap::new();
         for change in self.history.oracle.changes() {
             if let What::Put { path, .. } | What::Delete { path } = &change.what
                 && change.is_in_stream
-                && heard(&change.moment)
+                && is_seen(&change.moment)
             {
                 last.insert((change.moment, &change.did, path), &change.what);
             }

@@ -21,8 +21,8 @@ async fn a_drain_writes_the_cursor_behind_events_that_needed_nothing() {
     let tree = RunningWorker::start(assembly).await.unwrap();
     tree.silence(Duration::from_secs(60)).await;
     assert_eq!(run.store.position(), 0, "written before it had to be");
-    let settled = context.ledger.acked_through().seq;
+    let acked = context.ledger.acked_through().seq;
     tree.drain().await.unwrap();
-    assert_eq!(settled, run.history.last_seq(0));
-    assert_eq!(run.store.position(), settled);
+    assert_eq!(acked, run.history.last_seq(0));
+    assert_eq!(run.store.position(), acked);
 }

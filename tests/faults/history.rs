@@ -102,8 +102,8 @@ impl Manner {
     }
 }
 
-/// The shape of a history. A repeat may bring an event that was missed after all, and the return from a
-/// false seq may look like a new sequence. Manners for which that matters have neither.
+/// The shape of a history. A repeat may bring an event that was missed after all, and the return
+/// from a false seq may look like a new sequence. Manners for which that matters have neither.
 fn shape(manner: Manner) -> Shape {
     let shape = Shape {
         accounts: 5,

@@ -1,12 +1,12 @@
-//! A seeded campaign of faults against the whole tree, with paused time. Holds invariants 1, 2, 3, 5, 6
-//! and 7.
+//! A seeded campaign of faults against the whole tree, with paused time. Holds invariants 1, 2, 3,
+//! 5, 6 and 7.
 //!
 //! Each seed makes a schedule of one to five faults, at named points of any actor or in the store.
-//! Some schedules also kill actors from outside. Some end the process during the traffic; then another
-//! process continues with the same store. The tree follows a simulated network. Its relay is sometimes
-//! hostile, loses old events, or begins a new sequence. After each run the tables, the dead letters and
-//! the gaps equal those of the network's oracle, and at no commit does the cursor lead.
-//! `HUDDLE_FAULT_SEEDS=17` runs one seed, `HUDDLE_FAULT_SEEDS=0..5000` many.
+//! Some schedules also kill actors from outside. Some end the process during the traffic; then
+//! another process continues with the same store. The tree follows a simulated network. Its relay
+//! is sometimes hostile, loses old events, or begins a new sequence. After each run the tables, the
+//! dead letters and the gaps equal those of the network's oracle, and at no commit does the cursor
+//! lead. `HUDDLE_FAULT_SEEDS=17` runs one seed, `HUDDLE_FAULT_SEEDS=0..5000` many.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -29,7 +29,8 @@ use history::History;
 
 /// How many seeds each of the four tests runs by default.
 const SEEDS: u64 = 500;
-/// How many runs follow the same history: most of the time to make a history is spent on signatures.
+/// How many runs follow the same history: most of the time to make a history is spent on
+/// signatures.
 const RUNS_OF_A_HISTORY: u64 = 8;
 
 /// The seeds that the environment sets in `variable`: one of several parts of them.

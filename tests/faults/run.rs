@@ -216,11 +216,11 @@ impl Run {
             "{}: something is left",
             self.name()
         );
-        let settled = context.ledger.acked_through().seq;
+        let acked = context.ledger.acked_through().seq;
         let position = self.store.position();
         // A move of the cursor to the beginning may have been committed without an answer.
-        let is_there = position == settled || position == 0;
-        assert!(is_there, "{}: {position}, not {settled}", self.name());
+        let is_there = position == acked || position == 0;
+        assert!(is_there, "{}: {position}, not {acked}", self.name());
     }
 
     /// The process ends because its tree has ended.

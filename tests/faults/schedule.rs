@@ -283,9 +283,9 @@ impl Target {
     }
 }
 
-/// The faults that are possible at `point`. A start runs in a handler of the supervisor, so it cannot
-/// be killed or stall by itself. The supervisor is not watched, so it must not stall either. A
-/// connection may wait for hours without a failure, so it never counts as stuck.
+/// The faults that are possible at `point`. A start runs in a handler of the supervisor, so it
+/// cannot be killed or stall by itself. The supervisor is not watched, so it must not stall either.
+/// A connection may wait for hours without a failure, so it never counts as stuck.
 fn possible(point: Point) -> &'static [Fault] {
     const DELAY: Fault = Fault::Delay(Duration::from_millis(700));
     match point {

@@ -69,8 +69,8 @@ impl Traffic {
         }
     }
 
-    /// Whether no client has connected yet to a sequence that the relay has begun without a notice. A
-    /// client that connects after its end would wait for ever.
+    /// Whether no client has connected yet to a sequence that the relay has begun without a notice.
+    /// A client that connects after its end would wait for ever.
     fn is_unheard(&self, store: &ModelStore) -> bool {
         self.history.manner == Manner::RenumberedSilently
             && self.era > 0

@@ -1,5 +1,5 @@
-//! The network's relay as a source in the same process: it delivers the feed in pieces, and cuts the
-//! connection at times.
+//! The network's relay as a source in the same process: it delivers the feed in pieces, and cuts
+//! the connection at times.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -75,8 +75,8 @@ impl Upstream {
         self.state().missed.clone()
     }
 
-    /// The part of it that no worker could notice: a new worker begins with the oldest event that is
-    /// left.
+    /// The part of it that no worker could notice: a new worker begins with the oldest event that
+    /// is left.
     pub(crate) fn missed_at_first(&self) -> BTreeSet<Moment> {
         self.state().missed_at_first.clone()
     }

@@ -1,5 +1,5 @@
-//! Incidents 6, 9, 13 and 21: frames, commits and records that are odd, invalid or not wanted. Holds
-//! invariants 5.1 and 5.2.
+//! Incidents 6, 9, 13 and 21: frames, commits and records that are odd, invalid or not wanted.
+//! Holds invariants 5.1 and 5.2.
 
 use std::collections::BTreeMap;
 
@@ -70,8 +70,8 @@ async fn incident_06_the_same_bad_frame_after_every_restart_is_one_dead_letter()
     log_builder.emit(|stamp| frame::identity(stamp, "nobody", None));
     let database = Database::new();
     let relay = relay(log_builder.log).await;
-    // The cursor stays before a frame that cannot be read, until a readable one follows. The event at
-    // the cursor is requested again.
+    // The cursor stays before a frame that cannot be read, until a readable one follows. The event
+    // at the cursor is requested again.
     for events in [2, 2, 2] {
         let worker = Worker::start(&relay, &database).await;
         eventually("the bad frame", || worker.source_status().events == events).await;

@@ -1,5 +1,5 @@
-//! Incidents 5 and 20: cursors of other sequences, and missing numbers. Holds invariants 6.1, 6.2 and
-//! 6.4.
+//! Incidents 5 and 20: cursors of other sequences, and missing numbers. Holds invariants 6.1, 6.2
+//! and 6.4.
 
 use huddle_firehose::atproto::skim::{seq_of, splice_seq};
 use huddle_firehose::config::{Config, Start};

@@ -1,5 +1,5 @@
-//! Incident 11: a database that other processes lock, and duplicate rows in a batch. Holds invariants
-//! 2.1 and 4.2.
+//! Incident 11: a database that other processes lock, and duplicate rows in a batch. Holds
+//! invariants 2.1 and 4.2.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Incidents 1 and 7: connections that stall, and a consumer that is slower than its source. Holds
-//! invariant 8.2.
+//! Incidents 1 and 7: connections that stall, and a consumer that is slower than its source.
+//! Holds invariant 8.2.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};

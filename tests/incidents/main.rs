@@ -1,7 +1,7 @@
 //! Failures of other firehose consumers in production, each tested once from end to end.
 //!
-//! Other tests cover the same faults in detail. A test here sends a stream and checks the tables. The
-//! numbers in the names:
+//! Other tests cover the same faults in detail. A test here sends a stream and checks the tables.
+//! The numbers in the names:
 //!
 //! | | what failed | where |
 //! |---|---|---|
@@ -56,7 +56,8 @@ async fn index(frames: Vec<Bytes>) -> Database {
     index_with(config(), frames).await
 }
 
-/// Lets two workers index `frames`: one with one effect in a transaction, the other with all of them.
+/// Lets two workers index `frames`: one with one effect in a transaction, the other with all of
+/// them.
 async fn index_both_ways(frames: &[Bytes]) -> [Database; 2] {
     let alone = Config {
         batch_frames: 1,

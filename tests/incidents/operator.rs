@@ -1,4 +1,5 @@
-//! Incidents 2 and 16: what an operator sees, and what no one else may see or do. Holds invariant 8.6.
+//! Incidents 2 and 16: what an operator sees, and what no one else may see or do. Holds invariant
+//! 8.6.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -145,19 +146,19 @@ async fn incident_16_credentials_in_a_url_are_shown_nowhere() {
     let store = database.store().await;
     let worker = Operated::start(config(), Arc::new(source.unwrap()), store).await;
     losses.first(1).await;
-    let mut told = String::new();
+    let mut shown = String::new();
     for path in PATHS {
-        told += &worker.get(path).await.1;
+        shown += &worker.get(path).await.1;
     }
     eventually("a connection", || worker.is_connected()).await;
     for path in PATHS {
-        told += &worker.get(path).await.1;
+        shown += &worker.get(path).await.1;
     }
     worker.drain().await;
-    told += &format!("{:?} {:?}", losses.so_far(), database.tables().await);
+    shown += &format!("{:?} {:?}", losses.so_far(), database.tables().await);
     assert!(server.request_lines()[0].contains("hunter2"));
-    assert!(told.contains("status 401"), "{told}");
-    assert!(!told.contains("hunter2"), "{told}");
+    assert!(shown.contains("status 401"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
 }
 
 #[tokio::test]

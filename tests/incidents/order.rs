@@ -1,5 +1,5 @@
-//! Incidents 12, 15, 17 and 23: events that come twice, in another order, or several for one record.
-//! Holds invariants 2.3, 2.4 and 7.5.
+//! Incidents 12, 15, 17 and 23: events that come twice, in another order, or several for one
+//! record. Holds invariants 2.3, 2.4 and 7.5.
 
 use huddle_firehose::atproto::skim::splice_seq;
 use serde_json::Value;

@@ -1,4 +1,5 @@
 //! Tests strict decoding with the DASL conformance cases for DRISL and DAG-CBOR.
+//! Holds invariants 9.1 and 9.2.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Tests the data model with the protocol's own vectors. Records arrive as DAG-CBOR. They are converted
-//! to JSON and validated in that form.
+//! Tests the data model with the protocol's own vectors. Records arrive as DAG-CBOR. They are
+//! converted to JSON and validated in that form.
 
 use cid::Cid;
 use data_encoding::BASE64_NOPAD;

@@ -1,6 +1,6 @@
 //! Replays the committed corpus of the fuzz targets through the same checks, with the service's own
-//! toolchain. A fuzzer's find stays in the corpus, so a regression fails here without fuzzing. Holds
-//! invariant 5.5.
+//! toolchain. A fuzzer's find stays in the corpus, so a regression fails here without fuzzing.
+//! Holds invariant 5.5.
 
 use std::fs;
 use std::path::Path;

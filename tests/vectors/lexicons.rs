@@ -1,5 +1,5 @@
-//! Tests lexicon documents and records with the protocol's own vectors, and with the records that the
-//! reference server accepted.
+//! Tests lexicon documents and records with the protocol's own vectors, and with the records that
+//! the reference server accepted.
 
 use std::path::Path;
 

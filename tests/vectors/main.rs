@@ -1,6 +1,6 @@
-//! Tests pure code with data: the protocol's own vectors, frames and repositories of production and of
-//! the reference server, the corpus of the fuzz targets, and altered commits and repositories of the
-//! simulated network.
+//! Tests pure code with data: the protocol's own vectors, frames and repositories of production and
+//! of the reference server, the corpus of the fuzz targets, and altered commits and repositories of
+//! the simulated network.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -182,7 +182,8 @@ fn a_replaced_seq_does_not_change_the_event() {
     }
 }
 
-/// Converts the JSON form of the data model to a generic value: the inverse of [`dag_cbor_to_json`].
+/// Converts the JSON form of the data model to a generic value: the inverse of
+/// [`dag_cbor_to_json`].
 fn ipld_of(json: &Value) -> Ipld {
     match json {
         Value::Null => Ipld::Null,

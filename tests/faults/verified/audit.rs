@@ -13,8 +13,8 @@ use huddle_firehose::store::sqlite::SqliteStore;
 use super::traffic::Said;
 use crate::upstream::Upstream;
 
-/// Whether a job, an unconfirmed status, a discovery or a gap is left. Accounts that do not exist are
-/// left out, because they never get an answer.
+/// Whether a job, an unconfirmed status, a discovery or a gap is left. Accounts that do not exist
+/// are left out, because they never get an answer.
 const WORK: &str = "SELECT \
      EXISTS (SELECT 1 FROM repos WHERE urgency IS NOT NULL \
          AND did IN (SELECT value FROM json_each(?)) AND NOT EXISTS ( \
@@ -95,8 +95,8 @@ impl Audit {
         accounts.map(|account| account.did.clone()).collect()
     }
 
-    /// Checks whether the cursor leads: whether an event up to it is neither in the tables nor known
-    /// there to be missing.
+    /// Checks whether the cursor leads: whether an event up to it is neither in the tables nor
+    /// known there to be missing.
     pub(crate) fn note_commit(&mut self, tables: &Tables) {
         let cursor = tables.cursor;
         if cursor.seq > 0 {

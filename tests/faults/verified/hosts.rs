@@ -1,5 +1,5 @@
-//! The network as PLC directory and as the hosts of its accounts, without a socket. It answers with its
-//! present state, and fails at times.
+//! The network as PLC directory and as the hosts of its accounts, without a socket. It answers with
+//! its present state, and fails at times.
 
 use std::collections::BTreeSet;
 use std::io::Cursor;

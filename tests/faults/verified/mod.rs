@@ -1,11 +1,11 @@
-//! A second campaign: the tree at level `chain`, with the tables in a SQLite file. The network answers
-//! requests about its accounts most of the time. Holds invariants 1, 2, 3, 6, 7 and 9.
+//! A second campaign: the tree at level `chain`, with the tables in a SQLite file. The network
+//! answers requests about its accounts most of the time. Holds invariants 1, 2, 3, 6, 7 and 9.
 //!
-//! Faults also strike the RepositoriesActor, the BackfillActor, and their calls to the tables. After
-//! each run the visible records equal the network's present state, also if events were missed or
-//! refused; no job is due and no gap is open. At no commit does the cursor lead: everything up to it is
-//! in the tables, or they say that it is missing. `HUDDLE_VERIFIED_FAULT_SEEDS=17` runs one seed,
-//! `HUDDLE_VERIFIED_FAULT_SEEDS=0..500` many.
+//! Faults also strike the RepositoriesActor, the BackfillActor, and their calls to the tables.
+//! After each run the visible records equal the network's present state, also if events were missed
+//! or refused; no job is due and no gap is open. At no commit does the cursor lead: everything up
+//! to it is in the tables, or they say that it is missing. `HUDDLE_VERIFIED_FAULT_SEEDS=17` runs
+//! one seed, `HUDDLE_VERIFIED_FAULT_SEEDS=0..500` many.
 
 mod audit;
 mod hosts;

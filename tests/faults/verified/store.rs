@@ -117,7 +117,8 @@ impl FaultyStore {
         }
     }
 
-    /// The same, but always with an answer: the real store has a deadline for calls about repositories.
+    /// The same, but always with an answer: the real store has a deadline for calls about
+    /// repositories.
     async fn act_soon<T>(
         &self,
         asked: impl Future<Output = Result<T, StoreError>>,

@@ -24,8 +24,8 @@ const PAUSE_MILLIS: std::ops::Range<u64> = 0..400;
 /// How often the tables are checked for work that is left.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How the relay behaves. See [`crate::history::Manner`]. A relay that begins a new sequence without a
-/// notice is left out, because it does not affect verification.
+/// How the relay behaves. See [`crate::history::Manner`]. A relay that begins a new sequence
+/// without a notice is left out, because it does not affect verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
     Forgetful,

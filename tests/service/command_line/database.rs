@@ -1,5 +1,5 @@
-//! `migrate`, `cursor`, `resync` and `status`: commands on the database without a worker. Holds
-//! invariants 1.4 and 6.1.
+//! `migrate`, `cursor`, `resync` and `status`: commands on the database without a worker.
+//! Holds invariants 1.4 and 6.1.
 
 use serde_json::Value;
 

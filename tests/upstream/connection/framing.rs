@@ -11,7 +11,8 @@ use super::{connect, read_to_end};
 /// The header with which a server announces compression.
 const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
 
-/// A server that writes these bytes after its handshake, and then waits until the client disconnects.
+/// A server that writes these bytes after its handshake, and then waits until the client
+/// disconnects.
 async fn server_writing(headers: &'static str, bytes: Vec<u8>) -> Server {
     Server::start(move |request: Request| {
         let bytes = bytes.clone();

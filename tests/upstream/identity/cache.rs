@@ -1,5 +1,5 @@
-//! What the cache keeps, for how long, and which requests wait for others. Time is paused. Holds
-//! invariants 4.7 and 8.5.
+//! What the cache keeps, for how long, and which requests wait for others. Time is paused.
+//! Holds invariants 4.7 and 8.5.
 
 use std::time::Duration;
 

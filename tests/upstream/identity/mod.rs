@@ -1,5 +1,5 @@
-//! Tests the lookup of identities: the cache with a scripted resolver in paused time, and the resolver
-//! with real servers.
+//! Tests the lookup of identities: the cache with a scripted resolver in paused time, and the
+//! resolver with real servers.
 
 mod cache;
 mod directory;

@@ -1,4 +1,4 @@
-//! Tests snapshots of repositories that other servers have served.
+//! Tests snapshots of repositories that other servers have served. Holds invariant 9.5.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Tests the records that a snapshot returns.
+//! Tests the records that a snapshot returns. Holds invariant 9.5.
 
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;

@@ -1,4 +1,4 @@
-//! Commits of production, with the keys of the DID documents of that time.
+//! Commits of production, with the keys of the DID documents of that time. Holds invariant 9.4.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
 //! Commits of the reference server, with the keys that their accounts had one after another.
+//! Holds invariants 7.5 and 9.4.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
 //! Tests proofs with the protocol's own vectors, and with commits of real repositories.
+//! Holds invariant 9.4.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
