@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the worker against the reference server (a real PDS and PLC directory on loopback) while
-# traffic goes on. Then compares the worker's database with what the server says it holds.
+# traffic continues. Then compares the worker's database with what the server says it holds.
 #
 #   scripts/against_testbed.sh TESTBED_DIR [WORK_DIR]
 #

@@ -6,7 +6,7 @@
 #
 # Environment: see testbed.sh.
 #
-# The gap: the worker is stopped, the traffic goes on, the cursor is moved past it. The backfills: a new
+# The gap: the worker is stopped, the traffic continues, the cursor is moved past it. The backfills: a new
 # database after the traffic has ended, so that the stream brings none of the records.
 set -euo pipefail
 
@@ -54,7 +54,7 @@ follow gap-backfill --backfill true --stop-after-idle 15
 wait "$traffic"
 for pid in "${started[@]:rejoined:2}"; do wait "$pid"; done
 
-told() { # database: prints how its gaps were repaired and what its resyncs changed
+show_repairs() { # database: prints how its gaps were repaired and what its resyncs changed
   query "$work/$1.db" "SELECT 'gap ' || id, iif(closed_at IS NULL, 'open', 'closed'), resolution FROM gaps"
   query "$work/$1.db" "SELECT 'resyncs', cause, iif(error IS NULL, 'done', 'failed'), count(*), \
     sum(created) || ' created', sum(updated) || ' updated', sum(deleted) || ' deleted', \
@@ -75,7 +75,7 @@ started+=("$victim")
 wait_until 60 "nothing is fetched: $work/backfill.log" is_some_fetched "$work/backfill.db"
 kill -KILL "$victim" || true
 wait "$victim" 2>/dev/null || true
-told backfill
+show_repairs backfill
 backfill backfill 2>>"$work/backfill.log" | tail -1
 
 echo "== a backfill beside a worker; both are killed, and continue"
@@ -95,7 +95,7 @@ started+=("$victim")
 wait_until 60 "nothing is fetched: $work/beside.log" is_some_fetched "$work/beside.db"
 kill -KILL "$victim" "$running" || true
 wait "$victim" "$running" 2>/dev/null || true
-told beside
+show_repairs beside
 follow_live
 backfill beside --beside 2>>"$work/beside.log" | tail -1
 kill "$running"
@@ -125,7 +125,7 @@ query "$work/asked.db" "SELECT 'resync', cause, created || ' created', updated |
 printf '\nhow the missed records were fetched\n'
 for name in gap gap-backfill backfill beside; do
   echo "$name:"
-  told $name
+  show_repairs $name
 done
 # Accounts that were unknown before the gap are found only by a backfill.
 check "after the gap, of the accounts that were known" gap flag --missed --known "$work/gap.known"

@@ -78,8 +78,8 @@ const moved = { ...offers[0].value, title: 'moved' }
 await write('createRecord', { rkey: 'moved', record: moved })
 await write('putRecord', { rkey: offers[0].uri.split('/')[4], record: moved })
 await write('deleteRecord', { rkey: offers[1].uri.split('/')[4] })
-const told = (records) => records.map(({ uri, cid }) => ({ uri, cid }))
-console.log(json({ did, before: told(offers), after: told(await list()) }))
+const named = (records) => records.map(({ uri, cid }) => ({ uri, cid }))
+console.log(json({ did, before: named(offers), after: named(await list()) }))
 
 const stop = async () => { await server.destroy(); process.exit(0) }
 process.on('SIGTERM', stop)

@@ -55,8 +55,8 @@ shows() {
   python3 - "$work/moved.db" "$work/second.out" "$1" <<'PYTHON'
 import json, sqlite3, sys
 
-database, told, when = sys.argv[1:]
-moved = next(json.loads(line) for line in open(told) if line.startswith('{"did"'))
+database, output, when = sys.argv[1:]
+moved = next(json.loads(line) for line in open(output) if line.startswith('{"did"'))
 query = "SELECT uri, cid FROM visible_records WHERE did = ? AND collection = 'com.huddle.slotOffer'"
 connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)
 found = set(connection.execute(query, (moved["did"],)))

@@ -183,10 +183,10 @@ impl Oracle {
     }
 
     /// The state that a consumer of the stream alone has after all messages, if it missed the
-    /// messages at `unheard`.
-    pub fn in_stream(&self, unheard: &BTreeSet<Moment>) -> NetworkState {
+    /// messages at `unseen`.
+    pub fn in_stream(&self, unseen: &BTreeSet<Moment>) -> NetworkState {
         let changes = self.changes.iter();
-        fold(changes.filter(|change| change.is_in_stream && !unheard.contains(&change.moment)))
+        fold(changes.filter(|change| change.is_in_stream && !unseen.contains(&change.moment)))
     }
 }
 

@@ -34,7 +34,8 @@ impl<M: Message> Address<M> {
         };
         match actor.cast(message) {
             Err(ractor::MessagingErr::SendErr(message)) => Err(message),
-            // The other errors concern references of the wrong type. An `ActorRef<M>` has the right one.
+            // The other errors concern references of the wrong type. An `ActorRef<M>` has the right
+            // one.
             _ => Ok(()),
         }
     }

@@ -1,5 +1,5 @@
-//! The context of one actor: what it shares with others, its progress, and the points at which tests
-//! make it fail.
+//! The context of one actor: what it shares with others, its progress, and the points at which
+//! tests make it fail.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ pub struct Arguments<C> {
 }
 
 impl<C> ActorContext<C> {
-    /// Makes the context. It is the first step of an actor's `pre_start`; `point` is its fault point.
+    /// Makes the context. It is the first step of an actor's `pre_start`; `point` is its fault
+    /// point.
     ///
     /// # Errors
     /// If the fault plan makes the start fail.
@@ -54,7 +55,8 @@ impl<C> ActorContext<C> {
         &self.shared
     }
 
-    /// Begins a handler, and is its first step. The actor counts as busy until the guard is dropped.
+    /// Begins a handler, and is its first step. The actor counts as busy until the guard is
+    /// dropped.
     ///
     /// # Errors
     /// If the fault plan makes the handler fail.

@@ -42,7 +42,8 @@ impl Actor for HttpActor {
         let guard = stop.clone().drop_guard();
         tokio::spawn(async move {
             let ended = http::serve(listener, state, stop).await;
-            // The cast fails if the actor has ended. Then the end of the actor has ended the server.
+            // The cast fails if the actor has ended. Then the end of the actor has ended the
+            // server.
             let _sent = myself.cast(HttpMessage::Ended(ended));
         });
         Ok(guard)

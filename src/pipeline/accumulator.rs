@@ -49,8 +49,8 @@ pub struct Accumulator<L> {
     size: usize,
 }
 
-/// How much of a transaction effects fill. Chain updates and all other changes are counted separately,
-/// because a chain update is written together with the records of its commit.
+/// How much of a transaction effects fill. Chain updates and all other changes are counted
+/// separately, because a chain update is written together with the records of its commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     chain_updates: usize,
@@ -95,8 +95,8 @@ impl<L> Accumulator<L> {
         self.load.size() >= self.size || self.waiting.iter().any(|work| work.is_suspect)
     }
 
-    /// Cuts the next transaction, with a load of about `size`. It holds only whole events. A suspect
-    /// batch is a transaction by itself.
+    /// Cuts the next transaction, with a load of about `size`. It holds only whole events. A
+    /// suspect batch is a transaction by itself.
     pub fn cut(&mut self) -> Option<IndexBatch<L>> {
         let mut transaction = IndexBatch {
             effects: Vec::new(),
@@ -145,8 +145,8 @@ impl<L> Accumulator<L> {
 }
 
 impl<L> IndexWork<L> {
-    /// Returns the last commit point up to which `load` stays within `size`. If none fits and `must`
-    /// is set, returns the first one. Effects after the last commit point are not divided.
+    /// Returns the last commit point up to which `load` stays within `size`. If none fits and
+    /// `must` is set, returns the first one. Effects after the last commit point are not divided.
     fn commit_point_at(&self, mut load: Load, size: usize, must: bool) -> Option<CommitPoint> {
         let end = CommitPoint {
             effects: self.effects.len(),
@@ -195,8 +195,8 @@ impl Load {
         }
     }
 
-    /// The load that counts against the limit of a transaction. The limit applies to each of the two
-    /// kinds separately.
+    /// The load that counts against the limit of a transaction. The limit applies to each of the
+    /// two kinds separately.
     pub fn size(self) -> usize {
         self.chain_updates.max(self.others)
     }
@@ -408,7 +408,8 @@ mod tests {
 
     proptest! {
         /// Holds invariant 1.2: with any commit points, at each cut every effect at or before the
-        /// position is in this transaction or an earlier one. No effect is lost, and the order stays.
+        /// position is in this transaction or an earlier one. No effect is lost, and the order
+        /// stays.
         #[test]
         fn the_position_never_leads(
             batches in prop::collection::vec(

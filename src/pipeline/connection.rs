@@ -44,8 +44,8 @@ pub struct ConnectionActorState {
     silence: SilenceDetector,
     limits: BatchLimits,
     connection: Option<Box<dyn Frames>>,
-    /// Whether the connection was asked to begin with the last event of the previous one, and has not
-    /// delivered anything yet.
+    /// Whether the connection was asked to begin with the last event of the previous one, and has
+    /// not delivered anything yet.
     is_after_reconnect: bool,
 }
 

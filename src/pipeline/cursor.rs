@@ -158,8 +158,9 @@ impl CursorState {
         self.durable
     }
 
-    /// Reads how the runs before this one ended. If they crashed repeatedly, a frame may be the cause.
-    /// Then frames are read one by one, until everything that may have been in flight is passed.
+    /// Reads how the runs before this one ended. If they crashed repeatedly, a frame may be the
+    /// cause. Then frames are read one by one, until everything that may have been in flight is
+    /// passed.
     async fn apply_crash_history(&self) -> Option<()> {
         let context = &self.context;
         let begun = within_deadline(context.store.begin_run(context.source.id())).await;
@@ -205,10 +206,10 @@ impl CursorState {
         }
     }
 
-    /// Returns where a connection resumes: after everything that was read, which the ledger remembers.
-    /// The last event of that is requested once more, to check that the sequence is still the same. It
-    /// is not requested twice before a new event has arrived: otherwise a connection that brings
-    /// nothing else would look like progress each time.
+    /// Returns where a connection resumes: after everything that was read, which the ledger
+    /// remembers. The last event of that is requested once more, to check that the sequence is
+    /// still the same. It is not requested twice before a new event has arrived: otherwise a
+    /// connection that brings nothing else would look like progress each time.
     async fn resume(&mut self) -> Option<Resume> {
         self.load().await?;
         let ledger = &self.context.ledger;
@@ -225,8 +226,8 @@ impl CursorState {
         })
     }
 
-    /// Goes back to the oldest event that the source has, when everything that was read is acked. The
-    /// gap is written with the cursor.
+    /// Goes back to the oldest event that the source has, when everything that was read is acked.
+    /// The gap is written with the cursor.
     async fn start_over(&mut self) {
         let ledger = self.context.ledger.clone();
         // The source's error frame is itself still on its way through the decoders. If the database

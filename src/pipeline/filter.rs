@@ -93,8 +93,8 @@ impl FilterState {
             *self = Self::new(self.context.clone(), self.interest.clone(), epoch);
         }
         if let Err(repeated) = self.reorder.insert(batch.numbers.clone(), batch) {
-            // This actor has passed it on before, so the indexer died with it. The ledger would only
-            // hand it out again, so it pauses until the supervisor has restarted the indexer.
+            // This actor has passed it on before, so the indexer died with it. The ledger would
+            // only hand it out again, so it pauses until the supervisor has restarted the indexer.
             repeated.lease.pause_ledger();
             return;
         }

@@ -21,9 +21,9 @@ use crate::store::{StoreError, WriteBatch, Written};
 use crate::telemetry::rate_limit::RateLimit;
 use crate::testing::fault::Point;
 
-/// A transaction that takes longer counts as failed. If it was committed all the same, the next try
-/// changes nothing. It is shorter than the deadline of a drain, so that a hanging transaction leaves
-/// time for another try.
+/// A transaction that takes longer counts as failed. If it was committed nevertheless, the next try
+/// changes nothing. It is shorter than the deadline of a drain, so that a hanging transaction
+/// leaves time for another try.
 const TRANSACTION_DEADLINE: Duration = Duration::from_secs(15);
 /// At most one line about dead letters is logged in this time.
 const DEAD_LETTER_LOG_INTERVAL: Duration = Duration::from_secs(10);

@@ -34,8 +34,8 @@ pub enum DecodedItem {
     At(Position),
     DeadLetter(Box<DeadLetter>),
     Recheck(Recheck),
-    /// The next frames came by a new connection, which was asked to begin with the last event of the
-    /// previous one.
+    /// The next frames came by a new connection, which was asked to begin with the last event of
+    /// the previous one.
     ReconnectMarker,
     /// The position of the last frame before one whose seq is not higher.
     Reached(Position),

@@ -1,7 +1,7 @@
 //! The actors of one source, and the messages between them. Each actor has one file.
 //!
-//! An actor moves values, keeps time and owns state. The pure rooms below decide what happens with a
-//! value.
+//! An actor moves values, keeps time and owns state. The pure rooms below decide what happens with
+//! a value.
 
 pub mod accumulator;
 pub mod connection;

@@ -266,8 +266,8 @@ impl SupervisorState {
         }
     }
 
-    /// Kills children that are stuck. If no child is busy, work that has waited too long is handed out
-    /// again.
+    /// Kills children that are stuck. If no child is busy, work that has waited too long is handed
+    /// out again.
     fn inspect(&mut self) {
         let limit = self.policy.stuck_after;
         let busy: Vec<_> = self

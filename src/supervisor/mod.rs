@@ -29,9 +29,11 @@ pub struct Policy {
 /// What the supervisor needs to know of the work that its children do.
 pub trait Work: Send + Sync + 'static {
     /// The number of failures so far in which a child had a piece of work in hand. Each brings the
-    /// search for a faulty piece forward, so many more of them are tolerated than of other failures.
+    /// search for a faulty piece forward, so many more of them are tolerated than of other
+    /// failures.
     fn delivery_failures(&self) -> u64;
 
-    /// Hands out again what has waited for longer than `limit`. It is called while no child is busy.
+    /// Hands out again what has waited for longer than `limit`. It is called while no child is
+    /// busy.
     fn redeliver_stalled(&self, limit: Duration);
 }

@@ -39,7 +39,8 @@ pub enum WorkerError {
 }
 
 impl RunningWorker {
-    /// Starts the actors. The connection to the source starts after the actors that handle its events.
+    /// Starts the actors. The connection to the source starts after the actors that handle its
+    /// events.
     ///
     /// # Errors
     /// If the supervisor itself does not start.
@@ -84,8 +85,8 @@ impl RunningWorker {
         self.tree.failed().await.into()
     }
 
-    /// Waits until the source was reached and has been silent for `idle`, everything that it sent is
-    /// applied, and no repository has a job due.
+    /// Waits until the source was reached and has been silent for `idle`, everything that it sent
+    /// is applied, and no repository has a job due.
     pub fn silence(&self, idle: Duration) -> impl Future<Output = ()> + use<> {
         let context = self.context.clone();
         async move {

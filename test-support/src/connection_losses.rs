@@ -27,8 +27,8 @@ pub struct Loss {
 /// The losses that were logged on this thread since this value was made.
 pub struct Losses(());
 
-/// Listens on all threads. With a listener for each thread, `tracing` may miss lines that were first
-/// written on a thread without a listener.
+/// Listens on all threads. With a listener for each thread, `tracing` may miss lines that were
+/// first written on a thread without a listener.
 struct Listener;
 
 /// The fields of one line.

@@ -1,5 +1,5 @@
-//! A WebSocket source that has the same id for every relay, so that tables can be compared. It records
-//! where its connections resumed.
+//! A WebSocket source that has the same id for every relay, so that tables can be compared. It
+//! records where its connections resumed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,7 +1,7 @@
 //! The program itself, as its operator starts it and sees it.
 //!
-//! A campaign has its settings in the environment, such as `HUDDLE_CRASHES`. The program refuses them
-//! as unknown settings, so every child starts with a [`command`] from here.
+//! A campaign has its settings in the environment, such as `HUDDLE_CRASHES`. The program refuses
+//! them as unknown settings, so every child starts with a [`command`] from here.
 
 use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};

@@ -1,4 +1,4 @@
-//! Holds the tables against what the network's oracle says, which shares no code with the pipeline.
+//! Compares the tables with the network's oracle, which shares no code with the pipeline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,9 +19,9 @@ pub(crate) struct Audit {
     history: Arc<History>,
     upstream: Arc<Upstream>,
     schedule: Arc<Schedule>,
-    /// Whether records that break their schema are dead letters, or kept and marked.
+    /// Whether invalid records are dead letters, or kept and marked.
     rejects: bool,
-    /// How many changes and refusals of the history the cursor has been seen behind.
+    /// How many changes and refusals of the history the cursor has passed.
     changes: usize,
     refusals: usize,
     oddities: Vec<String>,
@@ -45,8 +45,8 @@ impl Audit {
         }
     }
 
-    /// Looks whether the cursor leads. The tables may be ahead of it: after a cursor that moved
-    /// back, everything comes once more.
+    /// Checks whether the cursor leads. The tables may be ahead of it: after a cursor that moved
+    /// back, all events come again.
     pub(crate) fn note_commit(&mut self, tables: &Tables) {
         let cursor = tables.cursor;
         if cursor.seq > 0 {
@@ -63,17 +63,17 @@ impl Audit {
         if changes.is_empty() && refusals.is_empty() {
             return;
         }
-        let unheard = self.unheard(tables);
+        let unseen = self.unseen(tables);
         self.changes += changes.len();
         self.refusals += refusals.len();
         for change in changes {
-            let is_due = change.is_in_stream && !unheard.contains(&change.moment);
+            let is_due = change.is_in_stream && !unseen.contains(&change.moment);
             if is_due && !has_seen(tables, change) {
                 self.lead(tables, &format!("{change:?}"));
             }
         }
         for refusal in refusals {
-            let is_due = !unheard.contains(&refusal.moment);
+            let is_due = !unseen.contains(&refusal.moment);
             if is_due && !tables.letters.contains(&letter(refusal)) {
                 self.lead(tables, &format!("{refusal:?}"));
             }
@@ -86,24 +86,24 @@ impl Audit {
             .push(format!("the cursor leads: {cursor:?} without {without}"));
     }
 
-    /// What the relay never brought, and what was given up because it seemed to kill its handlers.
-    fn unheard(&self, tables: &Tables) -> BTreeSet<Moment> {
-        let mut unheard = self.upstream.missed();
+    /// The events that the relay never sent, and those that were given up as poison.
+    fn unseen(&self, tables: &Tables) -> BTreeSet<Moment> {
+        let mut unseen = self.upstream.missed();
         let poison = tables.letters.iter().filter(is_poison);
-        unheard.extend(poison.filter_map(|letter| self.history.moment_of(&letter.raw)));
-        unheard
+        unseen.extend(poison.filter_map(|letter| self.history.moment_of(&letter.raw)));
+        unseen
     }
 
-    /// Everything that is not as it should be, once everything was said and the cursor is behind it.
+    /// Returns all faults, when the relay has sent everything and the cursor has passed it.
     pub(crate) fn conclude(&mut self, tables: &Tables) -> Vec<String> {
         let mut differences = std::mem::take(&mut self.oddities);
-        let unheard = self.unheard(tables);
+        let unseen = self.unseen(tables);
         let last = self.history.last_seq(self.history.eras.len() - 1);
         if tables.cursor.seq != last {
             differences.push(format!("the cursor stands at {:?}", tables.cursor));
         }
-        self.compare_accounts(tables, &unheard, &mut differences);
-        self.compare_letters(tables, &unheard, &mut differences);
+        self.compare_accounts(tables, &unseen, &mut differences);
+        self.compare_letters(tables, &unseen, &mut differences);
         self.compare_gaps(tables, &mut differences);
         differences
     }
@@ -111,10 +111,10 @@ impl Audit {
     fn compare_accounts(
         &self,
         tables: &Tables,
-        unheard: &BTreeSet<Moment>,
+        unseen: &BTreeSet<Moment>,
         differences: &mut Vec<String>,
     ) {
-        let state = self.history.oracle.in_stream(unheard);
+        let state = self.history.oracle.in_stream(unseen);
         let mut expected = BTreeMap::new();
         for (did, account) in &state {
             for (path, record) in &account.records {
@@ -157,19 +157,20 @@ impl Audit {
     fn compare_letters(
         &self,
         tables: &Tables,
-        unheard: &BTreeSet<Moment>,
+        unseen: &BTreeSet<Moment>,
         differences: &mut Vec<String>,
     ) {
-        let heard = |moment: &Moment| !unheard.contains(moment);
+        let is_seen = |moment: &Moment| !unseen.contains(moment);
         let refusals = self.history.oracle.refusals().iter();
         let mut expected: BTreeSet<Letter> = refusals
-            .filter(|refusal| heard(&refusal.moment))
+            .filter(|refusal| is_seen(&refusal.moment))
             .map(letter)
             .collect();
         if self.rejects {
-            expected.extend(self.rejected(heard));
+            expected.extend(self.rejected(is_seen));
         }
-        // What came before the relay forgot it may be here; what was never said may not.
+        // Records from before the relay lost its log may be here. Records that it never sent may
+        // not.
         let all = self.history.oracle.refusals().iter().map(letter);
         let known: BTreeSet<Letter> = all.chain(self.rejected(|_| true)).collect();
         for letter in &tables.letters {
@@ -185,13 +186,13 @@ impl Audit {
         differences.extend(missing.map(|letter| format!("no dead letter: {letter:?}")));
     }
 
-    /// The letters of records that break their schema: of several on one path of a commit, the last.
-    fn rejected(&self, heard: impl Fn(&Moment) -> bool) -> Vec<Letter> {
+    /// The dead letters of invalid records. Of several on one path of a commit, only the last one.
+    fn rejected(&self, is_seen: impl Fn(&Moment) -> bool) -> Vec<Letter> {
         let mut last = BTreeMap::new();
         for change in self.history.oracle.changes() {
             if let What::Put { path, .. } | What::Delete { path } = &change.what
                 && change.is_in_stream
-                && heard(&change.moment)
+                && is_seen(&change.moment)
             {
                 last.insert((change.moment, &change.did, path), &change.what);
             }
@@ -262,7 +263,7 @@ impl Audit {
 
 fn covers(gap: &Gap, missed: Moment) -> bool {
     let from = match gap.cause {
-        // It lies in the sequence before.
+        // It is in the previous sequence.
         GapCause::SequenceReset => 0,
         _ => gap.from_seq,
     };
@@ -273,7 +274,7 @@ fn is_poison(letter: &&Letter) -> bool {
     letter.stage == Stage::Poison
 }
 
-/// Whether the tables show that they have seen this change, or one after it.
+/// Whether the tables have this change, or a later one.
 fn has_seen(tables: &Tables, change: &Change) -> bool {
     let did = &change.did;
     match &change.what {

@@ -1,4 +1,4 @@
-//! What a stop in good order leaves behind.
+//! A drain. Holds invariant 3.6.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use huddle_firehose::worker::RunningWorker;
 
 use crate::run::Run;
 
-/// Otherwise only the next checkpoint would, and here none is near.
+/// No checkpoint is due in the test, so only the drain can write it.
 #[tokio::test(start_paused = true)]
 async fn a_drain_writes_the_cursor_behind_events_that_needed_nothing() {
     let mut run = Run::without_faults();
@@ -21,8 +21,8 @@ async fn a_drain_writes_the_cursor_behind_events_that_needed_nothing() {
     let tree = RunningWorker::start(assembly).await.unwrap();
     tree.silence(Duration::from_secs(60)).await;
     assert_eq!(run.store.position(), 0, "written before it had to be");
-    let settled = context.ledger.acked_through().seq;
+    let acked = context.ledger.acked_through().seq;
     tree.drain().await.unwrap();
-    assert_eq!(settled, run.history.last_seq(0));
-    assert_eq!(run.store.position(), settled);
+    assert_eq!(acked, run.history.last_seq(0));
+    assert_eq!(run.store.position(), acked);
 }

@@ -1,4 +1,4 @@
-//! What a stage takes that has only just started.
+//! What a stage accepts after its start. Holds invariant 1.5.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use ractor::Actor;
 
 use crate::run::Run;
 
-/// The first batch of a ledger that holds one, as work without effects.
+/// Leases the first batch of a ledger, as work without effects.
 fn work_of_the_epoch(context: &Arc<Context>) -> IndexWork<DecodedBatch> {
     let batch = context.ledger.lease_next().unwrap();
     let position = Position { seq: 7, time: None };
@@ -38,7 +38,7 @@ fn work_of_the_epoch(context: &Arc<Context>) -> IndexWork<DecodedBatch> {
     }
 }
 
-/// What its predecessor held is lacking in the epoch in which the predecessor died.
+/// The epoch in which the predecessor died lacks what the predecessor held.
 #[tokio::test(start_paused = true)]
 async fn a_new_indexer_takes_nothing_of_the_epoch_in_which_the_old_one_died() {
     let run = Run::without_faults();

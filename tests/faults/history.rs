@@ -1,4 +1,4 @@
-//! What happens in the network that a run follows.
+//! The history of the network that a run follows.
 
 use fastrand::Rng;
 use simulated_network::feed::Options;
@@ -7,26 +7,26 @@ use simulated_network::network::Network;
 use simulated_network::oracle::{Moment, Oracle};
 use simulated_network::shape::Shape;
 
-/// Beyond every seq of a sequence that begins with 1.
+/// Higher than every seq of a sequence that begins with 1.
 const FIRST_SEQ: u64 = 10_000_000;
 
 #[derive(Debug)]
 pub(crate) struct History {
     pub(crate) manner: Manner,
     pub(crate) options: Options,
-    /// What the relay says, in each of its sequences.
+    /// The log of the relay, in each of its sequences.
     pub(crate) eras: Vec<Vec<LogEntry>>,
     pub(crate) oracle: Oracle,
 }
 
-/// What the relay is like, which decides what may be missed and what has to be noticed.
+/// How the relay behaves, which decides what may be missed and what has to be noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// It holds so little that whoever is away for a while misses something, and is told so.
+    /// It holds so few events that a short interruption misses some, and it sends a notice then.
     Forgetful,
     /// It begins a new sequence, and refuses cursors of the old one.
     Renumbered,
-    /// It begins a new sequence, and says nothing to cursors of the old one.
+    /// It begins a new sequence, and accepts cursors of the old one without a notice.
     RenumberedSilently,
     /// It holds everything.
     Steady,
@@ -63,7 +63,7 @@ impl History {
         }
     }
 
-    /// One sequence of a relay that says nothing odd.
+    /// One sequence of a correct relay.
     pub(crate) fn peaceful() -> Self {
         let mut network = Network::new(0, Shape::default());
         network.steps(100);
@@ -82,7 +82,7 @@ impl History {
         seqs.last().expect("an era ends with an event")
     }
 
-    /// Where a frame was said.
+    /// Where the relay sent a frame.
     pub(crate) fn moment_of(&self, frame: &[u8]) -> Option<Moment> {
         (0_u32..).zip(&self.eras).find_map(|(sequence, era)| {
             let entry = era.iter().find(|entry| entry.frame == frame)?;
@@ -93,7 +93,7 @@ impl History {
 }
 
 impl Manner {
-    /// How many things happen in each sequence.
+    /// How many actions happen in each sequence.
     fn steps(self) -> &'static [usize] {
         match self {
             Self::Forgetful | Self::Steady => &[90],
@@ -102,8 +102,8 @@ impl Manner {
     }
 }
 
-/// Where something is missed, a repeat may bring it after all, and from a lie the way back is
-/// another sequence; so there are none where these would be taken for one another.
+/// The shape of a history. A repeat may bring an event that was missed after all, and the return
+/// from a false seq may look like a new sequence. Manners for which that matters have neither.
 fn shape(manner: Manner) -> Shape {
     let shape = Shape {
         accounts: 5,

@@ -1,11 +1,12 @@
-//! A seeded campaign of faults against the whole tree, with paused time.
+//! A seeded campaign of faults against the whole tree, with paused time. Holds invariants 1, 2, 3,
+//! 5, 6 and 7.
 //!
-//! Each seed makes a schedule of one to five faults, at named points of any actor or in the store;
-//! some kill actors from outside as well, some end the process amid the traffic, and another one
-//! goes on with the same store. The tree follows a simulated network, whose relay is hostile now and
-//! then, forgets, or begins anew. After each run the tables, the dead letters and the gaps are those
-//! that the network's oracle asks for, and at no commit did the cursor lead. `HUDDLE_FAULT_SEEDS=17`
-//! runs one seed, `HUDDLE_FAULT_SEEDS=0..5000` many.
+//! Each seed makes a schedule of one to five faults, at named points of any actor or in the store.
+//! Some schedules also kill actors from outside. Some end the process during the traffic; then
+//! another process continues with the same store. The tree follows a simulated network. Its relay
+//! is sometimes hostile, loses old events, or begins a new sequence. After each run the tables, the
+//! dead letters and the gaps equal those of the network's oracle, and at no commit does the cursor
+//! lead. `HUDDLE_FAULT_SEEDS=17` runs one seed, `HUDDLE_FAULT_SEEDS=0..5000` many.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -26,12 +27,13 @@ use std::sync::Arc;
 
 use history::History;
 
-/// How many seeds each of the four tests takes by default.
+/// How many seeds each of the four tests runs by default.
 const SEEDS: u64 = 500;
-/// So many runs follow the same history, since most of a history's time goes into signatures.
+/// How many runs follow the same history: most of the time to make a history is spent on
+/// signatures.
 const RUNS_OF_A_HISTORY: u64 = 8;
 
-/// The seeds that the environment asks for in `variable`: one of so many parts of them.
+/// The seeds that the environment sets in `variable`: one of several parts of them.
 fn asked_for(variable: &str, part: u64, parts: u64) -> Option<Range<u64>> {
     let text = std::env::var(variable).ok()?;
     let number = |text: &str| text.parse::<u64>().expect("seeds are numbers");
@@ -48,8 +50,8 @@ fn seeds(part: u64) -> Range<u64> {
     asked_for("HUDDLE_FAULT_SEEDS", part, 4).unwrap_or(part * SEEDS..(part + 1) * SEEDS)
 }
 
-/// Every injected panic would print its stack.
-fn hush_injected_panics() {
+/// Prints no stack for an injected panic.
+fn silence_injected_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let is_injected = panic
             .payload()
@@ -62,7 +64,7 @@ fn hush_injected_panics() {
 }
 
 fn campaign(part: u64) {
-    hush_injected_panics();
+    silence_injected_panics();
     let mut history = None;
     for seed in seeds(part) {
         let number = seed / RUNS_OF_A_HISTORY;

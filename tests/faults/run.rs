@@ -1,4 +1,4 @@
-//! One seed: a tree follows a history, in one life of the process or in several.
+//! Runs one seed: a tree follows a history, in one life of the process or in several.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -19,11 +19,11 @@ use crate::store::ModelStore;
 use crate::traffic::Traffic;
 use crate::upstream::Upstream;
 
-/// In the tree's own, paused time.
+/// In the paused time of the tree.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(1200);
-/// Nothing waits so long but for somebody who has to be found stuck first.
+/// Longer than any wait except the one for a stuck actor.
 const WAITING: Duration = Duration::from_secs(40);
-/// More than faults can end.
+/// More lives than faults can end.
 const MOST_LIVES: usize = 12;
 
 static SCOPE: LazyLock<Scope> = LazyLock::new(|| Scope {
@@ -51,7 +51,7 @@ pub(crate) struct Run {
 
 /// How a life ended.
 enum Ended {
-    /// All was said, and is applied.
+    /// The relay has sent everything, and it is applied.
     Done,
     Early,
 }
@@ -59,14 +59,14 @@ enum Ended {
 /// Why a tree has to stop.
 enum Stop {
     AllApplied,
-    /// In good order.
+    /// By a drain.
     Asked,
     Died(WorkerError),
-    /// From one moment to the next.
+    /// At once, without a drain.
     Killed,
 }
 
-/// Panics where anything is lost, led, or stands still.
+/// Panics if an event is lost, the cursor leads, or the run does not end.
 pub(crate) fn run(seed: u64, history: &Arc<History>) {
     let mut run = Run::new(seed, history.clone(), Schedule::seeded(seed, &SCOPE));
     let mut ends = run.schedule.plan().ends.clone().into_iter();
@@ -76,7 +76,7 @@ pub(crate) fn run(seed: u64, history: &Arc<History>) {
     assert!(differences.is_empty(), "{}: {differences:#?}", run.name());
 }
 
-/// What a worker has whose operator has set nothing.
+/// The settings of a worker without configuration.
 static DEFAULTS: LazyLock<Config> = LazyLock::new(|| Layers::new().resolve().unwrap().config);
 
 fn config(seed: u64) -> Config {
@@ -87,12 +87,12 @@ fn config(seed: u64) -> Config {
     config.batch_frames = rng.usize(1..40);
     config.index_batch = rng.usize(1..60);
     if rng.u8(..) < 64 {
-        // Less than the frames of a run, so that the socket has to wait now and then.
+        // Less than the frames of a run, so that the socket has to wait at times.
         config.memory_budget = 20_000;
     }
     config.drain_timeout = match rng.u8(..) {
         0..64 => Duration::from_secs(3),
-        // Longer than it takes to find a stuck actor.
+        // Longer than the detection of a stuck actor takes.
         _ => Duration::from_secs(300),
     };
     config
@@ -117,12 +117,12 @@ impl Run {
         }
     }
 
-    /// A run of a peaceful history in which nothing goes wrong but what the test does.
+    /// A run of a history without hostile events, and without faults except those of the test.
     pub(crate) fn without_faults() -> Self {
         Self::new(0, Arc::new(History::peaceful()), Schedule::default())
     }
 
-    /// What a tree of this run needs.
+    /// Builds the parts of a tree of this run.
     pub(crate) fn assembly(&self) -> Assembly {
         Assembly::new(Parts {
             rules: worker::rules(&(&self.config).into(), self.upstream.as_ref()).unwrap(),
@@ -135,9 +135,9 @@ impl Run {
         })
     }
 
-    /// One life of the process, to `end` at the latest.
+    /// Runs one life of the process, until `end` at the latest.
     fn live(&mut self, end: Option<End>) -> Ended {
-        // Backoffs draw from the thread's own generator.
+        // Backoffs use the random generator of the thread.
         fastrand::seed(self.seed);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -173,7 +173,7 @@ impl Run {
         }
     }
 
-    /// Lets things happen until the tree has to stop.
+    /// Lets the relay send its events until the tree has to stop.
     async fn watch(
         &mut self,
         tree: &mut RunningWorker,
@@ -199,7 +199,7 @@ impl Run {
                     roles.for_each(|role| tree.kill(role));
                 }
                 () = forgotten(context) => {
-                    let is_explained = self.schedule.has_stopped_somebody();
+                    let is_explained = self.schedule.has_stalled_an_actor();
                     assert!(is_explained, "{}: work was forgotten", self.name());
                 }
                 () = sleep_until(begun + SLOT_TIMEOUT) => {
@@ -209,28 +209,28 @@ impl Run {
         }
     }
 
-    /// What was read is applied, and the cursor says so.
+    /// Asserts that everything that was read is applied, and that the cursor is there.
     fn look_at_drained(&self, context: &Context) {
         assert!(
             context.ledger.is_idle(),
             "{}: something is left",
             self.name()
         );
-        let settled = context.ledger.acked_through().seq;
+        let acked = context.ledger.acked_through().seq;
         let position = self.store.position();
-        // A move to the beginning may have been done without anybody hearing of it.
-        let is_there = position == settled || position == 0;
-        assert!(is_there, "{}: {position}, not {settled}", self.name());
+        // A move of the cursor to the beginning may have been committed without an answer.
+        let is_there = position == acked || position == 0;
+        assert!(is_there, "{}: {position}, not {acked}", self.name());
     }
 
-    /// The process ends because its tree did.
+    /// The process ends because its tree has ended.
     fn died(&self, error: &WorkerError) -> Ended {
         let is_explained = self.schedule.has_struck_the_supervisor();
         assert!(is_explained, "{}: {error}", self.name());
         Ended::Early
     }
 
-    /// How to run it again, and what was planned.
+    /// The command to run the seed again, and its schedule.
     fn name(&self) -> String {
         format!(
             "HUDDLE_FAULT_SEEDS={} cargo test --test faults ({:?})",
@@ -240,7 +240,7 @@ impl Run {
     }
 }
 
-/// Returns once work has waited for too long, although nobody was at it all the time.
+/// Waits until work has waited too long while no actor was busy with it.
 async fn forgotten(context: &Context) {
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;

@@ -1,4 +1,4 @@
-//! Which faults strike when: a function of the seed.
+//! Decides from the seed which faults strike when.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -8,12 +8,12 @@ use fastrand::Rng;
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Point};
 use huddle_firehose::worker::Role;
 
-/// How often a point is passed before a fault may strike there, at most.
+/// The largest number of passes of a point before a fault strikes there.
 const LATEST: u32 = 40;
-/// A life of the process that is cut short lasts so long at most.
+/// The longest life of a process that is ended early.
 const SHORT_LIFE_MILLIS: u64 = 4_000;
 
-/// Where faults may strike from within, and who may be killed from outside.
+/// The points where faults may strike, and the actors that may be killed from outside.
 #[derive(Debug)]
 pub(crate) struct Scope {
     pub(crate) points: Vec<Point>,
@@ -46,40 +46,40 @@ enum Target {
     Store(StoreFault),
 }
 
-/// When the target is passed for the so many-th time, from 0.
+/// At which pass of the target the fault strikes, from 0.
 #[derive(Clone, Copy, Debug)]
 enum Trigger {
     Ever(u32),
-    /// Since another fault has struck: while something else is down, or has only just come back.
+    /// Counted since another fault has struck: while another part is down, or has just restarted.
     SinceAnother(u32),
     SinceDraining(u32),
 }
 
-/// Kills from outside, all at once.
+/// Actors that are killed from outside at the same time.
 #[derive(Clone, Debug)]
 pub(crate) struct Blow {
     pub(crate) at: Duration,
     pub(crate) roles: Vec<Role>,
 }
 
-/// How a life of the process ends before its work is done.
+/// How a life of the process ends before all events are applied.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct End {
     pub(crate) after: Duration,
-    /// In good order, or from one moment to the next.
+    /// By a drain, or at once.
     pub(crate) drains: bool,
 }
 
-/// What goes wrong in a query or a transaction.
+/// A failure of a query or a transaction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum StoreFault {
-    /// It is committed, and the answer says it is not.
+    /// It is committed, but the answer is an error.
     CommittedUnseen,
-    /// It is committed, and there is no answer.
+    /// It is committed, but there is no answer.
     CommittedWithoutAnswer,
-    /// Nothing is done, and there is no answer.
+    /// It is not committed, and there is no answer.
     Hangs,
-    /// Nothing is done.
+    /// It is not committed, and the answer is an error.
     Refused,
 }
 
@@ -111,7 +111,7 @@ impl Schedule {
             },
         };
         if plan.strikes.iter().any(Strike::waits_for_a_drain) {
-            // Once all is applied, little is left to drain, and to go wrong.
+            // When everything is applied, a drain has little to do, so few faults can strike.
             let mut amid_the_traffic = End::random(&mut rng);
             amid_the_traffic.drains = true;
             plan.ends.insert(0, amid_the_traffic);
@@ -130,7 +130,7 @@ impl Schedule {
         self.state().is_draining = is_draining;
     }
 
-    /// What goes wrong in the query or transaction that begins now.
+    /// The failure of the query or transaction that begins now.
     pub(crate) fn strike_store(&self) -> Option<StoreFault> {
         match self.pass(None)? {
             Target::Store(fault) => Some(fault),
@@ -138,7 +138,7 @@ impl Schedule {
         }
     }
 
-    /// How many faults have struck that may have killed whoever had a batch in hand.
+    /// How many faults have struck that may have killed an actor with a batch in hand.
     pub(crate) fn deaths(&self) -> usize {
         let state = self.state();
         let struck = state
@@ -151,8 +151,8 @@ impl Schedule {
         strikes.count() + self.plan.blow.iter().flat_map(|blow| &blow.roles).count()
     }
 
-    /// Whether somebody was made to wait without end.
-    pub(crate) fn has_stopped_somebody(&self) -> bool {
+    /// Whether a fault made an actor wait without end.
+    pub(crate) fn has_stalled_an_actor(&self) -> bool {
         let state = self.state();
         state.struck.iter().any(|index| {
             matches!(
@@ -163,7 +163,7 @@ impl Schedule {
         })
     }
 
-    /// Whether the supervisor itself was struck, which is the end of the process.
+    /// Whether a fault has struck the supervisor itself, which ends the process.
     pub(crate) fn has_struck_the_supervisor(&self) -> bool {
         let state = self.state();
         state.struck.iter().any(|index| {
@@ -177,7 +177,7 @@ impl Schedule {
         })
     }
 
-    /// `None` stands for the store.
+    /// `None` means the store.
     fn pass(&self, point: Option<Point>) -> Option<Target> {
         let mut state = self.state();
         let is_draining = state.is_draining;
@@ -264,7 +264,7 @@ impl Target {
         }
     }
 
-    /// About how often it is passed in a run, where that is seldom.
+    /// The latest pass at which a fault may strike, for points that a run rarely passes.
     fn passes(self) -> u32 {
         match self.point() {
             Some(Point::Spawn | Point::Spawned) => 12,
@@ -283,9 +283,9 @@ impl Target {
     }
 }
 
-/// A start runs within the supervisor's own handler, so it can't be killed or stall by itself.
-/// Nobody watches the supervisor, so it may not stall either. A connection may wait for hours and
-/// be well, so nobody would call it stuck.
+/// The faults that are possible at `point`. A start runs in a handler of the supervisor, so it
+/// cannot be killed or stall by itself. The supervisor is not watched, so it must not stall either.
+/// A connection may wait for hours without a failure, so it never counts as stuck.
 fn possible(point: Point) -> &'static [Fault] {
     const DELAY: Fault = Fault::Delay(Duration::from_millis(700));
     match point {

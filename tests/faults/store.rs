@@ -1,4 +1,4 @@
-//! A store in memory that fails as its schedule says, and that has each commit audited.
+//! A store in memory that fails by its schedule, and audits each commit.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -31,7 +31,7 @@ struct State {
     audit: Audit,
 }
 
-/// How the lives of the process ended.
+/// How the earlier lives of the process ended.
 #[derive(Default)]
 struct Runs {
     unfinished: u32,
@@ -56,14 +56,14 @@ impl ModelStore {
         *self.position.borrow()
     }
 
-    /// Returns once the cursor stands at `seq`.
+    /// Waits until the cursor is at `seq`.
     pub(crate) async fn stands_at(&self, seq: u64) {
         let mut position = self.position.subscribe();
         let stands_there = position.wait_for(|position| *position == seq);
         stands_there.await.expect("the store is here");
     }
 
-    /// What is not as the network has it, now that all was said.
+    /// The differences to the network, when the relay has sent everything.
     pub(crate) fn differences(&self) -> Vec<String> {
         let State { tables, audit, .. } = &mut *self.state();
         audit.conclude(tables)
@@ -80,7 +80,7 @@ impl ModelStore {
         self.state.lock().expect("nothing panics with the lock")
     }
 
-    /// Does what is asked as the schedule has it.
+    /// Runs an operation, or fails as the schedule decides.
     async fn act<T>(&self, act: impl FnOnce() -> T) -> Result<T, StoreError> {
         tokio::time::sleep(Duration::from_millis(1)).await;
         match self.schedule.strike_store() {

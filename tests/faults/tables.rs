@@ -1,4 +1,4 @@
-//! The tables in memory: effects folded in the plainest way, one after the other.
+//! The tables in memory: effects are folded one by one, in the simplest way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,14 +25,14 @@ pub(crate) struct Tables {
     pub(crate) is_known: bool,
 }
 
-/// The time and the seq of the event that said so.
+/// The time and the seq of the event that set the value.
 pub(crate) type AsOf = (Timestamp, u64);
 
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) time: Timestamp,
     rev: String,
-    /// `None` where the record was deleted.
+    /// `None` if the record was deleted.
     pub(crate) content: Option<Content>,
 }
 
@@ -43,8 +43,8 @@ pub(crate) struct Content {
     pub(crate) has_row: bool,
 }
 
-/// A dead letter, by what tells it from another: the event only where it is about a record, since
-/// nothing that a frame says of itself is believed where the frame can't be.
+/// What identifies a dead letter. The event counts only for a record: the fields of a frame that
+/// can't be read are not trusted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Letter {
     pub(crate) stage: Stage,
@@ -152,7 +152,7 @@ impl Tables {
             .retain(|uri, row| !uri.starts_with(&prefix) || row.time > time);
     }
 
-    /// A gap that is open already is kept once; its end may become known later.
+    /// Keeps a gap that is open already once. Its end may become known later.
     fn open(&mut self, gap: &Gap) {
         let known = self.gaps.iter_mut().find(|known| {
             (known.cause, known.from_seq, known.from_time)

@@ -1,4 +1,4 @@
-//! Has the relay say a history, bit by bit, across the lives of those who follow it.
+//! Lets the relay send a history in parts, across the lives of the worker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::history::{History, Manner};
 use crate::store::ModelStore;
 use crate::upstream::Upstream;
 
-/// How much is said at once, at most.
+/// The largest number of entries that are sent at once.
 const MOST_AT_ONCE: usize = 12;
 const PAUSE_MILLIS: std::ops::Range<u64> = 0..120;
-/// Longer than any backoff, so that whoever asks for the live end comes in between.
+/// Longer than any backoff, so that a start at the live end connects in between.
 const LIVE_PAUSE: Duration = Duration::from_secs(65);
 
 pub(crate) struct Traffic {
@@ -20,7 +20,7 @@ pub(crate) struct Traffic {
     upstream: Arc<Upstream>,
     rng: Rng,
     era: usize,
-    /// How many entries of the era were said.
+    /// How many entries of the sequence were sent.
     said: usize,
 }
 
@@ -35,8 +35,8 @@ impl Traffic {
         }
     }
 
-    /// Goes on, until all was said and the cursor is behind it. Where it is dropped, the next call
-    /// goes on from there.
+    /// Sends entries until all are sent and the cursor has passed them. If it is dropped, the next
+    /// call continues from there.
     pub(crate) async fn flow(&mut self, store: &ModelStore) {
         loop {
             self.flow_era(store).await;
@@ -69,8 +69,8 @@ impl Traffic {
         }
     }
 
-    /// Whether nobody has come yet to a sequence that a relay has begun without a message. Who comes too late
-    /// to hear anything of it would wait for ever.
+    /// Whether no client has connected yet to a sequence that the relay has begun without a notice.
+    /// A client that connects after its end would wait for ever.
     fn is_unheard(&self, store: &ModelStore) -> bool {
         self.history.manner == Manner::RenumberedSilently
             && self.era > 0

@@ -1,5 +1,5 @@
-//! The network's relay as a source in the same process: it says what the feed says, in pieces, and
-//! breaks off now and then.
+//! The network's relay as a source in the same process: it delivers the feed in pieces, and cuts
+//! the connection at times.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,7 +17,7 @@ use huddle_firehose::source::error::{ConnectError, ReadError};
 use huddle_firehose::source::frame_sink::FrameSink;
 use huddle_firehose::source::{Frames, Resume, Source};
 
-/// The most messages that come at once.
+/// The largest number of messages in one read.
 const MOST: usize = 40;
 
 pub(crate) struct Upstream {
@@ -30,7 +30,7 @@ struct State {
     rng: Rng,
     sequence: u32,
     missed: BTreeSet<Moment>,
-    /// Of these, what was missed before there was a cursor that could tell.
+    /// The part of them that was missed before there was a cursor that could show it.
     missed_at_first: BTreeSet<Moment>,
     has_cursor: bool,
 }
@@ -39,7 +39,7 @@ struct UpstreamFrames {
     follower: Follower,
     upstream: Arc<Mutex<State>>,
     sequence: u32,
-    /// After so many messages the connection is lost.
+    /// The number of messages after which the connection is cut.
     lost_after: Option<usize>,
     ignored: u64,
     rng: Rng,
@@ -64,18 +64,19 @@ impl Upstream {
         self.feed.append(entries);
     }
 
-    /// Forgets everything, and will begin a new sequence.
+    /// Drops the log, and begins a new sequence.
     pub(crate) fn begin_anew(&self) {
         self.state().sequence += 1;
         self.feed.forget();
     }
 
-    /// What no connection brought, nor will.
+    /// The events that no connection has delivered, or will.
     pub(crate) fn missed(&self) -> BTreeSet<Moment> {
         self.state().missed.clone()
     }
 
-    /// The part of it that nobody could notice: who is new begins with the oldest that is left.
+    /// The part of it that no worker could notice: a new worker begins with the oldest event that
+    /// is left.
     pub(crate) fn missed_at_first(&self) -> BTreeSet<Moment> {
         self.state().missed_at_first.clone()
     }
@@ -108,7 +109,7 @@ impl Source for Upstream {
             let mut state = self.state();
             let sequence = state.sequence;
             for &seq in follower.missed() {
-                // What is only asked for once more was not missed.
+                // An event that is only requested again was not missed.
                 if resume == Resume::With(seq) {
                     continue;
                 }
@@ -132,7 +133,7 @@ impl Source for Upstream {
 }
 
 impl UpstreamFrames {
-    /// A replay may begin earlier than what was asked for, with something that was missed before.
+    /// A replay may begin before the resume point, with an event that was missed before.
     fn note_heard(&self, seq: Option<u64>) {
         let Some(seq) = seq else {
             return;

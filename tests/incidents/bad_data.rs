@@ -1,4 +1,5 @@
-//! Incidents 6, 9, 13 and 21: frames, commits and records that are odd, wrong, or nobody's business.
+//! Incidents 6, 9, 13 and 21: frames, commits and records that are odd, invalid or not wanted.
+//! Holds invariants 5.1 and 5.2.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ use test_support::running_worker::Worker;
 use test_support::tables::Database;
 use test_support::waiting::eventually;
 
-use crate::scribe::{ANN, BOB, Scribe, last_seq, numbered, offer};
+use crate::log_builder::{ANN, BOB, LogBuilder, last_seq, numbered, offer};
 use crate::{dead_letters, index, numbers};
 
 const NOTE: &str = "com.huddle.note/1";
@@ -42,17 +43,17 @@ fn altered(frame: &[u8], alter: impl FnOnce(&mut BTreeMap<String, Ipld>)) -> Byt
 
 #[tokio::test]
 async fn incident_06_the_same_bad_frame_after_every_reconnect_is_no_loop() {
-    let mut scribe = Scribe::new();
-    scribe.put(ANN, NOTE, 1);
-    scribe.put(ANN, NOTE, 2);
-    scribe.emit(|stamp| frame::identity(stamp, "nobody", None));
-    scribe.put(ANN, NOTE, 3);
-    let (end, database) = (last_seq(&scribe.log), Database::new());
+    let mut log_builder = LogBuilder::new();
+    log_builder.put(ANN, NOTE, 1);
+    log_builder.put(ANN, NOTE, 2);
+    log_builder.emit(|stamp| frame::identity(stamp, "nobody", None));
+    log_builder.put(ANN, NOTE, 3);
+    let (end, database) = (last_seq(&log_builder.log), Database::new());
     let options = Options {
         drop_after: Some(3),
         ..Options::default()
     };
-    let relay = relay_with(scribe.log, options).await;
+    let relay = relay_with(log_builder.log, options).await;
     let worker = Worker::start(&relay, &database).await;
     worker.reaches(end).await;
     worker.assert_restarted(&[]);
@@ -64,13 +65,13 @@ async fn incident_06_the_same_bad_frame_after_every_reconnect_is_no_loop() {
 
 #[tokio::test]
 async fn incident_06_the_same_bad_frame_after_every_restart_is_one_dead_letter() {
-    let mut scribe = Scribe::new();
-    scribe.put(ANN, NOTE, 1);
-    scribe.emit(|stamp| frame::identity(stamp, "nobody", None));
+    let mut log_builder = LogBuilder::new();
+    log_builder.put(ANN, NOTE, 1);
+    log_builder.emit(|stamp| frame::identity(stamp, "nobody", None));
     let database = Database::new();
-    let relay = relay(scribe.log).await;
-    // The cursor stays before what could not be read, until something readable follows. The event at the
-    // cursor is asked for once more.
+    let relay = relay(log_builder.log).await;
+    // The cursor stays before a frame that cannot be read, until a readable one follows. The event
+    // at the cursor is requested again.
     for events in [2, 2, 2] {
         let worker = Worker::start(&relay, &database).await;
         eventually("the bad frame", || worker.source_status().events == events).await;
@@ -80,24 +81,24 @@ async fn incident_06_the_same_bad_frame_after_every_restart_is_one_dead_letter()
 }
 
 #[tokio::test]
-async fn incident_06_an_op_that_nobody_knows_is_passed_by() {
-    let mut scribe = Scribe::new();
+async fn incident_06_an_unknown_op_is_skipped() {
+    let mut log_builder = LogBuilder::new();
     for op in [i64::MIN, -2, 0, 2, 255, 256, i64::MAX] {
-        scribe.emit(|stamp| frame::unknown(stamp, ANN, op));
+        log_builder.emit(|stamp| frame::unknown(stamp, ANN, op));
     }
-    scribe.put(ANN, NOTE, 1);
-    let database = index(scribe.log).await;
+    log_builder.put(ANN, NOTE, 1);
+    let database = index(log_builder.log).await;
     assert_eq!(numbers(&database).await, [format!("ann/{NOTE} 1")]);
     assert_eq!(dead_letters(&database).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn incident_06_one_invalid_record_does_not_break_its_repository() {
-    let mut scribe = Scribe::new();
+    let mut log_builder = LogBuilder::new();
     let [first, bad, last] = ["1", "2", "3"].map(|rkey| format!("com.huddle.slotOffer/{rkey}"));
     let mut invalid = offer("chess");
     invalid["endsAt"] = Value::Null;
-    scribe.commit(
+    log_builder.commit(
         ANN,
         &[
             (&first, Some(offer("piano"))),
@@ -106,7 +107,7 @@ async fn incident_06_one_invalid_record_does_not_break_its_repository() {
         ],
     );
     let titles = "SELECT title FROM offers_index ORDER BY uri";
-    let database = index(scribe.log).await;
+    let database = index(log_builder.log).await;
     assert_eq!(database.rows(titles).await, ["piano", "yoga"]);
     let [letter] = &dead_letters(&database).await[..] else {
         panic!("not one dead letter");
@@ -118,26 +119,26 @@ async fn incident_06_one_invalid_record_does_not_break_its_repository() {
 
 #[tokio::test]
 async fn incident_09_a_car_that_was_cut_between_two_blocks_is_not_complete() {
-    let mut scribe = Scribe::new();
-    scribe.put(ANN, OTHER, 1);
+    let mut log_builder = LogBuilder::new();
+    log_builder.put(ANN, OTHER, 1);
     let blocks = [2, 3].map(|n| cbor(&ipld!({ "$type": "com.huddle.note", "n": n })));
     let writes = [NOTE, OTHER].into_iter().zip(blocks.clone().map(Some));
-    let mut cut = scribe.apply(ANN, writes.collect());
+    let mut cut = log_builder.apply(ANN, writes.collect());
     let (root, mut rest) = read_car(&cut.blocks).unwrap();
     rest.remove(&address_of(&blocks[1])).unwrap();
     cut.blocks = write_car(root, &rest);
-    scribe.tell(ANN, cut);
+    log_builder.emit_commit(ANN, cut);
 
-    // Here it is the commit's own block that is missing.
-    let mut headless = scribe.apply(BOB, vec![(NOTE, Some(blocks[0].clone()))]);
+    // Here the block of the commit itself is missing.
+    let mut headless = log_builder.apply(BOB, vec![(NOTE, Some(blocks[0].clone()))]);
     let (root, mut rest) = read_car(&headless.blocks).unwrap();
     rest.remove(&root).unwrap();
     headless.blocks = write_car(root, &rest);
-    scribe.tell(BOB, headless);
-    scribe.put(BOB, OTHER, 4);
+    log_builder.emit_commit(BOB, headless);
+    log_builder.put(BOB, OTHER, 4);
 
-    let database = index(scribe.log).await;
-    // What is missing is not known, so what was there stays.
+    let database = index(log_builder.log).await;
+    // The missing records are not known, so the rows stay.
     let expected = [
         format!("ann/{NOTE} 2"),
         format!("ann/{OTHER} 1"),
@@ -153,13 +154,13 @@ async fn incident_09_a_car_that_was_cut_between_two_blocks_is_not_complete() {
 
 // === Incident 13 ===
 
-/// A map with the one field `n`, which begins with these bytes.
+/// A map with one field, `n`, whose value begins with these bytes.
 fn with_n(head: &[u8], rest: Vec<u8>) -> Vec<u8> {
     [&[0xa1, 0x61, b'n'], head, &rest].concat()
 }
 
 #[tokio::test]
-async fn incident_13_records_that_are_no_data_are_set_aside_and_the_others_kept() {
+async fn incident_13_invalid_records_are_dead_letters_and_the_others_are_kept() {
     let bad = [
         ("a float", with_n(&[0xfb, 0x3f, 0xf8], vec![0; 6])),
         ("not UTF-8", with_n(&[0x61, 0xff], vec![])),
@@ -189,10 +190,10 @@ async fn incident_13_records_that_are_no_data_are_set_aside_and_the_others_kept(
         writes.push((path, Some(block.clone())));
     }
     writes.push((OTHER, Some(good)));
-    let mut scribe = Scribe::new();
-    let commit = scribe.apply(ANN, writes);
-    scribe.tell(ANN, commit);
-    let database = index(scribe.log).await;
+    let mut log_builder = LogBuilder::new();
+    let commit = log_builder.apply(ANN, writes);
+    log_builder.emit_commit(ANN, commit);
+    let database = index(log_builder.log).await;
     let expected = [format!("ann/{NOTE} 1"), format!("ann/{OTHER} 1")];
     assert_eq!(numbers(&database).await, expected);
 
@@ -209,7 +210,7 @@ async fn incident_13_records_that_are_no_data_are_set_aside_and_the_others_kept(
 }
 
 #[tokio::test]
-async fn incident_13_odd_data_is_data_and_kept_to_the_byte() {
+async fn incident_13_odd_but_valid_data_is_kept_byte_for_byte() {
     let link = address_of(b"elsewhere");
     let odd: [(&str, Ipld, Value); 6] = [
         ("a NUL", ipld!("a\0b"), json!("a\0b")),
@@ -235,14 +236,14 @@ async fn incident_13_odd_data_is_data_and_kept_to_the_byte() {
             json!("\u{202e}日本\u{301}"),
         ),
     ];
-    let mut scribe = Scribe::new();
+    let mut log_builder = LogBuilder::new();
     for (number, (_, value, _)) in odd.iter().enumerate() {
         let record = cbor(&ipld!({ "$type": "com.huddle.note", "odd": value.clone() }));
         let path = format!("com.huddle.note/{number}");
-        let commit = scribe.apply(ANN, vec![(&path, Some(record))]);
-        scribe.tell(ANN, commit);
+        let commit = log_builder.apply(ANN, vec![(&path, Some(record))]);
+        log_builder.emit_commit(ANN, commit);
     }
-    let database = index(scribe.log).await;
+    let database = index(log_builder.log).await;
     assert_eq!(dead_letters(&database).await, [""; 0]);
     let mut stranger = database.stranger().await;
     for (number, (what, value, json)) in odd.iter().enumerate() {
@@ -263,20 +264,20 @@ async fn incident_13_odd_data_is_data_and_kept_to_the_byte() {
 async fn incident_13_a_record_key_may_have_512_characters_and_no_more() {
     let longest = format!("com.huddle.note/{}", "k".repeat(512));
     let too_long = format!("com.huddle.note/{}", "k".repeat(513));
-    let mut scribe = Scribe::new();
+    let mut log_builder = LogBuilder::new();
     let writes = [&longest, &too_long].map(|path| (path.as_str(), Some(numbered(path, 1))));
-    scribe.commit(ANN, &writes);
-    let database = index(scribe.log).await;
+    log_builder.commit(ANN, &writes);
+    let database = index(log_builder.log).await;
     assert_eq!(numbers(&database).await, [format!("ann/{longest} 1")]);
     assert_eq!(dead_letters(&database).await.len(), 1);
 }
 
 #[tokio::test]
 async fn incident_13_commits_of_careless_servers_are_read_and_false_ones_are_not() {
-    let mut scribe = Scribe::new();
-    // Servers that bridge other networks write such revs. They are TIDs, of long ago.
-    let now = std::mem::replace(&mut scribe.clock, 0);
-    let ancient = scribe.apply(
+    let mut log_builder = LogBuilder::new();
+    // Servers that bridge other networks write such revs. They are valid TIDs of a time long ago.
+    let now = std::mem::replace(&mut log_builder.clock, 0);
+    let ancient = log_builder.apply(
         ANN,
         vec![(
             NOTE,
@@ -285,24 +286,24 @@ async fn incident_13_commits_of_careless_servers_are_read_and_false_ones_are_not
             }))),
         )],
     );
-    scribe.clock = now;
+    log_builder.clock = now;
     assert_eq!(ancient.head.rev, "2222222222222");
-    scribe.tell(ANN, ancient);
-    let careless = altered(scribe.log.last().unwrap(), |payload| {
+    log_builder.emit_commit(ANN, ancient);
+    let careless = altered(log_builder.log.last().unwrap(), |payload| {
         payload.insert("since".to_owned(), ipld!(""));
         for field in ["tooBig", "rebase", "blobs", "prevData"] {
             payload.remove(field);
         }
     });
-    scribe.log = vec![careless];
-    scribe.put(ANN, OTHER, 2);
-    let wrong = altered(scribe.log.last().unwrap(), |payload| {
+    log_builder.log = vec![careless];
+    log_builder.put(ANN, OTHER, 2);
+    let wrong = altered(log_builder.log.last().unwrap(), |payload| {
         payload.insert("rev".to_owned(), ipld!("not-a-tid"));
     });
-    scribe.log.pop();
-    scribe.log.push(wrong);
-    scribe.put(BOB, NOTE, 3);
-    let database = index(scribe.log).await;
+    log_builder.log.pop();
+    log_builder.log.push(wrong);
+    log_builder.put(BOB, NOTE, 3);
+    let database = index(log_builder.log).await;
     let expected = [format!("ann/{NOTE} 1"), format!("bob/{NOTE} 3")];
     assert_eq!(numbers(&database).await, expected);
     let expected = ["decode: not a valid TID: \"not-a-tid\""];
@@ -319,10 +320,10 @@ async fn incident_21_a_namespace_ends_at_its_dot() {
         "com.huddleNote.x/1",
         "com.hudd.le/1",
     ];
-    let mut scribe = Scribe::new();
+    let mut log_builder = LogBuilder::new();
     let writes = paths.map(|path| (path, Some(numbered(path, 1))));
-    scribe.commit(ANN, &writes);
-    let database = index(scribe.log).await;
+    log_builder.commit(ANN, &writes);
+    let database = index(log_builder.log).await;
     assert_eq!(numbers(&database).await, [format!("ann/{NOTE} 1")]);
     assert_eq!(dead_letters(&database).await, [""; 0]);
 }

@@ -1,4 +1,5 @@
-//! Incidents 5 and 20: cursors of other sequences, and numbers that are left out.
+//! Incidents 5 and 20: cursors of other sequences, and missing numbers. Holds invariants 6.1, 6.2
+//! and 6.4.
 
 use huddle_firehose::atproto::skim::{seq_of, splice_seq};
 use huddle_firehose::config::{Config, Start};
@@ -15,23 +16,23 @@ use test_support::scripted_server::{Request, Server};
 use test_support::tables::Database;
 use test_support::waiting::eventually;
 
-use crate::scribe::{ANN, BOB, Scribe, last_seq};
+use crate::log_builder::{ANN, BOB, LogBuilder, last_seq};
 use crate::{index, numbers};
 
-/// Notes of `did` with these numbers.
-fn notes(did: &str, numbers: std::ops::RangeInclusive<u64>) -> Scribe {
-    let mut scribe = Scribe::new();
+/// Makes notes of `did` with these numbers.
+fn notes(did: &str, numbers: std::ops::RangeInclusive<u64>) -> LogBuilder {
+    let mut log_builder = LogBuilder::new();
     for n in numbers {
-        scribe.put(did, &format!("com.huddle.note/{n}"), n);
+        log_builder.put(did, &format!("com.huddle.note/{n}"), n);
     }
-    scribe
+    log_builder
 }
 
 async fn gaps(database: &Database) -> Vec<String> {
     database.rows("SELECT cause FROM gaps ORDER BY id").await
 }
 
-/// A worker as the service makes it, whose source is called by its URL, until it is at `end`.
+/// Runs a worker like the service, whose source has its URL as id, up to `end`.
 async fn follow(url: &str, database: &Database, end: u64) {
     let config = Config {
         source_url: url.parse().unwrap(),
@@ -53,7 +54,7 @@ async fn follow(url: &str, database: &Database, end: u64) {
 async fn incident_05_ports_and_paths_of_one_host_have_cursors_of_their_own() {
     let database = Database::new();
     let long = relay(notes(ANN, 1..=9).log).await;
-    // All of its seqs lie behind the cursor of the first.
+    // All of its seqs are below the cursor of the first.
     let short = relay(notes(BOB, 1..=3).log).await;
     let elsewhere = format!("{}/elsewhere", short.url());
     follow(&long.url(), &database, 9).await;
@@ -70,7 +71,7 @@ async fn incident_05_ports_and_paths_of_one_host_have_cursors_of_their_own() {
 }
 
 #[tokio::test]
-async fn incident_05_the_oldest_event_and_the_live_end_are_asked_for_by_different_requests() {
+async fn incident_05_the_oldest_event_and_the_live_end_have_different_requests() {
     for (start, request) in [
         (Start::Oldest, "GET /?cursor=0 HTTP/1.1"),
         (Start::Live, "GET / HTTP/1.1"),
@@ -94,7 +95,7 @@ async fn incident_05_a_relay_may_send_the_event_at_the_cursor_again_or_not() {
     for inclusive in [true, false] {
         let log = notes(ANN, 1..=20).log;
         let (end, database) = (last_seq(&log), Database::new());
-        // So few a connection that almost every event is the one at a cursor.
+        // So few events in a connection that almost every event is at a cursor.
         let options = Options {
             inclusive,
             drop_after: Some(2),
@@ -110,7 +111,7 @@ async fn incident_05_a_relay_may_send_the_event_at_the_cursor_again_or_not() {
 }
 
 #[tokio::test]
-async fn incident_05_a_cursor_in_the_future_is_met_once_and_leaves_a_gap() {
+async fn incident_05_a_future_cursor_is_refused_once_and_leaves_a_gap() {
     const FUTURE: u64 = 1_000_000;
     let database = Database::new();
     database
@@ -122,7 +123,7 @@ async fn incident_05_a_cursor_in_the_future_is_met_once_and_leaves_a_gap() {
     let relay = relay(notes(ANN, 1..=9).log).await;
     let expected: [&[Resume]; 2] = [
         &[Resume::With(FUTURE), Resume::Oldest],
-        // A restart does not begin all over.
+        // A restart does not start over again.
         &[Resume::With(9)],
     ];
     for asked in expected {
@@ -138,15 +139,15 @@ async fn incident_05_a_cursor_in_the_future_is_met_once_and_leaves_a_gap() {
 #[tokio::test]
 async fn incident_05_the_same_events_under_new_numbers_change_nothing() {
     const ELSEWHERE: u64 = 9_000_000_000;
-    let mut scribe = notes(ANN, 1..=9);
-    scribe.delete(ANN, "com.huddle.note/4");
-    let (log, database) = (scribe.log.clone(), Database::new());
+    let mut log_builder = notes(ANN, 1..=9);
+    log_builder.delete(ANN, "com.huddle.note/4");
+    let (log, database) = (log_builder.log.clone(), Database::new());
     crate::index_into(&database, config(), log).await;
     let before = database.tables().await;
 
-    // The name of the relay leads to another one, which has seen the same and a little more.
-    scribe.put(ANN, "com.huddle.note/10", 10);
-    let renumbered = scribe.log.iter().map(|frame| {
+    // The name of the relay now belongs to another relay, which has the same events and a few more.
+    log_builder.put(ANN, "com.huddle.note/10", 10);
+    let renumbered = log_builder.log.iter().map(|frame| {
         let seq = seq_of(frame).unwrap() + ELSEWHERE;
         splice_seq(frame, seq).unwrap().into()
     });
@@ -160,13 +161,13 @@ async fn incident_05_the_same_events_under_new_numbers_change_nothing() {
 
 #[tokio::test]
 async fn incident_20_numbers_that_are_left_out_are_no_gap() {
-    let mut scribe = notes(ANN, 1..=3);
-    // What the account had said is erased from the log; that it is gone is all that is told.
-    scribe.next_seq += 1000;
-    scribe.account(ANN, Some("deleted"));
-    scribe.next_seq += 1;
-    scribe.put(BOB, "com.huddle.note/1", 1);
-    let database = index(scribe.log).await;
+    let mut log_builder = notes(ANN, 1..=3);
+    // The account's events are erased from the log. Only its deletion is left.
+    log_builder.next_seq += 1000;
+    log_builder.account(ANN, Some("deleted"));
+    log_builder.next_seq += 1;
+    log_builder.put(BOB, "com.huddle.note/1", 1);
+    let database = index(log_builder.log).await;
     assert_eq!(gaps(&database).await, [""; 0]);
     assert_eq!(numbers(&database).await, ["bob/com.huddle.note/1 1"]);
 }

@@ -1,4 +1,5 @@
-//! Incident 11: a database that is shared, and rows that stand twice in a batch.
+//! Incident 11: a database that other processes lock, and duplicate rows in a batch. Holds
+//! invariants 2.1 and 4.2.
 
 use std::time::Duration;
 
@@ -9,16 +10,16 @@ use test_support::running_worker::{Worker, config};
 use test_support::tables::Database;
 use test_support::waiting::eventually;
 
-use crate::scribe::{ANN, BOB, Scribe, last_seq};
+use crate::log_builder::{ANN, BOB, LogBuilder, last_seq};
 use crate::{index_with, numbers};
 
 #[tokio::test]
-async fn incident_11_rows_that_stand_twice_in_a_batch_and_in_any_order_are_written_once() {
-    let mut scribe = Scribe::new();
+async fn incident_11_duplicate_rows_in_a_batch_are_written_once() {
+    let mut log_builder = LogBuilder::new();
     for n in 1..=5 {
         for rkey in ["c", "a", "b"] {
-            scribe.put(BOB, &format!("com.huddle.note/{rkey}"), n);
-            scribe.put(ANN, &format!("com.huddle.note/{rkey}"), n);
+            log_builder.put(BOB, &format!("com.huddle.note/{rkey}"), n);
+            log_builder.put(ANN, &format!("com.huddle.note/{rkey}"), n);
         }
     }
     let in_one_transaction = Config {
@@ -27,7 +28,7 @@ async fn incident_11_rows_that_stand_twice_in_a_batch_and_in_any_order_are_writt
         index_batch: 100,
         ..config()
     };
-    let database = index_with(in_one_transaction, scribe.log).await;
+    let database = index_with(in_one_transaction, log_builder.log).await;
     let expected = ["ann", "bob"]
         .map(|name| ["a", "b", "c"].map(|rkey| format!("{name}/com.huddle.note/{rkey} 5")));
     assert_eq!(numbers(&database).await, expected.concat());
@@ -36,8 +37,8 @@ async fn incident_11_rows_that_stand_twice_in_a_batch_and_in_any_order_are_writt
 }
 
 #[tokio::test]
-async fn incident_11_a_database_that_others_lock_now_and_then_loses_nothing() {
-    let (mut scribe, database) = (Scribe::new(), Database::new());
+async fn incident_11_a_database_that_is_locked_at_times_loses_nothing() {
+    let (mut log_builder, database) = (LogBuilder::new(), Database::new());
     let relay = relay(Vec::new()).await;
     let worker = Worker::start_with(config(), &relay, database.impatient_store().await).await;
     eventually("the cursor has been read", || {
@@ -46,17 +47,17 @@ async fn incident_11_a_database_that_others_lock_now_and_then_loses_nothing() {
     .await;
     for round in 0..3 {
         let mut lock = database.lock().await;
-        let sent = scribe.log.len();
+        let sent = log_builder.log.len();
         for n in 0..10 {
-            scribe.put(ANN, &format!("com.huddle.note/{round}-{n}"), n);
+            log_builder.put(ANN, &format!("com.huddle.note/{round}-{n}"), n);
         }
-        for frame in &scribe.log[sent..] {
+        for frame in &log_builder.log[sent..] {
             relay.push(frame.clone());
         }
         let is_blocked = || worker.status().queue.blocked.is_some();
         eventually("the database is known to be locked", is_blocked).await;
         lock.execute("ROLLBACK").await.unwrap();
-        worker.reaches(last_seq(&scribe.log)).await;
+        worker.reaches(last_seq(&log_builder.log)).await;
     }
     worker.assert_restarted(&[]);
     worker.drain().await;

@@ -1,5 +1,5 @@
-//! Incidents 2, 3, 4 and 10: parts that end, parts of the stream that stay away, tables that are
-//! slower than their source, and memory.
+//! Incidents 2, 3, 4 and 10: actors that end, collections that are missing, tables that are slower
+//! than the source, and memory. Holds invariants 1.6, 3.2 and 4.3.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,13 +22,13 @@ use test_support::running_worker::{Worker, config, undisturbed};
 use test_support::tables::{Database, assert_same, assert_same_tables};
 use test_support::waiting::eventually;
 
-use crate::scribe::{ANN, Scribe, last_seq};
+use crate::log_builder::{ANN, LogBuilder, last_seq};
 use crate::{index_with, numbers};
 
 // === Incident 2 ===
 
 #[tokio::test]
-async fn incident_02_whichever_part_ends_the_worker_goes_on_indexing() {
+async fn incident_02_the_worker_continues_after_the_end_of_any_actor() {
     let (frames, database) = (frames(), Database::new());
     let end = last_seq(&frames);
     let relay = relay_with(frames, unhurried()).await;
@@ -58,7 +58,7 @@ async fn incident_02_whichever_part_ends_the_worker_goes_on_indexing() {
 // === Incident 3 ===
 
 #[tokio::test]
-async fn incident_03_no_wanted_collection_stays_away_while_the_others_flow() {
+async fn incident_03_every_wanted_collection_arrives() {
     let without_migrations = Shape {
         migrations: 0,
         ..Shape::default()
@@ -97,17 +97,17 @@ async fn incident_03_no_wanted_collection_stays_away_while_the_others_flow() {
 
 // === Incident 4 ===
 
-/// Refuses every other transaction, and looks whether the cursor leads in the others.
+/// Refuses every second transaction, and checks in the others whether the cursor leads.
 #[derive(Default)]
 struct Reluctant {
     attempts: AtomicUsize,
-    /// The seqs of what is durable.
+    /// The seqs of durable events.
     durable: Mutex<BTreeSet<u64>>,
     leads: AtomicBool,
 }
 
 impl Reluctant {
-    fn judge(&self, batch: &WriteBatch<'_>) -> Result<(), StoreError> {
+    fn check(&self, batch: &WriteBatch<'_>) -> Result<(), StoreError> {
         if self
             .attempts
             .fetch_add(1, Ordering::SeqCst)
@@ -118,11 +118,11 @@ impl Reluctant {
         let mut durable = self.durable.lock().unwrap();
         let records = batch.effects.iter().flat_map(|effect| match effect {
             Effect::Commit(commit) => &commit.records,
-            other => panic!("nobody asked for {other:?}"),
+            other => panic!("unexpected effect {other:?}"),
         });
         durable.extend(records.map(|record| match record {
             RecordChange::Upsert(upsert) => upsert.version.seq,
-            other => panic!("nobody asked for {other:?}"),
+            other => panic!("unexpected effect {other:?}"),
         }));
         let is_behind = |seq| durable.contains(&seq);
         if !(1..=batch.position.seq).all(is_behind) {
@@ -135,15 +135,15 @@ impl Reluctant {
 #[tokio::test]
 async fn incident_04_tables_slower_than_the_stream_drop_nothing_and_the_cursor_waits_for_them() {
     const NOTES: u64 = 200;
-    let mut scribe = Scribe::new();
+    let mut log_builder = LogBuilder::new();
     for n in 1..=NOTES {
-        scribe.put(ANN, &format!("com.huddle.note/{n}"), n);
+        log_builder.put(ANN, &format!("com.huddle.note/{n}"), n);
     }
     let (reluctant, database) = (Arc::new(Reluctant::default()), Database::new());
     let judge = reluctant.clone();
     let store = Guarded {
         store: database.store().await,
-        guard: move |batch: &WriteBatch<'_>| judge.judge(batch),
+        guard: move |batch: &WriteBatch<'_>| judge.check(batch),
     };
     let config = Config {
         memory_budget: 32 * 1024,
@@ -151,7 +151,7 @@ async fn incident_04_tables_slower_than_the_stream_drop_nothing_and_the_cursor_w
         index_batch: 100,
         ..config()
     };
-    let relay = relay(scribe.log).await;
+    let relay = relay(log_builder.log).await;
     let worker = Worker::start_with(config, &relay, store).await;
     worker.reaches(NOTES).await;
     worker.assert_restarted(&[]);
@@ -161,9 +161,9 @@ async fn incident_04_tables_slower_than_the_stream_drop_nothing_and_the_cursor_w
 }
 
 #[tokio::test]
-async fn incident_04_what_was_refused_is_not_reported_as_done() {
-    let mut scribe = Scribe::new();
-    scribe.put(ANN, "com.huddle.note/1", 1);
+async fn incident_04_a_refused_transaction_is_not_reported_as_done() {
+    let mut log_builder = LogBuilder::new();
+    log_builder.put(ANN, "com.huddle.note/1", 1);
     let refused = Arc::new(AtomicUsize::new(0));
     let count = refused.clone();
     let database = Database::new();
@@ -174,7 +174,7 @@ async fn incident_04_what_was_refused_is_not_reported_as_done() {
             Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut))
         },
     };
-    let relay = relay(scribe.log).await;
+    let relay = relay(log_builder.log).await;
     let worker = Worker::start_with(config(), &relay, store).await;
     eventually("two refusals", || refused.load(Ordering::SeqCst) >= 2).await;
     let status = worker.status();
@@ -188,7 +188,7 @@ async fn incident_04_what_was_refused_is_not_reported_as_done() {
 
 const FRAME: usize = 2_000_000;
 
-/// An `#account` with a field that nobody knows.
+/// An `#account` with an unknown field.
 fn large(seq: u64) -> Bytes {
     let payload = ipld!({
         "active": true,
@@ -233,11 +233,11 @@ async fn incident_10_frames_of_two_megabytes_are_held_by_their_bytes_and_not_by_
     let relay = relay(frames).await;
     let worker = Worker::start_with(config, &relay, store).await;
     let budget = worker.tree.context().budget.clone();
-    // Long enough for the rest to be read as well, by one who does not count bytes.
+    // Long enough for a worker that does not count bytes to read the rest too.
     let until = || refused.load(Ordering::SeqCst) >= 3;
     eventually("the socket is left unread", || {
         assert!(worker.source.taken_bytes() <= readable);
-        // What is decoded weighs twice its frame beside it.
+        // A decoded event weighs twice its frame, in addition.
         assert!(budget.in_flight_bytes() <= 3 * readable);
         !budget.has_room() && until()
     })

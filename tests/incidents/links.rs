@@ -1,4 +1,5 @@
-//! Incidents 1 and 7: links that stall, and a consumer that is too slow for its source.
+//! Incidents 1 and 7: connections that stall, and a consumer that is slower than its source.
+//! Holds invariant 8.2.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -21,7 +22,7 @@ use test_support::tables::Database;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::scribe::{ANN, Scribe, last_seq};
+use crate::log_builder::{ANN, LogBuilder, last_seq};
 use crate::{dead_letters, index, numbers};
 
 const SILENCE: Duration = Duration::from_millis(40);
@@ -45,11 +46,11 @@ async fn worker_at(server: &Server, config: Config, database: &Database) -> Work
 }
 
 fn events(count: u64) -> Vec<Bytes> {
-    let mut scribe = Scribe::new();
+    let mut log_builder = LogBuilder::new();
     for n in 1..=count {
-        scribe.put(ANN, &format!("com.huddle.note/{n}"), n);
+        log_builder.put(ANN, &format!("com.huddle.note/{n}"), n);
     }
-    scribe.log
+    log_builder.log
 }
 
 #[tokio::test]
@@ -62,7 +63,7 @@ async fn incident_01_pings_do_not_keep_a_silent_source_alive() {
             if request.number > 0 {
                 return request.serve(&log).await;
             }
-            // Half of it, and then nothing but pings, on a link that is well.
+            // Half of the log, and then only pings, on a working connection.
             let mut socket = request.serve_some(&log, log.len() / 2).await.unwrap();
             while let Some(Ok(_)) = socket.next().await {
                 let _ = socket.send(Message::Ping(Bytes::new())).await;
@@ -79,7 +80,7 @@ async fn incident_01_pings_do_not_keep_a_silent_source_alive() {
 }
 
 #[tokio::test]
-async fn incident_01_a_quiet_source_is_disturbed_ever_less_often() {
+async fn incident_01_a_quiet_source_is_redialled_ever_less_often() {
     const CONNECTIONS: usize = 5;
     let begun = Arc::new(Mutex::new(Vec::new()));
     let seen = begun.clone();
@@ -104,24 +105,24 @@ async fn incident_01_a_quiet_source_is_disturbed_ever_less_often() {
 }
 
 #[tokio::test]
-async fn incident_07_commits_that_nobody_wants_are_not_looked_into() {
-    let mut scribe = Scribe::new();
-    scribe.put(ANN, "com.huddle.note/1", 1);
-    let mut unwanted = scribe.apply(ANN, vec![("app.bsky.feed.post/1", Some(vec![0xa0]))]);
-    // Whoever reads this has read too much.
+async fn incident_07_unwanted_commits_are_not_decoded() {
+    let mut log_builder = LogBuilder::new();
+    log_builder.put(ANN, "com.huddle.note/1", 1);
+    let mut unwanted = log_builder.apply(ANN, vec![("app.bsky.feed.post/1", Some(vec![0xa0]))]);
+    // These blocks cannot be decoded, so the test fails if the worker decodes them.
     unwanted.blocks = vec![0xff; 100_000];
-    scribe.tell(ANN, unwanted);
-    scribe.put(ANN, "com.huddle.note/2", 2);
-    let database = index(scribe.log).await;
+    log_builder.emit_commit(ANN, unwanted);
+    log_builder.put(ANN, "com.huddle.note/2", 2);
+    let database = index(log_builder.log).await;
     assert_eq!(dead_letters(&database).await, [""; 0]);
     assert_eq!(numbers(&database).await.len(), 2);
 }
 
 #[tokio::test]
-async fn incident_07_a_consumer_that_was_too_slow_goes_on_where_it_was() {
+async fn incident_07_a_consumer_that_was_too_slow_resumes_at_its_cursor() {
     let (log, database) = (Arc::new(events(40)), Database::new());
     let (end, half) = (last_seq(&log), log.len() / 2);
-    // It is asked to begin with the last one that it has sent.
+    // It is asked to begin with the last event that it has sent.
     let before_last_sent = seq_of(&log[half - 2]);
     let server = Server::start(move |request: Request| {
         let log = log.clone();
@@ -147,14 +148,14 @@ async fn incident_07_a_consumer_that_was_too_slow_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn incident_07_the_lag_is_told_in_seconds_and_not_in_events() {
+async fn incident_07_the_lag_is_measured_in_seconds_and_not_in_events() {
     const LATE: u64 = 7200;
-    let mut scribe = Scribe::new();
+    let mut log_builder = LogBuilder::new();
     let now = Timestamp::now().as_microsecond().unsigned_abs();
-    scribe.clock = now - LATE * 1_000_000;
-    scribe.put(ANN, "com.huddle.note/1", 1);
-    let (end, database) = (last_seq(&scribe.log), Database::new());
-    let relay = relay(scribe.log).await;
+    log_builder.clock = now - LATE * 1_000_000;
+    log_builder.put(ANN, "com.huddle.note/1", 1);
+    let (end, database) = (last_seq(&log_builder.log), Database::new());
+    let relay = relay(log_builder.log).await;
     let worker = Worker::start(&relay, &database).await;
     worker.reaches(end).await;
     let lag = worker.source_status().source_lag_seconds(Timestamp::now());

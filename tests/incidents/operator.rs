@@ -1,4 +1,5 @@
-//! Incidents 2 and 16: what an operator is told, and what nobody else may have.
+//! Incidents 2 and 16: what an operator sees, and what no one else may see or do. Holds invariant
+//! 8.6.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use test_support::waiting::{eventually, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::scribe::{ANN, Scribe};
+use crate::log_builder::{ANN, LogBuilder};
 
 const PATHS: [&str; 5] = ["/metrics", "/healthz", "/readyz", "/status", "/"];
 
@@ -85,16 +86,16 @@ async fn operated(relay: &MockRelay, database: &Database) -> Operated {
 // === Incident 2 ===
 
 #[tokio::test]
-async fn incident_02_an_open_socket_makes_no_worker_ready_whose_tables_stand_still() {
-    let (mut scribe, database) = (Scribe::new(), Database::new());
+async fn incident_02_a_worker_whose_tables_stand_still_is_not_ready() {
+    let (mut log_builder, database) = (LogBuilder::new(), Database::new());
     let relay = relay(Vec::new()).await;
     let worker = operated(&relay, &database).await;
     eventually("a connection", || worker.is_connected()).await;
     assert_eq!(worker.get("/readyz").await.0, StatusCode::OK);
 
     let mut lock = database.lock().await;
-    scribe.put(ANN, "com.huddle.note/1", 1);
-    relay.push(scribe.log[0].clone());
+    log_builder.put(ANN, "com.huddle.note/1", 1);
+    relay.push(log_builder.log[0].clone());
     let status = worker.tree.context().status.clone();
     eventually("a refusal", || status.snapshot().queue.blocked.is_some()).await;
     assert!(worker.is_connected());
@@ -114,7 +115,7 @@ async fn incident_02_an_open_socket_makes_no_worker_ready_whose_tables_stand_sti
 // === Incident 16 ===
 
 #[test]
-fn incident_16_by_default_nobody_from_outside_can_ask_anything() {
+fn incident_16_by_default_the_endpoints_listen_on_loopback_only() {
     let config = Layers::new().resolve().unwrap().config;
     assert!(config.listen.ip().is_loopback());
 }
@@ -130,8 +131,8 @@ fn incident_16_credentials_in_a_url_are_refused_without_being_repeated() {
 }
 
 #[tokio::test]
-async fn incident_16_what_a_url_keeps_secret_is_told_nowhere() {
-    // Trouble first, since trouble is what gets told.
+async fn incident_16_credentials_in_a_url_are_shown_nowhere() {
+    // The first answers are errors, because errors are logged with their URL.
     let server = Server::start(async |request: Request| match request.number {
         0 => request.answer("HTTP/1.1 401 No\r\n\r\n".to_owned()).await,
         _ => request.serve(&[]).await,
@@ -145,19 +146,19 @@ async fn incident_16_what_a_url_keeps_secret_is_told_nowhere() {
     let store = database.store().await;
     let worker = Operated::start(config(), Arc::new(source.unwrap()), store).await;
     losses.first(1).await;
-    let mut told = String::new();
+    let mut shown = String::new();
     for path in PATHS {
-        told += &worker.get(path).await.1;
+        shown += &worker.get(path).await.1;
     }
     eventually("a connection", || worker.is_connected()).await;
     for path in PATHS {
-        told += &worker.get(path).await.1;
+        shown += &worker.get(path).await.1;
     }
     worker.drain().await;
-    told += &format!("{:?} {:?}", losses.so_far(), database.tables().await);
+    shown += &format!("{:?} {:?}", losses.so_far(), database.tables().await);
     assert!(server.request_lines()[0].contains("hunter2"));
-    assert!(told.contains("status 401"), "{told}");
-    assert!(!told.contains("hunter2"), "{told}");
+    assert!(shown.contains("status 401"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
 }
 
 #[tokio::test]
@@ -175,7 +176,7 @@ async fn incident_16_nothing_can_be_changed_from_outside() {
 }
 
 #[tokio::test]
-async fn incident_16_a_request_without_end_is_not_listened_to() {
+async fn incident_16_a_request_without_end_is_cut_off() {
     let database = Database::new();
     let relay = relay(Vec::new()).await;
     let worker = operated(&relay, &database).await;
@@ -188,7 +189,7 @@ async fn incident_16_a_request_without_end_is_not_listened_to() {
         request.write_all(begin.as_bytes()).await.unwrap();
         let sent = async { while request.write_all(more.as_bytes()).await.is_ok() {} };
         let answered = async { while answer.read(&mut [0; 1024]).await.is_ok_and(|n| n > 0) {} };
-        // Both directions come to an end.
+        // Both directions end.
         soon(async { tokio::join!(sent, answered) }).await;
     }
     worker.drain().await;

@@ -103,10 +103,10 @@ async fn a_store_that_refuses_everything_pushes_back_to_the_socket() {
     let (frames, database) = (frames(), Database::new());
     let relay = relay(frames.clone()).await;
     let valve = Arc::new(Valve::default());
-    let told = valve.clone();
+    let guard_valve = valve.clone();
     let store = Guarded {
         store: database.store().await,
-        guard: move |_: &WriteBatch<'_>| told.pass(),
+        guard: move |_: &WriteBatch<'_>| guard_valve.pass(),
     };
     let worker = Worker::start_with(tight(), &relay, store).await;
 

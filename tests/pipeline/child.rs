@@ -1,8 +1,8 @@
 //! A worker in a separate process, which ends itself at a point that a test chooses.
 //!
-//! The program itself has no hook for that. So this test binary starts itself again, with one ignored
-//! test as the entry, and its orders in the environment. That test builds the same worker, with a real
-//! socket, and ends the process at a named point.
+//! The program itself has no hook for that. So this test binary starts itself again, with one
+//! ignored test as the entry, and its orders in the environment. That test builds the same worker,
+//! with a real socket, and ends the process at a named point.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;

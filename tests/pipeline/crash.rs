@@ -1,5 +1,5 @@
-//! Kills the process at random moments: while it creates its database, works, or drains. Holds
-//! invariant 3.3.
+//! Kills the process at random moments: while it creates its database, works, or drains.
+//! Holds invariant 3.3.
 
 use std::num::NonZeroU32;
 use std::process::Stdio;

@@ -1,5 +1,5 @@
-//! Ends the process at named points of its work, repeatedly with one database file. Holds invariants
-//! 3.3 and 3.4.
+//! Ends the process at named points of its work, repeatedly with one database file. Holds
+//! invariants 3.3 and 3.4.
 
 use fastrand::Rng;
 use huddle_firehose::testing::fault::Point;
@@ -30,7 +30,8 @@ const POINTS: [Point; 11] = [
     Point::StoreCommitted,
 ];
 
-/// The lengths of SQLite's log at which a commit checkpoints it: in nearly every commit, or in none.
+/// The lengths of SQLite's log at which a commit checkpoints it: in nearly every commit, or in
+/// none.
 const CHECKPOINT_PAGES: [u32; 2] = [4, 10_000];
 
 /// One database file and its cursor.

@@ -1,5 +1,5 @@
-//! Actors die in the middle of the recording: no other actor does, and the tables are the same. Holds
-//! invariant 3.2.
+//! Actors die in the middle of the recording: no other actor does, and the tables are the same.
+//! Holds invariant 3.2.
 
 use huddle_firehose::worker::Role;
 use sqlx::Executor;

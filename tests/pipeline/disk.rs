@@ -1,5 +1,5 @@
-//! A disk that is full or read-only. The worker holds what it has, reports the failure, and continues
-//! by itself when writes succeed again. Holds invariants 4.2 and 1.1.
+//! A disk that is full or read-only. The worker holds what it has, reports the failure, and
+//! continues by itself when writes succeed again. Holds invariants 4.2 and 1.1.
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;

@@ -1,8 +1,8 @@
 //! The tables after each event of the recording: the oracle for a worker that was stopped at any
 //! event.
 //!
-//! It is made by applying the events one by one, each in one transaction, without actors, batches or
-//! sockets.
+//! It is made by applying the events one by one, each in one transaction, without actors, batches
+//! or sockets.
 
 use std::collections::BTreeMap;
 
@@ -45,8 +45,8 @@ impl History {
         *seq
     }
 
-    /// Asserts that `database`, which no process has open, holds exactly the effects of the events up
-    /// to its cursor. Returns the cursor.
+    /// Asserts that `database`, which no process has open, holds exactly the effects of the events
+    /// up to its cursor. Returns the cursor.
     ///
     /// It opens a copy, so that the next worker finds the file as the last one has left it.
     pub(crate) async fn assert_whole(&self, database: &Database) -> u64 {

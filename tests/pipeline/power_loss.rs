@@ -1,5 +1,5 @@
-//! Makes the states of a SQLite file that a loss of power may leave, and lets a worker continue from
-//! each. Holds invariant 1.7.
+//! Makes the states of a SQLite file that a loss of power may leave, and lets a worker continue
+//! from each. Holds invariant 1.7.
 //!
 //! A process that is killed loses nothing that it wrote, because the kernel has it. A machine that
 //! loses power loses what was not synced. In WAL mode with `synchronous = NORMAL` SQLite syncs as follows
@@ -14,12 +14,12 @@
 //!   synced before a frame is written. Frames from before may follow the header.
 //! - The index of the log (`-shm`) is never synced, and is lost.
 //!
-//! So the test takes the files of a worker that was killed at a random moment, and derives only states
-//! that follow these rules. The index shows how much of the log was synced: before a checkpoint copies
-//! frames, it writes there how far it will copy.
+//! So the test takes the files of a worker that was killed at a random moment, and derives only
+//! states that follow these rules. The index shows how much of the log was synced: before a
+//! checkpoint copies frames, it writes there how far it will copy.
 //!
-//! Not modelled: disks that report a sync that did not happen, and a file that is missing, which is a
-//! new database: the source is read from its configured start.
+//! Not modelled: disks that report a sync that did not happen, and a file that is missing, which is
+//! a new database: the source is read from its configured start.
 
 use std::path::PathBuf;
 use std::time::Duration;

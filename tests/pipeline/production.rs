@@ -1,5 +1,5 @@
-//! Sends frames of the production relay through the whole pipeline, and compares the records with the
-//! output of production Jetstream for the same events.
+//! Sends frames of the production relay through the whole pipeline, and compares the records with
+//! the output of production Jetstream for the same events.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Workers that stop and start again, and cursors that the relay cannot serve. Holds invariants 3.6,
-//! 6.1 and 6.2.
+//! Workers that stop and start again, and cursors that the relay cannot serve. Holds invariants
+//! 3.6, 6.1 and 6.2.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The program as its operator meets it: commands, endpoints, log.
+//! Tests the program as its operator uses it: commands, endpoints, log.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! The operator's view, asked over a real socket.
+//! Requests the endpoints over a real socket. Holds invariant 8.6.
 
 use std::net::SocketAddr;
 
@@ -121,7 +121,7 @@ async fn the_status_has_the_lag_of_each_source() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_or_not_allowed_is_answered_in_json() {
+async fn unknown_paths_and_methods_are_answered_in_json() {
     let server = Server::start().await;
     let response = server.get("/").await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
@@ -150,7 +150,7 @@ async fn a_connection_is_closed_after_its_answer() {
 }
 
 #[tokio::test]
-async fn the_server_ends_when_it_is_told_to() {
+async fn the_server_ends_when_its_token_is_cancelled() {
     let server = Server::start().await;
     assert_eq!(server.get("/healthz").await.status(), StatusCode::OK);
     server.stop.cancel();

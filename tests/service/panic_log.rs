@@ -1,4 +1,5 @@
-//! A panic reaches the log. The test starts itself again, since hook and log are the process's.
+//! A panic reaches the log. The test starts itself again, because a process has one hook and one
+//! log.
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
-//! Strict decoding against the DASL conformance cases for DRISL and DAG-CBOR.
+//! Tests strict decoding with the DASL conformance cases for DRISL and DAG-CBOR.
+//! Holds invariants 9.1 and 9.2.
 
 use std::collections::BTreeMap;
 
@@ -19,11 +20,11 @@ struct Case {
 #[derive(Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
-    /// Must be read, and written as it was.
+    /// Must be accepted, and encoded to the same bytes.
     Roundtrip,
-    /// Must not be read.
+    /// Must be refused.
     InvalidIn,
-    /// Must not be written. Nothing here writes CBOR.
+    /// Must not be encoded. The worker does not encode CBOR.
     InvalidOut,
 }
 
@@ -31,10 +32,10 @@ enum Kind {
 /// it, as with floats of half precision.
 const OURS: [&str; 3] = ["basic", "dag-cbor", "dasl-cid"];
 
-/// Where this worker's answer is not the expected one, and why: the data model of the AT Protocol is
-/// not DRISL's in these places.
+/// Cases in which this worker's answer differs, and why: there the data model of the AT Protocol
+/// differs from DRISL.
 const EXCEPTIONS: [(&str, &str); 6] = [
-    // The data model has no floats at all.
+    // The data model has no floats.
     (
         "64-bit floats only",
         "a float, which the data model forbids at byte 0",
@@ -53,7 +54,7 @@ const EXCEPTIONS: [(&str, &str); 6] = [
         "an integer below the 64-bit range at byte 0",
     ),
     // A link may point outside the protocol, and blobs "may use other hash types": any CID of
-    // version 1 is passed on. Where a hash matters (records, commits), only SHA-256 is believed.
+    // version 1 is accepted. For records and commits, whose hash is checked, only SHA-256 is.
     ("CIDv1 that isn't raw or cbor", "accepted"),
     ("disallowed hash type (SHA-1)", "accepted"),
 ];

@@ -1,5 +1,5 @@
-//! The data model against the protocol's own vectors. Records come as DAG-CBOR and go on in its JSON
-//! form, in which a schema is held against them.
+//! Tests the data model with the protocol's own vectors. Records arrive as DAG-CBOR. They are
+//! converted to JSON and validated in that form.
 
 use cid::Cid;
 use data_encoding::BASE64_NOPAD;
@@ -21,7 +21,7 @@ use test_support::shared_data::shared_data;
 
 const DID: &str = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
 
-/// The cases of a file; none where the vectors are not there.
+/// The cases of a file. Empty if the vectors are missing.
 fn cases(file: &str) -> Vec<Value> {
     let Some(path) = shared_data(&format!("interop/data-model/{file}.json")) else {
         return Vec::new();
@@ -37,7 +37,7 @@ fn cbor_of(case: &Value) -> Vec<u8> {
     BASE64_NOPAD.decode(text.as_bytes()).unwrap()
 }
 
-/// What a server would sign for `json`: DAG-CBOR has one number for `123` and `123.0`.
+/// The DAG-CBOR that a server would sign for `json`. It has one number for `123` and `123.0`.
 fn ipld(json: &Value) -> Ipld {
     match json {
         Value::Array(items) => Ipld::List(items.iter().map(ipld).collect()),
@@ -67,7 +67,7 @@ fn a_record_takes_the_json_form_that_the_vectors_have_for_its_bytes() {
     }
 }
 
-/// What a decoder makes of the one record that a commit brings.
+/// Decodes the only record of a commit.
 fn brought(frame: &[u8]) -> Change {
     let interest = Interest::new(["com.example.*".parse().unwrap()]);
     let Content::Event(Event::Commit(mut commit)) = decode(frame, &interest).unwrap().content
@@ -78,7 +78,7 @@ fn brought(frame: &[u8]) -> Change {
 }
 
 #[test]
-fn a_record_is_believed_under_the_address_that_the_vectors_have_for_its_bytes() {
+fn a_record_is_accepted_only_with_the_cid_of_its_bytes() {
     for case in cases("data-model-fixtures") {
         let cid: Cid = case["cid"].as_str().unwrap().parse().unwrap();
         let cbor = cbor_of(&case);
@@ -100,19 +100,19 @@ fn a_record_is_believed_under_the_address_that_the_vectors_have_for_its_bytes() 
         };
         assert_eq!(brought(&frame), expected);
 
-        // Other bytes have another address.
+        // Other bytes have another CID.
         let at = frame
             .windows(cbor.len())
             .position(|bytes| bytes == cbor)
             .unwrap();
-        let mut forged = frame.to_vec();
-        forged[at + cbor.len() - 1] ^= 1;
-        assert!(matches!(brought(&forged), Change::Broken { .. }), "{cid}");
+        let mut altered = frame.to_vec();
+        altered[at + cbor.len() - 1] ^= 1;
+        assert!(matches!(brought(&altered), Change::Broken { .. }), "{cid}");
     }
 }
 
 #[test]
-fn what_the_vectors_allow_is_read() {
+fn valid_vectors_are_accepted() {
     for case in cases("data-model-valid") {
         let expected = match case["note"].as_str() {
             Some("float, but integer-like") => {
@@ -125,7 +125,7 @@ fn what_the_vectors_allow_is_read() {
     }
 }
 
-/// A schema with a field for each of the forms, by the names that the vectors have for them.
+/// A schema with a field for each form, with the names of the vectors.
 fn schemas() -> Schemas {
     let record = |id: &str, properties: Value| {
         json!({ "lexicon": 1, "id": id, "defs": { "main": {
@@ -159,7 +159,7 @@ fn holds_form(name: &str, value: &Value) -> bool {
 }
 
 #[test]
-fn what_the_vectors_forbid_is_refused() {
+fn invalid_vectors_are_refused() {
     for case in cases("data-model-invalid") {
         let (note, json) = (case["note"].as_str().unwrap(), &case["json"]);
         if note == "float" {
@@ -178,9 +178,9 @@ fn what_the_vectors_forbid_is_refused() {
     }
 }
 
-/// So that what is forbidden is not refused for another reason.
+/// Shows that the invalid vectors are not refused for another reason.
 #[test]
-fn the_same_schemas_take_what_the_vectors_have_in_these_forms() {
+fn the_same_schemas_accept_valid_vectors_in_these_forms() {
     for case in cases("data-model-fixtures") {
         let json = &case["json"];
         for (name, form) in [("a", "$link"), ("b", "$bytes"), ("c", "ref")] {

@@ -1,9 +1,9 @@
-//! The string formats, held against the protocol's own vectors.
+//! Tests the string formats with the protocol's own vectors.
 
 use huddle_firehose::lexicon::format::Format;
 use test_support::shared_data::shared_data;
 
-/// Every line of `file` that is a case, or `None` where the vectors are not there.
+/// The lines of `file` that are cases. `None` if the vectors are missing.
 fn cases(file: &str) -> Option<Vec<String>> {
     let path = shared_data(&format!("interop/syntax/{file}.txt"))?;
     let text = std::fs::read_to_string(path).unwrap();

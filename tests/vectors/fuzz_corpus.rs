@@ -1,5 +1,6 @@
-//! The committed corpus of the fuzz targets, through the same checks, on the service's own toolchain.
-//! A fuzzer's find stays in the corpus, so it fails here before anybody fuzzes again.
+//! Replays the committed corpus of the fuzz targets through the same checks, with the service's own
+//! toolchain. A fuzzer's find stays in the corpus, so a regression fails here without fuzzing.
+//! Holds invariant 5.5.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +30,7 @@ fn replay(target: &str, check: fn(&[u8])) {
     let mut inputs = 0;
     for entry in fs::read_dir(corpus().join(target)).unwrap() {
         let path = entry.unwrap().path();
-        // Shown where the check fails.
+        // Printed if the check fails.
         println!("{}", path.display());
         check(&fs::read(path).unwrap());
         inputs += 1;

@@ -1,4 +1,5 @@
-//! What the vectors leave open: the embedded schemas, paths of errors, references, unions, depth.
+//! Tests what the vectors do not cover: the embedded schemas, paths of errors, references, unions,
+//! depth. Holds invariant 9.2.
 
 use huddle_firehose::lexicon::{SchemaError, Schemas, Validation, ValidationError};
 use proptest::prelude::*;
@@ -45,7 +46,7 @@ fn with_field(field: &Value, defs: &Value) -> Result<Schemas, SchemaError> {
     schemas(&defs)
 }
 
-/// Why `value` is refused, or `None` where it is not.
+/// Why `value` is refused. `None` if it is not.
 fn refusal(schemas: &Schemas, value: &Value) -> Option<String> {
     let record = json!({"$type": "com.example.test", "field": value});
     match schemas.validate("com.example.test", &record) {
@@ -82,7 +83,7 @@ fn every_huddle_collection_has_a_schema() {
 }
 
 #[test]
-fn a_collection_without_a_record_schema_is_not_judged() {
+fn a_collection_without_a_record_schema_is_not_validated() {
     for collection in ["com.huddle.profile", "com.atproto.repo.strongRef"] {
         assert_eq!(
             verdict(&json!({ "$type": collection })),
@@ -92,7 +93,7 @@ fn a_collection_without_a_record_schema_is_not_judged() {
 }
 
 #[test]
-fn what_breaks_the_schema_is_told_with_its_place() {
+fn an_error_names_the_path_that_breaks_the_schema() {
     for (field, value, error) in [
         (
             "$type",
@@ -223,7 +224,7 @@ fn both_forms_of_a_blob_are_accepted() {
 }
 
 #[test]
-fn links_bytes_and_blobs_are_no_objects() {
+fn links_bytes_and_blobs_are_not_objects() {
     let schemas = with_field(&json!({"type": "object", "properties": {}}), &json!({})).unwrap();
 
     assert_eq!(refusal(&schemas, &json!({})), None);
@@ -237,7 +238,7 @@ fn links_bytes_and_blobs_are_no_objects() {
 }
 
 #[test]
-fn what_is_unknown_is_an_object_all_the_same() {
+fn an_unknown_value_must_be_an_object() {
     let schemas = with_field(&json!({"type": "unknown"}), &json!({})).unwrap();
 
     assert_eq!(
@@ -255,7 +256,7 @@ fn what_is_unknown_is_an_object_all_the_same() {
 }
 
 #[test]
-fn a_recursive_schema_follows_a_value_only_so_deep() {
+fn a_recursive_schema_has_a_depth_limit() {
     let node = json!({"node": {"type": "object", "properties": {
         "next": {"type": "array", "items": {"type": "ref", "ref": "#node"}},
     }}});
@@ -279,7 +280,7 @@ fn a_recursive_schema_follows_a_value_only_so_deep() {
 }
 
 #[test]
-fn a_document_that_makes_no_sense_is_refused_with_the_reason() {
+fn an_invalid_document_is_refused_with_the_reason() {
     for (field, reason) in [
         (
             json!({"type": "ref", "ref": "#nowhere"}),

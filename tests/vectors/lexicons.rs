@@ -1,5 +1,5 @@
-//! Lexicon documents and records, held against the protocol's own vectors and against what the
-//! reference server took in.
+//! Tests lexicon documents and records with the protocol's own vectors, and with the records that
+//! the reference server accepted.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ fn valid_documents_are_read_and_invalid_ones_refused() {
 }
 
 #[test]
-fn records_are_judged_as_the_vectors_say() {
+fn records_are_valid_or_not_as_the_vectors_say() {
     let Some(folder) = shared_data("interop/lexicon") else {
         return;
     };
@@ -73,7 +73,7 @@ fn schemas_of_the_community_are_read() {
 }
 
 #[test]
-fn of_the_reference_servers_records_just_the_malformed_are_refused() {
+fn exactly_the_malformed_records_of_the_reference_server_are_refused() {
     let Some(path) = shared_recording("small-oracle.json") else {
         return;
     };

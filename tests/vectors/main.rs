@@ -1,6 +1,6 @@
-//! Pure code against data: the protocol's own vectors, frames and repositories of production and of the
-//! reference server, the corpus of the fuzz targets, and simulated commits and repositories of which
-//! something was changed.
+//! Tests pure code with data: the protocol's own vectors, frames and repositories of production and
+//! of the reference server, the corpus of the fuzz targets, and altered commits and repositories of
+//! the simulated network.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,5 +1,5 @@
-//! Nodes and proofs of the Merkle search tree, against vectors of the protocol, repositories and
-//! commits of production, and trees of the simulated network.
+//! Tests nodes and proofs of the Merkle search tree with vectors of the protocol, repositories and
+//! commits of production, and trees of the simulated network. Holds invariant 9.4.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +16,7 @@ use simulated_network::network::Network;
 use simulated_network::shape::Shape;
 use test_support::shared_data::shared_data;
 
-/// What a `#commit` says of the tree.
+/// The fields of a `#commit` that describe the tree.
 #[derive(Deserialize)]
 struct Commit {
     commit: Cid,
@@ -47,7 +47,7 @@ fn data_of(blocks: &Blocks, commit: &Cid) -> Cid {
         .data
 }
 
-/// `None` where a frame is no commit.
+/// `None` if a frame is not a commit.
 fn commit_of(mut frame: &[u8]) -> Option<Commit> {
     let header: Ipld = from_reader_once(&mut frame).unwrap();
     let is_commit = header
@@ -62,11 +62,11 @@ fn cid<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Cid, D::Erro
     text.parse().map_err(serde::de::Error::custom)
 }
 
-/// Holds each path of a commit against the tree that it brings; gives the number of paths.
+/// Proves each path of a commit in its tree. Returns the number of paths.
 fn assert_proven(commit: &Commit) -> usize {
     let blocks = Blocks::read_all(&commit.blocks).unwrap();
     let root = data_of(&blocks, &commit.commit);
-    // Of several operations on one path the last is what holds.
+    // Of several operations on one path the last one counts.
     let last: BTreeMap<&str, Option<Cid>> = commit
         .ops
         .iter()
@@ -159,7 +159,7 @@ fn the_example_keys_are_found_and_their_neighbours_are_not() {
 }
 
 #[test]
-fn the_blocks_of_a_commit_proof_are_enough_and_none_on_the_way_can_be_spared() {
+fn every_block_of_a_commit_proof_is_needed_and_together_they_are_enough() {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Fixture {
@@ -225,7 +225,7 @@ fn the_blocks_of_a_commit_proof_are_enough_and_none_on_the_way_can_be_spared() {
 }
 
 #[test]
-fn the_records_of_a_real_repository_are_where_its_export_says() {
+fn the_records_of_a_real_repository_are_at_the_paths_of_its_export() {
     let Some(folder) = shared_data("cars") else {
         return;
     };
@@ -259,7 +259,7 @@ fn entries_below(blocks: &Blocks, cid: Cid, entries: &mut Vec<(Vec<u8>, Cid)>) {
 }
 
 #[test]
-fn every_node_of_real_repositories_is_read_and_every_key_proven() {
+fn every_node_of_real_repositories_is_decoded_and_every_key_proven() {
     let Some(folder) = shared_data("cars") else {
         return;
     };

@@ -1,4 +1,5 @@
-//! Frames of the production relay, against what production Jetstream made of the same events.
+//! Compares decoded frames of the production relay with the output of production Jetstream for the
+//! same events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -32,7 +33,7 @@ fn manifest(folder: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(folder.join("manifest.json")).unwrap()).unwrap()
 }
 
-/// The expected events that are commits, each an operation.
+/// The expected events that are commits. Each is one operation.
 fn expected_operations(folder: &Path) -> Vec<Value> {
     std::fs::read_to_string(folder.join("expected_v1.jsonl"))
         .unwrap()
@@ -47,7 +48,7 @@ fn expected_operations(folder: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// Operations in the form of the expected ones.
+/// The operations in the form of the expected ones.
 fn operations(commit: &Commit) -> Vec<Value> {
     let operation = |op: &huddle_firehose::atproto::event::RecordOp| {
         let mut value = json!({
@@ -88,7 +89,7 @@ fn decoded_operations(frames: &[Vec<u8>], interest: &Interest) -> Vec<Value> {
         .collect()
 }
 
-/// Jetstream keeps the order within a repository only.
+/// Jetstream keeps the order only within a repository.
 fn as_set(operations: Vec<Value>) -> BTreeSet<String> {
     operations.iter().map(Value::to_string).collect()
 }
@@ -98,7 +99,7 @@ fn interest(patterns: &[&str]) -> Interest {
 }
 
 #[test]
-fn every_operation_is_what_jetstream_made_of_it() {
+fn every_operation_equals_the_output_of_jetstream() {
     let Some(folder) = shared_data("production") else {
         return;
     };
@@ -124,7 +125,7 @@ fn a_prefix_selects_its_collections_and_no_others() {
 }
 
 #[test]
-fn the_counts_are_the_manifests() {
+fn the_counts_equal_the_manifest() {
     let Some(folder) = shared_data("production") else {
         return;
     };
@@ -164,7 +165,7 @@ fn the_counts_are_the_manifests() {
 }
 
 #[test]
-fn a_spliced_seq_leaves_the_event_as_it_was() {
+fn a_replaced_seq_does_not_change_the_event() {
     let Some(folder) = shared_data("production") else {
         return;
     };
@@ -181,7 +182,8 @@ fn a_spliced_seq_leaves_the_event_as_it_was() {
     }
 }
 
-/// The JSON form of the data model as a generic value; what [`dag_cbor_to_json`] undoes.
+/// Converts the JSON form of the data model to a generic value: the inverse of
+/// [`dag_cbor_to_json`].
 fn ipld_of(json: &Value) -> Ipld {
     match json {
         Value::Null => Ipld::Null,
@@ -204,7 +206,7 @@ fn ipld_of(json: &Value) -> Ipld {
 }
 
 #[test]
-fn a_commit_from_before_prev_data_is_decoded() {
+fn a_commit_without_prev_data_is_decoded() {
     let Some(folder) = shared_data("production") else {
         return;
     };

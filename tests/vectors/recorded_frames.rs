@@ -1,4 +1,4 @@
-//! Frames that the reference server wrote, with all its peculiarities.
+//! Tests the decoder with recorded frames of the reference server.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ fn a_whole_network_is_decoded_without_an_error() {
 }
 
 #[test]
-fn the_three_huddle_collections_are_told_from_their_near_misses() {
+fn the_three_huddle_collections_are_distinguished_from_similar_names() {
     let Some(frames) = recording("frames-small.bin") else {
         return;
     };
@@ -91,7 +91,7 @@ fn the_three_huddle_collections_are_told_from_their_near_misses() {
 }
 
 #[test]
-fn the_servers_own_complaints_are_understood() {
+fn the_error_frames_of_the_server_are_decoded() {
     let last = |name| Some(recording(name)?.pop().unwrap());
     let nothing = Interest::default();
     for (name, expected) in [

@@ -1,10 +1,10 @@
-//! Identifiers and datetimes against the protocol's own vectors.
+//! Tests identifiers and datetimes with the protocol's own vectors.
 
 use huddle_firehose::atproto::datetime::parse_datetime;
 use huddle_firehose::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use test_support::shared_data::shared_data;
 
-/// The lines of a vector file. Blanks at their ends belong to them.
+/// The lines of a vector file. Spaces at their ends are part of the case.
 fn lines(file: &str) -> Vec<String> {
     let Some(path) = shared_data(&format!("interop/syntax/{file}")) else {
         return Vec::new();

@@ -234,12 +234,12 @@ fn the_stream_alone_lacks_the_changes_of_a_migration() {
 #[test]
 fn a_consumer_that_missed_messages_has_the_state_before_them() {
     let mut network = network(13, Shape::default());
-    let told = network.oracle().in_stream(&BTreeSet::new());
+    let expected = network.oracle().in_stream(&BTreeSet::new());
     let before = network.oracle().changes().len();
     network.steps(50);
     let missed = network.oracle().changes()[before..].iter();
     let missed = missed.map(|change| change.moment).collect();
-    assert_eq!(network.oracle().in_stream(&missed), told);
+    assert_eq!(network.oracle().in_stream(&missed), expected);
 }
 
 #[test]

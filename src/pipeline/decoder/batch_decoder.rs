@@ -170,7 +170,8 @@ impl<'a> BatchDecoder<'a> {
         });
     }
 
-    /// Asks for a recheck of the repository, because a frame that can't be read may have changed it.
+    /// Asks for a recheck of the repository, because a frame that can't be read may have changed
+    /// it.
     fn recheck_repository(&mut self, error: &DecodeError) {
         if self.context.repositories.is_none() {
             return;

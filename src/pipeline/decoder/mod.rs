@@ -1,9 +1,10 @@
-//! The DecoderActors: turn frames into effects. They have no state, and each takes the ledger's next
-//! batch when it is free. So the result does not depend on their number, or on which of them die.
+//! The DecoderActors: turn frames into effects. They have no state, and each takes the ledger's
+//! next batch when it is free. So the result does not depend on their number, or on which of them
+//! die.
 //!
 //! Apart from the skim at the socket, only decoders read bytes of the stream. They do so on threads
-//! beside the runtime: a frame that hangs its reader costs one thread, but neither the actor nor the
-//! runtime.
+//! beside the runtime: a frame that hangs its reader costs one thread, but neither the actor nor
+//! the runtime.
 
 mod alone;
 mod batch_decoder;
@@ -30,8 +31,8 @@ pub struct DecoderActor;
 #[derive(Debug)]
 pub struct WorkAvailable;
 
-/// Calls a decoder to work. Several calls before it answers count as one, so its mailbox never holds
-/// more than one.
+/// Calls a decoder to work. Several calls before it answers count as one, so its mailbox never
+/// holds more than one.
 #[derive(Debug, Default)]
 pub struct Wakeup {
     decoder: Address<WorkAvailable>,

@@ -201,8 +201,8 @@ impl Verified {
         assert!(!is_late, "seed {seed}: applied: {applied}, {unsettled:?}");
     }
 
-    /// The work that is due now or later. An unconfirmed status may become work on a repository, and
-    /// the other way round, so it is checked twice.
+    /// The work that is due now or later. An unconfirmed status may become work on a repository,
+    /// and the other way round, so it is checked twice.
     async fn unsettled(&self) -> Vec<String> {
         let mut found = Vec::new();
         for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Holds the tables against what the network holds, and against what was said up to the cursor.
+//! Compares the tables with the network, and with the events up to the cursor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -13,8 +13,8 @@ use huddle_firehose::store::sqlite::SqliteStore;
 use super::traffic::Said;
 use crate::upstream::Upstream;
 
-/// Whether somebody has to see to a repository, an account, a search or a gap. Of accounts that
-/// somebody has made up nobody ever hears anything.
+/// Whether a job, an unconfirmed status, a discovery or a gap is left. Accounts that do not exist
+/// are left out, because they never get an answer.
 const WORK: &str = "SELECT \
      EXISTS (SELECT 1 FROM repos WHERE urgency IS NOT NULL \
          AND did IN (SELECT value FROM json_each(?)) AND NOT EXISTS ( \
@@ -31,12 +31,12 @@ pub(crate) async fn has_work(store: &SqliteStore, accounts: &[String]) -> bool {
         .unwrap()
 }
 
-/// What the tables say of repositories as wholes.
+/// The state of repositories in the tables.
 pub(crate) struct Tables {
     cursor: Position,
-    /// The rev at which a repository stands; `None` where it is to be seen to.
+    /// The rev of a repository's head. `None` if a job is due for it.
     repos: BTreeMap<String, Option<String>>,
-    /// Accounts that are not active, or are said to be back, or were removed once.
+    /// Accounts that are inactive, have an unconfirmed status, or were removed once.
     restless: BTreeSet<String>,
     has_gap: bool,
 }
@@ -95,8 +95,8 @@ impl Audit {
         accounts.map(|account| account.did.clone()).collect()
     }
 
-    /// Looks whether the cursor leads: whether something that was said up to it is neither in the
-    /// tables nor known there to be missing.
+    /// Checks whether the cursor leads: whether an event up to it is neither in the tables nor
+    /// known there to be missing.
     pub(crate) fn note_commit(&mut self, tables: &Tables) {
         let cursor = tables.cursor;
         if cursor.seq > 0 {
@@ -130,7 +130,7 @@ impl Audit {
             let is_known = match tables.repos.get(did) {
                 Some(None) => true,
                 Some(Some(stands_at)) => stands_at >= rev,
-                // Where it had nothing when it was fetched, it is not tracked.
+                // A repository without wanted records when it was fetched is not tracked.
                 None => was_empty_since(oracle, did, moment),
             };
             if !is_known && !tables.restless.contains(did) {
@@ -142,7 +142,7 @@ impl Audit {
         }
     }
 
-    /// What is not as it should be, now that everything has happened and settled.
+    /// Returns all faults, when everything has happened and no work is left.
     pub(crate) fn conclude(&self, shown: &Shown) -> Vec<String> {
         let mut differences = self.oddities.clone();
         let state = self.network.lock().unwrap().oracle().now();
@@ -158,7 +158,7 @@ impl Audit {
     }
 }
 
-/// Whether a repository has ever had nothing that is looked at, at that moment or later.
+/// Whether a repository had no wanted record at some time, at that moment or later.
 fn was_empty_since(oracle: &Oracle, did: &str, moment: Moment) -> bool {
     let mut paths = BTreeSet::new();
     let mut was_empty = false;
@@ -178,11 +178,11 @@ fn was_empty_since(oracle: &Oracle, did: &str, moment: Moment) -> bool {
     was_empty
 }
 
-/// What the tables have in the end.
+/// The tables in the end.
 pub(crate) struct Shown {
     /// The CIDs of records by their URIs.
     visible: BTreeMap<String, String>,
-    /// The frames of active accounts that wait.
+    /// The parked frames of active accounts.
     waiting: i64,
 }
 

@@ -1,5 +1,5 @@
-//! The network as a directory and as the hosts of its accounts, without a socket. It answers from its
-//! present state, and fails now and then.
+//! The network as PLC directory and as the hosts of its accounts, without a socket. It answers with
+//! its present state, and fails at times.
 
 use std::collections::BTreeSet;
 use std::io::Cursor;
@@ -22,9 +22,9 @@ use huddle_firehose::repo::host::{
     Host, HostError, Hosts, LatestCommit, Page, RepoError, RepoStatus,
 };
 
-/// Small, so that there are several.
+/// Small, so that there are several pages.
 const PAGE: usize = 2;
-/// Of 256 answers, so many are none.
+/// How many of 256 requests fail.
 const FAILURES: u8 = 24;
 
 #[derive(Clone)]
@@ -45,7 +45,7 @@ impl NetworkHosts {
         self.network.lock().unwrap()
     }
 
-    /// Lets a request take its time, and says what may go wrong with it.
+    /// Delays a request, and decides whether it fails.
     async fn travel(&self) -> Option<HostError> {
         let (time, luck) = {
             let mut rng = self.rng.lock().unwrap();
@@ -76,7 +76,7 @@ impl NetworkHosts {
         answer.ok_or(HostError::Repo(RepoError::NotFound))
     }
 
-    /// The part of `dids` behind `cursor`.
+    /// The page of `dids` after `cursor`.
     fn page(dids: BTreeSet<String>, cursor: Option<&str>) -> Page {
         let behind = |did: &&String| cursor.is_none_or(|cursor| did.as_str() > cursor);
         let rest: Vec<&String> = dids.iter().filter(behind).collect();
@@ -105,7 +105,7 @@ impl NetworkHosts {
     }
 }
 
-/// Why the repository of an inactive account is not given out.
+/// Why the repository of an inactive account is not served.
 fn refusal(account: &Account) -> Option<RepoError> {
     Some(match account.status? {
         Status::Deactivated => RepoError::Deactivated,

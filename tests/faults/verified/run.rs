@@ -1,4 +1,5 @@
-//! One seed: a tree follows a network and asks it, in one life of the process or in several.
+//! Runs one seed: a tree follows a network and asks its servers, in one life of the process or in
+//! several.
 
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -21,12 +22,12 @@ use super::store::{FaultyStore, Passed};
 use super::traffic::Traffic;
 use crate::schedule::{End, Schedule, Scope};
 
-/// In the tree's own, paused time.
+/// In the paused time of the tree.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(2400);
-/// More than faults can end.
+/// More lives than faults can end.
 const MOST_LIVES: usize = 12;
 
-/// Those who see to repositories are struck as often as all the others.
+/// Faults strike the actors of repositories as often as all other actors.
 static SCOPE: LazyLock<Scope> = LazyLock::new(|| {
     let repositories = [
         Point::BackfillStart,
@@ -56,7 +57,7 @@ struct Run {
     schedule: Arc<Schedule>,
     traffic: Traffic,
     audit: Arc<Mutex<Audit>>,
-    /// How far the paused clocks of its lives have come.
+    /// The sum of the paused time of its lives.
     passed: Arc<Passed>,
     folder: TempDir,
 }
@@ -64,14 +65,14 @@ struct Run {
 /// Why a tree has to stop.
 enum Stop {
     AllSettled,
-    /// In good order.
+    /// By a drain.
     Asked,
     Died(WorkerError),
-    /// From one moment to the next.
+    /// At once, without a drain.
     Killed,
 }
 
-/// Panics where anything is lost, led, or stands still.
+/// Panics if an event is lost, the cursor leads, or the run does not end.
 pub(crate) fn run(seed: u64) {
     let mut run = Run::new(seed);
     let mut ends = run.schedule.plan().ends.clone().into_iter();
@@ -87,7 +88,7 @@ fn config(seed: u64) -> Config {
     config.verify = Verify::Chain;
     config.backfill = true;
     config.validation = "flag".parse().unwrap();
-    // A search is for collections that have a name.
+    // A discovery needs full names of collections.
     let profile = "com.huddle.profile".parse().unwrap();
     config.collections.push(profile);
     config.decoders = rng.usize(1..4);
@@ -145,10 +146,10 @@ impl Run {
         })
     }
 
-    /// One life of the process, to `end` at the latest. Once everything has settled, says what is
-    /// not as it should be.
+    /// Runs one life of the process, until `end` at the latest. Returns all faults when no work is
+    /// left.
     fn live(&mut self, end: Option<End>) -> Option<Vec<String>> {
-        // Backoffs draw from the thread's own generator.
+        // Backoffs use the random generator of the thread.
         fastrand::seed(self.seed);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -194,7 +195,7 @@ impl Run {
         }
     }
 
-    /// Lets things happen until the tree has to stop.
+    /// Lets the network act until the tree has to stop.
     async fn watch(
         &mut self,
         tree: &mut RunningWorker,
@@ -226,14 +227,14 @@ impl Run {
         }
     }
 
-    /// The process ends because its tree did.
+    /// The process ends because its tree has ended.
     fn died(&self, error: &WorkerError) -> Option<Vec<String>> {
         let is_explained = self.schedule.has_struck_the_supervisor();
         assert!(is_explained, "{}: {error}", self.name());
         None
     }
 
-    /// How to run it again, and what was planned.
+    /// The command to run the seed again, and its schedule.
     fn name(&self) -> String {
         format!(
             "HUDDLE_VERIFIED_FAULT_SEEDS={} cargo test --test faults verified ({:?})",

@@ -1,4 +1,4 @@
-//! A SQLite file that fails as its schedule says, and that has each commit audited.
+//! A SQLite file that fails by its schedule, and audits each commit.
 
 use std::future::pending;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub(crate) struct FaultyStore {
     begun: Instant,
 }
 
-/// The paused time of the lives before this one.
+/// The sum of the paused time of earlier lives.
 #[derive(Default)]
 pub(crate) struct Passed(Mutex<Duration>);
 
@@ -46,11 +46,11 @@ impl Passed {
     }
 }
 
-/// Keeps the paused clock from running ahead while SQLite's own threads are at work.
+/// Stops the paused clock while SQLite's own threads work.
 async fn standing_still<T>(work: impl Future<Output = T>) -> T {
     let (_held, let_go) = oneshot::channel::<()>();
     let _holder = tokio::task::spawn_blocking(move || {
-        // That it is dropped is the word.
+        // Dropping the sender is the signal.
         let _let_go = let_go.blocking_recv();
     });
     work.await
@@ -82,20 +82,20 @@ impl FaultyStore {
         *self.position.borrow()
     }
 
-    /// Returns once the cursor stands at `seq`.
+    /// Waits until the cursor is at `seq`.
     pub(crate) async fn stands_at(&self, seq: u64) {
         let mut position = self.position.subscribe();
         let stands_there = position.wait_for(|position| *position == seq);
         stands_there.await.expect("the store is here");
     }
 
-    /// Whether somebody still has to see to something, now or later.
+    /// Whether work is left, now or later.
     pub(crate) async fn has_work(&self) -> bool {
         let accounts = self.audit.lock().unwrap().accounts();
         standing_still(audit::has_work(&self.store, &accounts)).await
     }
 
-    /// Does what is asked as the schedule has it.
+    /// Runs an operation, or fails as the schedule decides.
     async fn act<T>(
         &self,
         asked: impl Future<Output = Result<T, StoreError>>,
@@ -116,7 +116,8 @@ impl FaultyStore {
         }
     }
 
-    /// The same, with an answer in any case: where it is about repositories, the real store has a deadline.
+    /// The same, but always with an answer: the real store has a deadline for calls about
+    /// repositories.
     async fn act_soon<T>(
         &self,
         asked: impl Future<Output = Result<T, StoreError>>,
@@ -145,15 +146,14 @@ impl FaultyStore {
         self.position.send_replace(cursor.position.seq);
     }
 
-    /// The wall clock as it would be if it kept pace with the paused ones.
+    /// The wall clock, if it had advanced like the paused clocks.
     fn on_the_wall(&self, now: Timestamp) -> Timestamp {
         let passed = *self.passed.0.lock().unwrap() + self.begun.elapsed();
         now.saturating_add(SignedDuration::try_from(passed).unwrap())
             .unwrap()
     }
 
-    /// The same change, with the times until which something is left alone as the wall clock would have
-    /// them.
+    /// The same change, with its times to wait until converted to the wall clock.
     async fn change_on_the_wall(&self, change: RepoChange<'_>) -> Result<Written, StoreError> {
         let change = match change {
             RepoChange::Repo {
@@ -195,7 +195,7 @@ impl FaultyStore {
         self.store.change(change).await
     }
 
-    /// What the tables show.
+    /// Reads the tables.
     pub(crate) async fn show(&self) -> Shown {
         standing_still(Shown::read(&self.store)).await
     }

@@ -1,4 +1,4 @@
-//! Lets the network live, has its relay say so bit by bit, and waits until the tables have settled.
+//! Lets the network act, lets its relay send the events in parts, and waits until no work is left.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,16 +16,16 @@ use simulated_network::shape::Shape;
 use super::store::FaultyStore;
 use crate::upstream::Upstream;
 
-/// Beyond every seq of a sequence that begins with 1.
+/// Higher than every seq of a sequence that begins with 1.
 const FIRST_SEQ: u64 = 10_000_000;
-/// How much happens at once, at most.
+/// The largest number of actions at once.
 const MOST_AT_ONCE: usize = 12;
 const PAUSE_MILLIS: std::ops::Range<u64> = 0..400;
-/// How often it is looked whether the tables have settled.
+/// How often the tables are checked for work that is left.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the relay is like. See [`crate::history::Manner`]; a relay that begins anew without a word
-/// has nothing to do with what is verified.
+/// How the relay behaves. See [`crate::history::Manner`]. A relay that begins a new sequence
+/// without a notice is left out, because it does not affect verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
     Forgetful,
@@ -38,7 +38,7 @@ impl Manner {
         [Self::Steady, Self::Forgetful, Self::Renumbered][(seed % 3) as usize]
     }
 
-    /// How many things happen in each sequence.
+    /// How many actions happen in each sequence.
     fn eras(self) -> &'static [usize] {
         match self {
             Self::Forgetful | Self::Steady => &[90],
@@ -56,7 +56,7 @@ impl Manner {
         };
         match self {
             Self::Renumbered | Self::Steady => shape,
-            // Where something is missed, a repeat may bring it after all.
+            // A repeat may bring a missed event after all.
             Self::Forgetful => Shape {
                 lies: 0,
                 repeats: 0,
@@ -66,10 +66,10 @@ impl Manner {
     }
 }
 
-/// What was said so far.
+/// What the relay has sent so far.
 #[derive(Default)]
 pub(crate) struct Said {
-    /// The rev that each `#commit` names, also where it is a lie.
+    /// The rev that each `#commit` names, also if it is false.
     pub(crate) revs: BTreeMap<Moment, String>,
 }
 
@@ -80,9 +80,9 @@ pub(crate) struct Traffic {
     manner: Manner,
     rng: Rng,
     era: usize,
-    /// How much is still to happen in this era.
+    /// How many actions are left in this sequence.
     left: usize,
-    /// The seq of what was said last.
+    /// The seq of the last event that was sent.
     last: u64,
 }
 
@@ -115,8 +115,8 @@ impl Traffic {
         self.network.lock().unwrap()
     }
 
-    /// Goes on, until everything has happened and the tables have settled. Where it is dropped, the
-    /// next call goes on from there.
+    /// Acts until everything has happened and no work is left. If it is dropped, the next call
+    /// continues from there.
     pub(crate) async fn flow(&mut self, store: &FaultyStore) {
         loop {
             while self.left > 0 {
@@ -160,7 +160,7 @@ impl Traffic {
     }
 }
 
-/// `None` where it is no commit.
+/// `None` if the frame is not a commit.
 fn rev_of(mut frame: &[u8]) -> Option<String> {
     let _header: Ipld = from_reader_once(&mut frame).ok()?;
     let payload: Ipld = serde_ipld_dagcbor::from_slice(frame).ok()?;

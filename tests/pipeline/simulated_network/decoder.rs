@@ -1,4 +1,4 @@
-//! Decodes frames of a simulated network, and folds them in the simplest way.
+//! Decodes frames of a simulated network, and folds them in the simplest way. Holds invariant 5.2.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -128,7 +128,7 @@ fn fold_commit(account: &mut Account, commit: &Commit) {
     }
 }
 
-/// The state without what nobody asked for.
+/// The state without unwanted records.
 fn wanted(state: NetworkState) -> NetworkState {
     let only_wanted = |(did, mut account): (String, Account)| {
         account.records = account

@@ -7,8 +7,8 @@ mod worker;
 use simulated_network::network::Network;
 use simulated_network::shape::Shape;
 
-/// A network without migrations: they change repositories without a commit, so the stream alone does
-/// not describe them.
+/// A network without migrations: they change repositories without a commit, so the stream alone
+/// does not describe them.
 fn network(seed: u64) -> Network {
     let shape = Shape {
         migrations: 0,

@@ -1,6 +1,6 @@
-//! The whole tree at level `chain`: it follows the relay, and asks PLC directory and hosts. In the end
-//! it holds the network's state, also if the relay omits or invents events. Holds invariants 6.5 and
-//! 9.4.
+//! The whole tree at level `chain`: it follows the relay, and asks PLC directory and hosts. In the
+//! end it holds the network's state, also if the relay omits or invents events. Holds invariants
+//! 6.5 and 9.4.
 
 use std::ops::Range;
 

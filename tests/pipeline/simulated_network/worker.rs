@@ -1,4 +1,4 @@
-//! The whole tree follows the network's relay, with a real file.
+//! The whole tree follows the network's relay, with a real file. Holds invariants 2.2 and 5.1.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

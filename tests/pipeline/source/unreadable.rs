@@ -1,5 +1,5 @@
-//! Frames that can't be read, from a source that sends them again after every reconnect. Holds
-//! invariant 5.1.
+//! Frames that can't be read, from a source that sends them again after every reconnect.
+//! Holds invariant 5.1.
 
 use bytes::Bytes;
 use sqlx::Executor;
@@ -14,7 +14,8 @@ use super::{SOME, Survived, survive};
 const LETTERS: &str = "SELECT length(raw) || ' bytes: ' || error FROM dead_letters \
                        WHERE stage = 'decode'";
 
-/// Asserts that `letter` is the only dead letter of stage `decode`, and all other tables are as usual.
+/// Asserts that `letter` is the only dead letter of stage `decode`, and all other tables are as
+/// usual.
 async fn assert_set_aside_alone(survived: &Survived, letter: &str) {
     assert_eq!(survived.database.rows(LETTERS).await, [letter]);
     let mut stranger = survived.database.stranger().await;

@@ -20,13 +20,13 @@ fn every_fault_is_listed_and_the_exit_code_is_two() {
         &[("HUDDLE_LISTEN", "here"), ("HUDDLE_LISTENS", "there")],
     );
     assert_eq!(output.status.code(), Some(2));
-    let told = stderr(&output);
+    let errors = stderr(&output);
     for part in [
         "listen (environment HUDDLE_LISTEN): ",
         "environment HUDDLE_LISTENS: no such setting",
         "batch_bytes (flag --batch-bytes), memory_budget (default): ",
     ] {
-        assert!(told.contains(part), "{told}");
+        assert!(errors.contains(part), "{errors}");
     }
 }
 
@@ -38,7 +38,7 @@ fn a_flag_that_does_not_exist_exits_with_two() {
 }
 
 #[test]
-fn what_config_print_says_is_a_file_that_config_check_accepts() {
+fn the_output_of_config_print_is_a_file_that_config_check_accepts() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("huddle.toml");
     let printed = huddle(
@@ -63,7 +63,7 @@ fn what_config_print_says_is_a_file_that_config_check_accepts() {
 }
 
 #[test]
-fn a_listener_that_others_can_reach_is_warned_of() {
+fn a_listener_on_a_public_address_causes_a_warning() {
     let output = huddle(&["config", "check", "--listen", "0.0.0.0:8080"], &[]);
     assert_eq!(output.status.code(), Some(0));
     assert!(stderr(&output).starts_with("warning: listen: "));

@@ -1,4 +1,5 @@
-//! `migrate`, `cursor`, `resync` and `status`: the database while no worker runs.
+//! `migrate`, `cursor`, `resync` and `status`: commands on the database without a worker.
+//! Holds invariants 1.4 and 6.1.
 
 use serde_json::Value;
 
@@ -12,7 +13,7 @@ fn with_database(command: &[&str], url: &str) -> std::process::Output {
 }
 
 #[test]
-fn migrate_makes_the_database_and_may_be_run_again() {
+fn migrate_creates_the_database_and_may_run_again() {
     let folder = Folder::new();
     let url = folder.database_url();
     for _ in 0..2 {
@@ -23,13 +24,13 @@ fn migrate_makes_the_database_and_may_be_run_again() {
 }
 
 #[test]
-fn what_only_shows_does_not_make_a_database() {
+fn commands_that_only_show_do_not_create_a_database() {
     let folder = Folder::new();
     for command in [&["status"][..], &["cursor", "show"]] {
         let output = with_database(command, &folder.database_url());
         assert_eq!(output.status.code(), Some(1));
-        let told = stderr(&output);
-        assert!(told.starts_with("error: "), "{told}");
+        let error = stderr(&output);
+        assert!(error.starts_with("error: "), "{error}");
         assert!(!std::path::Path::new(&folder.path("huddle.db")).exists());
     }
 }
@@ -53,14 +54,14 @@ fn a_cursor_that_is_moved_ahead_leaves_a_gap_and_one_that_is_moved_back_does_not
     let at = |seq: u64| format!("{SOURCE}\tseq {seq}\tevent time -\n");
     assert_eq!(shown(&["cursor", "set", "500"]), at(500));
     assert_eq!(shown(&["cursor", "show"]), at(500));
-    let told = status();
-    assert_eq!(told["cursors"][0]["position"]["seq"], 500);
-    assert_eq!(told["counts"]["open_gaps"], 1);
-    let gap = &told["open_gaps"][0];
+    let json = status();
+    assert_eq!(json["cursors"][0]["position"]["seq"], 500);
+    assert_eq!(json["counts"]["open_gaps"], 1);
+    let gap = &json["open_gaps"][0];
     assert_eq!(gap["cause"], "cursor_moved");
     assert_eq!((&gap["from_seq"], &gap["to_seq"]), (&0.into(), &500.into()));
 
-    // No event has such a seq, so the worker would wait for ever behind it.
+    // No event has such a seq, so the worker would wait for ever.
     let beyond = (1_u64 << 53).to_string();
     let refused = with_database(&["cursor", "set", &beyond], &url);
     assert_eq!(refused.status.code(), Some(2));
@@ -73,7 +74,7 @@ fn a_cursor_that_is_moved_ahead_leaves_a_gap_and_one_that_is_moved_back_does_not
 }
 
 #[test]
-fn an_operator_can_have_a_repository_fetched() {
+fn an_operator_can_request_a_resync() {
     let folder = Folder::new();
     let url = folder.database_url();
     assert_success(&with_database(&["migrate"], &url));
@@ -90,7 +91,7 @@ fn an_operator_can_have_a_repository_fetched() {
 }
 
 #[test]
-fn a_repository_that_would_never_be_fetched_is_not_asked_for() {
+fn a_resync_that_would_never_run_is_refused() {
     let folder = Folder::new();
     let url = folder.database_url();
     assert_success(&with_database(&["migrate"], &url));

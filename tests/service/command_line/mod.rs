@@ -1,4 +1,4 @@
-//! The program as a stranger meets it: its output, its exit codes, its endpoints.
+//! Tests the program from outside: its output, its exit codes, its endpoints.
 
 mod configuration;
 mod database;
@@ -21,7 +21,7 @@ fn huddle(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         .unwrap()
 }
 
-/// Like [`huddle`], and lets the relay of the test answer meanwhile.
+/// Like [`huddle`], while the relay of the test answers.
 async fn huddle_meanwhile(arguments: &[&str]) -> Output {
     let output = tokio::process::Command::new(PROGRAM)
         .args(arguments)
@@ -46,7 +46,7 @@ fn assert_success(output: &Output) {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
 }
 
-/// A folder for a database and more.
+/// A folder for a database and other files.
 struct Folder(TempDir);
 
 impl Folder {

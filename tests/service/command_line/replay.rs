@@ -1,4 +1,4 @@
-//! `demo`, `record` and `mock-relay`: recordings, made and played.
+//! `demo`, `record` and `mock-relay`: commands that make and play recordings.
 
 use std::process::Stdio;
 
@@ -13,7 +13,7 @@ use super::{
 };
 
 #[test]
-fn the_demo_shows_what_it_made_and_exits_with_zero() {
+fn the_demo_shows_its_tables_and_exits_with_zero() {
     let folder = Folder::new();
     let file = folder.path("demo.db");
     let output = huddle(&["demo", "--rate", "5000", "--database", &file], &[]);
@@ -34,15 +34,18 @@ fn the_demo_shows_what_it_made_and_exits_with_zero() {
 }
 
 #[tokio::test]
-async fn a_recording_of_a_relay_is_what_the_relay_plays_byte_for_byte() {
+async fn a_recording_of_a_relay_equals_its_frames_byte_for_byte() {
     let (folder, relay) = (Folder::new(), recorded_relay().await);
     let (file, url) = (folder.path("again.bin"), relay.url());
     let arguments = ["record", "--stop-after-idle", "1", "--out", &file];
     let source = ["--source-url", &url];
     let output = huddle_meanwhile(&[&arguments[..], &source].concat()).await;
     assert_success(&output);
-    let told = stdout(&output);
-    assert!(told.starts_with("306 frames, 613584 bytes, in "), "{told}");
+    let shown = stdout(&output);
+    assert!(
+        shown.starts_with("306 frames, 613584 bytes, in "),
+        "{shown}"
+    );
     let (again, original) = (
         std::fs::read(&file).unwrap(),
         std::fs::read(recording_file()).unwrap(),
@@ -51,7 +54,7 @@ async fn a_recording_of_a_relay_is_what_the_relay_plays_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_recording_is_served_to_those_who_come() {
+async fn the_mock_relay_serves_a_recording() {
     let folder = Folder::new();
     let mut server = Command::new(PROGRAM)
         .args(["mock-relay", "--listen", "127.0.0.1:0", "--file"])

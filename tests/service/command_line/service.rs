@@ -1,4 +1,4 @@
-//! `run`: the service, its endpoints and its end.
+//! `run`: the service, its endpoints and its end. Holds invariant 3.6.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tokio::time::{Instant, sleep};
 
 use super::{Folder, PROGRAM, SLOT_TIMEOUT, assert_success, huddle_meanwhile, stderr, stdout};
 
-/// A worker that follows `relay`.
+/// Starts a worker on `relay`.
 async fn start(relay: &MockRelay, folder: &Folder) -> Program {
     let mut command = Command::new(PROGRAM);
     command
         .args(["run", "--listen", "127.0.0.1:0"])
-        // Who signed the recording is not asked: its directory is gone.
+        // The PLC directory of the recording no longer exists, so nothing is verified.
         .args(["--source-url", &relay.url(), "--verify", "none"])
         .args(["--database-url", &folder.database_url()])
         .env_clear();
@@ -39,7 +39,7 @@ async fn reaches(program: &Program, relay: &MockRelay, seq: u64) {
 }
 
 #[tokio::test]
-async fn the_endpoints_tell_what_the_worker_has_done() {
+async fn the_endpoints_show_what_the_worker_has_done() {
     let (folder, relay) = (Folder::new(), recorded_relay().await);
     let service = start(&relay, &folder).await;
     reaches(&service, &relay, 306).await;
@@ -67,8 +67,8 @@ async fn the_endpoints_tell_what_the_worker_has_done() {
         .map(|family| family.name)
         .filter(|name| !metrics.contains(&format!("# TYPE {name} ")))
         .collect();
-    // Those of what has not happened, by the kind of which they are told apart, and those of
-    // verification, where nothing is verified.
+    // Metrics with a label have no series before the first event of their kind, and nothing is
+    // verified here.
     let unheard_of = [
         "huddle_backfill_repos",
         "huddle_parked_commits",
@@ -84,7 +84,7 @@ async fn the_endpoints_tell_what_the_worker_has_done() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_told_to_stop_applies_what_it_has_read_and_exits_with_zero() {
+async fn a_stopped_worker_applies_what_it_has_read_and_exits_with_zero() {
     let (folder, relay) = (Folder::new(), recorded_relay().await);
     let mut service = start(&relay, &folder).await;
     service.logs("connected").await;
@@ -96,13 +96,13 @@ async fn a_worker_that_is_told_to_stop_applies_what_it_has_read_and_exits_with_z
         "stopped; everything that was read is applied"
     );
 
-    // And what it had not read yet is read by the next one.
+    // The next worker reads what this one has not read.
     let service = start(&relay, &folder).await;
     reaches(&service, &relay, 306).await;
 }
 
 #[tokio::test]
-async fn a_worker_ends_by_itself_once_the_source_is_silent() {
+async fn a_worker_ends_by_itself_when_the_source_is_silent() {
     let (folder, relay) = (Folder::new(), recorded_relay().await);
     let (url, database) = (relay.url(), folder.database_url());
     let arguments = [
@@ -122,7 +122,7 @@ async fn a_worker_ends_by_itself_once_the_source_is_silent() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_told_at_once() {
+async fn a_port_in_use_is_reported_at_once() {
     let folder = Folder::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, database) = (
@@ -132,10 +132,10 @@ async fn a_port_that_is_taken_is_told_at_once() {
     let arguments = ["run", "--listen", &address, "--database-url", &database];
     let output = huddle_meanwhile(&arguments).await;
     assert_eq!(output.status.code(), Some(1));
-    let told = stderr(&output);
+    let error = stderr(&output);
     assert!(
-        told.contains(&format!("error: listen: cannot listen on {address}")),
-        "{told}"
+        error.contains(&format!("error: listen: cannot listen on {address}")),
+        "{error}"
     );
     assert!(!std::path::Path::new(&folder.path("huddle.db")).exists());
 }

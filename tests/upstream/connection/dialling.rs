@@ -1,4 +1,4 @@
-//! How a connection comes to be, and how it does not.
+//! Dials that succeed and dials that fail. Holds invariant 8.1.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn assert_left_at_the_deadline(url: &str) {
 }
 
 #[tokio::test]
-async fn the_cursor_is_sent_as_asked() {
+async fn the_cursor_is_sent_as_requested() {
     let server = Server::start(accept).await;
     for resume in [Resume::Oldest, Resume::Live, Resume::After(7)] {
         connect(&server.url("/s?did=x"), resume).await;
@@ -56,7 +56,7 @@ async fn the_cursor_is_sent_as_asked() {
 }
 
 #[tokio::test]
-async fn the_client_names_itself_and_asks_for_no_subprotocol() {
+async fn the_client_names_itself_and_requests_no_subprotocol() {
     let server = Server::start(accept).await;
     connect(&server.url("/"), Resume::Live).await;
     let head = server.heads().remove(0);
@@ -90,7 +90,7 @@ async fn a_redirect_loop_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_time_is_given_it() {
+async fn the_retry_after_of_a_server_is_kept() {
     let answer = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\n\r\n";
     let server = Server::answering(answer).await;
     let error = connect_error(&server.url("/")).await;
@@ -117,13 +117,13 @@ async fn each_http_answer_has_its_own_advice() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_never_answered_ends_by_the_deadline() {
+async fn a_handshake_without_an_answer_ends_at_the_deadline() {
     let server = Server::start(Request::ignore).await;
     assert_left_at_the_deadline(&server.url("/")).await;
 }
 
 #[tokio::test]
-async fn an_answer_that_drips_in_is_not_waited_for_beyond_the_deadline() {
+async fn an_answer_that_arrives_byte_by_byte_ends_at_the_deadline() {
     let server = Server::start(async |request: Request| {
         let mut stream = request.unanswered();
         let answer = b"HTTP/1.1 101 Switching Protocols\r\nX: ".iter().copied();
@@ -151,16 +151,16 @@ async fn headers_without_end_are_an_error_of_the_handshake() {
 }
 
 #[tokio::test]
-async fn a_tls_handshake_that_is_never_answered_ends_by_the_deadline() {
+async fn a_tls_handshake_without_an_answer_ends_at_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    // The kernel accepts, and nobody takes it from there.
+    // The kernel accepts the connection, and no process reads from it.
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     assert_left_at_the_deadline(&url).await;
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_has_is_an_error_of_dns() {
-    // A label of more than 63 characters can't be asked for, so no name server is.
+async fn an_unknown_name_is_an_error_of_dns() {
+    // A label of more than 63 characters is invalid, so no name server is asked.
     let host = format!("{}.invalid", "x".repeat(64));
     let error = connect_error(&format!("ws://{host}/")).await;
     assert!(matches!(error, ConnectError::Dns { .. }), "{error}");
@@ -169,7 +169,7 @@ async fn a_name_that_nobody_has_is_an_error_of_dns() {
 }
 
 #[tokio::test]
-async fn a_port_that_nobody_listens_on_is_an_error_of_tcp() {
+async fn a_closed_port_is_an_error_of_tcp() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     drop(listener);

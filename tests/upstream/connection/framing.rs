@@ -1,4 +1,4 @@
-//! Messages in pieces, and in forms that nobody asked for.
+//! Fragmented messages, and messages in forms that were not negotiated. Holds invariant 9.1.
 
 use huddle_firehose::atproto::skim::MAX_FRAME_BYTES;
 use huddle_firehose::source::Resume;
@@ -8,16 +8,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{connect, read_to_end};
 
-/// By which a server says that it will compress.
+/// The header with which a server announces compression.
 const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
 
-/// A server that writes these bytes after its handshake, and then waits for the client to leave.
+/// A server that writes these bytes after its handshake, and then waits until the client
+/// disconnects.
 async fn server_writing(headers: &'static str, bytes: Vec<u8>) -> Server {
     Server::start(move |request: Request| {
         let bytes = bytes.clone();
         async move {
             let mut stream = request.upgrade_saying(headers).await;
-            // The client leaves amid what it refuses.
+            // The client disconnects before it has read everything.
             let _ = stream.write_all(&bytes).await;
             while stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {}
         }
@@ -27,7 +28,7 @@ async fn server_writing(headers: &'static str, bytes: Vec<u8>) -> Server {
 
 #[tokio::test]
 async fn a_compressed_message_is_an_error_of_the_protocol() {
-    // RSV1 marks what was compressed, whether or not the server has announced it.
+    // RSV1 marks a compressed message, also without an announcement.
     for headers in ["", DEFLATE] {
         let bytes = [&[0x82, 2, b'o', b'k'], &[0xc2, 3, 1, 2, 3][..]].concat();
         let server = server_writing(headers, bytes).await;
@@ -39,7 +40,7 @@ async fn a_compressed_message_is_an_error_of_the_protocol() {
 }
 
 #[tokio::test]
-async fn a_message_in_pieces_is_put_together_whatever_comes_between() {
+async fn a_fragmented_message_is_assembled_around_control_frames() {
     let pieces: [&[u8]; 4] = [
         &[0x02, 2, b'o', b'n'],
         // A ping.
@@ -55,7 +56,7 @@ async fn a_message_in_pieces_is_put_together_whatever_comes_between() {
 }
 
 #[tokio::test]
-async fn pieces_without_end_are_refused_once_they_are_too_many() {
+async fn a_message_with_too_many_fragments_is_refused() {
     const PIECE: usize = 1 << 20;
     let piece = |opcode| {
         let mut piece = vec![opcode, 127];

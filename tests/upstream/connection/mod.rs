@@ -1,4 +1,4 @@
-//! The WebSocket source, recordings and the mock relay, over real sockets.
+//! Tests the WebSocket source, recordings and the mock relay over real sockets.
 
 mod dialling;
 mod framing;
@@ -16,10 +16,10 @@ use test_support::waiting::SLOT_TIMEOUT;
 use tokio::time::timeout;
 use url::Url;
 
-/// A batch is handed over as soon as the socket has nothing more.
+/// A batch ends as soon as the socket has no more data.
 const AT_ONCE: Duration = Duration::ZERO;
 
-/// An intake that is full with `frames` frames.
+/// A frame sink that is full with `frames` frames.
 fn up_to(frames: usize) -> FrameCollector {
     FrameCollector::new(BatchLimits {
         frames,
@@ -46,7 +46,7 @@ async fn connect_error(url: &str) -> ConnectError {
     }
 }
 
-/// Reads until `count` frames have come.
+/// Reads until `count` frames have arrived.
 async fn read(frames: &mut dyn Frames, count: usize) -> Vec<Bytes> {
     let mut read = up_to(count);
     while read.frames.len() < count {
@@ -56,7 +56,7 @@ async fn read(frames: &mut dyn Frames, count: usize) -> Vec<Bytes> {
     read.frames
 }
 
-/// Reads to the end: all frames, and the error that ended it.
+/// Reads to the end. Returns all frames, and the error that ended the connection.
 async fn read_to_end(frames: &mut dyn Frames) -> (Vec<Bytes>, ReadError) {
     let mut all = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! What comes over a connection, and how it ends.
+//! Reads from a connection, and how connections end. Holds invariants 3.1 and 5.1.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,13 +33,13 @@ async fn send(socket: &mut WebSocketStream<TcpStream>, message: impl Into<Messag
     socket.send(message.into()).await.unwrap();
 }
 
-/// Keeps the connection open until the client has left.
+/// Keeps the connection open until the client disconnects.
 async fn until_closed(mut stream: TcpStream) {
     while stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {}
 }
 
 #[tokio::test]
-async fn frames_come_in_the_order_in_which_they_were_sent() {
+async fn frames_arrive_in_the_order_in_which_they_were_sent() {
     let server = Server::start(async |request: Request| {
         let mut socket = request.upgrade().await;
         for number in 0..500_u32 {
@@ -60,7 +60,7 @@ async fn frames_come_in_the_order_in_which_they_were_sent() {
 }
 
 #[tokio::test]
-async fn a_batch_ends_at_its_limit_and_the_next_one_goes_on() {
+async fn a_batch_ends_at_its_limit_and_the_next_one_continues() {
     let server = Server::start(async |request: Request| {
         let mut stream = request.upgrade_raw().await;
         let bytes: Vec<u8> = (0..10).flat_map(|number| binary(&[number; 8])).collect();
@@ -133,7 +133,7 @@ async fn frames_taken_before_a_read_was_dropped_stay_in_the_batch() {
         assert!(dropped.await.is_err());
     }
     assert_eq!(batch.frames, ["early"]);
-    // The next call goes on with what is there, and does not wait for a first frame.
+    // The next call continues with the frames in the batch, and does not wait for a first frame.
     frames.read_batch(AT_ONCE, &mut batch).await.unwrap();
     assert_eq!(batch.frames, ["early"]);
 }
@@ -144,7 +144,7 @@ async fn frames_somewhat_larger_than_the_protocol_allows_are_read_and_larger_one
         let mut socket = request.upgrade().await;
         send(&mut socket, vec![1; 5_000_000]).await;
         send(&mut socket, vec![2; 6_000_000]).await;
-        // The client leaves before it has taken all of this.
+        // The client disconnects before it has read all of this.
         let _ = socket.send(vec![3; 9_000_000].into()).await;
     });
     let server = server.await;
@@ -214,7 +214,7 @@ async fn a_reader_that_waits_sends_pings() {
 }
 
 #[tokio::test]
-async fn a_connection_cut_amid_a_frame_keeps_the_frames_before() {
+async fn a_connection_cut_inside_a_frame_keeps_the_frames_before() {
     let server = Server::start(async |request: Request| {
         let mut stream = request.upgrade_raw().await;
         let whole = binary(b"whole");
@@ -229,7 +229,7 @@ async fn a_connection_cut_amid_a_frame_keeps_the_frames_before() {
 }
 
 #[tokio::test]
-async fn a_close_tells_its_code_and_reason_and_is_answered() {
+async fn a_close_frame_is_an_error_with_its_code_and_reason_and_is_answered() {
     let (answered, answer) = tokio::sync::oneshot::channel();
     let answered = Arc::new(std::sync::Mutex::new(Some(answered)));
     let server = Server::start(move |request: Request| {

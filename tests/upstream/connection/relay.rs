@@ -1,4 +1,4 @@
-//! The mock relay as a client sees it, and recordings made from it.
+//! The mock relay as a client sees it, and recordings of it.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -93,7 +93,7 @@ async fn the_relay_serves_from_the_oldest_event_or_after_the_cursor() {
 async fn without_a_cursor_only_later_events_are_served() {
     let relay = relay(10, Options::default()).await;
     let mut frames = connect(&relay.url(), Resume::Live).await;
-    // The relay looks the start up after the handshake, so events are pushed until one arrives.
+    // The relay decides the start after the handshake, so events are pushed until one arrives.
     let pushing = async {
         for seq in 11.. {
             relay.push(frame(seq));
@@ -108,7 +108,7 @@ async fn without_a_cursor_only_later_events_are_served() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_caught_up_is_sent_what_is_pushed() {
+async fn a_client_at_the_live_end_gets_new_events() {
     let relay = relay(10, Options::default()).await;
     let mut frames = connect(&relay.url(), Resume::After(9)).await;
     assert_eq!(seqs(&read(frames.as_mut(), 1).await), [10]);
@@ -127,7 +127,7 @@ async fn a_cursor_in_the_future_is_answered_by_an_error_frame_and_the_end() {
 }
 
 #[tokio::test]
-async fn an_outdated_cursor_is_told_before_the_oldest_event() {
+async fn the_notice_of_an_outdated_cursor_comes_before_the_oldest_event() {
     let window_start = Some(5);
     let relay = short_relay(Options {
         window_start,
@@ -171,7 +171,7 @@ async fn a_connection_that_is_cut_has_been_sent_its_share() {
 }
 
 #[tokio::test]
-async fn repeated_frames_have_seqs_that_go_on_rising() {
+async fn repeated_frames_have_ascending_seqs() {
     let repeat = Some(Repeat {
         times: 300,
         renumber,
@@ -186,7 +186,7 @@ async fn repeated_frames_have_seqs_that_go_on_rising() {
 }
 
 #[tokio::test]
-async fn a_relay_with_a_rate_takes_its_time() {
+async fn a_relay_with_a_rate_sends_no_faster() {
     let rate = NonZeroU32::new(100);
     let relay = short_relay(Options {
         rate,

@@ -1,4 +1,4 @@
-//! What is asked, and answers that make no sense.
+//! Requests to hosts, and answers that are invalid. Holds invariant 9.3.
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::net::http_client::{FetchError, Fetcher, NamedBy};
@@ -20,7 +20,7 @@ fn is_invalid<T>(answer: Result<T, HostError>) -> bool {
 }
 
 #[tokio::test]
-async fn each_method_is_asked_by_its_name_wherever_the_url_leads() {
+async fn each_method_is_requested_by_its_name_below_any_url() {
     let server = saying("{}").await;
     let at = host(&server.http_url("/some/path?query=1#fragment"));
     let did = Did::parse("did:web:example.com%3A80").unwrap();
@@ -68,7 +68,7 @@ async fn a_commit_has_a_cid_and_a_rev() {
 }
 
 #[tokio::test]
-async fn a_status_is_of_the_repository_that_was_asked_for() {
+async fn a_status_of_another_repository_is_refused() {
     for (did, is_right) in [("did:plc:ann", true), ("did:plc:bob", false)] {
         let server = saying(&format!(r#"{{"did":"{did}","active":false}}"#)).await;
         let status = hosts()
@@ -80,7 +80,7 @@ async fn a_status_is_of_the_repository_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_did_that_is_none_costs_no_other() {
+async fn an_invalid_did_costs_no_other() {
     let body = r#"{"repos":[{"did":"did:plc:ann"},{"did":"ann"},{"did":"did:plc:bob"}]}"#;
     let server = saying(body).await;
     let page = hosts().repos(&host(&server.http_url("")), None).await;
@@ -90,7 +90,7 @@ async fn a_did_that_is_none_costs_no_other() {
 }
 
 #[tokio::test]
-async fn pages_lead_on_until_there_is_no_cursor() {
+async fn pages_follow_until_there_is_no_cursor() {
     for (cursor, expected) in [
         (r#","cursor":"next""#, Some("next")),
         (r#","cursor":"""#, None),
@@ -109,7 +109,7 @@ async fn pages_lead_on_until_there_is_no_cursor() {
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_left() {
+async fn an_answer_without_end_is_cut_off() {
     let server = Server::start(|request| async move {
         let mut stream = request.unanswered();
         let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"repos\":[";
@@ -122,7 +122,7 @@ async fn an_answer_without_end_is_left() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_told_in_few_words() {
+async fn an_invalid_answer_is_a_short_error() {
     let nonsense = "x".repeat(100_000);
     let server = saying(&format!(r#"{{"did":"did:plc:ann","active":"{nonsense}"}}"#)).await;
     match hosts()
@@ -135,7 +135,7 @@ async fn what_makes_no_sense_is_told_in_few_words() {
 }
 
 #[tokio::test]
-async fn a_host_that_says_nothing_is_left() {
+async fn a_silent_host_is_given_up() {
     let server = Server::start(|request| request.ignore()).await;
     let deadlines = Deadlines {
         answer: SHORT,
@@ -149,7 +149,7 @@ async fn a_host_that_says_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn a_host_that_a_stranger_named_is_at_no_private_address() {
+async fn a_host_from_a_did_document_is_not_dialled_at_a_private_address() {
     let server = saying("{}").await;
     let mut at = host(&server.http_url(""));
     at.named = NamedBy::Outsider;
@@ -164,7 +164,7 @@ async fn a_host_that_a_stranger_named_is_at_no_private_address() {
 }
 
 #[tokio::test]
-async fn a_relay_may_lead_to_the_host_but_to_no_private_address() {
+async fn a_relay_may_redirect_to_the_host_but_to_no_private_address() {
     let elsewhere = saying("{}").await;
     let location = format!("location: {}\r\n", elsewhere.http_url("/there"));
     let relay = Server::answering(&answer("302 Found", &location, "")).await;

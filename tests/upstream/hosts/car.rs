@@ -1,4 +1,4 @@
-//! Repositories on their way from a host to a spool.
+//! Transfers of repositories from a host to a spool. Holds invariant 8.5.
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ async fn a_repository_is_fetched_and_verified() {
     let served = Served::start().await;
     for account in served.accounts.iter().filter(|account| account.is_active()) {
         let (host, did) = (served.host.clone(), did(account));
-        // As an actor does it: on a task, and the rest on a thread that may block.
+        // Like an actor: the transfer on a task, the rest on a thread that may block.
         let asked = did.clone();
         let fetched = tokio::spawn(async move { fetch(&hosts(), &host, &asked).await });
         let spool = Arc::new(fetched.await.unwrap().unwrap());
@@ -40,7 +40,7 @@ async fn a_repository_is_fetched_and_verified() {
 }
 
 #[tokio::test]
-async fn a_repository_that_breaks_off_or_goes_on_is_noticed() {
+async fn a_repository_that_is_too_short_or_too_long_is_noticed() {
     let served = Served::start().await;
     let account = did(served.active());
     let spoilt = async |mishap| {
@@ -56,7 +56,7 @@ async fn a_repository_that_breaks_off_or_goes_on_is_noticed() {
     assert!(fetch(&hosts(), &served.host, &account).await.is_ok());
 }
 
-/// A host whose repository begins, and then comes a byte at a time, in such intervals, if at all.
+/// A host that sends the beginning of a repository, and then one byte in each interval, or nothing.
 async fn dripping(interval: Option<Duration>) -> Server {
     Server::start(move |request| async move {
         let mut stream = request.unanswered();
@@ -82,7 +82,7 @@ fn reason_of_timeout(fetched: Result<Spool, SpoolError>) -> String {
 }
 
 #[tokio::test]
-async fn a_host_that_falls_silent_is_left() {
+async fn a_host_that_falls_silent_is_given_up() {
     let server = dripping(None).await;
     let hosts = hosts_within(Deadlines {
         silence: SHORT,
@@ -93,7 +93,7 @@ async fn a_host_that_falls_silent_is_left() {
 }
 
 #[tokio::test]
-async fn a_host_that_drips_is_left_though_it_is_never_silent() {
+async fn a_slow_host_is_given_up_though_it_is_never_silent() {
     let server = dripping(Some(Duration::from_millis(10))).await;
     let hosts = hosts_within(Deadlines {
         silence: SHORT,
@@ -113,13 +113,13 @@ async fn a_host_that_drips_is_left_though_it_is_never_silent() {
 }
 
 #[tokio::test]
-async fn a_host_that_takes_forever_is_left() {
+async fn a_transfer_that_takes_too_long_is_given_up() {
     let server = dripping(Some(Duration::from_millis(10))).await;
     let hosts = hosts_within(Deadlines {
         transfer: SHORT,
         ..SLOT_TIMEOUT
     });
-    // The section that drips in is longer than what comes in time.
+    // The slow section is longer than what arrives before the deadline.
     let car = hosts
         .repo(&host(&server.http_url("")), &ann())
         .await

@@ -1,5 +1,5 @@
-//! Hosts over real sockets: those of a simulated network, honest or befallen by mishaps, and some that
-//! follow a script.
+//! Tests hosts over real sockets: those of a simulated network, with and without failures, and some
+//! that follow a script.
 
 mod answers;
 mod car;
@@ -14,7 +14,7 @@ use huddle_firehose::net::http_client::{Fetcher, NamedBy};
 use huddle_firehose::repo::host::{Deadlines, Host, HttpHosts};
 use url::Url;
 
-/// Long enough for any machine; no test waits for it unless it fails.
+/// A deadline that is long enough for any machine. A test that passes does not wait for it.
 const SLOT_TIMEOUT: Deadlines = Deadlines {
     answer: Duration::from_secs(20),
     silence: Duration::from_secs(20),
@@ -22,7 +22,7 @@ const SLOT_TIMEOUT: Deadlines = Deadlines {
     least_rate: 1,
 };
 
-/// So long wait those that wait in vain.
+/// The deadline of tests in which no answer comes.
 const SHORT: Duration = Duration::from_millis(200);
 
 fn ann() -> Did {

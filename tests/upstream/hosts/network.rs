@@ -1,4 +1,4 @@
-//! What the host of a simulated network says.
+//! The answers of a simulated network's host.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use tokio::io::AsyncReadExt;
 
 use super::{host, hosts};
 
-/// A host, and the accounts that it has.
+/// A host and its accounts.
 pub(crate) struct Served {
     pub(crate) server: HttpServer,
     pub(crate) host: Host,
@@ -93,7 +93,7 @@ async fn the_latest_commit_is_the_head_of_an_active_repository() {
 }
 
 #[tokio::test]
-async fn the_status_is_told_of_every_account() {
+async fn every_account_has_a_status() {
     let served = Served::start().await;
     for account in &served.accounts {
         let status = hosts().repo_status(&served.host, &did(account)).await;
@@ -105,13 +105,13 @@ async fn the_status_is_told_of_every_account() {
         };
         assert_eq!(status, Ok(expected));
     }
-    let nobody = Did::parse("did:plc:nobody").unwrap();
-    let unknown = hosts().repo_status(&served.host, &nobody).await;
+    let missing = Did::parse("did:plc:missing").unwrap();
+    let unknown = hosts().repo_status(&served.host, &missing).await;
     assert_eq!(unknown, Err(RepoError::NotFound.into()));
 }
 
 #[tokio::test]
-async fn a_repository_comes_as_it_is() {
+async fn a_repository_is_fetched_unchanged() {
     let served = Served::start().await;
     for account in &served.accounts {
         match (
@@ -152,7 +152,7 @@ async fn repositories_are_listed() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_none() {
+async fn a_truncated_answer_is_an_error() {
     let served = Served::start().await;
     let endpoint = Endpoint::GetLatestCommit;
     served.server.misbehave(endpoint, Mishap::Truncated, 1);
@@ -167,7 +167,7 @@ async fn an_answer_that_breaks_off_is_none() {
 }
 
 #[tokio::test]
-async fn a_host_that_sends_round_in_circles_gives_no_answer() {
+async fn a_redirect_loop_is_an_error() {
     let served = Served::start().await;
     let endpoint = Endpoint::GetRepo;
     served

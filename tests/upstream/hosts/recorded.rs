@@ -1,4 +1,4 @@
-//! Answers that the reference server once gave.
+//! Recorded answers of the reference server.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use test_support::shared_data::shared_recording;
 
 use super::{host, hosts};
 
-/// A server that says the same again.
+/// A server that replays the answer.
 async fn saying(recorded: &Value) -> Server {
     let status = format!("{} Recorded", recorded["status"]);
     Server::answering(&answer(&status, "", &recorded["body"].to_string())).await
@@ -24,7 +24,7 @@ fn rev(recorded: &Value) -> Option<Tid> {
     text(recorded, "rev").map(|rev| Tid::parse(&rev).unwrap())
 }
 
-/// What is expected of it, if it is a refusal.
+/// The expected error, if it is a refusal.
 fn refusal(recorded: &Value) -> Option<HostError> {
     let error = match text(recorded, "error")?.as_str() {
         "RepoDeactivated" => RepoError::Deactivated,

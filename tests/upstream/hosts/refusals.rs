@@ -1,4 +1,4 @@
-//! What a refusal means.
+//! The meaning of a host's refusals.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{ann, host, hosts};
 
-/// What comes of it whatever is asked.
+/// The error for this refusal. Asserts that every method gives the same one.
 async fn refused(status: &str, headers: &str, body: &str) -> HostError {
     let server = Server::answering(&answer(status, headers, body)).await;
     let at = host(&server.http_url(""));
@@ -36,7 +36,7 @@ fn status(status: u16) -> HostError {
 }
 
 #[tokio::test]
-async fn an_account_that_is_not_served_is_told_by_the_errors_name() {
+async fn the_name_of_an_error_says_why_an_account_is_not_served() {
     for (name, expected) in [
         ("RepoDeactivated", RepoError::Deactivated),
         ("RepoNotFound", RepoError::NotFound),
@@ -55,7 +55,7 @@ async fn a_host_may_not_know_the_method() {
         ("501 Not Implemented", error("MethodNotImplemented")),
         ("501 Not Implemented", String::new()),
         ("400 Bad Request", error("MethodNotImplemented")),
-        // The reference server, without and with a service to which it passes on what it does not know.
+        // The reference server, without and with a service to which it forwards unknown methods.
         (
             "400 Bad Request",
             r#"{"error":"InvalidRequest","message":"No service configured for com.atproto.sync.listReposByCollection"}"#.to_owned(),
@@ -72,7 +72,7 @@ async fn a_host_may_not_know_the_method() {
 }
 
 #[tokio::test]
-async fn a_busy_host_is_left_alone_for_as_long_as_it_says() {
+async fn the_retry_after_of_a_busy_host_is_kept() {
     let throttled = |seconds: Option<u64>| HostError::Throttled {
         retry_after: seconds.map(Duration::from_secs),
     };
@@ -90,7 +90,7 @@ async fn a_busy_host_is_left_alone_for_as_long_as_it_says() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_rate_limits_window_is_known_as_well() {
+async fn the_end_of_a_rate_limit_window_is_kept() {
     let now = Timestamp::now().as_second();
     for (reset, range) in [
         (now + 100, 80..=100),
@@ -108,7 +108,7 @@ async fn the_end_of_a_rate_limits_window_is_known_as_well() {
 }
 
 #[tokio::test]
-async fn any_other_refusal_says_nothing_of_the_repository() {
+async fn any_other_refusal_does_not_describe_the_repository() {
     for (line, expected) in [
         ("204 No Content", 204),
         ("400 Bad Request", 400),
@@ -129,7 +129,7 @@ async fn any_other_refusal_says_nothing_of_the_repository() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_breaks_off_is_no_answer() {
+async fn a_truncated_refusal_is_no_answer() {
     let server = Server::start(|request| async move {
         let mut stream = request.unanswered();
         let half = b"HTTP/1.1 404 Not Found\r\ncontent-length: 100\r\n\r\n{\"error\":";

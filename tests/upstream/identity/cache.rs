@@ -1,4 +1,5 @@
-//! What is remembered, for how long, and who waits for whom. Time is paused.
+//! What the cache keeps, for how long, and which requests wait for others. Time is paused.
+//! Holds invariants 4.7 and 8.5.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Limits on the rate that no test meets unless it means to.
+/// Limits on the rate that only tests of the rate reach.
 fn limits() -> Limits {
     Limits {
         per_second: 1_000_000,
@@ -53,7 +54,7 @@ async fn an_identity_is_looked_up_once_a_day() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_there_is_no_identity_is_remembered_for_minutes() {
+async fn a_missing_identity_is_kept_for_minutes() {
     let not_one = DocumentError::NoSigningKey;
     for error in [
         ResolveError::NotFound,
@@ -76,7 +77,7 @@ async fn that_there_is_no_identity_is_remembered_for_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_unknown_is_asked_for_again_ever_more_slowly() {
+async fn an_unknown_identity_is_requested_with_growing_delays() {
     let resolver = Scripted::default();
     resolver.fail(&plc(1), Failure::Error(unavailable(None)));
     let identities = resolver.cache(limits());
@@ -95,7 +96,7 @@ async fn what_is_unknown_is_asked_for_again_ever_more_slowly() {
     resolver.recover(&plc(1));
     advance(5 * MINUTE).await;
     assert!(identities.get(&plc(1)).await.is_ok());
-    // Trouble that comes later begins anew.
+    // A later failure begins with the first delay again.
     advance(25 * HOUR).await;
     resolver.fail(&plc(1), Failure::Error(unavailable(None)));
     assert!(identities.get(&plc(1)).await.is_err());
@@ -105,7 +106,7 @@ async fn what_is_unknown_is_asked_for_again_ever_more_slowly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_asks_for_time_is_given_it() {
+async fn the_retry_after_of_a_server_is_kept() {
     let resolver = Scripted::default();
     let error = unavailable(Some(10 * MINUTE));
     resolver.fail(&plc(1), Failure::Error(error.clone()));
@@ -120,7 +121,7 @@ async fn a_server_that_asks_for_time_is_given_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_ask_at_once_wait_for_one_request() {
+async fn concurrent_callers_share_one_request() {
     let resolver = Scripted::with_delay(SECOND);
     let identities = resolver.cache(limits());
     let asked: Vec<_> = (0..100).map(|_| ask(&identities, &plc(1))).collect();
@@ -131,7 +132,7 @@ async fn all_who_ask_at_once_wait_for_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_stops_waiting_leaves_the_others_their_answer() {
+async fn a_caller_that_stops_waiting_does_not_cost_the_others_their_answer() {
     let resolver = Scripted::with_delay(SECOND);
     let identities = resolver.cache(limits());
     let first = ask(&identities, &plc(1));
@@ -144,7 +145,7 @@ async fn whoever_stops_waiting_leaves_the_others_their_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_nobody_waits_for_still_serves_those_who_ask_later() {
+async fn a_request_without_a_waiting_caller_still_serves_later_callers() {
     let resolver = Scripted::with_delay(10 * SECOND);
     let identities = resolver.cache(limits());
     let abandoned = timeout(SECOND, identities.get(&plc(1))).await;
@@ -155,7 +156,7 @@ async fn a_request_that_nobody_waits_for_still_serves_those_who_ask_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_requests_are_under_way_and_no_more() {
+async fn the_number_of_concurrent_requests_is_limited() {
     let resolver = Scripted::with_delay(SECOND);
     let limits = Limits {
         in_flight: 4,
@@ -190,7 +191,7 @@ async fn requests_follow_each_other_no_faster_than_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_hosts_do_not_keep_the_directory_waiting() {
+async fn slow_hosts_do_not_delay_the_plc_directory() {
     let resolver = Scripted::with_delay(SECOND);
     let limits = Limits {
         in_flight: 1,
@@ -208,7 +209,7 @@ async fn slow_hosts_do_not_keep_the_directory_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_ever() {
+async fn no_caller_waits_for_ever() {
     let resolver = Scripted::with_delay(24 * HOUR);
     let identities = resolver.cache(limits());
     let start = Instant::now();
@@ -218,7 +219,7 @@ async fn nobody_waits_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_have_stopped_waiting_leave_no_queue_behind() {
+async fn callers_that_stop_waiting_leave_no_queue() {
     let resolver = Scripted::with_delay(20 * SECOND);
     let limits = Limits {
         in_flight: 1,
@@ -231,7 +232,7 @@ async fn those_who_have_stopped_waiting_leave_no_queue_behind() {
     let queue = join_all(dids.iter().map(|did| identities.get(did)));
     assert!(timeout(SECOND, queue).await.is_err());
     assert!(first.await.unwrap().is_ok());
-    // Whoever comes now is next.
+    // A new caller is next.
     let start = Instant::now();
     assert!(identities.get(&plc(50)).await.is_ok());
     assert_eq!(start.elapsed().as_secs(), 20);

@@ -1,4 +1,4 @@
-//! The resolver before a PLC directory, whole or broken.
+//! Tests the resolver against a PLC directory, with and without failures. Holds invariant 8.5.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ use tokio::time::sleep;
 
 use super::{SLOT_TIMEOUT, did, document, fetch_error, plc, resolve, resolver};
 
-/// A directory of the accounts of a simulated network.
+/// A PLC directory of the accounts of a simulated network.
 struct Directory {
     network: Arc<Mutex<Network>>,
     server: HttpServer,
@@ -51,7 +51,7 @@ impl Directory {
             .collect()
     }
 
-    /// What comes of a look-up that `mishap` befalls.
+    /// The result of a lookup with the failure `mishap`.
     async fn resolve_with(&self, mishap: Mishap) -> Result<Identity, ResolveError> {
         self.server.misbehave(Endpoint::DidDocument, mishap, 1);
         resolve(&self.server.url(), &self.did).await
@@ -105,7 +105,7 @@ async fn a_did_that_the_directory_does_not_know_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_did_that_was_given_up_is_tombstoned() {
+async fn a_deleted_did_is_tombstoned() {
     let directory = Directory::start().await;
     let answer = directory.resolve_with(Mishap::Status(410)).await;
     assert_eq!(answer, Err(ResolveError::Tombstoned));
@@ -130,15 +130,15 @@ async fn other_statuses_leave_it_unknown() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_leaves_it_unknown() {
+async fn a_truncated_answer_leaves_it_unknown() {
     let directory = Directory::start().await;
     let answer = directory.resolve_with(Mishap::Truncated).await;
     assert!(matches!(fetch_error(answer), FetchError::Transport(_)));
 }
 
 #[tokio::test]
-async fn a_directory_that_is_not_there_leaves_it_unknown() {
-    // The port is taken, and nobody listens.
+async fn an_unreachable_directory_leaves_it_unknown() {
+    // The port is in use, but not listened on.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}", socket.local_addr().unwrap());
@@ -195,7 +195,7 @@ async fn a_document_that_is_too_long_is_invalid() {
 }
 
 #[tokio::test]
-async fn the_deadline_is_for_everything_together() {
+async fn one_deadline_covers_the_whole_lookup() {
     let drip = Server::start(|request| async move {
         let mut stream = request.unanswered();
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n";
@@ -227,7 +227,7 @@ async fn a_redirect_loop_leaves_it_unknown() {
 }
 
 #[tokio::test]
-async fn a_directory_that_asks_for_time_is_left_alone_by_all() {
+async fn the_retry_after_of_the_directory_holds_for_all_lookups() {
     let directory = Directory::start().await;
     let mishap = Mishap::RetryAfter(600);
     directory.server.misbehave(Endpoint::DidDocument, mishap, 1);

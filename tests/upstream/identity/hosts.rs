@@ -1,4 +1,4 @@
-//! The resolver before hosts that strangers name.
+//! Tests the resolver against hosts that a `did:web` names. Holds invariant 9.3.
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::identity::locate::LocateError;
@@ -9,7 +9,7 @@ use test_support::scripted_server::{Server, answer};
 
 use super::{KEY, SLOT_TIMEOUT, did, document, fetch_error, plc, resolve, resolver};
 
-/// Never asked.
+/// No test asks it.
 const DIRECTORY: &str = "http://127.0.0.1:9";
 
 /// The DID of a server on a port of this machine.
@@ -55,7 +55,7 @@ async fn a_host_without_a_document_has_no_identity() {
 }
 
 #[tokio::test]
-async fn a_host_that_asks_for_time_speaks_for_itself_only() {
+async fn the_retry_after_of_a_host_holds_for_that_host_only() {
     let busy = answer("429 Too Many Requests", "retry-after: 600\r\n", "");
     let (busy, host) = (Server::answering(&busy).await, host().await);
     let resolver = resolver(DIRECTORY, true, SLOT_TIMEOUT);
@@ -74,7 +74,7 @@ async fn this_machine_is_not_asked_unless_allowed() {
 }
 
 #[tokio::test]
-async fn the_operators_directory_may_be_private_but_leads_to_no_other_private_address() {
+async fn the_plc_directory_may_be_private_but_redirects_to_no_other_private_address() {
     let target = Server::answering(&answer("200 OK", "", &document(&plc(1)))).await;
     let by_address = target.http_url("/");
     let by_name = by_address.replace("127.0.0.1", "localhost");

@@ -1,5 +1,5 @@
-//! From a DID to its identity: the cache before a scripted resolver in paused time, and the resolver
-//! before real servers.
+//! Tests the lookup of identities: the cache with a scripted resolver in paused time, and the
+//! resolver with real servers.
 
 mod cache;
 mod directory;
@@ -23,7 +23,7 @@ fn did(text: &str) -> Did {
     Did::parse(text).unwrap()
 }
 
-/// The `number`th of many DIDs.
+/// The DID with this number.
 fn plc(number: usize) -> Did {
     let letters = format!("{number:0>24}").replace('0', "a").replace('1', "b");
     did(&format!(

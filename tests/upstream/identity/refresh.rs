@@ -1,4 +1,4 @@
-//! What an #identity event and a bad signature do to the cache. Time is paused.
+//! The effect of an `#identity` event and of a bad signature on the cache. Time is paused.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ async fn key(identities: &Identities, did: &Did) -> String {
     identities.get(did).await.unwrap().signing_key.clone()
 }
 
-/// The new key; `None` where it was too soon.
+/// The new key. `None` if the refresh was too soon.
 async fn refreshed(identities: &Identities, did: &Did) -> Option<String> {
     let identity = identities.refresh(did).await.unwrap();
     identity.map(|identity| identity.signing_key.clone())
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_identity_event_makes_the_next_one_ask_again() {
+async fn an_identity_event_causes_a_new_request() {
     let resolver = Scripted::default();
     let identities = resolver.cache(Limits::default());
     assert_eq!(key(&identities, &plc(1)).await, "key 1");
@@ -33,7 +33,7 @@ async fn an_identity_event_makes_the_next_one_ask_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_identity_event_clears_away_trouble_too() {
+async fn an_identity_event_also_clears_a_failure() {
     let resolver = Scripted::default();
     resolver.fail(&plc(1), Failure::Error(ResolveError::NotFound));
     let identities = resolver.cache(Limits::default());
@@ -58,15 +58,15 @@ async fn an_answer_from_before_the_event_is_not_kept() {
     let after = ask();
     resolver.reached(2).await;
     assert_eq!(before.await.unwrap(), "key 1");
-    // The first has landed, the second has not.
+    // The first request is complete, the second is not.
     assert_eq!(key(&identities, &plc(1)).await, "key 2");
     assert_eq!(after.await.unwrap(), "key 2");
     assert_eq!(resolver.requests(), 2);
 }
 
-/// Before an account counts as gone, for one.
+/// For example before an account counts as deleted.
 #[tokio::test(start_paused = true)]
-async fn whoever_has_to_know_what_is_so_now_is_not_told_that_it_was_asked_a_short_while_ago() {
+async fn a_lookup_of_the_newest_identity_is_never_too_soon() {
     let resolver = Scripted::default();
     let identities = resolver.cache(Limits::default());
     assert_eq!(key(&identities, &plc(1)).await, "key 1");
@@ -104,13 +104,13 @@ async fn bad_signatures_of_one_account_share_a_refresh() {
         key(&identities, &did),
     );
     assert_eq!((one.as_deref(), &one), (Some("key 2"), &other));
-    // Whoever trusts what is known need not wait.
+    // A caller that accepts the cached identity does not wait.
     assert_eq!(meanwhile, "key 1");
     assert_eq!(resolver.requests(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_finds_nothing_out_is_unknown_and_not_too_soon() {
+async fn a_failed_refresh_is_unknown_and_not_too_soon() {
     let resolver = Scripted::default();
     let identities = resolver.cache(Limits::default());
     key(&identities, &plc(1)).await;
@@ -129,7 +129,7 @@ async fn a_refresh_that_finds_nothing_out_is_unknown_and_not_too_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_may_find_that_there_is_no_identity_any_more() {
+async fn a_refresh_may_find_that_the_identity_is_gone() {
     let resolver = Scripted::default();
     let identities = resolver.cache(Limits::default());
     key(&identities, &plc(1)).await;

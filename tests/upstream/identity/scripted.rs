@@ -1,4 +1,4 @@
-//! A resolver that does what a test says.
+//! A resolver that a test controls.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,13 +12,13 @@ use huddle_firehose::net::http_client::FetchError;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
-/// Clones are the same.
+/// Clones share the same resolver.
 #[derive(Clone, Default)]
 pub(crate) struct Scripted(Arc<Mutex<Script>>);
 
 #[derive(Default)]
 struct Script {
-    /// What goes wrong with a DID; any other has an identity.
+    /// The failure of a DID. Any other DID has an identity.
     failures: BTreeMap<Did, Failure>,
     /// How long an answer takes.
     delay: Duration,
@@ -60,12 +60,12 @@ impl Scripted {
         self.0.lock().unwrap().failures.remove(did);
     }
 
-    /// How often anybody was asked for.
+    /// The number of requests so far.
     pub(crate) fn requests(&self) -> usize {
         self.0.lock().unwrap().requests.len()
     }
 
-    /// Waits, in no time, until so many requests have been made.
+    /// Waits for this number of requests, without advancing the time.
     pub(crate) async fn reached(&self, requests: usize) {
         for _ in 0..1000 {
             if self.requests() >= requests {
@@ -76,7 +76,7 @@ impl Scripted {
         panic!("{} requests instead of {requests}", self.requests());
     }
 
-    /// When `did` was asked for.
+    /// When `did` was requested.
     pub(crate) fn times(&self, did: &Did) -> Vec<Instant> {
         let script = self.0.lock().unwrap();
         let of_did = script.requests.iter().filter(|(asked, _)| asked == did);
@@ -87,7 +87,7 @@ impl Scripted {
         self.0.lock().unwrap().most_under_way
     }
 
-    /// Which request it is, how long it takes, and what goes wrong with it.
+    /// The number of the request, its duration, and its failure.
     fn begin(&self, did: &Did) -> (usize, Duration, Option<Failure>) {
         let mut script = self.0.lock().unwrap();
         script.requests.push((did.clone(), Instant::now()));

@@ -1,5 +1,4 @@
-//! Repositories as hosts give them out: those of a simulated network, and what becomes of them once
-//! anything in them is changed.
+//! Tests snapshots: repositories of a simulated network as hosts serve them, whole and altered.
 
 mod others;
 mod records;

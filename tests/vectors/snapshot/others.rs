@@ -1,4 +1,4 @@
-//! Repositories that other servers gave out.
+//! Tests snapshots of repositories that other servers have served. Holds invariant 9.5.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,8 +28,8 @@ fn is_listed(collection: &str) -> bool {
     )
 }
 
-/// What its server says that it holds.
-fn truth(oracle: &Value, did: &Did) -> BTreeMap<String, Cid> {
+/// The records that the server has reported.
+fn expected(oracle: &Value, did: &Did) -> BTreeMap<String, Cid> {
     let records = oracle["records"].as_array().unwrap().iter();
     let of_repo = records.filter_map(|record| {
         let (at, path) = record["uri"]
@@ -43,7 +43,7 @@ fn truth(oracle: &Value, did: &Did) -> BTreeMap<String, Cid> {
 }
 
 #[tokio::test]
-async fn what_the_reference_server_gives_out_is_verified_and_is_what_it_says() {
+async fn repositories_of_the_reference_server_verify_and_hold_what_it_reports() {
     let Some(folder) = shared_recording("small-repos") else {
         return;
     };
@@ -68,10 +68,10 @@ async fn what_the_reference_server_gives_out_is_verified_and_is_what_it_says() {
         let latest = &answers[did.as_str()]["getLatestCommit"]["body"];
         assert_eq!(latest["cid"], snapshot.cid.to_string());
         assert_eq!(latest["rev"], snapshot.commit.rev.as_str());
-        let truth = truth(&oracle, &did);
-        records += truth.len();
-        let truth: Vec<_> = truth.into_iter().collect();
-        assert_eq!(held(&snapshot, is_listed), truth);
+        let expected = expected(&oracle, &did);
+        records += expected.len();
+        let expected: Vec<_> = expected.into_iter().collect();
+        assert_eq!(held(&snapshot, is_listed), expected);
         repos += 1;
     }
     assert!(
@@ -80,7 +80,7 @@ async fn what_the_reference_server_gives_out_is_verified_and_is_what_it_says() {
     );
 }
 
-/// What is in the tree. Nobody noted the keys of these accounts.
+/// The records in the tree. The keys of these accounts were not recorded.
 fn walk(spool: &Spool) -> BTreeMap<String, Cid> {
     let commit = spool.get(spool.root()).unwrap().unwrap();
     let commit = SignedCommit::decode(&commit).unwrap();
@@ -93,7 +93,7 @@ fn walk(spool: &Spool) -> BTreeMap<String, Cid> {
 }
 
 #[tokio::test]
-async fn repositories_that_others_keep_as_examples_are_whole() {
+async fn example_repositories_of_other_projects_are_whole() {
     let Some(folder) = shared_data("cars") else {
         return;
     };

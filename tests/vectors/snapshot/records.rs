@@ -1,4 +1,4 @@
-//! What a repository holds, as a snapshot tells it.
+//! Tests the records that a snapshot returns. Holds invariant 9.5.
 
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
@@ -20,8 +20,8 @@ async fn a_snapshot_holds_what_its_repository_holds() {
             assert_eq!(snapshot.commit.rev.as_str(), head.rev);
             assert_eq!(snapshot.commit.data, head.data);
             let held = held(&snapshot, everything);
-            let truth: Vec<_> = repo.truth.clone().into_iter().collect();
-            assert_eq!(held, truth, "seed {seed}");
+            let expected: Vec<_> = repo.records.clone().into_iter().collect();
+            assert_eq!(held, expected, "seed {seed}");
             for (_, cid) in held {
                 let record = snapshot.record(&cid).unwrap();
                 assert_eq!(record, repo.blocks[&cid]);
@@ -33,11 +33,11 @@ async fn a_snapshot_holds_what_its_repository_holds() {
 }
 
 #[tokio::test]
-async fn only_wanted_collections_are_told_of() {
+async fn only_wanted_collections_are_returned() {
     let repo = Repo::large();
     let wants = |collection: &str| collection == SLOT_OFFER;
     let snapshot = repo.verify_where(wants).await.unwrap();
-    let offers = repo.truth.into_iter();
+    let offers = repo.records.into_iter();
     let offers: Vec<_> = offers
         .filter(|(path, _)| path.starts_with(&format!("{SLOT_OFFER}/")))
         .collect();
@@ -75,7 +75,7 @@ async fn a_record_that_is_too_long_is_named_and_costs_no_other() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_no_text_is_told_of_all_the_same() {
+async fn a_path_that_is_not_text_is_returned_too() {
     let mut repo = Repo::holding(&[]);
     let value = repo.add(&ipld!({}));
     let entry = ipld!({
@@ -87,12 +87,12 @@ async fn a_path_that_is_no_text_is_told_of_all_the_same() {
     let data = repo.add(&ipld!({ "l": null, "e": [entry] }));
     repo.sign(data);
     let snapshot = repo.verify().await.unwrap();
-    let told = ("com.huddle.a/\u{fffd}".to_owned(), value);
-    assert_eq!(held(&snapshot, everything), [told]);
+    let expected = ("com.huddle.a/\u{fffd}".to_owned(), value);
+    assert_eq!(held(&snapshot, everything), [expected]);
 }
 
 #[tokio::test]
-async fn what_has_no_slash_is_in_no_collection() {
+async fn a_path_without_a_slash_is_in_no_collection() {
     let repo = Repo::holding(&[("com.huddle.a", ipld!({})), ("com.huddle.b/1", ipld!({}))]);
     let snapshot = repo.verify().await.unwrap();
     let held = held(&snapshot, everything);

@@ -1,4 +1,4 @@
-//! What a CAR must be, whatever is in it.
+//! Tests the form of a CAR, without its content. Holds invariant 9.1.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ async fn every_block_is_found_and_no_other() {
 }
 
 #[tokio::test]
-async fn blocks_may_come_in_any_order_and_twice_and_be_of_no_use() {
+async fn blocks_may_come_in_any_order_or_twice_or_be_unused() {
     let repo = Repo::large();
     for seed in 0..20 {
         let mut random = Rng::with_seed(seed);
@@ -56,7 +56,7 @@ async fn blocks_may_come_in_any_order_and_twice_and_be_of_no_use() {
 }
 
 #[tokio::test]
-async fn blocks_of_kinds_that_repositories_lack_are_passed_by() {
+async fn blocks_of_other_kinds_are_skipped() {
     let raw = Cid::new_v1(0x55, *address_of(b"raw").hash());
     let unknown = Cid::new_v1(0x71, Multihash::wrap(0x1e, &[7; 32]).unwrap());
     let sections = [
@@ -84,7 +84,7 @@ async fn a_block_must_hash_to_its_cid() {
 }
 
 #[tokio::test]
-async fn a_car_that_breaks_off_inside_a_section_is_cut_short() {
+async fn a_car_that_ends_inside_a_section_is_cut_short() {
     let sections = [block(b"first"), block(&[7; 300])];
     let car = write(&[address_of(b"first")], &sections);
     let boundaries = [0, 1, 2].map(|count| write(&[sections[0].0], &sections[..count]).len());
@@ -122,7 +122,7 @@ async fn a_section_that_is_too_long_is_refused_before_it_is_read() {
         let mut car = header();
         let expected = car.len() as u64;
         push_varint(&mut car, length);
-        // Whoever reads on reads too much.
+        // A reader must not read beyond the header of the section.
         let endless = car.chain(repeat(0));
         let read = Spool::read(endless, PLENTY, &std::env::temp_dir()).await;
         assert!(
@@ -177,7 +177,7 @@ async fn a_repository_has_one_root() {
 }
 
 #[tokio::test]
-async fn what_has_no_header_of_a_car_is_none() {
+async fn a_file_without_a_header_is_not_a_car() {
     let with_header = |header: &[u8]| {
         let mut car = Vec::new();
         push_section(&mut car, header);
@@ -201,7 +201,7 @@ async fn what_has_no_header_of_a_car_is_none() {
 }
 
 #[tokio::test]
-async fn the_blocks_leave_no_file_behind_even_while_they_are_there() {
+async fn the_spool_has_no_name_in_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let car = Repo::large().car();
     let spool = Spool::read(&*car, PLENTY, folder.path()).await.unwrap();
@@ -210,7 +210,7 @@ async fn the_blocks_leave_no_file_behind_even_while_they_are_there() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_there_is_our_own_fault() {
+async fn a_missing_folder_is_an_error_of_the_worker() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
     let read = Spool::read(&*header(), PLENTY, &missing).await;

@@ -1,4 +1,4 @@
-//! Repositories that can be taken apart and put together again.
+//! Repositories that a test can take apart, alter and sign again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use simulated_network::shape::Shape;
 pub(crate) type Fields = BTreeMap<String, Ipld>;
 pub(crate) type Section = (Cid, Vec<u8>);
 
-/// More than any repository here has.
+/// More blocks than any repository in the tests has.
 pub(crate) const PLENTY: u64 = 64 << 20;
 
 /// A whole repository, and the key of its account.
@@ -30,11 +30,11 @@ pub(crate) struct Repo {
     pub(crate) key: SigningKey,
     pub(crate) root: Cid,
     pub(crate) blocks: Blocks,
-    /// What it holds.
-    pub(crate) truth: BTreeMap<String, Cid>,
+    /// The CID of each record, by path.
+    pub(crate) records: BTreeMap<String, Cid>,
 }
 
-/// The accounts of a network in which so many things happened, of which each has a commit.
+/// The accounts of a network after a number of actions. Each has a commit.
 pub(crate) fn accounts(seed: u64, steps: usize) -> Vec<Account> {
     let mut network = Network::new(seed, Shape::default());
     network.steps(steps);
@@ -60,30 +60,30 @@ impl Repo {
             key: repo.key().clone(),
             root,
             blocks,
-            truth: paths
+            records: paths
                 .map(|path| (path.to_owned(), repo.cid(path).unwrap()))
                 .collect(),
         }
     }
 
-    /// One with many records.
+    /// A repository with many records.
     pub(crate) fn large() -> Self {
         let accounts = accounts(1, 600);
         let mut repos = accounts.iter().map(Self::of);
-        repos.find(|repo| repo.truth.len() > 30).unwrap()
+        repos.find(|repo| repo.records.len() > 30).unwrap()
     }
 
-    /// One that holds these records and no other.
+    /// A repository with exactly these records.
     pub(crate) fn holding(records: &[(&str, Ipld)]) -> Self {
         let mut repo = Self::of(&accounts(1, 0)[0]);
         repo.blocks.clear();
-        repo.truth.clear();
+        repo.records.clear();
         for (path, record) in records {
             let block = encode(record);
-            repo.truth.insert((*path).to_owned(), address_of(&block));
+            repo.records.insert((*path).to_owned(), address_of(&block));
             repo.blocks.insert(address_of(&block), block);
         }
-        let tree = Tree::build(&repo.truth);
+        let tree = Tree::build(&repo.records);
         repo.blocks.extend(tree.blocks());
         repo.sign(tree.root);
         repo
@@ -148,7 +148,7 @@ impl Repo {
         self.key.public_multibase().parse().unwrap()
     }
 
-    /// Its blocks as a host orders them, or some host.
+    /// Its blocks, in the order of a host.
     pub(crate) fn sections(&self) -> Vec<Section> {
         let blocks = self.blocks.iter();
         blocks.map(|(cid, block)| (*cid, block.clone())).collect()
@@ -200,7 +200,7 @@ pub(crate) fn push_varint(bytes: &mut Vec<u8>, mut number: usize) {
     bytes.push(number as u8);
 }
 
-/// All that a snapshot holds in the collections that are wanted.
+/// All records of a snapshot in the wanted collections.
 pub(crate) fn held(snapshot: &Snapshot, wants: impl Fn(&str) -> bool) -> Vec<(String, Cid)> {
     snapshot.records(wants).map(Result::unwrap).collect()
 }

@@ -1,4 +1,4 @@
-//! What a repository must prove before it is believed.
+//! Tests what a repository must prove before it is accepted. Holds invariants 9.4 and 9.5.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use simulated_network::record::SLOT_OFFER;
 
 use super::support::{Repo, everything, held, now, spool, write};
 
-/// The short name of what is wrong with the commit.
+/// The short name of the error in the commit.
 async fn refused(repo: &Repo) -> &'static str {
     match repo.verify().await.unwrap_err() {
         SnapshotError::Commit(error) => error.name(),
@@ -59,9 +59,9 @@ async fn every_block_is_needed_wherever_the_car_is_cut() {
 }
 
 #[tokio::test]
-async fn each_missing_block_is_told_by_what_it_is() {
+async fn the_error_names_the_kind_of_a_missing_block() {
     let repo = Repo::large();
-    let values: Vec<Cid> = repo.truth.values().copied().collect();
+    let values: Vec<Cid> = repo.records.values().copied().collect();
     let (mut nodes, mut records) = (0, 0);
     for cid in repo.blocks.keys() {
         let mut without = repo.clone();
@@ -87,10 +87,10 @@ async fn each_missing_block_is_told_by_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_record_that_nobody_wants_may_be_missing() {
+async fn an_unwanted_record_may_be_missing() {
     let mut repo = Repo::large();
     let is_offer = |path: &str| path.starts_with(&format!("{SLOT_OFFER}/"));
-    let unwanted = repo.truth.iter().find(|(path, _)| !is_offer(path));
+    let unwanted = repo.records.iter().find(|(path, _)| !is_offer(path));
     let unwanted = *unwanted.unwrap().1;
     repo.blocks.remove(&unwanted);
     let wants = |collection: &str| collection == SLOT_OFFER;
@@ -99,7 +99,7 @@ async fn a_record_that_nobody_wants_may_be_missing() {
 }
 
 #[tokio::test]
-async fn a_repository_is_its_accounts_and_no_others() {
+async fn a_repository_of_another_account_is_refused() {
     let mut repo = Repo::large();
     repo.did = Did::parse("did:plc:mallory").unwrap();
     assert_eq!(refused(&repo).await, "did");
@@ -113,7 +113,7 @@ async fn only_the_accounts_key_signs() {
     repo.key = SigningKey::generate(&mut Rng::with_seed(9));
     assert_eq!(refused(&repo).await, "signature");
 
-    // Who learns of a newer key does not have to fetch it all again.
+    // The same spool can be verified with a newer key, without another transfer.
     let verify = |key| Snapshot::verify(&spool, &repo.did, &key, now(), everything);
     assert!(verify(repo.public()).is_err());
     assert!(verify(right).is_ok());
@@ -169,7 +169,7 @@ fn add_node(repo: &mut Repo, key: &str, right: Option<Cid>) -> Cid {
 }
 
 #[tokio::test]
-async fn a_signed_tree_must_still_be_the_one_that_the_format_has() {
+async fn a_signed_tree_must_have_the_form_of_the_format() {
     for (lower, prefix, expected) in [
         (0, "b", None),
         (0, "A", Some(ProofFault::Order)),
@@ -195,7 +195,7 @@ async fn a_signed_tree_must_still_be_the_one_that_the_format_has() {
 }
 
 #[tokio::test]
-async fn a_tree_of_which_nothing_is_wanted_must_be_whole_too() {
+async fn a_tree_without_wanted_records_must_be_whole_too() {
     let mut repo = Repo::large();
     let data = repo.data();
     repo.blocks.remove(&data);

@@ -1,4 +1,4 @@
-//! A commit in which anything was altered is refused, or says what it said before.
+//! An altered commit is refused, or has the same meaning as before. Holds invariant 9.4.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use huddle_firehose::atproto::verify::{CommitEvidence, Level, Op};
 
 use super::support::{Message, commits, verify};
 
-/// What a commit says, all of it that is proven.
+/// Everything that a commit proves.
 #[derive(Debug, PartialEq)]
 struct Meaning {
     cid: Cid,
     did: String,
     rev: String,
     data: Cid,
-    /// A first commit may name no tree before it, or the empty one.
+    /// A first commit may name no previous tree, or the empty one.
     prev_data: Cid,
     ops: BTreeMap<String, Op>,
     records: Vec<Vec<u8>>,
@@ -38,11 +38,11 @@ impl Meaning {
     }
 }
 
-/// Holds what was altered against the truth; false where it was refused.
-fn says_the_same(message: &Message, truth: &Meaning, altered: &[u8], what: &str) -> bool {
+/// Asserts that an altered commit has the same meaning. Returns `false` if it is refused.
+fn means_the_same(message: &Message, original: &Meaning, altered: &[u8], what: &str) -> bool {
     match verify(altered, &message.public(), Level::Chain) {
         Ok(evidence) => {
-            assert_eq!(Meaning::of(evidence), *truth, "{what}");
+            assert_eq!(Meaning::of(evidence), *original, "{what}");
             true
         }
         Err(error) => {
@@ -53,19 +53,19 @@ fn says_the_same(message: &Message, truth: &Meaning, altered: &[u8], what: &str)
 }
 
 #[test]
-fn a_flipped_bit_is_noticed_or_does_not_matter() {
+fn a_flipped_bit_is_refused_or_changes_nothing() {
     let (mut refused, mut accepted) = (0, 0);
     for seed in 0..3 {
         let mut random = Rng::with_seed(seed);
         for message in commits(seed, 40) {
             let bytes = message.bytes();
-            let truth = Meaning::of(message.verify(Level::Chain).unwrap());
+            let original = Meaning::of(message.verify(Level::Chain).unwrap());
             for _ in 0..40 {
                 let (at, bit) = (random.usize(..bytes.len()), random.u32(..8));
                 let mut altered = bytes.clone();
                 altered[at] ^= 1 << bit;
                 let what = format!("seed {seed}: bit {bit} of byte {at}");
-                match says_the_same(&message, &truth, &altered, &what) {
+                match means_the_same(&message, &original, &altered, &what) {
                     true => accepted += 1,
                     false => refused += 1,
                 }
@@ -76,17 +76,17 @@ fn a_flipped_bit_is_noticed_or_does_not_matter() {
 }
 
 #[test]
-fn a_commit_that_was_cut_or_put_together_anew_is_noticed_or_says_the_same() {
+fn a_cut_or_mixed_commit_is_refused_or_means_the_same() {
     for seed in 0..2 {
         let mut random = Rng::with_seed(seed);
         let commits = commits(seed, 50);
         for message in &commits {
             let bytes = message.bytes();
-            let truth = Meaning::of(message.verify(Level::Chain).unwrap());
+            let original = Meaning::of(message.verify(Level::Chain).unwrap());
             for _ in 0..20 {
                 let cut = random.usize(..bytes.len());
                 let what = format!("seed {seed}: cut at {cut}");
-                assert!(!says_the_same(message, &truth, &bytes[..cut], &what));
+                assert!(!means_the_same(message, &original, &bytes[..cut], &what));
 
                 let other = &commits[random.usize(..commits.len())];
                 let fields: Vec<&String> = other.payload.keys().collect();
@@ -94,7 +94,7 @@ fn a_commit_that_was_cut_or_put_together_anew_is_noticed_or_says_the_same() {
                 let mut mixed = message.clone();
                 mixed.set(field, other.payload[field].clone());
                 let what = format!("seed {seed}: {field} of another commit");
-                says_the_same(message, &truth, &mixed.bytes(), &what);
+                means_the_same(message, &original, &mixed.bytes(), &what);
             }
         }
     }

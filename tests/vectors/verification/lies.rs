@@ -1,4 +1,4 @@
-//! One thing that is wrong in a commit that is right but for it, and the error that says so.
+//! Makes one thing false in a valid commit, and checks the error. Holds invariant 9.4.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,17 @@ use simulated_network::key::SigningKey;
 
 use super::support::{Message, commits, fields, link};
 
-/// Each lie is told so many times, at most.
+/// How often each lie is tested, at most.
 const TIMES: usize = 20;
 
-/// Makes one thing wrong; `None` where the commit has no such thing.
+/// Makes one thing false. `None` if the commit has no such thing.
 type Lie = fn(&mut Message) -> Option<()>;
 
 fn nothing() -> Ipld {
     Ipld::Link(address_of(b"nothing"))
 }
 
-/// The lies, each by the name of its error.
+/// The lies, each with the name of its error.
 const LIES: [(&str, Lie); 51] = [
     // The message
     ("payload", |commit| {
@@ -150,7 +150,7 @@ const LIES: [(&str, Lie); 51] = [
         Some(())
     }),
     ("op_duplicate_path", |commit| {
-        // What was created over something else can't have come to nothing.
+        // A create that replaced another record cannot have left no record.
         let op = commit.op("create")?;
         op.insert("prev".to_owned(), nothing());
         delete_again(commit)
@@ -243,7 +243,7 @@ const LIES: [(&str, Lie); 51] = [
         (link(&prev_data) != empty_root()).then_some(())
     }),
     ("prev_data_missing", |commit| {
-        // As servers did that knew nothing of trees before.
+        // Like servers that did not know the previous tree.
         commit.payload.remove("prevData")?;
         commit.set("since", Ipld::Null);
         commit.op("delete")?.remove("prev").map(drop)
@@ -291,7 +291,7 @@ const LIES: [(&str, Lie); 51] = [
     }),
 ];
 
-/// Says that what was created is gone again.
+/// Claims that a created record was deleted again.
 fn delete_again(commit: &mut Message) -> Option<()> {
     let mut op = commit.op("create")?.clone();
     op.insert("action".to_owned(), ipld!("delete"));
@@ -308,7 +308,7 @@ fn cid_of(op: &Ipld) -> Option<Ipld> {
         .cloned()
 }
 
-/// Signs for another tree.
+/// Signs another tree.
 fn replace_tree(commit: &mut Message, root: &Ipld) {
     let block = encode(root);
     let data = address_of(&block);
@@ -318,30 +318,30 @@ fn replace_tree(commit: &mut Message, root: &Ipld) {
 
 #[test]
 fn each_lie_has_its_own_error() {
-    let mut told: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut tested: BTreeMap<usize, usize> = BTreeMap::new();
     for seed in 0..2 {
         for commit in commits(seed, 150) {
             for (number, (name, lie)) in LIES.iter().enumerate() {
-                let told = told.entry(number).or_default();
+                let tested = tested.entry(number).or_default();
                 let mut lying = commit.clone();
-                if *told == TIMES || lie(&mut lying).is_none() {
+                if *tested == TIMES || lie(&mut lying).is_none() {
                     continue;
                 }
                 let error = lying.verify(Level::Chain).unwrap_err();
                 assert_eq!(error.name(), *name, "seed {seed}: {error}");
                 let is_of_chain = error.level() == Level::Chain;
                 assert_eq!(lying.verify(Level::Commit).is_ok(), is_of_chain, "{name}");
-                *told += 1;
+                *tested += 1;
             }
         }
     }
     for (number, (name, _)) in LIES.iter().enumerate() {
-        assert!(told[&number] > 0, "{name} was never told");
+        assert!(tested[&number] > 0, "{name} was never tested");
     }
 }
 
 #[test]
-fn an_operation_that_is_kept_quiet_is_missed() {
+fn an_omitted_operation_is_noticed() {
     let mut missed = 0;
     for seed in 0..3 {
         for commit in commits(seed, 80) {
@@ -372,7 +372,7 @@ fn an_operation_of_another_path_is_noticed() {
                 };
                 op.insert("path".to_owned(), ipld!(format!("{path}~")));
                 let error = lying.verify(Level::Chain).unwrap_err();
-                // The path may lead through nodes that the commit had no reason to bring.
+                // The path may lead through nodes that the commit does not need to include.
                 let names = match is_delete {
                     true => ["prev_data", "inversion_node_missing", "node_missing"],
                     false => ["op_not_in_tree", "op_value", "node_missing"],
@@ -384,7 +384,7 @@ fn an_operation_of_another_path_is_noticed() {
 }
 
 #[test]
-fn a_node_that_is_withheld_is_missed_where_it_is_needed() {
+fn a_missing_node_is_noticed_if_it_is_needed() {
     let mut missed: BTreeMap<&str, usize> = BTreeMap::new();
     for seed in 0..4 {
         for commit in commits(seed, 100) {
@@ -423,7 +423,7 @@ fn a_node_that_is_withheld_is_missed_where_it_is_needed() {
 }
 
 #[test]
-fn a_neighbour_that_was_changed_is_noticed_where_it_is_needed() {
+fn a_changed_neighbour_is_noticed_if_it_is_needed() {
     let mut noticed = 0;
     for seed in 0..4 {
         for commit in commits(seed, 100) {

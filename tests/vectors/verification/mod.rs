@@ -1,5 +1,5 @@
-//! Proofs of commits: true ones of the protocol's vectors, of production and of a simulated network,
-//! and what becomes of them once anything in them is changed.
+//! Tests proofs of commits: valid ones of the protocol's vectors, of production and of a simulated
+//! network, and altered ones.
 
 mod alterations;
 mod lies;

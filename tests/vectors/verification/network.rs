@@ -1,4 +1,4 @@
-//! What a simulated network says is true.
+//! Commits and `#sync` events of a simulated network verify. Holds invariants 7.5 and 9.4.
 
 use huddle_firehose::atproto::event::{Event, Sync};
 use huddle_firehose::atproto::verify::{
@@ -44,11 +44,11 @@ fn a_path_may_be_changed_twice_in_one_commit() {
     assert!(repeated > 2, "only {repeated}");
 }
 
-/// As the reference server tells it: each operation says what was before the commit, and the value
-/// from between two of them is not brought along.
+/// The reference server writes it like this: each operation names the record before the commit, and
+/// the CAR does not have the value between the two.
 #[test]
-fn an_operation_may_be_told_as_two() {
-    let mut told = [0; 2];
+fn an_operation_may_be_written_as_two() {
+    let mut verified = [0; 2];
     for mut message in commits(4, 300) {
         let between = Ipld::Link(address_of(b"between"));
         let Some(first) = message.op("update") else {
@@ -60,7 +60,7 @@ fn an_operation_may_be_told_as_two() {
             second.insert("action".to_owned(), ipld!("update"));
             message.ops().push(Ipld::Map(second));
             message.verify(Level::Chain).unwrap();
-            told[0] += 1;
+            verified[0] += 1;
             continue;
         };
         let mut second = first.clone();
@@ -69,9 +69,9 @@ fn an_operation_may_be_told_as_two() {
         second.insert("action".to_owned(), ipld!("create"));
         message.ops().push(Ipld::Map(second));
         message.verify(Level::Chain).unwrap();
-        told[1] += 1;
+        verified[1] += 1;
     }
-    assert!(told.iter().all(|told| *told > 10), "{told:?}");
+    assert!(verified.iter().all(|count| *count > 10), "{verified:?}");
 }
 
 fn sync(message: &Message) -> Option<Sync> {
@@ -85,7 +85,7 @@ fn sync(message: &Message) -> Option<Sync> {
 }
 
 #[test]
-fn every_sync_verifies_by_its_accounts_key_and_no_other() {
+fn every_sync_verifies_only_with_its_accounts_key() {
     let messages = messages(2, 600);
     let mut verified = 0;
     for message in &messages {

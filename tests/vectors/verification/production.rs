@@ -1,4 +1,4 @@
-//! Commits of production, by the keys of the DID documents of that time.
+//! Commits of production, with the keys of the DID documents of that time. Holds invariant 9.4.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ fn unzstd(path: &std::path::Path) -> Vec<u8> {
     zstd::decode_all(fs::File::open(path).unwrap()).unwrap()
 }
 
-/// The key of each account, by its DID.
+/// The key of each account, by DID.
 fn keys(folder: &std::path::Path) -> BTreeMap<String, VerifyingKey> {
     let documents = unzstd(&folder.join("did_docs.json.zst"));
     let documents: BTreeMap<String, Value> = serde_json::from_slice(&documents).unwrap();
@@ -95,7 +95,7 @@ fn ipld(json: &Value) -> Ipld {
 }
 
 #[test]
-fn an_older_commit_of_production_is_read_and_names_no_tree_before_it() {
+fn an_older_commit_of_production_is_decoded_and_names_no_previous_tree() {
     let Some(folder) = shared_data("production") else {
         return;
     };

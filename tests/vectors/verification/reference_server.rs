@@ -1,4 +1,5 @@
-//! Commits of the reference server, by the keys that their accounts had one after the other.
+//! Commits of the reference server, with the keys that their accounts had one after another.
+//! Holds invariants 7.5 and 9.4.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +12,7 @@ use test_support::shared_data::shared_recording;
 
 use super::support::{split, verify};
 
-/// The keys of each account, by its DID, from the directory's log.
+/// The keys of each account, by DID, from the log of the PLC directory.
 fn keys(log: &str) -> BTreeMap<String, Vec<VerifyingKey>> {
     let mut keys = BTreeMap::<String, Vec<VerifyingKey>>::new();
     for line in log.lines() {
@@ -26,7 +27,7 @@ fn keys(log: &str) -> BTreeMap<String, Vec<VerifyingKey>> {
     keys
 }
 
-/// It takes several operations on one path, and says of each what was before the whole commit.
+/// It accepts several operations on one path. Each names the record before the whole commit.
 #[test]
 fn every_commit_of_the_reference_server_verifies_at_level_chain() {
     let recording = shared_recording("frames-small.bin");

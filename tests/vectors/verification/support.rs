@@ -1,4 +1,4 @@
-//! Messages, taken apart and put together again.
+//! Messages that a test can take apart, alter and sign again.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -39,7 +39,7 @@ pub(crate) fn now() -> Timestamp {
     "2027-01-01T00:00:00Z".parse().unwrap()
 }
 
-/// The messages of a network in which so many things happen.
+/// The messages of a network after a number of actions.
 pub(crate) fn messages(seed: u64, steps: usize) -> Vec<Message> {
     let mut network = Network::new(seed, Shape::default());
     let mut messages: Vec<Message> = network
@@ -49,13 +49,13 @@ pub(crate) fn messages(seed: u64, steps: usize) -> Vec<Message> {
         .collect();
     for _ in 0..steps {
         let entries = network.step().to_vec();
-        let told = entries.iter().map(|entry| Message::of(entry, &network));
-        messages.extend(told.flatten());
+        let found = entries.iter().map(|entry| Message::of(entry, &network));
+        messages.extend(found.flatten());
     }
     messages
 }
 
-/// Those of them that are commits, each path once.
+/// The commits among them that change each path once.
 pub(crate) fn commits(seed: u64, steps: usize) -> Vec<Message> {
     let mut messages = messages(seed, steps);
     messages.retain(|message| message.t == "#commit" && !message.repeats_a_path());
@@ -63,7 +63,7 @@ pub(crate) fn commits(seed: u64, steps: usize) -> Vec<Message> {
 }
 
 impl Message {
-    /// `None` for a message that is of no account.
+    /// `None` for a message without an account.
     fn of(entry: &LogEntry, network: &Network) -> Option<Self> {
         let (t, payload) = split(&entry.frame);
         let Ok(Ipld::Map(payload)) = serde_ipld_dagcbor::from_slice(payload) else {
@@ -100,7 +100,7 @@ impl Message {
         }
     }
 
-    /// The first operation that does this.
+    /// The first operation with this action.
     pub(crate) fn op(&mut self, action: &str) -> Option<&mut Fields> {
         let mut ops = self.ops().iter_mut().map(fields);
         ops.find(|op| op["action"] == Ipld::from(action))
@@ -123,7 +123,7 @@ impl Message {
         self.set("blocks", write_car(root, &blocks));
     }
 
-    /// The commit block's fields.
+    /// The fields of the commit block.
     pub(crate) fn commit_block(&self) -> Fields {
         let (root, blocks) = self.car();
         match serde_ipld_dagcbor::from_slice(&blocks[&root]) {
@@ -137,7 +137,7 @@ impl Message {
         link(&self.commit_block()["data"])
     }
 
-    /// Puts another commit block in the place of the one that is there.
+    /// Replaces the commit block.
     pub(crate) fn set_commit_block(&mut self, block: &Fields) {
         let block = encode(&Ipld::Map(block.clone()));
         let cid = address_of(&block);

@@ -1,4 +1,5 @@
-//! The protocol's own vectors, and commits of real repositories.
+//! Tests proofs with the protocol's own vectors, and with commits of real repositories.
+//! Holds invariant 9.4.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,7 +26,7 @@ fn cases<T: DeserializeOwned>(path: &str) -> Vec<T> {
 }
 
 #[test]
-fn signatures_are_valid_where_the_vectors_say_so() {
+fn signatures_are_valid_or_not_as_the_vectors_say() {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Case {
@@ -116,7 +117,7 @@ fn the_blocks_of_a_commit_proof_are_enough_to_undo_the_commit() {
         let expected = case.root_before_commit.parse().unwrap();
         assert_eq!(invert(&proof), Ok(expected), "{}", case.comment);
 
-        // Without one of them it is either the same, or not to be told.
+        // Without one of them the result is the same, or cannot be computed.
         for cid in proof.keys() {
             let mut without = proof.clone();
             without.remove(cid);

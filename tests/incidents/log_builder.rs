@@ -1,4 +1,4 @@
-//! A log made to measure: repositories, with trees and signatures, that do what a test tells them.
+//! Builds a log for a test: signed repositories with trees, whose commits the test chooses.
 
 use std::collections::BTreeMap;
 
@@ -19,16 +19,16 @@ pub(crate) const BOB: &str = "did:plc:bob";
 const BEGINNING: u64 = 1_795_420_800_000_000;
 const SECOND: u64 = 1_000_000;
 
-pub(crate) struct Scribe {
+pub(crate) struct LogBuilder {
     random: Rng,
     repositories: BTreeMap<String, Repository>,
     pub(crate) next_seq: u64,
-    /// Microseconds since 1970; each event takes a second.
+    /// Microseconds since 1970. Each event advances it by a second.
     pub(crate) clock: u64,
     pub(crate) log: Vec<Bytes>,
 }
 
-impl Scribe {
+impl LogBuilder {
     pub(crate) fn new() -> Self {
         Self {
             random: Rng::with_seed(0),
@@ -39,7 +39,7 @@ impl Scribe {
         }
     }
 
-    /// A record of a collection without a schema; `n` is all that it says.
+    /// Writes a record with the field `n`, in a collection without a schema.
     pub(crate) fn put(&mut self, did: &str, path: &str, n: u64) {
         self.commit(did, &[(path, Some(numbered(path, n)))]);
     }
@@ -48,16 +48,16 @@ impl Scribe {
         self.commit(did, &[(path, None)]);
     }
 
-    /// Writes in order, as one commit.
+    /// Makes one commit of several writes, in order.
     pub(crate) fn commit(&mut self, did: &str, writes: &[(&str, Option<Value>)]) {
         let block = |value: &Value| serde_ipld_dagcbor::to_vec(&to_ipld(value)).unwrap();
         let writes = writes.iter();
         let blocks = writes.map(|(path, value)| (*path, value.as_ref().map(block)));
         let commit = self.apply(did, blocks.collect());
-        self.tell(did, commit);
+        self.emit_commit(did, commit);
     }
 
-    /// A commit that nobody has been told of yet; its records need not be DAG-CBOR.
+    /// Makes a commit without an event. Its records need not be DAG-CBOR.
     pub(crate) fn apply(&mut self, did: &str, writes: Vec<(&str, Option<Vec<u8>>)>) -> CommitFrame {
         let rev = tid(self.clock, 0);
         let repository = self.repository(did);
@@ -66,7 +66,7 @@ impl Scribe {
         repository.apply_blocks(writes.collect(), rev)
     }
 
-    pub(crate) fn tell(&mut self, did: &str, commit: CommitFrame) {
+    pub(crate) fn emit_commit(&mut self, did: &str, commit: CommitFrame) {
         self.emit(|stamp| frame::commit(stamp, did, commit));
     }
 
@@ -90,7 +90,7 @@ impl Scribe {
         self.emit(|stamp| frame::identity(stamp, did, Some(handle)));
     }
 
-    /// The newest commit block alone.
+    /// The newest commit block only.
     pub(crate) fn sync(&mut self, did: &str) {
         let (head, blocks) = self.repository(did).sync_frame().unwrap();
         let rev = head.rev.clone();
