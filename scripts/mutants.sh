@@ -4,6 +4,7 @@
 #   scripts/mutants.sh                all of tests/mutants/*.patch
 #   scripts/mutants.sh NAME ...       the named ones
 #   scripts/mutants.sh --sample N     N of them, different ones for each commit
+#   scripts/mutants.sh --list         shows, without any bug, how many tests each is caught by
 #
 # The head of a patch says what would go wrong and which tests catch it; only these tests run. Exits with 1
 # when a bug survives: then a test is missing. A bug that makes the tests hang counts as noticed after
@@ -12,6 +13,15 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 mutants=$here/tests/mutants
+if [ "${1:-}" = --list ]; then
+  cd "$here"
+  sed -n 's/^Caught-by: //p' "$mutants"/*.patch | sort -u | while read -ra tests; do
+    count=$(cargo test --quiet "${tests[@]}" -- --list </dev/null | grep -c ': test$' || true)
+    echo "$count by ${tests[*]}"
+    [ "$count" -gt 0 ]
+  done
+  exit
+fi
 seconds=${SECONDS_EACH:-150}
 if [ $# -eq 0 ]; then
   set -- $(cd "$mutants" && ls -- *.patch)

@@ -320,3 +320,73 @@ impl SupervisorState {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    struct NoWork;
+
+    impl Work for NoWork {
+        fn delivery_failures(&self) -> u64 {
+            0
+        }
+
+        fn redeliver_stalled(&self, _limit: Duration) {}
+    }
+
+    /// Fails at each start.
+    struct Stillborn;
+
+    impl Actor for Stillborn {
+        type Msg = ();
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(&self, _myself: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+            Err("it does not start".into())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_respawn_that_was_overtaken_does_not_cut_the_backoff_short() {
+        let starts = Arc::new(AtomicUsize::new(0));
+        let counted = starts.clone();
+        let child = ChildSpec::new(
+            "stillborn",
+            || Stillborn,
+            move |_| _ = counted.fetch_add(1, Ordering::Relaxed),
+            |_| {},
+        );
+        let minute = Duration::from_mins(1);
+        let arguments = Arguments {
+            children: vec![child],
+            policy: Policy {
+                restart_min: minute,
+                restart_max: minute,
+                limit: 10,
+                window: minute,
+                stuck_after: minute,
+            },
+            work: Arc::new(NoWork),
+            status: StatusBoard::default(),
+            faults: Faults::default(),
+            meltdown: Arc::default(),
+        };
+        let (supervisor, _) = Actor::spawn(None, Supervisor, arguments).await.unwrap();
+        let started_within = async |time: Duration| {
+            tokio::time::sleep(time).await;
+            starts.load(Ordering::Relaxed)
+        };
+        assert_eq!(started_within(minute / 4).await, 1);
+        let overtaken = SupervisorMessage::Respawn {
+            index: 0,
+            generation: 0,
+        };
+        supervisor.cast(overtaken).unwrap();
+        assert_eq!(started_within(minute / 4).await, 1);
+        assert_eq!(started_within(minute).await, 2);
+    }
+}

@@ -1,6 +1,13 @@
 //! Actors die in the middle of the recording: no other actor does, and the tables are the same.
 //! Holds invariant 3.2.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use huddle_firehose::config::Config;
+use huddle_firehose::delivery::segment::Segment;
+use huddle_firehose::pipeline::Context;
+use huddle_firehose::telemetry::status::ActorState;
 use huddle_firehose::worker::Role;
 use sqlx::Executor;
 use test_support::mock_relay::{relay_with, unhurried};
@@ -84,4 +91,52 @@ async fn an_indexer_that_dies_while_the_database_is_locked_loses_nothing() {
     assert!(worker.status().queue.blocked.is_none());
     worker.drain().await;
     assert_same_tables(&database.tables().await, undisturbed().await);
+}
+
+/// A worker that has applied a few frames, and whose `role` has just ended and stays down.
+async fn without(role: Role) -> Worker {
+    let (mut frames, database) = (frames(), Database::new());
+    frames.truncate(20);
+    let end = last_seq(&frames);
+    let relay = relay_with(frames, unhurried()).await;
+    let restart = Duration::from_secs(600);
+    let config = Config {
+        restart_min: restart,
+        restart_max: restart,
+        ..config()
+    };
+    let worker = Worker::start_with(config, &relay, database.store().await).await;
+    worker.reaches(end).await;
+    worker.tree.kill(role);
+    eventually("it is down", || {
+        worker.status().actors[&role.to_string()].state == ActorState::BackingOff
+    })
+    .await;
+    worker
+}
+
+#[tokio::test]
+async fn an_actor_that_has_ended_is_found_by_nobody() {
+    let is_gone: [(Role, fn(&Context) -> bool); 3] = [
+        (Role::Cursor, |context| context.cursor.current().is_none()),
+        (Role::Filter, |context| context.filter.current().is_none()),
+        (Role::Indexer, |context| context.indexer.current().is_none()),
+    ];
+    for (role, is_gone) in is_gone {
+        let worker = without(role).await;
+        assert!(is_gone(worker.tree.context()), "{role}");
+    }
+}
+
+/// No decoder runs between the two calls, since the runtime has one thread.
+#[tokio::test]
+async fn nothing_is_decoded_while_a_stage_that_keeps_the_order_is_down() {
+    for role in [Role::Filter, Role::Indexer] {
+        let worker = without(role).await;
+        let context = worker.tree.context();
+        let frame = Segment::Frame(Bytes::from_static(b"a frame"));
+        let charge = context.budget.charge(0);
+        context.ledger.enter(vec![frame], None, charge);
+        assert!(context.ledger.lease_next().is_none(), "{role}");
+    }
 }
