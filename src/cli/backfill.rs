@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use huddle_firehose::config::Config;
 use huddle_firehose::lexicon::Schemas;
 use huddle_firehose::model::BackfillCounts;
-use huddle_firehose::store::repos::RepoStore;
+use huddle_firehose::store::repo_store::RepoStore;
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::worker;
 

@@ -6,7 +6,7 @@ use huddle_firehose::store::plan::ResyncCause;
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::config::Verify;
-use huddle_firehose::store::repos::{RepoChange, RepoEvent, RepoStore};
+use huddle_firehose::store::repo_store::{RepoChange, RepoEvent, RepoStore};
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::worker;
 

@@ -1,6 +1,6 @@
 //! `status`: shows the contents of the database, with or without a running worker.
 
-use huddle_firehose::store::repos::RepoStore;
+use huddle_firehose::store::repo_store::RepoStore;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 
 use super::{Configuration, print, runtime};

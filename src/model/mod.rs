@@ -4,12 +4,12 @@ mod cursor;
 mod dead_letter;
 mod gap;
 mod position;
-mod repos;
+mod repo_counts;
 mod validity;
 
 pub use self::cursor::{CursorError, cursor_of, with_cursor};
 pub use self::dead_letter::{DeadLetter, Stage};
 pub use self::gap::{Gap, GapCause};
 pub use self::position::{Position, SourceId};
-pub use self::repos::{BackfillCounts, RepoCounts, Resynced};
+pub use self::repo_counts::{BackfillCounts, RepoCounts, Resynced};
 pub use self::validity::Validity;

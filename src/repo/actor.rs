@@ -13,12 +13,12 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use super::{RETRY_JITTER, Repositories, job, unconfirmed};
+use super::{RETRY_JITTER, Repositories, account_status, job};
 use crate::actor::{ActorContext, Arguments};
 use crate::atproto::syntax::Did;
 use crate::delivery::backoff::Backoff;
 use crate::store::StoreError;
-use crate::store::repos::JobKind;
+use crate::store::repo_store::JobKind;
 use crate::testing::fault::Point;
 
 /// How often the actor looks for jobs that become due by time alone.
@@ -178,15 +178,15 @@ impl RepositoriesState {
     ) -> Result<(), StoreError> {
         let now = Timestamp::now();
         self.panicked.retain(|_, until| Instant::now() < *until);
-        for urgency in JobKind::ALL {
-            let job = Job::Repository(urgency);
+        for kind in JobKind::ALL {
+            let job = Job::Repository(kind);
             let Some(limit) = self.limit(job) else {
                 continue;
             };
-            for repo in repositories.store.due(urgency, now, limit).await? {
+            for repo in repositories.store.due(kind, now, limit).await? {
                 let did = repo.did.clone();
                 self.start(myself, job, did, |repositories| async move {
-                    job::run(&repositories, urgency, &repo).await
+                    job::run(&repositories, kind, &repo).await
                 });
             }
         }
@@ -194,7 +194,7 @@ impl RepositoriesState {
             for unconfirmed in repositories.store.unconfirmed(now, limit).await? {
                 let did = unconfirmed.did.clone();
                 self.start(myself, Job::ConfirmStatus, did, |repositories| async move {
-                    unconfirmed::run(&repositories, &unconfirmed).await
+                    account_status::run(&repositories, &unconfirmed).await
                 });
             }
         }

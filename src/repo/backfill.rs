@@ -13,7 +13,7 @@ use crate::delivery::backoff::Backoff;
 use crate::net::http_client::NamedBy;
 use crate::repo::host::{Host, HostError, Page};
 use crate::store::StoreError;
-use crate::store::repos::{Discovery, DiscoveryPage, RepoChange};
+use crate::store::repo_store::{Discovery, DiscoveryPage, RepoChange};
 use crate::testing::fault::Point;
 
 /// How often the actor checks for a new discovery, which a command or a gap starts.

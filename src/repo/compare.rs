@@ -18,7 +18,7 @@ use crate::repo::snapshot::{Snapshot, SnapshotError};
 use crate::source::process::EFFECT_BYTES;
 use crate::store::StoreError;
 use crate::store::plan::effect::{Effect, RecordChange};
-use crate::store::repos::{Held, HeldRange, RepoChange, SnapshotPart};
+use crate::store::repo_store::{Held, HeldRange, RepoChange, SnapshotPart};
 
 /// Records that are compared at a time.
 const PART: usize = 100;

@@ -15,7 +15,7 @@ use crate::net::http_client::NamedBy;
 use crate::repo::host::{Host, HostError, RepoError};
 use crate::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
 use crate::store::StoreError;
-use crate::store::repos::DueRepo;
+use crate::store::repo_store::DueRepo;
 
 /// The largest repository that is fetched, in bytes. Each concurrent fetch needs so much on disk,
 /// and up to an eighth of it in memory (usually a twentieth).

@@ -9,7 +9,7 @@ use super::replay::{self, Drained};
 use super::{Repositories, compare, retry_at};
 use crate::model::Resynced;
 use crate::store::StoreError;
-use crate::store::repos::{
+use crate::store::repo_store::{
     DueRepo, JobKind, RecentResyncs, RepoChange, RepoEvent, Resync, ResyncCause, ResyncFailure,
 };
 use crate::telemetry::rate_limit::SharedRateLimit;
@@ -35,7 +35,7 @@ const WAIT_PER_FETCH: SignedDuration = SignedDuration::from_secs(30);
 /// If the tables cannot be written. They keep the repository as it was.
 pub(super) async fn run(
     repositories: &Repositories,
-    urgency: JobKind,
+    kind: JobKind,
     repo: &DueRepo,
 ) -> Result<(), StoreError> {
     let interest = repositories.interest();
@@ -52,7 +52,7 @@ pub(super) async fn run(
             .note(&repo.did, RepoEvent::SuspendUntilActive)
             .await;
     }
-    match urgency {
+    match kind {
         JobKind::Replay => replay_parked_commits(repositories, repo).await,
         JobKind::Recheck => compare_heads(repositories, repo, ResyncCause::Gap)
             .await

@@ -3,6 +3,7 @@
 //! All work that is due is in the tables, so the actors here may die at any time: their successors
 //! continue it.
 
+mod account_status;
 mod actor;
 pub mod backfill;
 mod compare;
@@ -12,7 +13,6 @@ mod host_limiter;
 mod job;
 mod replay;
 pub mod snapshot;
-mod unconfirmed;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use crate::source::interest::Interest;
 use crate::source::process::Processor;
 use crate::source::process::verification::Verification;
 use crate::store::StoreError;
-use crate::store::repos::{RepoChange, RepoEvent, RepoStore};
+use crate::store::repo_store::{RepoChange, RepoEvent, RepoStore};
 use crate::telemetry::metrics::Metrics;
 
 /// The first delay before a failed job is retried. It doubles up to `RETRY_MAX`.

@@ -12,7 +12,7 @@ use crate::source::firehose::decode::{Content, Evidence, Fault, decode};
 use crate::source::process::verification::Outcome;
 use crate::store::StoreError;
 use crate::store::plan::effect::Effect;
-use crate::store::repos::{ParkedCommit, RepoChange};
+use crate::store::repo_store::{ParkedCommit, RepoChange};
 
 /// The result of a replay.
 pub(super) enum Drained {

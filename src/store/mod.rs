@@ -3,7 +3,7 @@
 
 mod datetime;
 pub mod plan;
-pub mod repos;
+pub mod repo_store;
 pub mod sqlite;
 
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huddle_firehose::atproto::syntax::Did;
-use huddle_firehose::store::repos::{RepoChange, RepoEvent, RepoStore};
+use huddle_firehose::store::repo_store::{RepoChange, RepoEvent, RepoStore};
 use huddle_firehose::store::sqlite::SqliteStore;
 use ipld_core::ipld;
 use simulated_network::account::Account;

@@ -11,7 +11,7 @@ use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::{
     ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecordChange, RecordDelete,
 };
-use huddle_firehose::store::repos::{
+use huddle_firehose::store::repo_store::{
     DueRepo, JobKind, RepoChange, RepoEvent, RepoStore, Resync, ResyncFailure,
 };
 use jiff::Timestamp;

@@ -3,7 +3,7 @@
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::model::{BackfillCounts, RepoCounts};
 use huddle_firehose::store::plan::ResyncCause;
-use huddle_firehose::store::repos::{Discovery, DiscoveryPage, RepoChange, RepoStore};
+use huddle_firehose::store::repo_store::{Discovery, DiscoveryPage, RepoChange, RepoStore};
 
 use crate::commits::*;
 use crate::fixture::*;

@@ -3,7 +3,7 @@
 
 use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::Effect;
-use huddle_firehose::store::repos::{ParkedCommit, RepoChange, RepoStore};
+use huddle_firehose::store::repo_store::{ParkedCommit, RepoChange, RepoStore};
 use huddle_firehose::store::{StoreError, Written};
 
 use crate::commits::*;

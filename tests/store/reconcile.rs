@@ -5,7 +5,7 @@ use huddle_firehose::model::{GapCause, Position};
 use huddle_firehose::store::Store;
 use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::Effect;
-use huddle_firehose::store::repos::{
+use huddle_firehose::store::repo_store::{
     DiscoveryPage, HostStatus, JobKind, Reconciled, RepoChange, RepoEvent, RepoStore,
 };
 use jiff::Timestamp;

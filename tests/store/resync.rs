@@ -3,7 +3,7 @@
 
 use huddle_firehose::model::Resynced;
 use huddle_firehose::store::plan::ResyncCause;
-use huddle_firehose::store::repos::{RepoStore, Resync};
+use huddle_firehose::store::repo_store::{RepoStore, Resync};
 
 use crate::commits::*;
 use crate::fixture::*;

@@ -3,7 +3,7 @@
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::model::SourceId;
 use huddle_firehose::store::plan::effect::Effect;
-use huddle_firehose::store::repos::{Held, HeldRange, RepoChange, RepoStore, SnapshotPart};
+use huddle_firehose::store::repo_store::{Held, HeldRange, RepoChange, RepoStore, SnapshotPart};
 use huddle_firehose::store::{StoreError, Written};
 
 use crate::commits::*;

@@ -2,7 +2,7 @@
 //! 9.6.
 
 use huddle_firehose::store::plan::ResyncCause;
-use huddle_firehose::store::repos::{
+use huddle_firehose::store::repo_store::{
     HostStatus, RepoChange, RepoEvent, RepoStore, UnconfirmedStatus,
 };
 

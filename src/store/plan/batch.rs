@@ -305,6 +305,6 @@ fn park<'a>(
         draft.tracked_mut(did).overflow();
     }
     changes.parked = parking.added;
-    changes.dropped.extend(parking.overflowing);
+    changes.unparked_repos.extend(parking.overflowing);
     Ok(())
 }

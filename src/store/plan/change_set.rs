@@ -33,7 +33,7 @@ pub struct ChangeSet<'a> {
     /// A parked frame that was replayed.
     pub replayed: Option<i64>,
     /// Repositories whose parked frames are dropped.
-    pub dropped: BTreeSet<&'a str>,
+    pub unparked_repos: BTreeSet<&'a str>,
     /// Frames that are parked, in their order.
     pub parked: Vec<&'a ChainUpdate>,
     /// Gaps that are new, or have reached their end.

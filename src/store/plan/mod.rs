@@ -148,7 +148,7 @@ fn change_repo<'a>(
     match event {
         RepoEvent::EndResync(resync) => changes.resync = Some(resync),
         RepoEvent::Untrack => {
-            changes.dropped.insert(did);
+            changes.unparked_repos.insert(did);
         }
         RepoEvent::SuspendUntilActive => {
             // The account may be active again since the job read it.

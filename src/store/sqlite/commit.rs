@@ -120,7 +120,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         repos,
         untracked,
         replayed,
-        dropped,
+        unparked_repos,
         parked,
         gaps,
         dead_letters,
@@ -162,7 +162,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     push_deletion(
         script,
         "DELETE FROM parked_commits WHERE did IN (SELECT value FROM json_each(?))",
-        dropped.iter().copied(),
+        unparked_repos.iter().copied(),
     );
     script.push_rows(&PARKED, parked, |update, values| {
         push_parked(values, source, update, now);

@@ -5,7 +5,7 @@ use super::{SqliteStore, now};
 use crate::atproto::syntax::Nsid;
 use crate::model::{BackfillCounts, RepoCounts};
 use crate::store::StoreError;
-use crate::store::repos::Discovery;
+use crate::store::repo_store::Discovery;
 
 pub(super) async fn begin(
     writer: &Writer,

@@ -7,7 +7,7 @@ use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::repos::{DueRepo, JobKind, ParkedCommit, ResyncCause};
+use crate::store::repo_store::{DueRepo, JobKind, ParkedCommit, ResyncCause};
 
 pub(super) async fn tracked(store: &SqliteStore) -> Result<Vec<String>, StoreError> {
     Ok(sqlx::query_scalar("SELECT did FROM repos")
@@ -30,7 +30,7 @@ struct Row {
 
 pub(super) async fn due(
     store: &SqliteStore,
-    urgency: JobKind,
+    kind: JobKind,
     now: Timestamp,
     limit: usize,
 ) -> Result<Vec<DueRepo>, StoreError> {
@@ -40,7 +40,7 @@ pub(super) async fn due(
          WHERE urgency = ? AND (repos.retry_at IS NULL OR repos.retry_at <= ?) \
          ORDER BY repos.retry_at LIMIT ?",
     )
-    .bind(as_stored(urgency))
+    .bind(as_stored(kind))
     .bind(sortable(now))
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(store.reader())
@@ -48,9 +48,9 @@ pub(super) async fn due(
     rows.into_iter().map(DueRepo::try_from).collect()
 }
 
-/// The value of the column `urgency`.
-fn as_stored(urgency: JobKind) -> i64 {
-    match urgency {
+/// The value of the column `urgency`, which migration 0011 defines.
+fn as_stored(kind: JobKind) -> i64 {
+    match kind {
         JobKind::Replay => 0,
         JobKind::Resync => 1,
         JobKind::Recheck => 2,

@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::writer::Writer;
 use super::{SqliteStore, integer, now, timely};
 use crate::store::StoreError;
-use crate::store::repos::{ClosedGap, Reconciled};
+use crate::store::repo_store::{ClosedGap, Reconciled};
 
 /// The gaps that have ended and did not start rechecks yet. The gap before a server's new sequence
 /// never gets an end: it counts as ended when an event of the new sequence is applied.

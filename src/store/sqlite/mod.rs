@@ -1,5 +1,6 @@
 //! The store in a SQLite file: one writer connection, and a small pool of readers.
 
+mod account_status;
 mod apply;
 mod commit;
 mod crashes;
@@ -15,9 +16,8 @@ mod projections;
 mod purge;
 mod read;
 mod records;
-mod resync;
+mod resync_history;
 mod script;
-mod unconfirmed;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub use self::open::Options;
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
-use super::repos::{
+use super::repo_store::{
     Discovery, DueRepo, Held, HeldRange, JobKind, ParkedCommit, RecentResyncs, Reconciled,
     RepoChange, RepoStore, UnconfirmedStatus,
 };
@@ -167,11 +167,11 @@ impl RepoStore for SqliteStore {
 
     fn due(
         &self,
-        urgency: JobKind,
+        kind: JobKind,
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DueRepo>, StoreError>> {
-        timely(due::due(self, urgency, now, limit))
+        timely(due::due(self, kind, now, limit))
     }
 
     fn change<'a>(&'a self, change: RepoChange<'a>) -> BoxFuture<'a, Result<Written, StoreError>> {
@@ -183,11 +183,11 @@ impl RepoStore for SqliteStore {
         did: &'a Did,
         since: Timestamp,
     ) -> BoxFuture<'a, Result<RecentResyncs, StoreError>> {
-        timely(resync::since(self, did, since))
+        timely(resync_history::since(self, did, since))
     }
 
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>> {
-        timely(resync::held(self, range))
+        timely(resync_history::held(self, range))
     }
 
     fn first_parked<'a>(
@@ -206,7 +206,7 @@ impl RepoStore for SqliteStore {
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>> {
-        timely(unconfirmed::all(self, now, limit))
+        timely(account_status::all(self, now, limit))
     }
 
     fn begin_discovery<'a>(

@@ -84,9 +84,9 @@ families! {
     RECONNECTS_TOTAL = "huddle_reconnects_total", Kind::Counter,
         "Connections made after the first one";
     RECORD_OPERATIONS_TOTAL = "huddle_record_operations_total", Kind::Counter,
-        "Record operations that the filter kept, by collection and action. Formerly huddle_records_total";
+        "Record operations that the filter kept, by collection and operation. Formerly huddle_records_total";
     RECORDS_VALIDATED_TOTAL = "huddle_records_validated_total", Kind::Counter,
-        "Created and updated records, by collection and result of lexicon validation";
+        "Created and updated records, by collection and validity";
     REDELIVERED_TOTAL = "huddle_redelivered_total", Kind::Counter,
         "Batches handed out again because their handler failed";
     REJECTED_CONNECTIONS_TOTAL = "huddle_rejected_connections_total", Kind::Counter,
@@ -96,9 +96,9 @@ families! {
     RESTARTS_TOTAL = "huddle_restarts_total", Kind::Counter,
         "Restarts of an actor by its supervisor";
     RESYNCED_RECORDS_TOTAL = "huddle_resynced_records_total", Kind::Counter,
-        "Records corrected by repository fetches, by change";
+        "Records corrected by repository fetches, by operation";
     RESYNCS_TOTAL = "huddle_resyncs_total", Kind::Counter,
-        "Attempts to fetch a whole repository, by result";
+        "Attempts to fetch a whole repository, by outcome";
     SEQ_ANOMALIES_TOTAL = "huddle_seq_anomalies_total", Kind::Counter,
         "Events whose seq was not the expected one, by kind";
     SOCKET_TO_COMMIT_SECONDS = "huddle_socket_to_commit_seconds", Kind::Histogram(SECONDS),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::config::{Config, Verify};
 use huddle_firehose::repo::RepositoriesMessage;
-use huddle_firehose::store::repos::{DueRepo, JobKind, RepoChange, RepoEvent, RepoStore};
+use huddle_firehose::store::repo_store::{DueRepo, JobKind, RepoChange, RepoEvent, RepoStore};
 use huddle_firehose::store::sqlite::{ResyncRow, SqliteStore};
 use huddle_firehose::worker;
 use huddle_firehose::worker::RunningWorker;
@@ -206,8 +206,8 @@ impl Verified {
     async fn unsettled(&self) -> Vec<String> {
         let mut found = Vec::new();
         for _ in 0..2 {
-            for urgency in JobKind::ALL {
-                let due = self.store.due(urgency, Timestamp::MAX, 9).await.unwrap();
+            for kind in JobKind::ALL {
+                let due = self.store.due(kind, Timestamp::MAX, 9).await.unwrap();
                 let due = due.iter().filter(|repo| !is_made_up(repo));
                 found.extend(due.map(|repo| format!("{repo:?}")));
             }

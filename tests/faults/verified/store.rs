@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::model::{Gap, Position, RepoCounts, SourceId};
-use huddle_firehose::store::repos::{
+use huddle_firehose::store::repo_store::{
     Discovery, DueRepo, Held, HeldRange, HostStatus, JobKind, ParkedCommit, RecentResyncs,
     Reconciled, RepoChange, RepoEvent, RepoStore, UnconfirmedStatus,
 };
@@ -268,12 +268,12 @@ impl RepoStore for FaultyStore {
 
     fn due(
         &self,
-        urgency: JobKind,
+        kind: JobKind,
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DueRepo>, StoreError>> {
         let now = self.on_the_wall(now);
-        self.act_soon(self.store.due(urgency, now, limit)).boxed()
+        self.act_soon(self.store.due(kind, now, limit)).boxed()
     }
 
     fn resyncs_since<'a>(

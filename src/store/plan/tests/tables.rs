@@ -199,7 +199,7 @@ impl Tables {
             self.parked.remove(id);
         }
         self.parked
-            .retain(|_, parked| !changes.dropped.contains(parked.did.as_str()));
+            .retain(|_, parked| !changes.unparked_repos.contains(parked.did.as_str()));
         for update in &changes.parked {
             self.last_id += 1;
             let parked = Parked {

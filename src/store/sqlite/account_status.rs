@@ -6,7 +6,7 @@ use super::SqliteStore;
 use super::due::parse_did;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::repos::UnconfirmedStatus;
+use crate::store::repo_store::UnconfirmedStatus;
 
 pub(super) async fn all(
     store: &SqliteStore,

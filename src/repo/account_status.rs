@@ -5,7 +5,7 @@ use super::{NoSlot, Repositories, retry_at};
 use crate::identity::ResolveError;
 use crate::repo::host::{HostError, RepoError};
 use crate::store::StoreError;
-use crate::store::repos::{HostStatus, RepoChange, UnconfirmedStatus};
+use crate::store::repo_store::{HostStatus, RepoChange, UnconfirmedStatus};
 
 /// Asks the host, and stores its answer.
 pub(super) async fn run(

@@ -22,7 +22,7 @@ pub trait RepoStore: Send + Sync + 'static {
     /// never tried come first.
     fn due(
         &self,
-        urgency: JobKind,
+        kind: JobKind,
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DueRepo>, StoreError>>;

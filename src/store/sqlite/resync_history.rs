@@ -6,7 +6,7 @@ use super::SqliteStore;
 use crate::atproto::syntax::Did;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::repos::{Held, HeldRange, RecentResyncs};
+use crate::store::repo_store::{Held, HeldRange, RecentResyncs};
 
 pub(super) async fn since(
     store: &SqliteStore,
