@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use huddle_firehose::config::Config;
 use huddle_firehose::delivery::segment::Segment;
-use huddle_firehose::pipeline::Context;
 use huddle_firehose::telemetry::status::ActorState;
 use huddle_firehose::worker::Role;
 use sqlx::Executor;
