@@ -3,8 +3,11 @@
 /// How many rows the statements have room for. A script is prepared once for each combination of sizes
 /// that comes up and kept, so there are few of them: one text for each length that a batch may have
 /// would turn the statement cache over all the time.
-const SIZES: [usize; 5] = [1, 4, 16, 64, LARGEST];
-const LARGEST: usize = 128;
+///
+/// The largest fits a full batch by default. A third of that, which each projection gets of it where they
+/// are even, and some more has a size too.
+const SIZES: [usize; 5] = [1, 4, 16, 48, LARGEST];
+const LARGEST: usize = 100;
 
 /// An insert of rows of one shape, in all its sizes.
 ///
@@ -92,7 +95,7 @@ mod tests {
         let rows: Vec<u32> = (0..257).collect();
         let chunks: Vec<&[u32]> = PAIRS.cut(&rows).map(|cut| cut.rows).collect();
         let sizes: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
-        assert_eq!(sizes, [128, 128, 1]);
+        assert_eq!(sizes, [100, 100, 57]);
         assert_eq!(chunks.concat(), rows);
     }
 
