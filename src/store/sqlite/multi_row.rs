@@ -3,8 +3,11 @@
 /// The numbers of rows that statements have places for. A script is prepared and cached once for
 /// each combination of sizes, so there are few sizes: one text for each length of a batch would
 /// replace the statement cache all the time.
-const SIZES: [usize; 5] = [1, 4, 16, 64, LARGEST];
-const LARGEST: usize = 128;
+///
+/// The largest holds a full batch of the default size. 48 holds a third of it and some more: each
+/// projection gets a third where a batch has as many of each collection.
+const SIZES: [usize; 5] = [1, 4, 16, 48, LARGEST];
+const LARGEST: usize = 100;
 
 /// An insert of rows of one shape, in all its sizes.
 ///
@@ -92,7 +95,7 @@ mod tests {
         let rows: Vec<u32> = (0..257).collect();
         let chunks: Vec<&[u32]> = PAIRS.cut(&rows).map(|cut| cut.rows).collect();
         let sizes: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
-        assert_eq!(sizes, [128, 128, 1]);
+        assert_eq!(sizes, [100, 100, 57]);
         assert_eq!(chunks.concat(), rows);
     }
 

@@ -1,6 +1,13 @@
 //! Reads what a plan needs, in one trip for all keys of a task.
+//!
+//! Each row that sqlx returns wakes the waiting task once, which costs more than the row itself. So
+//! one statement returns one row, in which each table is a JSON array of rows.
+
+use std::sync::LazyLock;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
@@ -12,27 +19,43 @@ use crate::store::plan::{
     RepoRow, RepoState, ResyncCause, View,
 };
 
-/// The text is the same for all keys, so it is prepared once.
-const ACCOUNTS: &str = "SELECT did, handle, handle_as_of, handle_as_of_seq, active, status, as_of, \
-     as_of_seq, removed_at, is_unconfirmed, retry_at, attempts FROM accounts \
-     WHERE did IN (SELECT value FROM json_each(?))";
-/// Most accounts were always active, so only the others are read as guards.
-const GUARDS: &str = "SELECT did, handle, handle_as_of, handle_as_of_seq, active, status, as_of, \
-     as_of_seq, removed_at, is_unconfirmed, retry_at, attempts FROM accounts \
-     WHERE did IN (SELECT value FROM json_each(?)) AND (removed_at IS NOT NULL OR active = 0)";
-const REPOS: &str = "SELECT did, rev, data, seq, source, time, state, cause, is_whole, has_parked, \
-     recheck_cause, retry_at, attempts FROM repos WHERE did IN (SELECT value FROM json_each(?))";
-const RECORDS: &str = "SELECT uri, rev, time, verified = 'chain' FROM records \
-     WHERE uri IN (SELECT value FROM json_each(?))";
-const IS_BEHIND_GAP: &str = "SELECT EXISTS (SELECT 1 FROM gaps WHERE cause <> 'started_live')";
-const GAPS: &str = "SELECT id, cause, from_seq, from_time, to_seq, to_time, closed_at IS NULL FROM gaps \
-     WHERE source = ? AND from_seq IN (SELECT value FROM json_each(?))";
-const DEAD_LETTERS: &str = "SELECT fingerprint FROM dead_letters \
-     WHERE fingerprint IN (SELECT unhex(value) FROM json_each(?))";
-const CONTENTS: &str = "SELECT EXISTS (SELECT 1 FROM records WHERE did = asked.value), \
-     EXISTS (SELECT 1 FROM parked_commits WHERE did = asked.value AND id IS NOT ?) \
-     FROM json_each(?) AS asked";
-const CURSOR: &str = "SELECT CAST(cursor AS INTEGER) FROM firehose_cursor WHERE source = ?";
+const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
+     as_of, as_of_seq, removed_at, is_unconfirmed, retry_at, attempts)";
+
+/// The text is the same for all keys, so it is prepared once. [`view`] reads its columns.
+static READ: LazyLock<String> = LazyLock::new(|| {
+    let columns = [
+        format!(
+            "SELECT json_group_array({ACCOUNT}) FROM accounts \
+             WHERE did IN (SELECT value FROM json_each(?))"
+        ),
+        // Most accounts were always active, so only the others are read as guards.
+        format!(
+            "SELECT json_group_array({ACCOUNT}) FROM accounts \
+             WHERE did IN (SELECT value FROM json_each(?)) \
+             AND (removed_at IS NOT NULL OR active = 0)"
+        ),
+        "SELECT json_group_array(json_array(did, rev, data, seq, source, time, state, cause, \
+         is_whole, has_parked, recheck_cause, retry_at, attempts)) FROM repos \
+         WHERE did IN (SELECT value FROM json_each(?))"
+            .to_owned(),
+        "SELECT json_group_array(json_array(uri, rev, time, verified = 'chain')) FROM records \
+         WHERE uri IN (SELECT value FROM json_each(?))"
+            .to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM gaps WHERE cause <> 'started_live')".to_owned(),
+        "SELECT json_group_array(json_array(id, cause, from_seq, from_time, to_seq, to_time, \
+         closed_at IS NULL)) FROM gaps \
+         WHERE source = ? AND from_seq IN (SELECT value FROM json_each(?))"
+            .to_owned(),
+        "SELECT json_group_array(hex(fingerprint)) FROM dead_letters \
+         WHERE fingerprint IN (SELECT unhex(value) FROM json_each(?))"
+            .to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM records WHERE did = ?)".to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM parked_commits WHERE did = ? AND id IS NOT ?)".to_owned(),
+        "SELECT CAST(cursor AS INTEGER) FROM firehose_cursor WHERE source = ?".to_owned(),
+    ];
+    format!("SELECT ({})", columns.join("), ("))
+});
 
 const PARKED_BYTES: &str = "SELECT coalesce(sum(bytes), 0) FROM parked_commits";
 const PARKED_OF: &str = "SELECT did, sum(bytes) FROM parked_commits \
@@ -43,62 +66,52 @@ const PARKED_FRAMES: &str = "SELECT parked.did, parked.seq, parked.frame FROM js
 
 /// Appends the statements that read `needs`, and the cursor of `source`.
 pub(super) fn push(script: &mut Script, needs: &Needs<'_>, source: Option<&SourceId>) {
-    script.push(ACCOUNTS, [json_array(needs.accounts.iter().copied())]);
-    script.push(GUARDS, [json_array(needs.guards.iter().copied())]);
-    script.push(REPOS, [json_array(needs.repos.iter().copied())]);
-    script.push(RECORDS, [json_array(needs.uris.iter().map(String::as_str))]);
-    script.push(IS_BEHIND_GAP, []);
     let (gap_source, seqs) = match &needs.gaps {
         Some((source, seqs)) => (Some(source.as_str()), seqs.iter().copied().collect()),
         None => (None, Vec::new()),
     };
     let seqs = serde_json::Value::from(seqs).to_string();
-    script.push(GAPS, [gap_source.into(), seqs.into()]);
     let fingerprints: Vec<String> = needs.dead_letters.iter().map(hex).collect();
-    let fingerprints = json_array(fingerprints.iter().map(String::as_str));
-    script.push(DEAD_LETTERS, [fingerprints]);
-    let contents_of = json_array(needs.contents_of);
-    script.push(CONTENTS, [needs.replayed.into(), contents_of]);
-    script.push(CURSOR, [source.map(SourceId::as_str).into()]);
+    script.push(
+        &READ,
+        [
+            json_array(needs.accounts.iter().copied()),
+            json_array(needs.guards.iter().copied()),
+            json_array(needs.repos.iter().copied()),
+            json_array(needs.uris.iter().map(String::as_str)),
+            gap_source.into(),
+            seqs.into(),
+            json_array(fingerprints.iter().map(String::as_str)),
+            needs.contents_of.into(),
+            needs.contents_of.into(),
+            needs.replayed.into(),
+            source.map(SourceId::as_str).into(),
+        ],
+    );
 }
 
-/// The result of the statements of [`push`]: the view, and the cursor if there is one.
+/// The result of the statement of [`push`]: the view, and the cursor if there is one.
 pub(super) fn view(answers: Answers) -> Result<(View, Option<u64>), sqlx::Error> {
-    let mut answers = answers.into_iter();
-    let mut next = || answers.next().unwrap_or_default();
-    let mut view = View::default();
-    for row in next().into_iter().chain(next()) {
-        view.accounts.insert(row.try_get(0)?, account(&row)?);
-    }
-    for row in next() {
-        view.repos.insert(row.try_get(0)?, repo(&row)?);
-    }
-    for row in next() {
-        let held = HeldRecord {
-            rev: row.try_get(1)?,
-            time: row.try_get(2)?,
-            is_chain_verified: row.try_get(3)?,
-        };
-        view.records.insert(row.try_get(0)?, held);
-    }
-    for row in next() {
-        view.is_behind_gap = row.try_get(0)?;
-    }
-    for row in next() {
-        view.gaps.push(gap(&row)?);
-    }
-    for row in next() {
-        let fingerprint: Vec<u8> = row.try_get(0)?;
-        view.dead_letters.extend(Fingerprint::try_from(fingerprint));
-    }
-    for row in next() {
-        view.contents = Contents {
-            has_records: row.try_get(0)?,
-            has_parked: row.try_get(1)?,
-        };
-    }
-    let cursor = next().first().map(|row| unsigned(row, 0)).transpose()?;
-    Ok((view, cursor))
+    let answer = answers.into_iter().flatten().next();
+    let answer = answer.ok_or(sqlx::Error::RowNotFound)?;
+    let mut accounts = rows::<Account>(&answer, 0)?;
+    accounts.extend(rows::<Account>(&answer, 1)?);
+    let fingerprints = rows::<String>(&answer, 6)?;
+    let cursor: Option<i64> = answer.try_get(9)?;
+    let view = View {
+        accounts: accounts.into_iter().map(Account::into_row).collect(),
+        repos: rows(&answer, 2)?.into_iter().map(Repo::into_row).collect(),
+        records: rows(&answer, 3)?.into_iter().map(Held::into_row).collect(),
+        is_behind_gap: answer.try_get(4)?,
+        gaps: rows(&answer, 5)?.into_iter().map(Gap::into_row).collect(),
+        dead_letters: fingerprints.iter().filter_map(|hex| unhex(hex)).collect(),
+        contents: Contents {
+            has_records: answer.try_get(7)?,
+            has_parked: answer.try_get(8)?,
+        },
+        parked: None,
+    };
+    Ok((view, cursor.map(i64::unsigned_abs)))
 }
 
 /// Reads what a plan has to know before it parks frames.
@@ -132,61 +145,146 @@ pub(super) async fn parked(
     Ok(parked)
 }
 
-fn account(row: &SqliteRow) -> Result<AccountRow, sqlx::Error> {
-    Ok(AccountRow {
-        handle: row.try_get(1)?,
-        handle_as_of: as_of(row, 2)?,
-        is_active: row.try_get(4)?,
-        status: row.try_get(5)?,
-        as_of: as_of(row, 6)?,
-        removed_at: row.try_get(8)?,
-        is_unconfirmed: row.try_get(9)?,
-        retry_at: row.try_get(10)?,
-        attempts: row.try_get(11)?,
-    })
+/// A table's rows, each an array of its columns.
+fn rows<T: DeserializeOwned>(answer: &SqliteRow, column: usize) -> Result<Vec<T>, sqlx::Error> {
+    let text: &str = answer.try_get(column)?;
+    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-fn as_of(row: &SqliteRow, column: usize) -> Result<Option<AsOf>, sqlx::Error> {
-    let time: Option<String> = row.try_get(column)?;
-    let seq: Option<i64> = row.try_get(column + 1)?;
+/// The fields are in the order of the columns.
+#[derive(Deserialize)]
+struct Account {
+    did: String,
+    handle: Option<String>,
+    handle_as_of: Option<String>,
+    handle_as_of_seq: Option<i64>,
+    #[serde(deserialize_with = "flag")]
+    is_active: bool,
+    status: Option<String>,
+    as_of: Option<String>,
+    as_of_seq: Option<i64>,
+    removed_at: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    is_unconfirmed: bool,
+    retry_at: Option<String>,
+    attempts: u32,
+}
+
+impl Account {
+    fn into_row(self) -> (String, AccountRow) {
+        let row = AccountRow {
+            handle: self.handle,
+            handle_as_of: as_of(self.handle_as_of, self.handle_as_of_seq),
+            is_active: self.is_active,
+            status: self.status,
+            as_of: as_of(self.as_of, self.as_of_seq),
+            removed_at: self.removed_at,
+            is_unconfirmed: self.is_unconfirmed,
+            retry_at: self.retry_at,
+            attempts: self.attempts,
+        };
+        (self.did, row)
+    }
+}
+
+fn as_of(time: Option<String>, seq: Option<i64>) -> Option<AsOf> {
     let seq = seq.unwrap_or(i64::MAX).unsigned_abs();
-    Ok(time.map(|time| AsOf { time, seq }))
+    time.map(|time| AsOf { time, seq })
 }
 
-fn repo(row: &SqliteRow) -> Result<RepoRow, sqlx::Error> {
-    let seq: Option<i64> = row.try_get(3)?;
-    let state: String = row.try_get(6)?;
-    Ok(RepoRow {
-        rev: row.try_get(1)?,
-        data: row.try_get(2)?,
-        seq: seq.map(i64::unsigned_abs),
-        source: row.try_get(4)?,
-        time: row.try_get(5)?,
-        // An unknown state, of a later version, counts as desynchronized, so the repository is
-        // fetched.
-        state: RepoState::parse(&state).unwrap_or(RepoState::Desynchronized),
-        cause: row
-            .try_get::<Option<&str>, _>(7)?
-            .and_then(ResyncCause::parse),
-        is_whole: row.try_get(8)?,
-        has_parked: row.try_get(9)?,
-        recheck_cause: row.try_get(10)?,
-        retry_at: row.try_get(11)?,
-        attempts: row.try_get(12)?,
-    })
+/// The fields are in the order of the columns.
+#[derive(Deserialize)]
+struct Repo {
+    did: String,
+    rev: Option<String>,
+    data: Option<String>,
+    seq: Option<i64>,
+    source: Option<String>,
+    time: Option<String>,
+    state: String,
+    cause: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    is_whole: bool,
+    #[serde(deserialize_with = "flag")]
+    has_parked: bool,
+    recheck_cause: Option<i64>,
+    retry_at: Option<String>,
+    attempts: u32,
 }
 
-fn gap(row: &SqliteRow) -> Result<GapRow, sqlx::Error> {
-    let to_seq: Option<i64> = row.try_get(4)?;
-    Ok(GapRow {
-        id: row.try_get(0)?,
-        cause: row.try_get(1)?,
-        from_seq: unsigned(row, 2)?,
-        from_time: row.try_get(3)?,
-        to_seq: to_seq.map(i64::unsigned_abs),
-        to_time: row.try_get(5)?,
-        is_open: row.try_get(6)?,
-    })
+impl Repo {
+    fn into_row(self) -> (String, RepoRow) {
+        let row = RepoRow {
+            rev: self.rev,
+            data: self.data,
+            seq: self.seq.map(i64::unsigned_abs),
+            source: self.source,
+            time: self.time,
+            // An unknown state, of a later version, counts as desynchronized, so the repository is
+            // fetched.
+            state: RepoState::parse(&self.state).unwrap_or(RepoState::Desynchronized),
+            cause: self.cause.as_deref().and_then(ResyncCause::parse),
+            is_whole: self.is_whole,
+            has_parked: self.has_parked,
+            recheck_cause: self.recheck_cause,
+            retry_at: self.retry_at,
+            attempts: self.attempts,
+        };
+        (self.did, row)
+    }
+}
+
+/// The fields are in the order of the columns.
+#[derive(Deserialize)]
+struct Held {
+    uri: String,
+    rev: String,
+    time: String,
+    #[serde(deserialize_with = "flag")]
+    is_chain_verified: bool,
+}
+
+impl Held {
+    fn into_row(self) -> (String, HeldRecord) {
+        let row = HeldRecord {
+            rev: self.rev,
+            time: self.time,
+            is_chain_verified: self.is_chain_verified,
+        };
+        (self.uri, row)
+    }
+}
+
+/// The fields are in the order of the columns.
+#[derive(Deserialize)]
+struct Gap {
+    id: i64,
+    cause: String,
+    from_seq: i64,
+    from_time: Option<String>,
+    to_seq: Option<i64>,
+    to_time: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    is_open: bool,
+}
+
+impl Gap {
+    fn into_row(self) -> GapRow {
+        GapRow {
+            id: Some(self.id),
+            cause: self.cause,
+            from_seq: self.from_seq.unsigned_abs(),
+            from_time: self.from_time,
+            to_seq: self.to_seq.map(i64::unsigned_abs),
+            to_time: self.to_time,
+            is_open: self.is_open,
+        }
+    }
+}
+
+/// SQLite has numbers in the place of booleans.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    i64::deserialize(deserializer).map(|number| number != 0)
 }
 
 fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, sqlx::Error> {
@@ -195,5 +293,10 @@ fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, sqlx::Error> {
 }
 
 fn hex(bytes: &Fingerprint) -> String {
-    data_encoding::HEXLOWER.encode(bytes)
+    data_encoding::HEXUPPER.encode(bytes)
+}
+
+fn unhex(text: &str) -> Option<Fingerprint> {
+    let bytes = data_encoding::HEXUPPER.decode(text.as_bytes()).ok()?;
+    bytes.try_into().ok()
 }
