@@ -1,4 +1,5 @@
-//! `com.huddle.slotOffer`: a host offers a time window.
+//! `com.huddle.slotOffer`: a host offers a time window. `store/sqlite/projections.rs` writes its row
+//! to `offers_index`.
 
 use super::fields::{Fields, ProjectionError, required};
 

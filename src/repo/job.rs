@@ -116,7 +116,9 @@ async fn compare_heads(
 /// Fetches a repository, and makes the tables equal to it.
 async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), StoreError> {
     let store = &repositories.store;
-    let cause = repo.cause.unwrap_or(ResyncCause::Operator);
+    // The text of another version is no cause that this one knows. Only an operator's request may
+    // exceed the hourly limit.
+    let cause = repo.cause.unwrap_or(ResyncCause::Gap);
     let started_at = Timestamp::now();
     let hour_ago = started_at.saturating_sub(HOUR).unwrap_or(Timestamp::MIN);
     let recent = store.resyncs_since(&repo.did, hour_ago).await?;

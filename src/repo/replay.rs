@@ -36,8 +36,10 @@ enum Undecided {
     Unknown { retry_after: Option<Duration> },
 }
 
-/// Replays as many commits as possible. `is_compared` means that the host has the repository at the
-/// same head. Then a commit by another key is newer than the host's head, and is refused.
+/// Replays as many commits as possible.
+///
+/// `is_compared`: the host was just asked, and it has the repository at the same head. A parked
+/// commit that another key signed is then not part of the host's repository, and is refused.
 pub(super) async fn drain(
     repositories: &Repositories,
     did: &Did,

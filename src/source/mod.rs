@@ -1,4 +1,7 @@
 //! Sources of events: live connections, and the recording of their frames.
+//!
+//! The frames of all sources have the form of the firehose today. `docs/architecture.md` says which
+//! files a source of another form changes.
 
 pub mod error;
 pub mod firehose;

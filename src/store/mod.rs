@@ -92,8 +92,8 @@ pub type FrameDigest = [u8; 32];
 pub struct CrashHistory {
     /// How many runs in a row ended in a crash.
     pub crashes: u32,
-    /// For each frame: in how many of the last consecutive runs it was in progress when the process
-    /// ended.
+    /// For each frame: how many runs in a row, up to the last one, ended in a crash while it was in
+    /// progress.
     pub suspects: BTreeMap<FrameDigest, u32>,
 }
 

@@ -107,7 +107,7 @@ fn http_url(url: &Url) -> Url {
         "wss" => "https",
         _ => "http",
     };
-    // It fails only between schemes of different kinds. These are of one kind.
+    // It fails only between web schemes and others. The configuration allows only web schemes.
     let _set = http.set_scheme(scheme);
     http.set_path("/");
     http

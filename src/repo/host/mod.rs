@@ -3,7 +3,6 @@
 //!
 //! Other rooms use [`Hosts`]; [`HttpHosts`] implements it. The answers are not verified here, but
 //! they are limited in size and time.
-//! here, but all of it is held within bounds and deadlines.
 
 mod car;
 mod error;

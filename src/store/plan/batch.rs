@@ -59,7 +59,7 @@ impl<'a> Batch<'a> {
         changes: &mut ChangeSet<'a>,
     ) -> Result<(), ParkedNeeds> {
         changes.source = Some(self.source);
-        let is_active_again = self.change_accounts(draft);
+        let has_to_be_fetched = self.change_accounts(draft);
         let removals = self.removals(draft);
         let has_new_gap = self.open_gaps(draft, changes);
         // Before the chain updates, because a chain that begins after a refused commit does not
@@ -82,7 +82,7 @@ impl<'a> Batch<'a> {
         written.stale = decided.records - written.records;
         written.dead_letters = changes.dead_letters.len() as u64;
         written.parked = decided.parked.len() as u64;
-        written.leaves_work = is_active_again || is_rechecked || written.parked > 0;
+        written.leaves_work = has_to_be_fetched || is_rechecked || written.parked > 0;
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl<'a> Batch<'a> {
     /// account is active again.
     fn change_accounts(&self, draft: &mut Draft<'a>) -> bool {
         let accounts = AccountChanges::of(self.effects);
-        let mut is_active_again = false;
+        let mut has_to_be_fetched = false;
         for (did, statuses) in &accounts.statuses {
             let is_active_now = statuses.latest.active && statuses.latest.is_unconfirmed;
             let was_inactive_before = statuses.was_inactive
@@ -100,7 +100,7 @@ impl<'a> Batch<'a> {
                 && let Some(repo) = draft.repo_mut(did)
             {
                 repo.resume_account();
-                is_active_again = true;
+                has_to_be_fetched = true;
             }
         }
         for (did, statuses) in &accounts.statuses {
@@ -114,7 +114,7 @@ impl<'a> Batch<'a> {
         for (did, removed_at) in &accounts.removals {
             draft.remove(did, removed_at);
         }
-        is_active_again
+        has_to_be_fetched
     }
 
     /// The times at which the accounts of the batch's commits were removed.

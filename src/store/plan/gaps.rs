@@ -33,9 +33,9 @@ impl Gaps {
 
     /// Records `gap`, unless it is known.
     ///
-    /// A gap can be opened before its end is known. The next gap of the same origin (cause and
-    /// start) gives it its end. A gap without an end adds nothing if one of the same origin is
-    /// open.
+    /// A gap can be opened before its end is known. A later gap of the same origin (cause and start)
+    /// gives the open one its end. If the later gap has no end either, it is a repetition and adds
+    /// nothing.
     pub(super) fn open(&mut self, gap: &Gap) {
         let new = GapRow::of(gap);
         let mut has_ended = false;

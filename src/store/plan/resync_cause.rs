@@ -1,5 +1,13 @@
-//! Why a repository has to be fetched again. To add a reason, add a variant here, and set it where the
-//! plan notices it.
+//! The reasons to fetch a repository again. The rules that set them are elsewhere:
+//!
+//! | rule | file |
+//! |---|---|
+//! | a commit does not follow the last one | `chain.rs` |
+//! | an event of the stream: an account is active again, a commit was refused | `batch.rs` |
+//! | the states of a repository: too much is parked, its account was removed | `repository.rs` |
+//! | a discovery found it | `mod.rs` |
+//! | the host has another head after a gap, or than a disputed commit | `repo/job.rs` |
+//! | an operator asks | `cli/resync.rs` |
 
 /// Why a repository has to be fetched as a whole. The columns `repos.cause` and `resyncs.cause` hold
 /// it as text.
@@ -28,6 +36,7 @@ pub enum ResyncCause {
 }
 
 impl ResyncCause {
+    /// All causes. [`Self::parse`] finds only these.
     pub const ALL: [Self; 10] = [
         Self::Backfill,
         Self::Disputed,

@@ -15,8 +15,8 @@ use crate::store::plan::effect::{CommitEffect, Effect, RecordChange};
 /// The rows of the keys that a task needs. A key that was not requested counts as absent.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// By DID. An account that was always active guards nothing, so it may be left out if only its
-    /// guard is needed.
+    /// By DID. All of [`Needs::accounts`]. Of [`Needs::guards`] only those that are or once were
+    /// inactive or deleted: the others block no write.
     pub accounts: HashMap<String, AccountRow>,
     /// By DID.
     pub repos: HashMap<String, RepoRow>,

@@ -4,8 +4,8 @@
 /// each combination of sizes, so there are few sizes: one text for each length of a batch would
 /// replace the statement cache all the time.
 ///
-/// The largest holds a full batch of the default size. 48 holds a third of it and some more: each
-/// projection gets a third where a batch has as many of each collection.
+/// The largest holds a full batch of the default size. 48 holds its share for one of the three
+/// projection tables (about 33 rows if the collections are equally frequent), with some room.
 const SIZES: [usize; 5] = [1, 4, 16, 48, LARGEST];
 const LARGEST: usize = 100;
 

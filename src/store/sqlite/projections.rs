@@ -11,6 +11,7 @@ use crate::huddle::{BookingRequestRow, BookingRow, Projection, SlotOfferRow};
 use crate::store::plan::RecordWrite;
 use crate::store::plan::effect::RecordUpsert;
 
+/// The columns are in the order of the values of [`push_offer`].
 static OFFERS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         "REPLACE INTO offers_index",

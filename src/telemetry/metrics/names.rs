@@ -1,4 +1,8 @@
 //! The names of all metrics, each with its kind and the help text of the exposition.
+//!
+//! A metric that actors write has a handle in `mod.rs`, `source.rs` (one for each source) or
+//! `collection.rs`. A metric that follows from the status is set in `publish.rs`. The order is that
+//! of `docs/metrics.md`.
 
 /// One family of the exposition.
 #[derive(Debug)]
@@ -64,7 +68,7 @@ families! {
     IN_FLIGHT_BYTES = "huddle_in_flight_bytes", Kind::Gauge,
         "Bytes charged to the byte budget";
     INDEX_BATCH_SIZE = "huddle_index_batch_size", Kind::Histogram(TASKS),
-        "Index tasks in one transaction, not counting the chain states of repositories";
+        "Index tasks in one transaction, or its chain updates if there are more of these";
     INDEX_COMMIT_SECONDS = "huddle_index_commit_seconds", Kind::Histogram(SECONDS),
         "Duration of transactions, from begin to commit";
     INDEX_RETRIES_TOTAL = "huddle_index_retries_total", Kind::Counter,
