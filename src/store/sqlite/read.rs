@@ -1,7 +1,7 @@
 //! Reads what a plan needs, in one trip for all keys of a task.
 //!
-//! Each row that sqlx returns wakes the waiting task once, which costs more than the row itself. So
-//! one statement returns one row, in which each table is a JSON array of rows.
+//! sqlx returns rows one by one, and each may wake the waiting task. So one statement returns one
+//! row, in which each table is a JSON array of rows.
 
 use std::sync::LazyLock;
 
