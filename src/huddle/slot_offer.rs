@@ -1,5 +1,5 @@
 //! `com.huddle.slotOffer`: a host offers a time window. `store/sqlite/projections.rs` writes its row
-//! to `offers_index`.
+//! to the table `offers_index`, which `migrations/` define.
 
 use super::fields::{Fields, ProjectionError, required};
 

@@ -1,7 +1,8 @@
 //! Sources of events: live connections, and the recording of their frames.
 //!
-//! The frames of all sources have the form of the firehose today. `docs/architecture.md` says which
-//! files a source of another form changes.
+//! A new kind of source implements [`Source`] and [`Frames`]; `worker/build.rs` builds it. Frames of
+//! another form than the firehose's also change `pipeline/connection.rs`, `pipeline/decoder/`,
+//! `process/` and `repo/replay.rs`: see `docs/architecture.md`.
 
 pub mod error;
 pub mod firehose;

@@ -3,7 +3,7 @@
 //! | rule | file |
 //! |---|---|
 //! | a commit does not follow the last one | `chain.rs` |
-//! | an event of the stream: an account is active again, a commit was refused | `batch.rs` |
+//! | another event of the stream: an account changes, a commit was refused | `batch.rs` |
 //! | the states of a repository: too much is parked, its account was removed | `repository.rs` |
 //! | a discovery found it | `mod.rs` |
 //! | the host has another head after a gap, or than a disputed commit | `repo/job.rs` |
