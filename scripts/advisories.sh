@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Holds the dependencies against the RustSec database: vulnerabilities, unsound and unmaintained crates,
-# and yanked versions. Needs cargo-deny (`just advisories` sees to that).
+# and yanked versions. Needs cargo-deny, which `just advisories` installs.
 #
 # The database is cloned from its home. Where that is out of reach, this says SKIPPED and exits with 0.
 set -euo pipefail

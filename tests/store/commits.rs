@@ -204,6 +204,7 @@ impl Database {
         self.note(resync.did.as_str(), RepoEvent::EndResync(resync))
             .await;
     }
+
     /// Makes repositories tracked: each is at commit 1 and has a record `a`.
     pub(crate) async fn track(&self, dids: &[&str]) {
         for did in dids {

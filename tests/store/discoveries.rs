@@ -136,8 +136,7 @@ async fn a_repository_that_is_due_for_a_fetch_keeps_its_cause_and_retry_time() {
         .apply(&[commit(ALICE, 5, 4), put_by(ALICE, "a", 5)])
         .await;
     database.break_chain(ALICE).await;
-    let alice = did(ALICE);
-    database.retry_later(alice.as_str(), second(50)).await;
+    database.retry_later(ALICE, second(50)).await;
     begin(&database, false).await;
     note(&database, COLLECTIONS[0], &[ALICE], None).await;
     assert_eq!(database.column(CAUSE).await, ["prev_data"]);

@@ -130,8 +130,7 @@ async fn after_the_last_replay_commits_of_the_stream_are_applied() {
     database.track(&[ALICE]).await;
     database.apply(&[without_key(ALICE, 2)]).await;
     let until = second(50);
-    let alice = did(ALICE);
-    database.retry_later(alice.as_str(), until).await;
+    database.retry_later(ALICE, until).await;
     let effects = [commit(ALICE, 2, 1), put_by(ALICE, "b", 2)];
     assert_eq!(
         replay_first(&database, ALICE, &effects).await,
@@ -185,11 +184,8 @@ async fn a_frame_that_does_not_follow_stays_parked_and_its_repository_is_fetched
 async fn while_a_repository_is_fetched_its_commits_are_parked() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    let alice = did(ALICE);
-    database
-        .request_resync(alice.as_str(), ResyncCause::Operator)
-        .await;
-    database.begin_resync(alice.as_str()).await;
+    database.request_resync(ALICE, ResyncCause::Operator).await;
+    database.begin_resync(ALICE).await;
     let written = database
         .apply(&[commit(ALICE, 2, 1), put_by(ALICE, "b", 2)])
         .await;

@@ -70,8 +70,7 @@ async fn a_recheck_for_a_gap_is_due_at_once_despite_an_earlier_retry_time() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
-    let alice = did(ALICE);
-    database.retry_later(alice.as_str(), second(50)).await;
+    database.retry_later(ALICE, second(50)).await;
     database.apply(&[outdated(5, Some(9))]).await;
     reconcile(&database).await;
     assert_eq!(database.due(0).await, [ALICE]);
@@ -84,12 +83,9 @@ async fn a_gap_is_closed_after_all_rechecks_and_says_what_they_changed() {
     database.apply(&[outdated(5, Some(9))]).await;
     reconcile(&database).await;
     confirm_rechecks(&database, &[ALICE]).await;
-    let bob = did(BOB);
-    database
-        .request_resync(bob.as_str(), ResyncCause::Gap)
-        .await;
+    database.request_resync(BOB, ResyncCause::Gap).await;
     assert!(close(&database).await.is_empty(), "one is to be fetched");
-    database.begin_resync(bob.as_str()).await;
+    database.begin_resync(BOB).await;
     assert!(close(&database).await.is_empty(), "one is being fetched");
     database.end_resync(&failed(BOB, 50)).await;
     assert!(
@@ -97,7 +93,7 @@ async fn a_gap_is_closed_after_all_rechecks_and_says_what_they_changed() {
         "one could not be fetched"
     );
 
-    database.begin_resync(bob.as_str()).await;
+    database.begin_resync(BOB).await;
     let mut fetched = resynced(BOB, 9);
     if let Ok(done) = &mut fetched.outcome {
         (done.created, done.updated, done.deleted) = (3, 2, 1);
@@ -192,10 +188,7 @@ async fn no_gap_is_closed_while_a_discovery_runs() {
 async fn no_gap_is_closed_while_found_repositories_are_not_fetched() {
     let database = Database::new().await;
     database.apply(&[outdated(5, Some(9))]).await;
-    let alice = did(ALICE);
-    database
-        .request_resync(alice.as_str(), ResyncCause::Backfill)
-        .await;
+    database.request_resync(ALICE, ResyncCause::Backfill).await;
     assert!(close(&database).await.is_empty());
     database.resync(ALICE, 3).await;
     assert_eq!(close(&database).await.len(), 1);

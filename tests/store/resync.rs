@@ -17,8 +17,7 @@ async fn a_fetched_repository_gets_the_fetched_head() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
-    let alice = did(ALICE);
-    database.begin_resync(alice.as_str()).await;
+    database.begin_resync(ALICE).await;
     let mut fetched = resynced(ALICE, 12);
     if let Ok(done) = &mut fetched.outcome {
         *done = Resynced {
@@ -49,10 +48,7 @@ async fn a_fetched_repository_gets_the_fetched_head() {
 async fn the_stream_continues_from_the_fetched_head() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    let alice = did(ALICE);
-    database
-        .request_resync(alice.as_str(), ResyncCause::Operator)
-        .await;
+    database.request_resync(ALICE, ResyncCause::Operator).await;
     database.resync(ALICE, 12).await;
     assert!(database.due(1_000_000).await.is_empty());
     let written = database
@@ -72,8 +68,7 @@ async fn a_repository_that_breaks_during_its_fetch_is_fetched_once_more() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
-    let alice = did(ALICE);
-    database.begin_resync(alice.as_str()).await;
+    database.begin_resync(ALICE).await;
     database.request_resync(ALICE, ResyncCause::Operator).await;
     let fetched = resynced(ALICE, 12);
     database.end_resync(&fetched).await;
@@ -90,10 +85,7 @@ async fn a_repository_that_breaks_during_its_fetch_is_fetched_once_more() {
 #[tokio::test]
 async fn a_fetched_repository_without_kept_records_is_not_tracked() {
     let database = Database::new().await;
-    let alice = did(ALICE);
-    database
-        .request_resync(alice.as_str(), ResyncCause::Backfill)
-        .await;
+    database.request_resync(ALICE, ResyncCause::Backfill).await;
     assert_eq!(database.store.tracked().await.unwrap(), [ALICE]);
     database.resync(ALICE, 12).await;
     assert!(database.store.tracked().await.unwrap().is_empty());
@@ -108,8 +100,7 @@ async fn a_failed_fetch_is_retried_and_recorded() {
     database.break_chain(ALICE).await;
     for attempts in 1..=2 {
         let retry_at = 100 * attempts;
-        let alice = did(ALICE);
-        database.begin_resync(alice.as_str()).await;
+        database.begin_resync(ALICE).await;
         let failed = failed(ALICE, retry_at);
         database.end_resync(&failed).await;
         let expected = [head(ALICE, 1, "desynchronized parked")];
@@ -136,11 +127,8 @@ async fn a_failed_fetch_is_retried_and_recorded() {
 async fn a_repository_whose_host_is_cooling_down_is_throttled() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    let alice = did(ALICE);
-    database
-        .request_resync(alice.as_str(), ResyncCause::Operator)
-        .await;
-    database.begin_resync(alice.as_str()).await;
+    database.request_resync(ALICE, ResyncCause::Operator).await;
+    database.begin_resync(ALICE).await;
     let mut throttled = failed(ALICE, 100);
     if let Err(failure) = &mut throttled.outcome {
         failure.is_throttled = true;
@@ -188,12 +176,9 @@ async fn a_missing_repository_with_kept_data_is_kept() {
 #[tokio::test]
 async fn a_missing_repository_without_kept_data_is_forgotten_in_the_end() {
     let database = Database::new().await;
-    let alice = did(ALICE);
-    database
-        .request_resync(alice.as_str(), ResyncCause::Backfill)
-        .await;
+    database.request_resync(ALICE, ResyncCause::Backfill).await;
     for _ in 0..20 {
-        database.begin_resync(alice.as_str()).await;
+        database.begin_resync(ALICE).await;
         database.end_resync(&missing(ALICE)).await;
     }
     assert!(database.store.tracked().await.unwrap().is_empty());
@@ -204,8 +189,7 @@ async fn a_fetch_that_a_crash_interrupted_is_due_again() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.break_chain(ALICE).await;
-    let alice = did(ALICE);
-    database.begin_resync(alice.as_str()).await;
+    database.begin_resync(ALICE).await;
     let database = database.reopen().await;
     assert_eq!(database.due(0).await, [ALICE]);
 }
@@ -214,16 +198,10 @@ async fn a_fetch_that_a_crash_interrupted_is_due_again() {
 async fn work_from_the_stream_comes_before_a_backfill() {
     let database = Database::new().await;
     database.track(&[BOB]).await;
-    let alice = did(ALICE);
-    database
-        .request_resync(alice.as_str(), ResyncCause::Backfill)
-        .await;
+    database.request_resync(ALICE, ResyncCause::Backfill).await;
     database.break_chain(BOB).await;
-    let carol = did(CAROL);
-    database
-        .request_resync(carol.as_str(), ResyncCause::Gap)
-        .await;
-    database.retry_later(carol.as_str(), second(50)).await;
+    database.request_resync(CAROL, ResyncCause::Gap).await;
+    database.retry_later(CAROL, second(50)).await;
     assert_eq!(database.due(60).await, [BOB, CAROL, ALICE]);
     assert_eq!(database.due(40).await, [BOB, ALICE]);
 }
@@ -241,10 +219,7 @@ async fn a_failed_job_is_not_due_before_its_retry_time() {
     assert_eq!(database.due(20).await, [CAROL, BOB]);
     assert_eq!(database.due(30).await, [CAROL, BOB, ALICE]);
     // A request by an operator is due at once.
-    let alice = did(ALICE);
-    database
-        .request_resync(alice.as_str(), ResyncCause::Operator)
-        .await;
+    database.request_resync(ALICE, ResyncCause::Operator).await;
     assert_eq!(database.due(9).await, [ALICE]);
 }
 

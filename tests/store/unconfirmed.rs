@@ -162,10 +162,7 @@ async fn the_host_of_an_untracked_account_is_not_asked() {
 #[tokio::test]
 async fn a_repository_is_not_due_until_its_account_is_active_again() {
     let (database, unconfirmed) = tracked_with_unconfirmed_deletion().await;
-    let alice = did(ALICE);
-    database
-        .request_resync(alice.as_str(), ResyncCause::Gap)
-        .await;
+    database.request_resync(ALICE, ResyncCause::Gap).await;
     assert!(!database.due_repos(0).await[0].is_active);
     database.note(ALICE, RepoEvent::SuspendUntilActive).await;
     assert!(database.due(1_000_000).await.is_empty());
