@@ -8,7 +8,10 @@ use url::Url;
 
 use crate::atproto::key::{KeyError, VerifyingKey};
 use crate::atproto::syntax::{Did, is_handle};
+use crate::telemetry::excerpt::excerpt;
 
+/// The characters of a document's text in an error.
+const EXCERPT: usize = 128;
 /// Keys of both curves have about 50 characters. Limited, because documents are cached.
 const MAX_KEY_CHARS: usize = 128;
 
@@ -77,7 +80,7 @@ impl Identity {
             .map_err(|error| DocumentError::Json(error.to_string().into()))?;
         let id = document["id"].as_str().unwrap_or_default();
         if id != did.as_str() {
-            return Err(DocumentError::AnotherDid(excerpt(id)));
+            return Err(DocumentError::AnotherDid(excerpt(id, EXCERPT).to_owned()));
         }
         let method = entry(&document, "verificationMethod", did, "#atproto")
             .ok_or(DocumentError::NoSigningKey)?;
@@ -124,7 +127,11 @@ fn signing_key(method: &Value) -> Result<String, DocumentError> {
         "Multikey" => text.starts_with('z').then(|| text.to_owned()),
         "EcdsaSecp256k1VerificationKey2019" => multikey(SECP256K1, text),
         "EcdsaSecp256r1VerificationKey2019" => multikey(P256, text),
-        _ => return Err(DocumentError::SigningKeyType(excerpt(kind))),
+        _ => {
+            return Err(DocumentError::SigningKeyType(
+                excerpt(kind, EXCERPT).to_owned(),
+            ));
+        }
     };
     key.filter(|key| key.len() <= MAX_KEY_CHARS)
         .ok_or_else(|| DocumentError::SigningKey(kind.to_owned()))
@@ -172,10 +179,6 @@ fn handle(document: &Value) -> Option<String> {
         .find_map(|name| name.as_str()?.strip_prefix("at://"))
         .filter(|handle| is_handle(handle))
         .map(str::to_owned)
-}
-
-fn excerpt(text: &str) -> String {
-    text.chars().take(128).collect()
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::source::frame_sink::{BatchLimits, FrameSink};
 use crate::source::reconnect::Reconnect;
 use crate::source::silence::{SilenceDetector, SilenceLimits};
 use crate::source::{Frames, Resume};
+use crate::telemetry::excerpt::{LOGGED, excerpt};
 use crate::telemetry::status::ConnectionState;
 use crate::testing::fault::Point;
 
@@ -356,8 +357,12 @@ impl fmt::Display for LossCause {
 fn error_frame(frame: &Bytes) -> Option<(String, String)> {
     match skim(frame).ok()? {
         Skim::Error { name, message } => Some((
-            name.to_owned(),
-            format!("{name}: {}", message.unwrap_or("no message")),
+            excerpt(name, LOGGED).to_owned(),
+            format!(
+                "{}: {}",
+                excerpt(name, LOGGED),
+                excerpt(message.unwrap_or("no message"), LOGGED)
+            ),
         )),
         _ => None,
     }

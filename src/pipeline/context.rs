@@ -123,7 +123,10 @@ impl Context {
         self.status
             .update(|status| is_new = status.queue.set_blocked(&reason, Timestamp::now()));
         if is_new {
-            tracing::error!(reason, "database writes fail; reading paused, nothing lost");
+            tracing::error!(
+                reason,
+                "database writes fail; retrying, nothing lost, reading pauses when the memory budget is full"
+            );
         }
     }
 

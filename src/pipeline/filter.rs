@@ -250,7 +250,7 @@ impl<'a> EffectsOf<'a> {
             cause = gap.cause.as_str(),
             from_seq = gap.from_seq,
             to_seq = gap.to_seq,
-            "events may have been missed; gap recorded, open until it is reconciled"
+            "events may have been missed; the gap is recorded with the next commit, open until it is reconciled"
         );
         self.context.metrics.gaps(gap.cause).increment(1);
         Some(Effect::Gap(gap))

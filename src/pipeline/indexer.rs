@@ -18,6 +18,7 @@ use crate::model::{DeadLetter, Position};
 use crate::pipeline::accumulator::{Accumulator, IndexBatch, IndexWork, Load};
 use crate::store::plan::effect::{Effect, EffectPart, Rejection};
 use crate::store::{StoreError, WriteBatch, Written};
+use crate::telemetry::excerpt::{LOGGED, excerpt};
 use crate::telemetry::rate_limit::RateLimit;
 use crate::testing::fault::Point;
 
@@ -300,15 +301,16 @@ impl IndexerState {
     }
 }
 
-/// Logs a dead letter without its record, which is only in the database.
+/// Logs a dead letter without its record, which is only in the database, with excerpts of its
+/// texts.
 fn log_dead_letter(log: &mut RateLimit, letter: &DeadLetter) {
     if let Some(suppressed) = log.admit(Instant::now()) {
         tracing::warn!(
             stage = letter.stage.as_str(),
             seq = letter.seq,
-            did = letter.did,
-            uri = letter.uri,
-            error = letter.error,
+            did = letter.did.as_deref().map(|did| excerpt(did, LOGGED)),
+            uri = letter.uri.as_deref().map(|uri| excerpt(uri, LOGGED)),
+            error = excerpt(&letter.error, LOGGED),
             suppressed = (suppressed > 0).then_some(suppressed),
             "kept as a dead letter"
         );

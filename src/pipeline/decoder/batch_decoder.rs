@@ -19,6 +19,7 @@ use crate::source::firehose::prefilter::NEAR_RECONNECT;
 use crate::source::interest::Interest;
 use crate::source::process::EFFECT_BYTES;
 use crate::store::plan::effect::Recheck;
+use crate::telemetry::excerpt::{LOGGED, excerpt};
 
 /// The content of the frames of a batch.
 pub(super) struct DecodedSpan {
@@ -125,8 +126,8 @@ impl<'a> BatchDecoder<'a> {
             }
             Event::Info(info) => {
                 tracing::info!(
-                    name = info.name,
-                    text = info.message,
+                    name = excerpt(&info.name, LOGGED),
+                    text = info.message.as_deref().map(|text| excerpt(text, LOGGED)),
                     "info message from the source"
                 );
             }
