@@ -37,7 +37,8 @@ pub(super) struct Script {
 /// The rows of each statement of a script.
 pub(super) type Answers = Vec<Vec<SqliteRow>>;
 
-/// A statement has more or fewer placeholders than arguments.
+/// A statement has more or fewer placeholders than arguments. It is a bug of the worker, and no fault
+/// of the data: no effect may become a dead letter because of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{placeholders} placeholders and {arguments} arguments: {text}")]
 struct Miscounted {
@@ -116,7 +117,7 @@ impl Script {
         for statement in self.statements {
             statement
                 .check()
-                .map_err(|error| sqlx::Error::Encode(error.into()))?;
+                .map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
             text.push_str(statement.text);
             text.push(';');
             for argument in statement.arguments {
@@ -212,6 +213,7 @@ mod tests {
     use sqlx::{ConnectOptions, Row};
 
     use super::*;
+    use crate::store::sqlite::error::is_refusal;
 
     static PAIRS: LazyLock<MultiRow> =
         LazyLock::new(|| MultiRow::new("INSERT INTO pairs", &["a", "b"], ""));
@@ -258,6 +260,7 @@ mod tests {
             script.push("INSERT INTO pairs VALUES (7, 8)", []);
             script.push("INSERT INTO pairs VALUES (?, ?)", arguments);
             let error = script.run(&mut connection).await.unwrap_err();
+            assert!(!is_refusal(&error), "a dead letter would not help");
             assert!(error.to_string().contains("2 placeholders"), "{error}");
         }
         assert_eq!(pairs(&mut connection).await, []);
