@@ -48,7 +48,7 @@ impl Level {
 /// Verifies a commit with the key of its account. `now` is used to refuse revs of the future.
 ///
 /// # Errors
-/// The first error found, in this order: time, signature, tree, chain.
+/// The first error found, in this order: signature, time, tree, chain.
 pub fn verify_commit(
     evidence: &CommitEvidence,
     key: &VerifyingKey,
@@ -80,10 +80,12 @@ fn verify_signed(
     key: &VerifyingKey,
     now: Timestamp,
 ) -> Result<(), VerifyError> {
+    // The signature first, so that only the account itself can make its commits wait.
+    commit.verify(key)?;
     if commit.rev.timestamp().duration_since(now) > MAX_AHEAD {
         return Err(VerifyError::FutureRev(commit.rev.clone()));
     }
-    Ok(commit.verify(key)?)
+    Ok(())
 }
 
 /// Compares each operation with the tree after the commit.

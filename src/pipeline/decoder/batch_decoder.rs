@@ -133,6 +133,7 @@ impl<'a> BatchDecoder<'a> {
             }
             event => {
                 let position = event.position();
+                self.note_time(&event);
                 let effects = self.context.processor.effects_of(event, evidence, frame);
                 if effects.is_empty() {
                     return;
@@ -143,6 +144,14 @@ impl<'a> BatchDecoder<'a> {
                 self.items
                     .push(DecodedItem::Work(Work { position, effects }));
             }
+        }
+    }
+
+    /// Lets the event's time correct our clock, before the event itself is judged by it.
+    fn note_time(&self, event: &Event) {
+        let time = event.position().and_then(|position| position.time);
+        if let Some((did, time)) = event.did().zip(time) {
+            self.context.processor.clock.note(did, time);
         }
     }
 

@@ -7,11 +7,11 @@ pub mod verification;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 
 use crate::atproto::event::{Change, Commit, Event, PutAction};
 use crate::atproto::verify::Level;
 use crate::model::{DeadLetter, Position, Stage};
+use crate::source::clock::SourceClock;
 use crate::source::firehose::decode::Evidence;
 use crate::source::process::records::Rules;
 use crate::source::process::verification::{Outcome, Refusal, Verification};
@@ -31,6 +31,8 @@ pub struct Processor {
     /// `None` at level `none`.
     pub verification: Option<Arc<Verification>>,
     pub metrics: Metrics,
+    /// Bounds the times of events.
+    pub clock: SourceClock,
     /// Whether records from before the first commit seen of a repository are wanted (a backfill).
     pub wants_history: bool,
 }
@@ -43,12 +45,13 @@ impl Processor {
         evidence: Option<&Evidence>,
         frame: &Bytes,
     ) -> Vec<Effect> {
+        let event = event.not_later_than(self.clock.latest_credible());
         let Some(verification) = &self.verification else {
             return self.effects_of_verified(event, None);
         };
         match (&event, evidence) {
             (_, Some(evidence)) => {
-                let outcome = verification.decide(evidence, Timestamp::now());
+                let outcome = verification.decide(evidence, self.clock.now());
                 self.effects_of_outcome(event, evidence, outcome, frame)
             }
             (Event::Identity(identity), None) => {
@@ -68,6 +71,7 @@ impl Processor {
         outcome: Outcome,
         frame: &Bytes,
     ) -> Vec<Effect> {
+        let event = event.not_later_than(self.clock.latest_credible());
         let metrics = &self.metrics;
         let did = &evidence.commit().did;
         match outcome {
@@ -82,8 +86,10 @@ impl Processor {
                     recheck,
                 ]
             }
-            Outcome::KeyUnavailable => {
-                metrics.key_unavailable.increment(1);
+            Outcome::KeyUnavailable | Outcome::Early => {
+                if matches!(outcome, Outcome::KeyUnavailable) {
+                    metrics.key_unavailable.increment(1);
+                }
                 let predecessor = Predecessor::KeyUnavailable;
                 let chain = self.chain_update(evidence, event.position(), predecessor, frame);
                 effect_of_commit(chain, Vec::new()).into_iter().collect()

@@ -15,6 +15,7 @@ use crate::atproto::verify::{
     CommitEvidence, Level, SyncEvidence, VerifyError, verify_commit, verify_sync,
 };
 use crate::identity::{Identities, Identity, ResolveError};
+use crate::source::clock::MAX_LEAD;
 use crate::source::firehose::decode::Evidence;
 use crate::store::plan::effect::Predecessor;
 use crate::telemetry::rate_limit::SharedRateLimit;
@@ -65,6 +66,9 @@ pub enum Outcome {
     Refused(Refusal),
     /// The key is unknown at the moment, or may have changed.
     KeyUnavailable,
+    /// Its rev is ahead of the clocks, by little enough that a clock may be wrong. It is verified
+    /// when its time has come.
+    Early,
 }
 
 /// Why an event is refused, now or later.
@@ -176,6 +180,7 @@ impl Verification {
             Err(error) if is_lenient && error.level() == Level::Chain => {
                 (Level::Commit, Some(error))
             }
+            Err(error) if is_early(&error, now) => return Ok(Outcome::Early),
             Err(error) => return Err(error.into()),
         };
         let predecessor = self.level.follows_chains().then(|| Predecessor::After {
@@ -196,11 +201,22 @@ impl Verification {
         evidence: &SyncEvidence,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
-        verify_sync(evidence, &identity.verifying_key()?, now)?;
+        match verify_sync(evidence, &identity.verifying_key()?, now) {
+            Err(error) if is_early(&error, now) => return Ok(Outcome::Early),
+            verified => verified?,
+        }
         Ok(Outcome::Verified {
             verified: Level::Commit,
             predecessor: Some(Predecessor::Unstated),
             tolerated: None,
         })
     }
+}
+
+/// Whether the error is a rev that is ahead by less than the clocks may be wrong.
+fn is_early(error: &VerifyError, now: Timestamp) -> bool {
+    let VerifyError::FutureRev(rev) = error else {
+        return false;
+    };
+    rev.timestamp().duration_since(now) <= MAX_LEAD
 }
