@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::delivery::segment::{RawPosition, Segment, SkippedRun};
-use crate::source::firehose::decode::{Peek, peek};
+use crate::source::firehose::decode::{About, Peek, peek};
 use crate::source::frame_sink::{BatchLimits, FrameSink};
 use crate::source::interest::Interest;
 
@@ -110,11 +110,13 @@ impl FrameSink for Prefilter {
         let peek = catch_unwind(AssertUnwindSafe(|| peek(&frame, &self.interest)));
         match peek {
             Ok(Peek::Unwanted(position)) => self.skip(position, frame.len()),
-            Ok(Peek::Kept { seq, repo }) => {
+            Ok(Peek::Kept { seq, about }) => {
                 // Track the repository from here on. The tables will contain this commit only after
                 // the next frames have skipped the prefilter.
-                if let (Some(tracked), Some(repo)) = (self.interest.tracked(), repo) {
-                    tracked.insert(repo);
+                match (self.interest.tracked(), about) {
+                    (Some(tracked), About::Commit(repo)) => tracked.insert(repo),
+                    (Some(tracked), About::Status(did)) => tracked.announce(did),
+                    _ => {}
                 }
                 self.keep(&frame, seq);
             }

@@ -93,6 +93,8 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             predecessor: Predecessor::Unstated,
             wants_history: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: bytes::Bytes::new(),
         })
     }
@@ -144,6 +146,7 @@ mod tests {
                 active: false,
                 status: None,
                 is_unconfirmed: false,
+                wants_history: false,
                 seq: 1,
                 time: Timestamp::UNIX_EPOCH,
             })

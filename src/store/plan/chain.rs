@@ -155,6 +155,8 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             predecessor,
             wants_history: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: Bytes::new(),
         }
     }

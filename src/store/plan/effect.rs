@@ -269,6 +269,10 @@ pub struct ChainUpdate {
     pub predecessor: Predecessor,
     /// If it is the first commit that arrives of its repository, the older records are wanted too.
     pub wants_history: bool,
+    /// It has operations of wanted collections, even if it is not verified yet.
+    pub has_wanted_ops: bool,
+    /// It says that its repository was empty before it, as a new account's first commit does.
+    pub begins_empty: bool,
     /// The frame, which is read again if it has to be parked.
     pub frame: Bytes,
 }
@@ -327,6 +331,8 @@ pub struct AccountChange {
     /// The account's host has to confirm this: before anything is removed, or to fetch its
     /// repository when it becomes active again.
     pub is_unconfirmed: bool,
+    /// What the account wrote before it was heard of is wanted too.
+    pub wants_history: bool,
     pub seq: u64,
     pub time: Timestamp,
 }

@@ -154,24 +154,33 @@ pub enum Peek<'a> {
     Kept {
         /// Only if it is in the valid range.
         seq: Option<u64>,
-        /// The repository of a commit.
-        repo: Option<&'a str>,
+        about: About<'a>,
     },
+}
+
+/// What a kept frame is about, as far as it matters for the following frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About<'a> {
+    /// A commit of this repository.
+    Commit(&'a str),
+    /// The status of this account.
+    Status(&'a str),
+    Other,
 }
 
 /// Reads as little of a frame as is necessary to decide whether it is wanted.
 pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
-    let kept = |seq: Option<u64>, repo| Peek::Kept {
+    let kept = |seq: Option<u64>, about| Peek::Kept {
         seq: seq.filter(|seq| SEQS.contains(seq)),
-        repo,
+        about,
     };
     let envelope = match skim(frame) {
         Ok(Skim::Message(envelope)) => envelope,
-        Ok(Skim::Unknown(unknown)) => return kept(unknown.seq, None),
-        Ok(Skim::Error { .. }) | Err(_) => return kept(None, None),
+        Ok(Skim::Unknown(unknown)) => return kept(unknown.seq, About::Other),
+        Ok(Skim::Error { .. }) | Err(_) => return kept(None, About::Other),
     };
     match (envelope.kind, envelope.seq, envelope.did) {
-        (Kind::Info, ..) => kept(None, None),
+        (Kind::Info, ..) => kept(None, About::Other),
         (Kind::Commit, Some(seq), Some(repo))
             if frame.len() <= MAX_FRAME
                 && SEQS.contains(&seq)
@@ -182,8 +191,9 @@ pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
                 time: envelope.time,
             })
         }
-        (Kind::Commit, seq, repo) => kept(seq, repo),
-        (_, seq, _) => kept(seq, None),
+        (Kind::Commit, seq, Some(repo)) => kept(seq, About::Commit(repo)),
+        (Kind::Account, seq, Some(did)) => kept(seq, About::Status(did)),
+        (_, seq, _) => kept(seq, About::Other),
     }
 }
 

@@ -167,6 +167,8 @@ impl Follower {
             time: position.time.unwrap(),
             predecessor,
             wants_history: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: frame.clone(),
         });
         vec![Effect::Commit(Box::new(CommitEffect { chain, records }))]

@@ -76,6 +76,8 @@ fn commit(name: usize, n: u8, predecessor: Predecessor, records: Vec<RecordChang
         time: second(n),
         predecessor,
         wants_history: false,
+        has_wanted_ops: true,
+        begins_empty: false,
         frame: Bytes::from(format!("{name} {n}")),
     });
     Effect::Commit(Box::new(CommitEffect { chain, records }))
@@ -115,6 +117,7 @@ fn effect() -> impl Strategy<Value = Effect> {
                 active: status.is_none(),
                 status: status.map(str::to_owned),
                 is_unconfirmed,
+                wants_history: false,
                 seq: u64::from(n),
                 time: second(n),
             })
