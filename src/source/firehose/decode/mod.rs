@@ -5,15 +5,16 @@ mod account;
 mod commit;
 mod error;
 #[cfg(test)]
+mod key_order;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 pub(crate) mod sample;
 
-use serde::Deserialize;
-
 pub use error::{CommitFault, DecodeError, Fault};
 
 use crate::atproto::event::{Event, Info};
+use crate::atproto::payload::InfoPayload;
 use crate::atproto::signed_commit::SignedCommit;
 use crate::atproto::skim::{Envelope, Kind, SEQS, Skim, SkimFault, skim};
 use crate::atproto::verify::{CommitEvidence, SyncEvidence};
@@ -243,13 +244,11 @@ fn check_seq(envelope: &Envelope<'_>) -> Result<(), Fault> {
 }
 
 fn decode_info(payload: &[u8]) -> Result<Info, Fault> {
-    #[derive(Deserialize)]
-    struct Payload {
-        name: String,
-        message: Option<String>,
-    }
-    let Payload { name, message } = serde_ipld_dagcbor::from_slice(payload)?;
-    Ok(Info { name, message })
+    let payload = InfoPayload::read(payload)?;
+    Ok(Info {
+        name: payload.name.to_owned(),
+        message: payload.message.map(str::to_owned),
+    })
 }
 
 fn at_most(
@@ -379,6 +378,21 @@ mod tests {
                 status: Some("deleted".to_owned()),
             })
         );
+    }
+
+    /// A message of one kind may have a field that another kind gives a type.
+    #[test]
+    fn a_field_counts_only_in_the_kind_that_has_it() {
+        let identity = frame(
+            "#identity",
+            &ipld!({ "seq": 9, "did": DID, "time": TIME, "active": 1, "status": [] }),
+        );
+        assert!(matches!(event(&identity), Event::Identity(_)));
+        let tombstone = frame(
+            "#tombstone",
+            &ipld!({ "seq": 9, "did": DID, "time": TIME, "handle": 7, "active": "no" }),
+        );
+        assert!(matches!(event(&tombstone), Event::Account(_)));
     }
 
     #[test]

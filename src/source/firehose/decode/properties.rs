@@ -67,7 +67,7 @@ fn wanted_commit() -> Vec<u8> {
         .bytes()
 }
 
-fn any_value() -> impl Strategy<Value = Ipld> {
+pub(super) fn any_value() -> impl Strategy<Value = Ipld> {
     let leaf = prop_oneof![
         Just(Ipld::Null),
         any::<bool>().prop_map(Ipld::Bool),
