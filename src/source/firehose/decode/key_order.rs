@@ -46,7 +46,10 @@ fn frames() -> Vec<Vec<u8>> {
             ipld!({ "seq": 9, "did": DID, "rev": "3jzfcijpj2z2a", "time": TIME,
                     "blocks": Ipld::Bytes(b"car".to_vec()) }),
         ),
-        of("#info", ipld!({ "name": "OutdatedCursor", "message": "some are gone" })),
+        of(
+            "#info",
+            ipld!({ "name": "OutdatedCursor", "message": "some are gone" }),
+        ),
         of("#weather", ipld!({ "seq": 9, "sun": true })),
         error.iter().flat_map(cbor).collect(),
     ]
@@ -134,7 +137,7 @@ fn owned(raw: RawPosition<'_>) -> (u64, Option<String>) {
 fn skipped(frame: &[u8]) -> Option<(u64, Option<String>)> {
     match peek(frame, &interest()) {
         Peek::Unwanted(position) => Some(owned(position)),
-        Peek::Kept { .. } => None,
+        Peek::Kept { .. } | Peek::Unplaced => None,
     }
 }
 

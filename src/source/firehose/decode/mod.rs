@@ -151,28 +151,38 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
 pub enum Peek<'a> {
     /// [`decode`] would return [`Content::Unwanted`].
     Unwanted(RawPosition<'a>),
-    /// Any other frame, also one that cannot be read.
+    /// Any other frame with a place in the stream, or a frame about the connection (`#info`, an
+    /// error).
     Kept {
-        /// Only if it is in the valid range.
         seq: Option<u64>,
         /// The repository of a commit.
         repo: Option<&'a str>,
     },
+    /// A frame without a place in the stream: it cannot be read, or has no valid seq.
+    Unplaced,
 }
 
 /// Reads as little of a frame as is necessary to decide whether it is wanted.
 pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
-    let kept = |seq: Option<u64>, repo| Peek::Kept {
-        seq: seq.filter(|seq| SEQS.contains(seq)),
-        repo,
+    const ABOUT_THE_CONNECTION: Peek<'_> = Peek::Kept {
+        seq: None,
+        repo: None,
+    };
+    let kept = |seq: Option<u64>, repo| match seq {
+        Some(seq) if SEQS.contains(&seq) => Peek::Kept {
+            seq: Some(seq),
+            repo,
+        },
+        _ => Peek::Unplaced,
     };
     let envelope = match skim(frame) {
         Ok(Skim::Message(envelope)) => envelope,
         Ok(Skim::Unknown(unknown)) => return kept(unknown.seq, None),
-        Ok(Skim::Error { .. }) | Err(_) => return kept(None, None),
+        Ok(Skim::Error { .. }) => return ABOUT_THE_CONNECTION,
+        Err(_) => return Peek::Unplaced,
     };
     match (envelope.kind, envelope.seq, envelope.did) {
-        (Kind::Info, ..) => kept(None, None),
+        (Kind::Info, ..) => ABOUT_THE_CONNECTION,
         (Kind::Commit, Some(seq), Some(repo))
             if frame.len() <= MAX_FRAME
                 && SEQS.contains(&seq)

@@ -271,7 +271,7 @@ proptest! {
         let owned = |raw: RawPosition<'_>| (raw.seq, raw.time.map(str::to_owned));
         let skipped = match peek(&frame, &interest) {
             Peek::Unwanted(position) => Some(position),
-            Peek::Kept { .. } => None,
+            Peek::Kept { .. } | Peek::Unplaced => None,
         };
         prop_assert_eq!(
             skipped.map(owned),
