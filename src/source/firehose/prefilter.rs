@@ -32,6 +32,7 @@ pub struct Prefilter {
     frames: usize,
     frame_bytes: usize,
     last_seq: Option<u64>,
+    has_unplaced: bool,
     /// The number of further frames that keep individual positions.
     near_reconnect: u8,
 }
@@ -48,6 +49,7 @@ impl Prefilter {
             frames: 0,
             frame_bytes: 0,
             last_seq: None,
+            has_unplaced: false,
             near_reconnect: 0,
         }
     }
@@ -71,6 +73,11 @@ impl Prefilter {
     /// The seq of the last frame that has one.
     pub fn last_seq(&self) -> Option<u64> {
         self.last_seq
+    }
+
+    /// Whether a frame without a place in the stream came, such as one that cannot be read.
+    pub fn has_unplaced(&self) -> bool {
+        self.has_unplaced
     }
 
     pub fn into_segments(self) -> Vec<Segment> {
@@ -120,7 +127,10 @@ impl FrameSink for Prefilter {
                 }
                 self.keep(&frame, seq);
             }
-            Err(_) => self.keep(&frame, None),
+            Ok(Peek::Unplaced) | Err(_) => {
+                self.has_unplaced = true;
+                self.keep(&frame, None);
+            }
         }
     }
 
