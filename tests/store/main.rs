@@ -12,6 +12,8 @@ mod cursor;
 mod discoveries;
 mod fixture;
 mod gaps;
+mod guards;
+mod judgements;
 mod migrations;
 mod order;
 mod parked;
