@@ -153,10 +153,7 @@ pub enum Peek<'a> {
     Unwanted(RawPosition<'a>),
     /// Any other frame with a place in the stream, or a frame about the connection (`#info`, an
     /// error).
-    Kept {
-        seq: Option<u64>,
-        about: About<'a>,
-    },
+    Kept { seq: Option<u64>, about: About<'a> },
     /// A frame without a place in the stream: it cannot be read, or has no valid seq.
     Unplaced,
 }
