@@ -8,6 +8,7 @@ mod breaks;
 mod deaths;
 mod hosts;
 mod identities;
+mod interest;
 mod levels;
 mod memory;
 mod steady_state;

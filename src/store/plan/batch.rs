@@ -9,7 +9,9 @@ use super::dead_letters::fingerprint;
 use super::draft::Draft;
 use super::gaps::{Gaps, is_within_the_stream};
 use super::parked::{ParkedNeeds, Parking};
-use super::records::{RecordWrite, Removals, last_changes, newest_commits, retain_newer};
+use super::records::{
+    RecordWrite, Removals, last_changes, newest_commits, refreshed, retain_newer,
+};
 use super::repository::RepoRow;
 use super::resync_cause::ResyncCause;
 use crate::model::SourceId;
@@ -65,12 +67,12 @@ impl<'a> Batch<'a> {
         // Before the chain updates, because a chain that begins after a refused commit does not
         // show what that commit contained.
         let is_rechecked = self.recheck(draft);
-        let is_behind_gap = draft.view.is_behind_gap || has_new_gap;
+        let view = draft.view;
+        let is_behind_gap = view.is_behind_gap || view.was_interest_widened || has_new_gap;
         let decided = self.decide(draft, &removals, is_behind_gap);
         self.write_records(draft, changes, &decided, &removals);
-        if self.origin != Origin::Snapshot {
-            self.move_unverified_heads(draft, &decided, &removals);
-        }
+        let is_fetched = self.origin != Origin::Snapshot
+            && self.move_unverified_heads(draft, &decided, &removals);
         if self.origin != Origin::Replay {
             park(draft, changes, &decided.parked)?;
         }
@@ -82,7 +84,7 @@ impl<'a> Batch<'a> {
         written.stale = decided.records - written.records;
         written.dead_letters = changes.dead_letters.len() as u64;
         written.parked = decided.parked.len() as u64;
-        written.leaves_work = has_to_be_fetched || is_rechecked || written.parked > 0;
+        written.leaves_work = has_to_be_fetched || is_rechecked || is_fetched || written.parked > 0;
         Ok(())
     }
 
@@ -229,26 +231,38 @@ impl<'a> Batch<'a> {
         removals: &Removals,
     ) {
         let mut records = last_changes(decided.admitted.iter().copied(), removals);
+        if draft.view.has_stale_records {
+            changes.refreshed = refreshed(&records, draft.view);
+        }
         retain_newer(&mut records, draft.view, removals);
         changes.records = records;
     }
 
-    /// Moves the head of each repository whose chain is not checked to its newest commit.
+    /// Moves the head of each repository whose chain is not checked to its newest commit. Returns
+    /// whether one has to be fetched: nothing was known of it, and its earlier commits may not have
+    /// been wanted when they came. Where nothing is verified, no host is asked.
     fn move_unverified_heads(
         &self,
         draft: &mut Draft<'a>,
         decided: &Decided<'a>,
         removals: &Removals,
-    ) {
+    ) -> bool {
+        let mut has_to_be_fetched = false;
         let newest = decided.unverified.iter().copied().filter(|record| {
             let version = record.version();
             !removals.cover(&version.did, version.time)
         });
         for (did, version) in newest_commits(newest) {
-            draft
-                .tracked_mut(did)
-                .move_unverified_head(version, self.source);
+            let may_lack_records = draft.view.was_interest_widened && version.verified.is_some();
+            let repo = draft.tracked_mut(did);
+            let is_unknown = repo.rev.is_none() && repo.state.takes_commits();
+            repo.move_unverified_head(version, self.source);
+            if is_unknown && may_lack_records {
+                repo.fetch_for_interest();
+                has_to_be_fetched = true;
+            }
         }
+        has_to_be_fetched
     }
 
     /// Has hosts asked again about inactive accounts that committed later.

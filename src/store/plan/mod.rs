@@ -14,6 +14,8 @@ mod draft;
 pub mod effect;
 mod gaps;
 pub mod index_task;
+mod interest_change;
+mod interest_set;
 mod parked;
 mod records;
 mod repository;
@@ -30,6 +32,8 @@ pub use self::account::{AccountRow, AsOf};
 pub use self::change_set::{ChangeSet, Written};
 pub use self::dead_letters::Fingerprint;
 pub use self::gaps::GapRow;
+pub use self::interest_change::{InterestChange, InterestStep, unkept_since};
+pub use self::interest_set::InterestSet;
 pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::RecordWrite;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
@@ -146,7 +150,14 @@ fn change_repo<'a>(
 ) {
     let did = did.as_str();
     match event {
-        RepoEvent::EndResync(resync) => changes.resync = Some(resync),
+        RepoEvent::EndResync(resync) => {
+            let is_current = |repo: &RepoRow| repo.state == RepoState::Resyncing;
+            let is_whole = resync.outcome.is_ok() && draft.repo(did).is_some_and(is_current);
+            if is_whole && draft.view.has_stale_records {
+                changes.refreshed_repo = Some(did);
+            }
+            changes.resync = Some(resync);
+        }
         RepoEvent::Untrack => {
             changes.unparked_repos.insert(did);
         }

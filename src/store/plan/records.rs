@@ -3,7 +3,7 @@
 //! This makes the transaction small and lets a multi-row statement name each row once. The rows are
 //! sorted by key, so that neighbours in a B-tree are written one after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -96,6 +96,20 @@ pub(super) fn retain_newer(
             .filter(|held| !removals.cover_text(&version.did, &held.time));
         held.is_none_or(|held| version.rev.as_str() > held.rev.as_str())
     });
+}
+
+/// The URIs of the changes that are as new as the tables, or newer. Also a change that writes nothing
+/// shows that its record is kept again.
+pub(super) fn refreshed(
+    changes: &BTreeMap<String, RecordWrite<'_>>,
+    view: &View,
+) -> BTreeSet<String> {
+    let is_as_new = |(uri, change): &(&String, &RecordWrite<'_>)| {
+        let held = view.records.get(*uri);
+        held.is_none_or(|held| change.version().rev.as_str() >= held.rev.as_str())
+    };
+    let refreshed = changes.iter().filter(is_as_new);
+    refreshed.map(|(uri, _)| uri.clone()).collect()
 }
 
 /// The newest commit of each repository.
