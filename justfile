@@ -103,4 +103,5 @@ bench *rows:
 testbed directory:
     scripts/against_testbed.sh "$1"
     scripts/gap_on_testbed.sh "$1"
+    scripts/interest_on_testbed.sh "$1"
     scripts/migration_on_testbed.sh "$1"

@@ -10,6 +10,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use huddle_firehose::config::Config;
 use huddle_firehose::lexicon::Schemas;
 use huddle_firehose::model::BackfillCounts;
+use huddle_firehose::pipeline::interest::adopt;
+use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::repo_store::RepoStore;
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::worker;
@@ -20,6 +22,8 @@ use super::signals::StopSignals;
 use super::{Configuration, print, runtime};
 
 const INTERVAL: Duration = Duration::from_millis(250);
+/// How long one call does pieces of a change of the set of interest.
+const ADOPTION_TIME: Duration = Duration::from_secs(60);
 /// If the output is not a terminal, each update is a new line.
 const SLOW_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -59,6 +63,18 @@ impl Backfill {
         }
         let mut signals = StopSignals::listen()?;
         let store = Arc::new(SqliteStore::open(&config.database_url).await?);
+        let source = worker::source(&(&config).into())?;
+        let set = worker::rules(&(&config).into(), source.as_ref())?.interest;
+        let set = set.set();
+        if self.beside {
+            check_in_force(&store, set).await?;
+        } else {
+            // Before the search, so that it finds repositories that are to be fetched again.
+            while !adopt(&*store, source.id(), set, ADOPTION_TIME)
+                .await?
+                .is_done
+            {}
+        }
         store.begin_discovery(&collections, true).await?;
         if self.beside {
             return tokio::select! {
@@ -73,6 +89,18 @@ impl Backfill {
             signal = signals.next() => tracing::info!(reason = signal, "draining"),
         }
         drain(tree, &mut signals).await
+    }
+}
+
+/// Checks that the worker that runs on this database keeps what is to be fetched.
+async fn check_in_force(store: &SqliteStore, wanted: &InterestSet) -> anyhow::Result<()> {
+    match store.interest_in_force().await? {
+        Some(in_force) if !in_force.covers(wanted) => bail!(
+            "the worker on this database does not keep all of that: it keeps {}; change its \
+             configuration first",
+            in_force.collections().join(", ")
+        ),
+        _ => Ok(()),
     }
 }
 

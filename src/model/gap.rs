@@ -29,12 +29,15 @@ pub enum GapCause {
     StartedLive,
     /// The operator moved the cursor.
     CursorMoved,
+    /// Records are wanted that were not kept before, because the set of interest did not name them.
+    InterestWidened,
 }
 
 impl GapCause {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::CursorMoved,
         Self::FutureCursor,
+        Self::InterestWidened,
         Self::OutdatedCursor,
         Self::SequenceReset,
         Self::SourceChanged,
@@ -45,6 +48,7 @@ impl GapCause {
         match self {
             Self::CursorMoved => "cursor_moved",
             Self::FutureCursor => "future_cursor",
+            Self::InterestWidened => "interest_widened",
             Self::OutdatedCursor => "outdated_cursor",
             Self::SequenceReset => "sequence_reset",
             Self::SourceChanged => "source_changed",

@@ -7,6 +7,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
 use super::Context;
+use super::interest::{self, Adopted};
 use super::options::Start;
 use crate::actor::{ActorContext, Arguments};
 use crate::model::{Gap, GapCause, Position};
@@ -18,6 +19,8 @@ use crate::testing::fault::Point;
 const CHECKPOINT_SPACING: Duration = Duration::from_millis(50);
 /// A query that takes longer counts as failed.
 const QUERY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long one message does pieces of a change of the set of interest.
+const ADOPTION_TIME: Duration = Duration::from_secs(5);
 /// How long a restart of the sequence waits until everything is acked. No connection gets a resume
 /// point in the meantime.
 const ACK_DEADLINE: Duration = Duration::from_secs(2);
@@ -146,6 +149,10 @@ impl CursorState {
         if self.durable.is_some() {
             return self.durable;
         }
+        // Nothing is read before the set of interest is in force under which it is read.
+        if !self.context.ledger.is_positioned() {
+            self.adopt_interest().await?;
+        }
         let ledger = &self.context.ledger;
         let loaded = within_deadline(self.context.store.load_cursor(ledger.source())).await;
         self.show_database(loaded.as_ref().err());
@@ -156,6 +163,34 @@ impl CursorState {
         }
         self.note_durable(stored.position);
         self.durable
+    }
+
+    /// Makes the rules of this worker the set of interest in force. `None` while that is not done:
+    /// a large database takes several calls.
+    async fn adopt_interest(&self) -> Option<()> {
+        let context = &self.context;
+        let set = context.processor.rules.interest.set();
+        let adopting = interest::adopt(&*context.store, context.source.id(), set, ADOPTION_TIME);
+        let adopted = within_deadline(adopting).await;
+        self.show_database(adopted.as_ref().err());
+        let Adopted {
+            is_done,
+            has_new_gap,
+        } = adopted.ok()?;
+        if has_new_gap {
+            context.metrics.gaps(GapCause::InterestWidened).increment(1);
+            context
+                .status
+                .update(|status| status.source_mut(context.source.id()).open_interest_gaps += 1);
+        }
+        if !is_done {
+            return None;
+        }
+        // Repositories that are fetched again are due.
+        if let Some(repositories) = &context.repositories {
+            repositories.wake();
+        }
+        Some(())
     }
 
     /// Reads how the runs before this one ended. If they crashed repeatedly, a frame may be the

@@ -10,6 +10,7 @@ pub mod cursor;
 pub mod decoder;
 pub mod filter;
 pub mod indexer;
+pub mod interest;
 pub mod messages;
 mod options;
 

@@ -7,20 +7,12 @@ use tokio::sync::watch;
 use super::tracked::Tracked;
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
+use crate::store::plan::InterestSet;
 
-/// The collections and repositories that are wanted. A check takes logarithmic time in the number
-/// of patterns or DIDs.
+/// The collections and repositories that are wanted, and what is requested of their commits.
 #[derive(Clone, Debug, Default)]
 pub struct Interest {
-    /// Sorted.
-    exact: Box<[Box<str>]>,
-    /// Sorted, and none is a prefix of another. So only the greatest prefix that is not greater
-    /// than a collection can match it.
-    prefixes: Box<[Box<str>]>,
-    /// Sorted; empty means all accounts.
-    allowed: Box<[Did]>,
-    /// Sorted.
-    denied: Box<[Did]>,
+    set: InterestSet,
     wants_evidence: bool,
     tracked: Option<Arc<Tracked>>,
 }
@@ -28,19 +20,8 @@ pub struct Interest {
 impl Interest {
     /// All accounts' records in the collections of `patterns`.
     pub fn new(patterns: impl IntoIterator<Item = Pattern>) -> Self {
-        let (mut exact, mut prefixes) = (Vec::new(), Vec::new());
-        for pattern in patterns {
-            match pattern {
-                Pattern::Exact(nsid) => exact.push(nsid),
-                Pattern::Prefix(prefix) => prefixes.push(prefix),
-            }
-        }
-        exact.sort_unstable();
-        prefixes.sort_unstable();
-        prefixes.dedup_by(|longer, shorter| longer.starts_with(&**shorter));
         Self {
-            exact: exact.into(),
-            prefixes: prefixes.into(),
+            set: InterestSet::new(patterns),
             ..Self::default()
         }
     }
@@ -48,15 +29,20 @@ impl Interest {
     /// Restricts the interest to these repositories; an empty list means all.
     #[must_use]
     pub fn allowing(mut self, dids: impl IntoIterator<Item = Did>) -> Self {
-        self.allowed = sorted(dids);
+        self.set = self.set.allowing(dids);
         self
     }
 
     /// Excludes these repositories, even if the allow list names them.
     #[must_use]
     pub fn denying(mut self, dids: impl IntoIterator<Item = Did>) -> Self {
-        self.denied = sorted(dids);
+        self.set = self.set.denying(dids);
         self
+    }
+
+    /// The collections and repositories that are wanted.
+    pub fn set(&self) -> &InterestSet {
+        &self.set
     }
 
     /// Also requests the evidence of commits.
@@ -96,19 +82,11 @@ impl Interest {
     }
 
     pub fn wants_collection(&self, collection: &str) -> bool {
-        let not_greater = self.prefixes.partition_point(|p| &**p <= collection);
-        let is_below_prefix = self.prefixes[..not_greater]
-            .last()
-            .is_some_and(|prefix| collection.starts_with(&**prefix));
-        is_below_prefix
-            || self
-                .exact
-                .binary_search_by(|nsid| (**nsid).cmp(collection))
-                .is_ok()
+        self.set.wants_collection(collection)
     }
 
     pub fn wants_did(&self, did: &str) -> bool {
-        (self.allowed.is_empty() || contains(&self.allowed, did)) && !contains(&self.denied, did)
+        self.set.wants_did(did)
     }
 }
 
@@ -129,18 +107,6 @@ impl InterestInForce {
     pub fn publish(&self, interest: Arc<Interest>) {
         self.0.send_replace(interest);
     }
-}
-
-fn sorted(dids: impl IntoIterator<Item = Did>) -> Box<[Did]> {
-    let mut dids: Vec<Did> = dids.into_iter().collect();
-    dids.sort_unstable();
-    dids.into()
-}
-
-fn contains(sorted: &[Did], did: &str) -> bool {
-    sorted
-        .binary_search_by(|listed| listed.as_str().cmp(did))
-        .is_ok()
 }
 
 #[cfg(test)]

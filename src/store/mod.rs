@@ -13,6 +13,7 @@ pub use self::plan::{RepoState, Written};
 use futures_util::future::BoxFuture;
 
 use crate::model::{Gap, Position, SourceId};
+use crate::store::plan::InterestSet;
 use crate::store::plan::effect::{Effect, Rejection};
 
 /// The only writer of the tables and of the cursor. Another database can implement it.
@@ -20,6 +21,15 @@ pub trait Store: Send + Sync + 'static {
     /// Applies `batch` in one transaction, effects and cursor together: all of it or nothing.
     fn apply<'a>(&'a self, batch: &'a WriteBatch<'a>)
     -> BoxFuture<'a, Result<Written, StoreError>>;
+
+    /// Makes `set` the set of interest in force. One call does one piece of the work, in one
+    /// transaction; the set is adopted once an answer is [`Adoption::Unchanged`] or
+    /// [`Adoption::Finished`]. Nothing may be read under `set` before.
+    fn adopt_interest<'a>(
+        &'a self,
+        source: &'a SourceId,
+        set: &'a InterestSet,
+    ) -> BoxFuture<'a, Result<Adoption, StoreError>>;
 
     /// Reads the source's durable cursor. A new source gets one.
     fn load_cursor<'a>(
@@ -39,7 +49,7 @@ pub trait Store: Send + Sync + 'static {
     fn count_open_gaps<'a>(
         &'a self,
         source: &'a SourceId,
-    ) -> BoxFuture<'a, Result<u64, StoreError>>;
+    ) -> BoxFuture<'a, Result<OpenGapCounts, StoreError>>;
 
     /// Records that the worker starts to follow `source`, and returns how earlier runs ended. If a
     /// frame was in progress when the last run ended, it becomes a suspect.
@@ -73,6 +83,43 @@ pub struct WriteBatch<'a> {
     pub position: Position,
     /// The source's seqs restarted within this batch, so `position` may be lower than the cursor.
     pub sequence_restarted: bool,
+}
+
+/// What one call of [`Store::adopt_interest`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adoption {
+    /// The set was in force already.
+    Unchanged,
+    /// The set was stored, and a gap with it if it is wider. Its consequences follow.
+    Began(ChangedInterest),
+    /// A piece of the consequences was done. The next call does another.
+    Continues,
+    /// The last piece was done.
+    Finished {
+        /// Records that the views hide from now on.
+        hidden_records: u64,
+        /// Repositories that are fetched again.
+        voided_repos: u64,
+    },
+}
+
+/// A change of the set of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangedInterest {
+    /// The database had no set before.
+    pub is_first: bool,
+    /// Records that are kept may not be wanted any more.
+    pub is_narrowed: bool,
+    /// For a wider set: the position from which newly wanted records may not have been kept.
+    pub unkept_since: Option<Position>,
+}
+
+/// How many gaps of a source are open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenGapCounts {
+    pub all: u64,
+    /// Those of a wider set of interest.
+    pub interest_widened: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ pub struct Thresholds {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Readiness {
     pub ready: bool,
-    /// The reasons if not `ready`; otherwise empty.
+    /// The reasons if not `ready`, and warnings.
     pub reasons: Vec<Reason>,
 }
 
@@ -31,6 +31,15 @@ pub struct Reason {
     /// `worker`, `database`, `actor NAME` or `source ID`.
     pub component: String,
     pub message: String,
+    /// The worker is ready all the same.
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_warning: bool,
+}
+
+/// serde passes a reference.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// Evaluates `status` at the time `now`.
@@ -56,12 +65,36 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
         .chain(database)
         .chain(actors)
         .chain(sources)
-        .map(|(component, message)| Reason { component, message })
+        .map(|(component, message)| Reason {
+            component,
+            message,
+            is_warning: false,
+        })
+        .chain(warnings(status))
         .collect();
     Readiness {
-        ready: reasons.is_empty(),
+        ready: reasons.iter().all(|reason| reason.is_warning),
         reasons,
     }
+}
+
+/// What an operator should know although the worker does its work.
+fn warnings(status: &Status) -> impl Iterator<Item = Reason> {
+    let next = match status.repositories {
+        Some(_) => "until their repositories are fetched",
+        None => "and no host is asked for them at level `none`",
+    };
+    let widened = status.sources.iter();
+    let widened = widened.filter(|(_, source)| source.open_interest_gaps > 0);
+    widened.map(move |(id, source)| Reason {
+        component: format!("source {id}"),
+        message: format!(
+            "records may be missing that were not kept before the set of interest was widened, \
+             {next} (open gaps with the cause interest_widened: {})",
+            source.open_interest_gaps
+        ),
+        is_warning: true,
+    })
 }
 
 fn worker_fault(status: &Status) -> Option<String> {
@@ -204,7 +237,8 @@ mod tests {
         let mut status = healthy();
         change(&mut status);
         let readiness = readiness(&status, ago(0), &THRESHOLDS);
-        assert_eq!(readiness.ready, readiness.reasons.is_empty());
+        let mut reasons = readiness.reasons.iter();
+        assert_eq!(readiness.ready, reasons.all(|reason| reason.is_warning));
         let reasons = readiness.reasons.iter();
         reasons
             .map(|reason| format!("{}: {}", reason.component, reason.message))
@@ -314,6 +348,18 @@ mod tests {
             status.actors.insert("indexer".to_owned(), stopped);
         });
         assert_eq!(stopped, ["actor indexer: has stopped"]);
+    }
+
+    #[test]
+    fn a_wider_set_of_interest_is_a_warning() {
+        let mut status = healthy();
+        source(&mut status).open_interest_gaps = 1;
+        let readiness = readiness(&status, ago(0), &THRESHOLDS);
+        assert!(readiness.ready, "{readiness:?}");
+        let [reason] = &readiness.reasons[..] else {
+            panic!("{readiness:?}");
+        };
+        assert!(reason.is_warning && reason.message.contains("interest_widened"));
     }
 
     #[test]

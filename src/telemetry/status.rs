@@ -97,6 +97,8 @@ pub struct SourceStatus {
     pub events: u64,
     pub matched: u64,
     pub open_gaps: u64,
+    /// Those of a wider set of interest.
+    pub open_interest_gaps: u64,
 }
 
 impl SourceStatus {

@@ -101,9 +101,11 @@ async fn count_gaps(household: &Household) {
     for source in &household.sources {
         let counted = timeout(COUNT_DEADLINE, household.store.count_open_gaps(source)).await;
         if let Ok(Ok(open_gaps)) = counted {
-            household
-                .status
-                .update(|status| status.source_mut(source).open_gaps = open_gaps);
+            household.status.update(|status| {
+                let source = status.source_mut(source);
+                source.open_gaps = open_gaps.all;
+                source.open_interest_gaps = open_gaps.interest_widened;
+            });
         }
     }
 }

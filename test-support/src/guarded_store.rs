@@ -3,10 +3,11 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use huddle_firehose::model::{Gap, Position, SourceId};
+use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
-    CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
-    Written,
+    Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
+    StoredCursor, WriteBatch, Written,
 };
 
 /// Asks `guard` before each transaction. All other calls go to the store.
@@ -30,6 +31,14 @@ where
         .boxed()
     }
 
+    fn adopt_interest<'a>(
+        &'a self,
+        source: &'a SourceId,
+        set: &'a InterestSet,
+    ) -> BoxFuture<'a, Result<Adoption, StoreError>> {
+        self.store.adopt_interest(source, set)
+    }
+
     fn load_cursor<'a>(
         &'a self,
         source: &'a SourceId,
@@ -49,7 +58,7 @@ where
     fn count_open_gaps<'a>(
         &'a self,
         source: &'a SourceId,
-    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+    ) -> BoxFuture<'a, Result<OpenGapCounts, StoreError>> {
         self.store.count_open_gaps(source)
     }
 

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use huddle_firehose::model::{Gap, Position, SourceId};
+use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::{
-    CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
-    Written,
+    Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
+    StoredCursor, WriteBatch, Written,
 };
 
 /// A store that writes everything, unless a test has set other answers.
@@ -142,6 +143,14 @@ impl Store for ScriptedStore {
         .boxed()
     }
 
+    fn adopt_interest<'a>(
+        &'a self,
+        _source: &'a SourceId,
+        _set: &'a InterestSet,
+    ) -> BoxFuture<'a, Result<Adoption, StoreError>> {
+        async move { self.up().map(|_| Adoption::Unchanged) }.boxed()
+    }
+
     fn load_cursor<'a>(
         &'a self,
         _source: &'a SourceId,
@@ -175,8 +184,15 @@ impl Store for ScriptedStore {
     fn count_open_gaps<'a>(
         &'a self,
         _source: &'a SourceId,
-    ) -> BoxFuture<'a, Result<u64, StoreError>> {
-        async move { Ok(self.up()?.gaps.len() as u64) }.boxed()
+    ) -> BoxFuture<'a, Result<OpenGapCounts, StoreError>> {
+        async move {
+            let all = self.up()?.gaps.len() as u64;
+            Ok(OpenGapCounts {
+                all,
+                ..OpenGapCounts::default()
+            })
+        }
+        .boxed()
     }
 
     fn begin_run<'a>(

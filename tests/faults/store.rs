@@ -10,9 +10,10 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use huddle_firehose::model::{Gap, Position, SourceId};
+use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::{
-    CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
-    Written,
+    Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
+    StoredCursor, WriteBatch, Written,
 };
 
 use crate::audit::Audit;
@@ -125,6 +126,14 @@ impl Store for ModelStore {
         self.act(apply).boxed()
     }
 
+    fn adopt_interest<'a>(
+        &'a self,
+        _source: &'a SourceId,
+        _set: &'a InterestSet,
+    ) -> BoxFuture<'a, Result<Adoption, StoreError>> {
+        async { Ok(Adoption::Unchanged) }.boxed()
+    }
+
     fn load_cursor<'a>(
         &'a self,
         _source: &'a SourceId,
@@ -156,8 +165,14 @@ impl Store for ModelStore {
     fn count_open_gaps<'a>(
         &'a self,
         _source: &'a SourceId,
-    ) -> BoxFuture<'a, Result<u64, StoreError>> {
-        async { Ok(self.state().tables.gaps.len() as u64) }.boxed()
+    ) -> BoxFuture<'a, Result<OpenGapCounts, StoreError>> {
+        async {
+            Ok(OpenGapCounts {
+                all: self.state().tables.gaps.len() as u64,
+                ..OpenGapCounts::default()
+            })
+        }
+        .boxed()
     }
 
     fn begin_run<'a>(

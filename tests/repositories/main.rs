@@ -9,6 +9,7 @@ mod clocks;
 mod deaths;
 mod hosts;
 mod identities;
+mod interest;
 mod levels;
 mod memory;
 mod steady_state;

@@ -14,6 +14,7 @@ mod discoveries;
 mod fixture;
 mod gaps;
 mod guards;
+mod interest;
 mod judgements;
 mod migrations;
 mod order;

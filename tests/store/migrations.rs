@@ -82,6 +82,44 @@ fn no_migration_uses_what_d1_refuses() {
 }
 
 #[tokio::test]
+async fn the_migration_that_stores_the_set_of_interest_keeps_the_rows_of_repositories() {
+    let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+    let (before, of_interest): (Vec<_>, Vec<_>) = migrations()
+        .into_iter()
+        .filter(|(name, _)| name.as_str() < "0014")
+        .partition(|(name, _)| name.as_str() < "0013");
+    let rows = "INSERT INTO repos (did, rev, data, seq, source, time, state, cause, is_whole, has_parked, \
+                recheck_cause, retry_at, attempts, updated_at) VALUES \
+                ('a', 'r', 'd', 1, 's', 't', 'synchronized', NULL, 1, 0, 7, NULL, 0, 'u'), \
+                ('b', NULL, NULL, NULL, NULL, NULL, 'throttled', 'backfill', 0, 0, NULL, 'x', 3, 'u')";
+    for (_, sql) in before {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+    sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+    let query = "SELECT json_array(did, rev, data, seq, source, time, state, cause, is_whole, \
+                 has_parked, recheck_cause, retry_at, attempts, updated_at, urgency) FROM repos";
+    let kept: Vec<String> = sqlx::query_scalar(query)
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    for (_, sql) in of_interest {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+    let rows: Vec<String> = sqlx::query_scalar(query)
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(rows, kept);
+    assert_eq!(rows.len(), 2);
+}
+
+#[tokio::test]
 async fn a_second_open_changes_nothing() {
     let database = Database::new().await;
     database.apply(&[put(ALICE, "a", 1)]).await;

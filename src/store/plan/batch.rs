@@ -10,9 +10,10 @@ use super::draft::Draft;
 use super::gaps::{Gaps, is_within_the_stream};
 use super::order::{Event, Order};
 use super::parked::{ParkedNeeds, Parking};
-use super::records::{Guard, RecordWrite, Removals, last_changes, newest_commits, rows};
+use super::records::{Guard, RecordWrite, Removals, last_changes, newest_commits, refreshed, rows};
 use super::repository::RepoRow;
 use super::resync_cause::ResyncCause;
+use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor, Recheck};
 
@@ -64,7 +65,8 @@ impl<'a> Batch<'a> {
         changes.source = Some(self.source);
         changes.followed = self.order.cursor.filter(|_| !self.order.is_restarted);
         let has_new_gap = self.open_gaps(draft, changes);
-        let is_behind_gap = draft.view.is_behind_gap || has_new_gap;
+        let view = draft.view;
+        let is_behind_gap = view.is_behind_gap || view.was_interest_widened || has_new_gap;
         let has_to_be_fetched = self.change_accounts(draft, is_behind_gap);
         let removals = self.removals(draft);
         // Before the chain updates, because a chain that begins after a refused commit does not
@@ -72,9 +74,8 @@ impl<'a> Batch<'a> {
         let is_rechecked = self.recheck(draft);
         let decided = self.decide(draft, &removals, is_behind_gap);
         self.write_records(draft, changes, &decided, &removals);
-        if self.origin != Origin::Snapshot {
-            self.move_unverified_heads(draft, &decided, &removals);
-        }
+        let is_fetched = self.origin != Origin::Snapshot
+            && self.move_unverified_heads(draft, &decided, &removals);
         if self.origin != Origin::Replay {
             park(draft, changes, &decided.parked)?;
         }
@@ -86,7 +87,7 @@ impl<'a> Batch<'a> {
         written.stale = decided.records - written.records;
         written.dead_letters = changes.dead_letters.len() as u64;
         written.parked = decided.parked.len() as u64;
-        written.leaves_work = has_to_be_fetched || is_rechecked || written.parked > 0;
+        written.leaves_work = has_to_be_fetched || is_rechecked || is_fetched || written.parked > 0;
         Ok(())
     }
 
@@ -289,27 +290,41 @@ impl<'a> Batch<'a> {
     ) {
         let guard = self.guard();
         let records = last_changes(decided.admitted.iter().copied(), removals, guard);
-        changes.records = rows(records, guard, |uri, did| {
+        let held = |uri: &str, did: &Did| {
             let held = draft.view.records.get(uri)?;
             (!draft.removes(did.as_str(), held, &self.order)).then_some(held)
-        });
+        };
+        if draft.view.has_stale_records {
+            changes.refreshed = refreshed(&records, guard, held);
+        }
+        changes.records = rows(records, guard, held);
     }
 
-    /// Moves the head of each repository whose chain is not checked to its newest commit.
+    /// Moves the head of each repository whose chain is not checked to its newest commit. Returns
+    /// whether one has to be fetched: nothing was known of it, and its earlier commits may not have
+    /// been wanted when they came. Where nothing is verified, no host is asked.
     fn move_unverified_heads(
         &self,
         draft: &mut Draft<'a>,
         decided: &Decided<'a>,
         removals: &Removals,
-    ) {
+    ) -> bool {
+        let mut has_to_be_fetched = false;
         let newest = decided.unverified.iter().copied().filter(|record| {
             let version = record.version();
             !removals.cover(&version.did, Event::of(version), &self.order)
         });
         for (did, version) in newest_commits(newest, self.guard()) {
+            let may_lack_records = draft.view.was_interest_widened && version.verified.is_some();
             let repo = draft.tracked_mut(did);
+            let is_unknown = repo.rev.is_none() && repo.state.takes_commits();
             repo.move_unverified_head(version, self.source, &self.order);
+            if is_unknown && may_lack_records {
+                repo.fetch_for_interest();
+                has_to_be_fetched = true;
+            }
         }
+        has_to_be_fetched
     }
 
     /// Has hosts asked again about inactive accounts that committed later.

@@ -29,6 +29,10 @@ pub struct ChangeSet<'a> {
     pub confirmed: Vec<String>,
     /// Rows of `records`, by URI. The projection of each is written with it.
     pub records: BTreeMap<String, RecordRow<'a>>,
+    /// URIs of records that an event or a fetch has shown as they are: they are no longer stale.
+    pub refreshed: BTreeSet<String>,
+    /// A repository that was fetched whole, so none of its wanted records is stale.
+    pub refreshed_repo: Option<&'a str>,
     /// Rows of `repos`, by DID.
     pub repos: BTreeMap<&'a str, RepoRow>,
     /// Repositories that are no longer tracked.

@@ -14,6 +14,8 @@ mod draft;
 pub mod effect;
 mod gaps;
 pub mod index_task;
+mod interest_change;
+mod interest_set;
 mod order;
 mod parked;
 mod records;
@@ -31,6 +33,8 @@ pub use self::account::AccountRow;
 pub use self::change_set::{ChangeSet, Removal, Written};
 pub use self::dead_letters::Fingerprint;
 pub use self::gaps::GapRow;
+pub use self::interest_change::{InterestChange, InterestStep, unkept_since};
+pub use self::interest_set::InterestSet;
 pub use self::order::{AsOf, Moment};
 pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::{RecordRow, RecordWrite};
@@ -171,7 +175,14 @@ fn change_repo<'a>(
 ) {
     let did = did.as_str();
     match event {
-        RepoEvent::EndResync(resync) => changes.resync = Some(resync),
+        RepoEvent::EndResync(resync) => {
+            let is_current = |repo: &RepoRow| repo.state == RepoState::Resyncing;
+            let is_whole = resync.outcome.is_ok() && draft.repo(did).is_some_and(is_current);
+            if is_whole && draft.view.has_stale_records {
+                changes.refreshed_repo = Some(did);
+            }
+            changes.resync = Some(resync);
+        }
         RepoEvent::Untrack => {
             changes.unparked_repos.insert(did);
         }

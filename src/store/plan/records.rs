@@ -175,6 +175,23 @@ pub(super) fn rows<'a, 'b>(
     rows.collect()
 }
 
+/// The URIs of the changes that are as new as the tables, or newer. Also a change that writes nothing
+/// shows that its record is kept again.
+pub(super) fn refreshed<'b>(
+    changes: &BTreeMap<String, RecordWrite<'_>>,
+    guard: Guard<'_>,
+    held: impl Fn(&str, &Did) -> Option<&'b HeldRecord>,
+) -> BTreeSet<String> {
+    let is_as_new = |(uri, change): &(&String, &RecordWrite<'_>)| {
+        let version = change.version();
+        let held = held(uri, &version.did);
+        held.is_some_and(|held| held.rev == version.rev.as_str())
+            || guard.row(**change, held).is_some()
+    };
+    let refreshed = changes.iter().filter(is_as_new);
+    refreshed.map(|(uri, _)| uri.clone()).collect()
+}
+
 /// The newest commit of each repository.
 pub(super) fn newest_commits<'a>(
     changes: impl Iterator<Item = RecordWrite<'a>>,

@@ -334,6 +334,11 @@ impl RepoRow {
         is_unverified
     }
 
+    /// Has it fetched, because its earlier records were not wanted when they came.
+    pub(super) fn fetch_for_interest(&mut self) {
+        self.desynchronize(ResyncCause::Interest);
+    }
+
     /// Has it fetched, because its account is active again and its commits meanwhile are unknown.
     pub(super) fn resume_account(&mut self) {
         self.desynchronize(ResyncCause::Returned);
@@ -403,7 +408,12 @@ impl RepoRow {
                 let has_evidence = self.rev.is_some() || self.has_parked || contents.has_records;
                 let is_speculative = matches!(
                     self.cause,
-                    Some(ResyncCause::Announced | ResyncCause::Backfill | ResyncCause::Refused)
+                    Some(
+                        ResyncCause::Announced
+                            | ResyncCause::Backfill
+                            | ResyncCause::Interest
+                            | ResyncCause::Refused
+                    )
                 );
                 let has_enough_attempts = self.attempts > ATTEMPTS_TO_BE_SURE;
                 let is_forgotten =

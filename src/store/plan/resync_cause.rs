@@ -8,6 +8,7 @@
 //! | a discovery found it | `mod.rs` |
 //! | the host has another head after a gap, or than a disputed commit | `repo/job.rs` |
 //! | an operator asks | `cli/resync.rs` |
+//! | the set of interest was widened | `interest_change.rs` |
 
 /// Why a repository has to be fetched as a whole. The columns `repos.cause` and `resyncs.cause` hold
 /// it as text.
@@ -21,6 +22,8 @@ pub enum ResyncCause {
     Disputed,
     /// Commits may be missing in a gap, and the host has another head.
     Gap,
+    /// The set of interest was widened, and it may hold records that were not kept before.
+    Interest,
     /// An operator asked for it.
     Operator,
     /// Too many bytes of its commits were parked, so they were dropped.
@@ -39,11 +42,12 @@ pub enum ResyncCause {
 
 impl ResyncCause {
     /// All causes. [`Self::parse`] finds only these.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Announced,
         Self::Backfill,
         Self::Disputed,
         Self::Gap,
+        Self::Interest,
         Self::Operator,
         Self::Overflow,
         Self::PrevData,
@@ -59,6 +63,7 @@ impl ResyncCause {
             Self::Backfill => "backfill",
             Self::Disputed => "disputed",
             Self::Gap => "gap",
+            Self::Interest => "interest",
             Self::Operator => "operator",
             Self::Overflow => "overflow",
             Self::PrevData => "prev_data",

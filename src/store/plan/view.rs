@@ -25,6 +25,11 @@ pub struct View {
     pub records: HashMap<String, HeldRecord>,
     /// There was a gap within the followed stream.
     pub is_behind_gap: bool,
+    /// The set of interest was wider at some time than before. If nothing is known of a repository,
+    /// its earlier commits may not have been wanted when they came.
+    pub was_interest_widened: bool,
+    /// Records are hidden because the set of interest did not want them for a while.
+    pub has_stale_records: bool,
     /// The gaps of the source with the requested origins.
     pub gaps: Vec<GapRow>,
     pub dead_letters: HashSet<Fingerprint>,

@@ -136,6 +136,8 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         followed,
         confirmed,
         records,
+        refreshed,
+        refreshed_repo,
         repos,
         untracked,
         replayed,
@@ -175,6 +177,17 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     }
     records::push(script, source, records, now);
     projections::push(script, records, now);
+    push_deletion(
+        script,
+        "DELETE FROM stale_records WHERE uri IN (SELECT value FROM json_each(?))",
+        refreshed.iter().map(String::as_str),
+    );
+    if let Some(did) = *refreshed_repo {
+        script.push(
+            "DELETE FROM stale_records WHERE did = ? AND is_wanted = 1",
+            [did.into()],
+        );
+    }
     let repos: Vec<(&&str, &RepoRow)> = repos.iter().collect();
     script.push_rows(&REPOS, &repos, |(did, repo), values| {
         push_repo(values, did, repo, now);
@@ -209,15 +222,15 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     }
 }
 
-/// Appends `statement`, which deletes the rows of a list of DIDs, if there are any.
+/// Appends `statement`, which deletes the rows of a list of keys, if there are any.
 fn push_deletion<'a>(
     script: &mut Script,
     statement: &'static str,
-    dids: impl Iterator<Item = &'a str>,
+    keys: impl Iterator<Item = &'a str>,
 ) {
-    let mut dids = dids.peekable();
-    if dids.peek().is_some() {
-        script.push(statement, [json_array(dids)]);
+    let mut keys = keys.peekable();
+    if keys.peek().is_some() {
+        script.push(statement, [json_array(keys)]);
     }
 }
 

@@ -91,11 +91,11 @@ pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError
          count(*) FILTER (WHERE has_parked) AS with_parked, \
          (SELECT count(*) FROM parked_commits) AS parked_commits, \
          (SELECT count(*) FROM discoveries WHERE ended_at IS NULL) AS discovering, \
-         (SELECT count(*) FROM resyncs WHERE cause = 'backfill' AND error IS NULL \
+         (SELECT count(*) FROM resyncs WHERE cause IN ('backfill', 'interest') AND error IS NULL \
              AND ended_at >= (SELECT min(started_at) FROM discoveries)) AS fetched, \
          count(*) FILTER (WHERE is_left) AS left, \
          count(*) FILTER (WHERE is_left AND attempts > 0) AS failing \
-         FROM (SELECT *, cause = 'backfill' \
+         FROM (SELECT *, cause IN ('backfill', 'interest') \
              AND state IN ('desynchronized', 'resyncing', 'throttled') AND NOT EXISTS ( \
                  SELECT 1 FROM accounts WHERE accounts.did = repos.did AND active = 0) AS is_left \
              FROM repos WHERE urgency IS NOT NULL)",

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{SqliteStore, cursor};
-use crate::model::{Position, SourceId};
-use crate::store::StoreError;
+use crate::model::{GapCause, Position, SourceId};
+use crate::store::{OpenGapCounts, StoreError};
 
 /// A row of `firehose_cursor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -92,13 +92,22 @@ impl SqliteStore {
         .await?)
     }
 
-    pub(super) async fn count_open_gaps_of(&self, source: &SourceId) -> Result<u64, StoreError> {
-        let count: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM gaps WHERE source = ? AND closed_at IS NULL")
-                .bind(source.as_str())
-                .fetch_one(self.reader())
-                .await?;
-        Ok(count.unsigned_abs())
+    pub(super) async fn count_open_gaps_of(
+        &self,
+        source: &SourceId,
+    ) -> Result<OpenGapCounts, StoreError> {
+        let (all, interest_widened): (i64, i64) = sqlx::query_as(
+            "SELECT count(*), count(*) FILTER (WHERE cause = ?) FROM gaps \
+             WHERE source = ? AND closed_at IS NULL",
+        )
+        .bind(GapCause::InterestWidened.as_str())
+        .bind(source.as_str())
+        .fetch_one(self.reader())
+        .await?;
+        Ok(OpenGapCounts {
+            all: all.unsigned_abs(),
+            interest_widened: interest_widened.unsigned_abs(),
+        })
     }
 
     /// Counts the rows of every table. It reads each table whole.

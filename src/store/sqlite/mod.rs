@@ -10,6 +10,7 @@ mod due;
 mod error;
 mod gaps;
 mod inspect;
+mod interest;
 mod multi_row;
 mod open;
 mod projections;
@@ -38,11 +39,12 @@ use super::repo_store::{
     RepoChange, RepoStore, UnconfirmedStatus,
 };
 use super::{
-    CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
-    Written,
+    Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
+    StoredCursor, WriteBatch, Written,
 };
 use crate::atproto::syntax::{Did, Nsid};
 use crate::model::{Gap, Position, RepoCounts, SourceId};
+use crate::store::plan::InterestSet;
 
 /// The deadline of a query or a transaction about repositories.
 const REPO_DEADLINE: Duration = Duration::from_secs(15);
@@ -95,6 +97,11 @@ impl SqliteStore {
         transaction.rollback().await
     }
 
+    /// The set of interest in force; `None` if no worker has run on this database.
+    pub async fn interest_in_force(&self) -> Result<Option<InterestSet>, StoreError> {
+        interest::in_force(self).await
+    }
+
     async fn load_cursor_of(&self, source: &SourceId) -> Result<StoredCursor, StoreError> {
         let mut script = Script::default();
         cursor::push_claim(&mut script, source);
@@ -111,6 +118,14 @@ impl Store for SqliteStore {
         batch: &'a WriteBatch<'a>,
     ) -> BoxFuture<'a, Result<Written, StoreError>> {
         Box::pin(apply::apply(&self.writer, batch))
+    }
+
+    fn adopt_interest<'a>(
+        &'a self,
+        source: &'a SourceId,
+        set: &'a InterestSet,
+    ) -> BoxFuture<'a, Result<Adoption, StoreError>> {
+        Box::pin(interest::adopt(&self.writer, source, set))
     }
 
     fn load_cursor<'a>(
@@ -132,7 +147,7 @@ impl Store for SqliteStore {
     fn count_open_gaps<'a>(
         &'a self,
         source: &'a SourceId,
-    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+    ) -> BoxFuture<'a, Result<OpenGapCounts, StoreError>> {
         Box::pin(self.count_open_gaps_of(source))
     }
 

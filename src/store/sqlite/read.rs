@@ -56,6 +56,8 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT EXISTS (SELECT 1 FROM records WHERE did = ?)".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM parked_commits WHERE did = ? AND id IS NOT ?)".to_owned(),
         "SELECT CAST(cursor AS INTEGER) FROM firehose_cursor WHERE source = ?".to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM interest_sets WHERE is_widened = 1)".to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM stale_records)".to_owned(),
     ];
     format!("SELECT ({})", columns.join("), ("))
 });
@@ -114,6 +116,8 @@ pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
         },
         cursor: cursor.map(i64::unsigned_abs),
         parked: None,
+        was_interest_widened: answer.try_get(10)?,
+        has_stale_records: answer.try_get(11)?,
     })
 }
 

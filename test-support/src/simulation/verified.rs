@@ -38,6 +38,7 @@ pub struct Verified {
     pub tree: RunningWorker,
     /// The worker's tables, with connections of the test.
     pub store: SqliteStore,
+    config: Config,
     directory: TempDir,
 }
 
@@ -104,7 +105,21 @@ impl Verified {
             mirror,
             tree: worker::start((&config).into(), None).await.unwrap(),
             store: SqliteStore::open(&database_url).await.unwrap(),
+            config,
             directory,
+        }
+    }
+
+    /// Stops the worker, and starts another on its tables with other settings.
+    #[must_use]
+    pub async fn restart(self, change: impl FnOnce(&mut Config)) -> Self {
+        self.tree.drain().await.unwrap();
+        let mut config = self.config;
+        change(&mut config);
+        Self {
+            tree: worker::start((&config).into(), None).await.unwrap(),
+            config,
+            ..self
         }
     }
 

@@ -13,14 +13,15 @@ use tokio::time::Instant;
 
 use huddle_firehose::atproto::syntax::{Did, Nsid};
 use huddle_firehose::model::{Gap, Position, RepoCounts, SourceId};
+use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::repo_store::{
     Discovery, DueRepo, Held, HeldRange, HostStatus, JobKind, ParkedCommit, RecentResyncs,
     Reconciled, RepoChange, RepoEvent, RepoStore, UnconfirmedStatus,
 };
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
-    CrashHistory, FrameDigest, Purged, Retention, Store, StoreError, StoredCursor, WriteBatch,
-    Written,
+    Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
+    StoredCursor, WriteBatch, Written,
 };
 
 use super::audit::{self, Audit, Shown, Tables};
@@ -209,6 +210,14 @@ impl Store for FaultyStore {
         self.act(self.commit(batch)).boxed()
     }
 
+    fn adopt_interest<'a>(
+        &'a self,
+        source: &'a SourceId,
+        set: &'a InterestSet,
+    ) -> BoxFuture<'a, Result<Adoption, StoreError>> {
+        self.act(self.store.adopt_interest(source, set)).boxed()
+    }
+
     fn load_cursor<'a>(
         &'a self,
         source: &'a SourceId,
@@ -233,7 +242,7 @@ impl Store for FaultyStore {
     fn count_open_gaps<'a>(
         &'a self,
         source: &'a SourceId,
-    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+    ) -> BoxFuture<'a, Result<OpenGapCounts, StoreError>> {
         self.act(self.store.count_open_gaps(source)).boxed()
     }
 
