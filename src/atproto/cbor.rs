@@ -161,6 +161,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A link of any version, codec and hash, or null.
+    pub(crate) fn nullable_opaque_link(&mut self) -> Result<Option<Cid>, CborError> {
+        let start = self.at;
+        match self.item()? {
+            Item::Link(mut bytes) => match Cid::read_bytes(&mut bytes) {
+                Ok(cid) if bytes.is_empty() => Ok(Some(cid)),
+                _ => Err(fault(CborFault::Link, start)),
+            },
+            Item::Null => Ok(None),
+            _ => Err(fault(CborFault::Unexpected("a link or null"), start)),
+        }
+    }
+
     pub(crate) fn text(&mut self) -> Result<&'a str, CborError> {
         let start = self.at;
         match self.head()? {

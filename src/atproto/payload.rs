@@ -4,7 +4,7 @@
 use cid::Cid;
 use serde::Deserialize;
 
-use super::syntax::{SyntaxError, Tid};
+use super::syntax::Tid;
 
 /// The largest number of operations in one commit.
 pub(crate) const MAX_OPS: usize = 200;
@@ -49,9 +49,8 @@ pub(crate) struct SyncPayload<'a> {
     pub(crate) blocks: &'a [u8],
 }
 
-/// Some servers write `""` in the first commit, which has no rev before it.
-pub(crate) fn since(text: Option<&str>) -> Result<Option<Tid>, SyntaxError> {
-    text.filter(|text| !text.is_empty())
-        .map(Tid::parse)
-        .transpose()
+/// The rev before a commit. It is not signed, so one that is no rev refuses nothing. Some servers
+/// write `""` in the first commit, which has no rev before it.
+pub(crate) fn since(text: Option<&str>) -> Option<Tid> {
+    text.and_then(|text| Tid::parse(text).ok())
 }

@@ -267,6 +267,7 @@ mod tests {
                 time: Timestamp::UNIX_EPOCH,
                 predecessor: Predecessor::Unstated,
                 wants_history: false,
+                lacks_record: false,
                 frame: Bytes::new(),
             }),
             records: vec![record(seq); records],

@@ -51,6 +51,7 @@ pub(super) async fn write(
             updated: 0,
             deleted: 0,
             unchanged: 0,
+            missing: 0,
             bytes: fetched.bytes,
         },
     };
@@ -155,8 +156,8 @@ impl Comparison<'_> {
             return;
         }
         let found = wanted.remove(&held.path);
-        // A row at this rev or a later one is at least as new as the repository.
-        let is_newer = held.rev >= self.done.rev;
+        // A row at the same rev may be of another history. The repository is the one that counts.
+        let is_newer = held.rev > self.done.rev;
         match (found, &held.cid) {
             (Some(cid), Some(known)) if cid.to_string() == *known => {
                 self.done.unchanged += 1;
@@ -204,6 +205,8 @@ impl Comparison<'_> {
             .iter()
             .map(|op| (format!("{}/{}", op.collection, op.rkey), action(op)))
             .collect();
+        let is_broken = |op: &&RecordOp| matches!(op.change, Change::Broken { .. });
+        self.done.missing += ops.iter().filter(is_broken).count() as u64;
         let effects = self.effects_of(ops);
         match self.write(&effects, confirmed).await {
             Err(StoreError::Rejected(rejections)) => {
@@ -291,14 +294,14 @@ fn read(
 fn record_bytes(op: &RecordOp) -> usize {
     match &op.change {
         Change::Put { record, .. } | Change::Broken { record, .. } => record.len(),
-        Change::Delete => 0,
+        Change::Delete | Change::Missing { .. } => 0,
     }
 }
 
 fn action(op: &RecordOp) -> Option<PutAction> {
     match op.change {
         Change::Put { action, .. } => Some(action),
-        Change::Delete | Change::Broken { .. } => None,
+        Change::Delete | Change::Missing { .. } | Change::Broken { .. } => None,
     }
 }
 
@@ -321,10 +324,13 @@ fn op(
                 cid,
                 record,
             },
-            Err(error @ SnapshotError::RecordSize { .. }) => Change::Broken {
-                reason: error.to_string(),
-                record: Bytes::new(),
-            },
+            // The rest of the repository is as good as without it.
+            Err(error @ (SnapshotError::RecordMissing(_) | SnapshotError::RecordSize { .. })) => {
+                Change::Broken {
+                    reason: error.to_string(),
+                    record: Bytes::new(),
+                }
+            }
             Err(error) => return Err(error),
         },
     };

@@ -3,6 +3,7 @@
 
 use huddle_firehose::model::Position;
 use huddle_firehose::store::plan::effect::{Effect, EffectPart};
+use huddle_firehose::store::repo_store::{RepoChange, RepoEvent, RepoStore};
 use huddle_firehose::store::{Store, StoreError};
 
 use crate::commits::*;
@@ -316,4 +317,65 @@ async fn a_refused_commit_has_its_repository_rechecked_or_fetched() {
         format!("{BOB} desynchronized refused"),
     ];
     assert_eq!(database.column(why).await, expected);
+}
+
+#[tokio::test]
+async fn another_tree_at_the_heads_rev_has_the_repository_fetched_once() {
+    let database = Database::new().await;
+    let other = |effect| with_chain(effect, |chain| chain.data = tree(99));
+    for fork in [commit(ALICE, 2, 1), sync(ALICE, 2, 2)] {
+        database.track(&[ALICE]).await;
+        database
+            .apply(&[commit(ALICE, 2, 1), put_by(ALICE, "b", 2)])
+            .await;
+        let written = database
+            .apply(&[other(fork.clone()), put_by(ALICE, "b", 2)])
+            .await;
+        assert!(written.leaves_work);
+        let expected = [head(ALICE, 2, "desynchronized")];
+        assert_eq!(database.column(HEADS).await, expected);
+        assert_eq!(database.column(CAUSE).await, ["fork"]);
+        assert_eq!(database.column(PARKED).await, [""; 0]);
+        // It was in the other history all the time.
+        database.begin_resync(ALICE).await;
+        let mut resync = resynced(ALICE, 2);
+        if let Ok(done) = &mut resync.outcome {
+            done.data = tree(99).to_string();
+        }
+        database.end_resync(&resync).await;
+        database.apply(&[other(fork)]).await;
+        let expected = [head(ALICE, 2, "synchronized")];
+        assert_eq!(database.column(HEADS).await, expected);
+    }
+}
+
+/// What is behind a commit without a key does not decide about it.
+#[tokio::test]
+async fn a_refused_commit_behind_a_parked_one_waits_for_its_replay() {
+    for is_wanted in [false, true] {
+        for is_one_batch in [false, true] {
+            let database = Database::new().await;
+            let effects = [without_key(ALICE, 1), recheck(ALICE, is_wanted)];
+            if is_one_batch {
+                database.apply(&effects).await;
+            } else {
+                database.apply(&effects[..1]).await;
+                database.apply(&effects[1..]).await;
+            }
+            let parked = database.store.first_parked(&did(ALICE)).await.unwrap();
+            let good = [first_commit(ALICE, 1), put_by(ALICE, "a", 1)];
+            let replayed = RepoChange::Replayed {
+                parked: &parked.unwrap(),
+                effects: &commits(&good),
+            };
+            database.store.change(replayed).await.unwrap();
+            database.note(ALICE, RepoEvent::FinishReplay).await;
+            assert_eq!(database.column(ROWS).await, ["a 1"]);
+            let expected = [head(ALICE, 1, "synchronized")];
+            assert_eq!(database.column(HEADS).await, expected);
+            // Then its host is asked.
+            let cause = "SELECT recheck_cause || '' FROM repos";
+            assert_eq!(database.column(cause).await, ["0"]);
+        }
+    }
 }

@@ -80,10 +80,19 @@ fn verify_signed(
     key: &VerifyingKey,
     now: Timestamp,
 ) -> Result<(), VerifyError> {
-    if commit.rev.timestamp().duration_since(now) > MAX_AHEAD {
-        return Err(VerifyError::FutureRev(commit.rev.clone()));
-    }
+    check_rev(commit, now)?;
     Ok(commit.verify(key)?)
+}
+
+/// Checks that the rev of a commit is not in the future. That needs no key.
+///
+/// # Errors
+/// If the rev is more than [`MAX_AHEAD`] ahead of `now`.
+pub fn check_rev(commit: &SignedCommit, now: Timestamp) -> Result<(), VerifyError> {
+    match commit.rev.timestamp().duration_since(now) > MAX_AHEAD {
+        true => Err(VerifyError::FutureRev(commit.rev.clone())),
+        false => Ok(()),
+    }
 }
 
 /// Compares each operation with the tree after the commit.

@@ -93,6 +93,7 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             predecessor: Predecessor::Unstated,
             wants_history: false,
+            lacks_record: false,
             frame: bytes::Bytes::new(),
         })
     }

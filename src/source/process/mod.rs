@@ -9,14 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::atproto::event::{Change, Commit, Event, PutAction};
+use crate::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
 use crate::atproto::verify::Level;
 use crate::model::{DeadLetter, Position, Stage};
 use crate::source::firehose::decode::Evidence;
 use crate::source::process::records::Rules;
 use crate::source::process::verification::{Outcome, Refusal, Verification};
 use crate::store::plan::effect::{
-    ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecordChange,
+    ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecheckReason, RecordChange,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -73,9 +73,10 @@ impl Processor {
         match outcome {
             Outcome::Refused(refusal) => {
                 metrics.verify_errors(refusal.name()).increment(1);
+                let is_wanted = matches!(&event, Event::Commit(commit) if !commit.ops.is_empty());
                 let recheck = Effect::Recheck(Recheck {
                     did: did.clone(),
-                    is_wanted: matches!(&event, Event::Commit(commit) if !commit.ops.is_empty()),
+                    reason: RecheckReason::Refused { is_wanted },
                 });
                 vec![
                     refused(evidence, event.position(), &refusal, frame),
@@ -85,7 +86,7 @@ impl Processor {
             Outcome::KeyUnavailable => {
                 metrics.key_unavailable.increment(1);
                 let predecessor = Predecessor::KeyUnavailable;
-                let chain = self.chain_update(evidence, event.position(), predecessor, frame);
+                let chain = self.chain_update(evidence, &event, predecessor, frame);
                 effect_of_commit(chain, Vec::new()).into_iter().collect()
             }
             Outcome::Verified {
@@ -101,10 +102,18 @@ impl Processor {
                     }
                 }
                 let chain = predecessor.and_then(|predecessor| {
-                    self.chain_update(evidence, event.position(), predecessor, frame)
+                    self.chain_update(evidence, &event, predecessor, frame)
                 });
                 let records = self.records_of(&event, Some(verified));
-                effect_of_commit(chain, records).into_iter().collect()
+                // Without a chain nothing else has the repository fetched.
+                let fetch = (chain.is_none() && lacks_record(&event)).then(|| {
+                    Effect::Recheck(Recheck {
+                        did: did.clone(),
+                        reason: RecheckReason::RecordMissing,
+                    })
+                });
+                let effect = effect_of_commit(chain, records);
+                effect.into_iter().chain(fetch).collect()
             }
         }
     }
@@ -112,11 +121,11 @@ impl Processor {
     fn chain_update(
         &self,
         evidence: &Evidence,
-        position: Option<Position>,
+        event: &Event,
         predecessor: Predecessor,
         frame: &Bytes,
     ) -> Option<ChainUpdate> {
-        let Position { seq, time } = position?;
+        let Position { seq, time } = event.position()?;
         let commit = evidence.commit();
         Some(ChainUpdate {
             did: commit.did.clone(),
@@ -126,6 +135,7 @@ impl Processor {
             time: time?,
             predecessor,
             wants_history: self.wants_history,
+            lacks_record: lacks_record(event),
             frame: frame.clone(),
         })
     }
@@ -173,6 +183,12 @@ fn effect_of_commit(chain: Option<ChainUpdate>, records: Vec<RecordChange>) -> O
     has_effect.then(|| Effect::Commit(Box::new(CommitEffect { chain, records })))
 }
 
+/// Whether the block of a wanted record did not come with the commit.
+fn lacks_record(event: &Event) -> bool {
+    let is_missing = |op: &RecordOp| matches!(op.change, Change::Missing { .. });
+    matches!(event, Event::Commit(commit) if commit.ops.iter().any(is_missing))
+}
+
 fn refused(
     evidence: &Evidence,
     position: Option<Position>,
@@ -213,7 +229,7 @@ fn count_operations(commit: &Commit, metrics: &Metrics) {
             } => counters.created.increment(1),
             Change::Put { .. } => counters.updated.increment(1),
             Change::Delete => counters.deleted.increment(1),
-            Change::Broken { .. } => {}
+            Change::Broken { .. } | Change::Missing { .. } => {}
         }
     }
 }

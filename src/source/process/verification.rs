@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::atproto::key::{KeyError, SignatureError};
 use crate::atproto::syntax::Did;
 use crate::atproto::verify::{
-    CommitEvidence, Level, SyncEvidence, VerifyError, verify_commit, verify_sync,
+    CommitEvidence, Level, SyncEvidence, VerifyError, check_rev, verify_commit, verify_sync,
 };
 use crate::identity::{Identities, Identity, ResolveError};
 use crate::source::firehose::decode::Evidence;
@@ -121,8 +121,12 @@ impl Verification {
     }
 
     /// Decides by the cached identity. A signature by another key than the cached one is not
-    /// refused yet: the account may have a new key, or had another key earlier.
+    /// refused yet: the account may have a new key, or had another key earlier. A rev of the future
+    /// is refused with or without a key, because when the key comes it may be of the past.
     pub fn decide(&self, evidence: &Evidence, now: Timestamp) -> Outcome {
+        if let Err(error) = check_rev(evidence.commit(), now) {
+            return Outcome::Refused(error.into());
+        }
         let known = self.identities.known(&evidence.commit().did);
         let was_refreshed = known.is_some_and(|known| known.was_refreshed);
         match self.decide_finally(evidence, now) {

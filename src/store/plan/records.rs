@@ -3,6 +3,7 @@
 //! This makes the transaction small and lets a multi-row statement name each row once. The rows are
 //! sorted by key, so that neighbours in a B-tree are written one after the other.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -26,6 +27,14 @@ impl<'a> RecordWrite<'a> {
             RecordChange::DeadLetter(_) => None,
             RecordChange::Delete(delete) => Some(Self::Delete(delete)),
             RecordChange::Upsert(upsert) => Some(Self::Upsert(upsert)),
+        }
+    }
+
+    /// The record's CID; `None` for a tombstone.
+    fn cid(self) -> Option<String> {
+        match self {
+            Self::Delete(_) => None,
+            Self::Upsert(upsert) => Some(upsert.cid.to_string()),
         }
     }
 
@@ -82,11 +91,13 @@ pub(super) fn last_changes<'a>(
 }
 
 /// Keeps the changes that no equal or higher rev precedes. A tombstone has a rev too, so that an
-/// older create does not bring the record back.
+/// older create does not bring the record back. `is_snapshot`: they are of a repository that was
+/// fetched as a whole, which replaces another history at the same rev.
 pub(super) fn retain_newer(
     changes: &mut BTreeMap<String, RecordWrite<'_>>,
     view: &View,
     removals: &Removals,
+    is_snapshot: bool,
 ) {
     changes.retain(|uri, change| {
         let version = change.version();
@@ -94,7 +105,11 @@ pub(super) fn retain_newer(
             .records
             .get(uri)
             .filter(|held| !removals.cover_text(&version.did, &held.time));
-        held.is_none_or(|held| version.rev.as_str() > held.rev.as_str())
+        held.is_none_or(|held| match version.rev.as_str().cmp(&held.rev) {
+            Ordering::Greater => true,
+            Ordering::Equal => is_snapshot && change.cid() != held.cid,
+            Ordering::Less => false,
+        })
     });
 }
 

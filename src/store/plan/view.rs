@@ -36,6 +36,8 @@ pub struct View {
 /// The part of a row of `records` that guards later changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldRecord {
+    /// `None` is a tombstone.
+    pub cid: Option<String>,
     pub rev: String,
     pub time: String,
     pub is_chain_verified: bool,

@@ -39,7 +39,7 @@ static READ: LazyLock<String> = LazyLock::new(|| {
          is_whole, has_parked, recheck_cause, retry_at, attempts)) FROM repos \
          WHERE did IN (SELECT value FROM json_each(?))"
             .to_owned(),
-        "SELECT json_group_array(json_array(uri, rev, time, verified = 'chain')) FROM records \
+        "SELECT json_group_array(json_array(uri, cid, rev, time, verified = 'chain')) FROM records \
          WHERE uri IN (SELECT value FROM json_each(?))"
             .to_owned(),
         "SELECT EXISTS (SELECT 1 FROM gaps WHERE cause <> 'started_live')".to_owned(),
@@ -238,6 +238,7 @@ impl Repo {
 #[derive(Deserialize)]
 struct Held {
     uri: String,
+    cid: Option<String>,
     rev: String,
     time: String,
     #[serde(deserialize_with = "flag")]
@@ -247,6 +248,7 @@ struct Held {
 impl Held {
     fn into_row(self) -> (String, HeldRecord) {
         let row = HeldRecord {
+            cid: self.cid,
             rev: self.rev,
             time: self.time,
             is_chain_verified: self.is_chain_verified,

@@ -6,6 +6,7 @@ use cid::Cid;
 use fastrand::Rng;
 use huddle_firehose::atproto::mst::empty_root;
 use huddle_firehose::atproto::verify::{CommitEvidence, Level, Op};
+use simulated_network::car::address_of;
 
 use super::support::{Message, commits, verify};
 
@@ -19,20 +20,26 @@ struct Meaning {
     /// A first commit may name no previous tree, or the empty one.
     prev_data: Cid,
     ops: BTreeMap<String, Op>,
-    records: Vec<Vec<u8>>,
+    records: Vec<Option<bytes::Bytes>>,
 }
 
 impl Meaning {
     fn of(evidence: CommitEvidence) -> Self {
+        // Whether they are there is asked where they are wanted.
         let records = evidence.ops.values().filter_map(Op::cid);
-        let records = records.map(|cid| evidence.blocks.get(&cid).unwrap().to_vec());
+        let records: Vec<_> = records
+            .map(|cid| {
+                let block = evidence.blocks.get(&cid);
+                block.filter(|block| address_of(block) == cid).cloned()
+            })
+            .collect();
         Self {
             cid: evidence.cid,
             did: evidence.commit.did.to_string(),
             rev: evidence.commit.rev.to_string(),
             data: evidence.commit.data,
             prev_data: evidence.prev_data.unwrap_or_else(empty_root),
-            records: records.collect(),
+            records,
             ops: evidence.ops,
         }
     }

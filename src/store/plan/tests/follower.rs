@@ -167,6 +167,7 @@ impl Follower {
             time: position.time.unwrap(),
             predecessor,
             wants_history: false,
+            lacks_record: false,
             frame: frame.clone(),
         });
         vec![Effect::Commit(Box::new(CommitEffect { chain, records }))]
@@ -295,7 +296,7 @@ impl Follower {
             let cid = found.map(|found| found.cid.to_string());
             if cid.is_some() && cid == held.cid {
                 confirmed.push(path);
-            } else if held.rev < head.rev && (cid.is_some() || held.cid.is_some()) {
+            } else if held.rev <= head.rev && (cid.is_some() || held.cid.is_some()) {
                 ops.push(op(&path, found));
             }
         }

@@ -105,7 +105,7 @@ impl Tables {
         Some(ParkedCommit {
             id: *id,
             did: Did::parse(did).unwrap(),
-            known_rev: None,
+            known_head: None,
             source: source(),
             frame: parked.frame.clone(),
         })
@@ -134,6 +134,7 @@ impl Tables {
         for uri in &needs.uris {
             if let Some(record) = self.records.get(uri) {
                 let held = HeldRecord {
+                    cid: record.cid.clone(),
                     rev: record.rev.clone(),
                     time: record.time.clone(),
                     is_chain_verified: record.is_chain_verified,
