@@ -20,8 +20,6 @@ use crate::repo::{CommitFrame, Repository, Write};
 use crate::shape::{Kind, Shape};
 use crate::tid::tid;
 
-/// 2026-01-01T00:00:00Z, in microseconds.
-const BEGINNING: u64 = 1_767_225_600_000_000;
 /// The time between two events, in microseconds: at least a millisecond, which is the resolution of
 /// many clocks, and at most two seconds.
 const PAUSE: std::ops::Range<u64> = 1_000..2_000_000;
@@ -60,7 +58,7 @@ impl Network {
     pub fn new(seed: u64, shape: Shape) -> Self {
         let mut network = Self {
             random: Rng::with_seed(seed),
-            clock: BEGINNING,
+            clock: shape.beginning,
             next_seq: shape.first_seq,
             accounts: Vec::new(),
             refs: Vec::new(),

@@ -2,6 +2,9 @@
 
 use fastrand::Rng;
 
+/// 2026-01-01T00:00:00Z, in microseconds.
+const BEGINNING: u64 = 1_767_225_600_000_000;
+
 /// The size of the network, and the weight of each action. The weight 0 disables an action.
 #[derive(Clone, Debug)]
 pub struct Shape {
@@ -37,6 +40,8 @@ pub struct Shape {
     pub seq_gaps_percent: u32,
     /// The first seq of the relay. After a restart the seqs begin with 1.
     pub first_seq: u64,
+    /// When the network begins, in microseconds since 1970.
+    pub beginning: u64,
 }
 
 impl Default for Shape {
@@ -60,6 +65,7 @@ impl Default for Shape {
             spoiled_percent: 0,
             seq_gaps_percent: 5,
             first_seq: 1,
+            beginning: BEGINNING,
         }
     }
 }

@@ -37,6 +37,32 @@ impl Event {
             time: Some(time),
         })
     }
+
+    /// The event with a time of at most `latest`. Its server wrote the time, and later events must
+    /// not be measured by a time that is far ahead.
+    #[must_use]
+    pub fn not_later_than(mut self, latest: Timestamp) -> Self {
+        let time = match &mut self {
+            Self::Account(account) => &mut account.time,
+            Self::Commit(commit) => &mut commit.time,
+            Self::Identity(identity) => &mut identity.time,
+            Self::Info(_) => return self,
+            Self::Sync(sync) => &mut sync.time,
+        };
+        *time = (*time).min(latest);
+        self
+    }
+
+    /// The account of the event; `None` for an `#info`.
+    pub fn did(&self) -> Option<&Did> {
+        match self {
+            Self::Account(account) => Some(&account.did),
+            Self::Commit(commit) => Some(&commit.did),
+            Self::Identity(identity) => Some(&identity.did),
+            Self::Info(_) => None,
+            Self::Sync(sync) => Some(&sync.did),
+        }
+    }
 }
 
 /// A `#commit`, reduced to the wanted operations.

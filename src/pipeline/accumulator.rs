@@ -268,6 +268,8 @@ mod tests {
                 predecessor: Predecessor::Unstated,
                 wants_history: false,
                 lacks_record: false,
+                has_wanted_ops: true,
+                begins_empty: false,
                 frame: Bytes::new(),
             }),
             records: vec![record(seq); records],

@@ -48,6 +48,8 @@ pub struct ConnectionActorState {
     /// Whether the connection was asked to begin with the last event of the previous one, and has
     /// not delivered anything yet.
     is_after_reconnect: bool,
+    /// The newest seq that was received before this connection.
+    resumed_at: u64,
 }
 
 /// Why a connection ended, or was never made.
@@ -93,6 +95,7 @@ impl Actor for ConnectionActor {
             limits: options.batch,
             connection: None,
             is_after_reconnect: false,
+            resumed_at: 0,
             context,
         })
     }
@@ -161,6 +164,7 @@ impl ConnectionActorState {
         self.context.note_connected(now);
         self.connection = Some(connection);
         self.is_after_reconnect = matches!(resume, Resume::With(_));
+        self.resumed_at = self.context.ledger.received();
         self.show(ConnectionState::Connected {
             since: Timestamp::now(),
         });
@@ -213,9 +217,15 @@ impl ConnectionActorState {
         let error = prefilter.last_frame().and_then(error_frame);
         let last_seq = prefilter.last_seq();
         // The last event of the previous connection does not prove that the source sends new ones.
-        if last_seq.is_some_and(|seq| seq != self.context.ledger.received()) {
-            self.reconnect.received();
+        // A frame that cannot be read proves that it sends.
+        let is_another = last_seq.is_some_and(|seq| seq != self.context.ledger.received());
+        if is_another || prefilter.has_unplaced() {
             self.silence.data(Instant::now());
+        }
+        // It does not prove that the next connection would bring anything else. Neither do events
+        // that an earlier connection has brought.
+        if last_seq.is_some_and(|seq| seq > self.resumed_at) {
+            self.reconnect.received();
         }
         let segments = prefilter.into_segments();
         let bytes = segments.iter().map(Segment::weight).sum();

@@ -366,9 +366,10 @@ async fn verify_with(
     let key = identity.verifying_key()?;
     let (did, spool) = (repo.did.clone(), Arc::clone(spool));
     let interest = repositories.interest().clone();
+    let now = repositories.processor.clock.now();
     let verified = spawn_blocking(move || {
         let wants = |collection: &str| interest.wants_collection(collection);
-        Snapshot::verify(&spool, &did, &key, Timestamp::now(), wants)
+        Snapshot::verify(&spool, &did, &key, now, wants)
     });
     Ok(verified.await.map_err(|_| FetchError::ReaderPanicked)??)
 }

@@ -3,8 +3,6 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::Repositories;
 use crate::atproto::signed_commit::SignedCommit;
 use crate::atproto::syntax::Did;
@@ -37,6 +35,10 @@ enum Undecided {
     Disputed,
     Unknown { retry_after: Option<Duration> },
 }
+
+/// The frame's rev is ahead of the clocks. It is tried again soon, because the events of other
+/// accounts may correct our clock.
+const EARLY: Undecided = Undecided::Unknown { retry_after: None };
 
 /// Replays as many commits as possible.
 ///
@@ -138,15 +140,18 @@ async fn verify(
         // The verification below also gives the error that there is no key.
         Ok(_) | Err(_) => {}
     }
-    match verification.decide(evidence, Timestamp::now()) {
+    let clock = &repositories.processor.clock;
+    match verification.decide(evidence, clock.now()) {
         Outcome::KeyUnavailable => {}
+        Outcome::Early => return Err(EARLY),
         outcome => return Ok(outcome),
     }
     match verification.identities.refresh(did).await {
         Err(error) if error.is_unknown() => return Err(unknown(error)),
         Ok(_) | Err(_) => {}
     }
-    match verification.decide_finally(evidence, Timestamp::now()) {
+    match verification.decide_finally(evidence, clock.now()) {
+        Outcome::Early => Err(EARLY),
         // An event removed the key from the cache meanwhile, because it changed again.
         Outcome::KeyUnavailable => Err(Undecided::Unknown { retry_after: None }),
         outcome => Ok(outcome),

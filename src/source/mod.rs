@@ -4,11 +4,13 @@
 //! another form than the firehose's also change `pipeline/connection.rs`, `pipeline/decoder/`,
 //! `process/` and `repo/replay.rs`: see `docs/architecture.md`.
 
+pub mod clock;
 pub mod error;
 pub mod firehose;
 pub mod frame_sink;
 pub mod interest;
 pub mod process;
+pub mod readability;
 pub mod reconnect;
 pub mod recorder;
 pub mod silence;

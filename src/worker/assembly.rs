@@ -14,6 +14,7 @@ use crate::delivery::budget::Budget;
 use crate::pipeline;
 use crate::repo::{self, Repositories};
 use crate::source::Source;
+use crate::source::clock::SourceClock;
 use crate::source::process::Processor;
 use crate::source::process::records::Rules;
 use crate::store::Store;
@@ -68,6 +69,7 @@ impl Assembly {
             rules,
             verification,
             metrics: metrics.clone(),
+            clock: SourceClock::default(),
             wants_history: backfill.unwrap_or_default(),
         });
         let repositories =

@@ -249,7 +249,8 @@ async fn a_record_that_is_missing_at_the_host_comes_from_the_source() {
 
     let resyncs = verified.resyncs(0).await;
     assert_eq!(resyncs.len(), 1);
-    assert_eq!(resyncs[0].host, Some(format!("{}/", verified.mirror.url())));
+    assert_ne!(resyncs[0].host, Some(format!("{}/", verified.http.url())));
+    assert_eq!(verified.mirror.requests(Endpoint::GetRepo), 1);
     assert!(verified.dead_letters().await.is_empty());
     verified.compare().await;
 }
@@ -264,6 +265,10 @@ async fn a_record_that_nobody_has_is_one_dead_letter_and_costs_no_other() {
     }
     verified.tell(|network| network.write(0, &[E], &[]));
     verified.until_settled().await;
+    let answer = without_records(&verified.network(), &[D]);
+    for server in [&verified.http, &verified.mirror] {
+        server.misbehave(Endpoint::GetRepo, answer.clone(), u64::MAX);
+    }
     verified.ask_for(0).await;
     verified.until_settled().await;
 

@@ -172,6 +172,7 @@ async fn a_good_commit_is_applied_whenever_its_key_comes_and_whatever_is_behind_
         verified.tell(|network| {
             network.write(0, &[A], &[]);
             network.emit_broken_commit(0, B);
+            network.emit_empty_identity(1);
         });
         verified.until_applied().await;
         if is_late {

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod breaks;
+mod clocks;
 mod deaths;
 mod hosts;
 mod identities;

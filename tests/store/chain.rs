@@ -69,7 +69,6 @@ async fn of_several_commits_in_a_batch_each_follows_the_one_before_it() {
 async fn a_commit_that_does_not_follow_breaks_the_chain_and_is_parked() {
     for (broken, cause) in [
         (commit(ALICE, 4, 3), "prev_data"),
-        (commit_since(ALICE, 4, 2, 1), "since"),
         (sync(ALICE, 4, 4), "sync"),
     ] {
         let database = Database::new().await;
@@ -321,9 +320,9 @@ async fn a_refused_commit_has_its_repository_rechecked_or_fetched() {
 
 #[tokio::test]
 async fn another_tree_at_the_heads_rev_has_the_repository_fetched_once() {
-    let database = Database::new().await;
     let other = |effect| with_chain(effect, |chain| chain.data = tree(99));
     for fork in [commit(ALICE, 2, 1), sync(ALICE, 2, 2)] {
+        let database = Database::new().await;
         database.track(&[ALICE]).await;
         database
             .apply(&[commit(ALICE, 2, 1), put_by(ALICE, "b", 2)])
@@ -378,4 +377,18 @@ async fn a_refused_commit_behind_a_parked_one_waits_for_its_replay() {
             assert_eq!(database.column(cause).await, ["0"]);
         }
     }
+}
+
+#[tokio::test]
+async fn a_commit_that_names_a_wrong_rev_before_it_is_counted_and_applied() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let wrong = [commit_since(ALICE, 4, 1, 3), put_by(ALICE, "a", 4)];
+    let written = database.apply(&wrong).await;
+    assert_eq!((written.records, written.wrong_sinces), (1, 1));
+    assert!(!written.leaves_work);
+    let right = [commit_since(ALICE, 5, 4, 4), put_by(ALICE, "a", 5)];
+    assert_eq!(database.apply(&right).await.wrong_sinces, 0);
+    // A replay of it is stale, and not counted again.
+    assert_eq!(database.apply(&wrong).await.wrong_sinces, 0);
 }

@@ -97,6 +97,8 @@ fn update(did: &str, n: u64, predecessor: Predecessor) -> Effect {
             predecessor,
             wants_history: false,
             lacks_record: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: frame(did, n),
         }),
         records: Vec::new(),

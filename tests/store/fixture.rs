@@ -308,6 +308,7 @@ pub(crate) fn account(did: &str, status: Option<&str>, n: u64) -> Effect {
         active: status.is_none(),
         status: status.map(str::to_owned),
         is_unconfirmed: false,
+        wants_history: false,
         seq: n,
         time: second(n),
     })

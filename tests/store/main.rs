@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod announced;
 mod chain;
 mod chain_order;
 mod commits;

@@ -27,6 +27,11 @@ impl Network {
         self.commit_writes(number, writes);
     }
 
+    /// Sets the clock of the network's servers, in microseconds since 1970.
+    pub fn set_clock(&mut self, micros: u64) {
+        self.clock = micros;
+    }
+
     /// Whether further commits omit `prevData`.
     pub fn omit_prev_data(&mut self, omits: bool) {
         self.omits_prev_data = omits;

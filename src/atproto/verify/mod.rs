@@ -48,7 +48,7 @@ impl Level {
 /// Verifies a commit with the key of its account. `now` is used to refuse revs of the future.
 ///
 /// # Errors
-/// The first error found, in this order: time, signature, tree, chain.
+/// The first error found, in this order: signature, time, tree, chain.
 pub fn verify_commit(
     evidence: &CommitEvidence,
     key: &VerifyingKey,
@@ -80,19 +80,12 @@ fn verify_signed(
     key: &VerifyingKey,
     now: Timestamp,
 ) -> Result<(), VerifyError> {
-    check_rev(commit, now)?;
-    Ok(commit.verify(key)?)
-}
-
-/// Checks that the rev of a commit is not in the future. That needs no key.
-///
-/// # Errors
-/// If the rev is more than [`MAX_AHEAD`] ahead of `now`.
-pub fn check_rev(commit: &SignedCommit, now: Timestamp) -> Result<(), VerifyError> {
-    match commit.rev.timestamp().duration_since(now) > MAX_AHEAD {
-        true => Err(VerifyError::FutureRev(commit.rev.clone())),
-        false => Ok(()),
+    // The signature first, so that only the account itself can make its commits wait.
+    commit.verify(key)?;
+    if commit.rev.timestamp().duration_since(now) > MAX_AHEAD {
+        return Err(VerifyError::FutureRev(commit.rev.clone()));
     }
+    Ok(())
 }
 
 /// Compares each operation with the tree after the commit.

@@ -79,6 +79,8 @@ struct BatchDecoder<'a> {
     /// This many more positions are given as items, because a reconnect was near.
     near_reconnect: u8,
     counts: FrameCounts,
+    /// Why the last frame that could not be read could not.
+    last_error: Option<String>,
 }
 
 impl<'a> BatchDecoder<'a> {
@@ -91,11 +93,17 @@ impl<'a> BatchDecoder<'a> {
             last: None,
             near_reconnect: 0,
             counts: FrameCounts::default(),
+            last_error: None,
         }
     }
 
     fn finish(self) -> DecodedSpan {
         self.counts.count(&self.context.source_metrics);
+        self.context.note_reading(
+            self.counts.readable(),
+            self.counts.unreadable(),
+            self.last_error.as_deref(),
+        );
         DecodedSpan {
             items: self.items,
             weight: self.weight,
@@ -133,6 +141,7 @@ impl<'a> BatchDecoder<'a> {
             }
             event => {
                 let position = event.position();
+                self.note_time(&event);
                 let effects = self.context.processor.effects_of(event, evidence, frame);
                 if effects.is_empty() {
                     return;
@@ -146,14 +155,25 @@ impl<'a> BatchDecoder<'a> {
         }
     }
 
+    /// Lets the event's time correct our clock, before the event itself is judged by it.
+    fn note_time(&self, event: &Event) {
+        let time = event.position().and_then(|position| position.time);
+        if let Some((did, time)) = event.did().zip(time) {
+            self.context.processor.clock.note(did, time);
+        }
+    }
+
     /// Keeps a frame that can't be read as a dead letter.
     fn set_aside(&mut self, frame: &Bytes, error: &DecodeError) {
         self.counts.malformed += 1;
         if let Fault::Proof(fault) = &error.fault {
+            self.counts.unproven += 1;
             self.context
                 .metrics
                 .verify_errors(fault.name())
                 .increment(1);
+        } else {
+            self.last_error = Some(error.to_string());
         }
         self.recheck_repository(error);
         self.keep_dead_letter(DeadLetter {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::delivery::segment::{RawPosition, Segment, SkippedRun};
-use crate::source::firehose::decode::{Peek, peek};
+use crate::source::firehose::decode::{About, Peek, peek};
 use crate::source::frame_sink::{BatchLimits, FrameSink};
 use crate::source::interest::Interest;
 
@@ -32,6 +32,7 @@ pub struct Prefilter {
     frames: usize,
     frame_bytes: usize,
     last_seq: Option<u64>,
+    has_unplaced: bool,
     /// The number of further frames that keep individual positions.
     near_reconnect: u8,
 }
@@ -48,6 +49,7 @@ impl Prefilter {
             frames: 0,
             frame_bytes: 0,
             last_seq: None,
+            has_unplaced: false,
             near_reconnect: 0,
         }
     }
@@ -71,6 +73,11 @@ impl Prefilter {
     /// The seq of the last frame that has one.
     pub fn last_seq(&self) -> Option<u64> {
         self.last_seq
+    }
+
+    /// Whether a frame without a place in the stream came, such as one that cannot be read.
+    pub fn has_unplaced(&self) -> bool {
+        self.has_unplaced
     }
 
     pub fn into_segments(self) -> Vec<Segment> {
@@ -110,15 +117,20 @@ impl FrameSink for Prefilter {
         let peek = catch_unwind(AssertUnwindSafe(|| peek(&frame, &self.interest)));
         match peek {
             Ok(Peek::Unwanted(position)) => self.skip(position, frame.len()),
-            Ok(Peek::Kept { seq, repo }) => {
+            Ok(Peek::Kept { seq, about }) => {
                 // Track the repository from here on. The tables will contain this commit only after
                 // the next frames have skipped the prefilter.
-                if let (Some(tracked), Some(repo)) = (self.interest.tracked(), repo) {
-                    tracked.insert(repo);
+                match (self.interest.tracked(), about) {
+                    (Some(tracked), About::Commit(repo)) => tracked.insert(repo),
+                    (Some(tracked), About::Status(did)) => tracked.announce(did),
+                    _ => {}
                 }
                 self.keep(&frame, seq);
             }
-            Err(_) => self.keep(&frame, None),
+            Ok(Peek::Unplaced) | Err(_) => {
+                self.has_unplaced = true;
+                self.keep(&frame, None);
+            }
         }
     }
 

@@ -94,6 +94,8 @@ mod tests {
             predecessor: Predecessor::Unstated,
             wants_history: false,
             lacks_record: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: bytes::Bytes::new(),
         })
     }
@@ -145,6 +147,7 @@ mod tests {
                 active: false,
                 status: None,
                 is_unconfirmed: false,
+                wants_history: false,
                 seq: 1,
                 time: Timestamp::UNIX_EPOCH,
             })

@@ -7,11 +7,12 @@ pub mod verification;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 
 use crate::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
+use crate::atproto::mst::empty_root;
 use crate::atproto::verify::Level;
 use crate::model::{DeadLetter, Position, Stage};
+use crate::source::clock::SourceClock;
 use crate::source::firehose::decode::Evidence;
 use crate::source::process::records::Rules;
 use crate::source::process::verification::{Outcome, Refusal, Verification};
@@ -31,6 +32,8 @@ pub struct Processor {
     /// `None` at level `none`.
     pub verification: Option<Arc<Verification>>,
     pub metrics: Metrics,
+    /// Bounds the times of events.
+    pub clock: SourceClock,
     /// Whether records from before the first commit seen of a repository are wanted (a backfill).
     pub wants_history: bool,
 }
@@ -43,19 +46,23 @@ impl Processor {
         evidence: Option<&Evidence>,
         frame: &Bytes,
     ) -> Vec<Effect> {
+        let event = event.not_later_than(self.clock.latest_credible());
         let Some(verification) = &self.verification else {
             return self.effects_of_verified(event, None);
         };
         match (&event, evidence) {
             (_, Some(evidence)) => {
-                let outcome = verification.decide(evidence, Timestamp::now());
+                let outcome = verification.decide(evidence, self.clock.now());
                 self.effects_of_outcome(event, evidence, outcome, frame)
             }
             (Event::Identity(identity), None) => {
                 verification.identities.forget(&identity.did);
                 self.effects_of_verified(event, None)
             }
-            (Event::Account(_), None) => until_confirmed(self.effects_of_verified(event, None)),
+            (Event::Account(_), None) => {
+                let effects = self.effects_of_verified(event, None);
+                until_confirmed(effects, self.wants_history)
+            }
             _ => self.effects_of_verified(event, None),
         }
     }
@@ -68,12 +75,13 @@ impl Processor {
         outcome: Outcome,
         frame: &Bytes,
     ) -> Vec<Effect> {
+        let event = event.not_later_than(self.clock.latest_credible());
         let metrics = &self.metrics;
         let did = &evidence.commit().did;
         match outcome {
             Outcome::Refused(refusal) => {
                 metrics.verify_errors(refusal.name()).increment(1);
-                let is_wanted = matches!(&event, Event::Commit(commit) if !commit.ops.is_empty());
+                let is_wanted = has_wanted_ops(&event);
                 let recheck = Effect::Recheck(Recheck {
                     did: did.clone(),
                     reason: RecheckReason::Refused { is_wanted },
@@ -83,8 +91,10 @@ impl Processor {
                     recheck,
                 ]
             }
-            Outcome::KeyUnavailable => {
-                metrics.key_unavailable.increment(1);
+            Outcome::KeyUnavailable | Outcome::Early => {
+                if matches!(outcome, Outcome::KeyUnavailable) {
+                    metrics.key_unavailable.increment(1);
+                }
                 let predecessor = Predecessor::KeyUnavailable;
                 let chain = self.chain_update(evidence, &event, predecessor, frame);
                 effect_of_commit(chain, Vec::new()).into_iter().collect()
@@ -136,6 +146,8 @@ impl Processor {
             predecessor,
             wants_history: self.wants_history,
             lacks_record: lacks_record(event),
+            has_wanted_ops: has_wanted_ops(event),
+            begins_empty: begins_empty(event),
             frame: frame.clone(),
         })
     }
@@ -177,6 +189,19 @@ impl Processor {
     }
 }
 
+/// Whether a commit says that its repository was empty before it. The word of an account about
+/// itself.
+fn begins_empty(event: &Event) -> bool {
+    let Event::Commit(commit) = event else {
+        return false;
+    };
+    commit.since.is_none() && commit.prev_data.is_none_or(|tree| tree == empty_root())
+}
+
+fn has_wanted_ops(event: &Event) -> bool {
+    matches!(event, Event::Commit(commit) if !commit.ops.is_empty())
+}
+
 /// The effect of a commit or a `#sync`, if it has any.
 fn effect_of_commit(chain: Option<ChainUpdate>, records: Vec<RecordChange>) -> Option<Effect> {
     let has_effect = chain.is_some() || !records.is_empty();
@@ -210,10 +235,11 @@ fn refused(
 /// Marks account changes as unconfirmed. A deleted or deactivated status is not signed, so only the
 /// account's own host can confirm it. The account is hidden until its host was asked, also if the
 /// source was its host, because the account may have moved.
-fn until_confirmed(mut effects: Vec<Effect>) -> Vec<Effect> {
+fn until_confirmed(mut effects: Vec<Effect>, wants_history: bool) -> Vec<Effect> {
     for effect in &mut effects {
         if let Effect::Account(change) = effect {
             change.is_unconfirmed = true;
+            change.wants_history = wants_history;
         }
     }
     effects

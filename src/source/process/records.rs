@@ -219,6 +219,7 @@ fn status_change(account: Account) -> Effect {
         active: account.active,
         status: account.status,
         is_unconfirmed: false,
+        wants_history: false,
         seq: account.seq,
         time: account.time,
     })

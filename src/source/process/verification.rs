@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::atproto::key::{KeyError, SignatureError};
 use crate::atproto::syntax::Did;
 use crate::atproto::verify::{
-    CommitEvidence, Level, SyncEvidence, VerifyError, check_rev, verify_commit, verify_sync,
+    CommitEvidence, Level, SyncEvidence, VerifyError, verify_commit, verify_sync,
 };
 use crate::identity::{Identities, Identity, ResolveError};
+use crate::source::clock::MAX_LEAD;
 use crate::source::firehose::decode::Evidence;
 use crate::store::plan::effect::Predecessor;
 use crate::telemetry::rate_limit::SharedRateLimit;
@@ -65,6 +66,9 @@ pub enum Outcome {
     Refused(Refusal),
     /// The key is unknown at the moment, or may have changed.
     KeyUnavailable,
+    /// Its rev is ahead of the clocks, by little enough that a clock may be wrong. It is verified
+    /// when its time has come.
+    Early,
 }
 
 /// Why an event is refused, now or later.
@@ -121,12 +125,8 @@ impl Verification {
     }
 
     /// Decides by the cached identity. A signature by another key than the cached one is not
-    /// refused yet: the account may have a new key, or had another key earlier. A rev of the future
-    /// is refused with or without a key, because when the key comes it may be of the past.
+    /// refused yet: the account may have a new key, or had another key earlier.
     pub fn decide(&self, evidence: &Evidence, now: Timestamp) -> Outcome {
-        if let Err(error) = check_rev(evidence.commit(), now) {
-            return Outcome::Refused(error.into());
-        }
         let known = self.identities.known(&evidence.commit().did);
         let was_refreshed = known.is_some_and(|known| known.was_refreshed);
         match self.decide_finally(evidence, now) {
@@ -180,6 +180,7 @@ impl Verification {
             Err(error) if is_lenient && error.level() == Level::Chain => {
                 (Level::Commit, Some(error))
             }
+            Err(error) if is_early(&error, now) => return Ok(Outcome::Early),
             Err(error) => return Err(error.into()),
         };
         let predecessor = self.level.follows_chains().then(|| Predecessor::After {
@@ -200,11 +201,22 @@ impl Verification {
         evidence: &SyncEvidence,
         now: Timestamp,
     ) -> Result<Outcome, Refusal> {
-        verify_sync(evidence, &identity.verifying_key()?, now)?;
+        match verify_sync(evidence, &identity.verifying_key()?, now) {
+            Err(error) if is_early(&error, now) => return Ok(Outcome::Early),
+            verified => verified?,
+        }
         Ok(Outcome::Verified {
             verified: Level::Commit,
             predecessor: Some(Predecessor::Unstated),
             tolerated: None,
         })
     }
+}
+
+/// Whether the error is a rev that is ahead by less than the clocks may be wrong.
+fn is_early(error: &VerifyError, now: Timestamp) -> bool {
+    let VerifyError::FutureRev(rev) = error else {
+        return false;
+    };
+    rev.timestamp().duration_since(now) <= MAX_LEAD
 }

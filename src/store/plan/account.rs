@@ -67,6 +67,11 @@ impl AccountRow {
         }
     }
 
+    /// Whether an event said that the account is active.
+    pub(super) fn is_known_active(&self) -> bool {
+        self.is_active && self.as_of.is_some()
+    }
+
     pub(super) fn take_handle(&mut self, handle: &str, as_of: &AsOf) {
         if self.handle_as_of.as_ref().is_none_or(|known| as_of > known) {
             self.handle = Some(handle.to_owned());
@@ -252,6 +257,7 @@ mod tests {
             active: status.is_none(),
             status: status.map(str::to_owned),
             is_unconfirmed: false,
+            wants_history: false,
             seq,
             time: second(time),
         })

@@ -35,6 +35,8 @@ pub(super) struct Batch<'a> {
     pub(super) origin: Origin,
     /// When the host of an inactive account that commits is asked again.
     pub(super) ask_at: String,
+    /// When the repository of an account that was just announced is fetched.
+    pub(super) fetch_announced_at: String,
 }
 
 /// The decisions on the commits of a batch.
@@ -65,10 +67,10 @@ impl<'a> Batch<'a> {
         changes: &mut ChangeSet<'a>,
     ) -> Result<(), ParkedNeeds> {
         changes.source = Some(self.source);
-        let has_to_be_fetched = self.change_accounts(draft);
-        let removals = self.removals(draft);
         let has_new_gap = self.open_gaps(draft, changes);
         let is_behind_gap = draft.view.is_behind_gap || has_new_gap;
+        let has_to_be_fetched = self.change_accounts(draft, is_behind_gap);
+        let removals = self.removals(draft);
         let decided = self.decide(draft, &removals, is_behind_gap);
         self.write_records(draft, changes, &decided, &removals);
         if self.origin != Origin::Snapshot {
@@ -92,19 +94,15 @@ impl<'a> Batch<'a> {
 
     /// Applies the statuses and handles. Returns whether a repository has to be fetched because its
     /// account is active again.
-    fn change_accounts(&self, draft: &mut Draft<'a>) -> bool {
+    fn change_accounts(&self, draft: &mut Draft<'a>, is_behind_gap: bool) -> bool {
         let accounts = AccountChanges::of(self.effects);
         let mut has_to_be_fetched = false;
         for (did, statuses) in &accounts.statuses {
             let is_active_now = statuses.latest.active && statuses.latest.is_unconfirmed;
-            let was_inactive_before = statuses.was_inactive
-                || draft.account(did).is_some_and(|account| !account.is_active);
-            if is_active_now
-                && was_inactive_before
-                && let Some(repo) = draft.repo_mut(did)
-            {
-                repo.resume_account();
-                has_to_be_fetched = true;
+            if is_active_now {
+                let wants_history = statuses.latest.wants_history || is_behind_gap;
+                has_to_be_fetched |=
+                    self.bring_back(draft, did, statuses.was_inactive, wants_history);
             }
         }
         for (did, statuses) in &accounts.statuses {
@@ -119,6 +117,36 @@ impl<'a> Batch<'a> {
             draft.remove(did, removed_at);
         }
         has_to_be_fetched
+    }
+
+    /// Has the repository of an account fetched that is active now, unless it was active all the
+    /// time. Returns whether it has to be fetched.
+    ///
+    /// A discovery finds active accounts only. So a repository that is not tracked is fetched too if
+    /// its past is wanted: the account may have been inactive while the discovery passed it. Most
+    /// of these accounts are new. They have some time to show that by their first commit.
+    fn bring_back(
+        &self,
+        draft: &mut Draft<'a>,
+        did: &'a str,
+        was_inactive: bool,
+        wants_history: bool,
+    ) -> bool {
+        let account = draft.account(did);
+        let was_known_active = account.is_some_and(|account| account.is_known_active());
+        let was_known_inactive = account.is_some_and(|account| !account.is_active);
+        if let Some(repo) = draft.repo_mut(did) {
+            let returns = was_inactive || was_known_inactive;
+            if returns {
+                repo.resume_account();
+            }
+            return returns;
+        }
+        let has_unknown_past = wants_history && (was_inactive || !was_known_active);
+        if has_unknown_past {
+            draft.set_repo(did, Some(RepoRow::announced(&self.fetch_announced_at)));
+        }
+        has_unknown_past
     }
 
     /// The times at which the accounts of the batch's commits were removed.
@@ -207,11 +235,22 @@ impl<'a> Batch<'a> {
                 is_behind_gap,
             };
             // If a repository is not tracked, only commits with records to keep matter.
-            let is_irrelevant = known.repo.is_none()
-                && records().next().is_none()
-                && !update.lacks_record
-                && update.predecessor != Predecessor::KeyUnavailable;
-            let decision = match is_irrelevant || removals.cover(&update.did, update.time) {
+            let has_key = update.predecessor != Predecessor::KeyUnavailable;
+            let has_records = match has_key {
+                true => records().next().is_some() || update.lacks_record,
+                false => update.has_wanted_ops,
+            };
+            let is_irrelevant = known.repo.is_none() && !has_records;
+            let is_removed = removals.cover(&update.did, update.time);
+            let is_new_account = !is_removed
+                && !has_records
+                && update.begins_empty
+                && known.repo.is_none_or(RepoRow::is_only_announced);
+            if is_new_account {
+                draft.set_repo(did, None);
+                continue;
+            }
+            let decision = match is_irrelevant || is_removed {
                 true => Decision::Stale,
                 false => decide(known, update),
             };

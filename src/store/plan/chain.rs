@@ -197,6 +197,8 @@ mod tests {
             predecessor,
             wants_history: false,
             lacks_record: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: Bytes::new(),
         }
     }

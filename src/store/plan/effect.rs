@@ -282,6 +282,10 @@ pub struct ChainUpdate {
     pub wants_history: bool,
     /// The block of a wanted record did not come with the commit. The repository has it.
     pub lacks_record: bool,
+    /// It has operations of wanted collections, even if it is not verified yet.
+    pub has_wanted_ops: bool,
+    /// It says that its repository was empty before it, as a new account's first commit does.
+    pub begins_empty: bool,
     /// The frame, which is read again if it has to be parked.
     pub frame: Bytes,
 }
@@ -340,6 +344,8 @@ pub struct AccountChange {
     /// The account's host has to confirm this: before anything is removed, or to fetch its
     /// repository when it becomes active again.
     pub is_unconfirmed: bool,
+    /// What the account wrote before it was heard of is wanted too.
+    pub wants_history: bool,
     pub seq: u64,
     pub time: Timestamp,
 }

@@ -52,6 +52,10 @@ use crate::store::plan::effect::Effect;
 /// again.
 const STATUS_QUESTION_SPACING: SignedDuration = SignedDuration::from_mins(1);
 
+/// How long an account that was announced as active has to show by its first commit that it is new,
+/// before its repository is fetched.
+const TIME_TO_BEGIN: SignedDuration = SignedDuration::from_secs(10);
+
 /// Decides what `task` writes, given the tables as `view` shows them.
 ///
 /// # Errors
@@ -65,12 +69,13 @@ pub fn plan<'a>(
     let mut draft = Draft::new(view);
     let mut changes = ChangeSet::default();
     let batch = |source: &'a SourceId, effects: &'a [Effect], origin| {
-        let ask_at = now.checked_add(STATUS_QUESTION_SPACING);
+        let after = |time| sortable(now.checked_add(time).unwrap_or(Timestamp::MAX));
         Batch {
             source,
             effects,
             origin,
-            ask_at: sortable(ask_at.unwrap_or(Timestamp::MAX)),
+            ask_at: after(STATUS_QUESTION_SPACING),
+            fetch_announced_at: after(TIME_TO_BEGIN),
         }
     };
     match *task {

@@ -117,6 +117,8 @@ mod tests {
             predecessor: Predecessor::KeyUnavailable,
             wants_history: false,
             lacks_record: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: Bytes::from_static(b"frame"),
         }
     }

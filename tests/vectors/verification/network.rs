@@ -149,10 +149,10 @@ fn a_rev_may_be_five_minutes_ahead_and_no_more() {
     assert!(verify(latest).is_ok());
     assert_eq!(verify(latest - moment).unwrap_err().name(), "rev_future");
 
-    let evidence = messages(2, 100)
+    let messages = messages(2, 100);
+    let (message, evidence) = messages
         .iter()
-        .find_map(sync)
-        .map(|sync| SyncEvidence::of(&sync).unwrap())
+        .find_map(|message| Some((message, SyncEvidence::of(&sync(message)?).unwrap())))
         .unwrap();
     let earlier = evidence.commit.rev.timestamp() - five_minutes - moment;
     let error = verify_sync(&evidence, &message.public(), earlier).unwrap_err();

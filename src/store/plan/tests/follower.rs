@@ -168,6 +168,8 @@ impl Follower {
             predecessor,
             wants_history: false,
             lacks_record: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: frame.clone(),
         });
         vec![Effect::Commit(Box::new(CommitEffect { chain, records }))]

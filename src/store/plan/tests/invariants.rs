@@ -77,6 +77,8 @@ fn commit(name: usize, n: u8, predecessor: Predecessor, records: Vec<RecordChang
         predecessor,
         wants_history: false,
         lacks_record: false,
+        has_wanted_ops: true,
+        begins_empty: false,
         frame: Bytes::from(format!("{name} {n}")),
     });
     Effect::Commit(Box::new(CommitEffect { chain, records }))
@@ -116,6 +118,7 @@ fn effect() -> impl Strategy<Value = Effect> {
                 active: status.is_none(),
                 status: status.map(str::to_owned),
                 is_unconfirmed,
+                wants_history: false,
                 seq: u64::from(n),
                 time: second(n),
             })
