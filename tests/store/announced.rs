@@ -43,7 +43,7 @@ async fn due_in(database: &Database, time: SignedDuration) -> Vec<Did> {
 async fn an_unknown_account_that_becomes_active_is_fetched_after_a_while() {
     let database = Database::new().await;
     database.apply(&[announced(ALICE, 3)]).await;
-    assert_eq!(database.column(REPOS).await, ["desynchronized returned"]);
+    assert_eq!(database.column(REPOS).await, ["desynchronized announced"]);
     assert!(due_in(&database, SignedDuration::ZERO).await.is_empty());
     let later = due_in(&database, SignedDuration::from_mins(2)).await;
     assert_eq!(later, [did(ALICE)]);
@@ -54,7 +54,7 @@ async fn an_account_that_was_inactive_when_nothing_was_kept_of_it_is_fetched_too
     let database = Database::new().await;
     let gone = unconfirmed_status(ALICE, Some("deactivated"), 2);
     database.apply(&[gone, announced(ALICE, 3)]).await;
-    assert_eq!(database.column(REPOS).await, ["desynchronized returned"]);
+    assert_eq!(database.column(REPOS).await, ["desynchronized announced"]);
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ mod cursor;
 mod discoveries;
 mod fixture;
 mod gaps;
+mod guards;
+mod judgements;
 mod migrations;
 mod order;
 mod parked;

@@ -30,6 +30,7 @@ impl Interest {
         let version = match record {
             RecordChange::DeadLetter(_) => return true,
             RecordChange::Delete(delete) => &delete.version,
+            RecordChange::Refuse(refusal) => &refusal.version,
             RecordChange::Upsert(upsert) => &upsert.version,
         };
         self.wants_did(version.did.as_str()) && self.wants_collection(version.collection.as_str())

@@ -182,7 +182,8 @@ impl Processor {
                         metrics.collection(collection).rejected.increment(1);
                     }
                 }
-                RecordChange::DeadLetter(_) | RecordChange::Delete(_) => {}
+                RecordChange::DeadLetter(_) | RecordChange::Delete(_) | RecordChange::Refuse(_) => {
+                }
             }
         }
         records

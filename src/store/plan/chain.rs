@@ -80,7 +80,8 @@ fn decide_as_whole(known: Known<'_>, update: &ChainUpdate) -> Decision {
     let commit = known.commit();
     let is_chained = repo.state != RepoState::UnverifiedChain;
     let has_key = update.predecessor != Predecessor::KeyUnavailable;
-    if let Some((rev, data)) = commit.filter(|_| is_chained) {
+    // An unproven rev bounds no proven commit.
+    if let Some((rev, data)) = commit.filter(|_| is_chained && repo.is_proven) {
         match update.rev.as_str().cmp(rev) {
             Ordering::Less => return Decision::Stale,
             Ordering::Equal if update.data.to_string() == data => return Decision::Stale,
@@ -220,6 +221,7 @@ mod tests {
             state,
             rev: Some(rev(n).to_string()),
             data: Some(tree(n).to_string()),
+            is_proven: true,
             ..RepoRow::unknown()
         }
     }

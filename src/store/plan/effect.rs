@@ -8,7 +8,7 @@ use super::index_task::IndexTask;
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::atproto::verify::Level;
 use crate::huddle::Projection;
-use crate::model::{DeadLetter, Gap, SourceId, Stage, Validity};
+use crate::model::{DeadLetter, Gap, Judgement, SourceId, Stage, Validity};
 
 /// One change to the tables. Effects are idempotent and monotone: each carries its guard (a rev or
 /// a time), so applying it twice, or after a later one, changes nothing.
@@ -40,6 +40,8 @@ pub enum RecordChange {
     /// It cannot be applied. The dead letter is kept even if its commit is not applied.
     DeadLetter(Box<DeadLetter>),
     Delete(RecordDelete),
+    /// Its new value is refused. The dead letter comes before it.
+    Refuse(Box<RecordRefusal>),
     Upsert(Box<RecordUpsert>),
 }
 
@@ -59,7 +61,7 @@ impl Effect {
         };
         let of_records = records.iter().filter_map(|record| match record {
             RecordChange::DeadLetter(letter) => Some(letter.as_ref()),
-            RecordChange::Delete(_) | RecordChange::Upsert(_) => None,
+            RecordChange::Delete(_) | RecordChange::Refuse(_) | RecordChange::Upsert(_) => None,
         });
         letter.into_iter().chain(of_records)
     }
@@ -136,6 +138,7 @@ impl RecordChange {
         match self {
             Self::DeadLetter(_) => None,
             Self::Delete(delete) => Some(&delete.version),
+            Self::Refuse(refusal) => Some(&refusal.version),
             Self::Upsert(upsert) => Some(&upsert.version),
         }
     }
@@ -154,7 +157,12 @@ impl Refusal<'_> {
             RecordChange::DeadLetter(letter) => return self.of_letter(letter),
             RecordChange::Delete(delete) => (
                 &delete.version,
-                IndexTask::delete(delete, self.source, self.attempts),
+                IndexTask::delete(&delete.version, self.source, self.attempts),
+                Bytes::new(),
+            ),
+            RecordChange::Refuse(refusal) => (
+                &refusal.version,
+                IndexTask::delete(&refusal.version, self.source, self.attempts),
                 Bytes::new(),
             ),
             RecordChange::Upsert(upsert) => (
@@ -256,7 +264,7 @@ pub struct RecordVersion {
     pub did: Did,
     pub collection: Nsid,
     pub rkey: RecordKey,
-    /// Guards the row: only a higher rev replaces it.
+    /// Guards the row: see `store/plan/order.rs`.
     pub rev: Tid,
     pub seq: u64,
     /// The event's `time`. Records from before their account's deletion are not brought back.
@@ -325,17 +333,30 @@ pub struct RecordUpsert {
     /// The record as signed.
     pub cbor: Bytes,
     pub validity: Validity,
+    /// The rules by which it was judged.
+    pub judgement: Judgement,
     /// Its projection; `None` if the record has no row of its own.
     pub projection: Option<Projection>,
 }
 
-/// A record was deleted, or replaced by something that is not kept. Leaves a tombstone.
+/// A record was replaced by a value that is refused. Leaves a tombstone that tells what was refused,
+/// so that the value is accepted when the rules are others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordRefusal {
+    pub version: RecordVersion,
+    /// The CID of the refused value.
+    pub cid: Cid,
+    pub judgement: Judgement,
+    pub reason: String,
+}
+
+/// A record was deleted. Leaves a tombstone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecordDelete {
     pub version: RecordVersion,
 }
 
-/// An account's hosting status, guarded by (`time`, `seq`).
+/// An account's hosting status, guarded by `seq` and `time`: see `store/plan/order.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountChange {
     pub did: Did,
@@ -357,7 +378,7 @@ impl AccountChange {
     }
 }
 
-/// A handle, guarded by (`time`, `seq`). An identity event without a handle changes no row.
+/// A handle, guarded by `seq` and `time`. An identity event without a handle changes no row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityChange {
     pub did: Did,
