@@ -45,6 +45,8 @@ pub struct Network {
     log: Vec<LogEntry>,
     oracle: Oracle,
     omits_prev_data: bool,
+    omits_since: bool,
+    omits_records: bool,
 }
 
 /// A path and its new record; `None` deletes the record.
@@ -63,6 +65,8 @@ impl Network {
             log: Vec::new(),
             oracle: Oracle::default(),
             omits_prev_data: false,
+            omits_since: false,
+            omits_records: false,
             shape,
         };
         for number in 0..network.shape.accounts {
@@ -157,6 +161,12 @@ impl Network {
         let (mut commit, changes) = self.apply(number, writes);
         if self.omits_prev_data {
             commit.prev_data = None;
+        }
+        if self.omits_since {
+            commit.since = None;
+        }
+        if self.omits_records {
+            commit.omit_records();
         }
         let did = self.accounts[number].did.clone();
         let mut random = self.random.fork();

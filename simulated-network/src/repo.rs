@@ -6,7 +6,7 @@ use std::ops::Bound;
 use cid::Cid;
 use ipld_core::ipld::Ipld;
 
-use crate::car::{Blocks, address_of, encode, write_car};
+use crate::car::{Blocks, address_of, encode, read_car, write_car};
 use crate::key::SigningKey;
 use crate::mst::Tree;
 
@@ -77,6 +77,18 @@ impl Action {
             Self::Delete => "delete",
             Self::Update => "update",
         }
+    }
+}
+
+impl CommitFrame {
+    /// Takes the blocks of the records away. The tree stays whole.
+    ///
+    /// # Panics
+    /// If the blocks are not a CAR file.
+    pub fn omit_records(&mut self) {
+        let (root, mut blocks) = read_car(&self.blocks).expect("a commit has a CAR");
+        blocks.retain(|cid, _| self.ops.iter().all(|op| op.cid != Some(*cid)));
+        self.blocks = write_car(root, &blocks);
     }
 }
 

@@ -1,8 +1,8 @@
-//! Reads the CAR file of a commit and keeps the blocks in it.
+//! Reads CAR files, and keeps the blocks of the CAR of a commit.
 //!
-//! iroh-car does the parsing. iroh-car allocates as many bytes as a length field announces, so
-//! every length is first checked against the size of the slice. iroh-car is asynchronous, but a
-//! read from a slice never waits.
+//! A CAR is a header that names roots, and then sections: a CID, and the block at that address. The
+//! blocks of a repository are DAG-CBOR under SHA-256. A CAR may hold others, whose CIDs are opaque:
+//! nothing that is read here refers to them.
 //!
 //! Spec: <https://ipld.io/specs/transport/car/carv1/>, <https://atproto.com/specs/repository>.
 
@@ -11,8 +11,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use cid::Cid;
 use cid::multihash::Multihash;
-use futures_util::FutureExt;
-use iroh_car::CarReader;
+use iroh_car::CarHeader;
 use sha2::{Digest, Sha256};
 
 use super::cbor::{self, CborError};
@@ -21,21 +20,33 @@ use super::cbor::{self, CborError};
 const DAG_CBOR: u64 = 0x71;
 /// The multihash code of SHA-256.
 const SHA2_256: u64 = 0x12;
-/// The most bytes of a section's length field: ten groups of seven bits hold 64 bits.
+/// The most bytes of a number in groups of seven bits: ten groups hold 64 bits.
 const MAX_VARINT: usize = 10;
+/// The first bytes of a CID of version 0, which has no codec: a SHA-256 of 32 bytes follows.
+const CID_V0: [u8; 2] = [0x12, 32];
+/// The version in a CID that has one.
+const CID_V1: u64 = 1;
 
 /// Bytes that are not a CAR file of version 1 with at least one root.
 #[derive(Debug, thiserror::Error)]
 pub enum CarError {
     #[error("CAR header: {0}")]
-    Header(#[from] CborError),
+    Header(#[from] HeaderError),
+    #[error("CAR section at byte {offset}: it begins with no CID")]
+    Cid { offset: usize },
     #[error("CAR is cut short at byte {offset}")]
     Truncated { offset: usize },
-    #[error("CAR: {0}")]
-    Unreadable(#[from] iroh_car::Error),
-    /// Cannot happen over a slice with the present iroh-car, which only waits for input.
-    #[error("CAR reader wanted to wait")]
-    WouldWait,
+}
+
+/// A header that is not one of version 1 with at least one root.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    #[error(transparent)]
+    Cbor(#[from] CborError),
+    #[error(transparent)]
+    Fields(#[from] iroh_car::Error),
+    #[error("it has no root")]
+    NoRoot,
 }
 
 /// The blocks of a CAR: all of them, or the requested ones. Their hashes are not checked yet.
@@ -47,7 +58,8 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Reads a whole CAR and keeps every block. A block that occurs twice is kept once.
+    /// Reads a whole CAR and keeps every block of a repository. A block that occurs twice is kept
+    /// once.
     ///
     /// # Errors
     /// If `car` is not a CAR, or is cut short.
@@ -61,10 +73,21 @@ impl Blocks {
     }
 
     fn read_where(car: &[u8], is_wanted: impl Fn(&Cid) -> bool) -> Result<Self, CarError> {
-        check_lengths(car)?;
-        read_sections(car, is_wanted)
-            .now_or_never()
-            .ok_or(CarError::WouldWait)?
+        let (header, mut rest) = split_section(car).ok_or(CarError::Truncated { offset: 0 })?;
+        let root = first_root(header)?;
+        let mut found = HashMap::new();
+        while !rest.is_empty() {
+            let offset = car.len() - rest.len();
+            let (section, behind) = split_section(rest).ok_or(CarError::Truncated { offset })?;
+            rest = behind;
+            let (cid, block) = split_cid(section).ok_or(CarError::Cid { offset })?;
+            if let Some(cid) = address(cid).filter(|cid| is_wanted(cid)) {
+                found
+                    .entry(cid)
+                    .or_insert_with(|| Bytes::copy_from_slice(block));
+            }
+        }
+        Ok(Self { root, found })
     }
 
     pub fn get(&self, cid: &Cid) -> Option<&Bytes> {
@@ -81,19 +104,33 @@ impl Blocks {
     }
 }
 
-async fn read_sections(car: &[u8], is_wanted: impl Fn(&Cid) -> bool) -> Result<Blocks, CarError> {
-    let mut reader = CarReader::new(car).await?;
-    let [root, ..] = reader.header().roots() else {
-        return Err(CarError::Truncated { offset: 0 });
-    };
-    let root = *root;
-    let mut found = HashMap::new();
-    while let Some((cid, block)) = reader.next_block().await? {
-        if is_wanted(&cid) {
-            found.entry(cid).or_insert_with(|| block.into());
+/// The first root that a header names. Other roots count for nothing.
+pub(crate) fn first_root(header: &[u8]) -> Result<Cid, HeaderError> {
+    // After this check iroh-car allocates no more than the header's size.
+    cbor::check(header)?;
+    let header = CarHeader::decode(header)?;
+    header.roots().first().copied().ok_or(HeaderError::NoRoot)
+}
+
+/// The CID at the start of a section, of any version, codec and hash, and the block after it.
+pub(crate) fn split_cid(section: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = match section.strip_prefix(&CID_V0) {
+        Some(digest) => (32, digest),
+        None => {
+            let (version, rest) = split_varint(section)?;
+            let (_codec, rest) = split_varint(rest).filter(|_| version == CID_V1)?;
+            let (_hash, rest) = split_varint(rest)?;
+            split_varint(rest)?
         }
-    }
-    Ok(Blocks { root, found })
+    };
+    let (_digest, block) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    section.split_at_checked(section.len() - block.len())
+}
+
+/// The CID in these bytes, if it is an address in a repository.
+pub(crate) fn address(mut bytes: &[u8]) -> Option<Cid> {
+    let cid = Cid::read_bytes(&mut bytes).ok()?;
+    (bytes.is_empty() && is_address(&cid)).then_some(cid)
 }
 
 /// Whether `cid` is an address of DAG-CBOR under SHA-256. Repositories consist only of such blocks.
@@ -116,33 +153,20 @@ pub(crate) fn is_address_of(cid: &Cid, block: &[u8]) -> bool {
     is_address(cid) && *cid.hash().digest() == *Sha256::digest(block)
 }
 
-/// Checks all lengths before iroh-car reads the file: each section must lie within the slice, and
-/// the header must be canonical DAG-CBOR, so its own lengths lie within the slice as well.
-/// Everything that iroh-car allocates is then smaller than the slice. iroh-car alone would also
-/// accept a header that is not canonical DAG-CBOR, which other readers refuse.
-fn check_lengths(car: &[u8]) -> Result<(), CarError> {
-    let mut rest = car;
-    let mut is_header = true;
-    while is_header || !rest.is_empty() {
-        let offset = car.len() - rest.len();
-        let (section, behind) = split_section(rest).ok_or(CarError::Truncated { offset })?;
-        if is_header {
-            cbor::check(section)?;
-            is_header = false;
-        }
-        rest = behind;
-    }
-    Ok(())
-}
-
 /// The next section and the bytes after it.
 fn split_section(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut length = 0_usize;
+    let (length, rest) = split_varint(bytes)?;
+    rest.split_at_checked(usize::try_from(length).ok()?)
+}
+
+/// The number at the start, in groups of seven bits, and the bytes after it.
+fn split_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut number = 0_u64;
     for (index, byte) in bytes.iter().take(MAX_VARINT).enumerate() {
-        let group = usize::from(byte & 0x7f);
-        length |= group.checked_mul(1_usize.checked_shl(7 * u32::try_from(index).ok()?)?)?;
+        let group = u64::from(byte & 0x7f);
+        number |= group.checked_mul(1_u64.checked_shl(7 * u32::try_from(index).ok()?)?)?;
         if byte & 0x80 == 0 {
-            return bytes[index + 1..].split_at_checked(length);
+            return Some((number, &bytes[index + 1..]));
         }
     }
     None
@@ -221,6 +245,66 @@ mod tests {
         assert_eq!(bytes[2], 0x65, "the key `roots` is text of five bytes");
         bytes[2] = 0x45;
         assert!(matches!(Blocks::read_all(&bytes), Err(CarError::Header(_))));
+    }
+
+    #[test]
+    fn only_the_first_root_counts() {
+        const RAW: u64 = 0x55;
+        let root = |roots: &[Cid]| {
+            let header = CarHeader::new_v1(roots.to_vec()).encode().unwrap();
+            first_root(&header).ok()
+        };
+        let (a, b) = (cid_of(b"a"), cid_of(b"b"));
+        let opaque = Cid::new_v1(RAW, *b.hash());
+        assert_eq!(root(&[a]), Some(a));
+        assert_eq!(root(&[a, b]), Some(a));
+        assert_eq!(root(&[a, opaque]), Some(a));
+        assert_eq!(root(&[]), None);
+    }
+
+    /// A CID of version 1.
+    fn cid_v1(codec: u8, hash: u8, digest: &[u8]) -> Vec<u8> {
+        let length = digest.len();
+        let length = match length {
+            0..0x80 => vec![length as u8],
+            _ => vec![length as u8 | 0x80, (length >> 7) as u8],
+        };
+        [&[1, codec, hash], length.as_slice(), digest].concat()
+    }
+
+    #[test]
+    fn blocks_of_any_codec_and_hash_are_passed_by() {
+        let mut bytes = car(cid_of(b"a"), &[b"a"]);
+        for cid in [
+            cid_v1(0x55, 0x12, &[7; 32]),
+            cid_v1(0x71, 0x13, &[7; 64]),
+            // The record itself, in place of its hash.
+            cid_v1(0x71, 0x00, &[7; 300]),
+            [&CID_V0[..], &[7; 32]].concat(),
+        ] {
+            let section = [cid.as_slice(), b"block"].concat();
+            assert_eq!(split_cid(&section), Some((cid.as_slice(), &b"block"[..])));
+            assert_eq!(address(&cid), None);
+            let length = section.len();
+            bytes.extend([length as u8 | 0x80, (length >> 7) as u8]);
+            bytes.extend(section);
+        }
+        let blocks = Blocks::read_all(&bytes).unwrap();
+        let kept: Vec<&Cid> = blocks.iter().map(|(cid, _)| cid).collect();
+        assert_eq!(kept, [&cid_of(b"a")]);
+    }
+
+    #[test]
+    fn a_section_without_a_cid_is_refused() {
+        let whole = car(cid_of(b"a"), &[b"a"]);
+        for section in [&b""[..], b"what", &[1, 0x71, 0x12, 32, 7], &[0x12, 32, 7]] {
+            let length = u8::try_from(section.len()).unwrap();
+            let bytes = [&whole, &[length][..], section].concat();
+            assert!(matches!(
+                Blocks::read_all(&bytes),
+                Err(CarError::Cid { offset }) if offset == whole.len()
+            ));
+        }
     }
 
     #[test]

@@ -175,6 +175,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A link of any version, codec and hash, or null.
+    pub(crate) fn nullable_opaque_link(&mut self) -> Result<Option<Cid>, CborError> {
+        let start = self.at;
+        match self.item()? {
+            Item::Link(mut bytes) => match Cid::read_bytes(&mut bytes) {
+                Ok(cid) if bytes.is_empty() => Ok(Some(cid)),
+                _ => Err(fault(CborFault::Link, start)),
+            },
+            Item::Null => Ok(None),
+            _ => Err(fault(CborFault::Unexpected("a link or null"), start)),
+        }
+    }
+
     /// The key of a map, not yet checked to be UTF-8.
     #[inline]
     pub(crate) fn key(&mut self) -> Result<&'a [u8], CborError> {

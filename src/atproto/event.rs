@@ -71,7 +71,7 @@ pub struct Commit {
     pub seq: u64,
     pub did: Did,
     pub rev: Tid,
-    /// The rev before this one; `None` for a repository's first commit.
+    /// The rev before this one; `None` for a repository's first commit, and if it is no rev.
     pub since: Option<Tid>,
     /// When the server emitted the event.
     pub time: Timestamp,
@@ -117,6 +117,12 @@ pub enum Change {
         record: Bytes,
     },
     Delete,
+    /// The record did not come with the commit. Its repository has it.
+    Missing {
+        reason: String,
+        /// The block that came in its place; empty if there is none.
+        record: Bytes,
+    },
     /// This operation cannot be verified or read. The other operations of the commit are not
     /// affected.
     Broken {

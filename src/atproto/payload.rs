@@ -8,7 +8,7 @@ use cid::Cid;
 
 use super::cbor::{CborError, Reader};
 use super::envelope_keys::EnvelopeKeys;
-use super::syntax::{SyntaxError, Tid};
+use super::syntax::Tid;
 
 /// The largest number of operations in one commit.
 pub(crate) const MAX_OPS: usize = 200;
@@ -248,8 +248,9 @@ fn read_op<'a>(reader: &mut Reader<'a>) -> Result<Op<'a>, PayloadError> {
         match key {
             b"action" => action = Some(reader.text()?),
             b"path" => path = Some(reader.text()?),
-            b"cid" => cid = reader.nullable_link()?,
-            b"prev" => prev = reader.nullable_link()?,
+            // Of a record that is not wanted, these say nothing to us.
+            b"cid" => cid = reader.nullable_opaque_link()?,
+            b"prev" => prev = reader.nullable_opaque_link()?,
             _ => reader.skip()?,
         }
     }
@@ -261,9 +262,8 @@ fn read_op<'a>(reader: &mut Reader<'a>) -> Result<Op<'a>, PayloadError> {
     })
 }
 
-/// Some servers write `""` in the first commit, which has no rev before it.
-pub(crate) fn since(text: Option<&str>) -> Result<Option<Tid>, SyntaxError> {
-    text.filter(|text| !text.is_empty())
-        .map(Tid::parse)
-        .transpose()
+/// The rev before a commit. It is not signed, so one that is no rev refuses nothing. Some servers
+/// write `""` in the first commit, which has no rev before it.
+pub(crate) fn since(text: Option<&str>) -> Option<Tid> {
+    text.and_then(|text| Tid::parse(text).ok())
 }

@@ -58,5 +58,7 @@ pub struct Resynced {
     pub updated: u64,
     pub deleted: u64,
     pub unchanged: u64,
+    /// Records whose block did not come with the repository, and that the tables do not have.
+    pub missing: u64,
     pub bytes: u64,
 }

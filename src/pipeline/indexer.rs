@@ -223,6 +223,7 @@ impl IndexerState {
                 .record(batch.received_at.elapsed());
             batch.lease.ack(position);
         }
+        metrics.wrong_sinces(written.wrong_sinces);
         self.backoff.reset();
         context.status.update(|status| {
             status.queue.applied += load.total() as u64;

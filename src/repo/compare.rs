@@ -54,6 +54,7 @@ pub(super) async fn write(
             updated: 0,
             deleted: 0,
             unchanged: 0,
+            missing: 0,
             bytes: fetched.bytes,
         },
     };
@@ -164,6 +165,13 @@ impl Comparison<'_> {
         let is_later = held.rev > self.done.rev;
         let rules = &self.repositories.processor.rules;
         let is_judged_anew = held.judgement != Some(rules.judgement_of(collection));
+        // If the host has lost the record's block, the row stays as it was judged.
+        let is_held = found.map(|cid| cid.to_string()) == held.cid;
+        let is_lost = |cid: &Cid| self.fetched.snapshot.lacks(cid);
+        if is_judged_anew && is_held && found.as_ref().is_some_and(is_lost) {
+            self.done.unchanged += 1;
+            return;
+        }
         match (found, &held.cid) {
             (Some(cid), known)
                 if known.as_ref().or(held.refused_cid.as_ref()) == Some(&cid.to_string())
@@ -215,6 +223,8 @@ impl Comparison<'_> {
             .iter()
             .map(|op| (format!("{}/{}", op.collection, op.rkey), action(op)))
             .collect();
+        let is_broken = |op: &&RecordOp| matches!(op.change, Change::Broken { .. });
+        self.done.missing += ops.iter().filter(is_broken).count() as u64;
         let effects = self.effects_of(ops);
         match self.write(&effects, confirmed).await {
             Err(StoreError::Rejected(rejections)) => {
@@ -302,14 +312,14 @@ fn read(
 fn record_bytes(op: &RecordOp) -> usize {
     match &op.change {
         Change::Put { record, .. } | Change::Broken { record, .. } => record.len(),
-        Change::Delete => 0,
+        Change::Delete | Change::Missing { .. } => 0,
     }
 }
 
 fn action(op: &RecordOp) -> Option<PutAction> {
     match op.change {
         Change::Put { action, .. } => Some(action),
-        Change::Delete | Change::Broken { .. } => None,
+        Change::Delete | Change::Missing { .. } | Change::Broken { .. } => None,
     }
 }
 
@@ -332,10 +342,13 @@ fn op(
                 cid,
                 record,
             },
-            Err(error @ SnapshotError::RecordSize { .. }) => Change::Broken {
-                reason: error.to_string(),
-                record: Bytes::new(),
-            },
+            // The rest of the repository is as good as without it.
+            Err(error @ (SnapshotError::RecordMissing(_) | SnapshotError::RecordSize { .. })) => {
+                Change::Broken {
+                    reason: error.to_string(),
+                    record: Bytes::new(),
+                }
+            }
             Err(error) => return Err(error),
         },
     };

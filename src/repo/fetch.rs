@@ -1,5 +1,6 @@
 //! Fetches a repository from its host, and verifies it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,14 @@ use crate::net::http_client::NamedBy;
 use crate::repo::host::{Host, HostError, RepoError};
 use crate::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
 use crate::store::StoreError;
-use crate::store::repo_store::DueRepo;
+use crate::store::repo_store::{DueRepo, HeldRange};
 
 /// The largest repository that is fetched, in bytes. Each concurrent fetch needs so much on disk,
 /// and up to an eighth of it in memory (usually a twentieth).
 const MAX_REPOSITORY: u64 = 1 << 30;
+
+/// Rows that are read at a time.
+const ROWS: usize = 500;
 
 /// A fetched and verified repository.
 pub(super) struct Fetched {
@@ -213,20 +217,67 @@ fn inactive(status: Option<&str>) -> RepoError {
 }
 
 /// Fetches and verifies a repository: from the account's own host, or from the source if that gives
-/// no answer.
+/// no answer, or lacks records that the tables do not have. What neither brings stays missing, and
+/// the repository of the own host counts.
 pub(super) async fn fetch(
     repositories: &Repositories,
     repo: &DueRepo,
 ) -> Result<Fetched, FetchFailure> {
     let identity = repositories.verification.identities.get(&repo.did).await?;
     let mut first = None;
+    let mut incomplete: Option<Fetched> = None;
     for host in hosts_of(repositories, &identity) {
-        match fetch_from(repositories, repo, &identity, &host).await {
-            Ok(fetched) => return Ok(fetched),
-            Err(failure) => unless_final(&mut first, failure)?,
+        match (
+            fetch_from(repositories, repo, &identity, &host).await,
+            &incomplete,
+        ) {
+            (Ok(fetched), known) => {
+                let is_older = known
+                    .as_ref()
+                    .is_some_and(|known| fetched.snapshot.commit.rev < known.snapshot.commit.rev);
+                if !is_older && brings_all(repositories, &repo.did, &fetched).await? {
+                    return Ok(fetched);
+                }
+                incomplete.get_or_insert(fetched);
+            }
+            (Err(_), Some(_)) => {}
+            (Err(failure), None) => unless_final(&mut first, failure)?,
         }
     }
-    Err(first_failure(first))
+    incomplete.ok_or_else(|| first_failure(first))
+}
+
+/// Whether the tables have all records whose blocks are missing, by the same CIDs.
+async fn brings_all(
+    repositories: &Repositories,
+    did: &Did,
+    fetched: &Fetched,
+) -> Result<bool, FetchFailure> {
+    let missing = &fetched.snapshot.missing;
+    let mut missing: BTreeMap<&str, String> = missing
+        .iter()
+        .map(|(path, cid)| (path.as_str(), cid.to_string()))
+        .collect();
+    let mut after = String::new();
+    while !missing.is_empty() {
+        let held = repositories.store.held(HeldRange {
+            did,
+            after: &after,
+            through: None,
+            limit: ROWS,
+        });
+        let held = held.await?;
+        for row in &held {
+            if missing.get(row.path.as_str()) == row.cid.as_ref() {
+                missing.remove(row.path.as_str());
+            }
+        }
+        match held.last() {
+            Some(last) => after.clone_from(&last.path),
+            None => break,
+        }
+    }
+    Ok(missing.is_empty())
 }
 
 async fn fetch_from(

@@ -227,7 +227,7 @@ fn note_outcome(
                 tracing::info!(
                     did = %repo.did, cause = cause.as_str(), created = nonzero(done.created),
                     updated = nonzero(done.updated), deleted = nonzero(done.deleted),
-                    suppressed = nonzero(suppressed), "repository fetched"
+                    missing = nonzero(done.missing), suppressed = nonzero(suppressed), "repository fetched"
                 );
             }
         }

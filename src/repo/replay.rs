@@ -1,8 +1,10 @@
 //! Replays the parked commits of a repository, in their order.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use super::Repositories;
+use crate::atproto::signed_commit::SignedCommit;
 use crate::atproto::syntax::Did;
 use crate::identity::ResolveError;
 use crate::model::{DeadLetter, Stage};
@@ -54,7 +56,7 @@ pub(super) async fn drain(
             Ok(effects) => effects,
             Err(Undecided::Disputed) => {
                 return Ok(Drained::Disputed {
-                    known_rev: parked.known_rev.clone(),
+                    known_rev: parked.known_head.clone().map(|(rev, _)| rev),
                 });
             }
             Err(Undecided::Unknown { retry_after }) => {
@@ -71,6 +73,7 @@ pub(super) async fn drain(
             }
             written => written?,
         };
+        repositories.metrics.wrong_sinces(written.wrong_sinces);
         // It stays parked, because a commit before it is missing.
         if written.parked > 0 {
             return Ok(Drained::Broken);
@@ -93,13 +96,7 @@ async fn effects_of(
     let (Content::Event(event), Some(evidence)) = (decoded.content, decoded.evidence) else {
         return Ok(Vec::new());
     };
-    let rev = evidence.commit().rev.as_str();
-    if parked
-        .known_rev
-        .as_deref()
-        .is_some_and(|known| rev <= known)
-    {
-        // It is stale, with any signature.
+    if is_stale(parked, evidence.commit()) {
         return Ok(Vec::new());
     }
     let outcome = verify(repositories, &parked.did, &evidence).await?;
@@ -113,6 +110,19 @@ async fn effects_of(
     Ok(repositories
         .processor
         .effects_of_outcome(event, &evidence, outcome, frame))
+}
+
+/// Whether the commit is part of the known head, or older: with any signature. Another tree at the
+/// head's rev is another history.
+fn is_stale(parked: &ParkedCommit, commit: &SignedCommit) -> bool {
+    let Some((rev, data)) = &parked.known_head else {
+        return false;
+    };
+    match commit.rev.as_str().cmp(rev) {
+        Ordering::Less => true,
+        Ordering::Equal => commit.data.to_string() == *data,
+        Ordering::Greater => false,
+    }
 }
 
 /// Verifies with the account's key. If the cached key does not fit, verifies with a refreshed one.

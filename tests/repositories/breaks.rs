@@ -49,15 +49,18 @@ async fn a_missing_commit_without_kept_records_is_noticed() {
     verified.compare().await;
 }
 
+/// Its tree is that of the commit before it, so nothing is missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_commit_without_changes_is_noticed() {
+async fn a_missing_commit_without_changes_is_counted_and_fetches_nothing() {
     let verified = few_accounts_with_offers().await;
     verified.withhold(|network| network.write(0, &[], &[]));
     verified.tell(|network| network.write(0, &[D], &[]));
     verified.until_settled().await;
 
-    let (cause, changed) = only_resync(&verified).await;
-    assert_eq!((cause.as_str(), changed), ("since", [1, 0, 0]));
+    assert!(verified.resyncs(0).await.is_empty());
+    let counted = "huddle_verify_errors_total{error=\"since\"} 1";
+    assert_eq!(verified.verify_errors(), [counted]);
+    assert!(verified.dead_letters().await.is_empty());
     verified.compare().await;
 }
 
@@ -136,5 +139,46 @@ async fn commits_that_arrive_during_a_fetch_are_parked_and_applied_after_it() {
         [true, false, false, false, false]
     );
     assert!(records.iter().all(|record| record.verified == "chain"));
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_histories_at_one_rev_are_not_mixed() {
+    let verified = few_accounts_with_offers().await;
+    // The worker has the first one.
+    verified.tell(|network| network.fork(0, &[D], &[E]));
+    verified.until_settled().await;
+    assert!(verified.resyncs(0).await.is_empty());
+    verified.tell(|network| network.assert_state(0));
+    verified.until_settled().await;
+
+    let (cause, changed) = only_resync(&verified).await;
+    assert_eq!((cause.as_str(), changed), ("fork", [1, 0, 1]));
+    // The chain continues in the other one.
+    verified.tell(|network| network.write(0, &[A, LIKE], &[]));
+    verified.until_settled().await;
+    only_resync(&verified).await;
+    assert!(verified.dead_letters().await.is_empty());
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_did_not_come_with_its_commit_is_fetched() {
+    let verified = few_accounts_with_offers().await;
+    verified.tell(|network| {
+        network.omit_records(true);
+        network.write(0, &[D, LIKE], &[A]);
+        // What is not wanted is not missed.
+        network.write(1, &[LIKE, POST], &[A]);
+        network.omit_records(false);
+        network.write(0, &[E], &[]);
+    });
+    verified.until_settled().await;
+
+    let (cause, _) = only_resync(&verified).await;
+    assert_eq!(cause, "record_missing");
+    assert!(verified.resyncs(1).await.is_empty());
+    assert!(verified.dead_letters().await.is_empty());
+    assert_eq!(verified.verify_errors(), [""; 0]);
     verified.compare().await;
 }

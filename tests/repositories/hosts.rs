@@ -9,7 +9,7 @@ use simulated_network::mishap::{Endpoint, Mishap};
 use simulated_network::network::Network;
 use test_support::simulation::verified::Verified;
 
-use super::{A, B, C, D, POST, few_accounts_with_offers};
+use super::{A, B, D, E, LIKE, POST, few_accounts_with_offers};
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -143,18 +143,18 @@ fn refused(old: Bytes, network: &Network) -> Vec<(Bytes, &'static str)> {
         assert!(blocks.remove(cid).is_some());
         Bytes::from(write_car(root, &blocks))
     };
-    let mut flipped = whole.to_vec();
-    *flipped.last_mut().unwrap() ^= 1;
+    let mut flipped = blocks.clone();
+    let data = account.repo.head().unwrap().data;
+    *flipped.get_mut(&data).unwrap().last_mut().unwrap() ^= 1;
     let mut forged = account.repo.clone();
     forged.rotate_key(SigningKey::generate(&mut Rng::with_seed(9)));
     let rev = account.repo.head().unwrap().rev.clone();
     forged.apply(Vec::new(), format!("{}z", &rev[..12]));
     vec![
         // Cut at a block boundary, so the bytes alone do not show it.
-        (without(&account.repo.cid(C).unwrap()), "is missing"),
-        (without(&account.repo.head().unwrap().data), "tree: "),
+        (without(&data), "tree: "),
         (without(&root), "commit block is missing"),
-        (flipped.into(), "does not hash to its CID"),
+        (write_car(root, &flipped).into(), "its block is missing"),
         (forged.export_car().unwrap().into(), "signature"),
         (old, "older than the known rev"),
     ]
@@ -207,5 +207,84 @@ async fn only_a_complete_signed_and_current_repository_deletes_records() {
     let last = resyncs.last().unwrap();
     assert_eq!(last.error, None);
     assert_eq!((last.created, last.updated, last.deleted), (1, 0, 1));
+    verified.compare().await;
+}
+
+/// The answer of a host without the blocks of the records at `paths`.
+fn without_records(network: &Network, paths: &[&str]) -> Mishap {
+    let (root, mut blocks) = read_car(&car(network)).unwrap();
+    for path in paths {
+        let cid = network.accounts()[0].repo.cid(path).unwrap();
+        assert!(blocks.remove(&cid).is_some());
+    }
+    Mishap::Body(write_car(root, &blocks).into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_tables_have_may_be_missing_at_the_host() {
+    let verified = few_accounts_with_offers().await;
+    verified.withhold(|network| network.write(0, &[D, LIKE], &[B]));
+    let answer = without_records(&verified.network(), &[A, LIKE]);
+    verified.http.misbehave(Endpoint::GetRepo, answer, u64::MAX);
+    verified.tell(|network| network.write(0, &[E], &[]));
+    verified.until_settled().await;
+
+    let resyncs = verified.resyncs(0).await;
+    assert_eq!(resyncs.len(), 1);
+    assert_eq!(resyncs[0].error, None);
+    // Nobody else had to be asked, and the commit that was parked is applied.
+    assert_eq!(verified.mirror.requests(Endpoint::GetRepo), 0);
+    assert!(verified.dead_letters().await.is_empty());
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_missing_at_the_host_comes_from_the_source() {
+    let verified = few_accounts_with_offers().await;
+    verified.withhold(|network| network.write(0, &[D], &[B]));
+    let answer = without_records(&verified.network(), &[D]);
+    verified.http.misbehave(Endpoint::GetRepo, answer, u64::MAX);
+    verified.tell(|network| network.write(0, &[POST], &[]));
+    verified.until_settled().await;
+
+    let resyncs = verified.resyncs(0).await;
+    assert_eq!(resyncs.len(), 1);
+    assert_ne!(resyncs[0].host, Some(format!("{}/", verified.http.url())));
+    assert_eq!(verified.mirror.requests(Endpoint::GetRepo), 1);
+    assert!(verified.dead_letters().await.is_empty());
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_nobody_has_is_one_dead_letter_and_costs_no_other() {
+    let verified = few_accounts_with_offers().await;
+    verified.withhold(|network| network.write(0, &[A, D], &[B]));
+    let answer = without_records(&verified.network(), &[D]);
+    for server in [&verified.http, &verified.mirror] {
+        server.misbehave(Endpoint::GetRepo, answer.clone(), u64::MAX);
+    }
+    verified.tell(|network| network.write(0, &[E], &[]));
+    verified.until_settled().await;
+    let answer = without_records(&verified.network(), &[D]);
+    for server in [&verified.http, &verified.mirror] {
+        server.misbehave(Endpoint::GetRepo, answer.clone(), u64::MAX);
+    }
+    verified.ask_for(0).await;
+    verified.until_settled().await;
+
+    assert_eq!(verified.resyncs(0).await.len(), 2);
+    let letters = verified.dead_letters().await;
+    assert_eq!(letters, [("decode".to_owned(), Vec::new())]);
+    let records = verified.records(0).await.into_iter();
+    let kept: Vec<String> = records
+        .filter(|record| record.cid.is_some())
+        .map(|record| record.rkey)
+        .collect();
+    assert_eq!(kept, ["key-0", "key-2", "key-4"]);
+
+    // When it is found again, it comes by itself with the next fetch.
+    verified.http.behave(Endpoint::GetRepo);
+    verified.ask_for(0).await;
+    verified.until_settled().await;
     verified.compare().await;
 }

@@ -3,7 +3,7 @@
 
 use simulated_network::mishap::{Endpoint, Mishap};
 
-use super::{A, B, D, E, LIKE, POST, few_accounts_with_offers};
+use super::{A, B, D, E, LIKE, POST, few_accounts, few_accounts_with_offers};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_plc_directory_parks_only_the_commits_of_accounts_it_is_asked_about() {
@@ -144,4 +144,48 @@ async fn an_account_that_moved_without_an_event_is_found_and_loses_nothing() {
     let changed = [last.created, last.updated, last.deleted];
     assert_eq!(changed, [1, 0, 1]);
     verified.compare().await;
+}
+
+/// A bad commit has its repository compared with a host that does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_commit_is_applied_whenever_its_key_comes_and_whatever_is_behind_it() {
+    for is_late in [false, true] {
+        let verified = few_accounts().await;
+        for endpoint in [
+            Endpoint::GetRepo,
+            Endpoint::GetRepoStatus,
+            Endpoint::GetLatestCommit,
+        ] {
+            for server in [&verified.http, &verified.mirror] {
+                server.misbehave(endpoint, Mishap::Status(500), u64::MAX);
+            }
+        }
+        if is_late {
+            let mishap = Mishap::Status(503);
+            verified
+                .http
+                .misbehave(Endpoint::DidDocument, mishap, u64::MAX);
+        } else {
+            verified.tell(|network| network.write(0, &[POST], &[]));
+            verified.until_applied().await;
+        }
+        verified.tell(|network| {
+            network.write(0, &[A], &[]);
+            network.emit_broken_commit(0, B);
+            network.emit_empty_identity(1);
+        });
+        verified.until_applied().await;
+        if is_late {
+            assert_eq!(verified.waiting(0).await, 1);
+            verified.http.behave(Endpoint::DidDocument);
+        }
+        verified
+            .until("the good commit is applied", async || {
+                verified.visible(0).await == 1
+            })
+            .await;
+        let repo = verified.repo(0).await.unwrap();
+        assert_eq!(repo.state, "synchronized");
+        assert_eq!(verified.dead_letters().await.len(), 1);
+    }
 }

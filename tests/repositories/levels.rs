@@ -107,3 +107,50 @@ async fn at_level_chain_a_commit_without_prev_data_is_a_dead_letter_and_its_repo
     assert_eq!(levels(&verified).await, ["chain"; 4]);
     verified.compare().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_tree_follows_the_rev_before_refuses_and_fetches_nothing_at_any_level() {
+    for (level, verified_at, counted) in [
+        (Verify::Chain, "chain", 2),
+        (Verify::Lenient, "chain", 2),
+        (Verify::Commit, "commit", 0),
+    ] {
+        let verified = few_accounts_at(level).await;
+        verified.tell(|network| {
+            network.omit_since(true);
+            network.write(0, &[D], &[A]);
+            network.write(0, &[E], &[]);
+        });
+        verified.until_settled().await;
+
+        let levels = levels(&verified).await;
+        assert!(
+            levels.iter().all(|level| level == verified_at),
+            "{levels:?}"
+        );
+        let line = format!("huddle_verify_errors_total{{error=\"since\"}} {counted}");
+        let lines = (counted > 0).then_some(line);
+        assert_eq!(verified.verify_errors(), Vec::from_iter(lines));
+        assert!(verified.dead_letters().await.is_empty());
+        assert!(verified.resyncs(0).await.is_empty());
+        verified.compare().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_level_commit_a_record_that_did_not_come_with_its_commit_is_fetched_too() {
+    let verified = few_accounts_at(Verify::Commit).await;
+    for path in [D, E] {
+        // The second time its head is known from the first.
+        verified.tell(|network| {
+            network.omit_records(true);
+            network.write(0, &[path], &[]);
+        });
+        verified.until_settled().await;
+    }
+    let causes = verified.resyncs(0).await.into_iter();
+    let causes: Vec<String> = causes.map(|resync| resync.cause).collect();
+    assert_eq!(causes, ["record_missing"; 2]);
+    assert!(verified.dead_letters().await.is_empty());
+    verified.compare().await;
+}

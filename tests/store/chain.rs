@@ -3,6 +3,7 @@
 
 use huddle_firehose::model::Position;
 use huddle_firehose::store::plan::effect::{Effect, EffectPart};
+use huddle_firehose::store::repo_store::{RepoChange, RepoEvent, RepoStore};
 use huddle_firehose::store::{Store, StoreError};
 
 use crate::commits::*;
@@ -68,7 +69,6 @@ async fn of_several_commits_in_a_batch_each_follows_the_one_before_it() {
 async fn a_commit_that_does_not_follow_breaks_the_chain_and_is_parked() {
     for (broken, cause) in [
         (commit(ALICE, 4, 3), "prev_data"),
-        (commit_since(ALICE, 4, 2, 1), "since"),
         (sync(ALICE, 4, 4), "sync"),
     ] {
         let database = Database::new().await;
@@ -316,4 +316,79 @@ async fn a_refused_commit_has_its_repository_rechecked_or_fetched() {
         format!("{BOB} desynchronized refused"),
     ];
     assert_eq!(database.column(why).await, expected);
+}
+
+#[tokio::test]
+async fn another_tree_at_the_heads_rev_has_the_repository_fetched_once() {
+    let other = |effect| with_chain(effect, |chain| chain.data = tree(99));
+    for fork in [commit(ALICE, 2, 1), sync(ALICE, 2, 2)] {
+        let database = Database::new().await;
+        database.track(&[ALICE]).await;
+        database
+            .apply(&[commit(ALICE, 2, 1), put_by(ALICE, "b", 2)])
+            .await;
+        let written = database
+            .apply(&[other(fork.clone()), put_by(ALICE, "b", 2)])
+            .await;
+        assert!(written.leaves_work);
+        let expected = [head(ALICE, 2, "desynchronized")];
+        assert_eq!(database.column(HEADS).await, expected);
+        assert_eq!(database.column(CAUSE).await, ["fork"]);
+        assert_eq!(database.column(PARKED).await, [""; 0]);
+        // It was in the other history all the time.
+        database.begin_resync(ALICE).await;
+        let mut resync = resynced(ALICE, 2);
+        if let Ok(done) = &mut resync.outcome {
+            done.data = tree(99).to_string();
+        }
+        database.end_resync(&resync).await;
+        database.apply(&[other(fork)]).await;
+        let expected = [head(ALICE, 2, "synchronized")];
+        assert_eq!(database.column(HEADS).await, expected);
+    }
+}
+
+/// What is behind a commit without a key does not decide about it.
+#[tokio::test]
+async fn a_refused_commit_behind_a_parked_one_waits_for_its_replay() {
+    for is_wanted in [false, true] {
+        for is_one_batch in [false, true] {
+            let database = Database::new().await;
+            let effects = [without_key(ALICE, 1), recheck(ALICE, is_wanted)];
+            if is_one_batch {
+                database.apply(&effects).await;
+            } else {
+                database.apply(&effects[..1]).await;
+                database.apply(&effects[1..]).await;
+            }
+            let parked = database.store.first_parked(&did(ALICE)).await.unwrap();
+            let good = [first_commit(ALICE, 1), put_by(ALICE, "a", 1)];
+            let replayed = RepoChange::Replayed {
+                parked: &parked.unwrap(),
+                effects: &commits(&good),
+            };
+            database.store.change(replayed).await.unwrap();
+            database.note(ALICE, RepoEvent::FinishReplay).await;
+            assert_eq!(database.column(ROWS).await, ["a 1"]);
+            let expected = [head(ALICE, 1, "synchronized")];
+            assert_eq!(database.column(HEADS).await, expected);
+            // Then its host is asked.
+            let cause = "SELECT recheck_cause || '' FROM repos";
+            assert_eq!(database.column(cause).await, ["0"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_names_a_wrong_rev_before_it_is_counted_and_applied() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let wrong = [commit_since(ALICE, 4, 1, 3), put_by(ALICE, "a", 4)];
+    let written = database.apply(&wrong).await;
+    assert_eq!((written.records, written.wrong_sinces), (1, 1));
+    assert!(!written.leaves_work);
+    let right = [commit_since(ALICE, 5, 4, 4), put_by(ALICE, "a", 5)];
+    assert_eq!(database.apply(&right).await.wrong_sinces, 0);
+    // A replay of it is stale, and not counted again.
+    assert_eq!(database.apply(&wrong).await.wrong_sinces, 0);
 }

@@ -9,7 +9,8 @@ use huddle_firehose::atproto::verify::Level;
 use huddle_firehose::model::Resynced;
 use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::{
-    ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecordChange, RecordDelete,
+    ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecheckReason, RecordChange,
+    RecordDelete,
 };
 use huddle_firehose::store::repo_store::{
     DueRepo, JobKind, RepoChange, RepoEvent, RepoStore, Resync, ResyncFailure,
@@ -95,6 +96,7 @@ fn update(did: &str, n: u64, predecessor: Predecessor) -> Effect {
             time: second(n),
             predecessor,
             wants_history: false,
+            lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
             frame: frame(did, n),
@@ -134,7 +136,7 @@ pub(crate) fn delete_by(did: &str, rkey: &str, n: u64) -> Effect {
 pub(crate) fn recheck(did: &str, is_wanted: bool) -> Effect {
     Effect::Recheck(Recheck {
         did: self::did(did),
-        is_wanted,
+        reason: RecheckReason::Refused { is_wanted },
     })
 }
 

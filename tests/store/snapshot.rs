@@ -2,7 +2,7 @@
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::model::SourceId;
-use huddle_firehose::store::plan::effect::Effect;
+use huddle_firehose::store::plan::effect::{Effect, RecordChange};
 use huddle_firehose::store::repo_store::{Held, HeldRange, RepoChange, RepoStore, SnapshotPart};
 use huddle_firehose::store::{StoreError, Written};
 
@@ -218,4 +218,55 @@ async fn the_rows_of_a_repository_are_read_in_the_order_of_their_paths() {
     assert_eq!(rkeys(&between), ["b", "c"]);
     let some = held(&database, &path("a"), None, 1).await;
     assert_eq!(rkeys(&some), ["b"]);
+}
+
+/// Commit `n` of another history.
+fn put_instead(rkey: &str, n: u64) -> Effect {
+    let mut put = put_by(ALICE, rkey, n);
+    if let Effect::Commit(commit) = &mut put
+        && let [RecordChange::Upsert(upsert)] = commit.records.as_mut_slice()
+    {
+        upsert.cid = tree(900 + n);
+    }
+    put
+}
+
+#[tokio::test]
+async fn one_at_the_same_rev_replaces_another_history() {
+    let database = Database::new().await;
+    let ours = [
+        first_commit(ALICE, 5),
+        put_by(ALICE, "a", 5),
+        put_by(ALICE, "b", 5),
+        delete_by(ALICE, "c", 5),
+        put_by(ALICE, "d", 5),
+    ];
+    database.apply(&ours).await;
+    let theirs = [
+        put_instead("a", 5),
+        delete_by(ALICE, "b", 5),
+        put_by(ALICE, "c", 5),
+        put_by(ALICE, "d", 5),
+    ];
+    let written = write(&database, &theirs).await;
+    // The last one is the same in both.
+    assert_eq!((written.records, written.stale), (3, 1));
+    assert_eq!(
+        database.column(ROWS).await,
+        ["a 5", "b 5 deleted", "c 5", "d 5"]
+    );
+    let cid = "SELECT cid FROM records WHERE rkey = 'a'";
+    assert_eq!(database.column(cid).await, [tree(905).to_string()]);
+    assert_eq!(write(&database, &theirs).await.records, 0);
+
+    // A commit of the stream does not replace a row of its own rev, and a snapshot none that is
+    // newer.
+    let cids = "SELECT coalesce(cid, '-') FROM records ORDER BY rkey";
+    let after = database.column(cids).await;
+    database.apply(&ours[1..]).await;
+    assert_eq!(database.column(cids).await, after);
+    database
+        .apply(&[commit(ALICE, 6, 5), put_by(ALICE, "a", 6)])
+        .await;
+    assert_eq!(write(&database, &theirs).await.records, 0);
 }

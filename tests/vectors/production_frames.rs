@@ -71,7 +71,9 @@ fn operations(commit: &Commit) -> Vec<Value> {
                 value["record"] = dag_cbor_to_json(record).unwrap();
             }
             Change::Delete => value["operation"] = "delete".into(),
-            Change::Broken { reason, .. } => panic!("broken operation: {reason}"),
+            Change::Broken { reason, .. } | Change::Missing { reason, .. } => {
+                panic!("broken operation: {reason}")
+            }
         }
         value
     };

@@ -46,7 +46,9 @@ fn a_whole_network_is_decoded_without_an_error() {
                     assert!(json.is_object());
                 }
                 Change::Delete => {}
-                Change::Broken { reason, .. } => panic!("seq {}: {reason}", commit.seq),
+                Change::Broken { reason, .. } | Change::Missing { reason, .. } => {
+                    panic!("seq {}: {reason}", commit.seq)
+                }
             }
         }
     }

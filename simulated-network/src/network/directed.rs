@@ -6,6 +6,7 @@ use super::Network;
 use crate::account::{Account, Status};
 use crate::frame;
 use crate::key::SigningKey;
+use crate::oracle::What;
 use crate::record;
 use crate::repo::{CommitFrame, Repository, Write};
 use crate::tid::tid;
@@ -34,6 +35,47 @@ impl Network {
     /// Whether further commits omit `prevData`.
     pub fn omit_prev_data(&mut self, omits: bool) {
         self.omits_prev_data = omits;
+    }
+
+    /// Whether further commits omit `since`.
+    pub fn omit_since(&mut self, omits: bool) {
+        self.omits_since = omits;
+    }
+
+    /// Whether further commits come without the blocks of their records.
+    pub fn omit_records(&mut self, omits: bool) {
+        self.omits_records = omits;
+    }
+
+    /// Like [`Self::write`], but afterwards the repository has another commit at the same rev: each
+    /// path of `instead` gets a record in place of those of `put`. Like a host that lost its last
+    /// commit in a restore from a backup. Only the first commit is emitted.
+    ///
+    /// # Panics
+    /// If a path of `put` exists already.
+    pub fn fork(&mut self, number: usize, put: &[&str], instead: &[&str]) {
+        let before = self.accounts[number].clone();
+        let clock = self.clock;
+        self.write(number, put, &[]);
+        let after = std::mem::replace(&mut self.clock, clock);
+        self.accounts[number] = before;
+        let did = self.accounts[number].did.clone();
+        for path in put {
+            assert_eq!(self.accounts[number].repo.cid(path), None, "{path} exists");
+            let path = (*path).to_owned();
+            self.oracle.note(&did, What::Delete { path }, false);
+        }
+        let now = self.time();
+        let writes = instead.iter().map(|path| {
+            let value = record::record(path, now, &self.refs, &mut self.random);
+            ((*path).to_owned(), Some(value))
+        });
+        let writes = writes.collect();
+        let (_unsaid, changes) = self.apply(number, writes);
+        for change in changes {
+            self.oracle.note(&did, change, false);
+        }
+        self.clock = self.clock.max(after);
     }
 
     /// Emits a `#sync` with the current state of the repository.
@@ -77,6 +119,13 @@ impl Network {
         let (did, _, commit) = self.commit_with_foreign_key(number, path);
         self.emit(|stamp| frame::commit(stamp, &did, commit));
         self.last_frame()
+    }
+
+    /// Emits a commit that does not exist, without its blocks.
+    pub fn emit_broken_commit(&mut self, number: usize, path: &str) {
+        let (did, _, mut commit) = self.commit_with_foreign_key(number, path);
+        commit.blocks.clear();
+        self.emit(|stamp| frame::commit(stamp, &did, commit));
     }
 
     /// Emits a `#sync` of a state that does not exist, signed with another key.

@@ -19,9 +19,10 @@ pub const MAX_ENTRIES: usize = 1024;
 /// The approximate size of an entry in a block, in bytes.
 const ENTRY_BYTES: usize = 128;
 
-/// The longest key, in bytes. The longest valid path has 830: 317 for the NSID, the slash, 512 for
-/// the record key.
-pub const MAX_KEY_BYTES: usize = 1024;
+/// The most bytes of all keys of one node. A key need not be a valid path, and may be of any length.
+/// Since each key leaves out what it shares with the one before, a block could stand for far more
+/// bytes than it has.
+pub const MAX_KEY_BYTES: usize = 2 * MAX_NODE_BYTES;
 
 /// A node: subtree, entry, subtree, entry, …, subtree, where a subtree may be absent. Decoding does
 /// not follow the links, so it validates this node only and not the tree.
@@ -39,7 +40,7 @@ pub struct Entry {
     /// The whole key. The block leaves out the prefix that it shares with the key before. `Arc`,
     /// because the key also bounds the subtrees beside it.
     pub key: Arc<[u8]>,
-    /// The record's CID.
+    /// The record's CID, of any codec and hash.
     pub value: Cid,
     /// The subtree of the keys between this entry and the next one.
     pub right: Option<Cid>,
@@ -52,15 +53,15 @@ pub enum NodeError {
     Cbor(#[from] CborError),
     #[error("{0} entries, {MAX_ENTRIES} are allowed")]
     Entries(usize),
-    #[error("entry {entry}: a key of {bytes} bytes, 1 to {MAX_KEY_BYTES} are allowed")]
-    KeyLength { entry: usize, bytes: usize },
+    #[error("more than {MAX_KEY_BYTES} bytes of keys")]
+    KeyBytes,
     #[error("entry {entry}: its key is of layer {found}, the first one's of layer {expected}")]
     Layer {
         entry: usize,
         expected: u32,
         found: u32,
     },
-    #[error("a link to what is not DAG-CBOR under SHA-256")]
+    #[error("a link to a subtree that is not DAG-CBOR under SHA-256")]
     Link,
     #[error("the field {0:?} is missing")]
     Missing(&'static str),
@@ -173,6 +174,7 @@ fn read_entries(reader: &mut Reader<'_>) -> Result<Vec<Entry>, NodeError> {
         return Err(NodeError::Entries(count));
     }
     let mut entries: Vec<Entry> = Vec::with_capacity(count);
+    let mut key_bytes = 0;
     for index in 0..count {
         let RawEntry {
             shared,
@@ -180,12 +182,13 @@ fn read_entries(reader: &mut Reader<'_>) -> Result<Vec<Entry>, NodeError> {
             value,
             right,
         } = read_entry(reader)?;
-        let previous = entries.last().map_or(&[][..], |entry| &entry.key);
-        entries.push(Entry {
-            key: whole_key(index, previous, shared, rest)?,
-            value,
-            right,
-        });
+        let previous = entries.last().map(|entry| &*entry.key);
+        let key = whole_key(index, previous, shared, rest)?;
+        key_bytes += key.len();
+        if key_bytes > MAX_KEY_BYTES {
+            return Err(NodeError::KeyBytes);
+        }
+        entries.push(Entry { key, value, right });
     }
     Ok(entries)
 }
@@ -198,7 +201,7 @@ fn read_entry<'a>(reader: &mut Reader<'a>) -> Result<RawEntry<'a>, NodeError> {
             b"k" => rest = Some(reader.bytes()?),
             b"p" => shared = Some(reader.unsigned()?),
             b"t" => right = Some(link(reader)?),
-            b"v" => value = link(reader)?,
+            b"v" => value = reader.nullable_opaque_link()?,
             _ => return Err(NodeError::UnknownField),
         }
     }
@@ -221,24 +224,21 @@ fn link(reader: &mut Reader<'_>) -> Result<Option<Cid>, NodeError> {
 /// otherwise one node would have several valid encodings.
 fn whole_key(
     index: usize,
-    previous: &[u8],
+    previous: Option<&[u8]>,
     shared: u64,
     rest: &[u8],
 ) -> Result<Arc<[u8]>, NodeError> {
     let entry = index;
+    let before = previous.unwrap_or_default();
     let prefix = usize::try_from(shared)
         .ok()
-        .and_then(|shared| previous.get(..shared))
+        .and_then(|shared| before.get(..shared))
         .ok_or(NodeError::Prefix { entry })?;
-    let bytes = prefix.len() + rest.len();
-    if !(1..=MAX_KEY_BYTES).contains(&bytes) {
-        return Err(NodeError::KeyLength { entry, bytes });
-    }
     let key: Arc<[u8]> = prefix.iter().chain(rest).copied().collect();
-    if *key <= *previous {
+    if previous.is_some_and(|previous| *key <= *previous) {
         return Err(NodeError::Order { entry });
     }
-    if common_prefix(previous, &key) != prefix.len() {
+    if common_prefix(before, &key) != prefix.len() {
         return Err(NodeError::Prefix { entry });
     }
     Ok(key)
@@ -396,13 +396,37 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_neither_empty_nor_endless() {
-        let long = "k".repeat(MAX_KEY_BYTES + 1);
-        for (key, bytes) in [("", 0), (&long, MAX_KEY_BYTES + 1)] {
-            let refused = decode_entries(&[(0, key)]);
-            assert_eq!(refused, Err(NodeError::KeyLength { entry: 0, bytes }));
+    fn a_key_that_is_no_path_is_read_like_any_other() {
+        let long = "k".repeat(5000);
+        for key in ["", "/", "a", "a/b/c", &long] {
+            let node = decode_entries(&[(0, key)]).unwrap();
+            assert_eq!(*node.entries[0].key, *key.as_bytes());
         }
-        assert!(decode_entries(&[(0, &long[1..])]).is_ok());
+        let not_text = decode(&node(vec![entry(0, b"a/\xff")])).unwrap();
+        assert_eq!(*not_text.entries[0].key, *b"a/\xff");
+    }
+
+    #[test]
+    fn prefixes_do_not_make_a_block_stand_for_endless_keys() {
+        // Keys of layer 0 that share nearly all of a long prefix.
+        let prefix = "k".repeat(MAX_NODE_BYTES / 2);
+        let keys = (0..)
+            .map(|n| format!("{prefix}{n:03}"))
+            .filter(|key| layer_of(key.as_bytes()) == 0);
+        let mut entries = Vec::new();
+        let mut before = String::new();
+        for key in keys.take(5) {
+            let shared = common_prefix(before.as_bytes(), key.as_bytes());
+            entries.push((shared, key[shared..].to_owned()));
+            before = key;
+        }
+        let decoded = |count: usize| {
+            let entries = entries[..count].iter();
+            let entries: Vec<_> = entries.map(|(p, k)| (*p, k.as_str())).collect();
+            decode_entries(&entries)
+        };
+        assert!(decoded(3).is_ok());
+        assert_eq!(decoded(5), Err(NodeError::KeyBytes));
     }
 
     #[test]
@@ -457,16 +481,34 @@ mod tests {
     }
 
     #[test]
-    fn a_link_must_be_dag_cbor_under_sha_256() {
+    fn a_link_to_a_subtree_must_be_dag_cbor_under_sha_256() {
         let raw = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
         let link = Ipld::Link(raw.parse().unwrap());
-        for field in ["t", "v"] {
-            let refused =
-                changed(|node| drop(first_entry(node).insert(field.to_owned(), link.clone())));
-            assert_eq!(refused, Err(NodeError::Link));
-        }
+        let refused = changed(|node| drop(first_entry(node).insert("t".to_owned(), link.clone())));
+        assert_eq!(refused, Err(NodeError::Link));
         let refused = changed(|node| drop(map(node).insert("l".to_owned(), link.clone())));
         assert_eq!(refused, Err(NodeError::Link));
+    }
+
+    #[test]
+    fn a_record_may_have_a_cid_of_any_codec_and_hash() {
+        let sha_512 = cid::multihash::Multihash::wrap(0x13, &[7; 64]).unwrap();
+        for value in [
+            "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+                .parse()
+                .unwrap(),
+            "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"
+                .parse()
+                .unwrap(),
+            Cid::new_v1(0x70, sha_512),
+        ] {
+            let mut node = node(vec![entry(0, KEYS[0].as_bytes())]);
+            first_entry(&mut node).insert("v".to_owned(), Ipld::Link(value));
+            let block = serde_ipld_dagcbor::to_vec(&node).unwrap();
+            let decoded = Node::decode(&block).unwrap();
+            assert_eq!(decoded.entries[0].value, value);
+            assert_eq!(decoded.encode(), block);
+        }
     }
 
     #[test]

@@ -55,10 +55,6 @@ pub enum VerifyError {
     WithoutCid { path: String },
     #[error("{path:?}: deleted, but with a new value")]
     DeleteWithCid { path: String },
-    #[error("{path:?}: its record is missing")]
-    RecordMissing { path: String },
-    #[error("{path:?}: its record does not hash to its CID")]
-    RecordAddress { path: String },
 
     // The tree
     #[error("tree: {0}")]
@@ -111,8 +107,6 @@ impl VerifyError {
             Self::DuplicatePath { .. } => "op_duplicate_path",
             Self::WithoutCid { .. } => "op_without_cid",
             Self::DeleteWithCid { .. } => "op_delete_with_cid",
-            Self::RecordMissing { .. } => "record_missing",
-            Self::RecordAddress { .. } => "record_address",
             Self::Tree(error) => match error.fault {
                 ProofFault::Missing => "node_missing",
                 ProofFault::Address => "node_address",

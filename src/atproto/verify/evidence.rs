@@ -1,6 +1,6 @@
 //! The parts of a message that prove its claims.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use cid::Cid;
 
@@ -20,16 +20,16 @@ pub struct CommitEvidence {
     /// The CID of the commit block.
     pub cid: Cid,
     pub commit: SignedCommit,
-    /// The rev before this one; `None` for a repository's first commit. The signature does not
-    /// cover it.
+    /// The rev before this one; `None` for a repository's first commit, and if it is no rev. The
+    /// signature does not cover it.
     pub since: Option<Tid>,
     /// The root of the tree before this commit.
     pub prev_data: Option<Cid>,
     /// The combined result of the operations on each path. Includes collections that are not
     /// wanted.
     pub ops: BTreeMap<String, Op>,
-    /// All blocks. The hashes of the commit block and of the records that remain after the commit
-    /// are checked.
+    /// All blocks. Only the hash of the commit block is checked. The blocks of records need not be
+    /// there: the tree proves their CIDs, and who wants a record looks for its block.
     pub blocks: Blocks,
 }
 
@@ -63,9 +63,9 @@ impl CommitEvidence {
     /// Reads the evidence of a `#commit` from its payload.
     ///
     /// # Errors
-    /// If the payload does not match its lexicon or is too large; if the commit block or a record
-    /// is missing or does not match its CID; if the message contradicts the commit block, or an
-    /// operation contradicts itself.
+    /// If the payload does not match its lexicon or is too large; if the commit block is missing or
+    /// does not match its CID; if the message contradicts the commit block, or an operation
+    /// contradicts itself.
     pub fn of(payload: &[u8]) -> Result<Self, VerifyError> {
         Self::of_payload(&CommitPayload::read(payload)?)
     }
@@ -81,11 +81,10 @@ impl CommitEvidence {
         }
         let commit = signed_commit(&blocks, payload.repo, payload.rev)?;
         let ops = operations(&payload.ops)?;
-        check_records(&ops, &blocks)?;
         Ok(Self {
             cid: payload.commit,
             commit,
-            since: since(payload.since)?,
+            since: since(payload.since),
             prev_data: payload.prev_data,
             ops,
             blocks,
@@ -195,24 +194,4 @@ fn operations(payload: &[PayloadOp<'_>]) -> Result<BTreeMap<String, Op>, VerifyE
         ops.insert(next.path.to_owned(), op);
     }
     Ok(ops)
-}
-
-/// Checks the records that remain after the commit. The CAR need not contain a record that the same
-/// commit replaced or deleted.
-fn check_records(ops: &BTreeMap<String, Op>, blocks: &Blocks) -> Result<(), VerifyError> {
-    // Several paths may name the same record.
-    let mut checked = HashSet::new();
-    for (path, op) in ops {
-        let Some(cid) = op.cid().filter(|cid| checked.insert(*cid)) else {
-            continue;
-        };
-        let path = || shown(path);
-        let record = blocks
-            .get(&cid)
-            .ok_or_else(|| VerifyError::RecordMissing { path: path() })?;
-        if !is_address_of(&cid, record) {
-            return Err(VerifyError::RecordAddress { path: path() });
-        }
-    }
-    Ok(())
 }

@@ -18,7 +18,7 @@ use crate::source::firehose::decode::{Content, DecodeError, Evidence, Fault, dec
 use crate::source::firehose::prefilter::NEAR_RECONNECT;
 use crate::source::interest::Interest;
 use crate::source::process::EFFECT_BYTES;
-use crate::store::plan::effect::Recheck;
+use crate::store::plan::effect::{Recheck, RecheckReason};
 use crate::telemetry::excerpt::{LOGGED, excerpt};
 
 /// The content of the frames of a batch.
@@ -202,8 +202,10 @@ impl<'a> BatchDecoder<'a> {
         let is_wanted = error.kind == Some(Kind::Commit)
             && !matches!(error.fault, Fault::Skim(_) | Fault::Seq(_));
         if let Some(Ok(did)) = error.did.as_deref().map(Did::parse) {
-            self.items
-                .push(DecodedItem::Recheck(Recheck { did, is_wanted }));
+            self.items.push(DecodedItem::Recheck(Recheck {
+                did,
+                reason: RecheckReason::Refused { is_wanted },
+            }));
         }
     }
 

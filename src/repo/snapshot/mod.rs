@@ -1,11 +1,13 @@
 //! A repository as its host exports it: fetched completely, verified completely, then read.
 //!
 //! The CAR is written to a [`Spool`] as it arrives, which needs little memory for any length. A
-//! [`Snapshot`] is verified: the commit is signed, the tree is complete and has the only valid
-//! shape, and all wanted records are present. So a record that is not in the snapshot was deleted.
+//! [`Snapshot`] is verified: the commit is signed, and the tree is complete and has the only valid
+//! shape. So a record that is not in the tree was deleted. The tree proves the CID of each record,
+//! also where the block of the record is missing or bad. What is not wanted need not be there.
 //!
 //! A snapshot is read from a file on the calling thread; use `spawn_blocking`.
 
+mod sections;
 mod spool;
 
 use std::io;
@@ -15,7 +17,8 @@ use bytes::Bytes;
 use cid::Cid;
 use jiff::Timestamp;
 
-pub use spool::{MAX_SECTION, Spool, SpoolError};
+pub use sections::MAX_SECTION;
+pub use spool::{Spool, SpoolError};
 
 use crate::atproto::key::VerifyingKey;
 use crate::atproto::mst::{Leaf, ProofError, Walk, WalkError};
@@ -24,7 +27,10 @@ use crate::atproto::syntax::Did;
 use crate::atproto::verify::{SyncEvidence, VerifyError, verify_sync};
 
 /// The longest record, in bytes.
-const MAX_RECORD: usize = 1 << 20;
+const MAX_RECORD: u64 = 1 << 20;
+
+/// The most missing records that are named.
+pub const MAX_MISSING: usize = 10_000;
 
 /// A repository at one commit.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub struct Snapshot {
     /// The CID of the commit block.
     pub cid: Cid,
     pub commit: SignedCommit,
+    /// The first of the wanted records whose block is missing, in the order of their paths.
+    pub missing: Vec<(String, Cid)>,
     spool: Arc<Spool>,
 }
 
@@ -46,14 +54,14 @@ pub enum SnapshotError {
     #[error("the record {0} is missing")]
     RecordMissing(Box<Cid>),
     #[error("the record {cid} has {bytes} bytes, {MAX_RECORD} are allowed")]
-    RecordSize { cid: Box<Cid>, bytes: usize },
+    RecordSize { cid: Box<Cid>, bytes: u64 },
     #[error("tree: {0}")]
     Tree(ProofError),
 }
 
 impl Snapshot {
-    /// Verifies the repository of `did`: the commit with the account's key, then the whole tree,
-    /// and that all records of the collections that `wants` selects are present. `now` is used to
+    /// Verifies the repository of `did`: the commit with the account's key, then the whole tree.
+    /// Looks which records of the collections that `wants` selects are missing. `now` is used to
     /// refuse revs of the future. The caller keeps a reference to the spool, because it may have to
     /// retry with a newer key.
     ///
@@ -77,24 +85,30 @@ impl Snapshot {
             commit,
         };
         verify_sync(&evidence, key, now)?;
-        let snapshot = Self {
+        let mut snapshot = Self {
             cid: evidence.cid,
             commit: evidence.commit,
+            missing: Vec::new(),
             spool: Arc::clone(spool),
         };
-        snapshot.check_records(wants)?;
+        snapshot.missing = snapshot.find_missing(wants)?;
         Ok(snapshot)
     }
 
-    /// Walks the whole tree, and checks that the wanted records are present.
-    fn check_records(&self, wants: impl Fn(&str) -> bool) -> Result<(), SnapshotError> {
+    /// Walks the whole tree, and looks for the wanted records.
+    fn find_missing(
+        &self,
+        wants: impl Fn(&str) -> bool,
+    ) -> Result<Vec<(String, Cid)>, SnapshotError> {
+        let mut missing = Vec::new();
         for record in self.records(wants) {
-            let (_, cid) = record?;
-            if !self.spool.contains(&cid)? {
-                return Err(SnapshotError::RecordMissing(Box::new(cid)));
+            let (path, cid) = record?;
+            let is_there = self.spool.contains(&cid)? || self.spool.too_long(&cid).is_some();
+            if !is_there && missing.len() < MAX_MISSING {
+                missing.push((path, cid));
             }
         }
-        Ok(())
+        Ok(missing)
     }
 
     /// The paths and CIDs of all records in the collections that `wants` selects, in the order of
@@ -113,19 +127,23 @@ impl Snapshot {
         })
     }
 
+    /// Whether the host gave no block with this CID.
+    pub fn lacks(&self, cid: &Cid) -> bool {
+        matches!(self.spool.contains(cid), Ok(false)) && self.spool.too_long(cid).is_none()
+    }
+
     /// The bytes of a record, as signed.
     ///
     /// # Errors
     /// If the record is missing or too long.
     pub fn record(&self, cid: &Cid) -> Result<Bytes, SnapshotError> {
         let record = self.spool.get(cid)?;
-        let record = record.ok_or_else(|| SnapshotError::RecordMissing(Box::new(*cid)))?;
-        match record.len() {
-            0..=MAX_RECORD => Ok(record),
-            bytes => Err(SnapshotError::RecordSize {
-                cid: Box::new(*cid),
-                bytes,
-            }),
+        let kept = record.as_ref().map(|record| record.len() as u64);
+        let cid = || Box::new(*cid);
+        match (record, kept.or_else(|| self.spool.too_long(&cid()))) {
+            (Some(record), Some(0..=MAX_RECORD)) => Ok(record),
+            (_, Some(bytes)) => Err(SnapshotError::RecordSize { cid: cid(), bytes }),
+            (_, None) => Err(SnapshotError::RecordMissing(cid())),
         }
     }
 }

@@ -94,6 +94,7 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             predecessor: Predecessor::Unstated,
             wants_history: false,
+            lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
             frame: bytes::Bytes::new(),

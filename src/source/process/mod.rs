@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::atproto::event::{Change, Commit, Event, PutAction};
+use crate::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
 use crate::atproto::mst::empty_root;
 use crate::atproto::verify::Level;
 use crate::model::{DeadLetter, Position, Stage};
@@ -17,7 +17,7 @@ use crate::source::firehose::decode::Evidence;
 use crate::source::process::records::Rules;
 use crate::source::process::verification::{Outcome, Refusal, Verification};
 use crate::store::plan::effect::{
-    ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecordChange,
+    ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecheckReason, RecordChange,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -81,9 +81,10 @@ impl Processor {
         match outcome {
             Outcome::Refused(refusal) => {
                 metrics.verify_errors(refusal.name()).increment(1);
+                let is_wanted = has_wanted_ops(&event);
                 let recheck = Effect::Recheck(Recheck {
                     did: did.clone(),
-                    is_wanted: has_wanted_ops(&event),
+                    reason: RecheckReason::Refused { is_wanted },
                 });
                 vec![
                     refused(evidence, event.position(), &refusal, frame),
@@ -114,7 +115,15 @@ impl Processor {
                     self.chain_update(evidence, &event, predecessor, frame)
                 });
                 let records = self.records_of(&event, Some(verified));
-                effect_of_commit(chain, records).into_iter().collect()
+                // Without a chain nothing else has the repository fetched.
+                let fetch = (chain.is_none() && lacks_record(&event)).then(|| {
+                    Effect::Recheck(Recheck {
+                        did: did.clone(),
+                        reason: RecheckReason::RecordMissing,
+                    })
+                });
+                let effect = effect_of_commit(chain, records);
+                effect.into_iter().chain(fetch).collect()
             }
         }
     }
@@ -136,6 +145,7 @@ impl Processor {
             time: time?,
             predecessor,
             wants_history: self.wants_history,
+            lacks_record: lacks_record(event),
             has_wanted_ops: has_wanted_ops(event),
             begins_empty: begins_empty(event),
             frame: frame.clone(),
@@ -199,6 +209,12 @@ fn effect_of_commit(chain: Option<ChainUpdate>, records: Vec<RecordChange>) -> O
     has_effect.then(|| Effect::Commit(Box::new(CommitEffect { chain, records })))
 }
 
+/// Whether the block of a wanted record did not come with the commit.
+fn lacks_record(event: &Event) -> bool {
+    let is_missing = |op: &RecordOp| matches!(op.change, Change::Missing { .. });
+    matches!(event, Event::Commit(commit) if commit.ops.iter().any(is_missing))
+}
+
 fn refused(
     evidence: &Evidence,
     position: Option<Position>,
@@ -240,7 +256,7 @@ fn count_operations(commit: &Commit, metrics: &Metrics) {
             } => counters.created.increment(1),
             Change::Put { .. } => counters.updated.increment(1),
             Change::Delete => counters.deleted.increment(1),
-            Change::Broken { .. } => {}
+            Change::Broken { .. } | Change::Missing { .. } => {}
         }
     }
 }

@@ -78,8 +78,10 @@ impl Rules {
         };
         match &op.change {
             Change::Delete => records.push(RecordChange::Delete(RecordDelete { version })),
+            // The repository of a verified commit is fetched.
+            Change::Missing { .. } if verified.is_some() => {}
             // The new value of the record is unknown, so the old row stays.
-            Change::Broken { reason, record } => {
+            Change::Broken { reason, record } | Change::Missing { reason, record } => {
                 records.push(RecordChange::DeadLetter(Box::new(DeadLetter {
                     raw: record.clone(),
                     ..dead_letter(&version, Stage::Decode, reason.clone())

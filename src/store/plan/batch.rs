@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::account::AccountChanges;
-use super::chain::{Decision, Known, decide, is_very_first};
+use super::chain::{Decision, Known, decide, has_wrong_since, is_very_first};
 use super::change_set::ChangeSet;
 use super::dead_letters::fingerprint;
 use super::draft::Draft;
@@ -15,7 +15,9 @@ use super::repository::RepoRow;
 use super::resync_cause::ResyncCause;
 use crate::atproto::syntax::Did;
 use crate::model::SourceId;
-use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor, Recheck};
+use crate::store::plan::effect::{
+    ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecheckReason,
+};
 
 /// Where effects come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,10 @@ struct Decided<'a> {
     unverified: Vec<RecordWrite<'a>>,
     /// All records, admitted or not.
     records: u64,
+    /// Commits that were applied although they name a wrong rev before them.
+    wrong_sinces: u64,
+    /// A repository has to be rechecked or fetched.
+    leaves_work: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -69,9 +75,6 @@ impl<'a> Batch<'a> {
         let is_behind_gap = view.is_behind_gap || view.was_interest_widened || has_new_gap;
         let has_to_be_fetched = self.change_accounts(draft, is_behind_gap);
         let removals = self.removals(draft);
-        // Before the chain updates, because a chain that begins after a refused commit does not
-        // show what that commit contained.
-        let is_rechecked = self.recheck(draft);
         let decided = self.decide(draft, &removals, is_behind_gap);
         self.write_records(draft, changes, &decided, &removals);
         let is_fetched = self.origin != Origin::Snapshot
@@ -87,7 +90,9 @@ impl<'a> Batch<'a> {
         written.stale = decided.records - written.records;
         written.dead_letters = changes.dead_letters.len() as u64;
         written.parked = decided.parked.len() as u64;
-        written.leaves_work = has_to_be_fetched || is_rechecked || is_fetched || written.parked > 0;
+        written.wrong_sinces = decided.wrong_sinces;
+        written.leaves_work =
+            has_to_be_fetched || is_fetched || decided.leaves_work || written.parked > 0;
         Ok(())
     }
 
@@ -195,29 +200,31 @@ impl<'a> Batch<'a> {
         is_within_stream
     }
 
-    /// Marks repositories for a recheck. A tracked one is compared with its host. One that is not
-    /// tracked is fetched if its records are wanted. Returns whether there is any work.
-    fn recheck(&self, draft: &mut Draft<'a>) -> bool {
-        let mut is_any = false;
-        for recheck in self.rechecks() {
-            if let Some(repo) = draft.repo_mut(recheck.did.as_str()) {
-                is_any |= repo.recheck();
+    /// Has a repository fetched because a record of it is missing, or rechecked because a commit of
+    /// it was refused. A tracked one is then compared with its host. One that is not tracked is
+    /// fetched if its records are wanted. Returns whether there is any work.
+    fn recheck(draft: &mut Draft<'a>, recheck: &'a Recheck) -> bool {
+        let did = recheck.did.as_str();
+        let is_wanted = match recheck.reason {
+            RecheckReason::RecordMissing => {
+                draft.tracked_mut(did).fetch(ResyncCause::RecordMissing);
+                return true;
             }
-        }
-        for recheck in self.rechecks().filter(|recheck| recheck.is_wanted) {
-            let did = recheck.did.as_str();
-            match draft.repo_mut(did) {
-                Some(repo) => is_any |= repo.fetch_instead_of_recheck(),
-                None => {
-                    draft.set_repo(did, Some(RepoRow::to_be_fetched(ResyncCause::Refused)));
-                    is_any = true;
-                }
+            RecheckReason::Refused { is_wanted } => is_wanted,
+        };
+        match draft.repo_mut(did) {
+            Some(repo) => repo.recheck(is_wanted),
+            None if is_wanted => {
+                draft.set_repo(did, Some(RepoRow::to_be_fetched(ResyncCause::Refused)));
+                true
             }
+            None => false,
         }
-        is_any
     }
 
-    /// Decides on the commits of the batch in their order.
+    /// Decides on the commits of the batch in their order, with the refused ones in between. So the
+    /// fate of a commit does not depend on where batches end: one before a refused commit is applied,
+    /// and one behind it does not begin a chain.
     fn decide(
         &self,
         draft: &mut Draft<'a>,
@@ -225,7 +232,15 @@ impl<'a> Batch<'a> {
         is_behind_gap: bool,
     ) -> Decided<'a> {
         let mut decided = Decided::default();
-        for commit in self.commits() {
+        for effect in self.effects {
+            let commit = match effect {
+                Effect::Commit(commit) => commit,
+                Effect::Recheck(recheck) => {
+                    decided.leaves_work |= Self::recheck(draft, recheck);
+                    continue;
+                }
+                _ => continue,
+            };
             let records = || commit.records.iter().filter_map(RecordWrite::of);
             decided.records += records().count() as u64;
             let Some(update) = &commit.chain else {
@@ -242,7 +257,7 @@ impl<'a> Batch<'a> {
             // If a repository is not tracked, only commits with records to keep matter.
             let has_key = update.predecessor != Predecessor::KeyUnavailable;
             let has_records = match has_key {
-                true => records().next().is_some(),
+                true => records().next().is_some() || update.lacks_record,
                 false => update.has_wanted_ops,
             };
             let is_irrelevant = known.repo.is_none() && !has_records;
@@ -263,6 +278,7 @@ impl<'a> Batch<'a> {
             match decision {
                 Decision::Stale => continue,
                 Decision::Follows => {
+                    decided.wrong_sinces += u64::from(has_wrong_since(known.repo, update));
                     let is_whole = is_very_first(update);
                     draft.tracked_mut(did).follow(update, is_whole, self.source);
                     decided.admitted.extend(records());
@@ -274,6 +290,10 @@ impl<'a> Batch<'a> {
                 Decision::Breaks(broken) => {
                     draft.tracked_mut(did).break_chain(broken);
                     decided.parked.push(update);
+                }
+                Decision::Forks => {
+                    draft.tracked_mut(did).fetch(ResyncCause::Fork);
+                    decided.leaves_work = true;
                 }
             }
             decided.fresh.push(update);
@@ -359,13 +379,6 @@ impl<'a> Batch<'a> {
     fn commits(&self) -> impl Iterator<Item = &'a CommitEffect> + use<'a> {
         self.effects.iter().filter_map(|effect| match effect {
             Effect::Commit(commit) => Some(commit.as_ref()),
-            _ => None,
-        })
-    }
-
-    fn rechecks(&self) -> impl Iterator<Item = &'a Recheck> + use<'a> {
-        self.effects.iter().filter_map(|effect| match effect {
-            Effect::Recheck(recheck) => Some(recheck),
             _ => None,
         })
     }

@@ -1,8 +1,11 @@
 //! Decides whether a commit follows from the head that the tables have of its repository.
 //!
-//! Spec: <https://atproto.com/specs/sync>. A commit must begin at the rev and the tree where the
-//! last one ended. Otherwise a commit is missing, and the repository is fetched as a whole before
-//! further commits are applied.
+//! Spec: <https://atproto.com/specs/sync>. A commit must begin at the tree where the last one ended.
+//! Otherwise a commit is missing, and the repository is fetched as a whole before further commits
+//! are applied. The rev before a commit (`since`) is not signed. It decides only where no tree is
+//! proven.
+
+use std::cmp::Ordering;
 
 use super::repository::{RepoRow, RepoState};
 use super::resync_cause::ResyncCause;
@@ -18,8 +21,12 @@ pub(super) enum Decision {
     Stale,
     /// It is parked, because it cannot be applied yet.
     Parks,
-    /// Something between it and the head is missing. It is parked too.
+    /// Something between it and the head is missing, or a record of it. It is parked too.
     Breaks(ResyncCause),
+    /// It has the rev of the head and another tree, so the repository has two histories. Its host
+    /// has the one that counts. Nothing has to be parked, because the repository is fetched at this
+    /// rev or a later one.
+    Forks,
 }
 
 /// What a chain update is compared with.
@@ -54,7 +61,15 @@ pub(super) fn decide(known: Known<'_>, update: &ChainUpdate) -> Decision {
     }
 }
 
+/// A commit that lacks a wanted record cannot be applied, even if it follows.
 fn decide_without_gaps(known: Known<'_>, update: &ChainUpdate) -> Decision {
+    match decide_as_whole(known, update) {
+        Decision::Follows if update.lacks_record => Decision::Breaks(ResyncCause::RecordMissing),
+        decision => decision,
+    }
+}
+
+fn decide_as_whole(known: Known<'_>, update: &ChainUpdate) -> Decision {
     let Some(repo) = known.repo else {
         return match update.predecessor {
             Predecessor::KeyUnavailable => Decision::Parks,
@@ -64,15 +79,17 @@ fn decide_without_gaps(known: Known<'_>, update: &ChainUpdate) -> Decision {
     };
     let commit = known.commit();
     let is_chained = repo.state != RepoState::UnverifiedChain;
-    // An unproven rev bounds no proven commit.
-    if is_chained
-        && repo
-            .proven_rev()
-            .is_some_and(|rev| update.rev.as_str() <= rev)
-    {
-        return Decision::Stale;
-    }
     let has_key = update.predecessor != Predecessor::KeyUnavailable;
+    // An unproven rev bounds no proven commit.
+    if let Some((rev, data)) = commit.filter(|_| is_chained && repo.is_proven) {
+        match update.rev.as_str().cmp(rev) {
+            Ordering::Less => return Decision::Stale,
+            Ordering::Equal if update.data.to_string() == data => return Decision::Stale,
+            Ordering::Equal if has_key => return Decision::Forks,
+            // Without its key it proves nothing yet.
+            Ordering::Equal | Ordering::Greater => {}
+        }
+    }
     let must_queue = repo.has_parked && !known.is_replay;
     if !has_key || !repo.state.takes_commits() || must_queue {
         return Decision::Parks;
@@ -82,6 +99,24 @@ fn decide_without_gaps(known: Known<'_>, update: &ChainUpdate) -> Decision {
         None if update.predecessor == Predecessor::Unstated => Decision::Stale,
         None if commit.is_none() => begin_with(update),
         None => Decision::Follows,
+    }
+}
+
+/// Whether `update` follows by its proven tree, but names another rev as the one before it.
+pub(super) fn has_wrong_since(repo: Option<&RepoRow>, update: &ChainUpdate) -> bool {
+    let known = repo
+        .filter(|repo| repo.state != RepoState::UnverifiedChain)
+        .and_then(|repo| repo.rev.as_deref());
+    match (&update.predecessor, known) {
+        (
+            Predecessor::After {
+                since,
+                prev_data: Some(_),
+                ..
+            },
+            Some(rev),
+        ) => since.as_ref().is_none_or(|since| since.as_str() != rev),
+        _ => false,
     }
 }
 
@@ -95,16 +130,21 @@ fn begin_with(update: &ChainUpdate) -> Decision {
     }
 }
 
-/// Whether it is the first commit of its repository. A missing `since` alone does not prove that,
-/// because `since` is not signed.
+/// Whether the tree before it was empty, as in the first commit of its repository. A missing
+/// `since` alone does not prove that, because `since` is not signed.
 pub(super) fn is_very_first(update: &ChainUpdate) -> bool {
     match &update.predecessor {
         Predecessor::After {
-            since: None,
-            prev_data,
+            prev_data: Some(prev_data),
             ..
-        } => prev_data.is_none_or(|prev_data| prev_data == empty_root()),
-        _ => false,
+        } => *prev_data == empty_root(),
+        // Verification has found that the tree before it was empty.
+        Predecessor::After {
+            prev_data: None,
+            is_lenient,
+            ..
+        } => !is_lenient,
+        Predecessor::Unstated | Predecessor::KeyUnavailable => false,
     }
 }
 
@@ -121,15 +161,12 @@ fn continue_from(rev: &str, data: &str, update: &ChainUpdate) -> Decision {
             prev_data,
             is_lenient,
         } => {
-            let is_same_tree = match prev_data {
-                Some(prev_data) => prev_data.to_string() == data,
-                None => *is_lenient,
-            };
-            if !is_same_tree {
-                return Decision::Breaks(ResyncCause::PrevData);
-            }
             let is_same_rev = since.as_ref().is_some_and(|since| since.as_str() == rev);
-            holds(is_same_rev, ResyncCause::Since)
+            match prev_data {
+                Some(prev_data) => holds(prev_data.to_string() == data, ResyncCause::PrevData),
+                None if *is_lenient => holds(is_same_rev, ResyncCause::Since),
+                None => Decision::Breaks(ResyncCause::PrevData),
+            }
         }
     }
 }
@@ -160,6 +197,7 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             predecessor,
             wants_history: false,
+            lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
             frame: Bytes::new(),
@@ -279,18 +317,66 @@ mod tests {
     }
 
     #[test]
-    fn both_the_tree_and_the_rev_must_match_the_head() {
+    fn where_the_tree_follows_a_wrong_rev_before_is_noticed_and_breaks_nothing() {
         let repo = repo(RepoState::Synchronized, 4);
-        let another_rev = update(
-            6,
-            Predecessor::After {
-                since: Some(rev(3)),
-                prev_data: Some(tree(4)),
-                is_lenient: false,
-            },
-        );
-        let decision = on(Some(&repo), &another_rev, false);
-        assert_eq!(decision, Decision::Breaks(ResyncCause::Since));
+        let naming = |since: Option<Tid>| {
+            update(
+                6,
+                Predecessor::After {
+                    since,
+                    prev_data: Some(tree(4)),
+                    is_lenient: false,
+                },
+            )
+        };
+        for (since, is_wrong) in [(Some(rev(4)), false), (Some(rev(3)), true), (None, true)] {
+            let update = naming(since);
+            assert_eq!(on(Some(&repo), &update, false), Decision::Follows);
+            assert_eq!(has_wrong_since(Some(&repo), &update), is_wrong);
+        }
+        // Nothing is known that it could be compared with.
+        assert!(!has_wrong_since(None, &naming(Some(rev(3)))));
+    }
+
+    #[test]
+    fn a_commit_that_lacks_a_wanted_record_has_its_repository_fetched() {
+        let lacking = |update| ChainUpdate {
+            lacks_record: true,
+            ..update
+        };
+        let broken = Decision::Breaks(ResyncCause::RecordMissing);
+        let repo = repo(RepoState::Synchronized, 4);
+        for known in [None, Some(&repo)] {
+            assert_eq!(on(known, &lacking(commit(5, 4)), false), broken);
+        }
+        // The repository was fetched at this rev.
+        let decision = on(Some(&repo), &lacking(commit(4, 3)), true);
+        assert_eq!(decision, Decision::Stale);
+    }
+
+    #[test]
+    fn another_tree_at_the_heads_rev_is_a_fork() {
+        let other_tree = |update| ChainUpdate {
+            data: tree(9),
+            ..update
+        };
+        for state in [
+            RepoState::Synchronized,
+            RepoState::Resyncing,
+            RepoState::Desynchronized,
+        ] {
+            let repo = repo(state, 4);
+            for is_replay in [false, true] {
+                for update in [commit(4, 3), update(4, Predecessor::Unstated)] {
+                    let decision = on(Some(&repo), &other_tree(update), is_replay);
+                    assert_eq!(decision, Decision::Forks);
+                }
+                let older = on(Some(&repo), &other_tree(commit(3, 2)), is_replay);
+                assert_eq!(older, Decision::Stale);
+            }
+            let unproven = other_tree(update(4, Predecessor::KeyUnavailable));
+            assert_eq!(on(Some(&repo), &unproven, false), Decision::Parks);
+        }
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub struct Written {
     pub dead_letters: u64,
     /// Commits that were parked, or stay parked.
     pub parked: u64,
+    /// Commits that follow by their tree, but name a wrong rev before them.
+    pub wrong_sinces: u64,
     /// A repository has a job due.
     pub leaves_work: bool,
 }

@@ -17,8 +17,7 @@ pub enum Effect {
     Account(AccountChange),
     Commit(Box<CommitEffect>),
     DeadLetter(Box<DeadLetter>),
-    /// A commit of this repository could not be verified, so its host is asked whether the
-    /// repository is still at the head that the tables have.
+    /// A commit of this repository could not be verified, or not be applied as a whole.
     Recheck(Recheck),
     Gap(Gap),
     Identity(IdentityChange),
@@ -243,8 +242,20 @@ pub struct EffectPart {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recheck {
     pub did: Did,
-    /// The commit had wanted records, so the repository is fetched even if it is not tracked.
-    pub is_wanted: bool,
+    pub reason: RecheckReason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecheckReason {
+    /// A wanted record did not come with its commit, whose chain is not checked. The repository is
+    /// fetched.
+    RecordMissing,
+    /// The commit was refused, so the repository's host is asked whether it is still at the head
+    /// that the tables have.
+    Refused {
+        /// The commit had wanted records, so the repository is fetched even if it is not tracked.
+        is_wanted: bool,
+    },
 }
 
 /// The identity of a record, and the commit that set it.
@@ -277,6 +288,8 @@ pub struct ChainUpdate {
     pub predecessor: Predecessor,
     /// If it is the first commit that arrives of its repository, the older records are wanted too.
     pub wants_history: bool,
+    /// The block of a wanted record did not come with the commit. The repository has it.
+    pub lacks_record: bool,
     /// It has operations of wanted collections, even if it is not verified yet.
     pub has_wanted_ops: bool,
     /// It says that its repository was empty before it, as a new account's first commit does.

@@ -116,6 +116,7 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             predecessor: Predecessor::KeyUnavailable,
             wants_history: false,
+            lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
             frame: Bytes::from_static(b"frame"),

@@ -145,6 +145,7 @@ pub fn transition(
             if next.recheck_cause == recheck_cause {
                 next.recheck_cause = None;
                 next.forget_attempts();
+                return next.unless_empty(contents.has_records);
             }
         }
         RepoEvent::EndResync(resync) => return next.after_resync(resync, contents),
@@ -254,6 +255,12 @@ impl RepoRow {
         self.cause = Some(cause);
     }
 
+    /// Has it fetched. Nothing is parked for that.
+    pub(super) fn fetch(&mut self, cause: ResyncCause) {
+        self.change(RepoState::Desynchronized, self.has_parked);
+        self.cause = Some(cause);
+    }
+
     /// Sets the state. A change of it makes the repository due at once.
     fn change(&mut self, state: RepoState, has_parked: bool) {
         if (state, has_parked) != (self.state, self.has_parked) {
@@ -303,35 +310,26 @@ impl RepoRow {
         })
     }
 
-    /// The rev of the head, if it was verified.
-    pub(super) fn proven_rev(&self) -> Option<&str> {
-        self.rev.as_deref().filter(|_| self.is_proven)
-    }
-
     /// Has it fetched, because its parked commits exceeded a limit and were dropped.
     pub(super) fn overflow(&mut self) {
         self.desynchronize(ResyncCause::Overflow);
         self.has_parked = false;
     }
 
-    /// Requests a recheck, because a commit of it was refused. Returns whether a recheck is
-    /// possible: without a checked chain it is not.
-    pub(super) fn recheck(&mut self) -> bool {
-        let is_chained = self.state != RepoState::UnverifiedChain;
-        if is_chained {
-            self.recheck_cause.get_or_insert(0);
+    /// Requests a recheck, because a commit of it was refused; `is_wanted`: with wanted records.
+    /// Without a checked chain there is nothing to compare, so it is fetched instead if that is
+    /// worth it. But parked commits may begin the chain, and their fate must not depend on what came
+    /// behind them, so the recheck then waits for their replay. Returns whether there is any work.
+    pub(super) fn recheck(&mut self, is_wanted: bool) -> bool {
+        let has_chain = self.state != RepoState::UnverifiedChain || self.has_parked;
+        match (has_chain, is_wanted) {
+            (true, _) => {
+                self.recheck_cause.get_or_insert(0);
+            }
+            (false, true) => self.desynchronize(ResyncCause::Refused),
+            (false, false) => {}
         }
-        is_chained
-    }
-
-    /// Requests a fetch instead, if its chain is not checked. The refused commit had wanted
-    /// records. Returns whether it has to be fetched.
-    pub(super) fn fetch_instead_of_recheck(&mut self) -> bool {
-        let is_unverified = self.state == RepoState::UnverifiedChain;
-        if is_unverified {
-            self.desynchronize(ResyncCause::Refused);
-        }
-        is_unverified
+        has_chain || is_wanted
     }
 
     /// Has it fetched, because its earlier records were not wanted when they came.
@@ -391,7 +389,7 @@ impl RepoRow {
                     self.seq = None;
                     self.source.clone_from(&resync.host);
                     self.time = Some(sortable(done.time));
-                    self.is_whole = true;
+                    self.is_whole = done.missing == 0;
                     self.forget_attempts();
                 }
                 self.unless_empty(contents.has_records)
@@ -435,7 +433,8 @@ impl RepoRow {
     /// Returns `None`, so that it is no longer tracked, if it has no records, no parked commits and
     /// no work.
     fn unless_empty(self, has_records: bool) -> Option<Self> {
-        let is_empty = self.state.takes_commits() && !self.has_parked && !has_records;
-        (!is_empty).then_some(self)
+        let has_work =
+            !self.state.takes_commits() || self.has_parked || self.recheck_cause.is_some();
+        (has_work || has_records).then_some(self)
     }
 }

@@ -20,6 +20,8 @@ pub enum ResyncCause {
     Backfill,
     /// A commit is signed by another key than the account's, and the host has another head.
     Disputed,
+    /// A commit has the rev of the last one that is known, and another tree.
+    Fork,
     /// Commits may be missing in a gap, and the host has another head.
     Gap,
     /// The set of interest was widened, and it may hold records that were not kept before.
@@ -30,11 +32,14 @@ pub enum ResyncCause {
     Overflow,
     /// The tree before a commit is not the last one that is known.
     PrevData,
+    /// A commit came without the block of a wanted record.
+    RecordMissing,
     /// A commit was refused, and records of it are wanted.
     Refused,
     /// Its account is active again. What happened in between is not known.
     Returned,
-    /// The rev before a commit is not the last one that is known.
+    /// The rev before a commit is not the last one that is known, and no tree is proven (level
+    /// `lenient`).
     Since,
     /// A `#sync` names another tree than the last one that is known.
     Sync,
@@ -42,15 +47,17 @@ pub enum ResyncCause {
 
 impl ResyncCause {
     /// All causes. [`Self::parse`] finds only these.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Announced,
         Self::Backfill,
         Self::Disputed,
+        Self::Fork,
         Self::Gap,
         Self::Interest,
         Self::Operator,
         Self::Overflow,
         Self::PrevData,
+        Self::RecordMissing,
         Self::Refused,
         Self::Returned,
         Self::Since,
@@ -62,11 +69,13 @@ impl ResyncCause {
             Self::Announced => "announced",
             Self::Backfill => "backfill",
             Self::Disputed => "disputed",
+            Self::Fork => "fork",
             Self::Gap => "gap",
             Self::Interest => "interest",
             Self::Operator => "operator",
             Self::Overflow => "overflow",
             Self::PrevData => "prev_data",
+            Self::RecordMissing => "record_missing",
             Self::Refused => "refused",
             Self::Returned => "returned",
             Self::Since => "since",

@@ -105,8 +105,8 @@ pub struct ResyncFailure {
 pub struct ParkedCommit {
     pub id: i64,
     pub did: Did,
-    /// The rev of its repository's head, if nothing of it is missing.
-    pub known_rev: Option<String>,
+    /// The rev and the tree of its repository's head, if nothing of it is missing.
+    pub known_head: Option<(String, String)>,
     pub source: SourceId,
     pub frame: bytes::Bytes,
 }

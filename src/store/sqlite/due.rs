@@ -89,19 +89,29 @@ pub(super) async fn first_parked(
     store: &SqliteStore,
     did: &Did,
 ) -> Result<Option<ParkedCommit>, StoreError> {
-    let row: Option<(i64, Option<String>, String, Vec<u8>)> = sqlx::query_as(
-        "SELECT id, (SELECT rev FROM repos WHERE repos.did = parked_commits.did \
-         AND state = 'synchronized'), source, frame \
-         FROM parked_commits WHERE did = ? ORDER BY id LIMIT 1",
+    let row: Option<ParkedRow> = sqlx::query_as(
+        "SELECT id, rev, data, parked_commits.source, frame FROM parked_commits \
+         LEFT JOIN repos ON repos.did = parked_commits.did AND state = 'synchronized' \
+         WHERE parked_commits.did = ? ORDER BY id LIMIT 1",
     )
     .bind(did.as_str())
     .fetch_optional(store.reader())
     .await?;
-    Ok(row.map(|(id, known_rev, source, frame)| ParkedCommit {
-        id,
+    Ok(row.map(|row| ParkedCommit {
+        id: row.id,
         did: did.clone(),
-        known_rev,
-        source: SourceId::new(&source),
-        frame: frame.into(),
+        known_head: row.rev.zip(row.data),
+        source: SourceId::new(&row.source),
+        frame: row.frame.into(),
     }))
+}
+
+/// A row of `parked_commits`, with the head of its repository.
+#[derive(sqlx::FromRow)]
+struct ParkedRow {
+    id: i64,
+    rev: Option<String>,
+    data: Option<String>,
+    source: String,
+    frame: Vec<u8>,
 }

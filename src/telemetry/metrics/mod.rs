@@ -118,6 +118,13 @@ impl Metrics {
         self.registry.counter(names::VERIFY_ERRORS_TOTAL, &labels)
     }
 
+    /// Counts commits that were applied although they name a wrong rev before them.
+    pub fn wrong_sinces(&self, count: u64) {
+        if count > 0 {
+            self.verify_errors("since").increment(count);
+        }
+    }
+
     /// Counts a fetched repository and the resulting changes.
     pub fn resynced(&self, done: &Resynced) {
         self.resyncs("done").increment(1);

@@ -76,7 +76,9 @@ fn check_ops(commit: &Commit, wanted: &HashMap<&str, &Op<'_>>, blocks: &Blocks) 
                 assert_eq!(*cid, address_of(expected));
             }
             (Change::Delete, None) => assert_eq!(asked.action, "delete"),
-            (Change::Broken { reason, .. }, None) => assert!(!reason.is_empty()),
+            (Change::Broken { reason, .. } | Change::Missing { reason, .. }, None) => {
+                assert!(!reason.is_empty());
+            }
             (change, expected) => panic!("{path}: {change:?}, not {expected:?}"),
         }
     }

@@ -68,7 +68,7 @@ fn refusals_of(network: &Network) -> BTreeSet<Refused> {
             refused.insert((uri(&op.path), op.record.clone()));
         }
         for op in &commit.ops {
-            if let Change::Broken { record, .. } = &op.change {
+            if let Change::Broken { record, .. } | Change::Missing { record, .. } = &op.change {
                 let path = format!("{}/{}", op.collection, op.rkey);
                 refused.insert((uri(&path), record.clone()));
             }
@@ -123,7 +123,9 @@ fn fold_commit(account: &mut Account, commit: &Commit) {
             Change::Delete => {
                 account.records.remove(&path);
             }
-            Change::Broken { reason, .. } => panic!("{path}: {reason}"),
+            Change::Broken { reason, .. } | Change::Missing { reason, .. } => {
+                panic!("{path}: {reason}")
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cid::Cid;
+use cid::multihash::Multihash;
 use fastrand::Rng;
 use huddle_firehose::atproto::mst::{ProofFault, layer_of};
 use huddle_firehose::atproto::syntax::Did;
@@ -10,8 +11,9 @@ use huddle_firehose::repo::snapshot::{Snapshot, SnapshotError};
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
 use jiff::SignedDuration;
-use simulated_network::car::encode;
+use simulated_network::car::{address_of, encode};
 use simulated_network::key::SigningKey;
+use simulated_network::mst::Tree;
 use simulated_network::record::SLOT_OFFER;
 
 use super::support::{Repo, everything, held, now, spool, write};
@@ -47,43 +49,94 @@ async fn the_order_of_blocks_does_not_matter() {
 }
 
 #[tokio::test]
-async fn every_block_is_needed_wherever_the_car_is_cut() {
+async fn every_node_is_needed_and_every_record_missed_wherever_the_car_is_cut() {
     let repo = Repo::large();
     let sections = repo.sections();
     for end in 0..sections.len() {
         let spool = spool(&write(&[repo.root], &sections[..end])).await.unwrap();
         let spool = Arc::new(spool);
         let cut = Snapshot::verify(&spool, &repo.did, &repo.public(), now(), everything);
-        assert!(cut.is_err(), "{end} of {} blocks", sections.len());
+        assert!(
+            cut.is_err() || !cut.unwrap().missing.is_empty(),
+            "{end} of {} blocks",
+            sections.len()
+        );
     }
 }
 
 #[tokio::test]
-async fn the_error_names_the_kind_of_a_missing_block() {
+async fn a_missing_node_refuses_the_repository_and_a_missing_record_is_named() {
     let repo = Repo::large();
-    let values: Vec<Cid> = repo.records.values().copied().collect();
     let (mut nodes, mut records) = (0, 0);
     for cid in repo.blocks.keys() {
         let mut without = repo.clone();
         without.blocks.remove(cid);
-        match without.verify().await.unwrap_err() {
-            SnapshotError::Commit(error) => {
+        match without.verify().await {
+            Ok(snapshot) => {
+                let missing = repo.records.iter().filter(|(_, value)| *value == cid);
+                let missing: Vec<(String, Cid)> = missing
+                    .map(|(path, value)| (path.clone(), *value))
+                    .collect();
+                assert!(!missing.is_empty());
+                assert_eq!(snapshot.missing, missing);
+                assert_eq!(held(&snapshot, everything).len(), repo.records.len());
+                records += 1;
+            }
+            Err(SnapshotError::Commit(error)) => {
                 assert_eq!((error.name(), *cid), ("commit_missing", repo.root));
             }
-            SnapshotError::Tree(error) => {
+            Err(SnapshotError::Tree(error)) => {
                 assert_eq!((*error.node, error.fault), (*cid, ProofFault::Missing));
                 nodes += 1;
             }
-            SnapshotError::RecordMissing(missing) => {
-                assert_eq!(*missing, *cid);
-                assert!(values.contains(cid));
-                records += 1;
-            }
-            other => panic!("{other}"),
+            Err(other) => panic!("{other}"),
         }
     }
     assert_eq!(nodes + records + 1, repo.blocks.len());
     assert!(nodes > 5 && records > 30, "{nodes} and {records}");
+}
+
+#[tokio::test]
+async fn a_record_of_any_codec_and_hash_may_be_in_the_tree() {
+    let sha_512 = Multihash::wrap(0x13, &[7; 64]).unwrap();
+    for other in [
+        Cid::new_v1(0x55, *address_of(b"raw").hash()),
+        Cid::new_v1(0x71, sha_512),
+        Cid::new_v0(*address_of(b"old").hash()).unwrap(),
+    ] {
+        let mut repo = Repo::holding(&[("com.huddle.a/1", ipld!({}))]);
+        repo.records.insert("app.other.b/1".to_owned(), other);
+        let tree = Tree::build(&repo.records);
+        repo.blocks.extend(tree.blocks());
+        repo.sign(tree.root);
+        let wants = |collection: &str| collection == "com.huddle.a";
+        let snapshot = repo.verify_where(wants).await.unwrap();
+        assert_eq!(held(&snapshot, wants).len(), 1);
+        assert!(snapshot.missing.is_empty());
+        // Where it is wanted, no block can be its record.
+        let missing = repo.verify().await.unwrap().missing;
+        assert_eq!(missing, [("app.other.b/1".to_owned(), other)]);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_path_is_a_key_like_any_other() {
+    let mut repo = Repo::holding(&[("com.huddle.a/1", ipld!({}))]);
+    let value = repo.add(&ipld!({ "text": "of no path" }));
+    let long = "k".repeat(3000);
+    for key in ["", "/", "com.huddle.a", "com.huddle.a/b/c", &long] {
+        repo.records.insert(key.to_owned(), value);
+    }
+    let tree = Tree::build(&repo.records);
+    repo.blocks.extend(tree.blocks());
+    repo.sign(tree.root);
+    let snapshot = repo.verify().await.unwrap();
+    let paths = held(&snapshot, everything).into_iter();
+    assert!(
+        paths
+            .map(|(path, _)| path)
+            .any(|path| path == "com.huddle.a/1")
+    );
 }
 
 #[tokio::test]
@@ -94,8 +147,10 @@ async fn an_unwanted_record_may_be_missing() {
     let unwanted = *unwanted.unwrap().1;
     repo.blocks.remove(&unwanted);
     let wants = |collection: &str| collection == SLOT_OFFER;
-    assert!(repo.verify_where(wants).await.is_ok());
-    assert!(repo.verify().await.is_err());
+    assert!(repo.verify_where(wants).await.unwrap().missing.is_empty());
+    let missing = repo.verify().await.unwrap().missing;
+    assert!(missing.iter().all(|(_, cid)| *cid == unwanted));
+    assert!(!missing.is_empty());
 }
 
 #[tokio::test]

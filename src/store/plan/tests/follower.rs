@@ -167,6 +167,7 @@ impl Follower {
             time: position.time.unwrap(),
             predecessor,
             wants_history: false,
+            lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
             frame: frame.clone(),
@@ -297,7 +298,7 @@ impl Follower {
             let cid = found.map(|found| found.cid.to_string());
             if cid.is_some() && cid == held.cid {
                 confirmed.push(path);
-            } else if held.rev < head.rev && (cid.is_some() || held.cid.is_some()) {
+            } else if held.rev <= head.rev && (cid.is_some() || held.cid.is_some()) {
                 ops.push(op(&path, found));
             }
         }

@@ -14,9 +14,9 @@ use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::model::{Gap, GapCause, Judgement, Validity};
 use crate::store::plan::effect::{
     AccountChange, ChainUpdate, CommitEffect, Effect, IdentityChange, Predecessor, Recheck,
-    RecordChange, RecordDelete, RecordUpsert, RecordVersion,
+    RecheckReason, RecordChange, RecordDelete, RecordUpsert, RecordVersion,
 };
-use crate::store::plan::{Contents, RepoEvent, RepoRow, RepoState, transition};
+use crate::store::plan::{Contents, RepoChange, RepoEvent, RepoRow, RepoState, transition};
 
 const NAMES: [&str; 2] = ["did:plc:alice", "did:plc:bob"];
 
@@ -77,6 +77,7 @@ fn commit(name: usize, n: u8, predecessor: Predecessor, records: Vec<RecordChang
         time: second(n),
         predecessor,
         wants_history: false,
+        lacks_record: false,
         has_wanted_ops: true,
         begins_empty: false,
         frame: Bytes::from(format!("{name} {n}")),
@@ -132,7 +133,7 @@ fn effect() -> impl Strategy<Value = Effect> {
             })
         }),
         1 => (name(), any::<bool>()).prop_map(|(name, is_wanted)| {
-            Effect::Recheck(Recheck { did: did(name), is_wanted })
+            Effect::Recheck(Recheck { did: did(name), reason: RecheckReason::Refused { is_wanted } })
         }),
         1 => (1..60_u8).prop_map(|n| {
             Effect::Gap(Gap {
@@ -243,6 +244,97 @@ fn effects_of(history: &[(usize, Event)]) -> Vec<Effect> {
     effects
 }
 
+/// What comes of one repository, which cannot be fetched.
+#[derive(Clone, Copy, Debug)]
+enum Arrival {
+    /// A commit that follows on the last one, and whether its key is at hand.
+    Good(bool),
+    /// A commit that follows on one that did not come.
+    Missed(bool),
+    /// A commit that is refused without a look at its key, and whether it is wanted.
+    Refused(bool),
+    /// The worker looks for the keys of parked commits, and finds them.
+    KeysCome,
+}
+
+fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
+    let arrival = prop_oneof![
+        5 => any::<bool>().prop_map(Arrival::Good),
+        1 => any::<bool>().prop_map(Arrival::Missed),
+        2 => any::<bool>().prop_map(Arrival::Refused),
+        2 => Just(Arrival::KeysCome),
+    ];
+    vec(arrival, 1..12)
+}
+
+/// The effects of arrivals, with all keys at hand, and whether each was at hand.
+fn effects_of_arrivals(arrivals: &[Arrival]) -> Vec<(Effect, bool)> {
+    let mut before = 0;
+    let mut effects = Vec::new();
+    for (arrival, n) in arrivals.iter().zip((2..).step_by(2)) {
+        let (predecessor, is_at_hand) = match *arrival {
+            Arrival::Good(is_at_hand) => (before, is_at_hand),
+            Arrival::Missed(is_at_hand) => (n - 1, is_at_hand),
+            Arrival::Refused(is_wanted) => {
+                let reason = RecheckReason::Refused { is_wanted };
+                effects.push((
+                    Effect::Recheck(Recheck {
+                        did: did(0),
+                        reason,
+                    }),
+                    true,
+                ));
+                continue;
+            }
+            Arrival::KeysCome => continue,
+        };
+        let records = vec![put(0, ["a", "b"][usize::from(n) / 2 % 2], n)];
+        effects.push((commit(0, n, after(predecessor), records), is_at_hand));
+        before = n;
+    }
+    effects
+}
+
+/// Returns the commit as it is without its key.
+fn without_key(effect: &Effect) -> Effect {
+    match effect {
+        Effect::Commit(commit) => Effect::Commit(Box::new(CommitEffect {
+            chain: commit.chain.clone().map(|chain| ChainUpdate {
+                predecessor: Predecessor::KeyUnavailable,
+                ..chain
+            }),
+            records: Vec::new(),
+        })),
+        other => other.clone(),
+    }
+}
+
+/// Replays what is parked, as far as it follows.
+fn replay(tables: &mut Tables, effects: &[(Effect, bool)]) {
+    let takes_commits = |tables: &Tables| {
+        let repo = tables.repos.get(NAMES[0]);
+        repo.is_some_and(|repo| repo.has_parked && repo.state.takes_commits())
+    };
+    while takes_commits(tables) {
+        let Some(parked) = tables.first_parked(NAMES[0]) else {
+            tables.note(NAMES[0], RepoEvent::FinishReplay);
+            return;
+        };
+        let of_frame = effects.iter().filter(|(effect, _)| match effect {
+            Effect::Commit(commit) => commit
+                .chain
+                .as_ref()
+                .is_some_and(|chain| chain.frame == parked.frame),
+            _ => false,
+        });
+        let effects: Vec<Effect> = of_frame.map(|(effect, _)| effect.clone()).collect();
+        tables.change(RepoChange::Replayed {
+            parked: &parked,
+            effects: &effects,
+        });
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
@@ -278,6 +370,41 @@ proptest! {
             }
         }
         prop_assert_eq!(tables, expected);
+    }
+
+    /// Holds invariant 7.6.
+    #[test]
+    fn whenever_a_key_comes_the_tables_end_the_same(
+        arrivals in arrivals(),
+        lengths in vec(1_usize..4, 1..6),
+    ) {
+        let effects = effects_of_arrivals(&arrivals);
+        let mut at_hand = Tables::default();
+        for (effect, _) in &effects {
+            at_hand.apply(std::slice::from_ref(effect));
+        }
+        let mut late = Tables::default();
+        let mut rest = effects.iter();
+        let (mut batch, mut lengths) = (Vec::new(), lengths.iter().cycle());
+        let mut length = *lengths.next().unwrap();
+        for arrival in &arrivals {
+            if let Arrival::KeysCome = arrival {
+                late.apply(&batch);
+                batch.clear();
+                replay(&mut late, &effects);
+                continue;
+            }
+            let (effect, is_at_hand) = rest.next().unwrap();
+            batch.push(if *is_at_hand { effect.clone() } else { without_key(effect) });
+            if batch.len() >= length {
+                late.apply(&batch);
+                batch.clear();
+                length = *lengths.next().unwrap();
+            }
+        }
+        late.apply(&batch);
+        replay(&mut late, &effects);
+        prop_assert_eq!(late, at_hand);
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Tables {
         Some(ParkedCommit {
             id: *id,
             did: Did::parse(did).unwrap(),
-            known_rev: None,
+            known_head: None,
             source: source(),
             frame: parked.frame.clone(),
         })
