@@ -1,12 +1,11 @@
 //! Replays the parked commits of a repository, in their order.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 use super::Repositories;
 use crate::atproto::syntax::Did;
 use crate::identity::ResolveError;
+use crate::identity::resolve::Unavailable;
 use crate::model::{DeadLetter, Stage};
 use crate::source::firehose::decode::{Content, Evidence, Fault, decode};
 use crate::source::process::verification::Outcome;
@@ -26,14 +25,14 @@ pub(super) enum Drained {
     },
     /// The key for the next commit is unavailable.
     Unknown {
-        retry_after: Option<Duration>,
+        error: ResolveError,
     },
 }
 
 /// Why a frame cannot be verified now.
 enum Undecided {
     Disputed,
-    Unknown { retry_after: Option<Duration> },
+    Unknown { error: ResolveError },
 }
 
 /// Replays as many commits as possible.
@@ -55,9 +54,7 @@ pub(super) async fn drain(
                     known_rev: parked.known_rev.clone(),
                 });
             }
-            Err(Undecided::Unknown { retry_after }) => {
-                return Ok(Drained::Unknown { retry_after });
-            }
+            Err(Undecided::Unknown { error }) => return Ok(Drained::Unknown { error }),
         };
         let replayed = |effects| store.change(RepoChange::Replayed { parked, effects });
         let written = match replayed(&effects).await {
@@ -120,9 +117,7 @@ async fn verify(
     evidence: &Evidence,
 ) -> Result<Outcome, Undecided> {
     let verification = &repositories.verification;
-    let unknown = |error: ResolveError| Undecided::Unknown {
-        retry_after: error.retry_after(),
-    };
+    let unknown = |error| Undecided::Unknown { error };
     match verification.identities.get(did).await {
         Err(error) if error.is_unknown() => return Err(unknown(error)),
         // The verification below also gives the error that there is no key.
@@ -138,7 +133,7 @@ async fn verify(
     }
     match verification.decide_finally(evidence, Timestamp::now()) {
         // An event removed the key from the cache meanwhile, because it changed again.
-        Outcome::KeyUnavailable => Err(Undecided::Unknown { retry_after: None }),
+        Outcome::KeyUnavailable => Err(unknown(Unavailable::Interrupted.into())),
         outcome => Ok(outcome),
     }
 }

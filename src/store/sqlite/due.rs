@@ -26,6 +26,7 @@ struct Row {
     cause: Option<String>,
     recheck_cause: Option<i64>,
     attempts: u32,
+    was_verified: bool,
 }
 
 pub(super) async fn due(
@@ -36,7 +37,11 @@ pub(super) async fn due(
 ) -> Result<Vec<DueRepo>, StoreError> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT repos.did, rev, coalesce(active, 1) AS is_active, as_of AS status_as_of, removed_at, \
-         cause, recheck_cause, repos.attempts FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
+         cause, recheck_cause, repos.attempts, \
+         (rev IS NOT NULL AND state <> 'unverified_chain') OR EXISTS (SELECT 1 FROM records \
+             WHERE uri > 'at://' || repos.did || '/' AND uri < 'at://' || repos.did || '0' \
+             AND verified <> 'none') AS was_verified \
+         FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
          WHERE urgency = ? AND (repos.retry_at IS NULL OR repos.retry_at <= ?) \
          ORDER BY repos.retry_at LIMIT ?",
     )
@@ -72,6 +77,7 @@ impl TryFrom<Row> for DueRepo {
             cause: row.cause.as_deref().and_then(ResyncCause::parse),
             recheck_cause: row.recheck_cause,
             attempts: row.attempts,
+            was_verified: row.was_verified,
         })
     }
 }
