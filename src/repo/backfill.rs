@@ -298,3 +298,28 @@ impl BackfillState {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_the_server_does_not_have_is_asked_for_again_in_an_hour() {
+        let status = |status| {
+            let retry_after = None;
+            let error = http_client::FetchError::Status {
+                status,
+                retry_after,
+            };
+            PageError::from(HostError::Unavailable(error))
+        };
+        for lacking in [HostError::NotSupported.into(), status(404)] {
+            assert!(lacking.is_unsupported(), "{lacking}");
+            assert_eq!(lacking.retry_after(), UNSUPPORTED_RETRY);
+        }
+        for passing in [status(500), HostError::Invalid(String::new()).into()] {
+            assert!(!passing.is_unsupported(), "{passing}");
+            assert_eq!(passing.retry_after(), Duration::ZERO);
+        }
+    }
+}
