@@ -11,6 +11,7 @@ use huddle_firehose::config::Config;
 use huddle_firehose::lexicon::Schemas;
 use huddle_firehose::model::BackfillCounts;
 use huddle_firehose::pipeline::interest::adopt;
+use huddle_firehose::repo::Summary;
 use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::repo_store::RepoStore;
 use huddle_firehose::store::sqlite::SqliteStore;
@@ -52,14 +53,11 @@ impl Backfill {
     }
 
     async fn run(&self, config: Config) -> anyhow::Result<()> {
-        let patterns = &config.collections;
-        let collections = worker::collections(patterns, &Schemas::embedded()?);
-        if collections.is_empty() {
-            let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
-            bail!(
-                "backfill needs full collection names; {} matches no known lexicon",
-                patterns.join(", ")
-            );
+        let backfill = worker::backfill(&(&config).into(), &Schemas::embedded()?);
+        let searches = backfill.searches();
+        if searches.is_empty() {
+            let Summary { does, cannot } = backfill.summary();
+            bail!("{does}: {}", cannot.unwrap_or_default());
         }
         let mut signals = StopSignals::listen()?;
         let store = Arc::new(SqliteStore::open(&config.database_url).await?);
@@ -75,7 +73,7 @@ impl Backfill {
                 .is_done
             {}
         }
-        store.begin_discovery(&collections, true).await?;
+        store.begin_discovery(&searches, true).await?;
         if self.beside {
             return tokio::select! {
                 result = show_until_over(store) => result,
@@ -120,6 +118,15 @@ async fn show_until_over(store: Arc<SqliteStore>) -> anyhow::Result<()> {
             line.leave()?;
             if counts.failing > 0 {
                 print("the worker retries the failed repositories whenever it runs\n")?;
+            }
+            for discovery in store.discoveries().await? {
+                if let Some(error) = discovery.unsupported {
+                    bail!(
+                        "the search {} cannot be made: {error}; set directory_url or \
+                         backfill_discovery",
+                        discovery.search.as_str()
+                    );
+                }
             }
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::value::bytes::{format_bytes, mebibytes};
-use super::{Config, Verify};
+use super::{Config, Discovering, Verify};
 
 /// Settings that contradict each other, or one beyond its limits.
 pub(super) struct Contradiction {
@@ -123,6 +123,13 @@ fn check_backfill(config: &Config, found: &mut Vec<Contradiction>) {
             "a backfill needs verification, but verify is none",
         ));
     }
+    let is_by_dids = config.backfill_discovery == Discovering::Dids;
+    if config.backfill && is_by_dids && config.dids_allow.is_empty() {
+        found.push(Contradiction::new(
+            &["backfill_discovery", "dids_allow"],
+            "a backfill that finds accounts by dids needs dids_allow, but dids_allow is empty",
+        ));
+    }
 }
 
 fn check_memory(config: &Config, found: &mut Vec<Contradiction>) {
@@ -231,6 +238,10 @@ mod tests {
             (
                 "silence_min_ms = 600001",
                 ["silence_min_ms", "silence_max_ms"],
+            ),
+            (
+                "backfill = true\nbackfill_discovery = 'dids'",
+                ["backfill_discovery", "dids_allow"],
             ),
             (
                 "dids_allow = ['did:plc:a']\ndids_deny = ['did:plc:a']",

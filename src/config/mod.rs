@@ -31,6 +31,7 @@ pub use resolve::Loaded;
 pub use settings::Settings;
 
 pub use crate::pipeline::Start;
+pub use crate::repo::Discovering;
 pub use crate::source::process::verification::Verify;
 pub use crate::telemetry::log::LogFormat;
 
@@ -70,6 +71,7 @@ pub struct Config {
     #[serde(deserialize_with = "value::plc_url")]
     pub plc_url: Url,
     pub backfill: bool,
+    pub backfill_discovery: Discovering,
     #[serde(
         default,
         deserialize_with = "value::directory_url",

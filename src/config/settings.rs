@@ -4,6 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::pipeline::Start;
+use crate::repo::Discovering;
 use crate::source::process::verification::Verify;
 use crate::telemetry::log::LogFormat;
 
@@ -46,8 +47,11 @@ pub struct Settings {
     /// any
     #[arg(long, value_name = "BOOL")]
     pub backfill: Option<bool>,
-    /// The relay index, which answers listReposByCollection; by default the source. This is not the
-    /// PLC directory: see --plc-url
+    /// How a backfill finds accounts
+    #[arg(long)]
+    pub backfill_discovery: Option<Discovering>,
+    /// The relay index, which answers listReposByCollection or listRepos; by default the source.
+    /// This is not the PLC directory: see --plc-url
     #[arg(long, value_name = "URL")]
     pub directory_url: Option<String>,
     /// Allow requests to private addresses for hosts that DID documents name

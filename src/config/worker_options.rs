@@ -29,6 +29,7 @@ impl From<&Config> for Options {
                 allow_private_addresses: config.allow_private_addresses,
             },
             backfill: config.backfill,
+            backfill_discovery: config.backfill_discovery,
             database_url: config.database_url.clone(),
             memory_budget: usize::try_from(config.memory_budget).unwrap_or(usize::MAX),
             pipeline: pipeline(config),

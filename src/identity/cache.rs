@@ -1,19 +1,28 @@
 //! A bounded cache of identities, with limits on how often they are looked up.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use hashlink::LruCache;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::breaker::DirectoryFault;
+use super::directory::{Consequence, DOUBTED_FOR, Directory};
 use super::document::Identity;
 use super::locate::is_plc;
 use super::resolve::{Resolve, ResolveError, Unavailable};
 use crate::atproto::syntax::Did;
-use crate::net::request_limiter::RequestLimiter;
+use crate::net::pace::Rate;
+use crate::net::request_limiter::{Permit, RequestLimiter};
+
+/// How often a look-up that waits for its turn checks whether a long pause has begun. A probe gives
+/// callers so much of a head start.
+const PAUSE_CHECK: Duration = Duration::from_secs(1);
 
 /// An identity, or why there is none.
 pub type Answer = Result<Arc<Identity>, ResolveError>;
@@ -45,6 +54,9 @@ pub struct Limits {
     pub in_flight: usize,
     /// Requests a second in the long run, for each of the two.
     pub per_second: u32,
+    /// The rate to which requests to the PLC directory rise while it answers. The rate of the others
+    /// stays, because outsiders choose the hosts.
+    pub most_per_second: u32,
     /// Requests at once after a pause, for each of the two.
     pub burst: u32,
     /// How long a caller waits for an answer before the identity counts as unknown. The request
@@ -65,8 +77,10 @@ struct Shared {
     entries: Mutex<LruCache<Did, Entry>>,
     /// Separate from the limiter for other hosts, because outsiders can name slow hosts, and these
     /// must not delay requests to the PLC plc.
-    plc: RequestLimiter,
+    plc: Directory,
     hosts: RequestLimiter,
+    /// Whether a task looks up a DID that had a document, to see whether the directory works.
+    is_probing: AtomicBool,
 }
 
 /// The cached state of one DID.
@@ -77,6 +91,10 @@ struct Entry {
     failure: Option<Failure>,
     refreshed: Option<Instant>,
     look_up: Option<Arc<LookUp>>,
+    /// It had a document, so it exists, whatever a server says.
+    had_document: bool,
+    /// Since when its server says that there is no such DID.
+    missing_since: Option<Instant>,
 }
 
 /// Consecutive look-ups without an answer.
@@ -103,6 +121,7 @@ impl Default for Limits {
             refresh_interval: Duration::from_secs(5 * 60),
             in_flight: 16,
             per_second: 20,
+            most_per_second: 100,
             burst: 50,
             timeout: Duration::from_secs(30),
         }
@@ -113,13 +132,21 @@ impl Default for Limits {
 
 impl Identities {
     pub fn new(resolver: impl Resolve, limits: Limits) -> Self {
-        let limiter = || RequestLimiter::new(limits.in_flight, limits.per_second, limits.burst);
+        let (slots, burst) = (limits.in_flight, limits.burst);
+        let rate = Rate {
+            initial: limits.per_second,
+            least: 1,
+            most: limits.most_per_second.max(limits.per_second),
+            burst,
+        };
+        let fixed = Rate::fixed(limits.per_second, burst);
         Self(Arc::new(Shared {
             resolver: Box::new(resolver),
             limits,
             entries: Mutex::new(LruCache::new(limits.capacity)),
-            plc: limiter(),
-            hosts: limiter(),
+            plc: Directory::new(slots, rate),
+            hosts: RequestLimiter::new(slots, fixed),
+            is_probing: AtomicBool::new(false),
         }))
     }
 
@@ -137,7 +164,7 @@ impl Identities {
             }
             self.0.join(did, entry, false)
         };
-        self.wait(receiver).await
+        self.answer(receiver).await
     }
 
     /// The cached answer for `did`, without a look-up; `None` if there is none that is valid.
@@ -183,13 +210,47 @@ impl Identities {
             }
             self.0.join(did, entry, true)
         };
-        self.wait(receiver).await
+        self.answer(receiver).await
     }
 
-    /// Removes `did` from the cache, because its identity has changed. A running look-up may return
-    /// the old state; only the callers that already wait for it get that answer.
+    /// How long `did` will not be looked up: its server or the directory refuses requests for now, or
+    /// the last look-up failed a short while ago. `None` means that it may be.
+    pub fn wait(&self, did: &Did) -> Option<Duration> {
+        let now = Instant::now();
+        let of_did = {
+            let entries = self.0.entries();
+            let failure = entries.peek(did).and_then(|entry| entry.failure.as_ref());
+            failure.map(|failure| failure.retry.saturating_duration_since(now))
+        };
+        let of_directory = is_plc(did).then(|| self.0.plc.long_pause()).flatten();
+        of_did.max(of_directory).filter(|rest| !rest.is_zero())
+    }
+
+    /// Notes that `did` had a document in an earlier run, since commits of it were verified.
+    pub fn assume_document(&self, did: &Did) {
+        entry_of(&mut self.0.entries(), did).had_document = true;
+    }
+
+    /// Why the PLC directory counts as not working; `None` if it works.
+    pub fn directory_fault(&self) -> Option<DirectoryFault> {
+        self.0.plc.fault()
+    }
+
+    /// Removes the answer for `did` from the cache, because its identity has changed. A running
+    /// look-up may return the old state; only the callers that already wait for it get that answer.
     pub fn forget(&self, did: &Did) {
-        self.0.entries().remove(did);
+        let mut entries = self.0.entries();
+        match entries.remove(did) {
+            Some(entry) if entry.had_document || entry.missing_since.is_some() => {
+                let kept = Entry {
+                    had_document: entry.had_document,
+                    missing_since: entry.missing_since,
+                    ..Entry::default()
+                };
+                entries.insert(did.clone(), kept);
+            }
+            _ => {}
+        }
     }
 
     /// Allows every DID to be refreshed again, because an unknown set of them has changed. Cached
@@ -200,7 +261,7 @@ impl Identities {
         }
     }
 
-    async fn wait(&self, mut receiver: watch::Receiver<Option<Answer>>) -> Answer {
+    async fn answer(&self, mut receiver: watch::Receiver<Option<Answer>>) -> Answer {
         let sender = receiver.wait_for(Option::is_some);
         match timeout(self.0.limits.timeout, sender).await {
             Ok(sender) => sender
@@ -243,11 +304,22 @@ impl Shared {
     }
 
     async fn run_look_up(self: Arc<Self>, did: Did, look_up: Arc<LookUp>) {
-        let limiter = if is_plc(&did) { &self.plc } else { &self.hosts };
-        let _permit = loop {
+        let is_plc = is_plc(&did);
+        let limiter = if is_plc {
+            &self.plc.limiter
+        } else {
+            &self.hosts
+        };
+        let mut enter = pin!(limiter.enter());
+        let permit = loop {
+            if let Some(rest) = self.plc.long_pause().filter(|_| is_plc) {
+                let paused = Err(Unavailable::Paused(rest).into());
+                return self.finish_look_up(&did, &look_up, paused);
+            }
             // A look-up without waiting callers is cancelled, so no queue builds up.
             tokio::select! {
-                permit = limiter.enter() => break permit,
+                permit = &mut enter => break permit,
+                () = sleep(PAUSE_CHECK) => {}
                 () = look_up.sender.closed() => {
                     if self.is_abandoned(&did, &look_up) {
                         return;
@@ -255,11 +327,58 @@ impl Shared {
                 }
             }
         };
-        let answer = AssertUnwindSafe(self.resolver.resolve(&did))
+        let answer = self.ask(&did, &permit).await;
+        self.finish_look_up(&did, &look_up, answer);
+    }
+
+    /// Asks the resolver, and notes what the answer says about the directory.
+    async fn ask(self: &Arc<Self>, did: &Did, permit: &Permit<'_>) -> Answer {
+        let answer = AssertUnwindSafe(self.resolver.resolve(did))
             .catch_unwind()
             .await
             .unwrap_or(Err(Unavailable::Interrupted.into()));
-        self.finish_look_up(&did, &look_up, answer.map(Arc::new));
+        if !is_plc(did) {
+            return answer.map(Arc::new);
+        }
+        let had_document = {
+            let entries = self.entries();
+            entries.peek(did).is_some_and(|entry| entry.had_document)
+        };
+        match self.plc.note(did, had_document, &answer, permit) {
+            Consequence::Nothing => {}
+            Consequence::AskControl(control) => self.probe(control),
+            Consequence::Recovered => {
+                for (_, entry) in self.entries().iter_mut() {
+                    entry.failure = None;
+                }
+            }
+        }
+        answer.map(Arc::new)
+    }
+
+    /// Looks up a DID that had a document until the directory has it, unless a task does so already.
+    /// Look-ups of other DIDs also show that the directory works; but these may not exist.
+    fn probe(self: &Arc<Self>, control: Did) {
+        if self.is_probing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while let Some(shared) = shared.upgrade() {
+                let permit = shared.plc.limiter.enter().await;
+                // Only what it says about the directory is of interest.
+                let _answer = shared.ask(&control, &permit).await;
+                drop(permit);
+                if !shared.plc.is_open() {
+                    shared.is_probing.store(false, Ordering::Release);
+                    return;
+                }
+                // The callers that wait for the end of the pause come first.
+                let rest = shared.plc.limiter.paused_for().unwrap_or_default();
+                drop(shared);
+                sleep(rest + PAUSE_CHECK).await;
+            }
+        });
     }
 
     /// Whether no caller waits any more. If so, the look-up is removed, and no caller can join it
@@ -276,15 +395,52 @@ impl Shared {
     }
 
     fn finish_look_up(&self, did: &Did, look_up: &Arc<LookUp>, answer: Answer) {
-        {
+        let answer = {
             let mut entries = self.entries();
             // Unless the entry was removed meanwhile.
-            if let Some(entry) = entries.peek_mut(did).filter(|entry| entry.awaits(look_up)) {
-                entry.look_up = None;
-                entry.learn(&answer, look_up.is_refresh, &self.limits);
+            let entry = entries.peek_mut(did).filter(|entry| entry.awaits(look_up));
+            match entry {
+                Some(entry) => {
+                    entry.look_up = None;
+                    let answer = self.judge(did, entry, answer);
+                    entry.learn(&answer, look_up.is_refresh, &self.limits);
+                    answer
+                }
+                None => self.judge(did, &mut Entry::default(), answer),
             }
-        }
+        };
         look_up.sender.send_replace(Some(answer));
+    }
+
+    /// The answer as far as it is believed. A DID that had a document is not gone because its server
+    /// says so, and one that is not known yet is not refused by an answer that may be a mistake.
+    fn judge(&self, did: &Did, entry: &mut Entry, answer: Answer) -> Answer {
+        let now = Instant::now();
+        let is_believed = match &answer {
+            Ok(_) => {
+                entry.had_document = true;
+                entry.missing_since = None;
+                true
+            }
+            Err(ResolveError::NotFound) => {
+                let missing_since = *entry.missing_since.get_or_insert(now);
+                let is_missing = match is_plc(did) {
+                    true => self.plc.is_believed_missing(missing_since, now),
+                    false => now.duration_since(missing_since) >= DOUBTED_FOR,
+                };
+                is_missing && !entry.had_document
+            }
+            Err(ResolveError::Tombstoned) => self.plc.is_believed_tombstoned(now),
+            Err(ResolveError::Invalid(_)) => {
+                entry.missing_since = None;
+                true
+            }
+            Err(ResolveError::Unavailable(_)) => true,
+        };
+        match is_believed {
+            true => answer,
+            false => Err(Unavailable::Missing.into()),
+        }
     }
 }
 
@@ -316,6 +472,10 @@ impl Entry {
 
     fn learn(&mut self, answer: &Answer, is_refresh: bool, limits: &Limits) {
         let now = Instant::now();
+        if let Err(ResolveError::Unavailable(Unavailable::Paused(_))) = answer {
+            // Nobody was asked.
+            return;
+        }
         if let Err(error) = answer
             && error.is_unknown()
         {

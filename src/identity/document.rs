@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use multibase::Base;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use crate::atproto::key::{KeyError, VerifyingKey};
@@ -56,9 +56,9 @@ pub enum DocumentError {
     #[error("the document is of another DID, {0:?}")]
     AnotherDid(String),
 
-    /// The parser's message.
-    #[error("the document is not JSON: {0}")]
-    Json(Arc<str>),
+    /// It is no document at all. The text is the parser's message.
+    #[error("the answer is no JSON object: {0}")]
+    NoObject(Arc<str>),
 
     #[error("the document has no key #atproto")]
     NoSigningKey,
@@ -76,8 +76,9 @@ impl Identity {
     /// # Errors
     /// If the document is of another DID, or has no signing key.
     pub fn parse(did: &Did, json: &[u8]) -> Result<Self, DocumentError> {
-        let document: Value = serde_json::from_slice(json)
-            .map_err(|error| DocumentError::Json(error.to_string().into()))?;
+        let document: Map<String, Value> = serde_json::from_slice(json)
+            .map_err(|error| DocumentError::NoObject(error.to_string().into()))?;
+        let document = Value::Object(document);
         let id = document["id"].as_str().unwrap_or_default();
         if id != did.as_str() {
             return Err(DocumentError::AnotherDid(excerpt(id, EXCERPT).to_owned()));
@@ -252,19 +253,23 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_is_not_a_json_object_is_refused() {
+    fn an_answer_that_is_no_json_object_is_no_document() {
         let did = Did::parse(DID).unwrap();
-        for text in ["", "<!doctype html>", "{", &"[".repeat(1000)] {
+        for text in [
+            "",
+            "<!doctype html>",
+            "{",
+            &"[".repeat(1000),
+            "[]",
+            "[{}]",
+            "null",
+            "\"did\"",
+        ] {
             let refused = Identity::parse(&did, text.as_bytes());
-            assert!(matches!(refused, Err(DocumentError::Json(_))), "{text}");
+            assert!(matches!(refused, Err(DocumentError::NoObject(_))), "{text}");
         }
-        for text in ["[]", "null", "\"did\"", "{}"] {
-            let refused = Identity::parse(&did, text.as_bytes());
-            assert!(
-                matches!(refused, Err(DocumentError::AnotherDid(_))),
-                "{text}"
-            );
-        }
+        let empty = Identity::parse(&did, b"{}");
+        assert_eq!(empty, Err(DocumentError::AnotherDid(String::new())));
     }
 
     #[test]

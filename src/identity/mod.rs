@@ -2,13 +2,17 @@
 //!
 //! Other rooms use [`Identities`]: a bounded cache in front of a [`Resolve`] such as [`Resolver`],
 //! which looks up the DID document over HTTP. If a look-up gives no answer, the identity is
-//! *unknown* ([`ResolveError::is_unknown`]), which says nothing about the account.
+//! *unknown* ([`ResolveError::is_unknown`]), which says nothing about the account. The same holds for
+//! an answer that a directory gives which does not work, see `breaker.rs`.
 
+mod breaker;
 pub mod cache;
+mod directory;
 pub mod document;
 pub mod locate;
 pub mod resolve;
 
+pub use breaker::DirectoryFault;
 pub use cache::{Identities, Known, Limits};
 pub use document::Identity;
 pub use resolve::{Resolve, ResolveError, Resolver};

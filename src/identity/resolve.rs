@@ -1,11 +1,9 @@
 //! Looks up DID documents.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::time::Instant;
 use url::Url;
 
 use super::document::{DocumentError, Identity};
@@ -15,6 +13,9 @@ use crate::net::http_client::{FetchError, Fetcher, NamedBy};
 
 /// Documents usually have a few hundred bytes, sometimes a few thousand.
 const MAX_DOCUMENT_BYTES: usize = 256 << 10;
+
+/// The pause of a caller for which no look-up was free.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Finds the identity of a DID.
 pub trait Resolve: Send + Sync + 'static {
@@ -30,6 +31,8 @@ pub enum ResolveError {
     #[error("the DID has no valid identity: {0}")]
     Invalid(#[from] Invalid),
 
+    /// The directory, or the host of a `did:web`, says that it does not have the DID. The cache
+    /// decides whether it is believed.
     #[error("there is no such DID")]
     NotFound,
 
@@ -50,9 +53,6 @@ pub enum Invalid {
 
     #[error(transparent)]
     Document(#[from] DocumentError),
-
-    #[error("the document has more than {limit} bytes")]
-    TooLarge { limit: usize },
 }
 
 /// Why there is no answer.
@@ -68,8 +68,16 @@ pub enum Unavailable {
     #[error("the look-up task failed")]
     Interrupted,
 
-    /// The PLC directory asked for a pause, and is not asked until it ends.
-    #[error("the PLC directory asked for a pause; next request in {0:?}")]
+    /// The server says that there is no such DID, or that it is tombstoned, and is not believed yet.
+    #[error("the server has no document of the DID, which is not believed yet")]
+    Missing,
+
+    /// The answer is an HTML page, for example.
+    #[error("{0}")]
+    NoDocument(DocumentError),
+
+    /// The PLC directory refuses requests for now, and is not asked.
+    #[error("the PLC directory refuses requests for now; next request in {0:?}")]
     Paused(Duration),
 }
 
@@ -80,9 +88,6 @@ pub struct Resolver {
     plc_url: Url,
     allow_private_addresses: bool,
     deadline: Duration,
-    /// The end of the pause that the PLC directory asked for. There is no such pause for `did:web`,
-    /// where each host answers only for itself.
-    plc_pause: Mutex<Option<Instant>>,
 }
 
 // === impl ResolveError ===
@@ -93,13 +98,21 @@ impl ResolveError {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// How long to wait, if no server was asked.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable(Unavailable::Busy) => Some(BUSY_PAUSE),
+            Self::Unavailable(Unavailable::Paused(rest)) => Some(*rest),
+            _ => None,
+        }
+    }
+
     /// The delay that the server asked for, if any.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unavailable(Unavailable::Fetch(FetchError::Status { retry_after, .. })) => {
                 *retry_after
             }
-            Self::Unavailable(Unavailable::Paused(rest)) => Some(*rest),
             _ => None,
         }
     }
@@ -123,7 +136,6 @@ impl Resolver {
             plc_url,
             allow_private_addresses,
             deadline,
-            plc_pause: Mutex::default(),
         })
     }
 
@@ -138,41 +150,21 @@ impl Resolver {
     }
 
     async fn ask_plc(&self, did: &Did, url: &Url) -> Result<Identity, ResolveError> {
-        if let Some(rest) = self.rest_of_pause() {
-            return Err(Unavailable::Paused(rest).into());
-        }
         let answer = self.fetch(url, NamedBy::Operator).await;
         let answer = answer.map_err(|error| match error {
             FetchError::Transport(text) => FetchError::Transport(format!("PLC directory {text}")),
             error => error,
         });
-        if let Err(FetchError::Status { status: 410, .. }) = answer {
-            return Err(ResolveError::Tombstoned);
+        match answer {
+            Err(FetchError::Status { status: 410, .. }) => Err(ResolveError::Tombstoned),
+            answer => read(did, answer),
         }
-        let identity = read(did, answer);
-        if let Some(pause) = identity.as_ref().err().and_then(ResolveError::retry_after) {
-            *self.pause() = Some(Instant::now() + pause);
-        }
-        identity
     }
 
     async fn fetch(&self, url: &Url, named: NamedBy) -> Result<Bytes, FetchError> {
         self.fetcher
             .get_whole(url, named, MAX_DOCUMENT_BYTES, self.deadline)
             .await
-    }
-
-    fn rest_of_pause(&self) -> Option<Duration> {
-        let end = (*self.pause())?;
-        let rest = end.saturating_duration_since(Instant::now());
-        (!rest.is_zero()).then_some(rest)
-    }
-
-    fn pause(&self) -> MutexGuard<'_, Option<Instant>> {
-        // Every value of it is valid by itself.
-        self.plc_pause
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -184,11 +176,13 @@ impl Resolve for Resolver {
 
 fn read(did: &Did, answer: Result<Bytes, FetchError>) -> Result<Identity, ResolveError> {
     match answer {
-        Ok(json) => Ok(Identity::parse(did, &json).map_err(Invalid::from)?),
+        Ok(json) => Identity::parse(did, &json).map_err(|error| match error {
+            DocumentError::NoObject(_) => Unavailable::NoDocument(error).into(),
+            error => Invalid::from(error).into(),
+        }),
         Err(FetchError::Status {
             status: 404 | 410, ..
         }) => Err(ResolveError::NotFound),
-        Err(FetchError::TooLarge { limit }) => Err(Invalid::TooLarge { limit }.into()),
         Err(error) => Err(Unavailable::from(error).into()),
     }
 }

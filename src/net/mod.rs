@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod http_client;
+pub(crate) mod pace;
+mod pause;
 pub mod redirect;
 pub mod request_limiter;
 pub mod retry_after;

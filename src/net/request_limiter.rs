@@ -1,93 +1,174 @@
-//! Limits the number of concurrent requests and their rate.
+//! Limits the requests to one server: how many are under way, how many begin in a second, and
+//! whether any is made at all.
 
-use std::sync::{Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep, sleep_until};
 
-/// Admits requests one by one.
+use super::pace::{Pace, Rate};
+use super::pause::{Admission, Pause, Ticket};
+
+/// Admits requests one by one. What became of them decides about the next ones.
 #[derive(Debug)]
 pub(crate) struct RequestLimiter {
     slots: Semaphore,
-    pace: Mutex<Pace>,
+    state: Mutex<State>,
+    /// Notified when a pause begins or ends.
+    changed: Notify,
 }
 
-/// A token bucket: `per_second` requests a second in the long run, and `burst` requests at once
-/// after a pause.
 #[derive(Debug)]
-struct Pace {
-    interval: Duration,
-    burst: u32,
-    /// When the next request would be due if all requests had kept the interval.
-    due: Option<Instant>,
+struct State {
+    pace: Pace,
+    pause: Pause,
+}
+
+/// The permission to make one request. The caller drops it after the answer.
+#[derive(Debug)]
+pub(crate) struct Permit<'a> {
+    limiter: &'a RequestLimiter,
+    ticket: Ticket,
+    _slot: Option<SemaphorePermit<'a>>,
 }
 
 impl RequestLimiter {
-    pub(crate) fn new(slots: usize, per_second: u32, burst: u32) -> Self {
+    pub(crate) fn new(slots: usize, rate: Rate) -> Self {
         Self {
             slots: Semaphore::new(slots),
-            pace: Mutex::new(Pace {
-                interval: Duration::from_secs(1) / per_second.max(1),
-                burst: burst.max(1),
-                due: None,
+            state: Mutex::new(State {
+                pace: Pace::new(rate),
+                pause: Pause::default(),
             }),
+            changed: Notify::new(),
         }
     }
 
-    /// Waits for a slot. The caller holds the slot until it drops the permit. First come, first
-    /// served.
-    pub(crate) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
+    /// Waits until a request may be made. First come, first served.
+    pub(crate) async fn enter(&self) -> Permit<'_> {
         // The semaphore is never closed, so this is always a permit.
-        let permit = self.slots.acquire().await.ok();
-        let wait = {
-            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-            pace.reserve(Instant::now())
-        };
+        let slot = self.slots.acquire().await.ok();
+        let wait = self.state().pace.reserve(Instant::now());
         sleep(wait).await;
-        permit
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // From now on no change is missed.
+            changed.as_mut().enable();
+            let admission = self.state().pause.admit(Instant::now());
+            match admission {
+                Admission::Admitted(ticket) => {
+                    return Permit {
+                        limiter: self,
+                        ticket,
+                        _slot: slot,
+                    };
+                }
+                Admission::NotBefore(until) => tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = changed => {}
+                },
+                Admission::BehindProbe => changed.await,
+            }
+        }
+    }
+
+    /// How long no request will be made, because the server refused some; `None` if it is not so.
+    pub(crate) fn paused_for(&self) -> Option<Duration> {
+        self.state().pause.rest(Instant::now())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code under the lock can panic between two changes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Pace {
-    /// Reserves the next start time and returns the wait until then.
-    fn reserve(&mut self, now: Instant) -> Duration {
-        let due = self.due.map_or(now, |due| due.max(now));
-        self.due = Some(due + self.interval);
-        let head_start = self.interval * (self.burst - 1);
-        due.duration_since(now).saturating_sub(head_start)
+impl Permit<'_> {
+    /// Notes that the server served the request. A pause ends, and the rate rises.
+    pub(crate) fn answered(&self) {
+        let mut state = self.limiter.state();
+        state.pause.answer(self.ticket);
+        state.pace.rise();
+        drop(state);
+        self.limiter.changed.notify_waiters();
+    }
+
+    /// Notes that the server refused the request for now. A pause begins, and the rate falls.
+    pub(crate) fn refused(&self, asked_for: Option<Duration>) {
+        let mut state = self.limiter.state();
+        let is_new = state.pause.refuse(self.ticket, asked_for, Instant::now());
+        if is_new {
+            state.pace.fall();
+        }
+        drop(state);
+        self.limiter.changed.notify_waiters();
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.limiter.state().pause.leave(self.ticket);
+        self.limiter.changed.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
-    #[test]
-    fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
-        let limiter = RequestLimiter::new(1, 10, 3);
-        let mut pace = limiter.pace.into_inner().unwrap();
-        let start = Instant::now();
-        let mut wait_at = |millis| {
-            pace.reserve(start + Duration::from_millis(millis))
-                .as_millis()
-        };
-        let waits: Vec<_> = (0..5).map(|_| wait_at(0)).collect();
-        assert_eq!(waits, [0, 0, 0, 100, 200]);
-        // Two of the five are still due after a third of a second. A pause of any length allows no
-        // more than the burst.
-        assert_eq!(wait_at(350), 0);
-        let waits: Vec<_> = (0..4).map(|_| wait_at(100_000)).collect();
-        assert_eq!(waits, [0, 0, 0, 100]);
+    fn limiter(slots: usize) -> RequestLimiter {
+        RequestLimiter::new(slots, Rate::fixed(1000, 1000))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slot_is_free_again_after_its_request() {
-        let limiter = RequestLimiter::new(1, 1000, 1000);
+        let limiter = limiter(1);
         let turn = limiter.enter().await;
-        let second = tokio::time::timeout(Duration::from_secs(3600), limiter.enter()).await;
+        let second = timeout(Duration::from_secs(3600), limiter.enter()).await;
         assert!(second.is_err());
         drop(turn);
-        assert!(limiter.enter().await.is_some());
+        limiter.enter().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_wait_are_made_when_the_pause_ends() {
+        let limiter = limiter(3);
+        let start = Instant::now();
+        limiter.enter().await.refused(Some(Duration::from_secs(3)));
+        limiter.enter().await.answered();
+        limiter.enter().await.answered();
+        assert_eq!(start.elapsed().as_millis(), 3000);
+        assert_eq!(limiter.paused_for(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_ends_the_pause_for_all_that_wait() {
+        let limiter = limiter(4);
+        let under_way = limiter.enter().await;
+        limiter.enter().await.refused(None);
+        assert!(limiter.paused_for().is_some());
+        let start = Instant::now();
+        let (_, _, ()) = tokio::join!(limiter.enter(), limiter.enter(), async {
+            under_way.answered();
+        });
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_refuses_everything_is_asked_ever_less_often() {
+        let limiter = limiter(16);
+        let mut requests = 0;
+        let asking = async {
+            loop {
+                limiter.enter().await.refused(None);
+                requests += 1;
+            }
+        };
+        assert!(timeout(Duration::from_secs(60), asking).await.is_err());
+        assert_eq!(requests, 7);
     }
 }

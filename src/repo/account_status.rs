@@ -1,7 +1,7 @@
 //! Confirms the status of an account at its own host.
 
 use super::fetch::own_host;
-use super::{NoSlot, Repositories, retry_at};
+use super::{Repositories, in_future, retry_at};
 use crate::identity::ResolveError;
 use crate::repo::host::{HostError, RepoError};
 use crate::store::StoreError;
@@ -17,7 +17,7 @@ pub(super) async fn run(
         HostStatus::Active => Some("active"),
         HostStatus::Deleted => Some("deleted"),
         HostStatus::Inactive(status) => Some(status.as_deref().unwrap_or("inactive")),
-        HostStatus::Unknown(_) => None,
+        HostStatus::NotAsked(_) | HostStatus::Unknown(_) => None,
     };
     if let Some(host_status) = host_status {
         tracing::debug!(
@@ -36,24 +36,32 @@ pub(super) async fn run(
 }
 
 async fn ask_host(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> HostStatus {
+    let not_asked = |wait| {
+        repositories.wake_after(wait);
+        HostStatus::NotAsked(in_future(wait))
+    };
     let unknown = |after| HostStatus::Unknown(retry_at(unconfirmed.attempts, after));
     // An account that moved is inactive only at its old host, so the cached identity is not enough.
     let identities = &repositories.verification.identities;
     let identity = match identities.look_up(&unconfirmed.did).await {
         Ok(identity) => identity,
         Err(ResolveError::Tombstoned) => return HostStatus::Deleted,
-        Err(error) => return unknown(error.retry_after()),
+        Err(error) => {
+            return match error.wait() {
+                Some(wait) => not_asked(wait),
+                None => unknown(error.retry_after()),
+            };
+        }
     };
     let Some(host) = own_host(&identity) else {
         return unknown(None);
     };
     let limiter = repositories.host_limiters.of(&host.url);
-    let _slot = match limiter.enter().await {
-        Ok(slot) => slot,
-        Err(NoSlot::Busy) => return unknown(None),
-        Err(NoSlot::CoolingDown(remaining)) => return unknown(Some(remaining)),
+    let permit = match limiter.enter().await {
+        Ok(permit) => permit,
+        Err(no_slot) => return not_asked(no_slot.wait()),
     };
-    match limiter.record_response(
+    match permit.record(
         repositories
             .hosts
             .repo_status(&host, &unconfirmed.did)

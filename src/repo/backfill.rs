@@ -6,21 +6,25 @@
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
 
+use super::backfill_plan::{Discovering, Summary};
+use super::discovery::{Next, Searches, UNSUPPORTED_RETRY};
 use super::{NoSlot, Repositories};
 use crate::actor::{ActorContext, Arguments};
-use crate::delivery::backoff::Backoff;
-use crate::net::http_client::NamedBy;
+use crate::delivery::backoff::InvalidBackoff;
+use crate::net::http_client::{self, NamedBy};
 use crate::repo::host::{Host, HostError, Page};
 use crate::store::StoreError;
-use crate::store::repo_store::{Discovery, DiscoveryPage, RepoChange};
+use crate::store::repo_store::{Discovery, DiscoveryPage, RepoChange, Search};
 use crate::testing::fault::Point;
 
 /// How often the actor checks for a new discovery, which a command or a gap starts.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-const RETRY_MIN: Duration = Duration::from_secs(2);
-const RETRY_MAX: Duration = Duration::from_secs(300);
-const RETRY_JITTER: f64 = 0.3;
+/// The pause after the database failed.
+const DATABASE_RETRY: Duration = Duration::from_secs(2);
+/// The shortest pause before the next page.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Runs the discoveries; see the module.
 pub struct BackfillActor;
@@ -31,7 +35,7 @@ pub struct Step;
 
 pub struct BackfillState {
     context: ActorContext<Repositories>,
-    backoff: Backoff,
+    searches: Searches,
     has_begun: bool,
     /// The relay index cannot list repositories by collection, only all of them.
     lists_all: bool,
@@ -52,7 +56,7 @@ impl Actor for BackfillActor {
         myself.cast(Step)?;
         Ok(BackfillState {
             context,
-            backoff: Backoff::try_new(RETRY_MIN, RETRY_MAX, RETRY_JITTER, fastrand::Rng::new())?,
+            searches: Searches::default(),
             has_begun: false,
             lists_all: false,
         })
@@ -66,86 +70,170 @@ impl Actor for BackfillActor {
     ) -> Result<(), ActorProcessingErr> {
         let _busy = state.context.begin(Point::BackfillStep).await?;
         match state.step().await {
-            Ok(true) => {
-                state.backoff.reset();
-                myself.cast(Step)?;
+            Ok(None) => myself.cast(Step)?,
+            Ok(Some(wait)) => {
+                myself.send_after(wait, || Step);
             }
-            Ok(false) => {
-                myself.send_after(LOOK_INTERVAL, || Step);
-            }
-            Err(error) => {
-                let delay = state.backoff.next_delay().max(error.retry_after());
-                tracing::warn!(
+            Err(StepError::Store(error)) => {
+                tracing::debug!(
                     %error,
-                    retry_in_ms = delay.as_millis() as u64,
-                    "discovery of repositories failed; its position is kept, retrying later"
+                    "the database failed; the position of the discovery is kept, retrying in 2 s"
                 );
-                myself.send_after(delay, || Step);
+                myself.send_after(DATABASE_RETRY, || Step);
             }
+            Err(StepError::Backoff(error)) => return Err(error.into()),
         }
         Ok(())
     }
 }
 
-/// Why a page could not be fetched or stored.
+/// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 enum StepError {
     #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    RequestLimiter(#[from] NoSlot),
+    Backoff(#[from] InvalidBackoff),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-impl StepError {
+/// Why a page could not be fetched.
+#[derive(Debug, thiserror::Error)]
+enum PageError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    RequestLimiter(#[from] NoSlot),
+}
+
+impl PageError {
+    /// Whether the server does not have the method, which will not change soon.
+    fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Host(HostError::NotSupported) => true,
+            Self::Host(HostError::Unavailable(http_client::FetchError::Status {
+                status, ..
+            })) => *status == 404,
+            _ => false,
+        }
+    }
+
     fn retry_after(&self) -> Duration {
         match self {
             Self::Host(HostError::Throttled { retry_after }) => retry_after.unwrap_or_default(),
-            Self::RequestLimiter(NoSlot::CoolingDown(remaining)) => *remaining,
+            _ if self.is_unsupported() => UNSUPPORTED_RETRY,
             _ => Duration::ZERO,
         }
     }
 }
 
 impl BackfillState {
-    /// Fetches a page and stores it. Returns whether there may be another page.
-    async fn step(&mut self) -> Result<bool, StepError> {
+    /// Fetches a page and stores it. Returns how long to wait for the next one; `None` if there may
+    /// be one at once.
+    async fn step(&mut self) -> Result<Option<Duration>, StepError> {
         let repositories = &self.context.shared().clone();
         if repositories.backfill.is_wanted && !self.has_begun {
-            let collections = &repositories.backfill.collections;
-            if collections.is_empty() {
-                tracing::warn!(
-                    "no backfill: it needs full collection names; no pattern of `collections` \
-                     matches a known lexicon"
-                );
-            }
-            repositories
-                .store
-                .begin_discovery(collections, false)
-                .await?;
-            self.has_begun = true;
+            self.begin(repositories).await?;
         }
         let discoveries = repositories.store.discoveries().await?;
-        let next = discoveries.iter().find(|discovery| !discovery.is_over);
-        repositories.idleness.set_discovered(next.is_none());
-        let Some(next) = next else {
-            return Ok(false);
+        // A search that cannot be made is nothing to wait for.
+        let is_discovered = discoveries
+            .iter()
+            .all(|discovery| discovery.is_over || discovery.unsupported.is_some());
+        repositories.idleness.set_discovered(is_discovered);
+        let now = Instant::now();
+        let next = match self.searches.next(&discoveries, now) {
+            Next::Fetch(next) => next,
+            Next::Wait(until) => {
+                let wait = until.duration_since(now);
+                return Ok(Some(wait.clamp(SHORTEST_WAIT, LOOK_INTERVAL)));
+            }
+            Next::AllOver => return Ok(Some(LOOK_INTERVAL)),
         };
-        let mut page = match self.fetch_page(repositories, &discoveries, next).await {
+        let page = match self.fetch_page(repositories, &discoveries, next).await {
             Ok(page) => page,
+            Err(PageError::RequestLimiter(no_slot)) => {
+                return Ok(Some(no_slot.wait().clamp(SHORTEST_WAIT, LOOK_INTERVAL)));
+            }
             Err(error) => {
-                let store = &repositories.store;
+                let delay = self.searches.fail(&next.search, error.retry_after(), now)?;
+                self.report(repositories, next, &error, delay);
+                let (store, is_unsupported) = (&repositories.store, error.is_unsupported());
                 store
-                    .note_failed_page(&next.collection, &error.to_string())
+                    .note_failed_page(&next.search, &error.to_string(), is_unsupported)
                     .await?;
-                return Err(error);
+                return Ok(None);
             }
         };
+        self.note(repositories, next, page).await?;
+        Ok(None)
+    }
+
+    /// Starts the searches that the configuration asks for, and says what they can find.
+    async fn begin(&mut self, repositories: &Repositories) -> Result<(), StoreError> {
+        let backfill = &repositories.backfill;
+        let Summary { does, cannot } = backfill.summary();
+        match cannot {
+            Some(cannot) => tracing::warn!("{does}; {cannot}"),
+            None => tracing::info!("{does}"),
+        }
+        // The list of accounts is the setting's, which may have changed.
+        let anew = backfill.discovery == Discovering::Dids;
+        repositories
+            .store
+            .begin_discovery(&backfill.searches(), anew)
+            .await?;
+        self.has_begun = true;
+        Ok(())
+    }
+
+    fn report(
+        &self,
+        repositories: &Repositories,
+        failed: &Discovery,
+        error: &PageError,
+        delay: Duration,
+    ) {
+        let relay_index = &repositories.backfill.relay_index;
+        let search = failed.search.as_str();
+        if error.is_unsupported() {
+            tracing::warn!(
+                search,
+                %error,
+                "{relay_index} does not tell which repositories there are, so none are searched for; \
+                 set directory_url to a server that knows listReposByCollection or listRepos, or set \
+                 backfill_discovery = dids and dids_allow; it is asked again in an hour"
+            );
+        } else {
+            tracing::warn!(
+                search,
+                %error,
+                retry_in_ms = delay.as_millis() as u64,
+                "a search for repositories failed; its position is kept, other searches go on, \
+                 retrying later"
+            );
+        }
+    }
+
+    /// Stores a page.
+    async fn note(
+        &mut self,
+        repositories: &Repositories,
+        next: &Discovery,
+        mut page: Page,
+    ) -> Result<(), StoreError> {
+        if self.searches.succeed(&next.search, page.cursor.as_deref()) {
+            tracing::warn!(
+                search = next.search.as_str(),
+                cursor = page.cursor,
+                "the list of repositories goes in circles; the search ends here, what it found is \
+                 kept, and repositories may be missing"
+            );
+            page.cursor = None;
+        }
         let interest = repositories.interest();
         page.dids.retain(|did| interest.wants_did(did.as_str()));
         let noted = DiscoveryPage {
-            collection: &next.collection,
+            search: &next.search,
             dids: &page.dids,
             cursor: page.cursor.as_deref(),
         };
@@ -153,13 +241,13 @@ impl BackfillState {
         repositories.store.change(change).await?;
         if page.cursor.is_none() {
             tracing::info!(
-                collection = %next.collection,
+                search = next.search.as_str(),
                 repos = next.repos + page.dids.len() as u64,
-                "discovery finished; the repositories that hold the collection are fetched next"
+                "a search for repositories finished; those that it found are fetched next"
             );
         }
         repositories.wake();
-        Ok(true)
+        Ok(())
     }
 
     async fn fetch_page(
@@ -167,23 +255,33 @@ impl BackfillState {
         repositories: &Repositories,
         discoveries: &[Discovery],
         next: &Discovery,
-    ) -> Result<Page, StepError> {
+    ) -> Result<Page, PageError> {
         let relay_index = Host {
             url: repositories.backfill.relay_index.clone(),
             named: NamedBy::Operator,
         };
         let (hosts, cursor) = (&repositories.hosts, next.cursor.as_deref());
+        let collection = match &next.search {
+            Search::AllowedDids => {
+                return Ok(Page {
+                    dids: repositories.backfill.dids.clone(),
+                    cursor: None,
+                });
+            }
+            Search::AllRepos => None,
+            Search::Collection(collection) => Some(collection),
+        };
         let limiter = repositories.host_limiters.of(&relay_index.url);
-        let _slot = limiter.enter().await?;
-        if !self.lists_all {
-            let page = hosts.repos_by_collection(&relay_index, &next.collection, cursor);
-            match limiter.record_response(page.await) {
+        let permit = limiter.enter().await?;
+        if let Some(collection) = collection.filter(|_| !self.lists_all) {
+            let page = hosts.repos_by_collection(&relay_index, collection, cursor);
+            match permit.record(page.await) {
                 Err(HostError::NotSupported) => {
                     self.lists_all = true;
                     tracing::warn!(
                         relay_index = %relay_index.url,
-                        "the relay index has no listReposByCollection; \
-                         all repositories that it lists are fetched"
+                        "the relay index has no listReposByCollection; all repositories that it \
+                         lists are fetched, as with backfill_discovery = repos"
                     );
                 }
                 page => return Ok(page?),
@@ -191,12 +289,37 @@ impl BackfillState {
         }
         // All repositories are listed once, for the first of the collections.
         let is_first = discoveries.first() == Some(next);
-        Ok(match is_first {
-            true => limiter.record_response(hosts.repos(&relay_index, cursor).await)?,
+        Ok(match collection.is_none() || is_first {
+            true => permit.record(hosts.repos(&relay_index, cursor).await)?,
             false => Page {
                 dids: Vec::new(),
                 cursor: None,
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_the_server_does_not_have_is_asked_for_again_in_an_hour() {
+        let status = |status| {
+            let retry_after = None;
+            let error = http_client::FetchError::Status {
+                status,
+                retry_after,
+            };
+            PageError::from(HostError::Unavailable(error))
+        };
+        for lacking in [HostError::NotSupported.into(), status(404)] {
+            assert!(lacking.is_unsupported(), "{lacking}");
+            assert_eq!(lacking.retry_after(), UNSUPPORTED_RETRY);
+        }
+        for passing in [status(500), HostError::Invalid(String::new()).into()] {
+            assert!(!passing.is_unsupported(), "{passing}");
+            assert_eq!(passing.retry_after(), Duration::ZERO);
+        }
     }
 }

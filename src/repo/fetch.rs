@@ -7,16 +7,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 
+use super::host_limiter::{HeadMethod, HostLimiter};
 use super::{NoSlot, Repositories};
 use crate::atproto::key::{KeyError, SignatureError};
 use crate::atproto::syntax::{Did, Tid};
 use crate::atproto::verify::VerifyError;
 use crate::identity::{Identity, ResolveError};
-use crate::net::http_client::NamedBy;
+use crate::net::http_client::{self, NamedBy};
 use crate::repo::host::{Host, HostError, RepoError};
 use crate::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
 use crate::store::StoreError;
-use crate::store::repo_store::{DueRepo, HeldRange};
+use crate::store::repo_store::{DueRepo, HeldRange, JobKind};
 
 /// The largest repository that is fetched, in bytes. Each concurrent fetch needs so much on disk,
 /// and up to an eighth of it in memory (usually a twentieth).
@@ -24,6 +25,8 @@ const MAX_REPOSITORY: u64 = 1 << 30;
 
 /// Rows that are read at a time.
 const ROWS: usize = 500;
+/// A method that fails with an error of the server so often in a row is replaced by the next one.
+const ATTEMPTS_AT_A_METHOD: u32 = 3;
 
 /// A fetched and verified repository.
 pub(super) struct Fetched {
@@ -83,22 +86,23 @@ impl FetchFailure {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match &self.error {
             FetchError::Host(HostError::Throttled { retry_after }) => *retry_after,
-            FetchError::RequestLimiter(NoSlot::CoolingDown(remaining)) => Some(*remaining),
             FetchError::Identity(error) => error.retry_after(),
             _ => None,
         }
     }
 
     pub(super) fn is_throttled(&self) -> bool {
-        matches!(
-            self.error,
-            FetchError::Host(HostError::Throttled { .. }) | FetchError::RequestLimiter(_)
-        )
+        matches!(self.error, FetchError::Host(HostError::Throttled { .. }))
     }
 
-    /// No host was asked, because all of its request slots are in use.
-    pub(super) fn is_busy(&self) -> bool {
-        matches!(self.error, FetchError::RequestLimiter(NoSlot::Busy))
+    /// How long to wait, if nothing was asked at all: the host or the directory has no slot free, or
+    /// refuses requests for now. It is then no failed attempt.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match &self.error {
+            FetchError::RequestLimiter(no_slot) => Some(no_slot.wait()),
+            FetchError::Identity(error) if self.host.is_none() => error.wait(),
+            _ => None,
+        }
     }
 
     /// Whether no other host needs to be asked: the answer of an account's own host is final.
@@ -144,6 +148,18 @@ impl FetchFailure {
     }
 }
 
+/// How long no job for this repository can do anything, as far as is known without a request: its
+/// directory or its host refuses requests for now. `None` means that a job may start.
+pub(super) fn wait(repositories: &Repositories, kind: JobKind, did: &Did) -> Option<Duration> {
+    let identities = &repositories.verification.identities;
+    let Some(known) = identities.known(did) else {
+        return identities.wait(did);
+    };
+    let identity = known.answer.ok().filter(|_| kind != JobKind::Replay)?;
+    let host = own_host(&identity).unwrap_or_else(|| source(repositories));
+    repositories.host_limiters.of(&host.url).long_pause()
+}
+
 /// Asks whether the repository is still at the known head: the account's own host, or the source if
 /// that gives no answer.
 pub(super) async fn is_at_known_head(
@@ -153,8 +169,10 @@ pub(super) async fn is_at_known_head(
     let identity = repositories.verification.identities.get(&repo.did).await?;
     let mut first = None;
     for host in hosts_of(repositories, &identity) {
-        match rev_at(repositories, &repo.did, &host).await {
-            Ok(found) => return compare_revs(repo.rev.as_deref(), &found),
+        match rev_at(repositories, repo, &host).await {
+            Ok(Some(found)) => return compare_revs(repo.rev.as_deref(), &found),
+            // Only the whole repository shows it.
+            Ok(None) => return Ok(false),
             Err(error) => unless_final(&mut first, FetchFailure::at(&host, error))?,
         }
     }
@@ -169,17 +187,57 @@ fn compare_revs(known: Option<&str>, found: &Tid) -> Result<bool, FetchFailure> 
     }
 }
 
-async fn rev_at(repositories: &Repositories, did: &Did, host: &Host) -> Result<Tid, FetchError> {
+/// The rev of the repository's head at `host`; `None` if the host has no method that tells it.
+async fn rev_at(
+    repositories: &Repositories,
+    repo: &DueRepo,
+    host: &Host,
+) -> Result<Option<Tid>, FetchError> {
+    let (hosts, did) = (&repositories.hosts, &repo.did);
     let limiter = repositories.host_limiters.of(&host.url);
-    let _slot = limiter.enter().await?;
-    let status = limiter.record_response(repositories.hosts.repo_status(host, did).await)?;
-    match (status.active, status.rev) {
-        (false, _) => Err(HostError::from(inactive(status.status.as_deref())).into()),
-        (true, Some(rev)) => Ok(rev),
-        (true, None) => Ok(limiter
-            .record_response(repositories.hosts.latest_commit(host, did).await)?
-            .rev),
+    let permit = limiter.enter().await?;
+    if limiter.may_have(HeadMethod::RepoStatus) {
+        match permit.record(hosts.repo_status(host, did).await) {
+            Ok(status) if !status.active => {
+                return Err(HostError::from(inactive(status.status.as_deref())).into());
+            }
+            Ok(status) if status.rev.is_some() => return Ok(status.rev),
+            // An active repository without a rev.
+            Ok(_) => {}
+            Err(error) => unless_useless(&limiter, HeadMethod::RepoStatus, error, repo)?,
+        }
     }
+    if limiter.may_have(HeadMethod::LatestCommit) {
+        match permit.record(hosts.latest_commit(host, did).await) {
+            Ok(latest) => return Ok(Some(latest.rev)),
+            Err(error) => unless_useless(&limiter, HeadMethod::LatestCommit, error, repo)?,
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the error of `method` unless another method has to be asked, because the host does not
+/// have this one, or has nothing to say by it.
+fn unless_useless(
+    limiter: &HostLimiter,
+    method: HeadMethod,
+    error: HostError,
+    repo: &DueRepo,
+) -> Result<(), HostError> {
+    match &error {
+        HostError::NotSupported => limiter.note_lacking(method),
+        HostError::Invalid(_) => {}
+        // An error of the server may pass. If it does not, it is one of this method.
+        HostError::Unavailable(http_client::FetchError::Status { status, .. }) => {
+            if *status >= 500 && repo.attempts < ATTEMPTS_AT_A_METHOD {
+                return Err(error);
+            }
+        }
+        HostError::Repo(_) | HostError::Throttled { .. } | HostError::Unavailable(_) => {
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// The hosts to ask: the account's own one, and then the source if that gives no final answer.
@@ -222,13 +280,13 @@ fn inactive(status: Option<&str>) -> RepoError {
 pub(super) async fn fetch(
     repositories: &Repositories,
     repo: &DueRepo,
+    identity: &Identity,
 ) -> Result<Fetched, FetchFailure> {
-    let identity = repositories.verification.identities.get(&repo.did).await?;
     let mut first = None;
     let mut incomplete: Option<Fetched> = None;
-    for host in hosts_of(repositories, &identity) {
+    for host in hosts_of(repositories, identity) {
         match (
-            fetch_from(repositories, repo, &identity, &host).await,
+            fetch_from(repositories, repo, identity, &host).await,
             &incomplete,
         ) {
             (Ok(fetched), known) => {
@@ -288,9 +346,9 @@ async fn fetch_from(
 ) -> Result<Fetched, FetchFailure> {
     let spool = {
         let limiter = repositories.host_limiters.of(&host.url);
-        let slot = limiter.enter().await;
-        let _slot = slot.map_err(|error| FetchFailure::at(host, error))?;
-        let car = limiter.record_response(repositories.hosts.repo(host, &repo.did).await);
+        let permit = limiter.enter().await;
+        let permit = permit.map_err(|error| FetchFailure::at(host, error))?;
+        let car = permit.record(repositories.hosts.repo(host, &repo.did).await);
         let car = car.map_err(|error| FetchFailure::at(host, error))?;
         let spool = Spool::read(car, MAX_REPOSITORY, &repositories.folder);
         spool.await.map_err(|error| FetchFailure::at(host, error))?

@@ -6,7 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::fetch::{self, FetchFailure};
 use super::replay::{self, Drained};
-use super::{Repositories, compare, retry_at};
+use super::{REFUSED_RETRY_MIN, Repositories, compare, in_future, retry_at, retry_delay};
+use crate::identity::ResolveError;
 use crate::model::Resynced;
 use crate::store::StoreError;
 use crate::store::repo_store::{
@@ -16,9 +17,6 @@ use crate::telemetry::rate_limit::SharedRateLimit;
 
 /// The shortest time between two log lines about repositories of the same kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
-/// The delay after which a job is rescheduled because no slot was free. A random part of up to half
-/// of it is added.
-const RESCHEDULE_DELAY: Duration = Duration::from_secs(1);
 /// The longest delay before a failed replay or recheck is retried. It is short because events wait.
 const QUESTION_RETRY_MAX: Duration = Duration::from_secs(300);
 /// The number of fetches of a repository in an hour before it has to wait. Each `BYTES_PER_FETCH`
@@ -52,6 +50,15 @@ pub(super) async fn run(
             .note(&repo.did, RepoEvent::SuspendUntilActive)
             .await;
     }
+    if repo.was_verified {
+        repositories
+            .verification
+            .identities
+            .assume_document(&repo.did);
+    }
+    if let Some(wait) = fetch::wait(repositories, kind, &repo.did) {
+        return reschedule(repositories, repo, wait).await;
+    }
     match kind {
         JobKind::Replay => replay_parked_commits(repositories, repo).await,
         JobKind::Recheck => compare_heads(repositories, repo, ResyncCause::Gap)
@@ -80,7 +87,14 @@ async fn replay_parked_commits(
     match drained {
         Drained::Empty => repositories.note(&repo.did, RepoEvent::FinishReplay).await,
         Drained::Broken | Drained::Disputed { .. } => Ok(()),
-        Drained::Unknown { retry_after } => retry_later(repositories, repo, retry_after).await,
+        Drained::Early => retry_later(repositories, repo, retry_at(repo.attempts, None)).await,
+        Drained::Unknown { error } => match error.wait() {
+            Some(wait) => reschedule(repositories, repo, wait).await,
+            None => {
+                let until = retry_at(repo.attempts, error.retry_after());
+                retry_later(repositories, repo, until).await
+            }
+        },
     }
 }
 
@@ -103,12 +117,15 @@ async fn compare_heads(
             let event = RepoEvent::RequestResync { cause };
             repositories.note(&repo.did, event).await
         }
-        Err(failure) if failure.is_busy() => reschedule(repositories, repo).await,
-        Err(failure) => {
-            tracing::debug!(did = %repo.did, error = %failure, "repository recheck failed; retrying later");
-            note_status(repositories, repo, &failure).await?;
-            retry_later(repositories, repo, failure.retry_after()).await
-        }
+        Err(failure) => match failure.wait() {
+            Some(wait) => reschedule(repositories, repo, wait).await,
+            None => {
+                tracing::debug!(did = %repo.did, error = %failure, "repository recheck failed; retrying later");
+                note_status(repositories, repo, &failure).await?;
+                let until = retry_after_failure(repositories, repo, &failure);
+                retry_later(repositories, repo, until).await
+            }
+        },
     }?;
     Ok(is_same)
 }
@@ -129,15 +146,28 @@ async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), Store
         let event = RepoEvent::Reschedule { until: allowed_at };
         return repositories.note(&repo.did, event).await;
     }
+    // Without the account's key and host nothing is fetched, so it is no attempt.
+    let identity = match repositories.verification.identities.get(&repo.did).await {
+        Err(error) if error.is_unknown() => {
+            return wait_for_identity(repositories, repo, &error).await;
+        }
+        identity => identity,
+    };
     repositories.note(&repo.did, RepoEvent::BeginResync).await?;
-    let (host, outcome) = match fetch::fetch(repositories, repo).await {
-        Err(failure) if failure.is_busy() => return reschedule(repositories, repo).await,
-        Err(failure) => (failure.host.clone(), Err(failure)),
+    let fetched = match identity {
+        Ok(identity) => fetch::fetch(repositories, repo, &identity).await,
+        Err(error) => Err(error.into()),
+    };
+    let (host, outcome) = match fetched {
         Ok(fetched) => {
             let host = Some(fetched.host.url.to_string());
             let compared = compare::write(repositories, &repo.did, &fetched).await;
             (host, compared)
         }
+        Err(failure) => match failure.wait() {
+            Some(wait) => return reschedule(repositories, repo, wait).await,
+            None => (failure.host.clone(), Err(failure)),
+        },
     };
     note_outcome(repositories, repo, cause, &outcome);
     if let Err(failure) = &outcome {
@@ -152,12 +182,26 @@ async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), Store
             error: failure.to_string(),
             is_throttled: failure.is_throttled(),
             is_gone: failure.is_gone(),
-            retry_at: retry_at(repo.attempts, failure.retry_after()),
+            retry_at: retry_after_failure(repositories, repo, &failure),
         }),
     };
     repositories
         .note(&resync.did, RepoEvent::EndResync(&resync))
         .await
+}
+
+/// When a job that failed is retried.
+fn retry_after_failure(
+    repositories: &Repositories,
+    repo: &DueRepo,
+    failure: &FetchFailure,
+) -> Timestamp {
+    if !failure.is_throttled() {
+        return retry_at(repo.attempts, failure.retry_after());
+    }
+    let delay = retry_delay(REFUSED_RETRY_MIN, repo.attempts, failure.retry_after());
+    repositories.wake_after(delay);
+    in_future(delay)
 }
 
 /// Returns when a repository may be fetched again after its recent fetches; `None` means at once.
@@ -175,24 +219,45 @@ fn allowed_at(recent: &RecentResyncs) -> Option<Timestamp> {
 async fn retry_later(
     repositories: &Repositories,
     repo: &DueRepo,
-    retry_after: Option<Duration>,
+    until: Timestamp,
 ) -> Result<(), StoreError> {
-    let soon = Timestamp::now()
-        .checked_add(QUESTION_RETRY_MAX)
-        .unwrap_or(Timestamp::MAX);
-    let until = retry_at(repo.attempts, retry_after).min(soon);
+    let until = until.min(in_future(QUESTION_RETRY_MAX));
     repositories
         .note(&repo.did, RepoEvent::RetryLater { until })
         .await
 }
 
-async fn reschedule(repositories: &Repositories, repo: &DueRepo) -> Result<(), StoreError> {
-    let pause = RESCHEDULE_DELAY.mul_f64(1.0 + 0.5 * fastrand::f64());
-    let until = Timestamp::now().checked_add(pause);
-    let until = until.unwrap_or(Timestamp::MAX);
+/// Retries a fetch whose account has no known key and host for now.
+async fn wait_for_identity(
+    repositories: &Repositories,
+    repo: &DueRepo,
+    error: &ResolveError,
+) -> Result<(), StoreError> {
+    if let Some(wait) = error.wait() {
+        return reschedule(repositories, repo, wait).await;
+    }
+    if let Some(suppressed) = repositories.log.failures.admit() {
+        tracing::warn!(
+            did = %repo.did, attempts = repo.attempts + 1, %error, suppressed = nonzero(suppressed),
+            "identity unknown; the repository is fetched when the look-up succeeds, retrying later"
+        );
+    }
+    let until = retry_at(repo.attempts, error.retry_after());
+    retry_later(repositories, repo, until).await
+}
+
+/// Puts the job off, because nothing can be asked now. It is no attempt.
+async fn reschedule(
+    repositories: &Repositories,
+    repo: &DueRepo,
+    wait: Duration,
+) -> Result<(), StoreError> {
+    let until = in_future(wait);
     repositories
         .note(&repo.did, RepoEvent::Reschedule { until })
-        .await
+        .await?;
+    repositories.wake_after(wait);
+    Ok(())
 }
 
 /// If the account's own host reports the account as inactive, stores that status, so that it is

@@ -6,7 +6,9 @@
 mod account_status;
 mod actor;
 pub mod backfill;
+mod backfill_plan;
 mod compare;
+mod discovery;
 mod fetch;
 pub mod host;
 mod host_limiter;
@@ -14,21 +16,24 @@ mod job;
 mod replay;
 pub mod snapshot;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Instant, sleep_until};
 use url::Url;
 
 pub use self::actor::{RepositoriesActor, RepositoriesMessage};
+pub use self::backfill_plan::{Backfill, Discovering, Summary};
 use self::host::Hosts;
 pub use self::host_limiter::HostLimiters;
 use self::host_limiter::NoSlot;
 pub use self::job::JobLog;
 use crate::actor::address::Address;
-use crate::atproto::syntax::{Did, Nsid};
+use crate::atproto::syntax::Did;
 use crate::delivery::budget::Budget;
 use crate::source::interest::Interest;
 use crate::source::process::Processor;
@@ -39,8 +44,12 @@ use crate::telemetry::metrics::Metrics;
 
 /// The first delay before a failed job is retried. It doubles up to `RETRY_MAX`.
 const RETRY_MIN: Duration = Duration::from_secs(2);
+/// The same, if the host refused the request for now: it may do what was asked a moment later.
+const REFUSED_RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
 const RETRY_JITTER: f64 = 0.3;
+/// Jobs that wait for servers are woken together if their times are no further apart.
+const WAKE_UP_SPACING: Duration = Duration::from_millis(100);
 
 /// What the jobs on repositories need.
 pub struct Repositories {
@@ -58,6 +67,8 @@ pub struct Repositories {
     pub address: Address<RepositoriesMessage>,
     pub backfill: Backfill,
     pub idleness: Idleness,
+    /// When the RepositoriesActor will be woken, for jobs that wait for a server.
+    wake_ups: Mutex<BTreeSet<Instant>>,
     pub budget: Arc<Budget>,
     pub metrics: Metrics,
 }
@@ -70,16 +81,6 @@ pub struct Parts {
     pub folder: PathBuf,
     pub source_http: Url,
     pub backfill: Backfill,
-}
-
-/// The configuration of the backfill.
-#[derive(Clone, Debug)]
-pub struct Backfill {
-    /// Whether the configuration asks for a backfill.
-    pub is_wanted: bool,
-    /// The server that is asked which repositories hold a collection.
-    pub relay_index: Url,
-    pub collections: Vec<Nsid>,
 }
 
 /// Whether the actors of this room have nothing to do.
@@ -127,6 +128,7 @@ impl Repositories {
             address: Address::default(),
             backfill,
             idleness: Idleness::default(),
+            wake_ups: Mutex::default(),
             budget,
         })
     }
@@ -139,6 +141,26 @@ impl Repositories {
     async fn note(&self, did: &Did, event: RepoEvent<'_>) -> Result<(), StoreError> {
         self.store.change(RepoChange::Repo { did, event }).await?;
         Ok(())
+    }
+
+    /// Wakes the RepositoriesActor after this time, when jobs that wait for a server are due.
+    fn wake_after(&self, wait: Duration) {
+        let at = Instant::now() + wait;
+        {
+            let mut wake_ups = self.wake_ups.lock().unwrap_or_else(PoisonError::into_inner);
+            wake_ups.retain(|planned| *planned > Instant::now());
+            // One that is a moment later serves as well.
+            if wake_ups.range(at..=at + WAKE_UP_SPACING).next().is_some() {
+                return;
+            }
+            wake_ups.insert(at);
+        }
+        let address = self.address.clone();
+        tokio::spawn(async move {
+            sleep_until(at).await;
+            // If the actor is down, its successor looks for jobs when it starts.
+            let _unsent = address.cast(RepositoriesMessage::Wake);
+        });
     }
 
     /// Wakes the RepositoriesActor, because a job may be due. Several calls before it reads the
@@ -158,11 +180,18 @@ impl Repositories {
 /// Returns the time of the next attempt after this many failed ones, but not before `asked_for` has
 /// passed.
 fn retry_at(attempts: u32, asked_for: Option<Duration>) -> Timestamp {
-    let doubled = RETRY_MIN
-        .saturating_mul(1 << attempts.min(20))
-        .min(RETRY_MAX);
+    in_future(retry_delay(RETRY_MIN, attempts, asked_for))
+}
+
+/// The delay before the next attempt: `first` after the first failed one, doubled after each.
+fn retry_delay(first: Duration, attempts: u32, asked_for: Option<Duration>) -> Duration {
+    let doubled = first.saturating_mul(1 << attempts.min(20)).min(RETRY_MAX);
     let jittered = doubled.mul_f64(1.0 + RETRY_JITTER * fastrand::f64());
-    let delay = jittered.max(asked_for.unwrap_or_default());
+    jittered.max(asked_for.unwrap_or_default())
+}
+
+/// The time after `delay`.
+fn in_future(delay: Duration) -> Timestamp {
     SignedDuration::try_from(delay)
         .ok()
         .and_then(|delay| Timestamp::now().checked_add(delay).ok())

@@ -1,12 +1,12 @@
 //! Replays the parked commits of a repository, in their order.
 
 use std::cmp::Ordering;
-use std::time::Duration;
 
 use super::Repositories;
 use crate::atproto::signed_commit::SignedCommit;
 use crate::atproto::syntax::Did;
 use crate::identity::ResolveError;
+use crate::identity::resolve::Unavailable;
 use crate::model::{DeadLetter, Stage};
 use crate::source::firehose::decode::{Content, Evidence, Fault, decode};
 use crate::source::process::verification::Outcome;
@@ -26,19 +26,21 @@ pub(super) enum Drained {
     },
     /// The key for the next commit is unavailable.
     Unknown {
-        retry_after: Option<Duration>,
+        error: ResolveError,
     },
+    /// The rev of the next commit is ahead of the clocks.
+    Early,
 }
 
 /// Why a frame cannot be verified now.
 enum Undecided {
     Disputed,
-    Unknown { retry_after: Option<Duration> },
+    /// Its rev is ahead of the clocks. The events of other accounts may correct our clock.
+    Early,
+    Unknown {
+        error: ResolveError,
+    },
 }
-
-/// The frame's rev is ahead of the clocks. It is tried again soon, because the events of other
-/// accounts may correct our clock.
-const EARLY: Undecided = Undecided::Unknown { retry_after: None };
 
 /// Replays as many commits as possible.
 ///
@@ -59,9 +61,8 @@ pub(super) async fn drain(
                     known_rev: parked.known_head.clone().map(|(rev, _)| rev),
                 });
             }
-            Err(Undecided::Unknown { retry_after }) => {
-                return Ok(Drained::Unknown { retry_after });
-            }
+            Err(Undecided::Early) => return Ok(Drained::Early),
+            Err(Undecided::Unknown { error }) => return Ok(Drained::Unknown { error }),
         };
         let replayed = |effects| store.change(RepoChange::Replayed { parked, effects });
         let written = match replayed(&effects).await {
@@ -132,9 +133,7 @@ async fn verify(
     evidence: &Evidence,
 ) -> Result<Outcome, Undecided> {
     let verification = &repositories.verification;
-    let unknown = |error: ResolveError| Undecided::Unknown {
-        retry_after: error.retry_after(),
-    };
+    let unknown = |error| Undecided::Unknown { error };
     match verification.identities.get(did).await {
         Err(error) if error.is_unknown() => return Err(unknown(error)),
         // The verification below also gives the error that there is no key.
@@ -143,7 +142,7 @@ async fn verify(
     let clock = &repositories.processor.clock;
     match verification.decide(evidence, clock.now()) {
         Outcome::KeyUnavailable => {}
-        Outcome::Early => return Err(EARLY),
+        Outcome::Early => return Err(Undecided::Early),
         outcome => return Ok(outcome),
     }
     match verification.identities.refresh(did).await {
@@ -151,9 +150,9 @@ async fn verify(
         Ok(_) | Err(_) => {}
     }
     match verification.decide_finally(evidence, clock.now()) {
-        Outcome::Early => Err(EARLY),
+        Outcome::Early => Err(Undecided::Early),
         // An event removed the key from the cache meanwhile, because it changed again.
-        Outcome::KeyUnavailable => Err(Undecided::Unknown { retry_after: None }),
+        Outcome::KeyUnavailable => Err(unknown(Unavailable::Interrupted.into())),
         outcome => Ok(outcome),
     }
 }

@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 pub use super::plan::{
     DiscoveryPage, HostStatus, ParkedCommit, RepoChange, RepoEvent, Resync, ResyncCause,
-    ResyncFailure, SnapshotPart, UnconfirmedStatus,
+    ResyncFailure, Search, SnapshotPart, UnconfirmedStatus,
 };
 use super::{StoreError, Written};
-use crate::atproto::syntax::{Did, Nsid};
+use crate::atproto::syntax::Did;
 use crate::model::{Judgement, RepoCounts};
 
 /// The tables of whole repositories. Each call is one transaction, like a call to
@@ -58,19 +58,21 @@ pub trait RepoStore: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>>;
 
-    /// Starts a discovery for each of these collections that has none. `anew` also restarts those
-    /// that are over.
+    /// Starts a discovery for each of these searches that has none. `anew` also restarts those that
+    /// are over. Running discoveries that find accounts in another way are removed.
     fn begin_discovery<'a>(
         &'a self,
-        collections: &'a [Nsid],
+        searches: &'a [Search],
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Records that the next page of a discovery could not be fetched.
+    /// Records that the next page of a discovery could not be fetched. `is_unsupported`: the server
+    /// does not have the method, so nothing waits for the discovery.
     fn note_failed_page<'a>(
         &'a self,
-        collection: &'a Nsid,
+        search: &'a Search,
         error: &'a str,
+        is_unsupported: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// All discoveries, running or over.
@@ -112,6 +114,8 @@ pub struct DueRepo {
     pub recheck_cause: Option<i64>,
     /// Failed attempts since the last success.
     pub attempts: u32,
+    /// Commits of it were verified, so its account had a DID document.
+    pub was_verified: bool,
 }
 
 /// Recent attempts to fetch a repository.
@@ -164,11 +168,13 @@ pub struct ClosedGap {
     pub resolution: String,
 }
 
-/// The search for the repositories that hold a collection.
+/// The progress of a search for repositories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discovery {
-    pub collection: Nsid,
+    pub search: Search,
     pub cursor: Option<String>,
     pub repos: u64,
     pub is_over: bool,
+    /// Why it cannot be made, if the server does not have the method.
+    pub unsupported: Option<String>,
 }

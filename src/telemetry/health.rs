@@ -28,7 +28,7 @@ pub struct Readiness {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// `worker`, `database`, `actor NAME` or `source ID`.
+    /// `worker`, `database`, `directory`, `actor NAME` or `source ID`.
     pub component: String,
     pub message: String,
     /// The worker is ready all the same.
@@ -46,6 +46,7 @@ fn is_false(flag: &bool) -> bool {
 pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Readiness {
     let worker = worker_fault(status).map(|message| ("worker".to_owned(), message));
     let database = database_fault(status, now).map(|message| ("database".to_owned(), message));
+    let directory = directory_fault(status, now).map(|message| ("directory".to_owned(), message));
     let actors = status.actors.iter().filter_map(|(name, actor)| {
         let message = actor_fault(actor, now, thresholds)?;
         Some((format!("actor {name}"), message))
@@ -63,6 +64,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
     let reasons: Vec<_> = worker
         .into_iter()
         .chain(database)
+        .chain(directory)
         .chain(actors)
         .chain(sources)
         .map(|(component, message)| Reason {
@@ -113,6 +115,16 @@ fn database_fault(status: &Status, now: Timestamp) -> Option<String> {
     Some(format!(
         "writes have failed for {seconds} s: {}",
         blocked.reason
+    ))
+}
+
+fn directory_fault(status: &Status, now: Timestamp) -> Option<String> {
+    let fault = status.directory.as_ref()?;
+    let seconds = elapsed(fault.at, now).as_secs();
+    Some(format!(
+        "the PLC directory has given no usable answer for {seconds} s, so commits whose keys are not \
+         known wait: {}",
+        fault.reason
     ))
 }
 
@@ -327,6 +339,17 @@ mod tests {
         assert_eq!(
             faults(|status| source(status).unreadable = Some(failure(7))),
             ["source wss://relay: its frames have not been readable for 7 s: it broke"]
+        );
+    }
+
+    #[test]
+    fn a_directory_without_usable_answers_is_a_fault() {
+        assert_eq!(
+            faults(|status| status.directory = Some(failure(7))),
+            [
+                "directory: the PLC directory has given no usable answer for 7 s, so commits whose \
+                 keys are not known wait: it broke"
+            ]
         );
     }
 

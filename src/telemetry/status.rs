@@ -44,6 +44,8 @@ pub struct Status {
     pub queue: QueueStatus,
     /// The counts of tracked repositories; `None` if nothing is verified.
     pub repositories: Option<RepoCounts>,
+    /// Since when, and why, the PLC directory gives no usable answers.
+    pub directory: Option<Failure>,
     pub budget: BudgetStatus,
 }
 

@@ -62,15 +62,7 @@ pub fn repositories(
         RESOLVE_DEADLINE,
     )?;
     let source_http = http_url(&options.source.url);
-    let backfill = Backfill {
-        is_wanted: options.backfill,
-        relay_index: options
-            .network
-            .relay_index
-            .clone()
-            .unwrap_or_else(|| source_http.clone()),
-        collections: collections(&options.filter.collections, schemas),
-    };
+    let backfill = backfill(options, schemas);
     let fetcher = Fetcher::new(options.network.allow_private_addresses)?;
     Ok(Some(repo::Parts {
         verification: Arc::new(Verification::new(
@@ -85,9 +77,23 @@ pub fn repositories(
     }))
 }
 
+/// How a backfill with these options finds accounts.
+pub fn backfill(options: &Options, schemas: &Schemas) -> Backfill {
+    let patterns = &options.filter.collections;
+    let relay_index = options.network.relay_index.clone();
+    Backfill {
+        is_wanted: options.backfill,
+        discovery: options.backfill_discovery,
+        relay_index: relay_index.unwrap_or_else(|| http_url(&options.source.url)),
+        collections: collections(patterns, schemas),
+        unsearchable: unsearchable(patterns, schemas),
+        dids: options.filter.dids_allow.clone(),
+    }
+}
+
 /// The collections that a backfill can search for: those that `patterns` name in full, and known
 /// ones that match a pattern.
-pub fn collections(patterns: &[Pattern], schemas: &Schemas) -> Vec<Nsid> {
+fn collections(patterns: &[Pattern], schemas: &Schemas) -> Vec<Nsid> {
     let named = patterns.iter().filter_map(|pattern| match pattern {
         Pattern::Exact(nsid) => Nsid::parse(nsid).ok(),
         Pattern::Prefix(_) => None,
@@ -98,6 +104,18 @@ pub fn collections(patterns: &[Pattern], schemas: &Schemas) -> Vec<Nsid> {
     });
     let collections: BTreeSet<Nsid> = named.chain(known).collect();
     collections.into_iter().collect()
+}
+
+/// The `patterns` that match no collection that a backfill can search for.
+fn unsearchable(patterns: &[Pattern], schemas: &Schemas) -> Vec<String> {
+    let collections = collections(patterns, schemas);
+    let is_searched = |pattern: &Pattern| {
+        collections
+            .iter()
+            .any(|nsid| pattern.matches(nsid.as_str()))
+    };
+    let unsearchable = patterns.iter().filter(|pattern| !is_searched(pattern));
+    unsearchable.map(ToString::to_string).collect()
 }
 
 /// The HTTP URL of the server whose stream is at `url`.

@@ -12,7 +12,7 @@ use crate::delivery::budget::Budget;
 use crate::model::SourceId;
 use crate::repo::Repositories;
 use crate::store::{Purged, Retention, Store};
-use crate::telemetry::status::StatusBoard;
+use crate::telemetry::status::{Failure, StatusBoard};
 use crate::testing::fault::{Faults, Point};
 
 /// How often the budget is shown, and the samples of histograms are merged. Until they are merged,
@@ -39,6 +39,17 @@ pub struct Household {
     pub status: StatusBoard,
     pub retention: Retention,
     pub faults: Faults,
+}
+
+impl Household {
+    fn directory_fault(&self) -> Option<Failure> {
+        let identities = &self.repositories.as_ref()?.verification.identities;
+        let fault = identities.directory_fault()?;
+        Some(Failure {
+            at: fault.since,
+            reason: fault.reason,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -92,6 +103,7 @@ fn upkeep(household: &Household) {
     household.status.update(|status| {
         status.budget.limit_bytes = household.budget.limit_bytes() as u64;
         status.budget.in_flight_bytes = in_flight as u64;
+        status.directory = household.directory_fault();
     });
     household.prometheus.run_upkeep();
 }

@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 pub use self::assembly::{Assembly, Parts};
-pub use self::build::{collections, repositories, rules, source};
+pub use self::build::{backfill, repositories, rules, source};
 pub use self::children::Role;
 pub use self::options::{FilterOptions, NetworkOptions, Options, SourceOptions};
 pub use self::running::{RunningWorker, WorkerError};

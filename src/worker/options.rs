@@ -8,6 +8,7 @@ use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
 use crate::lexicon::Policies;
 use crate::pipeline;
+use crate::repo::Discovering;
 use crate::source::process::verification::Verify;
 use crate::store::Retention;
 use crate::supervisor::Policy;
@@ -22,6 +23,7 @@ pub struct Options {
     pub verify: Verify,
     pub network: NetworkOptions,
     pub backfill: bool,
+    pub backfill_discovery: Discovering,
     pub database_url: String,
     /// Bytes.
     pub memory_budget: usize,
@@ -52,8 +54,7 @@ pub struct FilterOptions {
 #[derive(Clone, Debug)]
 pub struct NetworkOptions {
     pub plc_url: Url,
-    /// The relay index, which knows the repositories that hold a collection. `None` means the
-    /// source.
+    /// The relay index, which knows which repositories there are. `None` means the source.
     pub relay_index: Option<Url>,
     pub allow_private_addresses: bool,
 }

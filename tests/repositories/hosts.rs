@@ -80,6 +80,78 @@ async fn a_throttled_host_is_not_asked_for_another_account_either() {
     verified.compare().await;
 }
 
+/// It waits for its host meanwhile, which is no attempt: it is not counted and leaves no row.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_waits_for_its_host_has_made_no_attempt() {
+    let verified = throttled_for_three_seconds().await;
+    miss_a_deletion(&verified, 1);
+    verified
+        .until("it waits", async || {
+            let repo = verified.repo(1).await;
+            repo.is_some_and(|repo| repo.state == "throttled")
+        })
+        .await;
+    assert_eq!(verified.repo(1).await.unwrap().attempts, 0);
+    assert!(verified.resyncs(1).await.is_empty());
+    verified.until_settled().await;
+    assert_eq!(verified.resyncs(1).await.len(), 1);
+    let rows = verified.count("SELECT count(*) FROM resyncs").await;
+    assert_eq!(rows, verified.http.requests(Endpoint::GetRepo) as i64);
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_refuses_some_requests_is_asked_again_a_moment_later() {
+    let verified = few_accounts_with_offers().await;
+    let mishap = Mishap::Status(429);
+    verified.http.misbehave(Endpoint::GetRepo, mishap, 3);
+    miss_a_deletion(&verified, 0);
+    miss_a_deletion(&verified, 1);
+    verified.until_settled().await;
+    let rows = verified.count("SELECT count(*) FROM resyncs").await;
+    assert_eq!(rows, 5);
+    assert_eq!(verified.http.requests(Endpoint::GetRepo), 5);
+    for number in 0..2 {
+        let resyncs = verified.resyncs(number).await;
+        let took =
+            time(&resyncs.last().unwrap().started_at).duration_since(time(&resyncs[0].started_at));
+        assert!(took < SignedDuration::from_secs(15), "{resyncs:?}");
+    }
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_gap_a_host_is_compared_by_whichever_method_it_has() {
+    for lacking in [
+        &[Endpoint::GetRepoStatus][..],
+        &[Endpoint::GetLatestCommit, Endpoint::GetRepoStatus],
+    ] {
+        for status in [404, 501] {
+            let verified = few_accounts_with_offers().await;
+            for endpoint in lacking {
+                let mishap = Mishap::Status(status);
+                verified.http.misbehave(*endpoint, mishap, u64::MAX);
+            }
+            verified.withhold(|network| network.write(0, &[D], &[B]));
+            // The relay loses the event.
+            verified.network().restart_sequence();
+            verified.relay.forget();
+            verified.tell(|network| network.write(2, &[A], &[]));
+            verified.until_settled().await;
+            verified.until_closed().await;
+            let uncompared = "SELECT count(*) FROM uncompared_repos";
+            assert_eq!(verified.count(uncompared).await, 0);
+            // What the host does not have is asked for once, by the two jobs that ask it at once.
+            assert!(verified.http.requests(lacking[0]) <= 2, "{lacking:?}");
+            assert!(!verified.resyncs(0).await.is_empty(), "{lacking:?}");
+            // One that missed nothing is fetched only if no method shows that.
+            let is_fetched = !verified.resyncs(1).await.is_empty();
+            assert_eq!(is_fetched, lacking.len() == 2, "{lacking:?}");
+            verified.compare().await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn if_the_accounts_own_host_fails_the_source_is_asked() {
     for status in [500, 501] {

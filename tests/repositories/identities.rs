@@ -45,6 +45,54 @@ async fn an_unreachable_plc_directory_parks_only_the_commits_of_accounts_it_is_a
     verified.compare().await;
 }
 
+/// It says of every DID that it does not exist, or sends a page.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plc_directory_that_answers_wrongly_makes_no_dead_letters() {
+    for mishap in [Mishap::Status(404), Mishap::WrongType] {
+        let verified = few_accounts().await;
+        verified
+            .http
+            .misbehave(Endpoint::DidDocument, mishap.clone(), u64::MAX);
+        verified.tell(|network| {
+            for number in 0..3 {
+                network.write(number, &[A, B], &[]);
+            }
+        });
+        verified.until_applied().await;
+        verified
+            .until("the PLC directory counts as not working", async || {
+                verified
+                    .tree
+                    .context()
+                    .status
+                    .snapshot()
+                    .directory
+                    .is_some()
+            })
+            .await;
+        for number in 0..3 {
+            assert_eq!(verified.waiting(number).await, 1, "{mishap:?}");
+        }
+
+        verified.http.behave(Endpoint::DidDocument);
+        verified.until_settled().await;
+        verified
+            .until("the PLC directory works", async || {
+                verified
+                    .tree
+                    .context()
+                    .status
+                    .snapshot()
+                    .directory
+                    .is_none()
+            })
+            .await;
+        assert!(verified.dead_letters().await.is_empty(), "{mishap:?}");
+        assert_eq!(verified.verify_errors(), [""; 0]);
+        verified.compare().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_key_costs_one_look_up() {
     let verified = few_accounts_with_offers().await;

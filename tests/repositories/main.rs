@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accounts;
+mod backfill;
 mod breaks;
 mod clocks;
 mod deaths;

@@ -1,9 +1,9 @@
 //! A discovery finds active accounts only. So the repository of an account that becomes active later
 //! is fetched too, unless the account is new.
 
-use huddle_firehose::atproto::syntax::{Did, Nsid};
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::store::plan::effect::{Effect, Predecessor};
-use huddle_firehose::store::repo_store::{DiscoveryPage, JobKind, RepoChange, RepoStore};
+use huddle_firehose::store::repo_store::{DiscoveryPage, JobKind, RepoChange, RepoStore, Search};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::commits::*;
@@ -81,7 +81,7 @@ async fn a_first_commit_ends_nothing_where_a_discovery_has_found_records() {
     let database = Database::new().await;
     database.apply(&[announced(ALICE, 3)]).await;
     let page = DiscoveryPage {
-        collection: &Nsid::parse("com.huddle.booking").unwrap(),
+        search: &Search::parse("com.huddle.booking").unwrap(),
         dids: &[did(ALICE)],
         cursor: None,
     };

@@ -1,32 +1,32 @@
 //! A discovery continues after a restart, and fetches no repository twice.
 
-use huddle_firehose::atproto::syntax::{Did, Nsid};
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::model::{BackfillCounts, RepoCounts};
 use huddle_firehose::store::plan::ResyncCause;
-use huddle_firehose::store::repo_store::{Discovery, DiscoveryPage, RepoChange, RepoStore};
+use huddle_firehose::store::repo_store::{Discovery, DiscoveryPage, RepoChange, RepoStore, Search};
 
 use crate::commits::*;
 use crate::fixture::*;
 
-fn nsids(names: &[&str]) -> Vec<Nsid> {
+fn searches(names: &[&str]) -> Vec<Search> {
     names
         .iter()
-        .map(|name| Nsid::parse(name).unwrap())
+        .map(|name| Search::parse(name).unwrap())
         .collect()
 }
 
 const COLLECTIONS: [&str; 2] = ["com.huddle.profile", "com.huddle.slotOffer"];
 
 async fn begin(database: &Database, anew: bool) {
-    let collections = nsids(&COLLECTIONS);
-    let discovery = database.store.begin_discovery(&collections, anew).await;
+    let searches = searches(&COLLECTIONS);
+    let discovery = database.store.begin_discovery(&searches, anew).await;
     discovery.unwrap();
 }
 
 async fn note(database: &Database, collection: &str, names: &[&str], cursor: Option<&str>) {
     let dids: Vec<Did> = names.iter().map(|name| did(name)).collect();
     let page = DiscoveryPage {
-        collection: &Nsid::parse(collection).unwrap(),
+        search: &Search::parse(collection).unwrap(),
         dids: &dids,
         cursor,
     };
@@ -47,10 +47,11 @@ async fn a_discovery_goes_page_by_page_and_ends() {
     let database = Database::new().await;
     begin(&database, false).await;
     let expected = COLLECTIONS.map(|collection| Discovery {
-        collection: Nsid::parse(collection).unwrap(),
+        search: Search::parse(collection).unwrap(),
         cursor: None,
         repos: 0,
         is_over: false,
+        unsupported: None,
     });
     assert_eq!(database.store.discoveries().await.unwrap(), expected);
 

@@ -1,12 +1,11 @@
 //! A gap is closed after every tracked repository was compared. Holds invariant 6.5.
 
-use huddle_firehose::atproto::syntax::Nsid;
 use huddle_firehose::model::{GapCause, Position};
 use huddle_firehose::store::Store;
 use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repo_store::{
-    DiscoveryPage, HostStatus, JobKind, Reconciled, RepoChange, RepoEvent, RepoStore,
+    DiscoveryPage, HostStatus, JobKind, Reconciled, RepoChange, RepoEvent, RepoStore, Search,
 };
 use jiff::Timestamp;
 
@@ -107,6 +106,27 @@ async fn a_gap_is_closed_after_all_rechecks_and_says_what_they_changed() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_compared_stays_visible_and_due_after_its_gap_is_closed() {
+    let database = Database::new().await;
+    database.track(&[ALICE, BOB]).await;
+    database.apply(&[outdated(5, Some(9))]).await;
+    reconcile(&database).await;
+    confirm_rechecks(&database, &[ALICE]).await;
+    let uncompared = "SELECT did FROM uncompared_repos ORDER BY did";
+    assert_eq!(database.column(uncompared).await, [BOB]);
+    for _ in 0..10 {
+        database.retry_later(BOB, second(50)).await;
+    }
+    let resolution = "compared 2 repositories, fetched 0: 0 records created, 0 updated, 0 deleted; \
+                      1 could not be compared yet";
+    assert_eq!(close(&database).await, [resolution]);
+    assert_eq!(database.column(uncompared).await, [BOB]);
+    assert_eq!(database.due(50).await, [BOB]);
+    confirm_rechecks(&database, &[BOB]).await;
+    assert!(database.column(uncompared).await.is_empty());
+}
+
+#[tokio::test]
 async fn without_tracked_repositories_a_gap_is_closed_at_once() {
     let database = Database::new().await;
     database.apply(&[outdated(5, Some(9))]).await;
@@ -160,15 +180,15 @@ async fn the_next_gap_has_every_repository_rechecked_again() {
 #[tokio::test]
 async fn no_gap_is_closed_while_a_discovery_runs() {
     let database = Database::new().await;
-    let collection = Nsid::parse(PROFILE).unwrap();
-    let collections = std::slice::from_ref(&collection);
+    let search = Search::parse(PROFILE).unwrap();
+    let searches = std::slice::from_ref(&search);
     let page = |cursor| DiscoveryPage {
-        collection: &collection,
+        search: &search,
         dids: &[],
         cursor,
     };
     let store = &database.store;
-    store.begin_discovery(collections, false).await.unwrap();
+    store.begin_discovery(searches, false).await.unwrap();
     let found = RepoChange::Discovered(&page(None));
     store.change(found).await.unwrap();
     database.apply(&[outdated(5, Some(9))]).await;

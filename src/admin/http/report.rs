@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::model::RepoCounts;
-use crate::telemetry::status::{ActorStatus, BudgetStatus, QueueStatus, SourceStatus, Status};
+use crate::telemetry::status::{
+    ActorStatus, BudgetStatus, Failure, QueueStatus, SourceStatus, Status,
+};
 
 /// The status, with the values that depend on the time.
 #[derive(Debug, Serialize)]
@@ -19,6 +21,7 @@ pub(super) struct Report<'a> {
     sources: BTreeMap<&'a str, SourceReport<'a>>,
     queue: &'a QueueStatus,
     repositories: Option<&'a RepoCounts>,
+    directory: Option<&'a Failure>,
     budget: &'a BudgetStatus,
 }
 
@@ -44,6 +47,7 @@ impl<'a> Report<'a> {
             sources,
             queue,
             repositories,
+            directory,
             budget,
         } = status;
         let sources = sources.iter().map(|(id, source)| {
@@ -64,6 +68,7 @@ impl<'a> Report<'a> {
             sources: sources.collect(),
             queue,
             repositories: repositories.as_ref(),
+            directory: directory.as_ref(),
             budget,
         }
     }

@@ -65,6 +65,27 @@ struct ErrorBody {
     message: String,
 }
 
+impl ErrorBody {
+    /// Servers have many words for a method that they do not have: `MethodNotImplemented`,
+    /// `UnknownMethod`, "Method not found", …
+    fn says_unknown_method(&self) -> bool {
+        let text = format!("{} {}", self.error, self.message).to_lowercase();
+        let text: String = text.split_whitespace().collect();
+        let is_method = |word: &str| {
+            let ways = [format!("method{word}"), format!("{word}method")];
+            ways.iter().any(|way| text.contains(way))
+        };
+        let words = [
+            "notimplemented",
+            "notfound",
+            "notsupported",
+            "unknown",
+            "unsupported",
+        ];
+        self.message.starts_with(NOT_PASSED_ON) || words.into_iter().any(is_method)
+    }
+}
+
 impl HostError {
     pub(super) fn invalid(reason: impl ToString) -> Self {
         Self::Invalid(reason.to_string().chars().take(MAX_SHOWN).collect())
@@ -88,10 +109,7 @@ impl HostError {
             Ok(body) => body,
             Err(error) => return error.into(),
         };
-        if body
-            .as_ref()
-            .is_some_and(|body| body.message.starts_with(NOT_PASSED_ON))
-        {
+        if body.as_ref().is_some_and(ErrorBody::says_unknown_method) {
             return Self::NotSupported;
         }
         match (status, body.as_ref().map(|body| body.error.as_str())) {
@@ -101,9 +119,9 @@ impl HostError {
             (_, Some("RepoTakendown")) => RepoError::Takendown.into(),
             // The requested methods are public. A host that requires a login takes them for other
             // methods.
-            (_, Some("MethodNotImplemented" | "XRPCNotSupported" | "AuthMissing"))
-            | (StatusCode::NOT_IMPLEMENTED, _)
-            | (StatusCode::NOT_FOUND, None) => Self::NotSupported,
+            (_, Some("XRPCNotSupported" | "AuthMissing"))
+            | (StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED, _)
+            | (StatusCode::NOT_FOUND, None | Some("NotFound")) => Self::NotSupported,
             _ => Self::Unavailable(FetchError::Status {
                 status: status.as_u16(),
                 retry_after,

@@ -140,10 +140,11 @@ impl AccountRow {
             HostStatus::Active => (true, None),
             HostStatus::Deleted => (false, Some("deleted".to_owned())),
             HostStatus::Inactive(status) => (false, status.clone()),
-            HostStatus::Unknown(until) => {
+            HostStatus::NotAsked(until) | HostStatus::Unknown(until) => {
                 if is_same_status {
                     self.retry_at = Some(sortable(*until));
-                    self.attempts += 1;
+                    let is_attempt = matches!(answer, HostStatus::Unknown(_));
+                    self.attempts += u32::from(is_attempt);
                 }
                 return false;
             }

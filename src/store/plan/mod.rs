@@ -21,6 +21,7 @@ mod parked;
 mod records;
 mod repository;
 mod resync_cause;
+mod search;
 mod task;
 mod view;
 
@@ -40,6 +41,7 @@ pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::{RecordRow, RecordWrite};
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
 pub use self::resync_cause::ResyncCause;
+pub use self::search::Search;
 pub use self::task::{
     DiscoveryPage, HostStatus, ParkedCommit, RepoChange, Resync, ResyncFailure, SnapshotPart, Task,
     UnconfirmedStatus,
@@ -223,6 +225,6 @@ fn apply_host_status<'a>(
                 repo.resume_account();
             }
         }
-        HostStatus::Inactive(_) | HostStatus::Unknown(_) => {}
+        HostStatus::Inactive(_) | HostStatus::NotAsked(_) | HostStatus::Unknown(_) => {}
     }
 }

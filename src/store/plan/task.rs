@@ -4,7 +4,8 @@ use jiff::Timestamp;
 
 use super::repository::RepoEvent;
 use super::resync_cause::ResyncCause;
-use crate::atproto::syntax::{Did, Nsid};
+use super::search::Search;
+use crate::atproto::syntax::Did;
 use crate::model::{Resynced, SourceId};
 use crate::store::plan::effect::Effect;
 
@@ -130,6 +131,9 @@ pub enum HostStatus {
     Deleted,
     /// Not active, by this status.
     Inactive(Option<String>),
+    /// The host was not asked, because it or the directory has no slot free or refuses requests for
+    /// now. It is asked then.
+    NotAsked(Timestamp),
     /// The host could not be asked. It is asked again then.
     Unknown(Timestamp),
 }
@@ -137,7 +141,7 @@ pub enum HostStatus {
 /// A page of a discovery.
 #[derive(Clone, Copy, Debug)]
 pub struct DiscoveryPage<'a> {
-    pub collection: &'a Nsid,
+    pub search: &'a Search,
     pub dids: &'a [Did],
     /// The cursor of the next page; `None` at the end.
     pub cursor: Option<&'a str>,

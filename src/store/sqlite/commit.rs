@@ -367,12 +367,12 @@ fn push_page(script: &mut Script, page: &DiscoveryPage<'_>, now: &str) {
     let ended_at = page.cursor.is_none().then_some(now);
     script.push(
         "UPDATE discoveries SET cursor = ?, repos = repos + ?, attempts = 0, error = NULL, \
-         ended_at = ? WHERE collection = ?",
+         is_unsupported = 0, ended_at = ? WHERE collection = ?",
         [
             page.cursor.into(),
             (page.dids.len() as u64).into(),
             ended_at.into(),
-            page.collection.as_str().into(),
+            page.search.as_str().into(),
         ],
     );
 }

@@ -2,25 +2,35 @@
 
 use super::writer::Writer;
 use super::{SqliteStore, now};
-use crate::atproto::syntax::Nsid;
 use crate::model::{BackfillCounts, RepoCounts};
 use crate::store::StoreError;
-use crate::store::repo_store::Discovery;
+use crate::store::repo_store::{Discovery, Search};
 
 pub(super) async fn begin(
-    writer: &Writer,
-    collections: &[Nsid],
+    store: &SqliteStore,
+    searches: &[Search],
     anew: bool,
 ) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
+    let replaced = all(store).await?.into_iter().filter(|discovery| {
+        let mut searches = searches.iter();
+        !discovery.is_over && !searches.any(|search| search.is_like(&discovery.search))
+    });
+    let mut transaction = store.writer.begin().await?;
     let now = now();
-    for collection in collections {
+    for discovery in replaced {
+        sqlx::query("DELETE FROM discoveries WHERE collection = ?")
+            .bind(discovery.search.as_str())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    for search in searches {
         sqlx::query(
             "INSERT INTO discoveries (collection, started_at) VALUES (?1, ?2) \
              ON CONFLICT (collection) DO UPDATE SET cursor = NULL, repos = 0, started_at = ?2, \
-             ended_at = NULL, attempts = 0, error = NULL WHERE ?3 AND ended_at IS NOT NULL",
+             ended_at = NULL, attempts = 0, error = NULL, is_unsupported = 0 \
+             WHERE ?3 AND ended_at IS NOT NULL",
         )
-        .bind(collection.as_str())
+        .bind(search.as_str())
         .bind(&now)
         .bind(anew)
         .execute(&mut *transaction)
@@ -29,38 +39,52 @@ pub(super) async fn begin(
     transaction.commit().await
 }
 
+/// A row of `discoveries` as it is stored.
+#[derive(sqlx::FromRow)]
+struct Stored {
+    collection: String,
+    cursor: Option<String>,
+    repos: i64,
+    is_over: bool,
+    unsupported: Option<String>,
+}
+
 pub(super) async fn all(store: &SqliteStore) -> Result<Vec<Discovery>, StoreError> {
-    let rows: Vec<(String, Option<String>, i64, bool)> = sqlx::query_as(
-        "SELECT collection, cursor, repos, ended_at IS NOT NULL FROM discoveries \
-         ORDER BY collection",
+    let rows: Vec<Stored> = sqlx::query_as(
+        "SELECT collection, cursor, repos, ended_at IS NOT NULL AS is_over, \
+         iif(is_unsupported, error, NULL) AS unsupported FROM discoveries ORDER BY collection",
     )
     .fetch_all(store.reader())
     .await?;
-    let discoveries = rows
-        .into_iter()
-        .map(|(collection, cursor, repos, is_over)| {
-            Ok(Discovery {
-                collection: Nsid::parse(&collection)
-                    .map_err(|error| StoreError::Corrupt(error.to_string()))?,
-                cursor,
-                repos: repos.unsigned_abs(),
-                is_over,
-            })
-        });
+    let discoveries = rows.into_iter().map(|row| {
+        let search = Search::parse(&row.collection);
+        Ok(Discovery {
+            search: search.ok_or(StoreError::Corrupt(row.collection))?,
+            cursor: row.cursor,
+            repos: row.repos.unsigned_abs(),
+            is_over: row.is_over,
+            unsupported: row.unsupported,
+        })
+    });
     discoveries.collect()
 }
 
 pub(super) async fn note_failed_page(
     writer: &Writer,
-    collection: &Nsid,
+    search: &Search,
     error: &str,
+    is_unsupported: bool,
 ) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
-    sqlx::query("UPDATE discoveries SET attempts = attempts + 1, error = ?2 WHERE collection = ?1")
-        .bind(collection.as_str())
-        .bind(error)
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query(
+        "UPDATE discoveries SET attempts = attempts + 1, error = ?2, is_unsupported = ?3 \
+         WHERE collection = ?1",
+    )
+    .bind(search.as_str())
+    .bind(error)
+    .bind(is_unsupported)
+    .execute(&mut *transaction)
+    .await?;
     transaction.commit().await
 }
 
@@ -90,7 +114,7 @@ pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError
          count(*) FILTER (WHERE recheck_cause IS NOT NULL) AS rechecks, \
          count(*) FILTER (WHERE has_parked) AS with_parked, \
          (SELECT count(*) FROM parked_commits) AS parked_commits, \
-         (SELECT count(*) FROM discoveries WHERE ended_at IS NULL) AS discovering, \
+         (SELECT count(*) FROM discoveries WHERE ended_at IS NULL AND is_unsupported = 0) AS discovering, \
          (SELECT count(*) FROM resyncs WHERE cause IN ('backfill', 'interest') AND error IS NULL \
              AND ended_at >= (SELECT min(started_at) FROM discoveries)) AS fetched, \
          count(*) FILTER (WHERE is_left) AS left, \

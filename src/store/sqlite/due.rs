@@ -27,6 +27,7 @@ struct Row {
     cause: Option<String>,
     recheck_cause: Option<i64>,
     attempts: u32,
+    was_verified: bool,
 }
 
 pub(super) async fn due(
@@ -37,7 +38,11 @@ pub(super) async fn due(
 ) -> Result<Vec<DueRepo>, StoreError> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT repos.did, rev, is_proven, coalesce(active, 1) AS is_active, as_of AS status_as_of, \
-         cause, recheck_cause, repos.attempts FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
+         cause, recheck_cause, repos.attempts, \
+         (rev IS NOT NULL AND state <> 'unverified_chain') OR EXISTS (SELECT 1 FROM records \
+             WHERE uri > 'at://' || repos.did || '/' AND uri < 'at://' || repos.did || '0' \
+             AND verified <> 'none') AS was_verified \
+         FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
          WHERE urgency = ? AND (repos.retry_at IS NULL OR repos.retry_at <= ?) \
          ORDER BY repos.retry_at LIMIT ?",
     )
@@ -77,6 +82,7 @@ impl Row {
             cause: self.cause.as_deref().and_then(ResyncCause::parse),
             recheck_cause: self.recheck_cause,
             attempts: self.attempts,
+            was_verified: self.was_verified,
         })
     }
 }

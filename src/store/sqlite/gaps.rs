@@ -164,7 +164,8 @@ macro_rules! blocks_gaps {
 
 async fn has_work_left(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(concat!(
-        "SELECT EXISTS (SELECT 1 FROM discoveries WHERE ended_at IS NULL AND attempts < ?1) \
+        "SELECT EXISTS (SELECT 1 FROM discoveries WHERE ended_at IS NULL AND is_unsupported = 0 \
+         AND attempts < ?1) \
          OR EXISTS (SELECT 1 FROM repos WHERE attempts < ?1 AND ",
         blocks_gaps!(),
         ") OR EXISTS (SELECT 1 FROM accounts WHERE is_unconfirmed = 1 AND attempts < ?1)"

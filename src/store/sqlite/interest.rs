@@ -10,6 +10,7 @@ use crate::atproto::syntax::Did;
 use crate::model::{GapCause, Position, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::{InterestChange, InterestSet, InterestStep, unkept_since};
+use crate::store::repo_store::Search;
 use crate::store::{Adoption, ChangedInterest, StoreError};
 
 /// The number of rows that one transaction reads.
@@ -207,9 +208,11 @@ async fn restart_discoveries(
     let collections: Vec<String> = sqlx::query_scalar("SELECT collection FROM discoveries")
         .fetch_all(&mut *connection)
         .await?;
-    let unwanted = collections
-        .iter()
-        .filter(|collection| !change.wants_collection(collection));
+    // A search that looks for no collection goes on.
+    let unwanted = collections.iter().filter(|search| {
+        let search = Search::parse(search);
+        matches!(search, Some(Search::Collection(nsid)) if !change.wants_collection(nsid.as_str()))
+    });
     sqlx::query("DELETE FROM discoveries WHERE collection IN (SELECT value FROM json_each(?))")
         .bind(json(unwanted.collect::<Vec<_>>()))
         .execute(&mut *connection)

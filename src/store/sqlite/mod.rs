@@ -36,13 +36,13 @@ use self::writer::Writer;
 use super::datetime::sortable;
 use super::repo_store::{
     Discovery, DueRepo, Held, HeldRange, JobKind, ParkedCommit, RecentResyncs, Reconciled,
-    RepoChange, RepoStore, UnconfirmedStatus,
+    RepoChange, RepoStore, Search, UnconfirmedStatus,
 };
 use super::{
     Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
     StoredCursor, WriteBatch, Written,
 };
-use crate::atproto::syntax::{Did, Nsid};
+use crate::atproto::syntax::Did;
 use crate::model::{Gap, Position, RepoCounts, SourceId};
 use crate::store::plan::InterestSet;
 
@@ -226,21 +226,23 @@ impl RepoStore for SqliteStore {
 
     fn begin_discovery<'a>(
         &'a self,
-        collections: &'a [Nsid],
+        searches: &'a [Search],
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(discoveries::begin(&self.writer, collections, anew))
+        timely(discoveries::begin(self, searches, anew))
     }
 
     fn note_failed_page<'a>(
         &'a self,
-        collection: &'a Nsid,
+        search: &'a Search,
         error: &'a str,
+        is_unsupported: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         timely(discoveries::note_failed_page(
             &self.writer,
-            collection,
+            search,
             error,
+            is_unsupported,
         ))
     }
 

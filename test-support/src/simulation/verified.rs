@@ -5,10 +5,12 @@ use huddle_firehose::store::plan::ResyncCause;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use huddle_firehose::atproto::syntax::{Did, Nsid};
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::config::{Config, Verify};
 use huddle_firehose::repo::RepositoriesMessage;
-use huddle_firehose::store::repo_store::{DueRepo, JobKind, RepoChange, RepoEvent, RepoStore};
+use huddle_firehose::store::repo_store::{
+    DueRepo, JobKind, RepoChange, RepoEvent, RepoStore, Search,
+};
 use huddle_firehose::store::sqlite::{ResyncRow, SqliteStore};
 use huddle_firehose::worker;
 use huddle_firehose::worker::RunningWorker;
@@ -72,6 +74,19 @@ impl Verified {
     /// The same, with a network that has a history already.
     pub async fn start_late(seed: u64, network: Network) -> Self {
         Self::follow(seed, network, with_backfill).await
+    }
+
+    /// The same, with more settings.
+    pub async fn start_late_with(
+        seed: u64,
+        network: Network,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        Self::follow(seed, network, |config| {
+            with_backfill(config);
+            change(config);
+        })
+        .await
     }
 
     /// Starts a worker at level `chain`, without a backfill, with more settings.
@@ -240,11 +255,11 @@ impl Verified {
     pub async fn look_again(&self) {
         let store = &self.store;
         let discoveries = store.discoveries().await.unwrap();
-        let collections: Vec<Nsid> = discoveries
+        let searches: Vec<Search> = discoveries
             .into_iter()
-            .map(|discovery| discovery.collection)
+            .map(|discovery| discovery.search)
             .collect();
-        store.begin_discovery(&collections, true).await.unwrap();
+        store.begin_discovery(&searches, true).await.unwrap();
         self.until("the search is over", async || {
             store.repo_counts().await.unwrap().backfill.discovering == 0
         })

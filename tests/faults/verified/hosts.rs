@@ -15,7 +15,8 @@ use simulated_network::network::Network;
 use tokio::io::AsyncRead;
 
 use huddle_firehose::atproto::syntax::{Did, Nsid, Tid};
-use huddle_firehose::identity::resolve::Unavailable;
+use huddle_firehose::identity::locate::LocateError;
+use huddle_firehose::identity::resolve::{Invalid, Unavailable};
 use huddle_firehose::identity::{Identity, Resolve, ResolveError};
 use huddle_firehose::net::http_client::FetchError;
 use huddle_firehose::repo::host::{
@@ -205,7 +206,9 @@ impl Resolve for NetworkHosts {
                 let account = network.account(did.as_str());
                 account.map(|account| document(account, "https://host.test"))
             };
-            let json = document.ok_or(ResolveError::NotFound)?.to_string();
+            // The only other DID is one that the hostile relay makes up, and it has no valid form.
+            let invalid = || ResolveError::from(Invalid::from(LocateError::Plc));
+            let json = document.ok_or_else(invalid)?.to_string();
             Ok(Identity::parse(did, json.as_bytes()).expect("the network's documents are valid"))
         }
         .boxed()

@@ -130,9 +130,8 @@ impl Run {
             folder: self.folder.path().to_owned(),
             source_http: relay.parse().unwrap(),
             backfill: Backfill {
-                is_wanted: self.config.backfill,
                 relay_index: relay.parse().unwrap(),
-                collections: worker::collections(&self.config.collections, &rules.schemas),
+                ..worker::backfill(&(&self.config).into(), &rules.schemas)
             },
         };
         Assembly::new(Parts {

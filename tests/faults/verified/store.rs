@@ -11,12 +11,12 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use huddle_firehose::atproto::syntax::{Did, Nsid};
+use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::model::{Gap, Position, RepoCounts, SourceId};
 use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::repo_store::{
     Discovery, DueRepo, Held, HeldRange, HostStatus, JobKind, ParkedCommit, RecentResyncs,
-    Reconciled, RepoChange, RepoEvent, RepoStore, UnconfirmedStatus,
+    Reconciled, RepoChange, RepoEvent, RepoStore, Search, UnconfirmedStatus,
 };
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
@@ -323,19 +323,20 @@ impl RepoStore for FaultyStore {
 
     fn begin_discovery<'a>(
         &'a self,
-        collections: &'a [Nsid],
+        searches: &'a [Search],
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.begin_discovery(collections, anew))
+        self.act_soon(self.store.begin_discovery(searches, anew))
             .boxed()
     }
 
     fn note_failed_page<'a>(
         &'a self,
-        collection: &'a Nsid,
+        search: &'a Search,
         error: &'a str,
+        is_unsupported: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.note_failed_page(collection, error))
+        self.act_soon(self.store.note_failed_page(search, error, is_unsupported))
             .boxed()
     }
 

@@ -147,16 +147,22 @@ async fn an_unreachable_directory_leaves_it_unknown() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_document_is_invalid() {
+async fn an_answer_that_is_no_json_object_leaves_it_unknown() {
     let directory = Directory::start().await;
-    let answer = directory.resolve_with(Mishap::WrongType).await;
-    let is_no_json = matches!(
-        answer,
-        Err(ResolveError::Invalid(Invalid::Document(
-            DocumentError::Json(_)
-        )))
-    );
-    assert!(is_no_json, "{answer:?}");
+    for body in [
+        "",
+        "<!doctype html><title>Welcome</title>",
+        "[]",
+        "\"did\"",
+        "{\"id\":",
+    ] {
+        let answer = directory.resolve_with(Mishap::Body(body.into())).await;
+        let is_no_document = matches!(
+            answer,
+            Err(ResolveError::Unavailable(Unavailable::NoDocument(_)))
+        );
+        assert!(is_no_document, "{body:?}: {answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -171,11 +177,11 @@ async fn a_document_of_another_did_is_invalid() {
 }
 
 #[tokio::test]
-async fn a_document_that_is_too_long_is_invalid() {
+async fn an_answer_that_is_too_long_leaves_it_unknown() {
     let directory = Directory::start().await;
-    let too_large = Err(Invalid::TooLarge { limit: 256 << 10 }.into());
+    let too_large = FetchError::TooLarge { limit: 256 << 10 };
     let answer = directory.resolve_with(Mishap::Oversized(256 << 10)).await;
-    assert_eq!(answer, too_large);
+    assert_eq!(fetch_error(answer), too_large);
 
     // One that announces its length, and one that never ends.
     let server = Server::start(|request| async move {
@@ -190,7 +196,8 @@ async fn a_document_that_is_too_long_is_invalid() {
     })
     .await;
     for _ in 0..2 {
-        assert_eq!(resolve(&server.http_url(""), &plc(1)).await, too_large);
+        let answer = resolve(&server.http_url(""), &plc(1)).await;
+        assert_eq!(fetch_error(answer), too_large);
     }
 }
 
@@ -232,14 +239,21 @@ async fn the_retry_after_of_the_directory_holds_for_all_lookups() {
     let mishap = Mishap::RetryAfter(600);
     directory.server.misbehave(Endpoint::DidDocument, mishap, 1);
     let resolver = resolver(&directory.server.url(), false, SLOT_TIMEOUT);
-    let refused = resolver.resolve(&directory.did).await.unwrap_err();
+    let identities = Identities::new(resolver, Limits::default());
+    let refused = identities.get(&directory.did).await.unwrap_err();
     assert_eq!(refused.retry_after(), Some(Duration::from_secs(600)));
-    for did in [&directory.did, &plc(1)] {
-        let answer = resolver.resolve(did).await;
+    for number in 1..=3 {
+        let answer = identities.get(&plc(number)).await;
         let Err(ResolveError::Unavailable(Unavailable::Paused(rest))) = answer else {
             panic!("{answer:?}");
         };
         assert!((590..=600).contains(&rest.as_secs()), "{rest:?}");
+        assert_eq!(
+            identities
+                .wait(&plc(number))
+                .map(|rest| rest.as_secs() / 10),
+            Some(59)
+        );
     }
     assert_eq!(directory.server.requests(Endpoint::DidDocument), 1);
 }

@@ -3,6 +3,7 @@
 
 mod cache;
 mod directory;
+mod doubt;
 mod hosts;
 mod refresh;
 mod scripted;

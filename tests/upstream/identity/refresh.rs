@@ -35,9 +35,9 @@ async fn an_identity_event_causes_a_new_request() {
 #[tokio::test(start_paused = true)]
 async fn an_identity_event_also_clears_a_failure() {
     let resolver = Scripted::default();
-    resolver.fail(&plc(1), Failure::Error(ResolveError::NotFound));
+    resolver.fail(&plc(1), Failure::Error(unavailable(None)));
     let identities = resolver.cache(Limits::default());
-    assert_eq!(identities.get(&plc(1)).await, Err(ResolveError::NotFound));
+    assert_eq!(identities.get(&plc(1)).await, Err(unavailable(None)));
     resolver.recover(&plc(1));
     identities.forget(&plc(1));
     assert!(identities.get(&plc(1)).await.is_ok());

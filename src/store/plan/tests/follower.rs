@@ -25,7 +25,7 @@ use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor}
 use crate::store::plan::repository::NEVER;
 use crate::store::plan::{
     DiscoveryPage, HostStatus, RepoChange, RepoEvent, RepoRow, RepoState, Resync, ResyncFailure,
-    SnapshotPart, UnconfirmedStatus,
+    Search, SnapshotPart, UnconfirmedStatus,
 };
 
 /// More rounds of work than any network here needs.
@@ -185,7 +185,7 @@ impl Follower {
             .map(|account| Did::parse(&account.did).unwrap())
             .collect();
         let page = DiscoveryPage {
-            collection: &Nsid::parse("com.huddle.booking").unwrap(),
+            search: &Search::AllRepos,
             dids: &dids,
             cursor: None,
         };
