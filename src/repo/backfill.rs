@@ -148,6 +148,7 @@ impl BackfillState {
             collection: &next.collection,
             dids: &page.dids,
             cursor: page.cursor.as_deref(),
+            pass: next.pass,
         };
         let change = RepoChange::Discovered(&noted);
         repositories.store.change(change).await?;

@@ -167,4 +167,6 @@ pub struct Discovery {
     pub cursor: Option<String>,
     pub repos: u64,
     pub is_over: bool,
+    /// How many times the list is read, this time included.
+    pub pass: i64,
 }

@@ -10,6 +10,7 @@ mod batch;
 mod chain;
 mod change_set;
 mod dead_letters;
+mod discovery;
 mod draft;
 pub mod effect;
 mod gaps;
@@ -29,9 +30,11 @@ use jiff::{SignedDuration, Timestamp};
 pub use self::account::{AccountRow, AsOf};
 pub use self::change_set::{ChangeSet, Written};
 pub use self::dead_letters::Fingerprint;
+pub use self::discovery::DiscoveryRow;
 pub use self::gaps::GapRow;
 pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::RecordWrite;
+pub(crate) use self::repository::NEVER;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
 pub use self::resync_cause::ResyncCause;
 pub use self::task::{
@@ -117,7 +120,8 @@ pub fn plan<'a>(
                     ),
                 }
             }
-            changes.page = Some(page);
+            let row = view.discovery.as_ref().and_then(|row| row.after(page));
+            changes.discovery = row.map(|row| (page.collection.as_str(), row));
         }
     }
     draft.conclude(&mut changes);

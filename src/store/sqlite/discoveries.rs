@@ -17,8 +17,8 @@ pub(super) async fn begin(
     for collection in collections {
         sqlx::query(
             "INSERT INTO discoveries (collection, started_at) VALUES (?1, ?2) \
-             ON CONFLICT (collection) DO UPDATE SET cursor = NULL, repos = 0, started_at = ?2, \
-             ended_at = NULL, attempts = 0, error = NULL WHERE ?3 AND ended_at IS NOT NULL",
+             ON CONFLICT (collection) DO UPDATE SET pass = pass + 1, cursor = NULL, repos = 0, \
+             started_at = ?2, ended_at = NULL, attempts = 0, error = NULL WHERE ?3 AND ended_at IS NOT NULL",
         )
         .bind(collection.as_str())
         .bind(&now)
@@ -30,21 +30,22 @@ pub(super) async fn begin(
 }
 
 pub(super) async fn all(store: &SqliteStore) -> Result<Vec<Discovery>, StoreError> {
-    let rows: Vec<(String, Option<String>, i64, bool)> = sqlx::query_as(
-        "SELECT collection, cursor, repos, ended_at IS NOT NULL FROM discoveries \
+    let rows: Vec<(String, Option<String>, i64, bool, i64)> = sqlx::query_as(
+        "SELECT collection, cursor, repos, ended_at IS NOT NULL, pass FROM discoveries \
          ORDER BY collection",
     )
     .fetch_all(store.reader())
     .await?;
     let discoveries = rows
         .into_iter()
-        .map(|(collection, cursor, repos, is_over)| {
+        .map(|(collection, cursor, repos, is_over, pass)| {
             Ok(Discovery {
                 collection: Nsid::parse(&collection)
                     .map_err(|error| StoreError::Corrupt(error.to_string()))?,
                 cursor,
                 repos: repos.unsigned_abs(),
                 is_over,
+                pass,
             })
         });
     discoveries.collect()

@@ -15,8 +15,8 @@ use super::script::{Answers, Script, Value, json_array};
 use super::writer::Transaction;
 use crate::model::SourceId;
 use crate::store::plan::{
-    AccountRow, AsOf, Contents, Fingerprint, GapRow, HeldRecord, Needs, ParkedNeeds, ParkedView,
-    RepoRow, RepoState, ResyncCause, View,
+    AccountRow, AsOf, Contents, DiscoveryRow, Fingerprint, GapRow, HeldRecord, Needs, ParkedNeeds,
+    ParkedView, RepoRow, RepoState, ResyncCause, View,
 };
 
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
@@ -42,10 +42,12 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT json_group_array(json_array(uri, rev, time, verified = 'chain')) FROM records \
          WHERE uri IN (SELECT value FROM json_each(?))"
             .to_owned(),
-        "SELECT EXISTS (SELECT 1 FROM gaps WHERE cause <> 'started_live')".to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM gaps WHERE closed_at IS NULL AND cause <> 'started_live')"
+            .to_owned(),
         "SELECT json_group_array(json_array(id, cause, from_seq, from_time, to_seq, to_time, \
-         closed_at IS NULL)) FROM gaps \
-         WHERE source = ? AND from_seq IN (SELECT value FROM json_each(?))"
+         closed_at IS NULL, recheck_started_at IS NOT NULL)) FROM gaps \
+         WHERE source = ? AND (closed_at IS NULL \
+         OR from_seq IN (SELECT value FROM json_each(?)))"
             .to_owned(),
         "SELECT json_group_array(hex(fingerprint)) FROM dead_letters \
          WHERE fingerprint IN (SELECT unhex(value) FROM json_each(?))"
@@ -53,6 +55,9 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT EXISTS (SELECT 1 FROM records WHERE did = ?)".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM parked_commits WHERE did = ? AND id IS NOT ?)".to_owned(),
         "SELECT CAST(cursor AS INTEGER) FROM firehose_cursor WHERE source = ?".to_owned(),
+        "SELECT json_group_array(json_array(pass, cursor, repos, has_next_pass, \
+         ended_at IS NOT NULL)) FROM discoveries WHERE collection = ?"
+            .to_owned(),
     ];
     format!("SELECT ({})", columns.join("), ("))
 });
@@ -86,6 +91,7 @@ pub(super) fn push(script: &mut Script, needs: &Needs<'_>, source: Option<&Sourc
             needs.contents_of.into(),
             needs.replayed.into(),
             source.map(SourceId::as_str).into(),
+            needs.discovery.into(),
         ],
     );
 }
@@ -109,6 +115,10 @@ pub(super) fn view(answers: Answers) -> Result<(View, Option<u64>), sqlx::Error>
             has_records: answer.try_get(7)?,
             has_parked: answer.try_get(8)?,
         },
+        discovery: rows(&answer, 10)?
+            .into_iter()
+            .next()
+            .map(Discovery::into_row),
         parked: None,
     };
     Ok((view, cursor.map(i64::unsigned_abs)))
@@ -266,6 +276,8 @@ struct Gap {
     to_time: Option<String>,
     #[serde(deserialize_with = "flag")]
     is_open: bool,
+    #[serde(deserialize_with = "flag")]
+    is_rechecked: bool,
 }
 
 impl Gap {
@@ -278,6 +290,32 @@ impl Gap {
             to_seq: self.to_seq.map(i64::unsigned_abs),
             to_time: self.to_time,
             is_open: self.is_open,
+            is_rechecked: self.is_rechecked,
+            resolution: None,
+        }
+    }
+}
+
+/// The fields are in the order of the columns.
+#[derive(Deserialize)]
+struct Discovery {
+    pass: i64,
+    cursor: Option<String>,
+    repos: i64,
+    #[serde(deserialize_with = "flag")]
+    has_next_pass: bool,
+    #[serde(deserialize_with = "flag")]
+    is_over: bool,
+}
+
+impl Discovery {
+    fn into_row(self) -> DiscoveryRow {
+        DiscoveryRow {
+            pass: self.pass,
+            cursor: self.cursor,
+            repos: self.repos.unsigned_abs(),
+            has_next_pass: self.has_next_pass,
+            is_over: self.is_over,
         }
     }
 }

@@ -185,6 +185,7 @@ impl Follower {
             collection: &Nsid::parse("com.huddle.booking").unwrap(),
             dids: &dids,
             cursor: None,
+            pass: 1,
         };
         self.tables.change(RepoChange::Discovered(&page));
     }
