@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::model::{Position, RepoCounts, SourceId};
+use crate::telemetry::clocks::ClockStatus;
 
 /// The shared copy of the [`Status`].
 #[derive(Clone, Debug, Default)]
@@ -45,6 +46,7 @@ pub struct Status {
     /// The counts of tracked repositories; `None` if nothing is verified.
     pub repositories: Option<RepoCounts>,
     pub budget: BudgetStatus,
+    pub clock: ClockStatus,
 }
 
 impl Status {

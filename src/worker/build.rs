@@ -72,7 +72,9 @@ pub fn repositories(
         collections: collections(&options.filter.collections, schemas),
     };
     let fetcher = Fetcher::new(options.network.allow_private_addresses)?;
+    let host_clocks = fetcher.clocks();
     Ok(Some(repo::Parts {
+        host_clocks,
         verification: Arc::new(Verification::new(
             options.verify,
             Identities::new(resolver, Limits::default()),

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::model::RepoCounts;
+use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{ActorStatus, BudgetStatus, QueueStatus, SourceStatus, Status};
 
 /// The status, with the values that depend on the time.
@@ -20,6 +21,7 @@ pub(super) struct Report<'a> {
     queue: &'a QueueStatus,
     repositories: Option<&'a RepoCounts>,
     budget: &'a BudgetStatus,
+    clock: &'a ClockStatus,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,6 +47,7 @@ impl<'a> Report<'a> {
             queue,
             repositories,
             budget,
+            clock,
         } = status;
         let sources = sources.iter().map(|(id, source)| {
             let report = SourceReport {
@@ -65,6 +68,7 @@ impl<'a> Report<'a> {
             queue,
             repositories: repositories.as_ref(),
             budget,
+            clock,
         }
     }
 }
