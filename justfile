@@ -20,7 +20,7 @@ default:
     @just --list --unsorted
 
 # Everything that CI runs. The README's test command comes last: its figures are what counts.
-ci: fmt clippy doc deny advisories machete (mutants "--sample" "2") instructions test
+ci: fmt clippy doc deny advisories machete (mutants "--sample" "2") instructions fresh-seeds test
 
 # The code is formatted.
 fmt:
@@ -53,6 +53,10 @@ mutants *arguments:
 # What an unwanted event costs in instructions stays within its bound.
 instructions:
     scripts/instructions.sh
+
+# Schedules of faults that no run has seen: their seeds are derived from the commit.
+fresh-seeds:
+    scripts/fresh_seeds.sh
 
 # The tests, each in a process of its own.
 nextest *arguments:

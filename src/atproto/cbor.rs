@@ -42,6 +42,8 @@ pub struct CborError {
 pub enum CborFault {
     #[error("map keys out of order or repeated")]
     KeyOrder,
+    #[error("a repeated map key")]
+    KeyRepeated,
     #[error("a float, which the data model forbids")]
     Float,
     #[error("an item of indefinite length")]
@@ -125,11 +127,17 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Reads the head of a map. The caller then reads the keys one by one.
+    /// Reads the head of a map of a block. The caller then reads the keys one by one, which must be
+    /// in canonical order.
     pub(crate) fn map(&mut self) -> Result<MapKeys<'a>, CborError> {
+        self.pairs().map(MapKeys::new)
+    }
+
+    /// Reads the head of a map and returns the number of pairs that follow.
+    pub(crate) fn pairs(&mut self) -> Result<usize, CborError> {
         let start = self.at;
         match self.head()? {
-            (MAP, count) => Ok(MapKeys::new(self.count(count, 2, start)?)),
+            (MAP, count) => self.count(count, 2, start),
             _ => Err(fault(CborFault::Unexpected("a map"), start)),
         }
     }
@@ -151,6 +159,12 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub(crate) fn link_to_block(&mut self) -> Result<Cid, CborError> {
+        let start = self.at;
+        let missing = fault(CborFault::Unexpected("a link"), start);
+        self.nullable_link()?.ok_or(missing)
+    }
+
     /// A link, or null.
     pub(crate) fn nullable_link(&mut self) -> Result<Option<Cid>, CborError> {
         let start = self.at;
@@ -158,6 +172,35 @@ impl<'a> Reader<'a> {
             Item::Link(bytes) => link(bytes, start).map(Some),
             Item::Null => Ok(None),
             _ => Err(fault(CborFault::Unexpected("a link or null"), start)),
+        }
+    }
+
+    /// The key of a map, not yet checked to be UTF-8.
+    #[inline]
+    pub(crate) fn key(&mut self) -> Result<&'a [u8], CborError> {
+        let start = self.at;
+        match self.head()? {
+            (TEXT, length) => self.take(length, start),
+            _ => Err(fault(CborFault::Unexpected("a text key"), start)),
+        }
+    }
+
+    /// A boolean.
+    pub(crate) fn flag(&mut self) -> Result<bool, CborError> {
+        let start = self.at;
+        match self.item()? {
+            Item::Bool(flag) => Ok(flag),
+            _ => Err(fault(CborFault::Unexpected("a boolean"), start)),
+        }
+    }
+
+    /// Text, or null.
+    pub(crate) fn nullable_text(&mut self) -> Result<Option<&'a str>, CborError> {
+        let start = self.at;
+        match self.item()? {
+            Item::Text(bytes) => utf8(bytes, start).map(Some),
+            Item::Null => Ok(None),
+            _ => Err(fault(CborFault::Unexpected("text or null"), start)),
         }
     }
 
@@ -343,10 +386,7 @@ impl<'a> MapKeys<'a> {
         }
         self.remaining -= 1;
         let start = reader.position();
-        let (TEXT, length) = reader.head()? else {
-            return Err(fault(CborFault::Unexpected("a text key"), start));
-        };
-        let key = reader.take(length, start)?;
+        let key = reader.key()?;
         if let Some(previous) = self.previous
             && (previous.len(), previous) >= (key.len(), key)
         {

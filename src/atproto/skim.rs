@@ -1,8 +1,9 @@
 //! Reads the envelope of a frame in place: its kind, its repository and the paths that it touches.
 //!
-//! Most commits of the network are not wanted. So a skim does not allocate, does not read `blocks`
-//! and does not check the text that it skips. The maps that it reads (header, payload, operations)
-//! must have their keys in canonical order. A skipped value only has to be well-formed, and may
+//! Most commits of the network are not wanted. So a skim does not allocate as a rule, does not read
+//! `blocks` and does not check the text that it skips. The maps that it reads (header, payload,
+//! operations) may have their keys in any order, but each only once
+//! ([`envelope_keys`](super::envelope_keys)). A skipped value only has to be well-formed, and may
 //! contain 64-bit floats.
 //!
 //! Spec: <https://atproto.com/specs/event-stream> and the lexicon
@@ -12,6 +13,7 @@ use std::ops::Range;
 
 use super::cbor::{CborError, Item, Reader};
 use super::cbor_writer::Writer;
+use super::envelope_keys::EnvelopeKeys;
 
 /// The range of valid seqs. The protocol ends at 2^53 because JavaScript's integers do. 0 is the
 /// position before the first event.
@@ -194,7 +196,7 @@ impl<F: Into<SkimFault>> From<F> for SkimError {
 /// Reads the envelope of a raw frame: a header map and then a payload map.
 ///
 /// # Errors
-/// If either map is not DAG-CBOR in canonical order, if a field has another type than in its
+/// If either map is not DAG-CBOR or has a key twice, if a field has another type than in its
 /// lexicon, if an operation has no path, or if bytes follow the payload.
 pub fn skim(frame: &[u8]) -> Result<Skim<'_>, SkimError> {
     let mut reader = Reader::new(frame);
@@ -237,7 +239,7 @@ pub fn splice_seq(frame: &[u8], seq: u64) -> Result<Vec<u8>, SkimError> {
 
 fn read_header<'a>(reader: &mut Reader<'a>) -> Result<(i64, Option<&'a str>), SkimFault> {
     let (mut op, mut t) = (None, None);
-    let mut keys = reader.map()?;
+    let mut keys = EnvelopeKeys::of(reader)?;
     while let Some(key) = keys.next(reader)? {
         match key {
             b"t" => t = Some(reader.text()?),
@@ -272,7 +274,7 @@ fn read_message<'a>(reader: &mut Reader<'a>, kind: Kind) -> Result<Envelope<'a>,
 
 fn read_payload<'a>(reader: &mut Reader<'a>, envelope: &mut Envelope<'a>) -> Result<(), SkimFault> {
     let is_commit = envelope.kind == Kind::Commit;
-    let mut keys = reader.map()?;
+    let mut keys = EnvelopeKeys::of(reader)?;
     while let Some(key) = keys.next(reader)? {
         match key {
             b"did" if !is_commit => envelope.did = Some(reader.text()?),
@@ -294,7 +296,7 @@ fn read_payload<'a>(reader: &mut Reader<'a>, envelope: &mut Envelope<'a>) -> Res
 /// Reads the path of one operation and moves `reader` past the operation.
 fn read_path<'a>(reader: &mut Reader<'a>) -> Result<&'a str, SkimFault> {
     let mut path = None;
-    let mut keys = reader.map()?;
+    let mut keys = EnvelopeKeys::of(reader)?;
     while let Some(key) = keys.next(reader)? {
         match key {
             b"path" => path = Some(reader.text()?),
@@ -306,7 +308,7 @@ fn read_path<'a>(reader: &mut Reader<'a>) -> Result<&'a str, SkimFault> {
 
 fn read_error<'a>(reader: &mut Reader<'a>) -> Result<Skim<'a>, SkimFault> {
     let (mut name, mut message) = (None, None);
-    let mut keys = reader.map()?;
+    let mut keys = EnvelopeKeys::of(reader)?;
     while let Some(key) = keys.next(reader)? {
         match key {
             b"error" => name = Some(reader.text()?),
@@ -327,7 +329,7 @@ fn read_unknown<'a>(
     t: Option<&'a str>,
 ) -> Result<UnknownFrame<'a>, SkimFault> {
     let (mut seq, mut seq_span) = (None, None);
-    let mut keys = reader.map()?;
+    let mut keys = EnvelopeKeys::of(reader)?;
     while let Some(key) = keys.next(reader)? {
         let before = reader.clone();
         match (key, reader.item()?) {
@@ -421,20 +423,39 @@ mod tests {
     }
 
     #[test]
-    fn keys_out_of_order_or_repeated_are_refused() {
+    fn keys_may_be_in_any_order() {
+        // {op: 1, t: "#identity"} {seq: 7, did: "did:x:y"}
+        let frame = frame(
+            "a2 626f70 01 6174 69 236964656e74697479 \
+             a2 63736571 07 63646964 67 6469643a783a79",
+        );
+        let envelope = envelope(&frame);
+        assert_eq!(envelope.kind, Kind::Identity);
+        assert_eq!(envelope.did, Some("did:x:y"));
+        assert_eq!(envelope.seq, Some(7));
+    }
+
+    #[test]
+    fn a_repeated_key_is_refused() {
         let header = "a2 6174 69 236964656e74697479 626f70 01";
-        for payload in ["a2 63736571 07 63646964 6178", "a2 63736571 07 63736571 08"] {
+        for payload in [
+            "a2 63736571 07 63736571 08",
+            "a3 63736571 07 63646964 6178 63736571 07",
+        ] {
             let error = skim(&frame(&format!("{header} {payload}"))).unwrap_err();
             let SkimFault::Cbor(cbor) = error.fault else {
                 panic!("{error:?}");
             };
-            assert_eq!(cbor.fault, CborFault::KeyOrder);
+            assert_eq!(cbor.fault, CborFault::KeyRepeated);
             assert_eq!(
                 error.seq,
                 Some(7),
                 "the fields read before the error are kept"
             );
         }
+        // {op: 1, t: "#identity", op: 1} {}
+        let header = frame("a3 626f70 01 6174 69 236964656e74697479 626f70 01 a0");
+        assert!(skim(&header).is_err());
     }
 
     #[test]

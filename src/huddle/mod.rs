@@ -14,6 +14,10 @@ pub use slot_offer::SlotOfferRow;
 
 use fields::Fields;
 
+/// The version of the conversion from records to rows. It is raised with every change of a row's
+/// content, so that a replay or a fetch makes the rows anew.
+pub const PROJECTION_VERSION: &str = "1";
+
 /// The row of a record. Its text is sanitized. Its datetimes are UTC text that sorts
 /// (`YYYY-MM-DDTHH:MM:SS.sssZ`).
 #[derive(Clone, Debug, PartialEq)]

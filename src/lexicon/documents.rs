@@ -34,6 +34,17 @@ pub enum SchemaError {
 pub(super) struct Document {
     pub(super) id: Nsid,
     pub(super) defs: BTreeMap<String, Definition>,
+    /// What was read as each definition.
+    pub(super) sources: BTreeMap<String, DefinitionSource>,
+}
+
+/// The text of a definition.
+#[derive(Debug)]
+pub(super) struct DefinitionSource {
+    /// As JSON, with sorted keys and without white space.
+    pub(super) json: String,
+    /// The names of the definitions that it refers to.
+    pub(super) refs: Vec<String>,
 }
 
 /// A document with unparsed definitions.
@@ -168,20 +179,27 @@ impl Document {
                 version: lexicon,
             });
         }
-        let mut definitions = BTreeMap::new();
+        let (mut definitions, mut sources) = (BTreeMap::new(), BTreeMap::new());
         for (name, json) in defs {
+            let text = json.to_string();
             let mut definition =
                 Definition::read(&name, json).map_err(|reason| SchemaError::Definition {
                     document: id.to_string(),
                     definition: name.clone(),
                     reason,
                 })?;
-            definition.visit_refs(&mut |reference| *reference = absolute(&id, reference));
+            let mut refs = Vec::new();
+            definition.visit_refs(&mut |reference| {
+                *reference = absolute(&id, reference);
+                refs.push(reference.clone());
+            });
+            sources.insert(name.clone(), DefinitionSource { json: text, refs });
             definitions.insert(name, definition);
         }
         Ok(Self {
             id,
             defs: definitions,
+            sources,
         })
     }
 }

@@ -1,10 +1,12 @@
 //! The known schemas, by collection.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use data_encoding::HEXLOWER;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
-use super::documents::{Definition, Document, SchemaError, absolute};
+use super::documents::{Definition, DefinitionSource, Document, SchemaError, absolute};
 use super::validate::{ValidationError, Validator};
 use crate::atproto::syntax::Nsid;
 
@@ -21,6 +23,8 @@ const EMBEDDED: [&str; 4] = [
 pub struct Schemas {
     /// The key is `nsid` for a document's main definition, otherwise `nsid#name`.
     definitions: HashMap<String, Definition>,
+    /// For each collection, the fingerprint of all definitions that decide on its records.
+    fingerprints: HashMap<String, String>,
 }
 
 /// The result of validating a record.
@@ -44,9 +48,16 @@ impl Schemas {
     /// If one is not a valid document, if one occurs twice, or if one refers to a definition that
     /// none of them contains. Open unions may refer to missing definitions.
     pub fn load<'a>(documents: impl IntoIterator<Item = &'a str>) -> Result<Self, SchemaError> {
-        let mut definitions = HashMap::new();
+        let (mut definitions, mut sources) = (HashMap::new(), HashMap::new());
         for json in documents {
-            let Document { id, defs, .. } = Document::parse(json)?;
+            let Document {
+                id,
+                defs,
+                sources: sources_of,
+            } = Document::parse(json)?;
+            for (name, source) in sources_of {
+                sources.insert(absolute(&id, &format!("#{name}")), source);
+            }
             for (name, definition) in defs {
                 let name = absolute(&id, &format!("#{name}"));
                 if definitions.insert(name, definition).is_some() {
@@ -54,9 +65,26 @@ impl Schemas {
                 }
             }
         }
-        let schemas = Self { definitions };
+        let mut schemas = Self {
+            definitions,
+            fingerprints: HashMap::new(),
+        };
         schemas.check_refs()?;
+        let collections = schemas.collections().into_iter();
+        schemas.fingerprints = collections
+            .map(|collection| {
+                let fingerprint = fingerprint(&sources, collection.as_str());
+                (collection.to_string(), fingerprint)
+            })
+            .collect();
         Ok(schemas)
+    }
+
+    /// Identifies the definitions that decide on records of `collection`. It differs if one of them
+    /// does. It is empty if the collection has no schema.
+    pub fn fingerprint(&self, collection: &str) -> &str {
+        let known = self.fingerprints.get(collection);
+        known.map_or("", String::as_str)
     }
 
     /// The collections with a schema, in order.
@@ -102,5 +130,48 @@ impl Schemas {
             }
         }
         Ok(())
+    }
+}
+
+/// The SHA-256 of the definition `name` and of all that it refers to.
+fn fingerprint(sources: &HashMap<String, DefinitionSource>, name: &str) -> String {
+    let mut found = BTreeMap::new();
+    let mut names = vec![name];
+    while let Some(name) = names.pop() {
+        if let Some(source) = sources.get(name)
+            && found.insert(name, source.json.as_str()).is_none()
+        {
+            names.extend(source.refs.iter().map(String::as_str));
+        }
+    }
+    let mut hash = Sha256::new();
+    for (name, json) in found {
+        hash.update(format!("{name} {json}\n"));
+    }
+    HEXLOWER.encode(&hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &str = r##"{"lexicon": 1, "id": "com.huddle.body", "defs": {
+        "part": {"type": "string", "maxLength": 5}, "other": {"type": "string"}}}"##;
+
+    fn fingerprint_with(documents: [&str; 2]) -> String {
+        let schemas = Schemas::load(documents).unwrap();
+        schemas.fingerprint("com.huddle.note").to_owned()
+    }
+
+    #[test]
+    fn the_fingerprint_of_a_schema_differs_if_a_definition_does_that_it_refers_to() {
+        let note = r#"{"lexicon": 1, "id": "com.huddle.note", "defs": {"main": {"type": "record",
+            "key": "tid", "record": {"type": "object", "properties": {"a":
+            {"type": "ref", "ref": "com.huddle.body#part"}}}}}}"#;
+        let before = fingerprint_with([note, BODY]);
+        assert_eq!(fingerprint_with([note, &BODY.replace(' ', "  ")]), before);
+        assert_ne!(fingerprint_with([note, &BODY.replace('5', "6")]), before);
+        let elsewhere = BODY.replace(r#""string"}"#, r#""boolean"}"#);
+        assert_eq!(fingerprint_with([note, &elsewhere]), before);
     }
 }

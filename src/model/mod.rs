@@ -3,6 +3,7 @@
 mod cursor;
 mod dead_letter;
 mod gap;
+mod judgement;
 mod position;
 mod repo_counts;
 mod validity;
@@ -10,6 +11,7 @@ mod validity;
 pub use self::cursor::{CursorError, cursor_of, with_cursor};
 pub use self::dead_letter::{DeadLetter, Stage};
 pub use self::gap::{Gap, GapCause};
+pub use self::judgement::Judgement;
 pub use self::position::{Position, SourceId};
 pub use self::repo_counts::{BackfillCounts, RepoCounts, Resynced};
 pub use self::validity::Validity;

@@ -267,6 +267,8 @@ mod tests {
                 time: Timestamp::UNIX_EPOCH,
                 predecessor: Predecessor::Unstated,
                 wants_history: false,
+                has_wanted_ops: true,
+                begins_empty: false,
                 frame: Bytes::new(),
             }),
             records: vec![record(seq); records],

@@ -50,6 +50,8 @@ pub struct ConnectionActorState {
     requested: Option<Requested>,
     /// Where the next connection resumes.
     resume: ResumePoint,
+    /// The newest seq that was received before this connection.
+    resumed_at: u64,
 }
 
 /// Why a connection ended, or was never made.
@@ -96,6 +98,7 @@ impl Actor for ConnectionActor {
             connection: None,
             requested: None,
             resume: ResumePoint::default(),
+            resumed_at: 0,
             context,
         })
     }
@@ -171,6 +174,7 @@ impl ConnectionActorState {
             Resume::Live | Resume::Oldest => None,
         };
         self.resume = ResumePoint::new(self.requested.map_or(0, |requested| requested.seq));
+        self.resumed_at = self.context.ledger.received();
         self.show(ConnectionState::Connected {
             since: Timestamp::now(),
         });
@@ -226,9 +230,15 @@ impl ConnectionActorState {
         self.resume = resume.unwrap_or(self.resume);
         let last_seq = resume.map(|resume| resume.seq());
         // The last event of the previous connection does not prove that the source sends new ones.
-        if last_seq.is_some_and(|seq| seq != self.context.ledger.received()) {
-            self.reconnect.received();
+        // A frame that cannot be read proves that it sends.
+        let is_another = last_seq.is_some_and(|seq| seq != self.context.ledger.received());
+        if is_another || prefilter.has_unplaced() {
             self.silence.data(Instant::now());
+        }
+        // It does not prove that the next connection would bring anything else. Neither do events
+        // that an earlier connection has brought.
+        if last_seq.is_some_and(|seq| seq > self.resumed_at) {
+            self.reconnect.received();
         }
         let segments = prefilter.into_segments();
         let bytes = segments.iter().map(Segment::weight).sum();

@@ -1,6 +1,6 @@
 //! What the actors of one source share.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::Mutex;
@@ -19,9 +19,11 @@ use crate::repo::Repositories;
 use crate::source::Source;
 use crate::source::interest::InterestInForce;
 use crate::source::process::Processor;
+use crate::source::readability::{Readability, Verdict};
 use crate::store::{CrashHistory, Store, StoreError};
+use crate::telemetry::excerpt::{LOGGED, excerpt};
 use crate::telemetry::metrics::{Metrics, SourceMetrics};
-use crate::telemetry::status::StatusBoard;
+use crate::telemetry::status::{Failure, StatusBoard};
 use crate::testing::fault::Faults;
 
 /// What the actors of one source share. It outlives all of them.
@@ -53,6 +55,7 @@ pub struct Context {
     /// Held by the decoder that reads, while frames are read one by one.
     pub single_frame_lock: Mutex<()>,
     connected_at: OnceLock<Instant>,
+    readability: std::sync::Mutex<Readability>,
 }
 
 /// The parts of which a [`Context`] is made.
@@ -91,6 +94,7 @@ impl Context {
             crash_history: OnceLock::new(),
             single_frame_lock: Mutex::new(()),
             connected_at: OnceLock::new(),
+            readability: std::sync::Mutex::default(),
             source_metrics: metrics.source(source.id()),
             options,
             source,
@@ -137,6 +141,43 @@ impl Context {
             .update(|status| blocked = status.queue.blocked.take());
         if let Some(blocked) = blocked {
             tracing::info!(since = %blocked.at, "database writes succeed again");
+        }
+    }
+
+    /// Notes how many frames of a batch could be read, and why the last of the others could not.
+    /// Shows and logs a source of which nothing can be read, once per incident.
+    pub(super) fn note_reading(&self, readable: u64, unreadable: u64, error: Option<&str>) {
+        let mut readability = self
+            .readability
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let verdict = readability.note(Instant::now(), readable, unreadable);
+        drop(readability);
+        let source = self.source.id();
+        let show = |failure| {
+            self.status
+                .update(|status| status.source_mut(source).unreadable = failure);
+        };
+        match verdict {
+            None => {}
+            Some(Verdict::Unreadable { unreadable, frames }) => {
+                let error = excerpt(error.unwrap_or("unknown"), LOGGED);
+                tracing::error!(
+                    %source,
+                    unreadable,
+                    frames,
+                    error,
+                    "the source cannot be read; its frames are kept as dead letters, and reading goes on"
+                );
+                show(Some(Failure {
+                    at: Timestamp::now(),
+                    reason: format!("{unreadable} of {frames} frames; the last: {error}"),
+                }));
+            }
+            Some(Verdict::ReadableAgain) => {
+                tracing::info!(%source, "the source can be read again");
+                show(None);
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cid::Cid;
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -17,6 +18,7 @@ use crate::model::{Resynced, SourceId};
 use crate::repo::snapshot::{Snapshot, SnapshotError};
 use crate::source::process::EFFECT_BYTES;
 use crate::store::StoreError;
+use crate::store::plan::Moment;
 use crate::store::plan::effect::{Effect, RecordChange};
 use crate::store::repo_store::{Held, HeldRange, RepoChange, SnapshotPart};
 
@@ -43,6 +45,7 @@ pub(super) async fn write(
         did,
         fetched,
         source: SourceId::new(fetched.host.url.as_str()),
+        moment: Moment::at(Timestamp::now()),
         done: Resynced {
             rev: commit.rev.to_string(),
             data: commit.data.to_string(),
@@ -103,6 +106,7 @@ struct Comparison<'a> {
     did: &'a Did,
     fetched: &'a Fetched,
     source: SourceId,
+    moment: Moment,
     done: Resynced,
 }
 
@@ -155,14 +159,21 @@ impl Comparison<'_> {
             return;
         }
         let found = wanted.remove(&held.path);
-        // A row at this rev or a later one is at least as new as the repository.
-        let is_newer = held.rev >= self.done.rev;
+        // Only what is proven can be newer than the repository, which is proven itself.
+        let is_proven = held.is_proven && self.moment.can_be_proven(&held.rev);
+        let is_later = held.rev > self.done.rev;
+        let rules = &self.repositories.processor.rules;
+        let is_judged_anew = held.judgement != Some(rules.judgement_of(collection));
         match (found, &held.cid) {
-            (Some(cid), Some(known)) if cid.to_string() == *known => {
+            (Some(cid), known)
+                if known.as_ref().or(held.refused_cid.as_ref()) == Some(&cid.to_string())
+                    && !is_judged_anew
+                    && (is_proven || !is_later) =>
+            {
                 self.done.unchanged += 1;
                 confirmed.push(held.path.clone());
             }
-            _ if is_newer => self.done.unchanged += 1,
+            _ if is_proven && is_later => self.done.unchanged += 1,
             (Some(cid), Some(_)) => {
                 changes.push((held.path.clone(), Some((PutAction::Update, cid))));
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 
 use super::{NoSlot, Repositories};
@@ -257,16 +257,10 @@ async fn fetch_from(
     })
 }
 
-/// The time of a snapshot: later than the account's removal, if there was one, because what the
-/// account has now was not removed.
+/// The time of a snapshot: not before the event that made the account active.
 fn as_of(repo: &DueRepo, committed_at: Timestamp) -> Timestamp {
-    let after_removal = repo
-        .removed_at
-        .and_then(|removed_at| removed_at.checked_add(SignedDuration::from_millis(1)).ok());
-    [repo.status_as_of, after_removal]
-        .into_iter()
-        .flatten()
-        .fold(committed_at, Timestamp::max)
+    repo.status_as_of
+        .map_or(committed_at, |status_as_of| status_as_of.max(committed_at))
 }
 
 /// Verifies a repository with the account's key. If another key signed it, verifies with a

@@ -10,6 +10,7 @@ pub mod firehose;
 pub mod frame_sink;
 pub mod interest;
 pub mod process;
+pub mod readability;
 pub mod reconnect;
 pub mod recorder;
 pub mod silence;

@@ -1,11 +1,16 @@
 //! The tracked repositories: those with a record that is, or was, kept.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
-/// A set of DIDs that only grows. It takes a little more than eight bytes for each DID.
+/// The number of accounts whose commits are read because a status was announced of them. At the
+/// rate of the whole network this is a matter of hours.
+const ANNOUNCED: usize = 1 << 16;
+
+/// A set of DIDs that only grows, and of a limited number of others. It takes a little more than
+/// eight bytes for each DID.
 ///
 /// It stores hashes, so two DIDs may collide. Then the commits of an untracked repository are
 /// decoded without need; the tables decide whether a repository is tracked. The hash has a random
@@ -13,11 +18,56 @@ use std::sync::{PoisonError, RwLock};
 #[derive(Debug, Default)]
 pub struct Tracked {
     key: RandomState,
-    hashes: RwLock<HashSet<u64, BuildHasherDefault<Unhashed>>>,
+    hashes: RwLock<Hashes>,
+    /// Those of `hashes` that are there for a while.
+    announced: Mutex<Announced>,
+    takes_announced: bool,
     is_loaded: AtomicBool,
 }
 
+type Hashes = HashSet<u64, BuildHasherDefault<Unhashed>>;
+
+/// The accounts of which a status was announced, the oldest first.
+#[derive(Debug, Default)]
+struct Announced {
+    order: VecDeque<u64>,
+    hashes: Hashes,
+}
+
 impl Tracked {
+    /// A set that also takes announced accounts.
+    pub fn with_announced() -> Self {
+        Self {
+            takes_announced: true,
+            ..Self::default()
+        }
+    }
+
+    /// Adds an account for a while, because a status was announced of it. Its next commit shows
+    /// whether it is new. Without effect if the set does not take announced accounts.
+    pub fn announce(&self, did: &str) {
+        if !self.takes_announced {
+            return;
+        }
+        let hash = self.key.hash_one(did);
+        let mut announced = self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut hashes = self.hashes.write().unwrap_or_else(PoisonError::into_inner);
+        if !hashes.insert(hash) {
+            return;
+        }
+        announced.hashes.insert(hash);
+        announced.order.push_back(hash);
+        if announced.order.len() > ANNOUNCED
+            && let Some(oldest) = announced.order.pop_front()
+            && announced.hashes.remove(&oldest)
+        {
+            hashes.remove(&oldest);
+        }
+    }
+
     pub fn contains(&self, did: &str) -> bool {
         let hash = self.key.hash_one(did);
         let hashes = self.hashes.read().unwrap_or_else(PoisonError::into_inner);
@@ -26,15 +76,28 @@ impl Tracked {
 
     pub fn insert(&self, did: &str) {
         let hash = self.key.hash_one(did);
+        let mut announced = self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut hashes = self.hashes.write().unwrap_or_else(PoisonError::into_inner);
+        announced.hashes.remove(&hash);
         hashes.insert(hash);
     }
 
     /// Adds the tracked repositories of the tables. Before that, the set is not complete.
     pub fn load<'a>(&self, dids: impl IntoIterator<Item = &'a str>) {
         {
+            let mut announced = self
+                .announced
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let mut hashes = self.hashes.write().unwrap_or_else(PoisonError::into_inner);
-            hashes.extend(dids.into_iter().map(|did| self.key.hash_one(did)));
+            for did in dids {
+                let hash = self.key.hash_one(did);
+                announced.hashes.remove(&hash);
+                hashes.insert(hash);
+            }
         }
         self.is_loaded.store(true, Ordering::Release);
     }
@@ -81,5 +144,27 @@ mod tests {
         }
         let others = (0..1000).filter(|n| tracked.contains(&format!("did:plc:{n}")));
         assert_eq!(others.count(), 0);
+    }
+
+    #[test]
+    fn an_announced_account_stays_until_many_others_were_announced() {
+        let tracked = Tracked::with_announced();
+        tracked.announce("did:plc:ann");
+        tracked.announce("did:plc:bob");
+        tracked.insert("did:plc:bob");
+        assert!(tracked.contains("did:plc:ann"));
+        for number in 0..ANNOUNCED {
+            tracked.announce(&format!("did:plc:{number}"));
+        }
+        assert!(!tracked.contains("did:plc:ann"));
+        // It was tracked meanwhile.
+        assert!(tracked.contains("did:plc:bob"));
+    }
+
+    #[test]
+    fn without_a_backfill_announced_accounts_are_not_taken() {
+        let tracked = Tracked::default();
+        tracked.announce("did:plc:ann");
+        assert!(!tracked.contains("did:plc:ann"));
     }
 }

@@ -10,7 +10,7 @@ pub use super::plan::{
 };
 use super::{StoreError, Written};
 use crate::atproto::syntax::{Did, Nsid};
-use crate::model::RepoCounts;
+use crate::model::{Judgement, RepoCounts};
 
 /// The tables of whole repositories. Each call is one transaction, like a call to
 /// [`Store`](super::Store).
@@ -103,12 +103,10 @@ pub struct DueRepo {
     pub did: Did,
     /// Its account is active, as far as the tables know.
     pub is_active: bool,
-    /// The rev of its head, if known.
+    /// The rev of its head, if it was verified. Without a check it bounds nothing.
     pub rev: Option<String>,
     /// The time of the event that set its account's status, if any.
     pub status_as_of: Option<Timestamp>,
-    /// The time of its account's latest deletion, if any. Everything up to that time is deleted.
-    pub removed_at: Option<Timestamp>,
     pub cause: Option<ResyncCause>,
     /// The gap that requires a recheck, if any; 0 stands for a refused commit.
     pub recheck_cause: Option<i64>,
@@ -142,7 +140,13 @@ pub struct Held {
     pub path: String,
     /// `None` is a tombstone.
     pub cid: Option<String>,
+    /// The value that was refused, of a tombstone that a refusal left.
+    pub refused_cid: Option<String>,
+    /// The rules by which the value was kept or refused, if this version knows them.
+    pub judgement: Option<Judgement>,
     pub rev: String,
+    /// The row's commit was verified, at any level.
+    pub is_proven: bool,
 }
 
 /// The result of reconciling gaps.

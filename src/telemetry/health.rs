@@ -44,6 +44,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
     let sources = status.sources.iter().flat_map(|(id, source)| {
         [
             connection_fault(source, now, thresholds),
+            reading_fault(source, now),
             cursor_fault(source, now, thresholds),
         ]
         .into_iter()
@@ -109,6 +110,15 @@ fn connection_fault(
         ConnectionState::BackingOff { reason, .. } => disconnection(source, now, thresholds)
             .map(|message| format!("{message}; last error: {reason}")),
     }
+}
+
+fn reading_fault(source: &SourceStatus, now: Timestamp) -> Option<String> {
+    let unreadable = source.unreadable.as_ref()?;
+    let seconds = elapsed(unreadable.at, now).as_secs();
+    Some(format!(
+        "its frames have not been readable for {seconds} s: {}",
+        unreadable.reason
+    ))
 }
 
 fn disconnection(source: &SourceStatus, now: Timestamp, thresholds: &Thresholds) -> Option<String> {
@@ -275,6 +285,14 @@ mod tests {
         assert_eq!(
             faults(|status| status.queue.blocked = Some(failure(0))),
             ["database: writes have failed for 0 s: it broke"]
+        );
+    }
+
+    #[test]
+    fn a_source_of_which_nothing_can_be_read_is_a_fault_at_once() {
+        assert_eq!(
+            faults(|status| source(status).unreadable = Some(failure(7))),
+            ["source wss://relay: its frames have not been readable for 7 s: it broke"]
         );
     }
 

@@ -87,6 +87,8 @@ pub struct SourceStatus {
     /// Connections made after the first one.
     pub reconnects: u64,
     pub last_frame_at: Option<Timestamp>,
+    /// Since when, and why, hardly any frame can be read; `None` while frames can be read.
+    pub unreadable: Option<Failure>,
     /// The newest event read from the socket.
     pub received: Position,
     /// Everything up to here is durable in the tables. This is the cursor.

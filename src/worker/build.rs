@@ -126,9 +126,14 @@ pub fn rules(options: &Options, source: &dyn Source) -> Result<Rules, SchemaErro
     let interest = match options.verify {
         Verify::None => interest,
         Verify::Commit => interest.with_evidence(),
-        Verify::Chain | Verify::Lenient => interest
-            .with_evidence()
-            .tracking(Arc::new(Tracked::default())),
+        Verify::Chain | Verify::Lenient => {
+            interest
+                .with_evidence()
+                .tracking(Arc::new(match options.backfill {
+                    true => Tracked::with_announced(),
+                    false => Tracked::default(),
+                }))
+        }
     };
     Ok(Rules {
         source: source.id().clone(),

@@ -11,7 +11,7 @@ use huddle_firehose::model::SourceId;
 use huddle_firehose::source::error::{ConnectError, ReadError};
 use huddle_firehose::source::frame_sink::FrameSink;
 use huddle_firehose::source::{Frames, Resume, Source};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::observed_source;
 
@@ -30,11 +30,14 @@ pub enum Script {
     Silent(Vec<Bytes>),
     /// The connection delivers these frames, and is cut then.
     Cut(Vec<Bytes>),
+    /// The same, with a pause before each frame.
+    Paced(Vec<Bytes>, Duration),
 }
 
 struct ScriptedFrames {
     frames: VecDeque<Bytes>,
     is_cut: bool,
+    pause: Duration,
 }
 
 impl ScriptedSource {
@@ -61,7 +64,7 @@ impl Source for ScriptedSource {
         self.asked.lock().unwrap().push((Instant::now(), resume));
         let script = self.scripts.lock().unwrap().pop_front();
         async move {
-            let (frames, is_cut) = match script {
+            let (frames, is_cut, pause) = match script {
                 None => std::future::pending().await,
                 Some(Script::Refused(status)) => {
                     return Err(ConnectError::Http {
@@ -69,11 +72,16 @@ impl Source for ScriptedSource {
                         retry_after: None,
                     });
                 }
-                Some(Script::Silent(frames)) => (frames, false),
-                Some(Script::Cut(frames)) => (frames, true),
+                Some(Script::Silent(frames)) => (frames, false, Duration::ZERO),
+                Some(Script::Cut(frames)) => (frames, true, Duration::ZERO),
+                Some(Script::Paced(frames, pause)) => (frames, true, pause),
             };
-            let frames = frames.into();
-            Ok(Box::new(ScriptedFrames { frames, is_cut }) as Box<dyn Frames>)
+            let frames = ScriptedFrames {
+                frames: frames.into(),
+                is_cut,
+                pause,
+            };
+            Ok(Box::new(frames) as Box<dyn Frames>)
         }
         .boxed()
     }
@@ -86,6 +94,14 @@ impl Frames for ScriptedFrames {
         into: &'a mut dyn FrameSink,
     ) -> BoxFuture<'a, Result<(), ReadError>> {
         async move {
+            if !self.pause.is_zero() && !self.frames.is_empty() {
+                sleep(self.pause).await;
+                self.frames
+                    .pop_front()
+                    .into_iter()
+                    .for_each(|frame| into.take(frame));
+                return Ok(());
+            }
             while !into.is_full() {
                 match self.frames.pop_front() {
                     Some(frame) => into.take(frame),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use huddle_firehose::config::Config;
 use huddle_firehose::model::Position;
 use huddle_firehose::pipeline::Context;
@@ -148,6 +149,45 @@ async fn a_silent_connection_is_given_up() {
     a_moment().await;
     let asked = connection.source.asked();
     assert!(asked[1].0 - asked[0].0 >= SILENCE);
+}
+
+/// Holds invariant 8.2: what comes is a sign of life, whether or not it can be read.
+#[tokio::test(start_paused = true)]
+async fn frames_that_cannot_be_read_are_no_silence() {
+    let garbage = vec![Bytes::from_static(b"no frame"); 20];
+    let script = Script::Paced(garbage, SILENCE / 2);
+    let mut connection = Connection::start([script]).await;
+    connection.resumes(Resume::Oldest).await;
+    sleep(9 * SILENCE).await;
+    assert_eq!(connection.source.asked().len(), 1);
+    assert!(matches!(
+        connection.state(),
+        ConnectionState::Connected { .. }
+    ));
+}
+
+/// Holds invariant 8: the same frames that cannot be read are not read again at full speed, however
+/// long each connection lasts.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_brings_nothing_new_that_can_be_read_is_dialled_ever_less_often() {
+    const PAUSE: Duration = Duration::from_secs(10);
+    let known = [frames()[0].clone(), frames()[1].clone()];
+    let garbage = [const { Bytes::from_static(b"no frame") }; 20];
+    let sent = [known.as_slice(), &garbage].concat();
+    let lasts = PAUSE.as_secs_f64() * sent.len() as f64;
+    let scripts = (0..5).map(|_| Script::Paced(sent.clone(), PAUSE));
+    let mut connection = Connection::start(scripts).await;
+    for _ in 0..6 {
+        connection.resumes(Resume::Oldest).await;
+    }
+    a_moment().await;
+    let asked = connection.source.asked();
+    let pauses = asked
+        .windows(2)
+        .map(|pair| (pair[1].0 - pair[0].0).as_secs_f64() - lasts);
+    for (pause, least) in pauses.zip([0.7, 1.4, 2.8, 5.6, 11.2]) {
+        assert!((least..=2.0 * least).contains(&pause), "{pause} s");
+    }
 }
 
 /// Holds invariant 8: it tries again, after delays that grow.

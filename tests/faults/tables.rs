@@ -125,6 +125,7 @@ impl Tables {
                 self.put(&upsert.version, Some(content));
             }
             RecordChange::Delete(delete) => self.put(&delete.version, None),
+            RecordChange::Refuse(refusal) => self.put(&refusal.version, None),
             RecordChange::DeadLetter(letter) => {
                 self.letters.insert(Letter::of(letter));
             }

@@ -95,6 +95,8 @@ fn update(did: &str, n: u64, predecessor: Predecessor) -> Effect {
             time: second(n),
             predecessor,
             wants_history: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: frame(did, n),
         }),
         records: Vec::new(),

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use cid::Cid;
 use huddle_firehose::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use huddle_firehose::huddle::{BookingRequestRow, BookingRow, Projection, SlotOfferRow};
-use huddle_firehose::model::{DeadLetter, Gap, GapCause, Position, SourceId, Stage, Validity};
+use huddle_firehose::model::{
+    DeadLetter, Gap, GapCause, Judgement, Position, SourceId, Stage, Validity,
+};
 use huddle_firehose::store::plan::effect::{
     AccountChange, ChainUpdate, CommitEffect, Effect, IdentityChange, RecordChange, RecordDelete,
     RecordUpsert, RecordVersion,
@@ -195,7 +197,7 @@ pub(crate) fn source() -> SourceId {
 
 /// The `n`th second of the tests' time.
 pub(crate) fn second(n: u64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + n as i64).unwrap()
+    Timestamp::from_second(1_700_000_000 + n as i64).unwrap()
 }
 
 pub(crate) fn uri(did: &str, collection: &str, rkey: &str) -> String {
@@ -233,6 +235,11 @@ pub(crate) fn delete(did: &str, collection: &str, rkey: &str, n: u64) -> Effect 
     Effect::records(vec![RecordChange::Delete(RecordDelete { version })])
 }
 
+/// The rules by which all records of the tests are judged.
+pub(crate) fn judgement() -> Judgement {
+    Judgement::of(["the rules"])
+}
+
 pub(crate) fn upsert(version: RecordVersion, projection: Option<Projection>) -> Effect {
     let json = format!(r#"{{"n":{}}}"#, version.seq);
     let upsert = RecordUpsert {
@@ -240,6 +247,7 @@ pub(crate) fn upsert(version: RecordVersion, projection: Option<Projection>) -> 
         cbor: Bytes::from(json.clone()),
         json,
         validity: Validity::Valid,
+        judgement: judgement(),
         version,
         projection,
     };
@@ -308,6 +316,7 @@ pub(crate) fn account(did: &str, status: Option<&str>, n: u64) -> Effect {
         active: status.is_none(),
         status: status.map(str::to_owned),
         is_unconfirmed: false,
+        wants_history: false,
         seq: n,
         time: second(n),
     })

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod announced;
 mod chain;
 mod chain_order;
 mod commits;
@@ -12,6 +13,8 @@ mod cursor;
 mod discoveries;
 mod fixture;
 mod gaps;
+mod guards;
+mod judgements;
 mod migrations;
 mod order;
 mod parked;

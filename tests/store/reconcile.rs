@@ -219,7 +219,7 @@ async fn a_gap_does_not_restart_a_discovery_that_runs_but_has_another_pass_follo
     assert_eq!(close(&database).await.len(), 3);
 }
 
-/// Holds invariant 6.8.
+/// Holds invariant 6.9.
 #[tokio::test]
 async fn a_repository_that_is_new_after_a_closed_gap_is_not_fetched_because_of_it() {
     let begins = [commit(BOB, 7, 6), put_by(BOB, "a", 7)];

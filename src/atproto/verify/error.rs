@@ -1,14 +1,12 @@
 //! The errors of verification.
 
-use std::convert::Infallible;
-
 use cid::Cid;
 
 use super::Level;
 use crate::atproto::car::CarError;
-use crate::atproto::cbor::CborError;
 use crate::atproto::key::SignatureError;
 use crate::atproto::mst::{ProofError, ProofFault};
+use crate::atproto::payload::PayloadError;
 use crate::atproto::signed_commit::CommitBlockError;
 use crate::atproto::syntax::{SyntaxError, Tid};
 
@@ -20,9 +18,7 @@ const MAX_SHOWN_PATH: usize = 1024;
 pub enum VerifyError {
     // The message
     #[error("payload: {0}")]
-    Cbor(#[from] CborError),
-    #[error("payload: {0}")]
-    Payload(#[from] serde_ipld_dagcbor::DecodeError<Infallible>),
+    Payload(#[from] PayloadError),
     #[error(transparent)]
     Syntax(#[from] SyntaxError),
     #[error("{found} bytes of blocks, {limit} are allowed")]
@@ -94,7 +90,7 @@ impl VerifyError {
     /// A stable short name, used as a metric label.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Cbor(_) | Self::Payload(_) => "payload",
+            Self::Payload(_) => "payload",
             Self::Syntax(_) => "syntax",
             Self::BlocksSize { .. } => "blocks_size",
             Self::Car(CarError::Truncated { .. }) => "car_truncated",

@@ -6,7 +6,6 @@ use cid::Cid;
 
 use super::error::{VerifyError, shown};
 use crate::atproto::car::{Blocks, is_address_of};
-use crate::atproto::cbor;
 use crate::atproto::event::Sync;
 use crate::atproto::payload::{
     CommitPayload, MAX_BLOCKS, MAX_OPS, MAX_SYNC_BLOCKS, Op as PayloadOp, since,
@@ -68,12 +67,10 @@ impl CommitEvidence {
     /// is missing or does not match its CID; if the message contradicts the commit block, or an
     /// operation contradicts itself.
     pub fn of(payload: &[u8]) -> Result<Self, VerifyError> {
-        // serde accepts some encodings that are not valid DAG-CBOR.
-        cbor::check(payload)?;
-        Self::of_payload(&serde_ipld_dagcbor::from_slice(payload)?)
+        Self::of_payload(&CommitPayload::read(payload)?)
     }
 
-    /// Like [`Self::of`], for a payload that is known to be DAG-CBOR.
+    /// Like [`Self::of`], for a payload that was read.
     pub(crate) fn of_payload(payload: &CommitPayload<'_>) -> Result<Self, VerifyError> {
         if payload.ops.len() > MAX_OPS {
             return Err(VerifyError::OpCount(payload.ops.len()));

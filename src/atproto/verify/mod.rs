@@ -43,6 +43,12 @@ impl Level {
             Self::Chain => "chain",
         }
     }
+
+    /// `None` if the text names no level.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut levels = [Self::Commit, Self::Chain].into_iter();
+        levels.find(|level| level.as_str() == text)
+    }
 }
 
 /// Verifies a commit with the key of its account. `now` is used to refuse revs of the future.

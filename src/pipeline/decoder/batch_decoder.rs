@@ -80,6 +80,8 @@ struct BatchDecoder<'a> {
     /// This many more positions are given as items, because a reconnect or a jump was near.
     observed: u8,
     counts: FrameCounts,
+    /// Why the last frame that could not be read could not.
+    last_error: Option<String>,
 }
 
 impl<'a> BatchDecoder<'a> {
@@ -92,11 +94,17 @@ impl<'a> BatchDecoder<'a> {
             last: None,
             observed: 0,
             counts: FrameCounts::default(),
+            last_error: None,
         }
     }
 
     fn finish(self) -> DecodedSpan {
         self.counts.count(&self.context.source_metrics);
+        self.context.note_reading(
+            self.counts.readable(),
+            self.counts.unreadable(),
+            self.last_error.as_deref(),
+        );
         DecodedSpan {
             items: self.items,
             weight: self.weight,
@@ -164,10 +172,13 @@ impl<'a> BatchDecoder<'a> {
     fn set_aside(&mut self, frame: &Bytes, error: &DecodeError) {
         self.counts.malformed += 1;
         if let Fault::Proof(fault) = &error.fault {
+            self.counts.unproven += 1;
             self.context
                 .metrics
                 .verify_errors(fault.name())
                 .increment(1);
+        } else {
+            self.last_error = Some(error.to_string());
         }
         self.recheck_repository(error);
         self.keep_dead_letter(DeadLetter {

@@ -14,6 +14,8 @@ pub(super) struct FrameCounts {
     identity: u64,
     info: u64,
     pub(super) malformed: u64,
+    /// Those of `malformed` that were read, but prove nothing.
+    pub(super) unproven: u64,
     sync: u64,
     tombstone: u64,
     unknown: u64,
@@ -34,6 +36,21 @@ impl FrameCounts {
             (None, _) => &mut self.unknown,
         };
         *count += 1;
+    }
+
+    /// The frames that say something, true or not.
+    pub(super) fn readable(&self) -> u64 {
+        self.account
+            + self.commit
+            + self.handle
+            + self.identity
+            + self.sync
+            + self.tombstone
+            + self.unproven
+    }
+
+    pub(super) fn unreadable(&self) -> u64 {
+        self.malformed - self.unproven
     }
 
     pub(super) fn count(&self, metrics: &SourceMetrics) {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::delivery::segment::{RawPosition, Requested, Segment, SkippedRun};
 use crate::delivery::sequence::{LONG_STEP, ResumePoint};
-use crate::source::firehose::decode::{Peek, peek};
+use crate::source::firehose::decode::{About, Peek, peek};
 use crate::source::frame_sink::{BatchLimits, FrameSink};
 use crate::source::interest::Interest;
 
@@ -39,6 +39,7 @@ pub struct Prefilter {
     /// Where a lost connection resumes.
     resume: ResumePoint,
     has_seq: bool,
+    has_unplaced: bool,
     /// The number of further frames that keep individual positions.
     observed: u8,
 }
@@ -57,6 +58,7 @@ impl Prefilter {
             resume: ResumePoint::default(),
             has_seq: false,
             observed: 0,
+            has_unplaced: false,
         }
     }
 
@@ -86,6 +88,11 @@ impl Prefilter {
     /// Where a lost connection resumes; `None` if no frame has a seq.
     pub fn resume_point(&self) -> Option<ResumePoint> {
         self.has_seq.then_some(self.resume)
+    }
+
+    /// Whether a frame without a place in the stream came, such as one that cannot be read.
+    pub fn has_unplaced(&self) -> bool {
+        self.has_unplaced
     }
 
     pub fn into_segments(self) -> Vec<Segment> {
@@ -136,15 +143,20 @@ impl FrameSink for Prefilter {
         let peek = catch_unwind(AssertUnwindSafe(|| peek(&frame, &self.interest)));
         match peek {
             Ok(Peek::Unwanted(position)) => self.skip(position, frame.len()),
-            Ok(Peek::Kept { seq, repo }) => {
+            Ok(Peek::Kept { seq, about }) => {
                 // Track the repository from here on. The tables will contain this commit only after
                 // the next frames have skipped the prefilter.
-                if let (Some(tracked), Some(repo)) = (self.interest.tracked(), repo) {
-                    tracked.insert(repo);
+                match (self.interest.tracked(), about) {
+                    (Some(tracked), About::Commit(repo)) => tracked.insert(repo),
+                    (Some(tracked), About::Status(did)) => tracked.announce(did),
+                    _ => {}
                 }
                 self.keep(&frame, seq);
             }
-            Err(_) => self.keep(&frame, None),
+            Ok(Peek::Unplaced) | Err(_) => {
+                self.has_unplaced = true;
+                self.keep(&frame, None);
+            }
         }
     }
 

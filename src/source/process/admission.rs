@@ -30,6 +30,7 @@ impl Interest {
         let version = match record {
             RecordChange::DeadLetter(_) => return true,
             RecordChange::Delete(delete) => &delete.version,
+            RecordChange::Refuse(refusal) => &refusal.version,
             RecordChange::Upsert(upsert) => &upsert.version,
         };
         self.wants_did(version.did.as_str()) && self.wants_collection(version.collection.as_str())
@@ -93,6 +94,8 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             predecessor: Predecessor::Unstated,
             wants_history: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: bytes::Bytes::new(),
         })
     }
@@ -144,6 +147,7 @@ mod tests {
                 active: false,
                 status: None,
                 is_unconfirmed: false,
+                wants_history: false,
                 seq: 1,
                 time: Timestamp::UNIX_EPOCH,
             })

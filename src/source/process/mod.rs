@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::atproto::event::{Change, Commit, Event, PutAction};
+use crate::atproto::mst::empty_root;
 use crate::atproto::verify::Level;
 use crate::model::{DeadLetter, Position, Stage};
 use crate::source::clock::SourceClock;
@@ -58,7 +59,10 @@ impl Processor {
                 verification.identities.forget(&identity.did);
                 self.effects_of_verified(event, None)
             }
-            (Event::Account(_), None) => until_confirmed(self.effects_of_verified(event, None)),
+            (Event::Account(_), None) => {
+                let effects = self.effects_of_verified(event, None);
+                until_confirmed(effects, self.wants_history)
+            }
             _ => self.effects_of_verified(event, None),
         }
     }
@@ -79,7 +83,7 @@ impl Processor {
                 metrics.verify_errors(refusal.name()).increment(1);
                 let recheck = Effect::Recheck(Recheck {
                     did: did.clone(),
-                    is_wanted: matches!(&event, Event::Commit(commit) if !commit.ops.is_empty()),
+                    is_wanted: has_wanted_ops(&event),
                 });
                 vec![
                     refused(evidence, event.position(), &refusal, frame),
@@ -91,7 +95,7 @@ impl Processor {
                     metrics.key_unavailable.increment(1);
                 }
                 let predecessor = Predecessor::KeyUnavailable;
-                let chain = self.chain_update(evidence, event.position(), predecessor, frame);
+                let chain = self.chain_update(evidence, &event, predecessor, frame);
                 effect_of_commit(chain, Vec::new()).into_iter().collect()
             }
             Outcome::Verified {
@@ -107,7 +111,7 @@ impl Processor {
                     }
                 }
                 let chain = predecessor.and_then(|predecessor| {
-                    self.chain_update(evidence, event.position(), predecessor, frame)
+                    self.chain_update(evidence, &event, predecessor, frame)
                 });
                 let records = self.records_of(&event, Some(verified));
                 effect_of_commit(chain, records).into_iter().collect()
@@ -118,11 +122,11 @@ impl Processor {
     fn chain_update(
         &self,
         evidence: &Evidence,
-        position: Option<Position>,
+        event: &Event,
         predecessor: Predecessor,
         frame: &Bytes,
     ) -> Option<ChainUpdate> {
-        let Position { seq, time } = position?;
+        let Position { seq, time } = event.position()?;
         let commit = evidence.commit();
         Some(ChainUpdate {
             did: commit.did.clone(),
@@ -132,6 +136,8 @@ impl Processor {
             time: time?,
             predecessor,
             wants_history: self.wants_history,
+            has_wanted_ops: has_wanted_ops(event),
+            begins_empty: begins_empty(event),
             frame: frame.clone(),
         })
     }
@@ -166,11 +172,25 @@ impl Processor {
                         metrics.collection(collection).rejected.increment(1);
                     }
                 }
-                RecordChange::DeadLetter(_) | RecordChange::Delete(_) => {}
+                RecordChange::DeadLetter(_) | RecordChange::Delete(_) | RecordChange::Refuse(_) => {
+                }
             }
         }
         records
     }
+}
+
+/// Whether a commit says that its repository was empty before it. The word of an account about
+/// itself.
+fn begins_empty(event: &Event) -> bool {
+    let Event::Commit(commit) = event else {
+        return false;
+    };
+    commit.since.is_none() && commit.prev_data.is_none_or(|tree| tree == empty_root())
+}
+
+fn has_wanted_ops(event: &Event) -> bool {
+    matches!(event, Event::Commit(commit) if !commit.ops.is_empty())
 }
 
 /// The effect of a commit or a `#sync`, if it has any.
@@ -200,10 +220,11 @@ fn refused(
 /// Marks account changes as unconfirmed. A deleted or deactivated status is not signed, so only the
 /// account's own host can confirm it. The account is hidden until its host was asked, also if the
 /// source was its host, because the account may have moved.
-fn until_confirmed(mut effects: Vec<Effect>) -> Vec<Effect> {
+fn until_confirmed(mut effects: Vec<Effect>, wants_history: bool) -> Vec<Effect> {
     for effect in &mut effects {
         if let Effect::Account(change) = effect {
             change.is_unconfirmed = true;
+            change.wants_history = wants_history;
         }
     }
     effects

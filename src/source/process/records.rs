@@ -12,9 +12,10 @@ use crate::source::interest::Interest;
 use crate::atproto::event::{Account, Change, Commit, Event, Identity, MisnamedOp, RecordOp};
 use crate::atproto::json::dag_cbor_to_json;
 use crate::atproto::verify::Level;
-use crate::model::{DeadLetter, SourceId, Stage, Validity};
+use crate::model::{DeadLetter, Judgement, SourceId, Stage, Validity};
 use crate::store::plan::effect::{
-    AccountChange, Effect, IdentityChange, RecordChange, RecordDelete, RecordUpsert, RecordVersion,
+    AccountChange, Effect, IdentityChange, RecordChange, RecordDelete, RecordRefusal, RecordUpsert,
+    RecordVersion,
 };
 use crate::store::plan::index_task::IndexTask;
 
@@ -91,6 +92,7 @@ impl Rules {
                     json: String::new(),
                     cbor: record.clone(),
                     validity: Validity::Unvalidated,
+                    judgement: self.judgement_of(op.collection.as_str()),
                     projection: None,
                 };
                 match self.evaluate(&mut upsert) {
@@ -99,6 +101,16 @@ impl Rules {
                 }
             }
         }
+    }
+
+    /// Identifies the rules by which records of `collection` are judged.
+    pub fn judgement_of(&self, collection: &str) -> Judgement {
+        let policy = self.policies.for_collection(collection);
+        let schema = match policy {
+            Policy::Off => "",
+            Policy::Flag | Policy::Reject => self.schemas.fingerprint(collection),
+        };
+        Judgement::of([policy.as_str(), schema, huddle::PROJECTION_VERSION])
     }
 
     /// Sets the record's JSON, validity and row.
@@ -152,18 +164,21 @@ impl Rules {
         }
     }
 
-    /// Refuses a record. The old row is not valid any more, so it is deleted. The record is kept as
-    /// a dead letter.
+    /// Refuses a record. The old row is not valid any more, so a tombstone replaces it. The record
+    /// is kept as a dead letter.
     fn refuse(&self, upsert: RecordUpsert, refusal: Refusal, records: &mut Vec<RecordChange>) {
         let task = IndexTask::upsert(&upsert, &self.source, 1);
         records.push(RecordChange::DeadLetter(Box::new(DeadLetter {
             task: serde_json::to_string(&task).ok(),
             raw: upsert.cbor.clone(),
-            ..dead_letter(&upsert.version, refusal.stage, refusal.reason)
+            ..dead_letter(&upsert.version, refusal.stage, refusal.reason.clone())
         })));
-        records.push(RecordChange::Delete(RecordDelete {
+        records.push(RecordChange::Refuse(Box::new(RecordRefusal {
             version: upsert.version,
-        }));
+            cid: upsert.cid,
+            judgement: upsert.judgement,
+            reason: refusal.reason,
+        })));
     }
 }
 
@@ -217,6 +232,7 @@ fn status_change(account: Account) -> Effect {
         active: account.active,
         status: account.status,
         is_unconfirmed: false,
+        wants_history: false,
         seq: account.seq,
         time: account.time,
     })
@@ -324,7 +340,11 @@ mod tests {
     fn a_rejected_record_is_a_dead_letter_and_removes_its_old_row() {
         let bad = offer(|record| record["title"] = 42.into());
         let effects = effects("reject", commit(OFFER, vec![put(&bad)]));
-        let [RecordChange::DeadLetter(letter), RecordChange::Delete(_)] = records(&effects) else {
+        let [
+            RecordChange::DeadLetter(letter),
+            RecordChange::Refuse(refusal),
+        ] = records(&effects)
+        else {
             panic!("{effects:?}");
         };
         assert_eq!(letter.stage, Stage::Validate);
@@ -333,6 +353,20 @@ mod tests {
         let task: IndexTask = serde_json::from_str(letter.task.as_deref().unwrap()).unwrap();
         assert_eq!(task.uri, "at://did:plc:host/com.huddle.slotOffer/one");
         assert!(task.record.unwrap().get().contains("42"));
+        // What was refused, and by which rules, so that other rules may accept it.
+        assert_eq!(refusal.cid.to_string(), CID);
+        assert_eq!(refusal.reason, letter.error);
+        assert_eq!(refusal.judgement, rules("reject").judgement_of(OFFER));
+    }
+
+    #[test]
+    fn a_judgement_differs_by_policy_and_schema_and_by_no_more() {
+        let of = |policies: &str, collection: &str| rules(policies).judgement_of(collection);
+        assert_eq!(of("reject", OFFER), of("reject", OFFER));
+        assert_ne!(of("reject", OFFER), of("flag", OFFER));
+        assert_ne!(of("flag", OFFER), of("off", OFFER));
+        assert_ne!(of("flag", OFFER), of("flag", "com.huddle.booking"));
+        assert_eq!(of("flag,com.huddle.booking=off", OFFER), of("flag", OFFER));
     }
 
     #[test]

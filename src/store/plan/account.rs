@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
+use super::order::{AsOf, Event, Order};
 use super::task::{HostStatus, UnconfirmedStatus};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{AccountChange, Effect};
@@ -15,22 +18,14 @@ pub struct AccountRow {
     pub is_active: bool,
     pub status: Option<String>,
     pub as_of: Option<AsOf>,
-    /// The time of the account's latest deletion. It stays when the account becomes active again.
-    pub removed_at: Option<String>,
+    /// The account's latest deletion. It stays when the account becomes active again.
+    pub removed: Option<AsOf>,
     /// The account's own host has not confirmed the status yet.
     pub is_unconfirmed: bool,
     /// When its host is asked next; `None` means at once.
     pub retry_at: Option<String>,
     /// How many requests to its host failed.
     pub attempts: u32,
-}
-
-/// The time and the seq of the event that set a value. The time is compared first, because relays
-/// renumber seqs but keep times.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AsOf {
-    pub time: String,
-    pub seq: u64,
 }
 
 impl Default for AccountRow {
@@ -42,7 +37,7 @@ impl Default for AccountRow {
             is_active: true,
             status: None,
             as_of: None,
-            removed_at: None,
+            removed: None,
             is_unconfirmed: false,
             retry_at: None,
             attempts: 0,
@@ -51,14 +46,29 @@ impl Default for AccountRow {
 }
 
 impl AccountRow {
+    /// Whether the status is later than the known one.
+    pub(super) fn takes(&self, change: &AccountChange, order: &Order<'_>) -> bool {
+        let known = self.as_of.as_ref();
+        known.is_none_or(|known| order.is_after(event_of(change), known))
+    }
+
+    /// Whether its deletion needs no more confirmation.
+    pub(super) fn is_deleted(&self) -> bool {
+        !self.is_active && !self.is_unconfirmed && self.status.as_deref() == Some("deleted")
+    }
+
     /// Sets the status, unless a later one is known. Only a tracked account keeps an unconfirmed
     /// status, because only then its host is asked.
-    pub(super) fn take_status(&mut self, change: &AccountChange, is_tracked: bool) {
-        let as_of = as_of_status(change);
-        if self.as_of.as_ref().is_none_or(|known| as_of > *known) {
+    pub(super) fn take_status(
+        &mut self,
+        change: &AccountChange,
+        order: &Order<'_>,
+        is_tracked: bool,
+    ) {
+        if self.takes(change, order) {
             self.is_active = change.active;
             self.status.clone_from(&change.status);
-            self.as_of = Some(as_of);
+            self.as_of = Some(order.as_of(event_of(change)));
             self.is_unconfirmed = change.is_unconfirmed && !change.active;
             self.forget_attempts();
         }
@@ -67,26 +77,25 @@ impl AccountRow {
         }
     }
 
-    pub(super) fn take_handle(&mut self, handle: &str, as_of: &AsOf) {
-        if self.handle_as_of.as_ref().is_none_or(|known| as_of > known) {
+    /// Whether an event said that the account is active.
+    pub(super) fn is_known_active(&self) -> bool {
+        self.is_active && self.as_of.is_some()
+    }
+
+    pub(super) fn take_handle(&mut self, handle: &str, event: Event, order: &Order<'_>) {
+        let known = self.handle_as_of.as_ref();
+        if known.is_none_or(|known| order.is_after(event, known)) {
             self.handle = Some(handle.to_owned());
-            self.handle_as_of = Some(as_of.clone());
+            self.handle_as_of = Some(order.as_of(event));
         }
     }
 
-    /// Records a deletion. Returns the time of the latest one.
-    pub(super) fn remove(&mut self, removed_at: &str) -> String {
-        let known = self.removed_at.take().unwrap_or_default();
-        let latest = known.max(removed_at.to_owned());
-        self.removed_at = Some(latest.clone());
-        latest
-    }
-
-    /// Reacts to a commit at `time` of an account that its host reported as inactive: the host is
-    /// asked again, but not before `ask_at`.
-    pub(super) fn note_commit(&mut self, time: &str, ask_at: &str) {
+    /// Reacts to a commit of an account that its host reported as inactive: the host is asked
+    /// again, but not before `ask_at`.
+    pub(super) fn note_commit(&mut self, commit: Event, order: &Order<'_>, ask_at: &str) {
         let is_confirmed_inactive = !self.is_active && !self.is_unconfirmed;
-        let is_later = self.as_of.as_ref().is_some_and(|known| *known.time < *time);
+        let known = self.as_of.as_ref();
+        let is_later = known.is_some_and(|known| order.is_after(commit, known));
         if is_confirmed_inactive && is_later {
             self.is_unconfirmed = true;
             self.retry_at = Some(ask_at.to_owned());
@@ -99,18 +108,19 @@ impl AccountRow {
     }
 
     /// Sets `status`, which its host gave as the reason to refuse its repository. `last_known` is
-    /// the time of the last known commit.
-    pub(super) fn refuse_by_host(&mut self, status: &str, last_known: String) {
-        let as_of = match self.as_of.take() {
-            Some(known) if known.time >= last_known => known,
-            _ => AsOf {
-                time: last_known,
-                seq: 0,
-            },
+    /// the last known commit.
+    pub(super) fn refuse_by_host(&mut self, status: &str, last_known: Option<AsOf>) {
+        let never = || AsOf {
+            source: None,
+            seq: 0,
+            time: sortable(Timestamp::UNIX_EPOCH),
         };
+        let last_known = last_known.unwrap_or_else(never);
+        let known = self.as_of.take();
+        let known = known.filter(|known| known.time >= last_known.time);
         self.is_active = false;
         self.status = Some(status.to_owned());
-        self.as_of = Some(as_of);
+        self.as_of = Some(known.unwrap_or(last_known));
         self.is_unconfirmed = true;
         self.forget_attempts();
     }
@@ -154,10 +164,10 @@ impl AccountRow {
     }
 }
 
-fn as_of_status(change: &AccountChange) -> AsOf {
-    AsOf {
-        time: sortable(change.time),
+fn event_of(change: &AccountChange) -> Event {
+    Event {
         seq: change.seq,
+        time: change.time,
     }
 }
 
@@ -166,9 +176,9 @@ fn as_of_status(change: &AccountChange) -> AsOf {
 pub(super) struct AccountChanges<'a> {
     pub(super) statuses: BTreeMap<&'a str, Statuses<'a>>,
     /// The latest handle of each account.
-    pub(super) handles: BTreeMap<&'a str, (&'a str, AsOf)>,
+    pub(super) handles: BTreeMap<&'a str, (&'a str, Event)>,
     /// The latest deletion of each account, even if a later status made it active again.
-    pub(super) removals: BTreeMap<&'a str, String>,
+    pub(super) removals: BTreeMap<&'a str, Event>,
 }
 
 /// The statuses of one account in a batch.
@@ -180,18 +190,18 @@ pub(super) struct Statuses<'a> {
 }
 
 impl<'a> AccountChanges<'a> {
-    pub(super) fn of(effects: &'a [Effect]) -> Self {
+    pub(super) fn of(effects: &'a [Effect], order: &Order<'_>) -> Self {
         let mut changes = Self::default();
         for effect in effects {
             match effect {
-                Effect::Account(change) => changes.add_status(change),
+                Effect::Account(change) => changes.add_status(change, order),
                 Effect::Identity(change) => {
                     if let Some(handle) = &change.handle {
-                        let as_of = AsOf {
-                            time: sortable(change.time),
+                        let event = Event {
                             seq: change.seq,
+                            time: change.time,
                         };
-                        changes.add_handle(change.did.as_str(), handle, as_of);
+                        changes.add_handle(change.did.as_str(), handle, event, order);
                     }
                 }
                 _ => {}
@@ -200,46 +210,56 @@ impl<'a> AccountChanges<'a> {
         changes
     }
 
-    fn add_status(&mut self, change: &'a AccountChange) {
+    fn add_status(&mut self, change: &'a AccountChange, order: &Order<'_>) {
         let did = change.did.as_str();
         let statuses = self.statuses.entry(did).or_insert(Statuses {
             latest: change,
             was_inactive: false,
         });
-        if as_of_status(change) > as_of_status(statuses.latest) {
+        let event = event_of(change);
+        if order.is_later(event_of(statuses.latest), event) {
             statuses.latest = change;
         }
         statuses.was_inactive |= !change.active;
         if change.is_deletion() && !change.is_unconfirmed {
-            let time = sortable(change.time);
-            let removed_at = self.removals.entry(did).or_default();
-            if time > *removed_at {
-                *removed_at = time;
+            let latest = self.removals.entry(did).or_insert(event);
+            if order.is_later(*latest, event) {
+                *latest = event;
             }
         }
     }
 
-    fn add_handle(&mut self, did: &'a str, handle: &'a str, as_of: AsOf) {
+    fn add_handle(&mut self, did: &'a str, handle: &'a str, event: Event, order: &Order<'_>) {
         let is_later = self
             .handles
             .get(did)
-            .is_none_or(|(_, known)| as_of > *known);
+            .is_none_or(|(_, known)| order.is_later(*known, event));
         if is_later {
-            self.handles.insert(did, (handle, as_of));
+            self.handles.insert(did, (handle, event));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
+    use super::super::order::Moment;
     use super::*;
     use crate::atproto::syntax::Did;
     use crate::store::plan::effect::IdentityChange;
 
     fn second(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    fn changes_of(effects: &[Effect]) -> AccountChanges<'_> {
+        let order = Order {
+            source: None,
+            cursor: None,
+            through: None,
+            is_restarted: false,
+            moment: Moment::at(second(1_000)),
+        };
+        AccountChanges::of(effects, &order)
     }
 
     fn did() -> Did {
@@ -252,23 +272,24 @@ mod tests {
             active: status.is_none(),
             status: status.map(str::to_owned),
             is_unconfirmed: false,
+            wants_history: false,
             seq,
             time: second(time),
         })
     }
 
     #[test]
-    fn a_status_that_comes_later_in_time_wins_and_a_deletion_is_remembered() {
-        let effects = [account(None, 9, 9), account(Some("deleted"), 3, 3)];
-        let changes = AccountChanges::of(&effects);
+    fn the_status_of_the_highest_seq_wins_and_a_deletion_is_remembered() {
+        let effects = [account(None, 9, 9), account(Some("deleted"), 86_400, 3)];
+        let changes = changes_of(&effects);
         assert!(changes.statuses["did:plc:alice"].latest.active);
-        assert_eq!(changes.removals["did:plc:alice"], sortable(second(3)));
+        assert_eq!(changes.removals["did:plc:alice"].seq, 3);
     }
 
     #[test]
     fn of_statuses_at_one_time_the_higher_seq_wins() {
         let effects = [account(None, 9, 12), account(Some("suspended"), 9, 11)];
-        let changes = AccountChanges::of(&effects);
+        let changes = changes_of(&effects);
         assert_eq!(changes.statuses["did:plc:alice"].latest.seq, 12);
     }
 
@@ -287,7 +308,7 @@ mod tests {
             identity(None, 3),
             identity(Some("old.example"), 1),
         ];
-        let changes = AccountChanges::of(&effects);
+        let changes = changes_of(&effects);
         assert_eq!(changes.handles["did:plc:alice"].0, "new.example");
     }
 }

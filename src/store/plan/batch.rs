@@ -8,12 +8,12 @@ use super::change_set::ChangeSet;
 use super::dead_letters::fingerprint;
 use super::draft::Draft;
 use super::gaps::{Gaps, is_within_the_stream};
+use super::order::{Event, Order};
 use super::parked::{ParkedNeeds, Parking};
-use super::records::{RecordWrite, Removals, last_changes, newest_commits, retain_newer};
+use super::records::{Guard, RecordWrite, Removals, last_changes, newest_commits, rows};
 use super::repository::RepoRow;
 use super::resync_cause::ResyncCause;
 use crate::model::SourceId;
-use crate::store::datetime::sortable;
 use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor, Recheck};
 
 /// Where effects come from.
@@ -31,8 +31,11 @@ pub(super) struct Batch<'a> {
     pub(super) source: &'a SourceId,
     pub(super) effects: &'a [Effect],
     pub(super) origin: Origin,
+    pub(super) order: Order<'a>,
     /// When the host of an inactive account that commits is asked again.
     pub(super) ask_at: String,
+    /// When the repository of an account that was just announced is fetched.
+    pub(super) fetch_announced_at: String,
 }
 
 /// The decisions on the commits of a batch.
@@ -59,13 +62,14 @@ impl<'a> Batch<'a> {
         changes: &mut ChangeSet<'a>,
     ) -> Result<(), ParkedNeeds> {
         changes.source = Some(self.source);
-        let has_to_be_fetched = self.change_accounts(draft);
-        let removals = self.removals(draft);
+        changes.followed = self.order.cursor.filter(|_| !self.order.is_restarted);
         let has_new_gap = self.open_gaps(draft, changes);
+        let is_behind_gap = draft.view.is_behind_gap || has_new_gap;
+        let has_to_be_fetched = self.change_accounts(draft, is_behind_gap);
+        let removals = self.removals(draft);
         // Before the chain updates, because a chain that begins after a refused commit does not
         // show what that commit contained.
         let is_rechecked = self.recheck(draft);
-        let is_behind_gap = draft.view.is_behind_gap || has_new_gap;
         let decided = self.decide(draft, &removals, is_behind_gap);
         self.write_records(draft, changes, &decided, &removals);
         if self.origin != Origin::Snapshot {
@@ -88,46 +92,88 @@ impl<'a> Batch<'a> {
 
     /// Applies the statuses and handles. Returns whether a repository has to be fetched because its
     /// account is active again.
-    fn change_accounts(&self, draft: &mut Draft<'a>) -> bool {
-        let accounts = AccountChanges::of(self.effects);
+    fn change_accounts(&self, draft: &mut Draft<'a>, is_behind_gap: bool) -> bool {
+        let order = &self.order;
+        let accounts = AccountChanges::of(self.effects, order);
         let mut has_to_be_fetched = false;
         for (did, statuses) in &accounts.statuses {
             let is_active_now = statuses.latest.active && statuses.latest.is_unconfirmed;
-            let was_inactive_before = statuses.was_inactive
-                || draft.account(did).is_some_and(|account| !account.is_active);
-            if is_active_now
-                && was_inactive_before
-                && let Some(repo) = draft.repo_mut(did)
-            {
-                repo.resume_account();
-                has_to_be_fetched = true;
+            let is_news = draft
+                .account(did)
+                .is_none_or(|account| account.takes(statuses.latest, order));
+            if is_active_now && is_news {
+                let wants_history = statuses.latest.wants_history || is_behind_gap;
+                has_to_be_fetched |=
+                    self.bring_back(draft, did, statuses.was_inactive, wants_history);
             }
         }
         for (did, statuses) in &accounts.statuses {
             let is_tracked = draft.repo(did).is_some();
             let account = draft.account_mut(did);
-            account.take_status(statuses.latest, is_tracked);
+            account.take_status(statuses.latest, order, is_tracked);
         }
-        for (did, (handle, as_of)) in &accounts.handles {
-            draft.account_mut(did).take_handle(handle, as_of);
+        for (did, (handle, event)) in &accounts.handles {
+            draft.account_mut(did).take_handle(handle, *event, order);
         }
-        for (did, removed_at) in &accounts.removals {
-            draft.remove(did, removed_at);
+        for (did, event) in &accounts.removals {
+            draft.remove(did, *event, order);
         }
         has_to_be_fetched
     }
 
-    /// The times at which the accounts of the batch's commits were removed.
+    /// Has the repository of an account fetched that is active now, unless it was active all the
+    /// time. Returns whether it has to be fetched.
+    ///
+    /// A discovery finds active accounts only. So a repository that is not tracked is fetched too if
+    /// its past is wanted: the account may have been inactive while the discovery passed it. Most
+    /// of these accounts are new. They have some time to show that by their first commit.
+    fn bring_back(
+        &self,
+        draft: &mut Draft<'a>,
+        did: &'a str,
+        was_inactive: bool,
+        wants_history: bool,
+    ) -> bool {
+        let account = draft.account(did);
+        let was_known_active = account.is_some_and(|account| account.is_known_active());
+        let was_known_inactive = account.is_some_and(|account| !account.is_active);
+        if let Some(repo) = draft.repo_mut(did) {
+            let returns = was_inactive || was_known_inactive;
+            if returns {
+                repo.resume_account();
+            }
+            return returns;
+        }
+        let has_unknown_past = wants_history && (was_inactive || !was_known_active);
+        if has_unknown_past {
+            draft.set_repo(did, Some(RepoRow::announced(&self.fetch_announced_at)));
+        }
+        has_unknown_past
+    }
+
+    /// Which commits of the batch are removed with their accounts.
     fn removals(&self, draft: &Draft<'a>) -> Removals {
         let mut removals = Removals::default();
+        for (did, event) in AccountChanges::of(self.effects, &self.order).removals {
+            removals.insert_of_batch(did, event);
+        }
         for commit in self.commits() {
             let of_chain = commit.chain.as_ref().map(|chain| &chain.did);
             let of_records = commit.records.iter().filter_map(|record| record.version());
             let dids = of_records.map(|version| &version.did).chain(of_chain);
             for did in dids {
-                let account = draft.account(did.as_str());
-                if let Some(removed_at) = account.and_then(|account| account.removed_at.clone()) {
-                    removals.insert(did.as_str(), removed_at);
+                let did = did.as_str();
+                let stored = draft.view.accounts.get(did);
+                let Some(account) = stored.filter(|account| account.removed.is_some()) else {
+                    continue;
+                };
+                match (self.origin, &account.removed) {
+                    // It was fetched after the removal, unless the account is still deleted.
+                    (Origin::Snapshot, _) if account.is_deleted() => removals.insert_deleted(did),
+                    (Origin::Stream | Origin::Replay, Some(removed)) => {
+                        removals.insert_stored(did, removed.clone());
+                    }
+                    _ => {}
                 }
             }
         }
@@ -193,10 +239,23 @@ impl<'a> Batch<'a> {
                 is_behind_gap,
             };
             // If a repository is not tracked, only commits with records to keep matter.
-            let is_irrelevant = known.repo.is_none()
-                && records().next().is_none()
-                && update.predecessor != Predecessor::KeyUnavailable;
-            let decision = match is_irrelevant || removals.cover(&update.did, update.time) {
+            let has_key = update.predecessor != Predecessor::KeyUnavailable;
+            let has_records = match has_key {
+                true => records().next().is_some(),
+                false => update.has_wanted_ops,
+            };
+            let is_irrelevant = known.repo.is_none() && !has_records;
+            let event = Event::of_chain(update);
+            let is_removed = removals.cover(&update.did, event, &self.order);
+            let is_new_account = !is_removed
+                && !has_records
+                && update.begins_empty
+                && known.repo.is_none_or(RepoRow::is_only_announced);
+            if is_new_account {
+                draft.set_repo(did, None);
+                continue;
+            }
+            let decision = match is_irrelevant || is_removed {
                 true => Decision::Stale,
                 false => decide(known, update),
             };
@@ -228,9 +287,12 @@ impl<'a> Batch<'a> {
         decided: &Decided<'a>,
         removals: &Removals,
     ) {
-        let mut records = last_changes(decided.admitted.iter().copied(), removals);
-        retain_newer(&mut records, draft.view, removals);
-        changes.records = records;
+        let guard = self.guard();
+        let records = last_changes(decided.admitted.iter().copied(), removals, guard);
+        changes.records = rows(records, guard, |uri, did| {
+            let held = draft.view.records.get(uri)?;
+            (!draft.removes(did.as_str(), held, &self.order)).then_some(held)
+        });
     }
 
     /// Moves the head of each repository whose chain is not checked to its newest commit.
@@ -242,12 +304,11 @@ impl<'a> Batch<'a> {
     ) {
         let newest = decided.unverified.iter().copied().filter(|record| {
             let version = record.version();
-            !removals.cover(&version.did, version.time)
+            !removals.cover(&version.did, Event::of(version), &self.order)
         });
-        for (did, version) in newest_commits(newest) {
-            draft
-                .tracked_mut(did)
-                .move_unverified_head(version, self.source);
+        for (did, version) in newest_commits(newest, self.guard()) {
+            let repo = draft.tracked_mut(did);
+            repo.move_unverified_head(version, self.source, &self.order);
         }
     }
 
@@ -257,7 +318,7 @@ impl<'a> Batch<'a> {
             let did = update.did.as_str();
             if draft.account(did).is_some_and(|account| !account.is_active) {
                 let account = draft.account_mut(did);
-                account.note_commit(&sortable(update.time), &self.ask_at);
+                account.note_commit(Event::of_chain(update), &self.order, &self.ask_at);
             }
         }
     }
@@ -269,6 +330,14 @@ impl<'a> Batch<'a> {
             if !draft.view.dead_letters.contains(&fingerprint) && known.insert(fingerprint) {
                 changes.dead_letters.push((fingerprint, letter));
             }
+        }
+    }
+
+    fn guard(&self) -> Guard<'_> {
+        Guard {
+            order: &self.order,
+            source: self.source,
+            is_snapshot: self.origin == Origin::Snapshot,
         }
     }
 

@@ -64,7 +64,12 @@ fn decide_without_gaps(known: Known<'_>, update: &ChainUpdate) -> Decision {
     };
     let commit = known.commit();
     let is_chained = repo.state != RepoState::UnverifiedChain;
-    if is_chained && commit.is_some_and(|(rev, _)| update.rev.as_str() <= rev) {
+    // An unproven rev bounds no proven commit.
+    if is_chained
+        && repo
+            .proven_rev()
+            .is_some_and(|rev| update.rev.as_str() <= rev)
+    {
         return Decision::Stale;
     }
     let has_key = update.predecessor != Predecessor::KeyUnavailable;
@@ -155,6 +160,8 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             predecessor,
             wants_history: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: Bytes::new(),
         }
     }
@@ -176,6 +183,7 @@ mod tests {
             state,
             rev: Some(rev(n).to_string()),
             data: Some(tree(n).to_string()),
+            is_proven: true,
             ..RepoRow::unknown()
         }
     }

@@ -6,7 +6,7 @@ use super::account::AccountRow;
 use super::dead_letters::Fingerprint;
 use super::discovery::DiscoveryRow;
 use super::gaps::GapRow;
-use super::records::RecordWrite;
+use super::records::RecordRow;
 use super::repository::RepoRow;
 use super::task::Resync;
 use crate::model::{DeadLetter, SourceId};
@@ -20,13 +20,16 @@ pub struct ChangeSet<'a> {
     pub source: Option<&'a SourceId>,
     /// Rows of `accounts`, by DID.
     pub accounts: BTreeMap<&'a str, AccountRow>,
-    /// Accounts that are removed with everything up to this time: their records, the projections of
-    /// these, and all of their parked frames.
-    pub removals: BTreeMap<&'a str, String>,
+    /// Accounts that are removed: their records, the projections of these, and all of their parked
+    /// frames.
+    pub removals: BTreeMap<&'a str, Removal>,
+    /// The seq up to which rows of the source are of the sequence that is followed; `None` if none
+    /// are.
+    pub followed: Option<u64>,
     /// URIs of records that are now verified with their chain.
     pub confirmed: Vec<String>,
     /// Rows of `records`, by URI. The projection of each is written with it.
-    pub records: BTreeMap<String, RecordWrite<'a>>,
+    pub records: BTreeMap<String, RecordRow<'a>>,
     /// Rows of `repos`, by DID.
     pub repos: BTreeMap<&'a str, RepoRow>,
     /// Repositories that are no longer tracked.
@@ -46,6 +49,15 @@ pub struct ChangeSet<'a> {
     /// The row of `discoveries` of a collection.
     pub discovery: Option<(&'a str, DiscoveryRow)>,
     pub written: Written,
+}
+
+/// How much of an account is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// All that is stored.
+    Everything,
+    /// What was received before the event that its row names as `removed`.
+    BeforeEvent,
 }
 
 /// The counts of a transaction.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::account::AccountRow;
-use super::change_set::ChangeSet;
+use super::change_set::{ChangeSet, Removal};
+use super::order::{Event, Order};
 use super::repository::RepoRow;
-use super::view::View;
+use super::view::{HeldRecord, View};
 
 /// A view of the tables, overlaid with the changes so far.
 #[derive(Debug)]
@@ -13,8 +14,8 @@ pub(super) struct Draft<'a> {
     pub(super) view: &'a View,
     accounts: BTreeMap<&'a str, AccountRow>,
     repos: BTreeMap<&'a str, Option<RepoRow>>,
-    /// Accounts that are removed, and the time up to which.
-    pub(super) removals: BTreeMap<&'a str, String>,
+    /// Accounts that are removed.
+    pub(super) removals: BTreeMap<&'a str, Removal>,
 }
 
 impl<'a> Draft<'a> {
@@ -72,13 +73,55 @@ impl<'a> Draft<'a> {
         self.repos.insert(did, repo);
     }
 
-    /// Removes what the account had up to `removed_at`.
-    pub(super) fn remove(&mut self, did: &'a str, removed_at: &str) {
-        let removed_at = self.account_mut(did).remove(removed_at);
-        if let Some(repo) = self.repo(did).cloned() {
-            self.set_repo(did, repo.after_removal(&removed_at));
+    /// Removes what was received of the account before its deletion by `event`, unless that or a
+    /// later deletion is known.
+    pub(super) fn remove(&mut self, did: &'a str, event: Event, order: &Order<'_>) {
+        let account = self.account_mut(did);
+        if account
+            .removed
+            .as_ref()
+            .is_some_and(|known| !order.is_after(event, known))
+        {
+            return;
         }
-        self.removals.insert(did, removed_at);
+        let removed = order.as_of(event);
+        account.removed = Some(removed.clone());
+        if let Some(repo) = self.repo(did).cloned() {
+            let survives = repo.time.as_deref().is_some_and(|time| {
+                order.survives((repo.source.as_deref(), repo.seq, time), &removed)
+            });
+            self.set_repo(did, repo.after_removal(survives));
+        }
+        self.removals.insert(did, Removal::BeforeEvent);
+    }
+
+    /// Whether the transaction removes the row `held` with its account.
+    pub(super) fn removes(&self, did: &str, held: &HeldRecord, order: &Order<'_>) -> bool {
+        let removed = self
+            .account(did)
+            .and_then(|account| account.removed.as_ref());
+        match (self.removals.get(did), removed) {
+            (None, _) => false,
+            (Some(Removal::Everything), _) => true,
+            (Some(Removal::BeforeEvent), removed) => removed.is_some_and(|removed| {
+                let row = (
+                    Some(held.source.as_str()),
+                    Some(held.seq),
+                    held.time.as_str(),
+                );
+                !order.survives(row, removed)
+            }),
+        }
+    }
+
+    /// Removes all that is stored of the account, because its host confirmed its deletion.
+    pub(super) fn remove_everything(&mut self, did: &'a str) {
+        let account = self.account_mut(did);
+        account.removed.clone_from(&account.as_of);
+        if let Some(repo) = self.repo(did).cloned() {
+            self.set_repo(did, repo.after_removal(false));
+        }
+        self.removals.insert(did, Removal::Everything);
     }
 
     /// Moves the rows that differ from the view into `changes`.

@@ -8,7 +8,7 @@ use super::index_task::IndexTask;
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::atproto::verify::Level;
 use crate::huddle::Projection;
-use crate::model::{DeadLetter, Gap, SourceId, Stage, Validity};
+use crate::model::{DeadLetter, Gap, Judgement, SourceId, Stage, Validity};
 
 /// One change to the tables. Effects are idempotent and monotone: each carries its guard (a rev or
 /// a time), so applying it twice, or after a later one, changes nothing.
@@ -41,6 +41,8 @@ pub enum RecordChange {
     /// It cannot be applied. The dead letter is kept even if its commit is not applied.
     DeadLetter(Box<DeadLetter>),
     Delete(RecordDelete),
+    /// Its new value is refused. The dead letter comes before it.
+    Refuse(Box<RecordRefusal>),
     Upsert(Box<RecordUpsert>),
 }
 
@@ -77,7 +79,7 @@ impl Effect {
         };
         let of_records = records.iter().filter_map(|record| match record {
             RecordChange::DeadLetter(letter) => Some(letter.as_ref()),
-            RecordChange::Delete(_) | RecordChange::Upsert(_) => None,
+            RecordChange::Delete(_) | RecordChange::Refuse(_) | RecordChange::Upsert(_) => None,
         });
         letter.into_iter().chain(of_records)
     }
@@ -154,6 +156,7 @@ impl RecordChange {
         match self {
             Self::DeadLetter(_) => None,
             Self::Delete(delete) => Some(&delete.version),
+            Self::Refuse(refusal) => Some(&refusal.version),
             Self::Upsert(upsert) => Some(&upsert.version),
         }
     }
@@ -172,7 +175,12 @@ impl Refusal<'_> {
             RecordChange::DeadLetter(letter) => return self.of_letter(letter),
             RecordChange::Delete(delete) => (
                 &delete.version,
-                IndexTask::delete(delete, self.source, self.attempts),
+                IndexTask::delete(&delete.version, self.source, self.attempts),
+                Bytes::new(),
+            ),
+            RecordChange::Refuse(refusal) => (
+                &refusal.version,
+                IndexTask::delete(&refusal.version, self.source, self.attempts),
                 Bytes::new(),
             ),
             RecordChange::Upsert(upsert) => (
@@ -262,7 +270,7 @@ pub struct RecordVersion {
     pub did: Did,
     pub collection: Nsid,
     pub rkey: RecordKey,
-    /// Guards the row: only a higher rev replaces it.
+    /// Guards the row: see `store/plan/order.rs`.
     pub rev: Tid,
     pub seq: u64,
     /// The event's `time`. Records from before their account's deletion are not brought back.
@@ -286,6 +294,10 @@ pub struct ChainUpdate {
     pub predecessor: Predecessor,
     /// If it is the first commit that arrives of its repository, the older records are wanted too.
     pub wants_history: bool,
+    /// It has operations of wanted collections, even if it is not verified yet.
+    pub has_wanted_ops: bool,
+    /// It says that its repository was empty before it, as a new account's first commit does.
+    pub begins_empty: bool,
     /// The frame, which is read again if it has to be parked.
     pub frame: Bytes,
 }
@@ -325,17 +337,30 @@ pub struct RecordUpsert {
     /// The record as signed.
     pub cbor: Bytes,
     pub validity: Validity,
+    /// The rules by which it was judged.
+    pub judgement: Judgement,
     /// Its projection; `None` if the record has no row of its own.
     pub projection: Option<Projection>,
 }
 
-/// A record was deleted, or replaced by something that is not kept. Leaves a tombstone.
+/// A record was replaced by a value that is refused. Leaves a tombstone that tells what was refused,
+/// so that the value is accepted when the rules are others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordRefusal {
+    pub version: RecordVersion,
+    /// The CID of the refused value.
+    pub cid: Cid,
+    pub judgement: Judgement,
+    pub reason: String,
+}
+
+/// A record was deleted. Leaves a tombstone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecordDelete {
     pub version: RecordVersion,
 }
 
-/// An account's hosting status, guarded by (`time`, `seq`).
+/// An account's hosting status, guarded by `seq` and `time`: see `store/plan/order.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountChange {
     pub did: Did,
@@ -344,6 +369,8 @@ pub struct AccountChange {
     /// The account's host has to confirm this: before anything is removed, or to fetch its
     /// repository when it becomes active again.
     pub is_unconfirmed: bool,
+    /// What the account wrote before it was heard of is wanted too.
+    pub wants_history: bool,
     pub seq: u64,
     pub time: Timestamp,
 }
@@ -355,7 +382,7 @@ impl AccountChange {
     }
 }
 
-/// A handle, guarded by (`time`, `seq`). An identity event without a handle changes no row.
+/// A handle, guarded by `seq` and `time`. An identity event without a handle changes no row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityChange {
     pub did: Did,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::effect::{RecordDelete, RecordUpsert, RecordVersion};
+use super::effect::{RecordUpsert, RecordVersion};
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::model::SourceId;
 
@@ -47,8 +47,8 @@ impl IndexTask {
         }
     }
 
-    pub fn delete(delete: &RecordDelete, source: &SourceId, attempts: u32) -> Self {
-        Self::bare(TaskKind::Delete, &delete.version, source, attempts)
+    pub fn delete(version: &RecordVersion, source: &SourceId, attempts: u32) -> Self {
+        Self::bare(TaskKind::Delete, version, source, attempts)
     }
 
     fn bare(kind: TaskKind, version: &RecordVersion, source: &SourceId, attempts: u32) -> Self {

@@ -15,6 +15,7 @@ mod draft;
 pub mod effect;
 mod gaps;
 pub mod index_task;
+mod order;
 mod parked;
 mod records;
 mod repository;
@@ -27,13 +28,14 @@ mod tests;
 
 use jiff::{SignedDuration, Timestamp};
 
-pub use self::account::{AccountRow, AsOf};
-pub use self::change_set::{ChangeSet, Written};
+pub use self::account::AccountRow;
+pub use self::change_set::{ChangeSet, Removal, Written};
 pub use self::dead_letters::Fingerprint;
 pub use self::discovery::DiscoveryRow;
 pub use self::gaps::GapRow;
+pub use self::order::{AsOf, Moment};
 pub use self::parked::{ParkedNeeds, ParkedView};
-pub use self::records::RecordWrite;
+pub use self::records::{RecordRow, RecordWrite};
 pub(crate) use self::repository::NEVER;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
 pub use self::resync_cause::ResyncCause;
@@ -45,15 +47,21 @@ pub use self::view::{HeldRecord, Needs, View};
 
 use self::batch::{Batch, Origin};
 use self::draft::Draft;
+use self::order::Order;
 use self::view::confirmed_uris;
 use crate::atproto::syntax::Did;
-use crate::model::SourceId;
+use crate::atproto::verify::Level;
+use crate::model::{GapCause, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::Effect;
 
 /// The shortest time before the host of an inactive account that commits is asked for its status
 /// again.
 const STATUS_QUESTION_SPACING: SignedDuration = SignedDuration::from_mins(1);
+
+/// How long an account that was announced as active has to show by its first commit that it is new,
+/// before its repository is fetched.
+const TIME_TO_BEGIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// Decides what `task` writes, given the tables as `view` shows them.
 ///
@@ -63,25 +71,37 @@ const STATUS_QUESTION_SPACING: SignedDuration = SignedDuration::from_mins(1);
 pub fn plan<'a>(
     view: &'a View,
     task: &Task<'a>,
-    now: Timestamp,
+    moment: Moment,
 ) -> Result<ChangeSet<'a>, ParkedNeeds> {
     let mut draft = Draft::new(view);
     let mut changes = ChangeSet::default();
-    let batch = |source: &'a SourceId, effects: &'a [Effect], origin| {
-        let ask_at = now.checked_add(STATUS_QUESTION_SPACING);
+    let batch = |source: &'a SourceId, effects: &'a [Effect], origin, through| {
+        let after = |time| sortable(moment.now.checked_add(time).unwrap_or(Timestamp::MAX));
         Batch {
             source,
             effects,
             origin,
-            ask_at: sortable(ask_at.unwrap_or(Timestamp::MAX)),
+            order: Order {
+                source: Some(source),
+                cursor: view.cursor,
+                through,
+                is_restarted: effects.iter().any(begins_sequence),
+                moment,
+            },
+            ask_at: after(STATUS_QUESTION_SPACING),
+            fetch_announced_at: after(TIME_TO_BEGIN),
         }
     };
     match *task {
-        Task::Batch { source, effects } => {
-            batch(source, effects, Origin::Stream).plan(&mut draft, &mut changes)?;
+        Task::Batch {
+            source,
+            effects,
+            through,
+        } => {
+            batch(source, effects, Origin::Stream, through).plan(&mut draft, &mut changes)?;
         }
         Task::Change(RepoChange::Replayed { parked, effects }) => {
-            batch(&parked.source, effects, Origin::Replay).plan(&mut draft, &mut changes)?;
+            batch(&parked.source, effects, Origin::Replay, None).plan(&mut draft, &mut changes)?;
             if changes.written.parked == 0 {
                 finish_replay(&mut draft, &mut changes, parked);
             }
@@ -90,18 +110,18 @@ pub fn plan<'a>(
             changes.confirmed = confirmed_uris(part)
                 .filter(|uri| {
                     let held = view.records.get(uri);
-                    held.is_some_and(|held| !held.is_chain_verified)
+                    held.is_some_and(|held| held.verified != Some(Level::Chain))
                 })
                 .collect();
-            batch(part.source, part.effects, Origin::Snapshot).plan(&mut draft, &mut changes)?;
+            batch(part.source, part.effects, Origin::Snapshot, None)
+                .plan(&mut draft, &mut changes)?;
         }
         Task::Change(RepoChange::Repo { did, event }) => {
             change_repo(&mut draft, &mut changes, did, event);
         }
         Task::Change(RepoChange::HostRefused { did, status }) => {
             let did = did.as_str();
-            let known = draft.repo(did).and_then(|repo| repo.time.clone());
-            let last_known = known.unwrap_or_else(|| sortable(Timestamp::UNIX_EPOCH));
+            let last_known = draft.repo(did).and_then(RepoRow::as_of);
             draft.account_mut(did).refuse_by_host(status, last_known);
         }
         Task::Change(RepoChange::HostAnswered {
@@ -128,11 +148,16 @@ pub fn plan<'a>(
     Ok(changes)
 }
 
+/// Whether the seqs of the source began again there.
+fn begins_sequence(effect: &Effect) -> bool {
+    matches!(effect, Effect::Gap(gap) if gap.cause == GapCause::SequenceReset)
+}
+
 /// A parked frame was applied, or was stale.
 fn finish_replay<'a>(draft: &mut Draft<'a>, changes: &mut ChangeSet<'a>, parked: &'a ParkedCommit) {
     let did = parked.did.as_str();
     changes.replayed = Some(parked.id);
-    let is_of_repo = |record: &RecordWrite<'_>| record.version().did == parked.did;
+    let is_of_repo = |row: &RecordRow<'_>| row.write.version().did == parked.did;
     let contents = Contents {
         has_records: draft.view.contents.has_records || changes.records.values().any(is_of_repo),
         ..draft.view.contents
@@ -169,8 +194,8 @@ fn change_repo<'a>(
     draft.set_repo(did, next);
 }
 
-/// Applies the answer of an account's host. A deletion removes what the account had at the time of
-/// the event, and keeps what it made later.
+/// Applies the answer of an account's host. A deletion removes all that was received until then,
+/// whatever times it names. If the account comes back, its repository is fetched.
 fn apply_host_status<'a>(
     draft: &mut Draft<'a>,
     unconfirmed: &'a UnconfirmedStatus,
@@ -185,7 +210,7 @@ fn apply_host_status<'a>(
         return;
     }
     match answer {
-        HostStatus::Deleted => draft.remove(did, &unconfirmed.as_of),
+        HostStatus::Deleted => draft.remove_everything(did),
         HostStatus::Active => {
             if let Some(repo) = draft.repo_mut(did) {
                 repo.resume_account();

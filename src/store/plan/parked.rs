@@ -116,6 +116,8 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             predecessor: Predecessor::KeyUnavailable,
             wants_history: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: Bytes::from_static(b"frame"),
         }
     }

@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use super::order::{AsOf, Order, Stamp};
 use super::resync_cause::ResyncCause;
 use super::task::Resync;
 use crate::model::SourceId;
@@ -69,6 +70,8 @@ pub struct RepoRow {
     /// The rev and the tree of the last commit; `None` if no commit was seen yet.
     pub rev: Option<String>,
     pub data: Option<String>,
+    /// The commit was verified. An unproven rev bounds nothing.
+    pub is_proven: bool,
     /// The seq of the event that set the head; `None` after a resync.
     pub seq: Option<u64>,
     pub source: Option<String>,
@@ -180,6 +183,7 @@ impl RepoRow {
             state: RepoState::UnverifiedChain,
             rev: None,
             data: None,
+            is_proven: false,
             seq: None,
             source: None,
             time: None,
@@ -196,6 +200,23 @@ impl RepoRow {
         let mut repo = Self::unknown();
         repo.desynchronize(cause);
         repo
+    }
+
+    /// A repository of an account that was just announced as active, and of which nothing is known.
+    /// It is fetched at `due`, unless the account turns out to be new.
+    pub(super) fn announced(due: &str) -> Self {
+        let mut repo = Self::to_be_fetched(ResyncCause::Announced);
+        repo.retry_at = Some(due.to_owned());
+        repo
+    }
+
+    /// Whether nothing is known of it but that its account is active.
+    pub(super) fn is_only_announced(&self) -> bool {
+        self.state == RepoState::Desynchronized
+            && self.cause == Some(ResyncCause::Announced)
+            && self.rev.is_none()
+            && !self.has_parked
+            && self.recheck_cause.is_none()
     }
 
     fn desynchronize(&mut self, cause: ResyncCause) {
@@ -215,6 +236,7 @@ impl RepoRow {
         self.change(RepoState::Synchronized, self.has_parked);
         self.rev = Some(update.rev.to_string());
         self.data = Some(update.data.to_string());
+        self.is_proven = true;
         self.seq = Some(update.seq);
         self.source = Some(source.as_str().to_owned());
         self.time = Some(sortable(update.time));
@@ -242,20 +264,48 @@ impl RepoRow {
     }
 
     /// Moves the head of a repository whose chain is not checked.
-    pub(super) fn move_unverified_head(&mut self, version: &RecordVersion, source: &SourceId) {
-        let is_newer = self
-            .rev
-            .as_deref()
-            .is_none_or(|rev| version.rev.as_str() > rev);
+    pub(super) fn move_unverified_head(
+        &mut self,
+        version: &RecordVersion,
+        source: &SourceId,
+        order: &Order<'_>,
+    ) {
+        let new = Stamp::of(version, source);
+        let is_newer = self.stamp().is_none_or(|known| order.is_newer(new, known));
         if !is_newer || !self.state.takes_commits() {
             return;
         }
         self.state = RepoState::UnverifiedChain;
         self.rev = Some(version.rev.to_string());
         self.data = Some(version.data.to_string());
+        self.is_proven = version.verified.is_some();
         self.seq = Some(version.seq);
         self.source = Some(source.as_str().to_owned());
         self.time = Some(sortable(version.time));
+    }
+
+    /// The commit at the head, if there is one.
+    fn stamp(&self) -> Option<Stamp<'_>> {
+        Some(Stamp {
+            rev: self.rev.as_deref()?,
+            source: self.source.as_deref(),
+            seq: self.seq.unwrap_or(u64::MAX),
+            is_proven: self.is_proven,
+        })
+    }
+
+    /// The event that set the head, if there is one.
+    pub(super) fn as_of(&self) -> Option<AsOf> {
+        Some(AsOf {
+            source: self.source.clone(),
+            seq: self.seq.unwrap_or_default(),
+            time: self.time.clone()?,
+        })
+    }
+
+    /// The rev of the head, if it was verified.
+    pub(super) fn proven_rev(&self) -> Option<&str> {
+        self.rev.as_deref().filter(|_| self.is_proven)
     }
 
     /// Has it fetched, because its parked commits exceeded a limit and were dropped.
@@ -290,15 +340,15 @@ impl RepoRow {
         self.forget_attempts();
     }
 
-    /// Returns what stays of it after its account was removed with everything up to `removed_at`.
-    /// It is fetched only if the account becomes active again.
-    pub(super) fn after_removal(mut self, removed_at: &str) -> Option<Self> {
-        let is_removed = self.time.as_deref().is_none_or(|time| time <= removed_at);
-        match (is_removed, self.state) {
+    /// Returns what stays of it after its account was removed. Its head `survives` if it came after
+    /// the removal. It is fetched only if the account becomes active again.
+    pub(super) fn after_removal(mut self, survives: bool) -> Option<Self> {
+        match (!survives, self.state) {
             (true, RepoState::UnverifiedChain) => return None,
             (true, _) => {
                 self.desynchronize(ResyncCause::Returned);
                 (self.rev, self.data) = (None, None);
+                self.is_proven = false;
                 self.has_parked = false;
                 self.retry_at = Some(NEVER.to_owned());
                 self.attempts = 0;
@@ -315,7 +365,7 @@ impl RepoRow {
 
     /// Notes that a discovery found it. It is fetched, unless it was already seen as a whole.
     pub(super) fn discover(&mut self) {
-        if !self.is_whole && self.state.takes_commits() {
+        if !self.is_whole && (self.state.takes_commits() || self.is_only_announced()) {
             self.desynchronize(ResyncCause::Backfill);
         }
     }
@@ -332,6 +382,7 @@ impl RepoRow {
                     self.state = RepoState::Synchronized;
                     self.rev = Some(done.rev.clone());
                     self.data = Some(done.data.clone());
+                    self.is_proven = true;
                     self.seq = None;
                     self.source.clone_from(&resync.host);
                     self.time = Some(sortable(done.time));
@@ -352,7 +403,7 @@ impl RepoRow {
                 let has_evidence = self.rev.is_some() || self.has_parked || contents.has_records;
                 let is_speculative = matches!(
                     self.cause,
-                    Some(ResyncCause::Backfill | ResyncCause::Refused)
+                    Some(ResyncCause::Announced | ResyncCause::Backfill | ResyncCause::Refused)
                 );
                 let has_enough_attempts = self.attempts > ATTEMPTS_TO_BE_SURE;
                 let is_forgotten =

@@ -13,6 +13,8 @@
 /// it as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResyncCause {
+    /// Its account became active, nothing is known of it, and what it wrote before is wanted.
+    Announced,
     /// Records from before the first commit that was seen of it are wanted, or a discovery found it.
     Backfill,
     /// A commit is signed by another key than the account's, and the host has another head.
@@ -37,7 +39,8 @@ pub enum ResyncCause {
 
 impl ResyncCause {
     /// All causes. [`Self::parse`] finds only these.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
+        Self::Announced,
         Self::Backfill,
         Self::Disputed,
         Self::Gap,
@@ -52,6 +55,7 @@ impl ResyncCause {
 
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Announced => "announced",
             Self::Backfill => "backfill",
             Self::Disputed => "disputed",
             Self::Gap => "gap",

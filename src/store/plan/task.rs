@@ -15,6 +15,8 @@ pub enum Task<'a> {
     Batch {
         source: &'a SourceId,
         effects: &'a [Effect],
+        /// The seq up to which the source is followed afterwards; `None` if that is unknown.
+        through: Option<u64>,
     },
     Change(RepoChange<'a>),
 }
@@ -23,7 +25,9 @@ impl<'a> Task<'a> {
     /// The effects that it applies, and their source.
     pub fn effects(&self) -> Option<(&'a SourceId, &'a [Effect])> {
         match *self {
-            Self::Batch { source, effects } => Some((source, effects)),
+            Self::Batch {
+                source, effects, ..
+            } => Some((source, effects)),
             Self::Change(RepoChange::Replayed { parked, effects }) => {
                 Some((&parked.source, effects))
             }

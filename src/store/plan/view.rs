@@ -10,7 +10,8 @@ use super::parked::ParkedView;
 use super::repository::{Contents, RepoRow};
 use super::task::{RepoChange, SnapshotPart, Task};
 use crate::atproto::syntax::Did;
-use crate::model::{DeadLetter, SourceId};
+use crate::atproto::verify::Level;
+use crate::model::{DeadLetter, Judgement, SourceId};
 use crate::store::plan::effect::{CommitEffect, Effect, RecordChange};
 
 /// The rows of the keys that a task needs. A key that was not requested counts as absent.
@@ -32,6 +33,8 @@ pub struct View {
     pub dead_letters: HashSet<Fingerprint>,
     /// What other tables hold of [`Needs::contents_of`].
     pub contents: Contents,
+    /// The durable cursor of [`Needs::source`].
+    pub cursor: Option<u64>,
     /// Read only if a plan asks for it, because most batches park nothing.
     pub parked: Option<ParkedView>,
 }
@@ -40,13 +43,23 @@ pub struct View {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldRecord {
     pub rev: String,
+    /// The value that was kept or refused; `None` if the record was deleted.
+    pub cid: Option<String>,
+    /// `None` if the record was deleted, or if an earlier version judged it.
+    pub judgement: Option<Judgement>,
+    /// `None` means that nothing was verified.
+    pub verified: Option<Level>,
+    pub source: String,
+    pub seq: u64,
+    /// The earlier of the event's time and our time of its receipt.
     pub time: String,
-    pub is_chain_verified: bool,
 }
 
 /// The keys that a task needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs<'a> {
+    /// The source whose cursor is read.
+    pub source: Option<&'a SourceId>,
     /// The DIDs of accounts that may change.
     pub accounts: BTreeSet<&'a str>,
     /// The DIDs of accounts that matter only if they are, or once were, inactive or deleted.
@@ -68,9 +81,14 @@ pub struct Needs<'a> {
 
 impl<'a> Needs<'a> {
     pub fn of(task: &Task<'a>) -> Self {
-        let mut needs = Self::default();
+        let mut needs = Self {
+            source: task.effects().map(|(source, _)| source),
+            ..Self::default()
+        };
         match *task {
-            Task::Batch { source, effects } => needs.add_effects(source, effects),
+            Task::Batch {
+                source, effects, ..
+            } => needs.add_effects(source, effects),
             Task::Change(RepoChange::Discovered(page)) => {
                 needs.repos.extend(page.dids.iter().map(Did::as_str));
                 needs.discovery = Some(page.collection.as_str());

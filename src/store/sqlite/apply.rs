@@ -12,7 +12,7 @@ use super::{commit, cursor, read};
 use crate::model::{Gap, Position, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{Effect, EffectPart, Rejection};
-use crate::store::plan::{Needs, RepoChange, Task, plan};
+use crate::store::plan::{Moment, Needs, RepoChange, Task, plan};
 use crate::store::{StoreError, WriteBatch, Written};
 use crate::testing::fault::Point;
 
@@ -29,6 +29,7 @@ pub(super) async fn apply(writer: &Writer, batch: &WriteBatch<'_>) -> Result<Wri
     let task = Task::Batch {
         source: batch.source,
         effects: batch.effects,
+        through: Some(batch.position.seq),
     };
     let cursor = CursorMove {
         source: batch.source,
@@ -53,6 +54,7 @@ pub(super) async fn move_cursor(
     let task = Task::Batch {
         source,
         effects: &effects,
+        through: Some(position.seq),
     };
     let cursor = CursorMove {
         source,
@@ -71,12 +73,12 @@ async fn perform(
 ) -> Result<Written, StoreError> {
     let now = Timestamp::now();
     let mut script = Script::default();
-    let source = cursor.map(|cursor| cursor.source);
-    read::push(&mut script, &Needs::of(task), source);
+    read::push(&mut script, &Needs::of(task));
     let (mut transaction, answers) = writer.begin_with(script).await?;
-    let (mut view, cursor_before) = read::view(answers)?;
+    let mut view = read::view(answers)?;
+    let cursor_before = view.cursor;
     let changes = loop {
-        match plan(&view, task, now) {
+        match plan(&view, task, Moment::at(now)) {
             Ok(changes) => break changes,
             Err(needs) => view.parked = Some(read::parked(&mut transaction, &needs).await?),
         }
@@ -148,12 +150,13 @@ async fn try_alone(
     let task = Task::Batch {
         source,
         effects: slice::from_ref(part),
+        through: None,
     };
     let mut script = Script::default();
-    read::push(&mut script, &Needs::of(&task), None);
-    let (mut view, _cursor) = read::view(trial.run(script).await?)?;
+    read::push(&mut script, &Needs::of(&task));
+    let mut view = read::view(trial.run(script).await?)?;
     let changes = loop {
-        match plan(&view, &task, now) {
+        match plan(&view, &task, Moment::at(now)) {
             Ok(changes) => break changes,
             Err(needs) => view.parked = Some(read::parked(trial, &needs).await?),
         }

@@ -9,7 +9,8 @@ use crate::model::{DeadLetter, Resynced, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::ChainUpdate;
 use crate::store::plan::{
-    AccountRow, AsOf, ChangeSet, DiscoveryRow, Fingerprint, GapRow, RepoRow, Resync, ResyncCause,
+    AccountRow, AsOf, ChangeSet, DiscoveryRow, Fingerprint, GapRow, Removal, RepoRow, Resync,
+    ResyncCause,
 };
 
 static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -28,13 +29,19 @@ static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
             "is_unconfirmed",
             "retry_at",
             "attempts",
+            "as_of_source",
+            "handle_as_of_source",
+            "removed_seq",
+            "removed_source",
         ],
         "ON CONFLICT (did) DO UPDATE SET handle = excluded.handle, \
          handle_as_of = excluded.handle_as_of, handle_as_of_seq = excluded.handle_as_of_seq, \
          active = excluded.active, status = excluded.status, as_of = excluded.as_of, \
          as_of_seq = excluded.as_of_seq, removed_at = excluded.removed_at, \
          is_unconfirmed = excluded.is_unconfirmed, retry_at = excluded.retry_at, \
-         attempts = excluded.attempts",
+         attempts = excluded.attempts, as_of_source = excluded.as_of_source, \
+         handle_as_of_source = excluded.handle_as_of_source, \
+         removed_seq = excluded.removed_seq, removed_source = excluded.removed_source",
     )
 });
 
@@ -56,13 +63,14 @@ static REPOS: LazyLock<MultiRow> = LazyLock::new(|| {
             "retry_at",
             "attempts",
             "updated_at",
+            "is_proven",
         ],
         "ON CONFLICT (did) DO UPDATE SET rev = excluded.rev, data = excluded.data, \
          seq = excluded.seq, source = excluded.source, time = excluded.time, \
          state = excluded.state, cause = excluded.cause, is_whole = excluded.is_whole, \
          has_parked = excluded.has_parked, recheck_cause = excluded.recheck_cause, \
          retry_at = excluded.retry_at, attempts = excluded.attempts, \
-         updated_at = excluded.updated_at",
+         updated_at = excluded.updated_at, is_proven = excluded.is_proven",
     )
 });
 
@@ -95,11 +103,21 @@ static DEAD_LETTERS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Deletes the data of accounts. The arguments are a JSON array of DIDs, and the times up to which
-/// they were removed. A projection is deleted with its record.
-const REMOVE: [&str; 5] = [
-    "DELETE FROM records WHERE did IN (SELECT value FROM json_each(?)) \
-     AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = records.did)",
+/// Deletes all records of accounts. The argument is a JSON array of DIDs.
+const REMOVE_RECORDS: &str = "DELETE FROM records WHERE did IN (SELECT value FROM json_each(?))";
+
+/// Deletes the records that were received before their account's deletion, as `Order::survives`
+/// says. The second argument is the seq up to which rows are of the sequence that is followed.
+const REMOVE_EARLIER_RECORDS: &str = "DELETE FROM records \
+     WHERE did IN (SELECT value FROM json_each(?)) AND NOT EXISTS ( \
+     SELECT 1 FROM accounts WHERE accounts.did = records.did \
+     AND CASE WHEN records.source = removed_source AND records.seq <= ? \
+     THEN records.seq > removed_seq \
+     ELSE min(records.time, records.last_indexed_at) > removed_at END)";
+
+/// Deletes what depends on the records of accounts. The argument is a JSON array of DIDs. A
+/// projection is deleted with its record.
+const REMOVE: [&str; 4] = [
     "DELETE FROM parked_commits WHERE did IN (SELECT value FROM json_each(?))",
     "DELETE FROM offers_index WHERE did IN (SELECT value FROM json_each(?)) \
      AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = offers_index.uri)",
@@ -115,6 +133,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         source,
         accounts,
         removals,
+        followed,
         confirmed,
         records,
         repos,
@@ -134,6 +153,15 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         push_account(values, did, account);
     });
     if !removals.is_empty() {
+        let those = |kind: Removal| {
+            let removed = removals
+                .iter()
+                .filter(move |(_, removal)| **removal == kind);
+            removed.map(|(did, _)| *did)
+        };
+        push_deletion(script, REMOVE_RECORDS, those(Removal::Everything));
+        let dids = json_array(those(Removal::BeforeEvent));
+        script.push(REMOVE_EARLIER_RECORDS, [dids, (*followed).into()]);
         let dids = json_array(removals.keys().copied());
         for statement in REMOVE {
             script.push(statement, [dids.clone()]);
@@ -200,10 +228,21 @@ fn push_account(values: &mut Vec<Value>, did: &str, account: &AccountRow) {
     values.push(account.is_active.into());
     values.push(account.status.as_deref().into());
     push_as_of(values, account.as_of.as_ref());
-    values.push(account.removed_at.as_deref().into());
+    let removed = account.removed.as_ref();
+    values.push(removed.map(|removed| removed.time.as_str()).into());
     values.push(account.is_unconfirmed.into());
     values.push(account.retry_at.as_deref().into());
     values.push(account.attempts.into());
+    for as_of in [&account.as_of, &account.handle_as_of] {
+        values.push(
+            as_of
+                .as_ref()
+                .and_then(|as_of| as_of.source.as_deref())
+                .into(),
+        );
+    }
+    values.push(removed.map(|removed| removed.seq).into());
+    values.push(removed.and_then(|removed| removed.source.as_deref()).into());
 }
 
 fn push_as_of(values: &mut Vec<Value>, as_of: Option<&AsOf>) {
@@ -227,6 +266,7 @@ fn push_repo(values: &mut Vec<Value>, did: &str, repo: &RepoRow, now: &str) {
         repo.retry_at.as_deref().into(),
         repo.attempts.into(),
         now.into(),
+        repo.is_proven.into(),
     ]);
 }
 

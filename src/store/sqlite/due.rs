@@ -7,7 +7,7 @@ use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::plan::NEVER;
+use crate::store::plan::{Moment, NEVER};
 use crate::store::repo_store::{DueRepo, JobKind, ParkedCommit, ResyncCause};
 
 pub(super) async fn tracked(store: &SqliteStore) -> Result<Vec<String>, StoreError> {
@@ -21,9 +21,9 @@ pub(super) async fn tracked(store: &SqliteStore) -> Result<Vec<String>, StoreErr
 struct Row {
     did: String,
     rev: Option<String>,
+    is_proven: bool,
     is_active: bool,
     status_as_of: Option<String>,
-    removed_at: Option<String>,
     cause: Option<String>,
     recheck_cause: Option<i64>,
     attempts: u32,
@@ -36,7 +36,7 @@ pub(super) async fn due(
     limit: usize,
 ) -> Result<Vec<DueRepo>, StoreError> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT repos.did, rev, coalesce(active, 1) AS is_active, as_of AS status_as_of, removed_at, \
+        "SELECT repos.did, rev, is_proven, coalesce(active, 1) AS is_active, as_of AS status_as_of, \
          cause, recheck_cause, repos.attempts FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
          WHERE urgency = ?1 AND (repos.retry_at IS NULL OR repos.retry_at <= ?2 \
          OR (repos.retry_at > ?3 AND repos.retry_at < ?4)) \
@@ -49,7 +49,9 @@ pub(super) async fn due(
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(store.reader())
     .await?;
-    rows.into_iter().map(DueRepo::try_from).collect()
+    let moment = Moment::at(now);
+    let repos = rows.into_iter().map(|row| row.into_due(moment));
+    repos.collect()
 }
 
 /// No job is put off further than this. A time that is further ahead was written while our clock
@@ -71,20 +73,22 @@ fn as_stored(kind: JobKind) -> i64 {
     }
 }
 
-impl TryFrom<Row> for DueRepo {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
-        let time = |text: Option<String>| text.and_then(|text| text.parse().ok());
-        Ok(Self {
-            did: parse_did(&row.did)?,
-            is_active: row.is_active,
-            rev: row.rev,
-            status_as_of: time(row.status_as_of),
-            removed_at: time(row.removed_at),
-            cause: row.cause.as_deref().and_then(ResyncCause::parse),
-            recheck_cause: row.recheck_cause,
-            attempts: row.attempts,
+impl Row {
+    /// What lies ahead was stored by an earlier version, and counts only as far as it is credible.
+    fn into_due(self, moment: Moment) -> Result<DueRepo, StoreError> {
+        let time = |text: Option<String>| {
+            let time: Option<Timestamp> = text.and_then(|text| text.parse().ok());
+            time.map(|time| time.min(moment.latest_credible))
+        };
+        let is_bound = |rev: &String| self.is_proven && moment.can_be_proven(rev);
+        Ok(DueRepo {
+            did: parse_did(&self.did)?,
+            is_active: self.is_active,
+            rev: self.rev.filter(is_bound),
+            status_as_of: time(self.status_as_of),
+            cause: self.cause.as_deref().and_then(ResyncCause::parse),
+            recheck_cause: self.recheck_cause,
+            attempts: self.attempts,
         })
     }
 }

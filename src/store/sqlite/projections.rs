@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use super::multi_row::MultiRow;
 use super::script::{Script, Value, json_array};
 use crate::huddle::{BookingRequestRow, BookingRow, Projection, SlotOfferRow};
-use crate::store::plan::RecordWrite;
 use crate::store::plan::effect::RecordUpsert;
+use crate::store::plan::{RecordRow, RecordWrite};
 
 /// The columns are in the order of the values of [`push_offer`].
 static OFFERS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -96,14 +96,14 @@ struct Projected<'a, T> {
 }
 
 /// Appends the statements that make the projections of `records` equal to them.
-pub(super) fn push(script: &mut Script, records: &BTreeMap<String, RecordWrite<'_>>, now: &str) {
+pub(super) fn push(script: &mut Script, records: &BTreeMap<String, RecordRow<'_>>, now: &str) {
     let mut offers = Vec::new();
     let mut requests = Vec::new();
     let mut bookings = Vec::new();
     let mut removed = Vec::new();
-    for (uri, record) in records {
+    for (uri, row) in records {
         let uri = uri.as_str();
-        let RecordWrite::Upsert(upsert) = *record else {
+        let RecordWrite::Upsert(upsert) = row.write else {
             removed.push(uri);
             continue;
         };

@@ -13,14 +13,16 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::script::{Answers, Script, Value, json_array};
 use super::writer::Transaction;
-use crate::model::SourceId;
+use crate::atproto::verify::Level;
+use crate::model::{Judgement, SourceId};
 use crate::store::plan::{
     AccountRow, AsOf, Contents, DiscoveryRow, Fingerprint, GapRow, HeldRecord, Needs, ParkedNeeds,
     ParkedView, RepoRow, RepoState, ResyncCause, View,
 };
 
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
-     as_of, as_of_seq, removed_at, is_unconfirmed, retry_at, attempts)";
+     as_of, as_of_seq, removed_at, is_unconfirmed, retry_at, attempts, as_of_source, \
+     handle_as_of_source, removed_seq, removed_source)";
 
 /// The text is the same for all keys, so it is prepared once. [`view`] reads its columns.
 static READ: LazyLock<String> = LazyLock::new(|| {
@@ -36,10 +38,11 @@ static READ: LazyLock<String> = LazyLock::new(|| {
              AND (removed_at IS NOT NULL OR active = 0)"
         ),
         "SELECT json_group_array(json_array(did, rev, data, seq, source, time, state, cause, \
-         is_whole, has_parked, recheck_cause, retry_at, attempts)) FROM repos \
+         is_whole, has_parked, recheck_cause, retry_at, attempts, is_proven)) FROM repos \
          WHERE did IN (SELECT value FROM json_each(?))"
             .to_owned(),
-        "SELECT json_group_array(json_array(uri, rev, time, verified = 'chain')) FROM records \
+        "SELECT json_group_array(json_array(uri, rev, coalesce(cid, refused_cid), judgement, verified, \
+         source, seq, min(time, last_indexed_at))) FROM records \
          WHERE uri IN (SELECT value FROM json_each(?))"
             .to_owned(),
         "SELECT EXISTS (SELECT 1 FROM gaps WHERE closed_at IS NULL AND cause <> 'started_live')"
@@ -69,8 +72,8 @@ const PARKED_FRAMES: &str = "SELECT parked.did, parked.seq, parked.frame FROM js
      JOIN parked_commits AS parked ON parked.did = json_extract(asked.value, '$[0]') \
      AND parked.seq = json_extract(asked.value, '$[1]')";
 
-/// Appends the statements that read `needs`, and the cursor of `source`.
-pub(super) fn push(script: &mut Script, needs: &Needs<'_>, source: Option<&SourceId>) {
+/// Appends the statements that read `needs`.
+pub(super) fn push(script: &mut Script, needs: &Needs<'_>) {
     let (gap_source, seqs) = match &needs.gaps {
         Some((source, seqs)) => (Some(source.as_str()), seqs.iter().copied().collect()),
         None => (None, Vec::new()),
@@ -90,21 +93,21 @@ pub(super) fn push(script: &mut Script, needs: &Needs<'_>, source: Option<&Sourc
             needs.contents_of.into(),
             needs.contents_of.into(),
             needs.replayed.into(),
-            source.map(SourceId::as_str).into(),
+            needs.source.map(SourceId::as_str).into(),
             needs.discovery.into(),
         ],
     );
 }
 
-/// The result of the statement of [`push`]: the view, and the cursor if there is one.
-pub(super) fn view(answers: Answers) -> Result<(View, Option<u64>), sqlx::Error> {
+/// The result of the statement of [`push`].
+pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
     let answer = answers.into_iter().flatten().next();
     let answer = answer.ok_or(sqlx::Error::RowNotFound)?;
     let mut accounts = rows::<Account>(&answer, 0)?;
     accounts.extend(rows::<Account>(&answer, 1)?);
     let fingerprints = rows::<String>(&answer, 6)?;
     let cursor: Option<i64> = answer.try_get(9)?;
-    let view = View {
+    Ok(View {
         accounts: accounts.into_iter().map(Account::into_row).collect(),
         repos: rows(&answer, 2)?.into_iter().map(Repo::into_row).collect(),
         records: rows(&answer, 3)?.into_iter().map(Held::into_row).collect(),
@@ -119,9 +122,9 @@ pub(super) fn view(answers: Answers) -> Result<(View, Option<u64>), sqlx::Error>
             .into_iter()
             .next()
             .map(Discovery::into_row),
+        cursor: cursor.map(i64::unsigned_abs),
         parked: None,
-    };
-    Ok((view, cursor.map(i64::unsigned_abs)))
+    })
 }
 
 /// Reads what a plan has to know before it parks frames.
@@ -178,17 +181,25 @@ struct Account {
     is_unconfirmed: bool,
     retry_at: Option<String>,
     attempts: u32,
+    as_of_source: Option<String>,
+    handle_as_of_source: Option<String>,
+    removed_seq: Option<i64>,
+    removed_source: Option<String>,
 }
 
 impl Account {
     fn into_row(self) -> (String, AccountRow) {
         let row = AccountRow {
             handle: self.handle,
-            handle_as_of: as_of(self.handle_as_of, self.handle_as_of_seq),
+            handle_as_of: as_of(
+                self.handle_as_of_source,
+                self.handle_as_of_seq,
+                self.handle_as_of,
+            ),
             is_active: self.is_active,
             status: self.status,
-            as_of: as_of(self.as_of, self.as_of_seq),
-            removed_at: self.removed_at,
+            as_of: as_of(self.as_of_source, self.as_of_seq, self.as_of),
+            removed: as_of(self.removed_source, self.removed_seq, self.removed_at),
             is_unconfirmed: self.is_unconfirmed,
             retry_at: self.retry_at,
             attempts: self.attempts,
@@ -197,9 +208,9 @@ impl Account {
     }
 }
 
-fn as_of(time: Option<String>, seq: Option<i64>) -> Option<AsOf> {
+fn as_of(source: Option<String>, seq: Option<i64>, time: Option<String>) -> Option<AsOf> {
     let seq = seq.unwrap_or(i64::MAX).unsigned_abs();
-    time.map(|time| AsOf { time, seq })
+    time.map(|time| AsOf { source, seq, time })
 }
 
 /// The fields are in the order of the columns.
@@ -220,6 +231,8 @@ struct Repo {
     recheck_cause: Option<i64>,
     retry_at: Option<String>,
     attempts: u32,
+    #[serde(deserialize_with = "flag")]
+    is_proven: bool,
 }
 
 impl Repo {
@@ -227,6 +240,7 @@ impl Repo {
         let row = RepoRow {
             rev: self.rev,
             data: self.data,
+            is_proven: self.is_proven,
             seq: self.seq.map(i64::unsigned_abs),
             source: self.source,
             time: self.time,
@@ -249,17 +263,24 @@ impl Repo {
 struct Held {
     uri: String,
     rev: String,
+    cid: Option<String>,
+    judgement: Option<i64>,
+    verified: String,
+    source: String,
+    seq: i64,
     time: String,
-    #[serde(deserialize_with = "flag")]
-    is_chain_verified: bool,
 }
 
 impl Held {
     fn into_row(self) -> (String, HeldRecord) {
         let row = HeldRecord {
             rev: self.rev,
+            cid: self.cid,
+            judgement: self.judgement.map(Judgement::from_stored),
+            verified: Level::parse(&self.verified),
+            source: self.source,
+            seq: self.seq.unsigned_abs(),
             time: self.time,
-            is_chain_verified: self.is_chain_verified,
         };
         (self.uri, row)
     }

@@ -8,7 +8,7 @@ use super::script::{Script, Value};
 use crate::atproto::verify::Level;
 use crate::model::Validity;
 use crate::store::datetime::sortable;
-use crate::store::plan::RecordWrite;
+use crate::store::plan::{RecordRow, RecordWrite};
 
 static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
@@ -31,13 +31,16 @@ static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
             "last_indexed_at",
             "deleted",
             "verified",
+            "judgement",
+            "refused_cid",
         ],
         "ON CONFLICT (uri) DO UPDATE SET cid = excluded.cid, rev = excluded.rev, \
          seq = excluded.seq, source = excluded.source, time = excluded.time, \
          record = excluded.record, record_cbor = excluded.record_cbor, \
          validity = excluded.validity, invalid_reason = excluded.invalid_reason, \
          last_indexed_at = excluded.last_indexed_at, deleted = excluded.deleted, \
-         verified = excluded.verified",
+         verified = excluded.verified, judgement = excluded.judgement, \
+         refused_cid = excluded.refused_cid",
     )
 });
 
@@ -45,22 +48,26 @@ static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
 pub(super) fn push(
     script: &mut Script,
     source: &str,
-    records: &BTreeMap<String, RecordWrite<'_>>,
+    records: &BTreeMap<String, RecordRow<'_>>,
     now: &str,
 ) {
-    let rows: Vec<(&String, &RecordWrite<'_>)> = records.iter().collect();
+    let rows: Vec<(&String, &RecordRow<'_>)> = records.iter().collect();
     script.push_rows(&RECORDS, &rows, |(uri, record), values| {
         values.push(uri.as_str().into());
         push_values(values, source, **record, now);
     });
 }
 
-fn push_values(values: &mut Vec<Value>, source: &str, record: RecordWrite<'_>, now: &str) {
-    let version = record.version();
-    let upsert = match record {
-        RecordWrite::Delete(_) => None,
-        RecordWrite::Upsert(upsert) => Some(upsert),
+fn push_values(values: &mut Vec<Value>, source: &str, row: RecordRow<'_>, now: &str) {
+    let RecordRow { write, verified } = row;
+    let version = write.version();
+    let (upsert, refusal) = match write {
+        RecordWrite::Delete(_) => (None, None),
+        RecordWrite::Refuse(refusal) => (None, Some(refusal)),
+        RecordWrite::Upsert(upsert) => (Some(upsert), None),
     };
+    let judgement = write.judged().map(|(_, judgement)| judgement.stored());
+    let refused_because = refusal.map(|refusal| refusal.reason.as_str());
     values.extend([
         version.did.as_str().into(),
         version.collection.as_str().into(),
@@ -73,11 +80,16 @@ fn push_values(values: &mut Vec<Value>, source: &str, record: RecordWrite<'_>, n
         upsert.map(|upsert| upsert.json.as_str()).into(),
         upsert.map(|upsert| upsert.cbor.as_ref()).into(),
         upsert.map(|upsert| upsert.validity.as_str()).into(),
-        upsert.and_then(|upsert| reason(&upsert.validity)).into(),
+        upsert
+            .and_then(|upsert| reason(&upsert.validity))
+            .or(refused_because)
+            .into(),
         now.into(),
         now.into(),
         upsert.is_none().into(),
-        version.verified.map_or("none", Level::as_str).into(),
+        verified.map_or("none", Level::as_str).into(),
+        judgement.into(),
+        refusal.map(|refusal| refusal.cid.to_string()).into(),
     ]);
 }
 

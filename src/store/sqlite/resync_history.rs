@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{SqliteStore, now};
 use crate::atproto::syntax::Did;
+use crate::model::Judgement;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
 use crate::store::repo_store::{Held, HeldRange, RecentResyncs};
@@ -30,6 +31,17 @@ pub(super) async fn since(
     })
 }
 
+/// A row of `records`, as far as a resync looks at it.
+#[derive(sqlx::FromRow)]
+struct Row {
+    uri: String,
+    cid: Option<String>,
+    refused_cid: Option<String>,
+    judgement: Option<i64>,
+    rev: String,
+    is_proven: bool,
+}
+
 /// Reads a range of records. The URIs of one repository sort like its paths, so the table's key
 /// gives the order.
 pub(super) async fn held(
@@ -39,8 +51,8 @@ pub(super) async fn held(
     let uri = |path: &str| format!("at://{}/{path}", range.did);
     // '0' is the character after '/'.
     let end = || format!("at://{}0", range.did);
-    let rows: Vec<(String, Option<String>, String)> = sqlx::query_as(
-        "SELECT uri, cid, rev FROM records WHERE uri > ? AND uri <= ? ORDER BY uri LIMIT ?",
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT uri, cid, refused_cid, judgement, rev, verified <> 'none' AS is_proven FROM records WHERE uri > ? AND uri <= ? ORDER BY uri LIMIT ?",
     )
     .bind(uri(range.after))
     .bind(range.through.map_or_else(end, uri))
@@ -48,10 +60,13 @@ pub(super) async fn held(
     .fetch_all(store.reader())
     .await?;
     let root = uri("").len();
-    let held = rows.into_iter().map(|(uri, cid, rev)| Held {
-        path: uri.get(root..).unwrap_or_default().to_owned(),
-        cid,
-        rev,
+    let held = rows.into_iter().map(|row| Held {
+        path: row.uri.get(root..).unwrap_or_default().to_owned(),
+        cid: row.cid,
+        refused_cid: row.refused_cid,
+        judgement: row.judgement.map(Judgement::from_stored),
+        rev: row.rev,
+        is_proven: row.is_proven,
     });
     Ok(held.collect())
 }

@@ -281,6 +281,7 @@ mod tests {
                 active: false,
                 status: Some("deleted".to_owned()),
                 is_unconfirmed: false,
+                wants_history: false,
                 seq,
                 time: jiff::Timestamp::from_second(seq as i64).unwrap(),
             });

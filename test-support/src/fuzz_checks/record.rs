@@ -183,9 +183,10 @@ pub(crate) fn check_effects(commit: &Commit) {
                     }
                 }
                 RecordChange::Delete(delete) => {
-                    let task = IndexTask::delete(delete, &rules.source, 1);
+                    let task = IndexTask::delete(&delete.version, &rules.source, 1);
                     read_task(&serde_json::to_string(&task).expect("a task is JSON"));
                 }
+                RecordChange::Refuse(refusal) => assert!(!refusal.reason.is_empty()),
             }
         }
     }

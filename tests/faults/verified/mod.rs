@@ -18,6 +18,12 @@ use std::ops::Range;
 /// How many seeds each of the two tests runs by default.
 const SEEDS: u64 = 8;
 
+/// Schedules that once lost something, with what lost it.
+const LOST_ONCE: [u64; 1] = [
+    // An account was inactive while the discovery passed it, and returned later.
+    700_018,
+];
+
 fn seeds(part: u64) -> Range<u64> {
     crate::asked_for("HUDDLE_VERIFIED_FAULT_SEEDS", part, 2)
         .unwrap_or(part * SEEDS..(part + 1) * SEEDS)
@@ -38,4 +44,10 @@ fn what_is_verified_is_whole_in_the_end_whatever_dies_first_half() {
 #[test]
 fn what_is_verified_is_whole_in_the_end_whatever_dies_second_half() {
     campaign(1);
+}
+
+#[test]
+fn what_was_lost_once_is_whole_now() {
+    crate::silence_injected_panics();
+    LOST_ONCE.into_iter().for_each(run::run);
 }

@@ -1,14 +1,20 @@
 //! Frames that can't be read, from a source that sends them again after every reconnect.
 //! Holds invariant 5.1.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use futures_util::SinkExt;
 use sqlx::Executor;
 use test_support::recorded_frames::frames;
 use test_support::running_worker::{config, undisturbed};
-use test_support::scripted_server::{Request, behind};
-use test_support::tables::assert_same_tables;
+use test_support::scripted_server::{Request, Server, behind};
+use test_support::tables::{Database, assert_same_tables};
+use test_support::waiting::eventually;
+use tokio::time::sleep;
+use tokio_tungstenite::tungstenite::Message;
 
-use super::{SOME, Survived, survive};
+use super::{SOME, Survived, survive, worker_at};
 
 /// The length of each frame that could not be decoded, and the error.
 const LETTERS: &str = "SELECT length(raw) || ' bytes: ' || error FROM dead_letters \
@@ -49,6 +55,29 @@ async fn a_bad_frame_that_comes_after_every_reconnect_is_one_dead_letter_and_no_
     // once.
     let behind_that = before.map(|before| before + 1);
     assert_eq!((again, still), (behind_that, behind_that));
+}
+
+/// Holds invariant 6: that nothing is ingested is seen.
+#[tokio::test]
+async fn a_source_of_which_nothing_can_be_read_makes_the_worker_not_ready() {
+    let server = Server::start(async |request: Request| {
+        let mut socket = request.upgrade().await;
+        while socket.send(Message::binary(&b"no frame"[..])).await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let database = Database::new();
+    let worker = worker_at(&server, config(), &database).await;
+    eventually("a reason", || {
+        let reasons = worker.readiness().reasons;
+        reasons.iter().any(|reason| {
+            reason.message.contains("not been readable") && reason.message.contains("at byte 0")
+        })
+    })
+    .await;
+    worker.drain().await;
+    assert_eq!(server.cursors().len(), 1);
 }
 
 #[tokio::test]

@@ -1,62 +1,44 @@
 //! `#account` and `#identity`, and the retired messages that they replace.
 
-use serde::Deserialize;
-
 use super::Fault;
 use crate::atproto::datetime::parse_datetime;
 use crate::atproto::event::{Account, Identity};
+use crate::atproto::payload::{About, AccountPayload, IdentityPayload};
 use crate::atproto::syntax::Did;
 
 pub(super) fn decode_account(payload: &[u8]) -> Result<Account, Fault> {
-    #[derive(Deserialize)]
-    struct Payload<'a> {
-        seq: u64,
-        did: &'a str,
-        time: &'a str,
-        active: bool,
-        status: Option<String>,
-    }
-    let payload: Payload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
+    let AccountPayload {
+        about,
+        active,
+        status,
+    } = AccountPayload::read(payload)?;
     Ok(Account {
-        seq: payload.seq,
-        did: Did::parse(payload.did)?,
-        time: parse_datetime(payload.time)?,
-        active: payload.active,
-        status: payload.status,
+        seq: about.seq,
+        did: Did::parse(about.did)?,
+        time: parse_datetime(about.time)?,
+        active,
+        status: status.map(str::to_owned),
     })
 }
 
 /// Decodes `#identity` and the retired `#handle`, which has the same fields.
 pub(super) fn decode_identity(payload: &[u8]) -> Result<Identity, Fault> {
-    #[derive(Deserialize)]
-    struct Payload<'a> {
-        seq: u64,
-        did: &'a str,
-        time: &'a str,
-        handle: Option<String>,
-    }
-    let payload: Payload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
+    let IdentityPayload { about, handle } = IdentityPayload::read(payload)?;
     Ok(Identity {
-        seq: payload.seq,
-        did: Did::parse(payload.did)?,
-        time: parse_datetime(payload.time)?,
-        handle: payload.handle,
+        seq: about.seq,
+        did: Did::parse(about.did)?,
+        time: parse_datetime(about.time)?,
+        handle: handle.map(str::to_owned),
     })
 }
 
 /// Decodes the retired `#tombstone`: the account is deleted.
 pub(super) fn decode_tombstone(payload: &[u8]) -> Result<Account, Fault> {
-    #[derive(Deserialize)]
-    struct Payload<'a> {
-        seq: u64,
-        did: &'a str,
-        time: &'a str,
-    }
-    let payload: Payload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
+    let about = About::read(payload)?;
     Ok(Account {
-        seq: payload.seq,
-        did: Did::parse(payload.did)?,
-        time: parse_datetime(payload.time)?,
+        seq: about.seq,
+        did: Did::parse(about.did)?,
+        time: parse_datetime(about.time)?,
         active: false,
         status: Some("deleted".to_owned()),
     })

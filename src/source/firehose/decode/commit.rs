@@ -53,7 +53,7 @@ enum RecordError {
 
 /// Decodes a commit without the evidence to verify it.
 pub(super) fn decode(payload: &[u8], interest: &Interest) -> Result<Commit, Fault> {
-    let payload: CommitPayload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
+    let payload = CommitPayload::read(payload)?;
     at_most("commit", payload.ops.len(), MAX_OPS, "operations")?;
     at_most(
         "commit",
@@ -73,7 +73,7 @@ pub(super) fn decode_with_evidence(
     payload: &[u8],
     interest: &Interest,
 ) -> Result<(Commit, CommitEvidence), Fault> {
-    let payload: CommitPayload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
+    let payload = CommitPayload::read(payload)?;
     let evidence = CommitEvidence::of_payload(&payload)?;
     let ops = last_wanted_ops(&payload.ops, interest);
     let commit = commit(&payload, &ops, &evidence.blocks, Ok(evidence.commit.data))?;
@@ -110,19 +110,14 @@ fn commit(
 }
 
 pub(super) fn decode_sync(payload: &[u8]) -> Result<Sync, Fault> {
-    let payload: SyncPayload<'_> = serde_ipld_dagcbor::from_slice(payload)?;
-    at_most(
-        "sync",
-        payload.blocks.len(),
-        MAX_SYNC_BLOCKS,
-        "bytes of blocks",
-    )?;
+    let SyncPayload { about, rev, blocks } = SyncPayload::read(payload)?;
+    at_most("sync", blocks.len(), MAX_SYNC_BLOCKS, "bytes of blocks")?;
     Ok(Sync {
-        seq: payload.seq,
-        did: Did::parse(payload.did)?,
-        rev: Tid::parse(payload.rev)?,
-        time: parse_datetime(payload.time)?,
-        blocks: Bytes::copy_from_slice(payload.blocks),
+        seq: about.seq,
+        did: Did::parse(about.did)?,
+        rev: Tid::parse(rev)?,
+        time: parse_datetime(about.time)?,
+        blocks: Bytes::copy_from_slice(blocks),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use crate::atproto::car::CarError;
+use crate::atproto::payload::PayloadError;
 use crate::atproto::skim::{Kind, SkimFault};
 use crate::atproto::syntax::SyntaxError;
 use crate::atproto::verify::VerifyError;
@@ -34,7 +35,7 @@ pub enum Fault {
     #[error(transparent)]
     Car(#[from] CarError),
     #[error("payload: {0}")]
-    Payload(#[from] serde_ipld_dagcbor::DecodeError<Infallible>),
+    Payload(#[from] PayloadError),
     #[error(transparent)]
     Proof(#[from] VerifyError),
     #[error("seq {0} is not within 1..2^53")]

@@ -5,15 +5,16 @@ mod account;
 mod commit;
 mod error;
 #[cfg(test)]
+mod key_order;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 pub(crate) mod sample;
 
-use serde::Deserialize;
-
 pub use error::{CommitFault, DecodeError, Fault};
 
 use crate::atproto::event::{Event, Info};
+use crate::atproto::payload::InfoPayload;
 use crate::atproto::signed_commit::SignedCommit;
 use crate::atproto::skim::{Envelope, Kind, SEQS, Skim, SkimFault, skim};
 use crate::atproto::verify::{CommitEvidence, SyncEvidence};
@@ -150,28 +151,44 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
 pub enum Peek<'a> {
     /// [`decode`] would return [`Content::Unwanted`].
     Unwanted(RawPosition<'a>),
-    /// Any other frame, also one that cannot be read.
-    Kept {
-        /// Only if it is in the valid range.
-        seq: Option<u64>,
-        /// The repository of a commit.
-        repo: Option<&'a str>,
-    },
+    /// Any other frame with a place in the stream, or a frame about the connection (`#info`, an
+    /// error).
+    Kept { seq: Option<u64>, about: About<'a> },
+    /// A frame without a place in the stream: it cannot be read, or has no valid seq.
+    Unplaced,
+}
+
+/// What a kept frame is about, as far as it matters for the following frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About<'a> {
+    /// A commit of this repository.
+    Commit(&'a str),
+    /// The status of this account.
+    Status(&'a str),
+    Other,
 }
 
 /// Reads as little of a frame as is necessary to decide whether it is wanted.
 pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
-    let kept = |seq: Option<u64>, repo| Peek::Kept {
-        seq: seq.filter(|seq| SEQS.contains(seq)),
-        repo,
+    const ABOUT_THE_CONNECTION: Peek<'_> = Peek::Kept {
+        seq: None,
+        about: About::Other,
+    };
+    let kept = |seq: Option<u64>, about| match seq {
+        Some(seq) if SEQS.contains(&seq) => Peek::Kept {
+            seq: Some(seq),
+            about,
+        },
+        _ => Peek::Unplaced,
     };
     let envelope = match skim(frame) {
         Ok(Skim::Message(envelope)) => envelope,
-        Ok(Skim::Unknown(unknown)) => return kept(unknown.seq, None),
-        Ok(Skim::Error { .. }) | Err(_) => return kept(None, None),
+        Ok(Skim::Unknown(unknown)) => return kept(unknown.seq, About::Other),
+        Ok(Skim::Error { .. }) => return ABOUT_THE_CONNECTION,
+        Err(_) => return Peek::Unplaced,
     };
     match (envelope.kind, envelope.seq, envelope.did) {
-        (Kind::Info, ..) => kept(None, None),
+        (Kind::Info, ..) => ABOUT_THE_CONNECTION,
         (Kind::Commit, Some(seq), Some(repo))
             if frame.len() <= MAX_FRAME
                 && SEQS.contains(&seq)
@@ -182,8 +199,9 @@ pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
                 time: envelope.time,
             })
         }
-        (Kind::Commit, seq, repo) => kept(seq, repo),
-        (_, seq, _) => kept(seq, None),
+        (Kind::Commit, seq, Some(repo)) => kept(seq, About::Commit(repo)),
+        (Kind::Account, seq, Some(did)) => kept(seq, About::Status(did)),
+        (_, seq, _) => kept(seq, About::Other),
     }
 }
 
@@ -243,13 +261,11 @@ fn check_seq(envelope: &Envelope<'_>) -> Result<(), Fault> {
 }
 
 fn decode_info(payload: &[u8]) -> Result<Info, Fault> {
-    #[derive(Deserialize)]
-    struct Payload {
-        name: String,
-        message: Option<String>,
-    }
-    let Payload { name, message } = serde_ipld_dagcbor::from_slice(payload)?;
-    Ok(Info { name, message })
+    let payload = InfoPayload::read(payload)?;
+    Ok(Info {
+        name: payload.name.to_owned(),
+        message: payload.message.map(str::to_owned),
+    })
 }
 
 fn at_most(
@@ -379,6 +395,21 @@ mod tests {
                 status: Some("deleted".to_owned()),
             })
         );
+    }
+
+    /// A message of one kind may have a field that another kind gives a type.
+    #[test]
+    fn a_field_counts_only_in_the_kind_that_has_it() {
+        let identity = frame(
+            "#identity",
+            &ipld!({ "seq": 9, "did": DID, "time": TIME, "active": 1, "status": [] }),
+        );
+        assert!(matches!(event(&identity), Event::Identity(_)));
+        let tombstone = frame(
+            "#tombstone",
+            &ipld!({ "seq": 9, "did": DID, "time": TIME, "handle": 7, "active": "no" }),
+        );
+        assert!(matches!(event(&tombstone), Event::Account(_)));
     }
 
     #[test]

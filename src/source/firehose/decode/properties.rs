@@ -67,7 +67,7 @@ fn wanted_commit() -> Vec<u8> {
         .bytes()
 }
 
-fn any_value() -> impl Strategy<Value = Ipld> {
+pub(super) fn any_value() -> impl Strategy<Value = Ipld> {
     let leaf = prop_oneof![
         Just(Ipld::Null),
         any::<bool>().prop_map(Ipld::Bool),
@@ -271,7 +271,7 @@ proptest! {
         let owned = |raw: RawPosition<'_>| (raw.seq, raw.time.map(str::to_owned));
         let skipped = match peek(&frame, &interest) {
             Peek::Unwanted(position) => Some(position),
-            Peek::Kept { .. } => None,
+            Peek::Kept { .. } | Peek::Unplaced => None,
         };
         prop_assert_eq!(
             skipped.map(owned),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use simulated_network::network::Network;
 use simulated_network::record::to_ipld;
 
@@ -16,7 +16,7 @@ use crate::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::atproto::verify::Level;
 use crate::lexicon::Schemas;
-use crate::model::Resynced;
+use crate::model::{Resynced, SourceId};
 use crate::source::firehose::decode::{Content, Evidence, decode};
 use crate::source::interest::Interest;
 use crate::source::process::records::Rules;
@@ -167,6 +167,8 @@ impl Follower {
             time: position.time.unwrap(),
             predecessor,
             wants_history: false,
+            has_wanted_ops: true,
+            begins_empty: false,
             frame: frame.clone(),
         });
         vec![Effect::Commit(Box::new(CommitEffect { chain, records }))]
@@ -315,7 +317,7 @@ impl Follower {
         };
         let records = self.rules.records_of(&commit, Some(Level::Chain));
         let part = SnapshotPart {
-            source: &source(),
+            source: &SourceId::new("https://host.example/"),
             did: &did,
             effects: &[Effect::records(records)],
             confirmed: &confirmed,
@@ -342,18 +344,13 @@ impl Follower {
             .note(did.as_str(), RepoEvent::EndResync(&resync));
     }
 
-    /// The time of a snapshot: later than the account's removal, and than the event that made it
-    /// active.
+    /// The time of a snapshot: not before the event that made the account active.
     fn as_of(&self, did: &Did, rev: &Tid) -> Timestamp {
         let time = |text: &str| text.parse::<Timestamp>().unwrap();
         let account = self.tables.accounts.get(did.as_str());
         let status = account.and_then(|account| account.as_of.as_ref());
-        let removal = account.and_then(|account| account.removed_at.as_deref());
-        let after_removal = removal.map(|removed_at| time(removed_at) + MILLISECOND);
-        [status.map(|as_of| time(&as_of.time)), after_removal]
-            .into_iter()
-            .flatten()
-            .fold(rev.timestamp(), Timestamp::max)
+        let status_as_of = status.map(|as_of| time(&as_of.time));
+        status_as_of.map_or(rev.timestamp(), |time| time.max(rev.timestamp()))
     }
 
     /// The repositories that are in this state.
@@ -362,8 +359,6 @@ impl Follower {
         repos.filter(|repo| repo.state == state).count()
     }
 }
-
-const MILLISECOND: SignedDuration = SignedDuration::from_millis(1);
 
 /// The operation that makes a row equal to the repository; without a record it is a deletion.
 fn op(path: &str, found: Option<&simulated_network::oracle::Record>) -> RecordOp {

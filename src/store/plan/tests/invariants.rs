@@ -11,7 +11,7 @@ use proptest::sample::Index;
 use super::tables::Tables;
 use crate::atproto::car::address_of;
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
-use crate::model::{Gap, GapCause, Validity};
+use crate::model::{Gap, GapCause, Judgement, Validity};
 use crate::store::plan::effect::{
     AccountChange, ChainUpdate, CommitEffect, Effect, IdentityChange, Predecessor, Recheck,
     RecordChange, RecordDelete, RecordUpsert, RecordVersion,
@@ -58,6 +58,7 @@ fn put(name: usize, rkey: &str, n: u8) -> RecordChange {
         json: "{}".to_owned(),
         cbor: Bytes::new(),
         validity: Validity::Valid,
+        judgement: Judgement::of(["valid"]),
         projection: None,
     }))
 }
@@ -76,6 +77,8 @@ fn commit(name: usize, n: u8, predecessor: Predecessor, records: Vec<RecordChang
         time: second(n),
         predecessor,
         wants_history: false,
+        has_wanted_ops: true,
+        begins_empty: false,
         frame: Bytes::from(format!("{name} {n}")),
     });
     Effect::Commit(Box::new(CommitEffect { chain, records }))
@@ -115,6 +118,7 @@ fn effect() -> impl Strategy<Value = Effect> {
                 active: status.is_none(),
                 status: status.map(str::to_owned),
                 is_unconfirmed,
+                wants_history: false,
                 seq: u64::from(n),
                 time: second(n),
             })
@@ -317,7 +321,7 @@ proptest! {
             for (uri, record) in &tables.records {
                 let Some(known) = before.records.get(uri) else { continue };
                 let is_removed = tables.accounts.get(&record.did)
-                    .is_some_and(|account| account.removed_at.is_some());
+                    .is_some_and(|account| account.removed.is_some());
                 prop_assert!(is_removed || record.rev >= known.rev, "{}", uri);
                 if record.rev == known.rev {
                     prop_assert_eq!(&record.cid, &known.cid);
@@ -335,7 +339,7 @@ proptest! {
             for (did, repo) in &tables.repos {
                 let Some(known) = before.repos.get(did) else { continue };
                 let is_removed = tables.accounts.get(did)
-                    .is_some_and(|account| account.removed_at.is_some());
+                    .is_some_and(|account| account.removed.is_some());
                 // If the chain was never checked, it may begin at a lower rev.
                 let is_unverified = known.state == RepoState::UnverifiedChain;
                 prop_assert!(is_removed || is_unverified || repo.rev >= known.rev, "{}", did);
@@ -354,7 +358,7 @@ proptest! {
         tables.apply(&batch);
         let is_removed = |name: &str| {
             let account = tables.accounts.get(name);
-            account.is_some_and(|account| account.removed_at.is_some())
+            account.is_some_and(|account| account.removed.is_some())
         };
         let is_in_chain = |name: &str, rev: &str| batch.iter().any(|effect| matches!(
             effect,

@@ -7,13 +7,15 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::atproto::syntax::Did;
-use crate::model::SourceId;
+use crate::atproto::verify::Level;
+use crate::model::{Judgement, SourceId};
 use crate::store::datetime::sortable;
-use crate::store::plan::effect::Effect;
+use crate::store::plan::effect::{Effect, RecordChange};
+use crate::store::plan::order::Order;
 use crate::store::plan::{
-    AccountRow, ChangeSet, Contents, Fingerprint, GapRow, HeldRecord, Needs, ParkedCommit,
-    ParkedNeeds, ParkedView, RecordWrite, RepoChange, RepoEvent, RepoRow, Task, View, Written,
-    plan,
+    AccountRow, ChangeSet, Contents, Fingerprint, GapRow, HeldRecord, Moment, Needs, ParkedCommit,
+    ParkedNeeds, ParkedView, RecordRow, RecordWrite, Removal, RepoChange, RepoEvent, RepoRow, Task,
+    View, Written, plan,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,8 @@ pub(super) struct Tables {
     pub(super) parked: BTreeMap<i64, Parked>,
     pub(super) dead_letters: BTreeSet<Fingerprint>,
     gaps: Vec<GapRow>,
+    /// The durable cursor of the source.
+    cursor: u64,
     last_id: i64,
 }
 
@@ -32,10 +36,13 @@ pub(super) struct Tables {
 pub(super) struct Record {
     pub(super) did: String,
     pub(super) rev: String,
+    source: String,
+    seq: u64,
     time: String,
     /// `None` is a tombstone.
     pub(super) cid: Option<String>,
-    is_chain_verified: bool,
+    judged: Option<(String, Judgement)>,
+    verified: Option<Level>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -64,10 +71,32 @@ pub(super) fn source() -> SourceId {
     SourceId::new("wss://relay.example/")
 }
 
+/// The seqs of the events that an effect comes from.
+fn seqs_of(effect: &Effect) -> Vec<u64> {
+    match effect {
+        Effect::Account(change) => vec![change.seq],
+        Effect::Identity(change) => vec![change.seq],
+        Effect::Commit(commit) => {
+            let records = commit.records.iter().filter_map(RecordChange::version);
+            let chain = commit.chain.as_ref().map(|chain| chain.seq);
+            records.map(|version| version.seq).chain(chain).collect()
+        }
+        Effect::DeadLetter(_) | Effect::Gap(_) | Effect::Recheck(_) => Vec::new(),
+    }
+}
+
 impl Tables {
     pub(super) fn apply(&mut self, effects: &[Effect]) -> Written {
         let source = &source();
-        self.perform(&Task::Batch { source, effects })
+        let seqs = effects.iter().flat_map(seqs_of);
+        let through = seqs.max().unwrap_or_default().max(self.cursor);
+        let written = self.perform(&Task::Batch {
+            source,
+            effects,
+            through: Some(through),
+        });
+        self.cursor = through;
+        written
     }
 
     pub(super) fn note(&mut self, did: &str, event: RepoEvent<'_>) {
@@ -80,10 +109,11 @@ impl Tables {
     }
 
     fn perform(&mut self, task: &Task<'_>) -> Written {
-        let now = Timestamp::UNIX_EPOCH;
+        // Later than the times and revs of all tests.
+        let moment = Moment::at(Timestamp::from_second(4_000_000_000).unwrap());
         let mut view = self.view(&Needs::of(task));
         let changes = loop {
-            match plan(&view, task, now) {
+            match plan(&view, task, moment) {
                 Ok(changes) => break changes,
                 Err(needs) => {
                     assert!(
@@ -95,7 +125,7 @@ impl Tables {
             }
         };
         let written = changes.written;
-        self.write(&changes);
+        self.write(&changes, moment);
         written
     }
 
@@ -120,7 +150,7 @@ impl Tables {
     fn view(&self, needs: &Needs<'_>) -> View {
         let mut view = View::default();
         for (did, account) in &self.accounts {
-            let is_guard = account.removed_at.is_some() || !account.is_active;
+            let is_guard = account.removed.is_some() || !account.is_active;
             let did_is_in = |dids: &BTreeSet<&str>| dids.contains(did.as_str());
             if did_is_in(&needs.accounts) || (did_is_in(&needs.guards) && is_guard) {
                 view.accounts.insert(did.clone(), account.clone());
@@ -135,12 +165,17 @@ impl Tables {
             if let Some(record) = self.records.get(uri) {
                 let held = HeldRecord {
                     rev: record.rev.clone(),
+                    cid: record.judged.as_ref().map(|(cid, _)| cid.clone()),
+                    judgement: record.judged.as_ref().map(|(_, judgement)| *judgement),
+                    verified: record.verified,
+                    source: record.source.clone(),
+                    seq: record.seq,
                     time: record.time.clone(),
-                    is_chain_verified: record.is_chain_verified,
                 };
                 view.records.insert(uri.clone(), held);
             }
         }
+        view.cursor = needs.source.map(|_| self.cursor);
         view.is_behind_gap = self
             .gaps
             .iter()
@@ -181,20 +216,40 @@ impl Tables {
         view
     }
 
-    fn write(&mut self, changes: &ChangeSet<'_>) {
+    fn write(&mut self, changes: &ChangeSet<'_>, moment: Moment) {
         for (did, account) in &changes.accounts {
             self.accounts.insert((*did).to_owned(), account.clone());
         }
-        for (did, removed_at) in &changes.removals {
-            self.records
-                .retain(|_, record| record.did != *did || record.time > *removed_at);
+        let order = Order {
+            source: None,
+            cursor: changes.followed,
+            through: None,
+            is_restarted: false,
+            moment,
+        };
+        for (did, removal) in &changes.removals {
+            let removed = self.accounts[*did].removed.clone().unwrap();
+            self.records.retain(|_, record| {
+                let row = (
+                    Some(record.source.as_str()),
+                    Some(record.seq),
+                    record.time.as_str(),
+                );
+                let is_removed = match removal {
+                    Removal::Everything => true,
+                    Removal::BeforeEvent => !order.survives(row, &removed),
+                };
+                record.did != *did || !is_removed
+            });
             self.parked.retain(|_, parked| parked.did != *did);
         }
         for uri in &changes.confirmed {
-            self.records.get_mut(uri).unwrap().is_chain_verified = true;
+            self.records.get_mut(uri).unwrap().verified = Some(Level::Chain);
         }
         for (uri, record) in &changes.records {
-            self.records.insert(uri.clone(), Record::of(*record));
+            let source = changes.source.unwrap();
+            self.records
+                .insert(uri.clone(), Record::of(*record, source));
         }
         for (did, repo) in &changes.repos {
             self.repos.insert((*did).to_owned(), repo.clone());
@@ -231,19 +286,21 @@ impl Tables {
 }
 
 impl Record {
-    fn of(record: RecordWrite<'_>) -> Self {
-        let version = record.version();
+    fn of(row: RecordRow<'_>, source: &SourceId) -> Self {
+        let version = row.write.version();
+        let judged = row.write.judged();
         Self {
             did: version.did.to_string(),
             rev: version.rev.to_string(),
+            source: source.as_str().to_owned(),
+            seq: version.seq,
             time: sortable(version.time),
-            cid: match record {
-                RecordWrite::Delete(_) => None,
+            cid: match row.write {
+                RecordWrite::Delete(_) | RecordWrite::Refuse(_) => None,
                 RecordWrite::Upsert(upsert) => Some(upsert.cid.to_string()),
             },
-            is_chain_verified: version
-                .verified
-                .is_some_and(|level| level.as_str() == "chain"),
+            judged: judged.map(|(cid, judgement)| (cid.to_string(), judgement)),
+            verified: row.verified,
         }
     }
 }
