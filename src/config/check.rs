@@ -50,6 +50,12 @@ fn check_limits(config: &Config, found: &mut Vec<Contradiction>) {
             36_500,
         ),
         (
+            "gap_retention_days",
+            config.gap_retention_days.into(),
+            1,
+            36_500,
+        ),
+        (
             "request_retention_days",
             config.request_retention_days.into(),
             1,
@@ -264,6 +270,7 @@ mod tests {
             ("connect_timeout_ms", "0"),
             ("dead_letter_retention_days", "0"),
             ("decoders", "0"),
+            ("gap_retention_days", "0"),
             ("index_batch", "1001"),
             ("index_retries", "101"),
             ("memory_budget", "'7MiB'"),

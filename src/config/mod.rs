@@ -84,6 +84,7 @@ pub struct Config {
     pub database_url: String,
     pub request_retention_days: u32,
     pub dead_letter_retention_days: u32,
+    pub gap_retention_days: u32,
 
     pub listen: SocketAddr,
     pub log_format: LogFormat,

@@ -67,6 +67,9 @@ pub struct Settings {
     /// Age in days at which a dead letter is deleted
     #[arg(long, value_name = "DAYS")]
     pub dead_letter_retention_days: Option<u32>,
+    /// Days after which a gap that was closed is deleted
+    #[arg(long, value_name = "DAYS")]
+    pub gap_retention_days: Option<u32>,
 
     /// Address and port for /metrics, /healthz, /readyz and /status
     #[arg(long, value_name = "ADDRESS:PORT")]

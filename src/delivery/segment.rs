@@ -11,9 +11,16 @@ pub enum Segment {
     /// A frame that may be wanted, or that could not be read.
     Frame(Bytes),
     Skipped(SkippedRun),
-    /// The segments after this one arrived on a new connection. The source was asked to begin it
-    /// with the last event before.
-    ReconnectMarker,
+    /// The segments after this one arrived on a new connection.
+    ReconnectMarker(Requested),
+}
+
+/// What the source was asked to begin a new connection with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requested {
+    pub seq: u64,
+    /// The event with this seq is the first one. Otherwise the connection begins after it.
+    pub is_inclusive: bool,
 }
 
 /// A run of unwanted frames with ascending seqs.
@@ -58,7 +65,7 @@ impl Segment {
         size_of::<Self>()
             + match self {
                 Self::Frame(frame) => frame.len(),
-                Self::Skipped(_) | Self::ReconnectMarker => 0,
+                Self::Skipped(_) | Self::ReconnectMarker(_) => 0,
             }
     }
 
@@ -67,7 +74,7 @@ impl Segment {
         match self {
             Self::Frame(_) => 1,
             Self::Skipped(run) => run.events,
-            Self::ReconnectMarker => 0,
+            Self::ReconnectMarker(_) => 0,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use tower_service::Service;
 use url::{Host, Url};
 
 use crate::net::address::Reach;
+use crate::net::host_clocks::{HostClocks, parse_date};
 use crate::net::redirect::{RedirectError, Route};
 use crate::net::{retry_after, tls};
 
@@ -56,6 +58,7 @@ pub enum NamedBy {
 pub struct Fetcher {
     operators: Connections,
     outsiders: Connections,
+    clocks: Arc<HostClocks>,
 }
 
 /// No answer, or no usable answer.
@@ -128,7 +131,13 @@ impl Fetcher {
         Self {
             operators: Connections::new(Reach::Anywhere, tls.clone(), IDLE_TO_OPERATORS),
             outsiders: Connections::new(reach, tls, IDLE_TO_OUTSIDERS),
+            clocks: Arc::default(),
         }
+    }
+
+    /// What the servers that it has asked say about our clock.
+    pub fn clocks(&self) -> Arc<HostClocks> {
+        self.clocks.clone()
     }
 
     /// The whole body at `url`, within `deadline` and with at most `limit` bytes.
@@ -184,6 +193,9 @@ impl Fetcher {
         let mut at = url.clone();
         loop {
             let response = connections.ask(&at).await?;
+            if let (Some(date), Some(server)) = (date(&response), at.host_str()) {
+                self.clocks.note(server, date, Timestamp::now());
+            }
             match text(&response, header::LOCATION) {
                 Some(location) if is_redirect(response.status()) => {
                     at = route.follow(&at, location)?;
@@ -205,9 +217,15 @@ pub(crate) async fn read_whole(body: Incoming, limit: usize) -> Result<Bytes, Fe
     }
 }
 
-/// The server's `Retry-After`, capped.
+/// The server's `Retry-After`, capped. If it is a date, it is one of the server's clock.
 pub(crate) fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
-    retry_after::parse(text(response, header::RETRY_AFTER)?, Timestamp::now())
+    let now = date(response).unwrap_or_else(Timestamp::now);
+    retry_after::parse(text(response, header::RETRY_AFTER)?, now)
+}
+
+/// The time at which the server answered, by its own clock.
+fn date(response: &Response<Incoming>) -> Option<Timestamp> {
+    parse_date(text(response, header::DATE)?)
 }
 
 fn is_redirect(status: StatusCode) -> bool {

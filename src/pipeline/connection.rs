@@ -15,7 +15,8 @@ use super::cursor::CursorMessage;
 use crate::actor::{ActorContext, Arguments};
 use crate::atproto::skim::{Skim, skim};
 use crate::delivery::backoff::Backoff;
-use crate::delivery::segment::Segment;
+use crate::delivery::segment::{Requested, Segment};
+use crate::delivery::sequence::ResumePoint;
 use crate::model::SourceId;
 use crate::source::error::{ConnectError, RetryAdvice};
 use crate::source::firehose::prefilter::Prefilter;
@@ -45,9 +46,10 @@ pub struct ConnectionActorState {
     silence: SilenceDetector,
     limits: BatchLimits,
     connection: Option<Box<dyn Frames>>,
-    /// Whether the connection was asked to begin with the last event of the previous one, and has
-    /// not delivered anything yet.
-    is_after_reconnect: bool,
+    /// What the connection was asked to begin with, if it has not delivered anything yet.
+    requested: Option<Requested>,
+    /// Where the next connection resumes.
+    resume: ResumePoint,
     /// The newest seq that was received before this connection.
     resumed_at: u64,
 }
@@ -94,7 +96,8 @@ impl Actor for ConnectionActor {
             silence: SilenceDetector::try_new(silence, Instant::now())?,
             limits: options.batch,
             connection: None,
-            is_after_reconnect: false,
+            requested: None,
+            resume: ResumePoint::default(),
             resumed_at: 0,
             context,
         })
@@ -163,7 +166,14 @@ impl ConnectionActorState {
         self.silence.wait_from(now);
         self.context.note_connected(now);
         self.connection = Some(connection);
-        self.is_after_reconnect = matches!(resume, Resume::With(_));
+        self.requested = match resume {
+            Resume::After(seq) | Resume::With(seq) => Some(Requested {
+                seq,
+                is_inclusive: resume.is_inclusive(),
+            }),
+            Resume::Live | Resume::Oldest => None,
+        };
+        self.resume = ResumePoint::new(self.requested.map_or(0, |requested| requested.seq));
         self.resumed_at = self.context.ledger.received();
         self.show(ConnectionState::Connected {
             since: Timestamp::now(),
@@ -182,9 +192,10 @@ impl ConnectionActorState {
                 .record(waited_from.elapsed());
             self.silence.wait_from(Instant::now());
         }
-        let mut prefilter = Prefilter::new(self.context.interest.current(), self.limits);
-        if self.is_after_reconnect {
-            prefilter = prefilter.after_reconnect();
+        let mut prefilter =
+            Prefilter::new(self.context.interest.current(), self.limits).resuming_at(self.resume);
+        if let Some(requested) = self.requested {
+            prefilter = prefilter.after_reconnect(requested);
         }
         let linger = self.context.options.batch_wait;
         let reading = connection.read_batch(linger, &mut prefilter);
@@ -213,9 +224,11 @@ impl ConnectionActorState {
         if prefilter.is_empty() {
             return Ok(());
         }
-        self.is_after_reconnect = false;
+        self.requested = None;
         let error = prefilter.last_frame().and_then(error_frame);
-        let last_seq = prefilter.last_seq();
+        let resume = prefilter.resume_point();
+        self.resume = resume.unwrap_or(self.resume);
+        let last_seq = resume.map(|resume| resume.seq());
         // The last event of the previous connection does not prove that the source sends new ones.
         // A frame that cannot be read proves that it sends.
         let is_another = last_seq.is_some_and(|seq| seq != self.context.ledger.received());

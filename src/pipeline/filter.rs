@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
 
 use super::Context;
 use super::cursor::CursorMessage;
@@ -14,7 +15,7 @@ use super::messages::{DecodedBatch, DecodedItem};
 use crate::actor::{ActorContext, Arguments};
 use crate::delivery::ledger::EpochStart;
 use crate::delivery::reorder::Reorder;
-use crate::delivery::sequence::{Observation, SequenceGuard};
+use crate::delivery::sequence::{Account, Observation, Seen, SequenceGuard};
 use crate::model::Position;
 use crate::pipeline::accumulator::{CommitPoint, IndexWork};
 use crate::source::interest::Interest;
@@ -106,7 +107,16 @@ impl FilterState {
     fn pass_on(&mut self, mut batch: DecodedBatch) {
         batch.lease.start();
         let events = batch.events;
-        let mut work = EffectsOf::new(&self.context, &self.interest, &mut self.guard);
+        let mut work = EffectsOf {
+            context: &self.context,
+            interest: &self.interest,
+            guard: &mut self.guard,
+            effects: Vec::new(),
+            commit_points: Vec::new(),
+            kept: 0,
+            sequence_restarted: false,
+            received_at: batch.received_at,
+        };
         for item in batch.items.drain(..) {
             work.add(item);
         }
@@ -174,24 +184,13 @@ struct EffectsOf<'a> {
     /// Events that have effects.
     kept: u64,
     sequence_restarted: bool,
+    received_at: Instant,
 }
 
-impl<'a> EffectsOf<'a> {
-    fn new(context: &'a Context, interest: &'a Interest, guard: &'a mut SequenceGuard) -> Self {
-        Self {
-            context,
-            interest,
-            guard,
-            effects: Vec::new(),
-            commit_points: Vec::new(),
-            kept: 0,
-            sequence_restarted: false,
-        }
-    }
-
+impl EffectsOf<'_> {
     fn add(&mut self, item: DecodedItem) {
         match item {
-            DecodedItem::At(position) => {
+            DecodedItem::At(position, account) => {
                 if position.seq <= self.guard.position().seq && !self.guard.is_proof(position) {
                     // A replay after a reconnect, or a server that repeats events.
                     self.context
@@ -199,16 +198,29 @@ impl<'a> EffectsOf<'a> {
                         .seq_anomalies("regression")
                         .increment(1);
                 }
-                self.observe(position);
+                self.observe(Seen {
+                    is_next: true,
+                    account,
+                    ..self.seen(position)
+                });
             }
-            DecodedItem::Reached(position) => self.observe(position),
-            DecodedItem::ReconnectMarker => self.guard.note_reconnect(),
-            DecodedItem::DeadLetter(letter) => self.effects.push(Effect::DeadLetter(letter)),
+            DecodedItem::Reached(position) => self.observe(self.seen(position)),
+            DecodedItem::ReconnectMarker(requested) => self.guard.note_reconnect(requested),
+            DecodedItem::DeadLetter(letter) => {
+                if let Some(seq) = letter.seq {
+                    self.guard.note_unreadable(seq);
+                }
+                self.effects.push(Effect::DeadLetter(letter));
+            }
             DecodedItem::Recheck(recheck) => self.effects.push(Effect::Recheck(recheck)),
             DecodedItem::OutdatedCursor => self.guard.note_outdated_cursor(),
             DecodedItem::Work(work) => {
                 if let Some(position) = work.position {
-                    self.observe(position);
+                    let did = work.effects.iter().find_map(Effect::did);
+                    self.observe(Seen {
+                        account: did.map(Account::of),
+                        ..self.seen(position)
+                    });
                 }
                 let mut effects = work.effects;
                 self.interest.retain_wanted(&mut effects);
@@ -225,22 +237,37 @@ impl<'a> EffectsOf<'a> {
     /// Also adds a gap whose end is not known yet, because the process may die before it is.
     fn finish(&mut self, last: Option<Position>) {
         if let Some(last) = last {
-            self.observe(last);
+            self.observe(self.seen(last));
         }
         self.effects
             .extend(self.guard.unfinished_gap().map(Effect::Gap));
     }
 
-    fn observe(&mut self, position: Position) {
-        let gap = self.gap_at(position);
+    fn seen(&self, position: Position) -> Seen {
+        Seen {
+            position,
+            account: None,
+            is_next: false,
+            at: self.received_at,
+        }
+    }
+
+    fn observe(&mut self, seen: Seen) {
+        let gap = self.gap_at(seen);
         self.effects.extend(gap);
     }
 
-    /// Shows `position` to the guard. Returns the gap before it, if there is one.
-    fn gap_at(&mut self, position: Position) -> Option<Effect> {
-        let gap = match self.guard.observe(position) {
+    /// Shows an event to the guard. Returns the gap before it, if there is one.
+    fn gap_at(&mut self, seen: Seen) -> Option<Effect> {
+        let latest_credible = self.context.processor.clock.latest_credible();
+        let gap = match self.guard.observe(seen, latest_credible) {
             Observation::Advance { gap } => gap?,
+            Observation::Leap => {
+                self.context.metrics.seq_anomalies("leap").increment(1);
+                return None;
+            }
             Observation::Replay => return None,
+            Observation::Joined { void } => return Some(Effect::Gap(void)),
             Observation::Restart { gap } => {
                 self.sequence_restarted = true;
                 gap

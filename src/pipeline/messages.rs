@@ -6,6 +6,8 @@ use tokio::time::Instant;
 
 use crate::delivery::budget::Charge;
 use crate::delivery::ledger::Lease;
+use crate::delivery::segment::Requested;
+use crate::delivery::sequence::Account;
 use crate::model::{DeadLetter, Position};
 use crate::store::plan::effect::{Effect, Recheck};
 
@@ -29,15 +31,15 @@ pub struct DecodedBatch {
 /// One thing that the filter handles.
 #[derive(Debug)]
 pub enum DecodedItem {
-    /// The position of a frame. It is given for the first frame, for the frames after a reconnect
-    /// marker, and for each frame whose seq is not higher than the one before.
-    At(Position),
+    /// The position of a frame, and its account if it was read. It is given for the first frame,
+    /// for the frames after a reconnect marker or a jump of the seqs, and for each frame whose seq
+    /// is not higher than the one before.
+    At(Position, Option<Account>),
     DeadLetter(Box<DeadLetter>),
     Recheck(Recheck),
-    /// The next frames came by a new connection, which was asked to begin with the last event of
-    /// the previous one.
-    ReconnectMarker,
-    /// The position of the last frame before one whose seq is not higher.
+    /// The next frames came by a new connection.
+    ReconnectMarker(Requested),
+    /// The position of the last frame before one whose seq is not higher, or far higher.
     Reached(Position),
     /// The source has said that it no longer holds the events after the cursor.
     OutdatedCursor,

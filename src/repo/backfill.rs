@@ -236,6 +236,7 @@ impl BackfillState {
             search: &next.search,
             dids: &page.dids,
             cursor: page.cursor.as_deref(),
+            pass: next.pass,
         };
         let change = RepoChange::Discovered(&noted);
         repositories.store.change(change).await?;

@@ -128,6 +128,7 @@ mod tests {
             repos: 0,
             is_over: false,
             unsupported: None,
+            pass: 1,
         }
     }
 

@@ -35,6 +35,7 @@ pub use self::job::JobLog;
 use crate::actor::address::Address;
 use crate::atproto::syntax::Did;
 use crate::delivery::budget::Budget;
+use crate::net::host_clocks::HostClocks;
 use crate::source::interest::Interest;
 use crate::source::process::Processor;
 use crate::source::process::verification::Verification;
@@ -56,6 +57,7 @@ pub struct Repositories {
     pub processor: Arc<Processor>,
     pub verification: Arc<Verification>,
     pub hosts: Arc<dyn Hosts>,
+    pub host_clocks: Arc<HostClocks>,
     pub store: Arc<dyn RepoStore>,
     /// The request limits of each host.
     pub host_limiters: HostLimiters,
@@ -77,6 +79,7 @@ pub struct Repositories {
 pub struct Parts {
     pub verification: Arc<Verification>,
     pub hosts: Arc<dyn Hosts>,
+    pub host_clocks: Arc<HostClocks>,
     pub store: Arc<dyn RepoStore>,
     pub folder: PathBuf,
     pub source_http: Url,
@@ -110,6 +113,7 @@ impl Repositories {
         let Parts {
             verification,
             hosts,
+            host_clocks,
             store,
             folder,
             source_http,
@@ -120,6 +124,7 @@ impl Repositories {
             processor,
             verification,
             hosts,
+            host_clocks,
             store,
             host_limiters: HostLimiters::default(),
             log: JobLog::default(),

@@ -150,6 +150,8 @@ pub struct Retention {
     pub inactive_request_days: u32,
     /// Age, in days, at which a dead letter is purged, and a row of `resyncs`.
     pub dead_letter_days: u32,
+    /// Days after which a gap that was closed is purged.
+    pub closed_gap_days: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,6 +159,7 @@ pub struct Purged {
     pub booking_requests: u64,
     pub dead_letters: u64,
     pub resyncs: u64,
+    pub closed_gaps: u64,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -177,4 +177,6 @@ pub struct Discovery {
     pub is_over: bool,
     /// Why it cannot be made, if the server does not have the method.
     pub unsupported: Option<String>,
+    /// How many times the list is read, this time included.
+    pub pass: i64,
 }

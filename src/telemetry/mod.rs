@@ -1,5 +1,6 @@
 //! What the operator sees: logs, metrics, health, status.
 
+pub mod clocks;
 pub mod excerpt;
 pub mod health;
 pub mod log;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::model::{Position, RepoCounts, SourceId};
+use crate::telemetry::clocks::ClockStatus;
 
 /// The shared copy of the [`Status`].
 #[derive(Clone, Debug, Default)]
@@ -47,6 +48,7 @@ pub struct Status {
     /// Since when, and why, the PLC directory gives no usable answers.
     pub directory: Option<Failure>,
     pub budget: BudgetStatus,
+    pub clock: ClockStatus,
 }
 
 impl Status {

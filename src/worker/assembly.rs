@@ -93,6 +93,7 @@ impl Assembly {
             prometheus,
             status: status.clone(),
             retention: options.retention,
+            processor: processor.clone(),
             faults: faults.clone(),
         });
         let context = pipeline::Context::new(pipeline::Parts {

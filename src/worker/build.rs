@@ -64,7 +64,9 @@ pub fn repositories(
     let source_http = http_url(&options.source.url);
     let backfill = backfill(options, schemas);
     let fetcher = Fetcher::new(options.network.allow_private_addresses)?;
+    let host_clocks = fetcher.clocks();
     Ok(Some(repo::Parts {
+        host_clocks,
         verification: Arc::new(Verification::new(
             options.verify,
             Identities::new(resolver, Limits::default()),

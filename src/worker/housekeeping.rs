@@ -11,7 +11,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::delivery::budget::Budget;
 use crate::model::SourceId;
 use crate::repo::Repositories;
+use crate::source::process::Processor;
 use crate::store::{Purged, Retention, Store};
+use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{Failure, StatusBoard};
 use crate::testing::fault::{Faults, Point};
 
@@ -38,6 +40,7 @@ pub struct Household {
     pub prometheus: PrometheusHandle,
     pub status: StatusBoard,
     pub retention: Retention,
+    pub processor: Arc<Processor>,
     pub faults: Faults,
 }
 
@@ -88,6 +91,7 @@ impl Actor for HousekeepingActor {
             HousekeepingMessage::Count => {
                 count_gaps(household).await;
                 count_repositories(household).await;
+                compare_clocks(household);
             }
             HousekeepingMessage::Purge => {
                 purge(household).await;
@@ -134,6 +138,29 @@ async fn count_repositories(household: &Household) {
     }
 }
 
+/// Shows how our clock compares with those of the source and of the hosts. Nothing else follows
+/// from it.
+fn compare_clocks(household: &Household) {
+    let hosts = household.repositories.as_ref();
+    let hosts_ahead = hosts.and_then(|repositories| repositories.host_clocks.ahead());
+    let clock = ClockStatus::of(household.processor.clock.lead(), hosts_ahead);
+    let mut before = None;
+    household.status.update(|status| {
+        before = status.clock.trouble;
+        status.clock = clock.clone();
+    });
+    match clock.trouble {
+        trouble if trouble == before => {}
+        Some(trouble) => tracing::warn!(
+            trouble,
+            source_ahead_s = clock.source_ahead_seconds,
+            hosts_ahead_s = clock.hosts_ahead_seconds,
+            "our clock seems to be wrong; nothing is done about it, set the clock of this machine"
+        ),
+        None => tracing::info!("our clock agrees with the others again"),
+    }
+}
+
 async fn purge(household: &Household) {
     let purged = timeout(PURGE_DEADLINE, household.store.purge(household.retention)).await;
     match purged {
@@ -142,6 +169,7 @@ async fn purge(household: &Household) {
             booking_requests = purged.booking_requests,
             dead_letters = purged.dead_letters,
             resyncs = purged.resyncs,
+            closed_gaps = purged.closed_gaps,
             "purged rows older than their retention"
         ),
         Ok(Err(error)) => tracing::warn!(

@@ -155,6 +155,16 @@ impl Tables {
 
     /// Keeps a gap that is open already once. Its end may become known later.
     fn open(&mut self, gap: &Gap) {
+        // A gap that ends where it began is none, and closes the open one.
+        if gap.to_seq == Some(gap.from_seq) {
+            let is_void = |known: &Gap| {
+                (known.cause, known.from_seq, known.from_time)
+                    == (gap.cause, gap.from_seq, gap.from_time)
+                    && known.to_seq.is_none()
+            };
+            self.gaps.retain(|known| !is_void(known));
+            return;
+        }
         let known = self.gaps.iter_mut().find(|known| {
             (known.cause, known.from_seq, known.from_time)
                 == (gap.cause, gap.from_seq, gap.from_time)

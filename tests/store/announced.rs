@@ -84,6 +84,7 @@ async fn a_first_commit_ends_nothing_where_a_discovery_has_found_records() {
         search: &Search::parse("com.huddle.booking").unwrap(),
         dids: &[did(ALICE)],
         cursor: None,
+        pass: 1,
     };
     let found = RepoChange::Discovered(&page);
     database.store.change(found).await.unwrap();

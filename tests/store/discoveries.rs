@@ -24,11 +24,26 @@ async fn begin(database: &Database, anew: bool) {
 }
 
 async fn note(database: &Database, collection: &str, names: &[&str], cursor: Option<&str>) {
+    let discoveries = database.store.discoveries().await.unwrap();
+    let mut discoveries = discoveries.iter();
+    let running = discoveries.find(|discovery| discovery.search.as_str() == collection);
+    let pass = running.unwrap().pass;
+    note_in_pass(database, collection, names, cursor, pass).await;
+}
+
+async fn note_in_pass(
+    database: &Database,
+    collection: &str,
+    names: &[&str],
+    cursor: Option<&str>,
+    pass: i64,
+) {
     let dids: Vec<Did> = names.iter().map(|name| did(name)).collect();
     let page = DiscoveryPage {
         search: &Search::parse(collection).unwrap(),
         dids: &dids,
         cursor,
+        pass,
     };
     let found = RepoChange::Discovered(&page);
     database.store.change(found).await.unwrap();
@@ -52,6 +67,7 @@ async fn a_discovery_goes_page_by_page_and_ends() {
         repos: 0,
         is_over: false,
         unsupported: None,
+        pass: 1,
     });
     assert_eq!(database.store.discoveries().await.unwrap(), expected);
 
@@ -96,6 +112,25 @@ async fn anew_restarts_a_discovery_that_is_over_and_none_that_runs() {
     begin(&database, true).await;
     let page_two = (Some("two".to_owned()), 1, false);
     assert_eq!(progress(&database).await, [page_two, (None, 0, false)]);
+}
+
+/// Its repositories count all the same.
+#[tokio::test]
+async fn a_page_that_was_requested_before_the_discovery_began_anew_does_not_move_it() {
+    let database = Database::new().await;
+    begin(&database, false).await;
+    let [first, second] = COLLECTIONS;
+    for collection in COLLECTIONS {
+        note(&database, collection, &[], None).await;
+    }
+    begin(&database, true).await;
+    note_in_pass(&database, first, &[ALICE], None, 1).await;
+    note_in_pass(&database, second, &[BOB], Some("nine"), 1).await;
+    assert_eq!(
+        progress(&database).await,
+        [(None, 0, false), (None, 0, false)]
+    );
+    assert_eq!(database.due(0).await, [ALICE, BOB]);
 }
 
 #[tokio::test]

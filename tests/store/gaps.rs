@@ -2,6 +2,7 @@
 
 use huddle_firehose::model::GapCause;
 use huddle_firehose::store::plan::effect::Effect;
+use huddle_firehose::store::repo_store::RepoStore;
 
 use crate::fixture::*;
 
@@ -38,18 +39,72 @@ async fn a_gap_gets_its_end_once_it_is_known() {
 }
 
 #[tokio::test]
-async fn gaps_that_begin_or_end_elsewhere_or_have_another_cause_are_others() {
+async fn gaps_that_lie_elsewhere_or_have_another_cause_are_others() {
     let database = Database::new().await;
     let reset = Effect::Gap(gap(GapCause::SequenceReset, 5, Some(9)));
     database
         .apply(&[
             outdated(5, Some(9)),
-            outdated(5, Some(11)),
-            outdated(6, Some(9)),
+            outdated(9, Some(11)),
+            outdated(20, Some(29)),
             reset,
         ])
         .await;
     assert_eq!(open_gaps(&database).await.len(), 4);
+}
+
+#[tokio::test]
+async fn gaps_that_overlap_are_one() {
+    let database = Database::new().await;
+    database.apply(&[outdated(5, Some(9))]).await;
+    database
+        .apply(&[
+            outdated(6, Some(8)),
+            outdated(8, Some(12)),
+            outdated(3, Some(6)),
+        ])
+        .await;
+    assert_eq!(open_gaps(&database).await, [(3, Some(12))]);
+    // New sequences, each before the last one was compared.
+    for (from, to) in [(900, 7), (30, 2), (800, 3)] {
+        let reset = Effect::Gap(gap(GapCause::SequenceReset, from, Some(to)));
+        database.apply(&[reset]).await;
+    }
+    assert_eq!(
+        open_gaps(&database).await,
+        [(3, Some(12)), (30, Some(7))],
+        "one row for each cause"
+    );
+}
+
+/// Repositories that were compared already may have changed in the later gap.
+#[tokio::test]
+async fn a_gap_whose_repositories_are_being_compared_takes_in_no_other() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[outdated(5, Some(9))]).await;
+    database.store.reconcile_gaps().await.unwrap();
+    database.apply(&[outdated(6, Some(12))]).await;
+    assert_eq!(open_gaps(&database).await.len(), 2);
+    let reconciled = database.store.reconcile_gaps().await.unwrap();
+    assert_eq!(reconciled.rechecks, Some(1));
+}
+
+#[tokio::test]
+async fn a_gap_that_ends_where_it_began_closes_the_open_one_and_is_none_by_itself() {
+    let database = Database::new().await;
+    let reset = |from, to| Effect::Gap(gap(GapCause::SequenceReset, from, to));
+    database.apply(&[reset(5, Some(5))]).await;
+    assert_eq!(database.number("SELECT count(*) FROM gaps").await, 0);
+    database.apply(&[reset(5, None)]).await;
+    assert_eq!(open_gaps(&database).await, [(5, None)]);
+    database.apply(&[reset(5, Some(5))]).await;
+    assert_eq!(open_gaps(&database).await, []);
+    let resolution = database.column("SELECT resolution FROM gaps").await;
+    assert!(
+        resolution[0].contains("nothing was missed"),
+        "{resolution:?}"
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Ended requests, dead letters and rows of resyncs are purged when their retention is over.
 
+use huddle_firehose::model::GapCause;
+use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::{Purged, Retention, Store};
 
 use crate::fixture::*;
@@ -7,6 +9,7 @@ use crate::fixture::*;
 const RETENTION: Retention = Retention {
     inactive_request_days: 30,
     dead_letter_days: 90,
+    closed_gap_days: 90,
 };
 
 const OFFER: &str = "at://did:plc:alice/com.huddle.slotOffer/o";
@@ -74,6 +77,7 @@ async fn old_dead_letters_are_purged_however_many() {
         booking_requests: 0,
         dead_letters: 2100,
         resyncs: 0,
+        closed_gaps: 0,
     };
     assert_eq!(purged, expected);
     assert_eq!(database.store.dead_letter_count().await.unwrap(), 1);
@@ -100,9 +104,47 @@ async fn a_retention_longer_than_the_calendar_purges_nothing() {
     let forever = Retention {
         inactive_request_days: u32::MAX,
         dead_letter_days: u32::MAX,
+        closed_gap_days: u32::MAX,
     };
     assert_eq!(
         database.store.purge(forever).await.unwrap(),
         Purged::default()
     );
+}
+
+#[tokio::test]
+async fn gaps_are_purged_some_time_after_they_were_closed_and_open_ones_never() {
+    let database = Database::new().await;
+    for (from, to) in [(1, 2), (11, 12), (21, 22)] {
+        let gap = gap(GapCause::OutdatedCursor, from, Some(to));
+        database.apply(&[Effect::Gap(gap)]).await;
+    }
+    database
+        .execute(
+            "UPDATE gaps SET opened_at = '2020-01-01T00:00:00.000Z'; \
+             UPDATE gaps SET closed_at = '2020-01-01T00:00:00.000Z' WHERE from_seq = 1; \
+             UPDATE gaps SET closed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE from_seq = 11",
+        )
+        .await;
+    let purged = database.store.purge(RETENTION).await.unwrap();
+    assert_eq!(purged.closed_gaps, 1);
+    let left = database
+        .column("SELECT CAST(from_seq AS TEXT) FROM gaps")
+        .await;
+    assert_eq!(left, ["11", "21"]);
+}
+
+/// The clock of the machine was years ahead for a while.
+#[tokio::test]
+async fn the_age_of_a_row_from_the_future_counts_from_now_on() {
+    let database = Database::new().await;
+    database.apply(&[dead_letter(1)]).await;
+    database
+        .execute("UPDATE dead_letters SET created_at = '2999-01-01T00:00:00.000Z'")
+        .await;
+    let purged = database.store.purge(RETENTION).await.unwrap();
+    assert_eq!(purged, Purged::default());
+    let is_of_now = "SELECT count(*) FROM dead_letters \
+         WHERE abs(julianday('now') - julianday(created_at)) < 1";
+    assert_eq!(database.number(is_of_now).await, 1);
 }

@@ -176,30 +176,110 @@ async fn the_next_gap_has_every_repository_rechecked_again() {
     assert_eq!(close(&database).await.len(), 2);
 }
 
+/// The process may have ended before it knew the end of the gap.
+#[tokio::test]
+async fn a_gap_before_a_new_sequence_has_ended_when_the_cursor_has_moved() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let reset = Effect::Gap(gap(GapCause::SequenceReset, 5, None));
+    database.try_apply(&[reset], 5).await.unwrap();
+    assert_eq!(reconcile(&database).await, Reconciled::default());
+    database.try_apply(&[], 6).await.unwrap();
+    assert_eq!(reconcile(&database).await.rechecks, Some(1));
+}
+
+#[tokio::test]
+async fn a_gap_before_a_new_sequence_does_not_wait_for_its_end_for_long() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let reset = Effect::Gap(gap(GapCause::SequenceReset, 5, None));
+    database.try_apply(&[reset], 5).await.unwrap();
+    assert_eq!(reconcile(&database).await, Reconciled::default());
+    database
+        .execute("UPDATE gaps SET opened_at = '2020-01-01T00:00:00.000Z'")
+        .await;
+    assert_eq!(reconcile(&database).await.rechecks, Some(1));
+}
+
+/// Holds invariant 6.5.
+#[tokio::test]
+async fn a_gap_does_not_restart_a_discovery_that_runs_but_has_another_pass_follow() {
+    let database = Database::new().await;
+    let search = Search::parse(PROFILE).unwrap();
+    let collections = std::slice::from_ref(&search);
+    let store = &database.store;
+    let note = async |pass, cursor| {
+        let page = DiscoveryPage {
+            search: &search,
+            dids: &[],
+            cursor,
+            pass,
+        };
+        store.change(RepoChange::Discovered(&page)).await.unwrap();
+        let discovery = store.discoveries().await.unwrap().remove(0);
+        (discovery.pass, discovery.cursor, discovery.is_over)
+    };
+    let page_three = Some("three".to_owned());
+    store.begin_discovery(collections, false).await.unwrap();
+    note(1, Some("two")).await;
+    for from_seq in [5, 50, 500] {
+        let gap = outdated(from_seq, Some(from_seq + 9));
+        database.apply(&[gap]).await;
+        assert!(close(&database).await.is_empty());
+    }
+    assert_eq!(note(1, Some("three")).await, (1, page_three.clone(), false));
+    // The end of this pass is not the end, and only one pass follows.
+    assert_eq!(note(1, None).await, (2, None, false));
+    assert!(close(&database).await.is_empty());
+    // A page that was requested in the pass before is late.
+    assert_eq!(note(1, None).await, (2, None, false));
+    assert_eq!(note(1, Some("three")).await, (2, None, false));
+    assert_eq!(note(2, Some("three")).await, (2, page_three, false));
+    assert_eq!(note(2, None).await, (2, None, true));
+    assert_eq!(close(&database).await.len(), 3);
+}
+
+/// Holds invariant 6.9.
+#[tokio::test]
+async fn a_repository_that_is_new_after_a_closed_gap_is_not_fetched_because_of_it() {
+    let begins = [commit(BOB, 7, 6), put_by(BOB, "a", 7)];
+    for is_closed in [false, true] {
+        let database = Database::new().await;
+        database.apply(&[outdated(5, Some(9))]).await;
+        if is_closed {
+            assert_eq!(close(&database).await.len(), 1);
+        }
+        database.apply(&begins).await;
+        let due = database.due(0).await;
+        assert_eq!(due.is_empty(), is_closed, "{due:?}");
+    }
+}
+
 /// Only a discovery finds a repository that was created in the gap.
 #[tokio::test]
 async fn no_gap_is_closed_while_a_discovery_runs() {
     let database = Database::new().await;
     let search = Search::parse(PROFILE).unwrap();
     let searches = std::slice::from_ref(&search);
-    let page = |cursor| DiscoveryPage {
+    let page = |pass, cursor| DiscoveryPage {
         search: &search,
         dids: &[],
         cursor,
+        pass,
     };
     let store = &database.store;
     store.begin_discovery(searches, false).await.unwrap();
-    let found = RepoChange::Discovered(&page(None));
+    let found = RepoChange::Discovered(&page(1, None));
     store.change(found).await.unwrap();
     database.apply(&[outdated(5, Some(9))]).await;
     // The gap restarts the discovery.
     assert!(close(&database).await.is_empty());
     let discoveries = store.discoveries().await.unwrap();
     assert!(!discoveries[0].is_over);
-    let found = RepoChange::Discovered(&page(Some("two")));
+    let found = RepoChange::Discovered(&page(2, Some("two")));
     store.change(found).await.unwrap();
     assert!(close(&database).await.is_empty());
-    let found = RepoChange::Discovered(&page(None));
+    let found = RepoChange::Discovered(&page(2, None));
     store.change(found).await.unwrap();
     assert_eq!(close(&database).await.len(), 1);
 }

@@ -259,3 +259,48 @@ async fn a_due_repository_comes_with_its_head_and_status() {
     assert!(found.contains(&alice), "{found:?}");
     assert!(found.contains(&(BOB, None, None)), "{found:?}");
 }
+
+/// The clock of the machine was years ahead for a while.
+#[tokio::test]
+async fn a_retry_time_from_the_future_is_not_waited_for() {
+    const YEARS: u64 = 5 * 365 * 24 * 3600;
+    let database = Database::new().await;
+    database.track(&[ALICE, BOB]).await;
+    database.break_chain(ALICE).await;
+    for (seconds, expected) in [(3600, 0), (YEARS, 1)] {
+        database.retry_later(ALICE, second(seconds)).await;
+        assert_eq!(database.due(0).await.len(), expected, "{seconds} s");
+    }
+    database
+        .apply(&[unconfirmed_status(BOB, Some("deactivated"), 4)])
+        .await;
+    // An hour, and five years.
+    for (statement, expected) in [
+        (
+            "UPDATE accounts SET retry_at = '2023-11-14T23:13:20.000Z'",
+            0,
+        ),
+        (
+            "UPDATE accounts SET retry_at = '2028-11-12T22:13:20.000Z'",
+            1,
+        ),
+    ] {
+        database.execute(statement).await;
+        let due = database.store.unconfirmed(second(0), 9).await.unwrap();
+        assert_eq!(due.len(), expected, "{statement}");
+    }
+}
+
+#[tokio::test]
+async fn fetches_from_the_future_do_not_count_as_recent() {
+    let database = Database::new().await;
+    database
+        .execute(
+            "INSERT INTO resyncs (did, cause, started_at, ended_at) VALUES \
+             ('did:plc:alice', 'gap', '2999-01-01T00:00:00.000Z', '2999-01-01T00:00:01.000Z')",
+        )
+        .await;
+    let alice = did(ALICE);
+    let recent = database.store.resyncs_since(&alice, second(0)).await;
+    assert_eq!(recent.unwrap().last_ended_at, None);
+}

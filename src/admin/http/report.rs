@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::model::RepoCounts;
+use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{
     ActorStatus, BudgetStatus, Failure, QueueStatus, SourceStatus, Status,
 };
@@ -23,6 +24,7 @@ pub(super) struct Report<'a> {
     repositories: Option<&'a RepoCounts>,
     directory: Option<&'a Failure>,
     budget: &'a BudgetStatus,
+    clock: &'a ClockStatus,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,6 +51,7 @@ impl<'a> Report<'a> {
             repositories,
             directory,
             budget,
+            clock,
         } = status;
         let sources = sources.iter().map(|(id, source)| {
             let report = SourceReport {
@@ -70,6 +73,7 @@ impl<'a> Report<'a> {
             repositories: repositories.as_ref(),
             directory: directory.as_ref(),
             budget,
+            clock,
         }
     }
 }

@@ -30,7 +30,7 @@ impl FrameSpan {
     pub fn frames(&self) -> impl Iterator<Item = &Bytes> {
         self.segments().iter().filter_map(|segment| match segment {
             Segment::Frame(frame) => Some(frame),
-            Segment::Skipped(_) | Segment::ReconnectMarker => None,
+            Segment::Skipped(_) | Segment::ReconnectMarker(_) => None,
         })
     }
 

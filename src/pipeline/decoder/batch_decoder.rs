@@ -9,13 +9,14 @@ use crate::atproto::event::Event;
 use crate::atproto::skim::Kind;
 use crate::atproto::syntax::Did;
 use crate::delivery::ledger::{DELIVERY_FAILURE_LIMIT, FrameSpan, ProgressMarker};
-use crate::delivery::segment::{RawPosition, Segment, SkippedRun};
+use crate::delivery::segment::{RawPosition, Requested, Segment, SkippedRun};
+use crate::delivery::sequence::{Account, LONG_STEP};
 use crate::model::{DeadLetter, Position, Stage};
 use crate::pipeline::Context;
 use crate::pipeline::accumulator::Load;
 use crate::pipeline::messages::{DecodedItem, Work};
 use crate::source::firehose::decode::{Content, DecodeError, Evidence, Fault, decode};
-use crate::source::firehose::prefilter::NEAR_RECONNECT;
+use crate::source::firehose::prefilter::{NEAR_RECONNECT, OBSERVED_AFTER_JUMP};
 use crate::source::interest::Interest;
 use crate::source::process::EFFECT_BYTES;
 use crate::store::plan::effect::{Recheck, RecheckReason};
@@ -35,7 +36,7 @@ pub(super) fn read(context: &Context, frames: &FrameSpan, marker: &ProgressMarke
     let mut decoder = BatchDecoder::new(context);
     for (number, segment) in frames.numbers().zip(frames.segments()) {
         match segment {
-            Segment::ReconnectMarker => decoder.note_reconnect(),
+            Segment::ReconnectMarker(requested) => decoder.note_reconnect(*requested),
             Segment::Skipped(run) => decoder.skip(run),
             Segment::Frame(frame) => {
                 marker.is_at(number);
@@ -52,7 +53,7 @@ pub(super) fn skip(context: &Context, frames: &FrameSpan) -> DecodedSpan {
     let mut decoder = BatchDecoder::new(context);
     for segment in frames.segments() {
         match segment {
-            Segment::ReconnectMarker => decoder.note_reconnect(),
+            Segment::ReconnectMarker(requested) => decoder.note_reconnect(*requested),
             Segment::Skipped(run) => decoder.skip(run),
             Segment::Frame(_) => {}
         }
@@ -76,8 +77,8 @@ struct BatchDecoder<'a> {
     weight: usize,
     /// Its time is parsed only when no later position follows.
     last: Option<RawPosition<'a>>,
-    /// This many more positions are given as items, because a reconnect was near.
-    near_reconnect: u8,
+    /// This many more positions are given as items, because a reconnect or a jump was near.
+    observed: u8,
     counts: FrameCounts,
     /// Why the last frame that could not be read could not.
     last_error: Option<String>,
@@ -91,7 +92,7 @@ impl<'a> BatchDecoder<'a> {
             items: Vec::new(),
             weight: 0,
             last: None,
-            near_reconnect: 0,
+            observed: 0,
             counts: FrameCounts::default(),
             last_error: None,
         }
@@ -117,7 +118,11 @@ impl<'a> BatchDecoder<'a> {
             Err(error) => self.set_aside(frame, &error),
             Ok(decoded) => {
                 self.counts.note(&decoded);
-                self.note_position(decoded.raw_position());
+                let account = match &decoded.content {
+                    Content::Event(event) => event.did().map(|did| Account::of(did.as_str())),
+                    _ => None,
+                };
+                self.note_position(decoded.raw_position(), account);
                 match decoded.content {
                     Content::Event(event) => self.keep(event, decoded.evidence.as_ref(), frame),
                     // The ConnectionActor handles an error frame.
@@ -233,33 +238,40 @@ impl<'a> BatchDecoder<'a> {
         self.items.push(DecodedItem::DeadLetter(Box::new(letter)));
     }
 
-    fn note_reconnect(&mut self) {
-        self.items.push(DecodedItem::ReconnectMarker);
-        self.near_reconnect = NEAR_RECONNECT;
+    fn note_reconnect(&mut self, requested: Requested) {
+        self.items.push(DecodedItem::ReconnectMarker(requested));
+        self.observed = NEAR_RECONNECT;
     }
 
     fn skip(&mut self, run: &'a SkippedRun) {
         self.counts.commit += run.events;
         self.counts.bytes += run.bytes;
-        self.note_position(Some(run.first()));
+        self.note_position(Some(run.first()), None);
         self.last = Some(run.last());
     }
 
-    fn note_position(&mut self, position: Option<RawPosition<'a>>) {
+    fn note_position(&mut self, position: Option<RawPosition<'a>>, account: Option<Account>) {
         let Some(position) = position else {
             return;
         };
-        let is_near_reconnect = self.near_reconnect > 0;
-        self.near_reconnect = self.near_reconnect.saturating_sub(1);
+        let is_observed = self.observed > 0;
+        self.observed = self.observed.saturating_sub(1);
+        let is_next =
+            |last: RawPosition<'_>| last.seq < position.seq && position.seq - last.seq <= LONG_STEP;
         match self.last {
-            Some(last) if last.seq < position.seq && is_near_reconnect => {
-                self.items.push(DecodedItem::At(position.position()));
+            Some(last) if is_next(last) && is_observed => {
+                self.items
+                    .push(DecodedItem::At(position.position(), account));
             }
-            Some(last) if last.seq < position.seq => {}
+            Some(last) if is_next(last) => {}
             last => {
+                if last.is_some() {
+                    self.observed = OBSERVED_AFTER_JUMP;
+                }
                 let reached = last.map(|last| DecodedItem::Reached(last.position()));
                 self.items.extend(reached);
-                self.items.push(DecodedItem::At(position.position()));
+                self.items
+                    .push(DecodedItem::At(position.position(), account));
             }
         }
         self.last = Some(position);

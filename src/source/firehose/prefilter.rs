@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::delivery::segment::{RawPosition, Segment, SkippedRun};
+use crate::delivery::segment::{RawPosition, Requested, Segment, SkippedRun};
+use crate::delivery::sequence::{LONG_STEP, ResumePoint};
 use crate::source::firehose::decode::{About, Peek, peek};
 use crate::source::frame_sink::{BatchLimits, FrameSink};
 use crate::source::interest::Interest;
@@ -18,6 +19,10 @@ use crate::source::interest::Interest;
 /// The number of frames after a reconnect that keep individual positions: the requested event, and
 /// the one before it, with which a server may begin.
 pub const NEAR_RECONNECT: u8 = 2;
+
+/// The number of frames after a jump of the seqs, in either direction, that keep individual
+/// positions, because they show whether the source goes on from there.
+pub const OBSERVED_AFTER_JUMP: u8 = 2;
 
 /// This many unwanted frames also fill a batch, so that the cursor advances.
 const SKIPPED_LIMIT: u64 = 4096;
@@ -31,10 +36,12 @@ pub struct Prefilter {
     skipped: u64,
     frames: usize,
     frame_bytes: usize,
-    last_seq: Option<u64>,
+    /// Where a lost connection resumes.
+    resume: ResumePoint,
+    has_seq: bool,
     has_unplaced: bool,
     /// The number of further frames that keep individual positions.
-    near_reconnect: u8,
+    observed: u8,
 }
 
 // === impl Prefilter ===
@@ -48,17 +55,25 @@ impl Prefilter {
             skipped: 0,
             frames: 0,
             frame_bytes: 0,
-            last_seq: None,
+            resume: ResumePoint::default(),
+            has_seq: false,
+            observed: 0,
             has_unplaced: false,
-            near_reconnect: 0,
         }
+    }
+
+    /// Continues from what was read before.
+    #[must_use]
+    pub fn resuming_at(mut self, resume: ResumePoint) -> Self {
+        self.resume = resume;
+        self
     }
 
     /// For the first batch of a new connection, which must show whether the sequence continues.
     #[must_use]
-    pub fn after_reconnect(mut self) -> Self {
-        self.segments.push(Segment::ReconnectMarker);
-        self.near_reconnect = NEAR_RECONNECT;
+    pub fn after_reconnect(mut self, requested: Requested) -> Self {
+        self.segments.push(Segment::ReconnectMarker(requested));
+        self.observed = NEAR_RECONNECT;
         self
     }
 
@@ -66,13 +81,13 @@ impl Prefilter {
     pub fn last_frame(&self) -> Option<&Bytes> {
         match self.segments.last()? {
             Segment::Frame(frame) => Some(frame),
-            Segment::Skipped(_) | Segment::ReconnectMarker => None,
+            Segment::Skipped(_) | Segment::ReconnectMarker(_) => None,
         }
     }
 
-    /// The seq of the last frame that has one.
-    pub fn last_seq(&self) -> Option<u64> {
-        self.last_seq
+    /// Where a lost connection resumes; `None` if no frame has a seq.
+    pub fn resume_point(&self) -> Option<ResumePoint> {
+        self.has_seq.then_some(self.resume)
     }
 
     /// Whether a frame without a place in the stream came, such as one that cannot be read.
@@ -85,21 +100,32 @@ impl Prefilter {
     }
 
     fn keep(&mut self, frame: &[u8], seq: Option<u64>) {
-        self.near_reconnect = self.near_reconnect.saturating_sub(1);
+        self.observed = self.observed.saturating_sub(1);
         self.frames += 1;
         self.frame_bytes += frame.len();
-        self.last_seq = seq.or(self.last_seq);
+        if let Some(seq) = seq {
+            self.note_seq(seq);
+        }
         self.segments
             .push(Segment::Frame(Bytes::copy_from_slice(frame)));
     }
 
+    fn note_seq(&mut self, seq: u64) {
+        self.has_seq = true;
+        if self.resume.is_leap(seq) || seq <= self.resume.seq() {
+            self.observed = OBSERVED_AFTER_JUMP;
+        }
+        self.resume.note(seq);
+    }
+
     fn skip(&mut self, position: RawPosition<'_>, bytes: usize) {
         self.skipped += 1;
-        self.last_seq = Some(position.seq);
-        let keeps_its_position = self.near_reconnect > 0;
-        self.near_reconnect = self.near_reconnect.saturating_sub(1);
+        let keeps_its_position = self.observed > 0;
+        self.observed = self.observed.saturating_sub(1);
+        self.note_seq(position.seq);
+        let is_next = |last: u64| last < position.seq && position.seq - last <= LONG_STEP;
         match self.segments.last_mut() {
-            Some(Segment::Skipped(run)) if run.last().seq < position.seq && !keeps_its_position => {
+            Some(Segment::Skipped(run)) if is_next(run.last().seq) && !keeps_its_position => {
                 run.add(position, bytes);
             }
             _ => {
@@ -184,7 +210,7 @@ mod tests {
     fn span(segment: &Segment) -> (u64, u64, u64) {
         match segment {
             Segment::Skipped(run) => (run.events, run.first().seq, run.last().seq),
-            Segment::Frame(_) | Segment::ReconnectMarker => panic!("not skipped: {segment:?}"),
+            Segment::Frame(_) | Segment::ReconnectMarker(_) => panic!("not skipped: {segment:?}"),
         }
     }
 
@@ -207,7 +233,8 @@ mod tests {
     fn a_seq_that_does_not_rise_begins_another_run() {
         let segments = filtered([7, 8, 8, 3, 4].map(unwanted_at));
         let spans: Vec<_> = segments.iter().map(span).collect();
-        assert_eq!(spans, [(2, 7, 8), (1, 8, 8), (2, 3, 4)]);
+        // The frames after it keep individual positions.
+        assert_eq!(spans, [(2, 7, 8), (1, 8, 8), (1, 3, 3), (1, 4, 4)]);
     }
 
     #[test]
@@ -225,31 +252,57 @@ mod tests {
     #[test]
     fn it_gives_the_last_seq_and_the_last_frame_if_kept() {
         let mut prefilter = prefilter();
+        let last_seq = |prefilter: &Prefilter| prefilter.resume_point().map(|point| point.seq());
+        assert_eq!(last_seq(&prefilter), None);
         prefilter.take(unwanted_at(7));
         assert_eq!(
-            (prefilter.last_seq(), prefilter.last_frame()),
+            (last_seq(&prefilter), prefilter.last_frame()),
             (Some(7), None)
         );
         let wanted = commit("com.huddle.booking/a", 8);
         prefilter.take(wanted.clone());
         assert_eq!(
-            (prefilter.last_seq(), prefilter.last_frame()),
+            (last_seq(&prefilter), prefilter.last_frame()),
             (Some(8), Some(&wanted))
         );
         prefilter.take(Bytes::from_static(b"no frame"));
-        assert_eq!(prefilter.last_seq(), Some(8));
+        assert_eq!(last_seq(&prefilter), Some(8));
+    }
+
+    #[test]
+    fn a_leap_is_kept_apart_and_is_no_place_to_resume_until_others_follow() {
+        let leap = 1 << 40;
+        let mut prefilter = prefilter().resuming_at(ResumePoint::new(6));
+        let seqs = [7, leap, 8, 9, leap + 1, leap + 2, leap + 3];
+        let resumes = seqs.map(|seq| {
+            prefilter.take(unwanted_at(seq));
+            prefilter.resume_point().unwrap().seq()
+        });
+        assert_eq!(resumes, [7, 7, 8, 9, 9, 9, leap + 3]);
+        let segments = prefilter.into_segments();
+        let spans: Vec<_> = segments.iter().map(span).collect();
+        let alone = |seq| (1, seq, seq);
+        assert_eq!(
+            spans[..4],
+            [alone(7), alone(leap), (1, 8, 8), (1, 9, 9)],
+            "{spans:?}"
+        );
     }
 
     #[test]
     fn a_reconnect_marker_comes_before_the_frames_and_is_no_batch_by_itself() {
-        let mut prefilter = prefilter().after_reconnect();
+        let requested = Requested {
+            seq: 8,
+            is_inclusive: true,
+        };
+        let mut prefilter = prefilter().after_reconnect(requested);
         assert!(prefilter.is_empty());
         for seq in 7..=10 {
             prefilter.take(unwanted_at(seq));
         }
         assert!(!prefilter.is_empty());
         let segments = prefilter.into_segments();
-        assert_eq!(segments[0], Segment::ReconnectMarker);
+        assert_eq!(segments[0], Segment::ReconnectMarker(requested));
         // The first two frames keep individual positions.
         let spans: Vec<_> = segments[1..].iter().map(span).collect();
         assert_eq!(spans, [(1, 7, 7), (3, 8, 10)]);

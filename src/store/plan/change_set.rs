@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::account::AccountRow;
 use super::dead_letters::Fingerprint;
+use super::discovery::DiscoveryRow;
 use super::gaps::GapRow;
 use super::records::RecordRow;
 use super::repository::RepoRow;
-use super::task::{DiscoveryPage, Resync};
+use super::task::Resync;
 use crate::model::{DeadLetter, SourceId};
 use crate::store::plan::effect::ChainUpdate;
 
@@ -49,8 +50,8 @@ pub struct ChangeSet<'a> {
     pub dead_letters: Vec<(Fingerprint, &'a DeadLetter)>,
     /// A finished attempt to fetch a repository.
     pub resync: Option<&'a Resync>,
-    /// A page of a discovery.
-    pub page: Option<&'a DiscoveryPage<'a>>,
+    /// The row of `discoveries` of a collection.
+    pub discovery: Option<(&'a str, DiscoveryRow)>,
     pub written: Written,
 }
 

@@ -46,6 +46,23 @@ pub enum RecordChange {
 }
 
 impl Effect {
+    /// The account that it changes, if there is one.
+    pub fn did(&self) -> Option<&str> {
+        match self {
+            Self::Account(change) => Some(change.did.as_str()),
+            Self::Identity(change) => Some(change.did.as_str()),
+            Self::Recheck(recheck) => Some(recheck.did.as_str()),
+            Self::DeadLetter(letter) => letter.did.as_deref(),
+            Self::Commit(commit) => {
+                let of_chain = commit.chain.as_ref().map(|chain| &chain.did);
+                let mut versions = commit.records.iter().filter_map(RecordChange::version);
+                let did = of_chain.or_else(|| versions.next().map(|version| &version.did));
+                did.map(Did::as_str)
+            }
+            Self::Gap(_) => None,
+        }
+    }
+
     /// The effect of records whose chain is not checked.
     pub fn records(records: Vec<RecordChange>) -> Self {
         let chain = None;

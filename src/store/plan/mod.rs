@@ -10,6 +10,7 @@ mod batch;
 mod chain;
 mod change_set;
 mod dead_letters;
+mod discovery;
 mod draft;
 pub mod effect;
 mod gaps;
@@ -33,12 +34,14 @@ use jiff::{SignedDuration, Timestamp};
 pub use self::account::AccountRow;
 pub use self::change_set::{ChangeSet, Removal, Written};
 pub use self::dead_letters::Fingerprint;
+pub use self::discovery::DiscoveryRow;
 pub use self::gaps::GapRow;
 pub use self::interest_change::{InterestChange, InterestStep, unkept_since};
 pub use self::interest_set::InterestSet;
 pub use self::order::{AsOf, Moment};
 pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::{RecordRow, RecordWrite};
+pub(crate) use self::repository::NEVER;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
 pub use self::resync_cause::ResyncCause;
 pub use self::search::Search;
@@ -143,7 +146,8 @@ pub fn plan<'a>(
                     ),
                 }
             }
-            changes.page = Some(page);
+            let row = view.discovery.as_ref().and_then(|row| row.after(page));
+            changes.discovery = row.map(|row| (page.search.as_str(), row));
         }
     }
     draft.conclude(&mut changes);

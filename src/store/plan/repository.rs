@@ -13,7 +13,7 @@ use crate::store::datetime::sortable;
 use crate::store::plan::effect::{ChainUpdate, RecordVersion};
 
 /// Later than every real time: a job with this `retry_at` is never due.
-pub(super) const NEVER: &str = "9999-12-31T23:59:59.999Z";
+pub(crate) const NEVER: &str = "9999-12-31T23:59:59.999Z";
 
 /// After more failed attempts than this, a reported absence of a repository is accepted. By then,
 /// attempts are an hour apart.

@@ -145,4 +145,6 @@ pub struct DiscoveryPage<'a> {
     pub dids: &'a [Did],
     /// The cursor of the next page; `None` at the end.
     pub cursor: Option<&'a str>,
+    /// The pass of the discovery in which it was requested.
+    pub pass: i64,
 }

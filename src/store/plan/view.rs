@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::account::AccountRow;
 use super::dead_letters::{Fingerprint, fingerprint};
+use super::discovery::DiscoveryRow;
 use super::gaps::GapRow;
 use super::parked::ParkedView;
 use super::repository::{Contents, RepoRow};
@@ -23,15 +24,17 @@ pub struct View {
     pub repos: HashMap<String, RepoRow>,
     /// By URI.
     pub records: HashMap<String, HeldRecord>,
-    /// There was a gap within the followed stream.
+    /// A gap within the followed stream is open.
     pub is_behind_gap: bool,
     /// The set of interest was wider at some time than before. If nothing is known of a repository,
     /// its earlier commits may not have been wanted when they came.
     pub was_interest_widened: bool,
     /// Records are hidden because the set of interest did not want them for a while.
     pub has_stale_records: bool,
-    /// The gaps of the source with the requested origins.
+    /// The gaps of the source with the requested origins, and all that are open.
     pub gaps: Vec<GapRow>,
+    /// The discovery of [`Needs::discovery`].
+    pub discovery: Option<DiscoveryRow>,
     pub dead_letters: HashSet<Fingerprint>,
     /// What other tables hold of [`Needs::contents_of`].
     pub contents: Contents,
@@ -70,8 +73,10 @@ pub struct Needs<'a> {
     pub repos: BTreeSet<&'a str>,
     /// The URIs of records.
     pub uris: BTreeSet<String>,
-    /// The gaps of this source that begin after one of these seqs.
+    /// The gaps of this source that begin after one of these seqs, and all of its open ones.
     pub gaps: Option<(&'a SourceId, BTreeSet<u64>)>,
+    /// The collection whose discovery is read.
+    pub discovery: Option<&'a str>,
     pub dead_letters: BTreeSet<Fingerprint>,
     /// The repository for which the presence of records and parked frames is read.
     pub contents_of: Option<&'a str>,
@@ -91,6 +96,7 @@ impl<'a> Needs<'a> {
             } => needs.add_effects(source, effects),
             Task::Change(RepoChange::Discovered(page)) => {
                 needs.repos.extend(page.dids.iter().map(Did::as_str));
+                needs.discovery = Some(page.search.as_str());
             }
             Task::Change(RepoChange::HostAnswered { unconfirmed, .. }) => {
                 needs.add_account(&unconfirmed.did);

@@ -9,7 +9,7 @@ use crate::model::{DeadLetter, Resynced, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::ChainUpdate;
 use crate::store::plan::{
-    AccountRow, AsOf, ChangeSet, DiscoveryPage, Fingerprint, GapRow, Removal, RepoRow, Resync,
+    AccountRow, AsOf, ChangeSet, DiscoveryRow, Fingerprint, GapRow, Removal, RepoRow, Resync,
     ResyncCause,
 };
 
@@ -146,7 +146,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         gaps,
         dead_letters,
         resync,
-        page,
+        discovery,
         written: _,
     } = changes;
     let source = source.map_or("", SourceId::as_str);
@@ -217,8 +217,8 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     if let Some(resync) = resync {
         push_resync(script, resync, now);
     }
-    if let Some(page) = page {
-        push_page(script, page, now);
+    if let Some((collection, discovery)) = discovery {
+        push_discovery(script, collection, discovery, now);
     }
 }
 
@@ -319,8 +319,23 @@ fn push_gap(script: &mut Script, source: &str, gap: &GapRow, now: &str) {
     let to_seq = gap.to_seq.into();
     let to_time = gap.to_time.as_deref().into();
     if let Some(id) = gap.id {
-        let statement = "UPDATE gaps SET to_seq = ?, to_time = ? WHERE id = ?";
-        script.push(statement, [to_seq, to_time, id.into()]);
+        let closed_at = gap.resolution.map(|_| now);
+        let statement = "UPDATE gaps SET from_seq = ?, from_time = ?, to_seq = ?, to_time = ?, \
+                         closed_at = ?, resolution = ? WHERE id = ?";
+        let from_time = gap.from_time.as_deref().into();
+        let resolution = gap.resolution.into();
+        script.push(
+            statement,
+            [
+                gap.from_seq.into(),
+                from_time,
+                to_seq,
+                to_time,
+                closed_at.into(),
+                resolution,
+                id.into(),
+            ],
+        );
         return;
     }
     let statement = "INSERT INTO gaps (source, cause, from_seq, from_time, to_seq, to_time, opened_at) \
@@ -363,16 +378,18 @@ fn push_resync(script: &mut Script, resync: &Resync, now: &str) {
     );
 }
 
-fn push_page(script: &mut Script, page: &DiscoveryPage<'_>, now: &str) {
-    let ended_at = page.cursor.is_none().then_some(now);
+fn push_discovery(script: &mut Script, collection: &str, discovery: &DiscoveryRow, now: &str) {
+    let ended_at = discovery.is_over.then_some(now);
     script.push(
-        "UPDATE discoveries SET cursor = ?, repos = repos + ?, attempts = 0, error = NULL, \
-         is_unsupported = 0, ended_at = ? WHERE collection = ?",
+        "UPDATE discoveries SET pass = ?, cursor = ?, repos = ?, has_next_pass = ?, attempts = 0, \
+         error = NULL, is_unsupported = 0, ended_at = ? WHERE collection = ?",
         [
-            page.cursor.into(),
-            (page.dids.len() as u64).into(),
+            discovery.pass.into(),
+            discovery.cursor.as_deref().into(),
+            discovery.repos.into(),
+            discovery.has_next_pass.into(),
             ended_at.into(),
-            page.search.as_str().into(),
+            collection.into(),
         ],
     );
 }

@@ -26,8 +26,8 @@ pub(super) async fn begin(
     for search in searches {
         sqlx::query(
             "INSERT INTO discoveries (collection, started_at) VALUES (?1, ?2) \
-             ON CONFLICT (collection) DO UPDATE SET cursor = NULL, repos = 0, started_at = ?2, \
-             ended_at = NULL, attempts = 0, error = NULL, is_unsupported = 0 \
+             ON CONFLICT (collection) DO UPDATE SET pass = pass + 1, cursor = NULL, repos = 0, \
+             started_at = ?2, ended_at = NULL, attempts = 0, error = NULL, is_unsupported = 0 \
              WHERE ?3 AND ended_at IS NOT NULL",
         )
         .bind(search.as_str())
@@ -47,11 +47,12 @@ struct Stored {
     repos: i64,
     is_over: bool,
     unsupported: Option<String>,
+    pass: i64,
 }
 
 pub(super) async fn all(store: &SqliteStore) -> Result<Vec<Discovery>, StoreError> {
     let rows: Vec<Stored> = sqlx::query_as(
-        "SELECT collection, cursor, repos, ended_at IS NOT NULL AS is_over, \
+        "SELECT collection, cursor, repos, ended_at IS NOT NULL AS is_over, pass, \
          iif(is_unsupported, error, NULL) AS unsupported FROM discoveries ORDER BY collection",
     )
     .fetch_all(store.reader())
@@ -64,6 +65,7 @@ pub(super) async fn all(store: &SqliteStore) -> Result<Vec<Discovery>, StoreErro
             repos: row.repos.unsigned_abs(),
             is_over: row.is_over,
             unsupported: row.unsupported,
+            pass: row.pass,
         })
     });
     discoveries.collect()

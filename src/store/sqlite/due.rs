@@ -1,13 +1,13 @@
 //! Which repositories have a job due, and when.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::SqliteStore;
 use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::plan::Moment;
+use crate::store::plan::{Moment, NEVER};
 use crate::store::repo_store::{DueRepo, JobKind, ParkedCommit, ResyncCause};
 
 pub(super) async fn tracked(store: &SqliteStore) -> Result<Vec<String>, StoreError> {
@@ -43,17 +43,29 @@ pub(super) async fn due(
              WHERE uri > 'at://' || repos.did || '/' AND uri < 'at://' || repos.did || '0' \
              AND verified <> 'none') AS was_verified \
          FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
-         WHERE urgency = ? AND (repos.retry_at IS NULL OR repos.retry_at <= ?) \
-         ORDER BY repos.retry_at LIMIT ?",
+         WHERE urgency = ?1 AND (repos.retry_at IS NULL OR repos.retry_at <= ?2 \
+         OR (repos.retry_at > ?3 AND repos.retry_at < ?4)) \
+         ORDER BY repos.retry_at LIMIT ?5",
     )
     .bind(as_stored(kind))
     .bind(sortable(now))
+    .bind(latest_retry(now))
+    .bind(NEVER)
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(store.reader())
     .await?;
     let moment = Moment::at(now);
     let repos = rows.into_iter().map(|row| row.into_due(moment));
     repos.collect()
+}
+
+/// No job is put off further than this. A time that is further ahead was written while our clock
+/// was ahead, so it has come.
+const LONGEST_DELAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// The latest `retry_at` that is waited for.
+pub(super) fn latest_retry(now: Timestamp) -> String {
+    sortable(now.checked_add(LONGEST_DELAY).unwrap_or(Timestamp::MAX))
 }
 
 /// The value of the column `urgency`, which migration 0011 defines.

@@ -8,12 +8,17 @@ use crate::store::StoreError;
 use crate::store::repo_store::{ClosedGap, Reconciled};
 
 /// The gaps that have ended and did not start rechecks yet. The gap before a server's new sequence
-/// never gets an end: it counts as ended when an event of the new sequence is applied.
+/// never gets an end: it counts as ended when an event of the new sequence is applied. So does one
+/// whose end the process did not live to see, when the cursor has moved, and one of a connection
+/// that began too early and brings too little to decide about it.
 macro_rules! ended {
     () => {
         "closed_at IS NULL AND recheck_started_at IS NULL AND (to_seq IS NOT NULL OR (\
          cause = 'future_cursor' AND source IN (\
-             SELECT source FROM firehose_cursor WHERE cursor <> '0')))"
+             SELECT source FROM firehose_cursor WHERE cursor <> '0')) OR (\
+         cause = 'sequence_reset' AND source IN (\
+             SELECT source FROM firehose_cursor WHERE CAST(cursor AS INTEGER) <> from_seq)) OR (\
+         cause = 'sequence_reset' AND opened_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 minute')))"
     };
 }
 
@@ -105,10 +110,14 @@ async fn note_rechecks(
     now: &str,
 ) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
-    // Only a discovery finds the records that unknown repositories created in the gap.
+    // Only a discovery finds the records that unknown repositories created in the gap. One that
+    // runs is not begun again: another pass follows it.
+    sqlx::query("UPDATE discoveries SET has_next_pass = 1 WHERE ended_at IS NULL")
+        .execute(&mut *transaction)
+        .await?;
     sqlx::query(
-        "UPDATE discoveries SET cursor = NULL, repos = 0, attempts = 0, started_at = ?, \
-         ended_at = NULL",
+        "UPDATE discoveries SET pass = pass + 1, cursor = NULL, repos = 0, attempts = 0, \
+         started_at = ?, ended_at = NULL WHERE ended_at IS NOT NULL",
     )
     .bind(now)
     .execute(&mut *transaction)

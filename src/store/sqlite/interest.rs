@@ -219,7 +219,8 @@ async fn restart_discoveries(
         .await?;
     if change.is_widened() {
         sqlx::query(
-            "UPDATE discoveries SET cursor = NULL, repos = 0, attempts = 0, error = NULL, \
+            "UPDATE discoveries SET pass = pass + 1, has_next_pass = 0, cursor = NULL, repos = 0, \
+             attempts = 0, error = NULL, \
              started_at = ?, ended_at = NULL",
         )
         .bind(now())

@@ -21,8 +21,32 @@ const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE id IN ( \
 const RESYNCS: &str = "DELETE FROM resyncs WHERE id IN ( \
      SELECT id FROM resyncs WHERE ended_at < ? LIMIT 1000)";
 
+const CLOSED_GAPS: &str = "DELETE FROM gaps WHERE id IN ( \
+     SELECT id FROM gaps WHERE closed_at < ? LIMIT 1000)";
+
+/// Rows that were written while our clock was ahead. Their age counts from now on.
+const FROM_THE_FUTURE: [&str; 4] = [
+    "UPDATE booking_requests SET indexed_at = ?2 WHERE uri IN ( \
+     SELECT uri FROM booking_requests \
+     WHERE status IN ('cancelled', 'completed', 'declined') AND indexed_at > ?1 LIMIT 1000)",
+    "UPDATE dead_letters SET created_at = ?2 WHERE id IN ( \
+     SELECT id FROM dead_letters WHERE created_at > ?1 LIMIT 1000)",
+    "UPDATE resyncs SET ended_at = ?2 WHERE id IN ( \
+     SELECT id FROM resyncs WHERE ended_at > ?1 LIMIT 1000)",
+    "UPDATE gaps SET closed_at = ?2 WHERE id IN ( \
+     SELECT id FROM gaps WHERE closed_at > ?1 LIMIT 1000)",
+];
+
+/// A row that is further ahead of our clock was written while the clock was wrong.
+const CLOCK_STEP: SignedDuration = SignedDuration::from_hours(1);
+
+/// All ages are by our own clock: no time of an event decides.
 pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purged, StoreError> {
     let now = Timestamp::now();
+    let latest = sortable(now.checked_add(CLOCK_STEP).unwrap_or(now));
+    for statement in FROM_THE_FUTURE {
+        in_chunks(writer, statement, &[&latest, &sortable(now)]).await?;
+    }
     Ok(Purged {
         booking_requests: delete_before(
             writer,
@@ -42,6 +66,12 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
             days_before(now, retention.dead_letter_days),
         )
         .await?,
+        closed_gaps: delete_before(
+            writer,
+            CLOSED_GAPS,
+            days_before(now, retention.closed_gap_days),
+        )
+        .await?,
     })
 }
 
@@ -50,19 +80,27 @@ async fn delete_before(
     statement: &'static str,
     limit: Timestamp,
 ) -> Result<u64, StoreError> {
-    let limit = sortable(limit);
-    let mut deleted = 0;
+    in_chunks(writer, statement, &[&sortable(limit)]).await
+}
+
+/// Repeats `statement` until it changes less than a whole chunk. Returns the number of rows.
+async fn in_chunks(
+    writer: &Writer,
+    statement: &'static str,
+    arguments: &[&str],
+) -> Result<u64, StoreError> {
+    let mut changed = 0;
     loop {
         let mut transaction = writer.begin().await?;
-        let chunk = sqlx::query(statement)
-            .bind(limit.as_str())
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
+        let mut query = sqlx::query(statement);
+        for argument in arguments {
+            query = query.bind(*argument);
+        }
+        let chunk = query.execute(&mut *transaction).await?.rows_affected();
         transaction.commit().await?;
-        deleted += chunk;
+        changed += chunk;
         if chunk < CHUNK {
-            return Ok(deleted);
+            return Ok(changed);
         }
     }
 }

@@ -16,8 +16,8 @@ use super::writer::Transaction;
 use crate::atproto::verify::Level;
 use crate::model::{Judgement, SourceId};
 use crate::store::plan::{
-    AccountRow, AsOf, Contents, Fingerprint, GapRow, HeldRecord, Needs, ParkedNeeds, ParkedView,
-    RepoRow, RepoState, ResyncCause, View,
+    AccountRow, AsOf, Contents, DiscoveryRow, Fingerprint, GapRow, HeldRecord, Needs, ParkedNeeds,
+    ParkedView, RepoRow, RepoState, ResyncCause, View,
 };
 
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
@@ -45,10 +45,12 @@ static READ: LazyLock<String> = LazyLock::new(|| {
          source, seq, min(time, last_indexed_at))) FROM records \
          WHERE uri IN (SELECT value FROM json_each(?))"
             .to_owned(),
-        "SELECT EXISTS (SELECT 1 FROM gaps WHERE cause <> 'started_live')".to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM gaps WHERE closed_at IS NULL AND cause <> 'started_live')"
+            .to_owned(),
         "SELECT json_group_array(json_array(id, cause, from_seq, from_time, to_seq, to_time, \
-         closed_at IS NULL)) FROM gaps \
-         WHERE source = ? AND from_seq IN (SELECT value FROM json_each(?))"
+         closed_at IS NULL, recheck_started_at IS NOT NULL)) FROM gaps \
+         WHERE source = ? AND (closed_at IS NULL \
+         OR from_seq IN (SELECT value FROM json_each(?)))"
             .to_owned(),
         "SELECT json_group_array(hex(fingerprint)) FROM dead_letters \
          WHERE fingerprint IN (SELECT unhex(value) FROM json_each(?))"
@@ -58,6 +60,9 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT CAST(cursor AS INTEGER) FROM firehose_cursor WHERE source = ?".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM interest_sets WHERE is_widened = 1)".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM stale_records)".to_owned(),
+        "SELECT json_group_array(json_array(pass, cursor, repos, has_next_pass, \
+         ended_at IS NOT NULL)) FROM discoveries WHERE collection = ?"
+            .to_owned(),
     ];
     format!("SELECT ({})", columns.join("), ("))
 });
@@ -91,6 +96,7 @@ pub(super) fn push(script: &mut Script, needs: &Needs<'_>) {
             needs.contents_of.into(),
             needs.replayed.into(),
             needs.source.map(SourceId::as_str).into(),
+            needs.discovery.into(),
         ],
     );
 }
@@ -114,6 +120,10 @@ pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
             has_records: answer.try_get(7)?,
             has_parked: answer.try_get(8)?,
         },
+        discovery: rows(&answer, 12)?
+            .into_iter()
+            .next()
+            .map(Discovery::into_row),
         cursor: cursor.map(i64::unsigned_abs),
         parked: None,
         was_interest_widened: answer.try_get(10)?,
@@ -291,6 +301,8 @@ struct Gap {
     to_time: Option<String>,
     #[serde(deserialize_with = "flag")]
     is_open: bool,
+    #[serde(deserialize_with = "flag")]
+    is_rechecked: bool,
 }
 
 impl Gap {
@@ -303,6 +315,32 @@ impl Gap {
             to_seq: self.to_seq.map(i64::unsigned_abs),
             to_time: self.to_time,
             is_open: self.is_open,
+            is_rechecked: self.is_rechecked,
+            resolution: None,
+        }
+    }
+}
+
+/// The fields are in the order of the columns.
+#[derive(Deserialize)]
+struct Discovery {
+    pass: i64,
+    cursor: Option<String>,
+    repos: i64,
+    #[serde(deserialize_with = "flag")]
+    has_next_pass: bool,
+    #[serde(deserialize_with = "flag")]
+    is_over: bool,
+}
+
+impl Discovery {
+    fn into_row(self) -> DiscoveryRow {
+        DiscoveryRow {
+            pass: self.pass,
+            cursor: self.cursor,
+            repos: self.repos.unsigned_abs(),
+            has_next_pass: self.has_next_pass,
+            is_over: self.is_over,
         }
     }
 }

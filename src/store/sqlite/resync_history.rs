@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::SqliteStore;
+use super::{SqliteStore, now};
 use crate::atproto::syntax::Did;
 use crate::model::Judgement;
 use crate::store::StoreError;
@@ -16,10 +16,12 @@ pub(super) async fn since(
 ) -> Result<RecentResyncs, StoreError> {
     let (count, bytes, last_ended_at): (u32, i64, Option<String>) = sqlx::query_as(
         "SELECT count(*), coalesce(sum(bytes), 0), max(ended_at) FROM resyncs \
-         WHERE did = ? AND ended_at >= ?",
+         WHERE did = ? AND ended_at >= ? AND ended_at <= ?",
     )
     .bind(did.as_str())
     .bind(sortable(since))
+    // A later time was written while our clock was ahead.
+    .bind(now())
     .fetch_one(store.reader())
     .await?;
     Ok(RecentResyncs {

@@ -126,6 +126,7 @@ impl Run {
                 Identities::new(hosts.clone(), Limits::default()),
             )),
             hosts: Arc::new(hosts),
+            host_clocks: Arc::default(),
             store: store.clone(),
             folder: self.folder.path().to_owned(),
             source_http: relay.parse().unwrap(),

@@ -188,6 +188,7 @@ impl Follower {
             search: &Search::AllRepos,
             dids: &dids,
             cursor: None,
+            pass: 1,
         };
         self.tables.change(RepoChange::Discovered(&page));
     }

@@ -176,9 +176,15 @@ impl Tables {
             }
         }
         view.cursor = needs.source.map(|_| self.cursor);
-        view.is_behind_gap = self.gaps.iter().any(|gap| gap.cause != "started_live");
+        view.is_behind_gap = self
+            .gaps
+            .iter()
+            .any(|gap| gap.is_open && gap.cause != "started_live");
         if let Some((_, seqs)) = &needs.gaps {
-            let asked = self.gaps.iter().filter(|gap| seqs.contains(&gap.from_seq));
+            let asked = self
+                .gaps
+                .iter()
+                .filter(|gap| gap.is_open || seqs.contains(&gap.from_seq));
             view.gaps = asked.cloned().collect();
         }
         let known = needs.dead_letters.intersection(&self.dead_letters);
