@@ -9,6 +9,7 @@ mod deaths;
 mod hosts;
 mod identities;
 mod levels;
+mod lost_stretch;
 mod memory;
 mod steady_state;
 

@@ -12,6 +12,7 @@ mod cursor;
 mod discoveries;
 mod fixture;
 mod gaps;
+mod lost_stretch;
 mod migrations;
 mod order;
 mod parked;

@@ -2,12 +2,15 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
+
 use super::account::AccountChanges;
 use super::chain::{Decision, Known, decide, is_very_first};
 use super::change_set::ChangeSet;
 use super::dead_letters::fingerprint;
 use super::draft::Draft;
-use super::gaps::{Gaps, is_within_the_stream};
+use super::gaps::{GapRow, Gaps, is_within_the_stream};
+use super::lost_stretch::{Breaks, OpenGap};
 use super::parked::{ParkedNeeds, Parking};
 use super::records::{RecordWrite, Removals, last_changes, newest_commits, retain_newer};
 use super::repository::RepoRow;
@@ -33,6 +36,7 @@ pub(super) struct Batch<'a> {
     pub(super) origin: Origin,
     /// When the host of an inactive account that commits is asked again.
     pub(super) ask_at: String,
+    pub(super) now: Timestamp,
 }
 
 /// The decisions on the commits of a batch.
@@ -66,7 +70,13 @@ impl<'a> Batch<'a> {
         // show what that commit contained.
         let is_rechecked = self.recheck(draft);
         let is_behind_gap = draft.view.is_behind_gap || has_new_gap;
-        let decided = self.decide(draft, &removals, is_behind_gap);
+        let mut breaks = Breaks::new(
+            &draft.view.breaks,
+            self.open_gaps_of(draft, changes),
+            self.now,
+        );
+        let decided = self.decide(draft, &removals, is_behind_gap, &mut breaks);
+        self.find_lost_stretch(changes, breaks);
         self.write_records(draft, changes, &decided, &removals);
         if self.origin != Origin::Snapshot {
             self.move_unverified_heads(draft, &decided, &removals);
@@ -82,7 +92,10 @@ impl<'a> Batch<'a> {
         written.stale = decided.records - written.records;
         written.dead_letters = changes.dead_letters.len() as u64;
         written.parked = decided.parked.len() as u64;
-        written.leaves_work = has_to_be_fetched || is_rechecked || written.parked > 0;
+        written.leaves_work = has_to_be_fetched
+            || is_rechecked
+            || written.parked > 0
+            || written.lost_stretch.is_some();
         Ok(())
     }
 
@@ -176,6 +189,7 @@ impl<'a> Batch<'a> {
         draft: &mut Draft<'a>,
         removals: &Removals,
         is_behind_gap: bool,
+        breaks: &mut Breaks<'_>,
     ) -> Decided<'a> {
         let mut decided = Decided::default();
         for commit in self.commits() {
@@ -203,6 +217,9 @@ impl<'a> Batch<'a> {
             match decision {
                 Decision::Stale => continue,
                 Decision::Follows => {
+                    if known.repo.is_some() {
+                        breaks.hold();
+                    }
                     let is_whole = is_very_first(update);
                     draft.tracked_mut(did).follow(update, is_whole, self.source);
                     decided.admitted.extend(records());
@@ -212,6 +229,7 @@ impl<'a> Batch<'a> {
                     decided.parked.push(update);
                 }
                 Decision::Breaks(broken) => {
+                    self.note_break(draft, update, broken, breaks);
                     draft.tracked_mut(did).break_chain(broken);
                     decided.parked.push(update);
                 }
@@ -219,6 +237,51 @@ impl<'a> Batch<'a> {
             decided.fresh.push(update);
         }
         decided
+    }
+
+    /// Notes a commit that does not follow from the head of its repository, unless that is
+    /// explained.
+    fn note_break(
+        &self,
+        draft: &Draft<'a>,
+        update: &ChainUpdate,
+        cause: ResyncCause,
+        breaks: &mut Breaks<'_>,
+    ) {
+        let did = update.did.as_str();
+        let is_evidence = matches!(cause, ResyncCause::PrevData | ResyncCause::Since);
+        let Some(repo) = draft.repo(did).filter(|repo| repo.recheck_cause.is_none()) else {
+            return;
+        };
+        let is_of_source = repo.source.as_deref() == Some(self.source.as_str());
+        let held_seq = repo.seq.filter(|_| is_of_source);
+        // A repository that was fetched may be older than a commit that was parked meanwhile.
+        let is_behind_fetch = self.origin == Origin::Replay && held_seq.is_none();
+        if !is_evidence || is_behind_fetch {
+            return;
+        }
+        let held_time = repo.time.as_deref().and_then(|time| time.parse().ok());
+        let held = held_seq.map(|seq| (seq, held_time));
+        breaks.note(did, held, update.seq, update.time);
+    }
+
+    /// Opens a gap if the chains of several accounts have broken. What a replay has shown is judged
+    /// with the next batch of the stream.
+    fn find_lost_stretch(&self, changes: &mut ChangeSet<'a>, mut breaks: Breaks<'_>) {
+        if self.origin == Origin::Stream
+            && let Some((gap, stretch)) = breaks.judge()
+        {
+            changes.gaps.push(GapRow::of(&gap));
+            changes.written.lost_stretch = Some(stretch);
+        }
+        changes.breaks = breaks.into_changes();
+    }
+
+    /// The open gaps of the source, with those of this batch.
+    fn open_gaps_of(&self, draft: &Draft<'a>, changes: &ChangeSet<'a>) -> Vec<OpenGap> {
+        let new = changes.gaps.iter().filter(|gap| gap.is_open);
+        let known = draft.view.open_gaps.iter().cloned();
+        known.chain(new.map(OpenGap::of)).collect()
     }
 
     fn write_records(

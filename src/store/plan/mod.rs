@@ -14,6 +14,7 @@ mod draft;
 pub mod effect;
 mod gaps;
 pub mod index_task;
+mod lost_stretch;
 mod parked;
 mod records;
 mod repository;
@@ -30,6 +31,7 @@ pub use self::account::{AccountRow, AsOf};
 pub use self::change_set::{ChangeSet, Written};
 pub use self::dead_letters::Fingerprint;
 pub use self::gaps::GapRow;
+pub use self::lost_stretch::{BreakChanges, ChainBreak, LostStretch, OpenGap};
 pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::RecordWrite;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
@@ -71,6 +73,7 @@ pub fn plan<'a>(
             effects,
             origin,
             ask_at: sortable(ask_at.unwrap_or(Timestamp::MAX)),
+            now,
         }
     };
     match *task {

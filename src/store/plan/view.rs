@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::account::AccountRow;
 use super::dead_letters::{Fingerprint, fingerprint};
 use super::gaps::GapRow;
+use super::lost_stretch::{ChainBreak, OpenGap};
 use super::parked::ParkedView;
 use super::repository::{Contents, RepoRow};
 use super::task::{RepoChange, SnapshotPart, Task};
@@ -24,6 +25,10 @@ pub struct View {
     pub records: HashMap<String, HeldRecord>,
     /// There was a gap within the followed stream.
     pub is_behind_gap: bool,
+    /// The breaks of the chains of [`Needs::chains_of`].
+    pub breaks: Vec<ChainBreak>,
+    /// The open gaps of [`Needs::chains_of`].
+    pub open_gaps: Vec<OpenGap>,
     /// The gaps of the source with the requested origins.
     pub gaps: Vec<GapRow>,
     pub dead_letters: HashSet<Fingerprint>,
@@ -54,6 +59,8 @@ pub struct Needs<'a> {
     pub uris: BTreeSet<String>,
     /// The gaps of this source that begin after one of these seqs.
     pub gaps: Option<(&'a SourceId, BTreeSet<u64>)>,
+    /// The source whose chains are checked.
+    pub chains_of: Option<&'a SourceId>,
     pub dead_letters: BTreeSet<Fingerprint>,
     /// The repository for which the presence of records and parked frames is read.
     pub contents_of: Option<&'a str>,
@@ -95,7 +102,12 @@ impl<'a> Needs<'a> {
         for effect in effects {
             match effect {
                 Effect::Account(change) => self.add_account(&change.did),
-                Effect::Commit(commit) => self.add_commit(commit),
+                Effect::Commit(commit) => {
+                    if commit.chain.is_some() {
+                        self.chains_of = Some(source);
+                    }
+                    self.add_commit(commit);
+                }
                 Effect::DeadLetter(_) => {}
                 Effect::Recheck(recheck) => {
                     self.repos.insert(recheck.did.as_str());

@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use sqlx::Row;
@@ -15,8 +16,8 @@ use super::script::{Answers, Script, Value, json_array};
 use super::writer::Transaction;
 use crate::model::SourceId;
 use crate::store::plan::{
-    AccountRow, AsOf, Contents, Fingerprint, GapRow, HeldRecord, Needs, ParkedNeeds, ParkedView,
-    RepoRow, RepoState, ResyncCause, View,
+    AccountRow, AsOf, ChainBreak, Contents, Fingerprint, GapRow, HeldRecord, Needs, OpenGap,
+    ParkedNeeds, ParkedView, RepoRow, RepoState, ResyncCause, View,
 };
 
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
@@ -53,6 +54,12 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT EXISTS (SELECT 1 FROM records WHERE did = ?)".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM parked_commits WHERE did = ? AND id IS NOT ?)".to_owned(),
         "SELECT CAST(cursor AS INTEGER) FROM firehose_cursor WHERE source = ?".to_owned(),
+        "SELECT json_group_array(json_array(did, held_seq, held_time, seq, time, noted_at, \
+         held_since, used_at)) FROM chain_breaks WHERE source = ?"
+            .to_owned(),
+        "SELECT json_group_array(json_array(cause, from_seq, to_seq)) FROM gaps \
+         WHERE source = ? AND closed_at IS NULL"
+            .to_owned(),
     ];
     format!("SELECT ({})", columns.join("), ("))
 });
@@ -86,6 +93,8 @@ pub(super) fn push(script: &mut Script, needs: &Needs<'_>, source: Option<&Sourc
             needs.contents_of.into(),
             needs.replayed.into(),
             source.map(SourceId::as_str).into(),
+            needs.chains_of.map(SourceId::as_str).into(),
+            needs.chains_of.map(SourceId::as_str).into(),
         ],
     );
 }
@@ -103,6 +112,11 @@ pub(super) fn view(answers: Answers) -> Result<(View, Option<u64>), sqlx::Error>
         repos: rows(&answer, 2)?.into_iter().map(Repo::into_row).collect(),
         records: rows(&answer, 3)?.into_iter().map(Held::into_row).collect(),
         is_behind_gap: answer.try_get(4)?,
+        breaks: rows(&answer, 10)?
+            .into_iter()
+            .map(Break::into_row)
+            .collect(),
+        open_gaps: rows(&answer, 11)?.into_iter().map(Open::into_row).collect(),
         gaps: rows(&answer, 5)?.into_iter().map(Gap::into_row).collect(),
         dead_letters: fingerprints.iter().filter_map(|hex| unhex(hex)).collect(),
         contents: Contents {
@@ -278,6 +292,53 @@ impl Gap {
             to_seq: self.to_seq.map(i64::unsigned_abs),
             to_time: self.to_time,
             is_open: self.is_open,
+        }
+    }
+}
+
+/// The fields are in the order of the columns.
+#[derive(Deserialize)]
+struct Break {
+    did: String,
+    held_seq: Option<i64>,
+    held_time: Option<Timestamp>,
+    seq: i64,
+    time: Timestamp,
+    noted_at: Timestamp,
+    held_since: i64,
+    used_at: Option<Timestamp>,
+}
+
+impl Break {
+    fn into_row(self) -> ChainBreak {
+        ChainBreak {
+            did: self.did,
+            held: self
+                .held_seq
+                .map(|seq| (seq.unsigned_abs(), self.held_time)),
+            seq: self.seq.unsigned_abs(),
+            time: self.time,
+            noted_at: self.noted_at,
+            held_since: self.held_since.unsigned_abs(),
+            used_at: self.used_at,
+        }
+    }
+}
+
+/// The fields are in the order of the columns.
+#[derive(Deserialize)]
+struct Open {
+    cause: String,
+    from_seq: i64,
+    to_seq: Option<i64>,
+}
+
+impl Open {
+    fn into_row(self) -> OpenGap {
+        OpenGap {
+            cause: self.cause,
+            from_seq: self.from_seq.unsigned_abs(),
+            to_seq: self.to_seq.map(i64::unsigned_abs),
         }
     }
 }

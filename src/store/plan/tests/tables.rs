@@ -11,9 +11,9 @@ use crate::model::SourceId;
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::Effect;
 use crate::store::plan::{
-    AccountRow, ChangeSet, Contents, Fingerprint, GapRow, HeldRecord, Needs, ParkedCommit,
-    ParkedNeeds, ParkedView, RecordWrite, RepoChange, RepoEvent, RepoRow, Task, View, Written,
-    plan,
+    AccountRow, ChainBreak, ChangeSet, Contents, Fingerprint, GapRow, HeldRecord, Needs, OpenGap,
+    ParkedCommit, ParkedNeeds, ParkedView, RecordWrite, RepoChange, RepoEvent, RepoRow, Task, View,
+    Written, plan,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,7 @@ pub(super) struct Tables {
     pub(super) parked: BTreeMap<i64, Parked>,
     pub(super) dead_letters: BTreeSet<Fingerprint>,
     gaps: Vec<GapRow>,
+    breaks: BTreeMap<String, ChainBreak>,
     last_id: i64,
 }
 
@@ -146,6 +147,18 @@ impl Tables {
             let asked = self.gaps.iter().filter(|gap| seqs.contains(&gap.from_seq));
             view.gaps = asked.cloned().collect();
         }
+        if needs.chains_of.is_some() {
+            view.breaks = self.breaks.values().cloned().collect();
+            view.open_gaps = self
+                .gaps
+                .iter()
+                .map(|gap| OpenGap {
+                    cause: gap.cause.clone(),
+                    from_seq: gap.from_seq,
+                    to_seq: gap.to_seq,
+                })
+                .collect();
+        }
         let known = needs.dead_letters.intersection(&self.dead_letters);
         view.dead_letters = known.copied().collect();
         if let Some(did) = needs.contents_of {
@@ -215,6 +228,11 @@ impl Tables {
             let id = gap.id.or(Some(self.last_id));
             self.gaps.push(GapRow { id, ..gap.clone() });
         }
+        for row in &changes.breaks.changed {
+            self.breaks.insert(row.did.clone(), row.clone());
+        }
+        self.breaks
+            .retain(|did, _| !changes.breaks.forgotten.contains(did));
         for (fingerprint, _) in &changes.dead_letters {
             assert!(
                 self.dead_letters.insert(*fingerprint),
