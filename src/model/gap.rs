@@ -25,6 +25,9 @@ pub enum GapCause {
     SequenceReset,
     /// The source was changed for another whose seqs are unrelated.
     SourceChanged,
+    /// The chains of several accounts broke within a short time: the source has lost events without
+    /// saying so.
+    SourceLost,
     /// A new source was followed from its live end, as the operator configured.
     StartedLive,
     /// The operator moved the cursor.
@@ -34,13 +37,14 @@ pub enum GapCause {
 }
 
 impl GapCause {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::CursorMoved,
         Self::FutureCursor,
         Self::InterestWidened,
         Self::OutdatedCursor,
         Self::SequenceReset,
         Self::SourceChanged,
+        Self::SourceLost,
         Self::StartedLive,
     ];
 
@@ -52,6 +56,7 @@ impl GapCause {
             Self::OutdatedCursor => "outdated_cursor",
             Self::SequenceReset => "sequence_reset",
             Self::SourceChanged => "source_changed",
+            Self::SourceLost => "source_lost",
             Self::StartedLive => "started_live",
         }
     }

@@ -14,7 +14,7 @@ use super::messages::DecodedBatch;
 use crate::actor::{ActorContext, Arguments};
 use crate::delivery::backoff::Backoff;
 use crate::delivery::ledger::Lease;
-use crate::model::{DeadLetter, Position};
+use crate::model::{DeadLetter, GapCause, Position};
 use crate::pipeline::accumulator::{Accumulator, IndexBatch, IndexWork, Load};
 use crate::store::plan::effect::{Effect, EffectPart, Rejection};
 use crate::store::{StoreError, WriteBatch, Written};
@@ -231,6 +231,15 @@ impl IndexerState {
             status.queue.last_commit_at = Some(Timestamp::now());
         });
         context.note_unblocked();
+        if let Some(stretch) = written.lost_stretch {
+            metrics.gaps(GapCause::SourceLost).increment(1);
+            tracing::warn!(
+                accounts = stretch.accounts,
+                from_seq = stretch.from_seq,
+                to_seq = stretch.to_seq,
+                "the chains of several accounts broke: the source has lost events; a gap is recorded, and every repository is compared with its host"
+            );
+        }
         let brings_gap = |effect: &Effect| matches!(effect, Effect::Gap(_));
         if let Some(repositories) = &context.repositories
             && (written.leaves_work || current.transaction.effects.iter().any(brings_gap))

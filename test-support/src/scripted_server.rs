@@ -105,6 +105,12 @@ impl Request {
         cursor_of(self.head.lines().next()?)
     }
 
+    /// The path of the request, with its query.
+    pub fn path(&self) -> &str {
+        let line = self.head.lines().next().unwrap_or_default();
+        line.split(' ').nth(1).unwrap_or_default()
+    }
+
     pub fn header(&self, name: &str) -> Option<String> {
         header(&self.head, name)
     }

@@ -37,9 +37,9 @@ async fn a_file_at_its_size_limit_holds_the_worker_until_the_limit_is_lifted() {
     let relay = relay(frames).await;
     let history = History::recorded_from(&relay.url()).await;
 
-    // 1000 KiB have room for the empty tables, but not for the recording. With the signal ignored, a
+    // 1500 KiB have room for the empty tables, but not for the recording. With the signal ignored, a
     // write beyond the limit fails.
-    let limited = "trap '' XFSZ; ulimit -S -f 2000; exec \"$0\" \"$@\"";
+    let limited = "trap '' XFSZ; ulimit -S -f 3000; exec \"$0\" \"$@\"";
     let mut command = tokio::process::Command::from(worker_process::command("sh"));
     command
         .args(["-c", limited, program::PATH])

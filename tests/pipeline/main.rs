@@ -9,6 +9,7 @@ mod crash_points;
 mod database;
 mod deaths;
 mod disk;
+mod foreign;
 mod history;
 mod meltdown;
 mod oracle;

@@ -12,6 +12,7 @@ mod hosts;
 mod identities;
 mod interest;
 mod levels;
+mod lost_stretch;
 mod memory;
 mod steady_state;
 

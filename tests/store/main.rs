@@ -16,6 +16,7 @@ mod gaps;
 mod guards;
 mod interest;
 mod judgements;
+mod lost_stretch;
 mod migrations;
 mod order;
 mod parked;

@@ -2,12 +2,15 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
+
 use super::account::AccountChanges;
 use super::chain::{Decision, Known, decide, has_wrong_since, is_very_first};
 use super::change_set::ChangeSet;
 use super::dead_letters::fingerprint;
 use super::draft::Draft;
-use super::gaps::{Gaps, is_within_the_stream};
+use super::gaps::{GapRow, Gaps, is_within_the_stream};
+use super::lost_stretch::{Breaks, OpenGap};
 use super::order::{Event, Order};
 use super::parked::{ParkedNeeds, Parking};
 use super::records::{Guard, RecordWrite, Removals, last_changes, newest_commits, refreshed, rows};
@@ -39,6 +42,7 @@ pub(super) struct Batch<'a> {
     pub(super) ask_at: String,
     /// When the repository of an account that was just announced is fetched.
     pub(super) fetch_announced_at: String,
+    pub(super) now: Timestamp,
 }
 
 /// The decisions on the commits of a batch.
@@ -75,7 +79,10 @@ impl<'a> Batch<'a> {
         let is_behind_gap = view.is_behind_gap || view.was_interest_widened || has_new_gap;
         let has_to_be_fetched = self.change_accounts(draft, is_behind_gap);
         let removals = self.removals(draft);
-        let decided = self.decide(draft, &removals, is_behind_gap);
+        let open_gaps = self.open_gaps_of(draft, changes);
+        let mut breaks = Breaks::new(&view.breaks, open_gaps, self.now);
+        let decided = self.decide(draft, &removals, is_behind_gap, &mut breaks);
+        self.find_lost_stretch(changes, breaks);
         self.write_records(draft, changes, &decided, &removals);
         let is_fetched = self.origin != Origin::Snapshot
             && self.move_unverified_heads(draft, &decided, &removals);
@@ -91,8 +98,11 @@ impl<'a> Batch<'a> {
         written.dead_letters = changes.dead_letters.len() as u64;
         written.parked = decided.parked.len() as u64;
         written.wrong_sinces = decided.wrong_sinces;
-        written.leaves_work =
-            has_to_be_fetched || is_fetched || decided.leaves_work || written.parked > 0;
+        written.leaves_work = has_to_be_fetched
+            || is_fetched
+            || decided.leaves_work
+            || written.parked > 0
+            || written.lost_stretch.is_some();
         Ok(())
     }
 
@@ -230,6 +240,7 @@ impl<'a> Batch<'a> {
         draft: &mut Draft<'a>,
         removals: &Removals,
         is_behind_gap: bool,
+        breaks: &mut Breaks<'_>,
     ) -> Decided<'a> {
         let mut decided = Decided::default();
         for effect in self.effects {
@@ -279,6 +290,9 @@ impl<'a> Batch<'a> {
                 Decision::Stale => continue,
                 Decision::Follows => {
                     decided.wrong_sinces += u64::from(has_wrong_since(known.repo, update));
+                    if known.repo.is_some() {
+                        breaks.hold();
+                    }
                     let is_whole = is_very_first(update);
                     draft.tracked_mut(did).follow(update, is_whole, self.source);
                     decided.admitted.extend(records());
@@ -288,6 +302,7 @@ impl<'a> Batch<'a> {
                     decided.parked.push(update);
                 }
                 Decision::Breaks(broken) => {
+                    self.note_break(draft, update, broken, breaks);
                     draft.tracked_mut(did).break_chain(broken);
                     decided.parked.push(update);
                 }
@@ -299,6 +314,51 @@ impl<'a> Batch<'a> {
             decided.fresh.push(update);
         }
         decided
+    }
+
+    /// Notes a commit that does not follow from the head of its repository, unless that is
+    /// explained.
+    fn note_break(
+        &self,
+        draft: &Draft<'a>,
+        update: &ChainUpdate,
+        cause: ResyncCause,
+        breaks: &mut Breaks<'_>,
+    ) {
+        let did = update.did.as_str();
+        let is_evidence = matches!(cause, ResyncCause::PrevData | ResyncCause::Since);
+        let Some(repo) = draft.repo(did).filter(|repo| repo.recheck_cause.is_none()) else {
+            return;
+        };
+        let is_of_source = repo.source.as_deref() == Some(self.source.as_str());
+        let held_seq = repo.seq.filter(|_| is_of_source);
+        // A repository that was fetched may be older than a commit that was parked meanwhile.
+        let is_behind_fetch = self.origin == Origin::Replay && held_seq.is_none();
+        if !is_evidence || is_behind_fetch {
+            return;
+        }
+        let held_time = repo.time.as_deref().and_then(|time| time.parse().ok());
+        let held = held_seq.map(|seq| (seq, held_time));
+        breaks.note(did, held, update.seq, update.time);
+    }
+
+    /// Opens a gap if the chains of several accounts have broken. What a replay has shown is judged
+    /// with the next batch of the stream.
+    fn find_lost_stretch(&self, changes: &mut ChangeSet<'a>, mut breaks: Breaks<'_>) {
+        if self.origin == Origin::Stream
+            && let Some((gap, stretch)) = breaks.judge()
+        {
+            changes.gaps.push(GapRow::of(&gap));
+            changes.written.lost_stretch = Some(stretch);
+        }
+        changes.breaks = breaks.into_changes();
+    }
+
+    /// The open gaps of the source, with those of this batch.
+    fn open_gaps_of(&self, draft: &Draft<'a>, changes: &ChangeSet<'a>) -> Vec<OpenGap> {
+        let new = changes.gaps.iter().filter(|gap| gap.is_open);
+        let known = draft.view.open_gaps.iter().cloned();
+        known.chain(new.map(OpenGap::of)).collect()
     }
 
     fn write_records(

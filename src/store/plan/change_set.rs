@@ -6,6 +6,7 @@ use super::account::AccountRow;
 use super::dead_letters::Fingerprint;
 use super::discovery::DiscoveryRow;
 use super::gaps::GapRow;
+use super::lost_stretch::{BreakChanges, LostStretch};
 use super::records::RecordRow;
 use super::repository::RepoRow;
 use super::task::Resync;
@@ -46,6 +47,8 @@ pub struct ChangeSet<'a> {
     pub parked: Vec<&'a ChainUpdate>,
     /// Gaps that are new, or have reached their end.
     pub gaps: Vec<GapRow>,
+    /// Breaks of chains that are new or changed, and those that are forgotten.
+    pub breaks: BreakChanges,
     /// Dead letters that are new.
     pub dead_letters: Vec<(Fingerprint, &'a DeadLetter)>,
     /// A finished attempt to fetch a repository.
@@ -80,4 +83,6 @@ pub struct Written {
     pub wrong_sinces: u64,
     /// A repository has a job due.
     pub leaves_work: bool,
+    /// A gap was opened, because the source has lost events.
+    pub lost_stretch: Option<LostStretch>,
 }

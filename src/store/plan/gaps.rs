@@ -98,7 +98,7 @@ impl Gaps {
 }
 
 impl GapRow {
-    fn of(gap: &Gap) -> Self {
+    pub(super) fn of(gap: &Gap) -> Self {
         Self {
             id: None,
             cause: gap.cause.as_str().to_owned(),

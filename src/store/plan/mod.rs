@@ -17,6 +17,7 @@ mod gaps;
 pub mod index_task;
 mod interest_change;
 mod interest_set;
+mod lost_stretch;
 mod order;
 mod parked;
 mod records;
@@ -38,6 +39,7 @@ pub use self::discovery::DiscoveryRow;
 pub use self::gaps::GapRow;
 pub use self::interest_change::{InterestChange, InterestStep, unkept_since};
 pub use self::interest_set::InterestSet;
+pub use self::lost_stretch::{BreakChanges, ChainBreak, LostStretch, OpenGap};
 pub use self::order::{AsOf, Moment};
 pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::{RecordRow, RecordWrite};
@@ -96,6 +98,7 @@ pub fn plan<'a>(
             },
             ask_at: after(STATUS_QUESTION_SPACING),
             fetch_announced_at: after(TIME_TO_BEGIN),
+            now: moment.now,
         }
     };
     match *task {

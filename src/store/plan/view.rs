@@ -6,6 +6,7 @@ use super::account::AccountRow;
 use super::dead_letters::{Fingerprint, fingerprint};
 use super::discovery::DiscoveryRow;
 use super::gaps::GapRow;
+use super::lost_stretch::{ChainBreak, OpenGap};
 use super::parked::ParkedView;
 use super::repository::{Contents, RepoRow};
 use super::task::{RepoChange, SnapshotPart, Task};
@@ -26,6 +27,10 @@ pub struct View {
     pub records: HashMap<String, HeldRecord>,
     /// A gap within the followed stream is open.
     pub is_behind_gap: bool,
+    /// The breaks of the chains of [`Needs::chains_of`].
+    pub breaks: Vec<ChainBreak>,
+    /// The open gaps of [`Needs::chains_of`].
+    pub open_gaps: Vec<OpenGap>,
     /// The set of interest was wider at some time than before. If nothing is known of a repository,
     /// its earlier commits may not have been wanted when they came.
     pub was_interest_widened: bool,
@@ -77,6 +82,8 @@ pub struct Needs<'a> {
     pub gaps: Option<(&'a SourceId, BTreeSet<u64>)>,
     /// The collection whose discovery is read.
     pub discovery: Option<&'a str>,
+    /// The source whose chains are checked.
+    pub chains_of: Option<&'a SourceId>,
     pub dead_letters: BTreeSet<Fingerprint>,
     /// The repository for which the presence of records and parked frames is read.
     pub contents_of: Option<&'a str>,
@@ -124,7 +131,12 @@ impl<'a> Needs<'a> {
         for effect in effects {
             match effect {
                 Effect::Account(change) => self.add_account(&change.did),
-                Effect::Commit(commit) => self.add_commit(commit),
+                Effect::Commit(commit) => {
+                    if commit.chain.is_some() {
+                        self.chains_of = Some(source);
+                    }
+                    self.add_commit(commit);
+                }
                 Effect::DeadLetter(_) => {}
                 Effect::Recheck(recheck) => {
                     self.repos.insert(recheck.did.as_str());

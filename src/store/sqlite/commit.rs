@@ -9,8 +9,8 @@ use crate::model::{DeadLetter, Resynced, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::ChainUpdate;
 use crate::store::plan::{
-    AccountRow, AsOf, ChangeSet, DiscoveryRow, Fingerprint, GapRow, Removal, RepoRow, Resync,
-    ResyncCause,
+    AccountRow, AsOf, ChainBreak, ChangeSet, DiscoveryRow, Fingerprint, GapRow, Removal, RepoRow,
+    Resync, ResyncCause,
 };
 
 static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -103,6 +103,27 @@ static DEAD_LETTERS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
+static CHAIN_BREAKS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "INSERT INTO chain_breaks",
+        &[
+            "source",
+            "did",
+            "held_seq",
+            "held_time",
+            "seq",
+            "time",
+            "noted_at",
+            "held_since",
+            "used_at",
+        ],
+        "ON CONFLICT (source, did) DO UPDATE SET held_seq = excluded.held_seq, \
+         held_time = excluded.held_time, seq = excluded.seq, time = excluded.time, \
+         noted_at = excluded.noted_at, held_since = excluded.held_since, \
+         used_at = excluded.used_at",
+    )
+});
+
 /// Deletes all records of accounts. The argument is a JSON array of DIDs.
 const REMOVE_RECORDS: &str = "DELETE FROM records WHERE did IN (SELECT value FROM json_each(?))";
 
@@ -144,6 +165,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         unparked_repos,
         parked,
         gaps,
+        breaks,
         dead_letters,
         resync,
         discovery,
@@ -210,6 +232,15 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     });
     for gap in gaps {
         push_gap(script, source, gap, now);
+    }
+    script.push_rows(&CHAIN_BREAKS, &breaks.changed, |row, values| {
+        push_break(values, source, row);
+    });
+    if !breaks.forgotten.is_empty() {
+        let statement = "DELETE FROM chain_breaks \
+                         WHERE source = ? AND did IN (SELECT value FROM json_each(?))";
+        let dids = json_array(breaks.forgotten.iter().map(String::as_str));
+        script.push(statement, [source.into(), dids]);
     }
     script.push_rows(&DEAD_LETTERS, dead_letters, |letter, values| {
         push_dead_letter(values, source, letter, now);
@@ -291,6 +322,21 @@ fn push_parked(values: &mut Vec<Value>, source: &str, update: &ChainUpdate, now:
         (update.frame.len() as u64).into(),
         update.frame.as_ref().into(),
         now.into(),
+    ]);
+}
+
+fn push_break(values: &mut Vec<Value>, source: &str, row: &ChainBreak) {
+    let (held_seq, held_time) = row.held.unzip();
+    values.extend([
+        source.into(),
+        row.did.as_str().into(),
+        held_seq.into(),
+        held_time.flatten().map(sortable).into(),
+        row.seq.into(),
+        sortable(row.time).into(),
+        sortable(row.noted_at).into(),
+        row.held_since.into(),
+        row.used_at.map(sortable).into(),
     ]);
 }
 

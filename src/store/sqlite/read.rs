@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use sqlx::Row;
@@ -16,8 +17,8 @@ use super::writer::Transaction;
 use crate::atproto::verify::Level;
 use crate::model::{Judgement, SourceId};
 use crate::store::plan::{
-    AccountRow, AsOf, Contents, DiscoveryRow, Fingerprint, GapRow, HeldRecord, Needs, ParkedNeeds,
-    ParkedView, RepoRow, RepoState, ResyncCause, View,
+    AccountRow, AsOf, ChainBreak, Contents, DiscoveryRow, Fingerprint, GapRow, HeldRecord, Needs,
+    OpenGap, ParkedNeeds, ParkedView, RepoRow, RepoState, ResyncCause, View,
 };
 
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
@@ -63,6 +64,12 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT json_group_array(json_array(pass, cursor, repos, has_next_pass, \
          ended_at IS NOT NULL)) FROM discoveries WHERE collection = ?"
             .to_owned(),
+        "SELECT json_group_array(json_array(did, held_seq, held_time, seq, time, noted_at, \
+         held_since, used_at)) FROM chain_breaks WHERE source = ?"
+            .to_owned(),
+        "SELECT json_group_array(json_array(cause, from_seq, to_seq)) FROM gaps \
+         WHERE source = ? AND closed_at IS NULL"
+            .to_owned(),
     ];
     format!("SELECT ({})", columns.join("), ("))
 });
@@ -97,6 +104,8 @@ pub(super) fn push(script: &mut Script, needs: &Needs<'_>) {
             needs.replayed.into(),
             needs.source.map(SourceId::as_str).into(),
             needs.discovery.into(),
+            needs.chains_of.map(SourceId::as_str).into(),
+            needs.chains_of.map(SourceId::as_str).into(),
         ],
     );
 }
@@ -114,6 +123,11 @@ pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
         repos: rows(&answer, 2)?.into_iter().map(Repo::into_row).collect(),
         records: rows(&answer, 3)?.into_iter().map(Held::into_row).collect(),
         is_behind_gap: answer.try_get(4)?,
+        breaks: rows(&answer, 13)?
+            .into_iter()
+            .map(Break::into_row)
+            .collect(),
+        open_gaps: rows(&answer, 14)?.into_iter().map(Open::into_row).collect(),
         gaps: rows(&answer, 5)?.into_iter().map(Gap::into_row).collect(),
         dead_letters: fingerprints.iter().filter_map(|hex| unhex(hex)).collect(),
         contents: Contents {
@@ -341,6 +355,53 @@ impl Discovery {
             repos: self.repos.unsigned_abs(),
             has_next_pass: self.has_next_pass,
             is_over: self.is_over,
+        }
+    }
+}
+
+/// The fields are in the order of the columns.
+#[derive(Deserialize)]
+struct Break {
+    did: String,
+    held_seq: Option<i64>,
+    held_time: Option<Timestamp>,
+    seq: i64,
+    time: Timestamp,
+    noted_at: Timestamp,
+    held_since: i64,
+    used_at: Option<Timestamp>,
+}
+
+impl Break {
+    fn into_row(self) -> ChainBreak {
+        ChainBreak {
+            did: self.did,
+            held: self
+                .held_seq
+                .map(|seq| (seq.unsigned_abs(), self.held_time)),
+            seq: self.seq.unsigned_abs(),
+            time: self.time,
+            noted_at: self.noted_at,
+            held_since: self.held_since.unsigned_abs(),
+            used_at: self.used_at,
+        }
+    }
+}
+
+/// The fields are in the order of the columns.
+#[derive(Deserialize)]
+struct Open {
+    cause: String,
+    from_seq: i64,
+    to_seq: Option<i64>,
+}
+
+impl Open {
+    fn into_row(self) -> OpenGap {
+        OpenGap {
+            cause: self.cause,
+            from_seq: self.from_seq.unsigned_abs(),
+            to_seq: self.to_seq.map(i64::unsigned_abs),
         }
     }
 }

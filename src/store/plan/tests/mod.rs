@@ -3,5 +3,6 @@
 
 mod follower;
 mod invariants;
+mod lost_stretch;
 mod oracle;
 mod tables;

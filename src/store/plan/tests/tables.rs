@@ -13,9 +13,9 @@ use crate::store::datetime::sortable;
 use crate::store::plan::effect::{Effect, RecordChange};
 use crate::store::plan::order::Order;
 use crate::store::plan::{
-    AccountRow, ChangeSet, Contents, Fingerprint, GapRow, HeldRecord, Moment, Needs, ParkedCommit,
-    ParkedNeeds, ParkedView, RecordRow, RecordWrite, Removal, RepoChange, RepoEvent, RepoRow, Task,
-    View, Written, plan,
+    AccountRow, ChainBreak, ChangeSet, Contents, Fingerprint, GapRow, HeldRecord, Moment, Needs,
+    OpenGap, ParkedCommit, ParkedNeeds, ParkedView, RecordRow, RecordWrite, Removal, RepoChange,
+    RepoEvent, RepoRow, Task, View, Written, plan,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,7 @@ pub(super) struct Tables {
     gaps: Vec<GapRow>,
     /// The durable cursor of the source.
     cursor: u64,
+    breaks: BTreeMap<String, ChainBreak>,
     last_id: i64,
 }
 
@@ -187,6 +188,18 @@ impl Tables {
                 .filter(|gap| gap.is_open || seqs.contains(&gap.from_seq));
             view.gaps = asked.cloned().collect();
         }
+        if needs.chains_of.is_some() {
+            view.breaks = self.breaks.values().cloned().collect();
+            view.open_gaps = self
+                .gaps
+                .iter()
+                .map(|gap| OpenGap {
+                    cause: gap.cause.clone(),
+                    from_seq: gap.from_seq,
+                    to_seq: gap.to_seq,
+                })
+                .collect();
+        }
         let known = needs.dead_letters.intersection(&self.dead_letters);
         view.dead_letters = known.copied().collect();
         if let Some(did) = needs.contents_of {
@@ -276,6 +289,11 @@ impl Tables {
             let id = gap.id.or(Some(self.last_id));
             self.gaps.push(GapRow { id, ..gap.clone() });
         }
+        for row in &changes.breaks.changed {
+            self.breaks.insert(row.did.clone(), row.clone());
+        }
+        self.breaks
+            .retain(|did, _| !changes.breaks.forgotten.contains(did));
         for (fingerprint, _) in &changes.dead_letters {
             assert!(
                 self.dead_letters.insert(*fingerprint),
