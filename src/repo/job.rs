@@ -9,6 +9,7 @@ use super::replay::{self, Drained};
 use super::{Repositories, compare, retry_at};
 use crate::model::Resynced;
 use crate::store::StoreError;
+use crate::store::plan::REST;
 use crate::store::repo_store::{
     DueRepo, JobKind, RecentResyncs, RepoChange, RepoEvent, Resync, ResyncCause, ResyncFailure,
 };
@@ -48,8 +49,10 @@ pub(super) async fn run(
         tracked.insert(repo.did.as_str());
     }
     if !repo.is_active {
+        let until = Timestamp::now().saturating_add(REST);
+        let until = until.unwrap_or(Timestamp::MAX);
         return repositories
-            .note(&repo.did, RepoEvent::SuspendUntilActive)
+            .note(&repo.did, RepoEvent::Suspend { until })
             .await;
     }
     match kind {
@@ -195,8 +198,8 @@ async fn reschedule(repositories: &Repositories, repo: &DueRepo) -> Result<(), S
         .await
 }
 
-/// If the account's own host reports the account as inactive, stores that status, so that it is
-/// confirmed.
+/// If the account's own host reports the account as inactive, stores that status as a suspicion,
+/// so that the host is asked about it.
 async fn note_status(
     repositories: &Repositories,
     repo: &DueRepo,
@@ -206,7 +209,11 @@ async fn note_status(
         Some(status) => {
             let did = &repo.did;
             let change = RepoChange::HostRefused { did, status };
-            repositories.store.change(change).await.map(drop)
+            repositories.store.change(change).await?;
+            // The account may have moved, so the next attempt asks the host that its document names
+            // now. Without a document there is nothing new to know.
+            let _unless_unknown = repositories.verification.identities.refresh(did).await;
+            Ok(())
         }
         None => Ok(()),
     }

@@ -8,6 +8,7 @@ mod actor;
 pub mod backfill;
 mod compare;
 mod fetch;
+mod handle;
 pub mod host;
 mod host_limiter;
 mod job;

@@ -1,11 +1,17 @@
 //! The state machine of one account: its status, its handle, and whether its host still has to
 //! confirm the status.
+//!
+//! Three parties have a say. What the source says hides or shows an account at once, and its
+//! `takendown` and `suspended` hold until it says otherwise. The account's own host decides on
+//! everything else, and nothing is removed without it; but one refusal to serve a repository is
+//! only a suspicion. An operator may show an account that the source holds.
 
 use std::collections::BTreeMap;
 
-use super::task::{HostStatus, UnconfirmedStatus};
+use super::task::{DueHandle, HandleAnswer, HostStatus, UnconfirmedStatus};
+use crate::atproto::syntax::Did;
 use crate::store::datetime::sortable;
-use crate::store::plan::effect::{AccountChange, Effect};
+use crate::store::plan::effect::{AccountChange, DELETED, Effect};
 
 /// A row of `accounts`. Datetimes are text that sorts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,12 +23,22 @@ pub struct AccountRow {
     pub as_of: Option<AsOf>,
     /// The time of the account's latest deletion. It stays when the account becomes active again.
     pub removed_at: Option<String>,
-    /// The account's own host has not confirmed the status yet.
+    /// `takendown` or `suspended`, as the source said, until it says that the account is active.
+    /// The account's host cannot end it.
+    pub held_status: Option<String>,
+    /// An operator shows the account although the source holds it.
+    pub is_overridden: bool,
+    /// The account's own host has not confirmed the status yet, or not the suspected one.
     pub is_unconfirmed: bool,
+    /// The status with which the account's host refused its repository. It hides nothing until it
+    /// is confirmed.
+    pub suspected_status: Option<String>,
     /// When its host is asked next; `None` means at once.
     pub retry_at: Option<String>,
     /// How many requests to its host failed.
     pub attempts: u32,
+    /// When the handle is taken from the account's document; `None` means never.
+    pub handle_due_at: Option<String>,
 }
 
 /// The time and the seq of the event that set a value. The time is compared first, because relays
@@ -31,6 +47,17 @@ pub struct AccountRow {
 pub struct AsOf {
     pub time: String,
     pub seq: u64,
+}
+
+/// What an answer to a question about a status means for the account's repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Confirmed {
+    /// The account is deleted.
+    Deleted,
+    /// The account was hidden, and is shown again.
+    Returned,
+    /// Nothing follows.
+    Unchanged,
 }
 
 impl Default for AccountRow {
@@ -43,9 +70,13 @@ impl Default for AccountRow {
             status: None,
             as_of: None,
             removed_at: None,
+            held_status: None,
+            is_overridden: false,
             is_unconfirmed: false,
+            suspected_status: None,
             retry_at: None,
             attempts: 0,
+            handle_due_at: None,
         }
     }
 }
@@ -56,21 +87,101 @@ impl AccountRow {
     pub(super) fn take_status(&mut self, change: &AccountChange, is_tracked: bool) {
         let as_of = as_of_status(change);
         if self.as_of.as_ref().is_none_or(|known| as_of > *known) {
-            self.is_active = change.active;
-            self.status.clone_from(&change.status);
             self.as_of = Some(as_of);
-            self.is_unconfirmed = change.is_unconfirmed && !change.active;
-            self.forget_attempts();
+            self.set_status(change);
         }
         if change.is_unconfirmed && !is_tracked {
             self.is_unconfirmed = false;
         }
     }
 
+    /// Sets the status that the source says.
+    fn set_status(&mut self, change: &AccountChange) {
+        match (change.active, change.is_hold()) {
+            (true, _) => self.held_status = None,
+            (false, true) => self.held_status.clone_from(&change.status),
+            (false, false) => {}
+        }
+        if change.is_hold() && self.is_overridden {
+            return;
+        }
+        self.is_active = change.active;
+        self.status.clone_from(&change.status);
+        self.suspected_status = None;
+        self.is_unconfirmed = change.is_unconfirmed && !change.active && !change.is_hold();
+        self.forget_attempts();
+    }
+
+    /// The account is hidden because the source holds it, so its host's word does not matter.
+    pub(super) fn is_held(&self) -> bool {
+        let is_in_force = self.held_status.is_some() && self.held_status == self.status;
+        !self.is_active && !self.is_overridden && is_in_force
+    }
+
+    /// Shows the account, whatever the source says, until [`Self::end_override`]. Its host's word
+    /// still counts. Returns whether the account was hidden.
+    pub(super) fn override_hold(&mut self) -> bool {
+        let was_hidden = !self.is_active;
+        self.is_overridden = true;
+        self.show();
+        was_hidden
+    }
+
+    /// Ends [`Self::override_hold`]: what the source says counts again.
+    pub(super) fn end_override(&mut self) {
+        self.is_overridden = false;
+        if self.is_active && self.held_status.is_some() {
+            self.hide(self.held_status.clone());
+        }
+    }
+
+    fn show(&mut self) {
+        self.is_active = true;
+        self.settle(None);
+    }
+
+    fn hide(&mut self, status: Option<String>) {
+        self.is_active = false;
+        self.settle(status);
+    }
+
+    /// Sets the status. There is nothing left to ask.
+    fn settle(&mut self, status: Option<String>) {
+        self.status = status;
+        self.suspected_status = None;
+        self.is_unconfirmed = false;
+        self.forget_attempts();
+    }
+
     pub(super) fn take_handle(&mut self, handle: &str, as_of: &AsOf) {
         if self.handle_as_of.as_ref().is_none_or(|known| as_of > known) {
             self.handle = Some(handle.to_owned());
             self.handle_as_of = Some(as_of.clone());
+            self.handle_due_at = None;
+        }
+    }
+
+    /// Forgets the handle, because an event at `as_of` says that it may have changed. It is taken
+    /// from the account's document at `due_at`, or earlier if that is due already.
+    pub(super) fn doubt_handle(&mut self, as_of: &AsOf, due_at: &str) {
+        if self.handle_as_of.as_ref().is_none_or(|known| as_of > known) {
+            self.handle = None;
+            self.handle_due_at.get_or_insert_with(|| due_at.to_owned());
+        }
+    }
+
+    /// Takes the handle that the account's document has, unless an event set another one meanwhile.
+    pub(super) fn take_handle_of_document(&mut self, due: &DueHandle, answer: &HandleAnswer) {
+        let known = self.handle_as_of.as_ref().map(|as_of| &as_of.time);
+        if self.handle_due_at.is_none() || known != due.as_of.as_ref() {
+            return;
+        }
+        match answer {
+            HandleAnswer::Found(handle) => {
+                self.handle.clone_from(handle);
+                self.handle_due_at = None;
+            }
+            HandleAnswer::Unknown(until) => self.handle_due_at = Some(sortable(*until)),
         }
     }
 
@@ -82,70 +193,113 @@ impl AccountRow {
         latest
     }
 
-    /// Reacts to a commit at `time` of an account that its host reported as inactive: the host is
-    /// asked again, but not before `ask_at`.
-    pub(super) fn note_commit(&mut self, time: &str, ask_at: &str) {
-        let is_confirmed_inactive = !self.is_active && !self.is_unconfirmed;
-        let is_later = self.as_of.as_ref().is_some_and(|known| *known.time < *time);
+    /// Reacts to a commit at `time`. A verified one speaks against a suspicion. If the account's
+    /// host reported the account as inactive, it is asked again, but not before `ask_at`.
+    pub(super) fn note_commit(&mut self, time: &str, is_verified: bool, ask_at: &str) {
+        if self.is_suspected() {
+            if is_verified {
+                self.show();
+            }
+            return;
+        }
+        let is_confirmed_inactive = !self.is_active && !self.is_unconfirmed && !self.is_held();
+        let is_later = self.as_of.as_ref().is_none_or(|known| *known.time < *time);
         if is_confirmed_inactive && is_later {
             self.is_unconfirmed = true;
             self.retry_at = Some(ask_at.to_owned());
         }
     }
 
-    /// Has its host asked whether the account is still inactive.
+    /// Has its host asked whether the account is still inactive, unless the source holds it.
     pub(super) fn ask_again(&mut self) {
-        self.is_unconfirmed = true;
+        self.is_unconfirmed |= !self.is_held();
     }
 
-    /// Sets `status`, which its host gave as the reason to refuse its repository. `last_known` is
-    /// the time of the last known commit.
-    pub(super) fn refuse_by_host(&mut self, status: &str, last_known: String) {
-        let as_of = match self.as_of.take() {
-            Some(known) if known.time >= last_known => known,
-            _ => AsOf {
-                time: last_known,
-                seq: 0,
-            },
+    fn is_suspected(&self) -> bool {
+        self.is_active && self.suspected_status.is_some()
+    }
+
+    /// Notes that its host refused its repository because of `status`. One answer proves nothing:
+    /// the account stays visible, and its host is asked at `ask_at`.
+    pub(super) fn suspect(&mut self, status: &str, ask_at: &str) {
+        if self.is_active && self.suspected_status.is_none() {
+            self.suspected_status = Some(status.to_owned());
+            self.is_unconfirmed = true;
+            self.retry_at = Some(ask_at.to_owned());
+            self.attempts = 0;
+        }
+    }
+
+    /// The question about its status, as long as nothing changes it.
+    pub(crate) fn question(&self, did: Did) -> UnconfirmedStatus {
+        let is_suspected = self.is_suspected();
+        let status = match is_suspected {
+            true => &self.suspected_status,
+            false => &self.status,
         };
-        self.is_active = false;
-        self.status = Some(status.to_owned());
-        self.as_of = Some(as_of);
-        self.is_unconfirmed = true;
-        self.forget_attempts();
+        UnconfirmedStatus {
+            did,
+            status: status.clone(),
+            as_of: self.as_of.as_ref().map(|known| known.time.clone()),
+            is_held: self.is_held(),
+            is_suspected,
+            attempts: self.attempts,
+        }
     }
 
-    /// Applies its host's answer. Returns whether the status was changed or confirmed, which
-    /// happens only if the question is still open.
-    pub(super) fn apply_host_status(
+    /// Applies the answer to a question. Returns what follows for its repository; `None` if the
+    /// question is no longer open, or there was no answer.
+    pub(super) fn apply_answer(
         &mut self,
         asked: &UnconfirmedStatus,
         answer: &HostStatus,
-    ) -> bool {
-        let is_same_status = self
-            .as_of
-            .as_ref()
-            .is_some_and(|known| known.time == asked.as_of);
-        let (is_active, status) = match answer {
-            HostStatus::Active => (true, None),
-            HostStatus::Deleted => (false, Some("deleted".to_owned())),
-            HostStatus::Inactive(status) => (false, status.clone()),
-            HostStatus::Unknown(until) => {
-                if is_same_status {
-                    self.retry_at = Some(sortable(*until));
-                    self.attempts += 1;
-                }
-                return false;
-            }
-        };
-        let is_open = is_same_status && self.is_unconfirmed;
-        if is_open {
-            self.is_active = is_active;
-            self.status = status;
-            self.is_unconfirmed = false;
-            self.forget_attempts();
+    ) -> Option<Confirmed> {
+        let now = self.question(asked.did.clone());
+        let is_same = now.as_of == asked.as_of
+            && now.is_held == asked.is_held
+            && now.is_suspected == asked.is_suspected;
+        if !is_same {
+            return None;
         }
-        is_open
+        if let HostStatus::Unknown(until) = answer {
+            self.retry_at = Some(sortable(*until));
+            self.attempts += 1;
+        }
+        if !self.is_unconfirmed {
+            return None;
+        }
+        match answer {
+            HostStatus::Unknown(_) => None,
+            HostStatus::Active if asked.is_held => {
+                self.held_status = None;
+                self.show();
+                Some(Confirmed::Returned)
+            }
+            HostStatus::Deleted | HostStatus::Inactive(_) if asked.is_held => {
+                self.hide(self.held_status.clone());
+                Some(Confirmed::Unchanged)
+            }
+            HostStatus::Active if asked.is_suspected => {
+                self.show();
+                Some(Confirmed::Unchanged)
+            }
+            HostStatus::Active if self.held_status.is_some() && !self.is_overridden => {
+                self.hide(self.held_status.clone());
+                Some(Confirmed::Unchanged)
+            }
+            HostStatus::Active => {
+                self.show();
+                Some(Confirmed::Returned)
+            }
+            HostStatus::Deleted => {
+                self.hide(Some(DELETED.to_owned()));
+                Some(Confirmed::Deleted)
+            }
+            HostStatus::Inactive(status) => {
+                self.hide(status.clone());
+                Some(Confirmed::Unchanged)
+            }
+        }
     }
 
     fn forget_attempts(&mut self) {
@@ -167,16 +321,28 @@ pub(super) struct AccountChanges<'a> {
     pub(super) statuses: BTreeMap<&'a str, Statuses<'a>>,
     /// The latest handle of each account.
     pub(super) handles: BTreeMap<&'a str, (&'a str, AsOf)>,
+    /// The latest event of each account after which its handle is unknown.
+    pub(super) unknown_handles: BTreeMap<&'a str, AsOf>,
     /// The latest deletion of each account, even if a later status made it active again.
     pub(super) removals: BTreeMap<&'a str, String>,
 }
 
-/// The statuses of one account in a batch.
-#[derive(Debug)]
-pub(super) struct Statuses<'a> {
-    pub(super) latest: &'a AccountChange,
+/// The statuses of one account in a batch, the latest last.
+#[derive(Debug, Default)]
+pub(super) struct Statuses<'a>(pub(super) Vec<&'a AccountChange>);
+
+impl Statuses<'_> {
     /// The account was inactive at some point of the batch, even if it is active at the end.
-    pub(super) was_inactive: bool,
+    pub(super) fn was_inactive(&self) -> bool {
+        self.0.iter().any(|status| !status.active)
+    }
+
+    /// The batch ends with an account that is active, as somebody else than its host says.
+    pub(super) fn is_active_now(&self) -> bool {
+        self.0
+            .last()
+            .is_some_and(|latest| latest.active && latest.is_unconfirmed)
+    }
 }
 
 impl<'a> AccountChanges<'a> {
@@ -186,30 +352,24 @@ impl<'a> AccountChanges<'a> {
             match effect {
                 Effect::Account(change) => changes.add_status(change),
                 Effect::Identity(change) => {
-                    if let Some(handle) = &change.handle {
-                        let as_of = AsOf {
-                            time: sortable(change.time),
-                            seq: change.seq,
-                        };
-                        changes.add_handle(change.did.as_str(), handle, as_of);
-                    }
+                    let as_of = AsOf {
+                        time: sortable(change.time),
+                        seq: change.seq,
+                    };
+                    changes.add_handle(change.did.as_str(), change.handle.as_deref(), as_of);
                 }
                 _ => {}
             }
+        }
+        for statuses in changes.statuses.values_mut() {
+            statuses.0.sort_by_key(|change| as_of_status(change));
         }
         changes
     }
 
     fn add_status(&mut self, change: &'a AccountChange) {
         let did = change.did.as_str();
-        let statuses = self.statuses.entry(did).or_insert(Statuses {
-            latest: change,
-            was_inactive: false,
-        });
-        if as_of_status(change) > as_of_status(statuses.latest) {
-            statuses.latest = change;
-        }
-        statuses.was_inactive |= !change.active;
+        self.statuses.entry(did).or_default().0.push(change);
         if change.is_deletion() && !change.is_unconfirmed {
             let time = sortable(change.time);
             let removed_at = self.removals.entry(did).or_default();
@@ -219,7 +379,17 @@ impl<'a> AccountChanges<'a> {
         }
     }
 
-    fn add_handle(&mut self, did: &'a str, handle: &'a str, as_of: AsOf) {
+    fn add_handle(&mut self, did: &'a str, handle: Option<&'a str>, as_of: AsOf) {
+        let Some(handle) = handle else {
+            let latest = self
+                .unknown_handles
+                .entry(did)
+                .or_insert_with(|| as_of.clone());
+            if as_of > *latest {
+                *latest = as_of;
+            }
+            return;
+        };
         let is_later = self
             .handles
             .get(did)
@@ -235,7 +405,6 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::atproto::syntax::Did;
     use crate::store::plan::effect::IdentityChange;
 
     fn second(second: i64) -> Timestamp {
@@ -261,7 +430,7 @@ mod tests {
     fn a_status_that_comes_later_in_time_wins_and_a_deletion_is_remembered() {
         let effects = [account(None, 9, 9), account(Some("deleted"), 3, 3)];
         let changes = AccountChanges::of(&effects);
-        assert!(changes.statuses["did:plc:alice"].latest.active);
+        assert!(changes.statuses["did:plc:alice"].0[1].active);
         assert_eq!(changes.removals["did:plc:alice"], sortable(second(3)));
     }
 
@@ -269,11 +438,11 @@ mod tests {
     fn of_statuses_at_one_time_the_higher_seq_wins() {
         let effects = [account(None, 9, 12), account(Some("suspended"), 9, 11)];
         let changes = AccountChanges::of(&effects);
-        assert_eq!(changes.statuses["did:plc:alice"].latest.seq, 12);
+        assert_eq!(changes.statuses["did:plc:alice"].0[1].seq, 12);
     }
 
     #[test]
-    fn an_identity_without_a_handle_changes_nothing() {
+    fn an_identity_without_a_handle_is_no_handle_and_is_remembered() {
         let identity = |handle: Option<&str>, seq| {
             Effect::Identity(IdentityChange {
                 did: did(),
@@ -289,5 +458,6 @@ mod tests {
         ];
         let changes = AccountChanges::of(&effects);
         assert_eq!(changes.handles["did:plc:alice"].0, "new.example");
+        assert_eq!(changes.unknown_handles["did:plc:alice"].seq, 3);
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Batch<'a> {
     pub(super) origin: Origin,
     /// When the host of an inactive account that commits is asked again.
     pub(super) ask_at: String,
+    /// When a handle that is no longer known is taken from its document.
+    pub(super) handle_due_at: String,
 }
 
 /// The decisions on the commits of a batch.
@@ -74,7 +76,7 @@ impl<'a> Batch<'a> {
         if self.origin != Origin::Replay {
             park(draft, changes, &decided.parked)?;
         }
-        self.recheck_inactive_accounts(draft, &decided.fresh);
+        self.note_commits(draft, &decided);
         self.add_dead_letters(draft, changes);
 
         let written = &mut changes.written;
@@ -92,10 +94,9 @@ impl<'a> Batch<'a> {
         let accounts = AccountChanges::of(self.effects);
         let mut has_to_be_fetched = false;
         for (did, statuses) in &accounts.statuses {
-            let is_active_now = statuses.latest.active && statuses.latest.is_unconfirmed;
-            let was_inactive_before = statuses.was_inactive
+            let was_inactive_before = statuses.was_inactive()
                 || draft.account(did).is_some_and(|account| !account.is_active);
-            if is_active_now
+            if statuses.is_active_now()
                 && was_inactive_before
                 && let Some(repo) = draft.repo_mut(did)
             {
@@ -106,10 +107,19 @@ impl<'a> Batch<'a> {
         for (did, statuses) in &accounts.statuses {
             let is_tracked = draft.repo(did).is_some();
             let account = draft.account_mut(did);
-            account.take_status(statuses.latest, is_tracked);
+            for status in &statuses.0 {
+                account.take_status(status, is_tracked);
+            }
         }
         for (did, (handle, as_of)) in &accounts.handles {
             draft.account_mut(did).take_handle(handle, as_of);
+        }
+        for (did, as_of) in &accounts.unknown_handles {
+            // Of an account that is not kept, there is nothing to forget and nothing to look up.
+            if draft.account(did).is_some() || draft.repo(did).is_some() {
+                let account = draft.account_mut(did);
+                account.doubt_handle(as_of, &self.handle_due_at);
+            }
         }
         for (did, removed_at) in &accounts.removals {
             draft.remove(did, removed_at);
@@ -251,13 +261,25 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Has hosts asked again about inactive accounts that committed later.
-    fn recheck_inactive_accounts(&self, draft: &mut Draft<'a>, fresh: &[&'a ChainUpdate]) {
-        for update in fresh {
-            let did = update.did.as_str();
-            if draft.account(did).is_some_and(|account| !account.is_active) {
+    /// Lets accounts that are inactive or suspected react to their commits.
+    fn note_commits(&self, draft: &mut Draft<'a>, decided: &Decided<'a>) {
+        // A commit that was parked, or belongs to a fetched repository, may be older than what is
+        // known of its account.
+        let is_new = self.origin == Origin::Stream;
+        let chained = decided.fresh.iter().map(|update| {
+            let is_verified = update.predecessor != Predecessor::KeyUnavailable;
+            (&update.did, update.time, is_verified && is_new)
+        });
+        let unchained = decided.unverified.iter().filter_map(|record| {
+            let version = record.version();
+            let is_verified = version.verified.is_some() && is_new;
+            is_verified.then_some((&version.did, version.time, true))
+        });
+        for (did, time, is_verified) in chained.chain(unchained) {
+            let did = did.as_str();
+            if draft.account(did).is_some() {
                 let account = draft.account_mut(did);
-                account.note_commit(&sortable(update.time), &self.ask_at);
+                account.note_commit(&sortable(time), is_verified, &self.ask_at);
             }
         }
     }

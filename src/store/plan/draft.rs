@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use super::account::AccountRow;
 use super::change_set::ChangeSet;
-use super::repository::RepoRow;
+use super::repository::{REST, RepoRow};
 use super::view::View;
+use crate::store::datetime::sortable;
 
 /// A view of the tables, overlaid with the changes so far.
 #[derive(Debug)]
@@ -15,11 +18,15 @@ pub(super) struct Draft<'a> {
     repos: BTreeMap<&'a str, Option<RepoRow>>,
     /// Accounts that are removed, and the time up to which.
     pub(super) removals: BTreeMap<&'a str, String>,
+    /// When the jobs of repositories that rest from now on are due again.
+    rests_until: String,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(view: &'a View) -> Self {
+    pub(super) fn new(view: &'a View, now: Timestamp) -> Self {
+        let rests_until = now.saturating_add(REST).unwrap_or(Timestamp::MAX);
         Self {
+            rests_until: sortable(rests_until),
             view,
             accounts: BTreeMap::new(),
             repos: BTreeMap::new(),
@@ -76,7 +83,7 @@ impl<'a> Draft<'a> {
     pub(super) fn remove(&mut self, did: &'a str, removed_at: &str) {
         let removed_at = self.account_mut(did).remove(removed_at);
         if let Some(repo) = self.repo(did).cloned() {
-            self.set_repo(did, repo.after_removal(&removed_at));
+            self.set_repo(did, repo.after_removal(&removed_at, &self.rests_until));
         }
         self.removals.insert(did, removed_at);
     }
@@ -88,6 +95,7 @@ impl<'a> Draft<'a> {
             accounts,
             repos,
             removals,
+            rests_until: _,
         } = self;
         let is_new = |(did, account): &(&str, AccountRow)| view.accounts.get(*did) != Some(account);
         changes.accounts.extend(accounts.into_iter().filter(is_new));

@@ -32,14 +32,16 @@ pub use self::dead_letters::Fingerprint;
 pub use self::gaps::GapRow;
 pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::RecordWrite;
+pub(crate) use self::repository::REST;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
 pub use self::resync_cause::ResyncCause;
 pub use self::task::{
-    DiscoveryPage, HostStatus, ParkedCommit, RepoChange, Resync, ResyncFailure, SnapshotPart, Task,
-    UnconfirmedStatus,
+    DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, RepoChange, Resync,
+    ResyncFailure, SnapshotPart, Task, UnconfirmedStatus,
 };
 pub use self::view::{HeldRecord, Needs, View};
 
+use self::account::Confirmed;
 use self::batch::{Batch, Origin};
 use self::draft::Draft;
 use self::view::confirmed_uris;
@@ -51,6 +53,12 @@ use crate::store::plan::effect::Effect;
 /// The shortest time before the host of an inactive account that commits is asked for its status
 /// again.
 const STATUS_QUESTION_SPACING: SignedDuration = SignedDuration::from_mins(1);
+/// How long after it refused a repository a host is asked about the account. It is longer than a
+/// short overload, in which hosts give wrong answers.
+const SUSPICION_DELAY: SignedDuration = SignedDuration::from_secs(30);
+/// How long after an event a handle is taken from its document, so that many events in a short time
+/// are one look-up.
+const HANDLE_DELAY: SignedDuration = SignedDuration::from_secs(2);
 
 /// Decides what `task` writes, given the tables as `view` shows them.
 ///
@@ -62,16 +70,14 @@ pub fn plan<'a>(
     task: &Task<'a>,
     now: Timestamp,
 ) -> Result<ChangeSet<'a>, ParkedNeeds> {
-    let mut draft = Draft::new(view);
+    let mut draft = Draft::new(view, now);
     let mut changes = ChangeSet::default();
-    let batch = |source: &'a SourceId, effects: &'a [Effect], origin| {
-        let ask_at = now.checked_add(STATUS_QUESTION_SPACING);
-        Batch {
-            source,
-            effects,
-            origin,
-            ask_at: sortable(ask_at.unwrap_or(Timestamp::MAX)),
-        }
+    let batch = |source: &'a SourceId, effects: &'a [Effect], origin| Batch {
+        source,
+        effects,
+        origin,
+        ask_at: after(now, STATUS_QUESTION_SPACING),
+        handle_due_at: after(now, HANDLE_DELAY),
     };
     match *task {
         Task::Batch { source, effects } => {
@@ -96,10 +102,20 @@ pub fn plan<'a>(
             change_repo(&mut draft, &mut changes, did, event);
         }
         Task::Change(RepoChange::HostRefused { did, status }) => {
-            let did = did.as_str();
-            let known = draft.repo(did).and_then(|repo| repo.time.clone());
-            let last_known = known.unwrap_or_else(|| sortable(Timestamp::UNIX_EPOCH));
-            draft.account_mut(did).refuse_by_host(status, last_known);
+            let account = draft.account_mut(did.as_str());
+            account.suspect(status, &after(now, SUSPICION_DELAY));
+        }
+        Task::Change(RepoChange::Override {
+            did,
+            is_shown,
+            is_fetched,
+        }) => override_hold(&mut draft, did, is_shown, is_fetched),
+        Task::Change(RepoChange::HandleAnswered { due, answer }) => {
+            let did = due.did.as_str();
+            if draft.account(did).is_some() {
+                let account = draft.account_mut(did);
+                account.take_handle_of_document(due, answer);
+            }
         }
         Task::Change(RepoChange::HostAnswered {
             unconfirmed,
@@ -122,6 +138,11 @@ pub fn plan<'a>(
     }
     draft.conclude(&mut changes);
     Ok(changes)
+}
+
+/// The text of the time that is `delay` after `now`.
+fn after(now: Timestamp, delay: SignedDuration) -> String {
+    sortable(now.saturating_add(delay).unwrap_or(Timestamp::MAX))
 }
 
 /// A parked frame was applied, or was stale.
@@ -150,7 +171,7 @@ fn change_repo<'a>(
         RepoEvent::Untrack => {
             changes.unparked_repos.insert(did);
         }
-        RepoEvent::SuspendUntilActive => {
+        RepoEvent::Suspend { .. } => {
             // The account may be active again since the job read it.
             if draft.account(did).is_none_or(|account| account.is_active) {
                 return;
@@ -165,28 +186,59 @@ fn change_repo<'a>(
     draft.set_repo(did, next);
 }
 
-/// Applies the answer of an account's host. A deletion removes what the account had at the time of
-/// the event, and keeps what it made later.
+/// Shows an account that the source holds, or ends that.
+fn override_hold<'a>(draft: &mut Draft<'a>, did: &'a Did, is_shown: bool, is_fetched: bool) {
+    let did = did.as_str();
+    let account = draft.account_mut(did);
+    if !is_shown {
+        account.end_override();
+        return;
+    }
+    let was_hidden = account.override_hold();
+    if was_hidden
+        && is_fetched
+        && let Some(repo) = draft.repo_mut(did)
+    {
+        repo.resume_account();
+    }
+}
+
+/// Applies the answer to a question about a status. A deletion removes what the account had at the
+/// time of the event, and keeps what it made later.
 fn apply_host_status<'a>(
     draft: &mut Draft<'a>,
     unconfirmed: &'a UnconfirmedStatus,
     answer: &HostStatus,
 ) {
     let did = unconfirmed.did.as_str();
-    if draft.account(did).is_none()
-        || !draft
-            .account_mut(did)
-            .apply_host_status(unconfirmed, answer)
-    {
+    if draft.account(did).is_none() {
         return;
     }
-    match answer {
-        HostStatus::Deleted => draft.remove(did, &unconfirmed.as_of),
-        HostStatus::Active => {
+    let account = draft.account_mut(did);
+    match account.apply_answer(unconfirmed, answer) {
+        Some(Confirmed::Deleted) => {
+            let removed_at = removal_time(draft, unconfirmed);
+            draft.remove(did, &removed_at);
+        }
+        Some(Confirmed::Returned) => {
             if let Some(repo) = draft.repo_mut(did) {
                 repo.resume_account();
             }
         }
-        HostStatus::Inactive(_) | HostStatus::Unknown(_) => {}
+        Some(Confirmed::Unchanged) | None => {}
     }
+}
+
+/// The time up to which a deleted account is removed: that of the event that said so. If only its
+/// host said so, that of its last known commit.
+fn removal_time(draft: &Draft<'_>, unconfirmed: &UnconfirmedStatus) -> String {
+    let repo = draft.repo(unconfirmed.did.as_str());
+    let last_known = repo
+        .and_then(|repo| repo.time.clone())
+        .filter(|_| unconfirmed.is_suspected);
+    let as_of = unconfirmed.as_of.clone();
+    let times = as_of.into_iter().chain(last_known);
+    times
+        .max()
+        .unwrap_or_else(|| sortable(Timestamp::UNIX_EPOCH))
 }

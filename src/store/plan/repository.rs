@@ -3,7 +3,7 @@
 //! A repository is tracked, which means it has a row, while records or parked commits of it are
 //! kept or work for it is due.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::resync_cause::ResyncCause;
 use super::task::Resync;
@@ -11,8 +11,9 @@ use crate::model::SourceId;
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{ChainUpdate, RecordVersion};
 
-/// Later than every real time: a job with this `retry_at` is never due.
-pub(super) const NEVER: &str = "9999-12-31T23:59:59.999Z";
+/// How long the job of a repository rests while its account is inactive. What makes the account
+/// active again also ends the rest; this is for the case that nothing says so.
+pub(crate) const REST: SignedDuration = SignedDuration::from_hours(24);
 
 /// After more failed attempts than this, a reported absence of a repository is accepted. By then,
 /// attempts are an hour apart.
@@ -105,8 +106,9 @@ pub enum RepoEvent<'a> {
     Reschedule { until: Timestamp },
     /// Its job failed and is retried then.
     RetryLater { until: Timestamp },
-    /// No job runs for it until its account is active again.
-    SuspendUntilActive,
+    /// Its account is not active. No job runs for it until the account is active again, or until
+    /// then.
+    Suspend { until: Timestamp },
     /// It is no longer wanted.
     Untrack,
 }
@@ -161,7 +163,7 @@ pub fn transition(
             next.retry_at = Some(sortable(until));
             next.attempts += 1;
         }
-        RepoEvent::SuspendUntilActive => next.retry_at = Some(NEVER.to_owned()),
+        RepoEvent::Suspend { until } => next.retry_at = Some(sortable(until)),
         RepoEvent::Untrack => {
             next.state = RepoState::UnverifiedChain;
             next.has_parked = false;
@@ -291,8 +293,8 @@ impl RepoRow {
     }
 
     /// Returns what stays of it after its account was removed with everything up to `removed_at`.
-    /// It is fetched only if the account becomes active again.
-    pub(super) fn after_removal(mut self, removed_at: &str) -> Option<Self> {
+    /// It is fetched if the account becomes active again; until then its job rests.
+    pub(super) fn after_removal(mut self, removed_at: &str, rests_until: &str) -> Option<Self> {
         let is_removed = self.time.as_deref().is_none_or(|time| time <= removed_at);
         match (is_removed, self.state) {
             (true, RepoState::UnverifiedChain) => return None,
@@ -300,7 +302,8 @@ impl RepoRow {
                 self.desynchronize(ResyncCause::Returned);
                 (self.rev, self.data) = (None, None);
                 self.has_parked = false;
-                self.retry_at = Some(NEVER.to_owned());
+                // It keeps an earlier time, so that a replay of the deletion changes nothing.
+                self.retry_at.get_or_insert_with(|| rests_until.to_owned());
                 self.attempts = 0;
             }
             // A newer repository loses its parked commits too.

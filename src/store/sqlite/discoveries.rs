@@ -1,11 +1,13 @@
 //! Discoveries: the search for the repositories that hold wanted records.
 
+use super::commit::ERROR_CHARS;
 use super::writer::Writer;
 use super::{SqliteStore, now};
 use crate::atproto::syntax::Nsid;
 use crate::model::{BackfillCounts, RepoCounts};
 use crate::store::StoreError;
 use crate::store::repo_store::Discovery;
+use crate::telemetry::excerpt::excerpt;
 
 pub(super) async fn begin(
     writer: &Writer,
@@ -58,7 +60,7 @@ pub(super) async fn note_failed_page(
     let mut transaction = writer.begin().await?;
     sqlx::query("UPDATE discoveries SET attempts = attempts + 1, error = ?2 WHERE collection = ?1")
         .bind(collection.as_str())
-        .bind(error)
+        .bind(excerpt(error, ERROR_CHARS))
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await

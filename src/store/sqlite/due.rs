@@ -1,6 +1,6 @@
 //! Which repositories have a job due, and when.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::SqliteStore;
 use crate::atproto::syntax::Did;
@@ -37,15 +37,25 @@ pub(super) async fn due(
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT repos.did, rev, coalesce(active, 1) AS is_active, as_of AS status_as_of, removed_at, \
          cause, recheck_cause, repos.attempts FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
-         WHERE urgency = ? AND (repos.retry_at IS NULL OR repos.retry_at <= ?) \
-         ORDER BY repos.retry_at LIMIT ?",
+         WHERE urgency = ?1 AND (repos.retry_at IS NULL OR repos.retry_at <= ?2 \
+         OR repos.retry_at > ?3) ORDER BY repos.retry_at LIMIT ?4",
     )
     .bind(as_stored(kind))
     .bind(sortable(now))
+    .bind(latest_retry(now))
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(store.reader())
     .await?;
     rows.into_iter().map(DueRepo::try_from).collect()
+}
+
+/// No job is put off further than this. A later `retry_at` was written while our clock was ahead, or
+/// by an earlier version that meant "never", so its time has come.
+const LONGEST_DELAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// The latest `retry_at` that is waited for.
+pub(super) fn latest_retry(now: Timestamp) -> String {
+    sortable(now.saturating_add(LONGEST_DELAY).unwrap_or(Timestamp::MAX))
 }
 
 /// The value of the column `urgency`, which migration 0011 defines.
