@@ -3,7 +3,7 @@
 
 mod directed;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -44,6 +44,8 @@ pub struct Network {
     refs: Vec<StrongRef>,
     log: Vec<LogEntry>,
     oracle: Oracle,
+    /// Accounts whose last `#identity` named no handle.
+    unnamed: BTreeSet<String>,
     omits_prev_data: bool,
     omits_since: bool,
     omits_records: bool,
@@ -64,6 +66,7 @@ impl Network {
             refs: Vec::new(),
             log: Vec::new(),
             oracle: Oracle::default(),
+            unnamed: BTreeSet::new(),
             omits_prev_data: false,
             omits_since: false,
             omits_records: false,
@@ -80,6 +83,11 @@ impl Network {
 
     pub fn log(&self) -> &[LogEntry] {
         &self.log
+    }
+
+    /// Whether the last `#identity` of an account named no handle, so that only its document does.
+    pub fn is_unnamed(&self, did: &str) -> bool {
+        self.unnamed.contains(did)
     }
 
     pub fn oracle(&self) -> &Oracle {
@@ -213,7 +221,10 @@ impl Network {
         let account = &mut self.accounts[number];
         let did = account.did.clone();
         match self.random.u32(..4) {
-            0 => self.emit(|stamp| frame::identity(stamp, &did, None)),
+            0 => {
+                self.emit(|stamp| frame::identity(stamp, &did, None));
+                self.unnamed.insert(did);
+            }
             // The relay could not verify the handle; the DID document still has it.
             1 => self.announce(&did, "handle.invalid"),
             _ => {
@@ -302,6 +313,7 @@ impl Network {
         let time = self.time().to_string();
         let frame = frame::identity(Stamp { seq, time }, &self.accounts[number].did, None);
         self.oracle.lie(seq);
+        self.unnamed.insert(self.accounts[number].did.clone());
         self.log.push(LogEntry::unnumbered(frame));
     }
 
@@ -324,6 +336,7 @@ impl Network {
 
     fn announce(&mut self, did: &str, handle: &str) {
         self.emit(|stamp| frame::identity(stamp, did, Some(handle)));
+        self.unnamed.remove(did);
         self.oracle.note(did, What::Handle(handle.to_owned()), true);
     }
 

@@ -88,6 +88,26 @@ identifier!(
     Tid, "TID", is_tid
 );
 
+identifier!(
+    /// The host name by which an account is known, in lower case.
+    Handle, "handle", is_lower_handle
+);
+
+impl Handle {
+    /// Parses `text` in any case. Handles do not differ by case.
+    pub fn parse_any_case(text: &str) -> Result<Self, SyntaxError> {
+        match is_handle(text) {
+            true => Ok(Self(text.to_ascii_lowercase().into())),
+            false => Err(SyntaxError::new("handle", text)),
+        }
+    }
+}
+
+identifier!(
+    /// The word that says why an account is not active. The vocabulary is open.
+    StatusWord, "account status", is_status_word
+);
+
 impl Tid {
     /// The time at which the TID was made, according to its author's clock. The upper of the 64
     /// bits are microseconds since 1970; the lower ten are the number of that clock.
@@ -175,6 +195,19 @@ pub(crate) fn is_handle(text: &str) -> bool {
         && text.split('.').all(is_label)
 }
 
+fn is_lower_handle(text: &str) -> bool {
+    is_handle(text) && !text.bytes().any(|byte| byte.is_ascii_uppercase())
+}
+
+/// A short token, so that a column with it stays small and printable. The protocol's own words are
+/// one token each, and a word of another lexicon is an NSID with a fragment.
+fn is_status_word(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'#' | b'-')
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use simulated_network::tid::tid;
@@ -189,5 +222,34 @@ mod tests {
         }
         let last = Tid::parse("jzzzzzzzzzzzz").unwrap();
         assert_eq!(last.timestamp().as_microsecond(), (1 << 54) - 1);
+    }
+
+    #[test]
+    fn a_handle_is_kept_in_lower_case_and_nothing_else_is_a_handle() {
+        let parsed = |text: &str| Handle::parse_any_case(text).map(String::from).ok();
+        assert_eq!(parsed("Ann.Example").as_deref(), Some("ann.example"));
+        assert_eq!(parsed("handle.invalid").as_deref(), Some("handle.invalid"));
+        let long = format!("{}.example", "a".repeat(64));
+        for wrong in [
+            "",
+            "ann",
+            "ann..example",
+            "ann.example\0",
+            "ann.ex\u{202e}ample",
+            &long,
+        ] {
+            assert_eq!(parsed(wrong), None, "{wrong:?}");
+        }
+        assert!(Handle::parse("Ann.Example").is_err());
+    }
+
+    #[test]
+    fn a_status_is_one_short_word() {
+        for word in ["takendown", "desynchronized", "com.example.defs#paused"] {
+            assert_eq!(StatusWord::parse(word).unwrap().as_str(), word);
+        }
+        for wrong in ["", "taken down", "gel\u{f6}scht", "<b>", &"x".repeat(65)] {
+            assert!(StatusWord::parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

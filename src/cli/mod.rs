@@ -1,5 +1,6 @@
 //! The commands, one file for each.
 
+mod account;
 mod backfill;
 mod config;
 mod cursor;
@@ -32,6 +33,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Account(account::AccountCommand),
     Backfill(backfill::Backfill),
     /// Show or check the configuration
     #[command(subcommand)]
@@ -62,6 +64,7 @@ impl Cli {
     /// command.
     pub(crate) fn execute(self) -> anyhow::Result<()> {
         match self.command {
+            Command::Account(command) => command.execute(),
             Command::Backfill(backfill) => backfill.execute(),
             Command::Config(command) => command.execute(),
             Command::Cursor(command) => command.execute(),

@@ -1,18 +1,24 @@
-//! Confirms the status of an account at its own host.
+//! Confirms the status of an account: at its own host, or at the source, if that holds the account.
 
-use super::fetch::own_host;
+use std::time::Duration;
+
+use super::fetch::{own_host, source};
 use super::{Repositories, in_future, retry_at};
 use crate::identity::ResolveError;
-use crate::repo::host::{HostError, RepoError};
+use crate::repo::host::{HostError, RepoError, hosting_status};
 use crate::store::StoreError;
+use crate::store::plan::effect::DELETED;
 use crate::store::repo_store::{HostStatus, RepoChange, UnconfirmedStatus};
 
-/// Asks the host, and stores its answer.
+/// Asks, and stores the answer.
 pub(super) async fn run(
     repositories: &Repositories,
     unconfirmed: &UnconfirmedStatus,
 ) -> Result<(), StoreError> {
-    let answer = &ask_host(repositories, unconfirmed).await;
+    let answer = &match unconfirmed.is_held {
+        true => ask_source(repositories, unconfirmed).await,
+        false => ask_own_host(repositories, unconfirmed).await,
+    };
     let host_status = match answer {
         HostStatus::Active => Some("active"),
         HostStatus::Deleted => Some("deleted"),
@@ -24,7 +30,8 @@ pub(super) async fn run(
             did = %unconfirmed.did,
             event_status = unconfirmed.status,
             host_status,
-            "the account's host told its status"
+            is_held = unconfirmed.is_held,
+            "an account's status was told when asked"
         );
     }
     let change = RepoChange::HostAnswered {
@@ -35,12 +42,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-async fn ask_host(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> HostStatus {
-    let not_asked = |wait| {
-        repositories.wake_after(wait);
-        HostStatus::NotAsked(in_future(wait))
-    };
-    let unknown = |after| HostStatus::Unknown(retry_at(unconfirmed.attempts, after));
+async fn ask_own_host(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> HostStatus {
     // An account that moved is inactive only at its old host, so the cached identity is not enough.
     let identities = &repositories.verification.identities;
     let identity = match identities.look_up(&unconfirmed.did).await {
@@ -48,39 +50,70 @@ async fn ask_host(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) 
         Err(ResolveError::Tombstoned) => return HostStatus::Deleted,
         Err(error) => {
             return match error.wait() {
-                Some(wait) => not_asked(wait),
-                None => unknown(error.retry_after()),
+                Some(wait) => not_asked(repositories, wait),
+                None => unknown(unconfirmed, error.retry_after()),
             };
         }
     };
     let Some(host) = own_host(&identity) else {
-        return unknown(None);
+        return unknown(unconfirmed, None);
     };
     let limiter = repositories.host_limiters.of(&host.url);
     let permit = match limiter.enter().await {
         Ok(permit) => permit,
-        Err(no_slot) => return not_asked(no_slot.wait()),
+        Err(no_slot) => return not_asked(repositories, no_slot.wait()),
     };
-    match permit.record(
-        repositories
-            .hosts
-            .repo_status(&host, &unconfirmed.did)
-            .await,
-    ) {
-        Ok(status) if status.active => HostStatus::Active,
-        Ok(status) if status.status.as_deref() == Some("deleted") => HostStatus::Deleted,
-        Ok(status) => HostStatus::Inactive(status.status),
+    let answer = hosting_status(repositories.hosts.as_ref(), &host, &unconfirmed.did).await;
+    match permit.record(answer) {
+        Ok(answer) if answer.active => HostStatus::Active,
+        Ok(answer) if answer.status.as_deref() == Some(DELETED) => HostStatus::Deleted,
+        Ok(answer) => HostStatus::Inactive(answer.status),
         Err(HostError::Repo(RepoError::NotFound)) => HostStatus::Deleted,
-        Err(HostError::Repo(RepoError::Takendown)) => {
-            HostStatus::Inactive(Some("takendown".to_owned()))
+        Err(HostError::Repo(RepoError::Takendown)) => inactive("takendown"),
+        Err(HostError::Repo(RepoError::Suspended)) => inactive("suspended"),
+        Err(HostError::Repo(RepoError::Deactivated)) => inactive("deactivated"),
+        Err(error) => unknown(unconfirmed, retry_after(&error)),
+    }
+}
+
+/// Asks the source whether it still holds the account. A source that does not say otherwise does.
+async fn ask_source(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> HostStatus {
+    let source = source(repositories);
+    let limiter = repositories.host_limiters.of(&source.url);
+    let permit = match limiter.enter().await {
+        Ok(permit) => permit,
+        Err(no_slot) => return not_asked(repositories, no_slot.wait()),
+    };
+    let answer = repositories
+        .hosts
+        .repo_status(&source, &unconfirmed.did)
+        .await;
+    match permit.record(answer) {
+        Ok(answer) if answer.active => HostStatus::Active,
+        Ok(_) | Err(HostError::Invalid(_) | HostError::NotSupported | HostError::Repo(_)) => {
+            HostStatus::Inactive(unconfirmed.status.clone())
         }
-        Err(HostError::Repo(RepoError::Suspended)) => {
-            HostStatus::Inactive(Some("suspended".to_owned()))
-        }
-        Err(HostError::Repo(RepoError::Deactivated)) => {
-            HostStatus::Inactive(Some("deactivated".to_owned()))
-        }
-        Err(HostError::Throttled { retry_after }) => unknown(retry_after),
-        Err(_) => unknown(None),
+        Err(error) => unknown(unconfirmed, retry_after(&error)),
+    }
+}
+
+fn inactive(status: &str) -> HostStatus {
+    HostStatus::Inactive(Some(status.to_owned()))
+}
+
+fn unknown(unconfirmed: &UnconfirmedStatus, after: Option<Duration>) -> HostStatus {
+    HostStatus::Unknown(retry_at(unconfirmed.attempts, after))
+}
+
+/// The question has to wait. It is no attempt, and is asked when the wait ends.
+fn not_asked(repositories: &Repositories, wait: Duration) -> HostStatus {
+    repositories.wake_after(wait);
+    HostStatus::NotAsked(in_future(wait))
+}
+
+fn retry_after(error: &HostError) -> Option<Duration> {
+    match error {
+        HostError::Throttled { retry_after } => *retry_after,
+        _ => None,
     }
 }

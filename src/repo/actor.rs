@@ -1,7 +1,7 @@
 //! The RepositoriesActor: runs one job for each repository that has work due.
 //!
 //! A job fetches a repository whose chain is broken, replays parked commits, compares a repository
-//! after a gap, or asks an account's host for its status.
+//! after a gap, asks for the status of an account, or looks up its handle.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use super::{RETRY_JITTER, Repositories, account_status, job};
+use super::{RETRY_JITTER, Repositories, account_status, handle, job};
 use crate::actor::{ActorContext, Arguments};
 use crate::atproto::syntax::Did;
 use crate::delivery::backoff::Backoff;
@@ -60,8 +60,10 @@ pub struct RepositoriesState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Job {
     Repository(JobKind),
-    /// Ask an account's host for its status.
+    /// Ask for the status of an account.
     ConfirmStatus,
+    /// Take an account's handle from its document.
+    LookUpHandle,
 }
 
 impl Job {
@@ -70,6 +72,7 @@ impl Job {
         match self {
             Self::Repository(JobKind::Replay | JobKind::Resync) => 8,
             Self::Repository(JobKind::Recheck | JobKind::Backfill) | Self::ConfirmStatus => 4,
+            Self::LookUpHandle => 2,
         }
     }
 }
@@ -195,6 +198,14 @@ impl RepositoriesState {
                 let did = unconfirmed.did.clone();
                 self.start(myself, Job::ConfirmStatus, did, |repositories| async move {
                     account_status::run(&repositories, &unconfirmed).await
+                });
+            }
+        }
+        if let Some(limit) = self.limit(Job::LookUpHandle) {
+            for due in repositories.store.due_handles(now, limit).await? {
+                let did = due.did.clone();
+                self.start(myself, Job::LookUpHandle, did, |repositories| async move {
+                    handle::run(&repositories, &due).await
                 });
             }
         }

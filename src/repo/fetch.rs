@@ -434,7 +434,8 @@ pub(super) fn own_host(identity: &Identity) -> Option<Host> {
     })
 }
 
-fn source(repositories: &Repositories) -> Host {
+/// The source, which mirrors repositories and may say what it holds of accounts.
+pub(super) fn source(repositories: &Repositories) -> Host {
     Host {
         url: repositories.source_http.clone(),
         named: NamedBy::Operator,

@@ -10,6 +10,7 @@ use super::{REFUSED_RETRY_MIN, Repositories, compare, in_future, retry_at, retry
 use crate::identity::ResolveError;
 use crate::model::Resynced;
 use crate::store::StoreError;
+use crate::store::plan::REST;
 use crate::store::repo_store::{
     DueRepo, JobKind, RecentResyncs, RepoChange, RepoEvent, Resync, ResyncCause, ResyncFailure,
 };
@@ -46,8 +47,10 @@ pub(super) async fn run(
         tracked.insert(repo.did.as_str());
     }
     if !repo.is_active {
+        let until = Timestamp::now().saturating_add(REST);
+        let until = until.unwrap_or(Timestamp::MAX);
         return repositories
-            .note(&repo.did, RepoEvent::SuspendUntilActive)
+            .note(&repo.did, RepoEvent::Suspend { until })
             .await;
     }
     if repo.was_verified {
@@ -260,8 +263,8 @@ async fn reschedule(
     Ok(())
 }
 
-/// If the account's own host reports the account as inactive, stores that status, so that it is
-/// confirmed.
+/// If the account's own host reports the account as inactive, stores that status as a suspicion,
+/// so that the host is asked about it.
 async fn note_status(
     repositories: &Repositories,
     repo: &DueRepo,
@@ -271,7 +274,11 @@ async fn note_status(
         Some(status) => {
             let did = &repo.did;
             let change = RepoChange::HostRefused { did, status };
-            repositories.store.change(change).await.map(drop)
+            repositories.store.change(change).await?;
+            // The account may have moved, so the next attempt asks the host that its document names
+            // now. Without a document there is nothing new to know.
+            let _unless_unknown = repositories.verification.identities.refresh(did).await;
+            Ok(())
         }
         None => Ok(()),
     }

@@ -10,6 +10,7 @@ mod backfill_plan;
 mod compare;
 mod discovery;
 mod fetch;
+mod handle;
 pub mod host;
 mod host_limiter;
 mod job;

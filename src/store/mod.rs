@@ -156,6 +156,7 @@ pub struct Retention {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
+    pub accounts: u64,
     pub booking_requests: u64,
     pub dead_letters: u64,
     pub resyncs: u64,

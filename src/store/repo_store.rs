@@ -5,8 +5,8 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 pub use super::plan::{
-    DiscoveryPage, HostStatus, ParkedCommit, RepoChange, RepoEvent, Resync, ResyncCause,
-    ResyncFailure, Search, SnapshotPart, UnconfirmedStatus,
+    DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, RepoChange, RepoEvent,
+    Resync, ResyncCause, ResyncFailure, Search, SnapshotPart, UnconfirmedStatus,
 };
 use super::{StoreError, Written};
 use crate::atproto::syntax::Did;
@@ -57,6 +57,13 @@ pub trait RepoStore: Send + Sync + 'static {
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>>;
+
+    /// Returns tracked accounts whose handle has to be taken from their documents now.
+    fn due_handles(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DueHandle>, StoreError>>;
 
     /// Starts a discovery for each of these searches that has none. `anew` also restarts those that
     /// are over. Running discoveries that find accounts in another way are removed.

@@ -166,6 +166,7 @@ async fn purge(household: &Household) {
     match purged {
         Ok(Ok(purged)) if purged == Purged::default() => {}
         Ok(Ok(purged)) => tracing::info!(
+            accounts = purged.accounts,
             booking_requests = purged.booking_requests,
             dead_letters = purged.dead_letters,
             resyncs = purged.resyncs,

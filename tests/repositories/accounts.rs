@@ -39,8 +39,22 @@ async fn an_unconfirmed_deletion_hides_an_account_until_its_host_denies_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unconfirmed_takedown_hides_an_account_until_its_host_denies_it() {
-    assert_only_hidden(Status::Takendown).await;
+async fn a_takedown_by_the_source_holds_although_the_host_calls_the_account_active() {
+    for status in [Status::Takendown, Status::Suspended] {
+        let verified = few_accounts_with_offers().await;
+        let before = verified.records(0).await;
+        verified.tell(|network| network.emit_false_account(0, status));
+        verified.until_settled().await;
+        assert_eq!(verified.visible(0).await, 0);
+        // Its commits go on, and stay hidden.
+        verified.tell(|network| network.write(0, &[D], &[A]));
+        verified.until_settled().await;
+        assert_eq!(verified.visible(0).await, 0);
+        assert_ne!(verified.records(0).await, before);
+        verified.tell(|network| network.set_status(0, None));
+        verified.until_settled().await;
+        verified.compare().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,13 @@
 //! Accounts are hidden, shown, removed, and may become active again. Holds invariants 2.5 and 2.6.
 
+use huddle_firehose::store::repo_store::{DueHandle, HandleAnswer, RepoChange, RepoStore};
+use jiff::{SignedDuration, Timestamp};
+
 use crate::fixture::*;
 
 const VISIBLE: &str = "SELECT uri FROM visible_records ORDER BY uri";
 const STATUS: &str = "SELECT did || ' ' || active || ' ' || coalesce(status, '-') FROM accounts";
-const HANDLE: &str = "SELECT handle FROM accounts";
+const HANDLE: &str = "SELECT coalesce(handle, '?') FROM accounts";
 
 #[tokio::test]
 async fn a_deletion_removes_everything_that_the_account_had() {
@@ -122,7 +125,69 @@ async fn a_handle_has_a_guard_of_its_own() {
             account(ALICE, None, 3),
         ])
         .await;
-    database.apply(&[identity(ALICE, None, 6)]).await;
     assert_eq!(database.column(HANDLE).await, ["new.example"]);
     assert_eq!(database.column(STATUS).await, ["did:plc:alice 1 -"]);
+}
+
+async fn due_handles(database: &Database) -> Vec<DueHandle> {
+    let later = Timestamp::now() + SignedDuration::from_hours(1);
+    database.store.due_handles(later, 10).await.unwrap()
+}
+
+async fn answer(database: &Database, due: &DueHandle, answer: HandleAnswer) {
+    let answer = &answer;
+    let change = RepoChange::HandleAnswered { due, answer };
+    database.store.change(change).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_identity_without_a_handle_takes_it_from_the_document() {
+    let database = Database::new().await;
+    let before = [put(ALICE, "a", 1), identity(ALICE, Some("old.example"), 2)];
+    database.apply(&before).await;
+    database.apply(&[identity(ALICE, None, 3)]).await;
+    assert_eq!(database.column(HANDLE).await, ["?"]);
+    let due = due_handles(&database).await.remove(0);
+    let until = Timestamp::now();
+    answer(&database, &due, HandleAnswer::Unknown(until)).await;
+    assert_eq!(due_handles(&database).await, [due.clone()]);
+    let found = HandleAnswer::Found(Some("new.example".to_owned()));
+    answer(&database, &due, found).await;
+    assert_eq!(database.column(HANDLE).await, ["new.example"]);
+    assert_eq!(due_handles(&database).await, []);
+    // A replay of the older event does not bring the old one back.
+    database.apply(&before).await;
+    assert_eq!(database.column(HANDLE).await, ["new.example"]);
+}
+
+#[tokio::test]
+async fn a_document_that_comes_after_a_newer_event_changes_no_handle() {
+    let database = Database::new().await;
+    database.apply(&[put(ALICE, "a", 1)]).await;
+    database.apply(&[identity(ALICE, None, 2)]).await;
+    let due = due_handles(&database).await.remove(0);
+    database
+        .apply(&[identity(ALICE, Some("new.example"), 3)])
+        .await;
+    let found = HandleAnswer::Found(Some("old.example".to_owned()));
+    answer(&database, &due, found).await;
+    assert_eq!(database.column(HANDLE).await, ["new.example"]);
+    // An event before it says nothing either.
+    database.apply(&[identity(ALICE, None, 2)]).await;
+    assert_eq!(database.column(HANDLE).await, ["new.example"]);
+    assert_eq!(due_handles(&database).await, []);
+}
+
+#[tokio::test]
+async fn the_document_of_an_account_that_is_not_kept_is_not_looked_up() {
+    let database = Database::new().await;
+    database
+        .apply(&[
+            identity(BOB, None, 1),
+            identity(ALICE, Some("ann.example"), 1),
+        ])
+        .await;
+    database.apply(&[identity(ALICE, None, 2)]).await;
+    assert_eq!(due_handles(&database).await, []);
+    assert_eq!(database.column("SELECT did FROM accounts").await, [ALICE]);
 }

@@ -124,7 +124,7 @@ impl Database {
             "SELECT json_array('record', uri, cid, rev, seq, time, record, hex(record_cbor), \
              validity, invalid_reason, deleted, verified) FROM records ORDER BY uri",
             "SELECT json_array('account', did, handle, handle_as_of, active, status, as_of, \
-             as_of_seq, removed_at, is_unconfirmed) FROM accounts ORDER BY did",
+             as_of_seq, removed_at, held_status, is_unconfirmed, suspected_status) FROM accounts ORDER BY did",
             "SELECT json_array('repo', did, rev, data, seq, source, time, state, cause, is_whole, \
              has_parked, recheck_cause, retry_at, attempts) FROM repos ORDER BY did",
             "SELECT json_array('parked', did, source, seq, hex(frame)) \

@@ -81,6 +81,43 @@ fn no_migration_uses_what_d1_refuses() {
     }
 }
 
+/// Holds invariant 9.11: one refusal of a host, which hid accounts until then, hides them no longer.
+#[tokio::test]
+async fn accounts_of_earlier_versions_keep_what_their_source_said() {
+    let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+    for (name, sql) in migrations() {
+        if name.starts_with("0019") {
+            let rows = "INSERT INTO accounts (did, handle, active, status, as_of_seq, is_unconfirmed) \
+                 VALUES ('by the source', 'Ann.Example', 0, 'takendown', 7, 1), \
+                 ('refused once', 'a' || char(0) || '.example', 0, 'deleted', 0, 1), \
+                 ('confirmed', 'none', 0, 'takendown', 0, 0), \
+                 ('deactivated', 'a.example', 0, 'not a word', 5, 1)";
+            sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+        }
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+    let rows: Vec<String> = sqlx::query_scalar(
+        "SELECT concat_ws(' ', did || ':', coalesce(handle, '-'), active, coalesce(status, '-'), \
+         coalesce(held_status, '-'), is_unconfirmed, coalesce(suspected_status, '-')) \
+         FROM accounts ORDER BY did",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(
+        rows,
+        [
+            "by the source: ann.example 0 takendown takendown 0 -",
+            "confirmed: - 0 takendown - 0 -",
+            "deactivated: a.example 0 - - 1 -",
+            "refused once: - 1 - - 1 deleted",
+        ]
+    );
+}
+
 #[tokio::test]
 async fn the_migration_that_stores_the_set_of_interest_keeps_the_rows_of_repositories() {
     let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();

@@ -1,4 +1,5 @@
-//! Ended requests, dead letters and rows of resyncs are purged when their retention is over.
+//! Ended requests, dead letters, rows of resyncs and accounts of which nothing is kept are purged when
+//! their retention is over.
 
 use huddle_firehose::model::GapCause;
 use huddle_firehose::store::plan::effect::Effect;
@@ -74,6 +75,7 @@ async fn old_dead_letters_are_purged_however_many() {
     database.apply(&[dead_letter(3000)]).await;
     let purged = database.store.purge(RETENTION).await.unwrap();
     let expected = Purged {
+        accounts: 0,
         booking_requests: 0,
         dead_letters: 2100,
         resyncs: 0,
@@ -95,6 +97,59 @@ async fn rows_of_resyncs_are_purged_with_the_dead_letters() {
         .await;
     assert_eq!(database.store.purge(RETENTION).await.unwrap().resyncs, 1);
     assert_eq!(database.column("SELECT did FROM resyncs").await, [BOB]);
+}
+
+const ACCOUNTS: &str = "SELECT substr(did, 9) || ' ' || coalesce(handle, '-') || ' ' || \
+     coalesce(status, '-') FROM accounts ORDER BY did";
+
+#[tokio::test]
+async fn an_account_of_which_nothing_is_kept_is_forgotten_and_a_takedown_stays() {
+    let database = Database::new().await;
+    let stranger = |name: &str| format!("did:plc:{name}");
+    let mut events = vec![
+        put(ALICE, "a", 1),
+        identity(ALICE, Some("alice.example"), 2),
+        identity(BOB, Some("bob.example"), 3),
+    ];
+    let statuses = ["takendown", "suspended", "deactivated", "deleted"];
+    for (status, n) in statuses.into_iter().zip(4..) {
+        events.push(identity(&stranger(status), Some("x.example"), n));
+        events.push(account(&stranger(status), Some(status), n));
+    }
+    database.apply(&events).await;
+    let fresh = database.column(ACCOUNTS).await;
+    assert_eq!(database.store.purge(RETENTION).await.unwrap().accounts, 0);
+    assert_eq!(database.column(ACCOUNTS).await, fresh);
+
+    database
+        .execute("UPDATE accounts SET updated_at = '2020-01-01T00:00:00.000Z'")
+        .await;
+    assert_eq!(database.store.purge(RETENTION).await.unwrap().accounts, 3);
+    let left = [
+        "alice alice.example -",
+        "suspended - suspended",
+        "takendown - takendown",
+    ];
+    assert_eq!(database.column(ACCOUNTS).await, left);
+    // A later commit of that account is still hidden.
+    let taken_down = stranger("takendown");
+    database.apply(&[put(&taken_down, "a", 20)]).await;
+    let visible = "SELECT did FROM visible_records";
+    assert_eq!(database.column(visible).await, [ALICE]);
+}
+
+#[tokio::test]
+async fn accounts_are_forgotten_in_pieces_however_many() {
+    let database = Database::new().await;
+    let identities: Vec<_> = (0..2100)
+        .map(|n| identity(&format!("did:plc:x{n}"), Some("x.example"), n))
+        .collect();
+    database.apply(&identities).await;
+    database
+        .execute("UPDATE accounts SET updated_at = '2020-01-01T00:00:00.000Z'")
+        .await;
+    let purged = database.store.purge(RETENTION).await.unwrap();
+    assert_eq!(purged.accounts, 2100);
 }
 
 #[tokio::test]

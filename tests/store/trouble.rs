@@ -6,6 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use huddle_firehose::model::Position;
+use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::{Store, StoreError, WriteBatch};
 use sqlx::Executor;
 
@@ -24,6 +25,19 @@ fn assert_unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) {
         matches!(result, Err(StoreError::Unavailable(_))),
         "{result:?}"
     );
+}
+
+/// An error may quote what a stranger sent.
+#[tokio::test]
+async fn the_text_of_an_error_is_cut_when_it_is_stored() {
+    let database = Database::new().await;
+    let mut letter = dead_letter(1);
+    if let Effect::DeadLetter(letter) = &mut letter {
+        letter.error = "\u{e4}".repeat(1 << 20);
+    }
+    database.apply(&[letter]).await;
+    let length = "SELECT length(error) FROM dead_letters";
+    assert_eq!(database.number(length).await, 1000);
 }
 
 #[tokio::test]

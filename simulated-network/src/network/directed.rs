@@ -106,6 +106,7 @@ impl Network {
     pub fn emit_empty_identity(&mut self, number: usize) {
         let did = self.accounts[number].did.clone();
         self.emit(|stamp| frame::identity(stamp, &did, None));
+        self.unnamed.insert(did);
     }
 
     /// Emits a false `#account` that the account is not active.

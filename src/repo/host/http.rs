@@ -16,7 +16,7 @@ use url::Url;
 
 use super::{Host, HostError, Hosts, LatestCommit, Page, RepoStatus, car};
 use crate::atproto::car::is_address;
-use crate::atproto::syntax::{Did, Nsid, Tid};
+use crate::atproto::syntax::{Did, Nsid, StatusWord, Tid};
 use crate::net::http_client::{FetchError, Fetcher, read_whole};
 
 /// The longest JSON answer, in bytes. An entry of a page has about 200 bytes.
@@ -24,6 +24,9 @@ const MAX_ANSWER: usize = 4 << 20;
 
 /// The number of repositories to request for a page. All methods allow this number.
 const PAGE: &str = "1000";
+
+/// The longest cursor of a page, in bytes. It is stored.
+const MAX_CURSOR: usize = 4 << 10;
 
 /// Hosts, reached with a [`Fetcher`].
 #[derive(Clone, Debug)]
@@ -106,7 +109,10 @@ impl HttpHosts {
         }
         Ok(RepoStatus {
             active: answer.active,
-            status: answer.status,
+            status: answer
+                .status
+                .and_then(|status| StatusWord::parse(&status).ok())
+                .map(String::from),
             rev: answer.rev,
         })
     }
@@ -126,6 +132,9 @@ impl HttpHosts {
             .collect();
         let answer: PageAnswer = self.ask(host, method, &query).await?;
         let next = answer.cursor.filter(|next| !next.is_empty());
+        if next.as_ref().is_some_and(|next| next.len() > MAX_CURSOR) {
+            return Err(HostError::invalid("the next cursor is too long"));
+        }
         if next.is_some() && next.as_deref() == cursor {
             return Err(HostError::invalid(
                 "the next cursor is the same as the last one",

@@ -6,6 +6,7 @@
 
 mod car;
 mod error;
+mod hosting_status;
 mod http;
 
 use cid::Cid;
@@ -14,6 +15,7 @@ use tokio::io::AsyncRead;
 use url::Url;
 
 pub use error::{HostError, RepoError};
+pub(crate) use hosting_status::hosting_status;
 pub use http::{Deadlines, HttpHosts};
 
 use crate::atproto::syntax::{Did, Nsid, Tid};

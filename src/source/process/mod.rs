@@ -50,20 +50,20 @@ impl Processor {
         let Some(verification) = &self.verification else {
             return self.effects_of_verified(event, None);
         };
-        match (&event, evidence) {
-            (_, Some(evidence)) => {
+        match (event, evidence) {
+            (event, Some(evidence)) => {
                 let outcome = verification.decide(evidence, self.clock.now());
                 self.effects_of_outcome(event, evidence, outcome, frame)
             }
             (Event::Identity(identity), None) => {
                 verification.identities.forget(&identity.did);
-                self.effects_of_verified(event, None)
+                self.rules.identity_change(identity).into_iter().collect()
             }
-            (Event::Account(_), None) => {
+            (event @ Event::Account(_), None) => {
                 let effects = self.effects_of_verified(event, None);
                 until_confirmed(effects, self.wants_history)
             }
-            _ => self.effects_of_verified(event, None),
+            (event, None) => self.effects_of_verified(event, None),
         }
     }
 
@@ -235,7 +235,8 @@ fn refused(
 
 /// Marks account changes as unconfirmed. A deleted or deactivated status is not signed, so only the
 /// account's own host can confirm it. The account is hidden until its host was asked, also if the
-/// source was its host, because the account may have moved.
+/// source was its host, because the account may have moved. (A takedown by the source needs no
+/// confirmation: see [`AccountChange::is_hold`].)
 fn until_confirmed(mut effects: Vec<Effect>, wants_history: bool) -> Vec<Effect> {
     for effect in &mut effects {
         if let Effect::Account(change) = effect {

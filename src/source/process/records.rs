@@ -11,6 +11,7 @@ use crate::source::interest::Interest;
 
 use crate::atproto::event::{Account, Change, Commit, Event, Identity, MisnamedOp, RecordOp};
 use crate::atproto::json::dag_cbor_to_json;
+use crate::atproto::syntax::{Handle, StatusWord};
 use crate::atproto::verify::Level;
 use crate::model::{DeadLetter, Judgement, SourceId, Stage, Validity};
 use crate::store::plan::effect::{
@@ -38,8 +39,8 @@ impl Rules {
                     effects.push(Effect::records(records));
                 }
             }
-            Event::Identity(identity) if self.interest.wants_did(identity.did.as_str()) => {
-                effects.extend(handle_change(identity));
+            Event::Identity(identity) if identity.handle.is_some() => {
+                effects.extend(self.identity_change(identity));
             }
             Event::Account(account) if self.interest.wants_did(account.did.as_str()) => {
                 effects.push(status_change(account));
@@ -47,6 +48,22 @@ impl Rules {
             // A #sync says that a repository changed, but not what it contains.
             Event::Account(_) | Event::Identity(_) | Event::Info(_) | Event::Sync(_) => {}
         }
+    }
+
+    /// The effect of an identity event; none if its account is not wanted. An event that names no
+    /// handle, or none that is valid, says that the known one may no longer be right.
+    pub fn identity_change(&self, identity: Identity) -> Option<Effect> {
+        let is_wanted = self.interest.wants_did(identity.did.as_str());
+        let handle = identity.handle.as_deref();
+        let handle = handle.and_then(|handle| Handle::parse_any_case(handle).ok());
+        is_wanted.then(|| {
+            Effect::Identity(IdentityChange {
+                did: identity.did,
+                handle: handle.map(String::from),
+                seq: identity.seq,
+                time: identity.time,
+            })
+        })
     }
 
     /// What becomes of each operation of `commit`; `verified` is how much of it was.
@@ -216,23 +233,16 @@ fn dead_letter(version: &RecordVersion, stage: Stage, error: String) -> DeadLett
     }
 }
 
-/// The handle of an identity event. Without one, the event only says that something may have
-/// changed.
-fn handle_change(identity: Identity) -> Option<Effect> {
-    identity.handle.as_ref()?;
-    Some(Effect::Identity(IdentityChange {
-        did: identity.did,
-        handle: identity.handle,
-        seq: identity.seq,
-        time: identity.time,
-    }))
-}
-
+/// The vocabulary of statuses is open, so a text of any form may come; one that is no word is left
+/// out. Only an inactive account has a status: an active one may be said to be `throttled`, which
+/// changes nothing here.
 fn status_change(account: Account) -> Effect {
+    let status = account.status.filter(|_| !account.active);
+    let status = status.and_then(|status| StatusWord::parse(&status).ok());
     Effect::Account(AccountChange {
         did: account.did,
         active: account.active,
-        status: account.status,
+        status: status.map(String::from),
         is_unconfirmed: false,
         wants_history: false,
         seq: account.seq,

@@ -1,14 +1,18 @@
 //! The state machine of one account: its status, its handle, and whether its host still has to
 //! confirm the status.
+//!
+//! Three parties have a say. What the source says hides or shows an account at once, and its
+//! `takendown` and `suspended` hold until it says otherwise. The account's own host decides on
+//! everything else, and nothing is removed without it; but one refusal to serve a repository is
+//! only a suspicion. An operator may show an account that the source holds.
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
 use super::order::{AsOf, Event, Order};
-use super::task::{HostStatus, UnconfirmedStatus};
+use super::task::{DueHandle, HandleAnswer, HostStatus, UnconfirmedStatus};
+use crate::atproto::syntax::Did;
 use crate::store::datetime::sortable;
-use crate::store::plan::effect::{AccountChange, Effect};
+use crate::store::plan::effect::{AccountChange, DELETED, Effect};
 
 /// A row of `accounts`. Datetimes are text that sorts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +24,33 @@ pub struct AccountRow {
     pub as_of: Option<AsOf>,
     /// The account's latest deletion. It stays when the account becomes active again.
     pub removed: Option<AsOf>,
-    /// The account's own host has not confirmed the status yet.
+    /// `takendown` or `suspended`, as the source said, until it says that the account is active.
+    /// The account's host cannot end it.
+    pub held_status: Option<String>,
+    /// An operator shows the account although the source holds it.
+    pub is_overridden: bool,
+    /// The account's own host has not confirmed the status yet, or not the suspected one.
     pub is_unconfirmed: bool,
+    /// The status with which the account's host refused its repository. It hides nothing until it
+    /// is confirmed.
+    pub suspected_status: Option<String>,
     /// When its host is asked next; `None` means at once.
     pub retry_at: Option<String>,
     /// How many requests to its host failed.
     pub attempts: u32,
+    /// When the handle is taken from the account's document; `None` means never.
+    pub handle_due_at: Option<String>,
+}
+
+/// What an answer to a question about a status means for the account's repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Confirmed {
+    /// The account is deleted.
+    Deleted,
+    /// The account was hidden, and is shown again.
+    Returned,
+    /// Nothing follows.
+    Unchanged,
 }
 
 impl Default for AccountRow {
@@ -38,9 +63,13 @@ impl Default for AccountRow {
             status: None,
             as_of: None,
             removed: None,
+            held_status: None,
+            is_overridden: false,
             is_unconfirmed: false,
+            suspected_status: None,
             retry_at: None,
             attempts: 0,
+            handle_due_at: None,
         }
     }
 }
@@ -66,11 +95,8 @@ impl AccountRow {
         is_tracked: bool,
     ) {
         if self.takes(change, order) {
-            self.is_active = change.active;
-            self.status.clone_from(&change.status);
             self.as_of = Some(order.as_of(event_of(change)));
-            self.is_unconfirmed = change.is_unconfirmed && !change.active;
-            self.forget_attempts();
+            self.set_status(change);
         }
         if change.is_unconfirmed && !is_tracked {
             self.is_unconfirmed = false;
@@ -82,81 +108,213 @@ impl AccountRow {
         self.is_active && self.as_of.is_some()
     }
 
+    /// Sets the status that the source says.
+    fn set_status(&mut self, change: &AccountChange) {
+        match (change.active, change.is_hold()) {
+            (true, _) => self.held_status = None,
+            (false, true) => self.held_status.clone_from(&change.status),
+            (false, false) => {}
+        }
+        if change.is_hold() && self.is_overridden {
+            return;
+        }
+        self.is_active = change.active;
+        self.status.clone_from(&change.status);
+        self.suspected_status = None;
+        self.is_unconfirmed = change.is_unconfirmed && !change.active && !change.is_hold();
+        self.forget_attempts();
+    }
+
+    /// The account is hidden because the source holds it, so its host's word does not matter.
+    pub(super) fn is_held(&self) -> bool {
+        let is_in_force = self.held_status.is_some() && self.held_status == self.status;
+        !self.is_active && !self.is_overridden && is_in_force
+    }
+
+    /// Shows the account, whatever the source says, until [`Self::end_override`]. Its host's word
+    /// still counts. Returns whether the account was hidden.
+    pub(super) fn override_hold(&mut self) -> bool {
+        let was_hidden = !self.is_active;
+        self.is_overridden = true;
+        self.show();
+        was_hidden
+    }
+
+    /// Ends [`Self::override_hold`]: what the source says counts again.
+    pub(super) fn end_override(&mut self) {
+        self.is_overridden = false;
+        if self.is_active && self.held_status.is_some() {
+            self.hide(self.held_status.clone());
+        }
+    }
+
+    fn show(&mut self) {
+        self.is_active = true;
+        self.settle(None);
+    }
+
+    fn hide(&mut self, status: Option<String>) {
+        self.is_active = false;
+        self.settle(status);
+    }
+
+    /// Sets the status. There is nothing left to ask.
+    fn settle(&mut self, status: Option<String>) {
+        self.status = status;
+        self.suspected_status = None;
+        self.is_unconfirmed = false;
+        self.forget_attempts();
+    }
+
     pub(super) fn take_handle(&mut self, handle: &str, event: Event, order: &Order<'_>) {
         let known = self.handle_as_of.as_ref();
         if known.is_none_or(|known| order.is_after(event, known)) {
             self.handle = Some(handle.to_owned());
             self.handle_as_of = Some(order.as_of(event));
+            self.handle_due_at = None;
         }
     }
 
-    /// Reacts to a commit of an account that its host reported as inactive: the host is asked
-    /// again, but not before `ask_at`.
-    pub(super) fn note_commit(&mut self, commit: Event, order: &Order<'_>, ask_at: &str) {
-        let is_confirmed_inactive = !self.is_active && !self.is_unconfirmed;
+    /// Forgets the handle, because `event` says that it may have changed. It is taken from the
+    /// account's document at `due_at`, or earlier if that is due already.
+    pub(super) fn doubt_handle(&mut self, event: Event, order: &Order<'_>, due_at: &str) {
+        let known = self.handle_as_of.as_ref();
+        if known.is_none_or(|known| order.is_after(event, known)) {
+            self.handle = None;
+            self.handle_due_at.get_or_insert_with(|| due_at.to_owned());
+        }
+    }
+
+    /// Takes the handle that the account's document has, unless an event set another one meanwhile.
+    pub(super) fn take_handle_of_document(&mut self, due: &DueHandle, answer: &HandleAnswer) {
+        let known = self.handle_as_of.as_ref().map(|as_of| &as_of.time);
+        if self.handle_due_at.is_none() || known != due.as_of.as_ref() {
+            return;
+        }
+        match answer {
+            HandleAnswer::Found(handle) => {
+                self.handle.clone_from(handle);
+                self.handle_due_at = None;
+            }
+            HandleAnswer::Unknown(until) => self.handle_due_at = Some(sortable(*until)),
+        }
+    }
+
+    /// Reacts to a commit. A verified one speaks against a suspicion. If the account's host reported
+    /// the account as inactive, it is asked again, but not before `ask_at`.
+    pub(super) fn note_commit(
+        &mut self,
+        commit: Event,
+        order: &Order<'_>,
+        is_verified: bool,
+        ask_at: &str,
+    ) {
+        if self.is_suspected() {
+            if is_verified {
+                self.show();
+            }
+            return;
+        }
+        let is_confirmed_inactive = !self.is_active && !self.is_unconfirmed && !self.is_held();
         let known = self.as_of.as_ref();
-        let is_later = known.is_some_and(|known| order.is_after(commit, known));
+        let is_later = known.is_none_or(|known| order.is_after(commit, known));
         if is_confirmed_inactive && is_later {
             self.is_unconfirmed = true;
             self.retry_at = Some(ask_at.to_owned());
         }
     }
 
-    /// Has its host asked whether the account is still inactive.
+    /// Has its host asked whether the account is still inactive, unless the source holds it.
     pub(super) fn ask_again(&mut self) {
-        self.is_unconfirmed = true;
+        self.is_unconfirmed |= !self.is_held();
     }
 
-    /// Sets `status`, which its host gave as the reason to refuse its repository. `last_known` is
-    /// the last known commit.
-    pub(super) fn refuse_by_host(&mut self, status: &str, last_known: Option<AsOf>) {
-        let never = || AsOf {
-            source: None,
-            seq: 0,
-            time: sortable(Timestamp::UNIX_EPOCH),
+    fn is_suspected(&self) -> bool {
+        self.is_active && self.suspected_status.is_some()
+    }
+
+    /// Notes that its host refused its repository because of `status`. One answer proves nothing:
+    /// the account stays visible, and its host is asked at `ask_at`.
+    pub(super) fn suspect(&mut self, status: &str, ask_at: &str) {
+        if self.is_active && self.suspected_status.is_none() {
+            self.suspected_status = Some(status.to_owned());
+            self.is_unconfirmed = true;
+            self.retry_at = Some(ask_at.to_owned());
+            self.attempts = 0;
+        }
+    }
+
+    /// The question about its status, as long as nothing changes it.
+    pub(crate) fn question(&self, did: Did) -> UnconfirmedStatus {
+        let is_suspected = self.is_suspected();
+        let status = match is_suspected {
+            true => &self.suspected_status,
+            false => &self.status,
         };
-        let last_known = last_known.unwrap_or_else(never);
-        let known = self.as_of.take();
-        let known = known.filter(|known| known.time >= last_known.time);
-        self.is_active = false;
-        self.status = Some(status.to_owned());
-        self.as_of = Some(known.unwrap_or(last_known));
-        self.is_unconfirmed = true;
-        self.forget_attempts();
+        UnconfirmedStatus {
+            did,
+            status: status.clone(),
+            as_of: self.as_of.as_ref().map(|known| known.time.clone()),
+            is_held: self.is_held(),
+            is_suspected,
+            attempts: self.attempts,
+        }
     }
 
-    /// Applies its host's answer. Returns whether the status was changed or confirmed, which
-    /// happens only if the question is still open.
-    pub(super) fn apply_host_status(
+    /// Applies the answer to a question. Returns what follows for its repository; `None` if the
+    /// question is no longer open, or there was no answer.
+    pub(super) fn apply_answer(
         &mut self,
         asked: &UnconfirmedStatus,
         answer: &HostStatus,
-    ) -> bool {
-        let is_same_status = self
-            .as_of
-            .as_ref()
-            .is_some_and(|known| known.time == asked.as_of);
-        let (is_active, status) = match answer {
-            HostStatus::Active => (true, None),
-            HostStatus::Deleted => (false, Some("deleted".to_owned())),
-            HostStatus::Inactive(status) => (false, status.clone()),
-            HostStatus::NotAsked(until) | HostStatus::Unknown(until) => {
-                if is_same_status {
-                    self.retry_at = Some(sortable(*until));
-                    let is_attempt = matches!(answer, HostStatus::Unknown(_));
-                    self.attempts += u32::from(is_attempt);
-                }
-                return false;
-            }
-        };
-        let is_open = is_same_status && self.is_unconfirmed;
-        if is_open {
-            self.is_active = is_active;
-            self.status = status;
-            self.is_unconfirmed = false;
-            self.forget_attempts();
+    ) -> Option<Confirmed> {
+        let now = self.question(asked.did.clone());
+        let is_same = now.as_of == asked.as_of
+            && now.is_held == asked.is_held
+            && now.is_suspected == asked.is_suspected;
+        if !is_same {
+            return None;
         }
-        is_open
+        if let HostStatus::NotAsked(until) | HostStatus::Unknown(until) = answer {
+            self.retry_at = Some(sortable(*until));
+            let is_attempt = matches!(answer, HostStatus::Unknown(_));
+            self.attempts += u32::from(is_attempt);
+        }
+        if !self.is_unconfirmed {
+            return None;
+        }
+        match answer {
+            HostStatus::NotAsked(_) | HostStatus::Unknown(_) => None,
+            HostStatus::Active if asked.is_held => {
+                self.held_status = None;
+                self.show();
+                Some(Confirmed::Returned)
+            }
+            HostStatus::Deleted | HostStatus::Inactive(_) if asked.is_held => {
+                self.hide(self.held_status.clone());
+                Some(Confirmed::Unchanged)
+            }
+            HostStatus::Active if asked.is_suspected => {
+                self.show();
+                Some(Confirmed::Unchanged)
+            }
+            HostStatus::Active if self.held_status.is_some() && !self.is_overridden => {
+                self.hide(self.held_status.clone());
+                Some(Confirmed::Unchanged)
+            }
+            HostStatus::Active => {
+                self.show();
+                Some(Confirmed::Returned)
+            }
+            HostStatus::Deleted => {
+                self.hide(Some(DELETED.to_owned()));
+                Some(Confirmed::Deleted)
+            }
+            HostStatus::Inactive(status) => {
+                self.hide(status.clone());
+                Some(Confirmed::Unchanged)
+            }
+        }
     }
 
     fn forget_attempts(&mut self) {
@@ -178,16 +336,33 @@ pub(super) struct AccountChanges<'a> {
     pub(super) statuses: BTreeMap<&'a str, Statuses<'a>>,
     /// The latest handle of each account.
     pub(super) handles: BTreeMap<&'a str, (&'a str, Event)>,
+    /// The latest event of each account after which its handle is unknown.
+    pub(super) unknown_handles: BTreeMap<&'a str, Event>,
     /// The latest deletion of each account, even if a later status made it active again.
     pub(super) removals: BTreeMap<&'a str, Event>,
 }
 
-/// The statuses of one account in a batch.
-#[derive(Debug)]
-pub(super) struct Statuses<'a> {
-    pub(super) latest: &'a AccountChange,
+/// The statuses of one account in a batch, the latest last.
+#[derive(Debug, Default)]
+pub(super) struct Statuses<'a>(pub(super) Vec<&'a AccountChange>);
+
+impl Statuses<'_> {
     /// The account was inactive at some point of the batch, even if it is active at the end.
-    pub(super) was_inactive: bool,
+    pub(super) fn was_inactive(&self) -> bool {
+        self.0.iter().any(|status| !status.active)
+    }
+
+    /// What the account wrote before it was heard of is wanted too.
+    pub(super) fn wants_history(&self) -> bool {
+        self.0.last().is_some_and(|latest| latest.wants_history)
+    }
+
+    /// The batch ends with an account that is active, as somebody else than its host says.
+    pub(super) fn is_active_now(&self) -> bool {
+        self.0
+            .last()
+            .is_some_and(|latest| latest.active && latest.is_unconfirmed)
+    }
 }
 
 impl<'a> AccountChanges<'a> {
@@ -197,13 +372,12 @@ impl<'a> AccountChanges<'a> {
             match effect {
                 Effect::Account(change) => changes.add_status(change, order),
                 Effect::Identity(change) => {
-                    if let Some(handle) = &change.handle {
-                        let event = Event {
-                            seq: change.seq,
-                            time: change.time,
-                        };
-                        changes.add_handle(change.did.as_str(), handle, event, order);
-                    }
+                    let event = Event {
+                        seq: change.seq,
+                        time: change.time,
+                    };
+                    let handle = change.handle.as_deref();
+                    changes.add_handle(change.did.as_str(), handle, event, order);
                 }
                 _ => {}
             }
@@ -213,15 +387,11 @@ impl<'a> AccountChanges<'a> {
 
     fn add_status(&mut self, change: &'a AccountChange, order: &Order<'_>) {
         let did = change.did.as_str();
-        let statuses = self.statuses.entry(did).or_insert(Statuses {
-            latest: change,
-            was_inactive: false,
-        });
         let event = event_of(change);
-        if order.is_later(event_of(statuses.latest), event) {
-            statuses.latest = change;
-        }
-        statuses.was_inactive |= !change.active;
+        let statuses = &mut self.statuses.entry(did).or_default().0;
+        let is_later = |known: &&AccountChange| order.is_later(event, event_of(known));
+        let place = statuses.iter().position(is_later);
+        statuses.insert(place.unwrap_or(statuses.len()), change);
         if change.is_deletion() && !change.is_unconfirmed {
             let latest = self.removals.entry(did).or_insert(event);
             if order.is_later(*latest, event) {
@@ -230,7 +400,20 @@ impl<'a> AccountChanges<'a> {
         }
     }
 
-    fn add_handle(&mut self, did: &'a str, handle: &'a str, event: Event, order: &Order<'_>) {
+    fn add_handle(
+        &mut self,
+        did: &'a str,
+        handle: Option<&'a str>,
+        event: Event,
+        order: &Order<'_>,
+    ) {
+        let Some(handle) = handle else {
+            let latest = self.unknown_handles.entry(did).or_insert(event);
+            if order.is_later(*latest, event) {
+                *latest = event;
+            }
+            return;
+        };
         let is_later = self
             .handles
             .get(did)
@@ -243,9 +426,10 @@ impl<'a> AccountChanges<'a> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::super::order::Moment;
     use super::*;
-    use crate::atproto::syntax::Did;
     use crate::store::plan::effect::IdentityChange;
 
     fn second(second: i64) -> Timestamp {
@@ -283,7 +467,7 @@ mod tests {
     fn the_status_of_the_highest_seq_wins_and_a_deletion_is_remembered() {
         let effects = [account(None, 9, 9), account(Some("deleted"), 86_400, 3)];
         let changes = changes_of(&effects);
-        assert!(changes.statuses["did:plc:alice"].latest.active);
+        assert!(changes.statuses["did:plc:alice"].0[1].active);
         assert_eq!(changes.removals["did:plc:alice"].seq, 3);
     }
 
@@ -291,11 +475,11 @@ mod tests {
     fn of_statuses_at_one_time_the_higher_seq_wins() {
         let effects = [account(None, 9, 12), account(Some("suspended"), 9, 11)];
         let changes = changes_of(&effects);
-        assert_eq!(changes.statuses["did:plc:alice"].latest.seq, 12);
+        assert_eq!(changes.statuses["did:plc:alice"].0[1].seq, 12);
     }
 
     #[test]
-    fn an_identity_without_a_handle_changes_nothing() {
+    fn an_identity_without_a_handle_is_no_handle_and_is_remembered() {
         let identity = |handle: Option<&str>, seq| {
             Effect::Identity(IdentityChange {
                 did: did(),
@@ -311,5 +495,6 @@ mod tests {
         ];
         let changes = changes_of(&effects);
         assert_eq!(changes.handles["did:plc:alice"].0, "new.example");
+        assert_eq!(changes.unknown_handles["did:plc:alice"].seq, 3);
     }
 }

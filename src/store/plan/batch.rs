@@ -43,6 +43,8 @@ pub(super) struct Batch<'a> {
     /// When the repository of an account that was just announced is fetched.
     pub(super) fetch_announced_at: String,
     pub(super) now: Timestamp,
+    /// When a handle that is no longer known is taken from its document.
+    pub(super) handle_due_at: String,
 }
 
 /// The decisions on the commits of a batch.
@@ -89,7 +91,7 @@ impl<'a> Batch<'a> {
         if self.origin != Origin::Replay {
             park(draft, changes, &decided.parked)?;
         }
-        self.recheck_inactive_accounts(draft, &decided.fresh);
+        self.note_commits(draft, &decided);
         self.add_dead_letters(draft, changes);
 
         let written = &mut changes.written;
@@ -113,23 +115,32 @@ impl<'a> Batch<'a> {
         let accounts = AccountChanges::of(self.effects, order);
         let mut has_to_be_fetched = false;
         for (did, statuses) in &accounts.statuses {
-            let is_active_now = statuses.latest.active && statuses.latest.is_unconfirmed;
-            let is_news = draft
-                .account(did)
-                .is_none_or(|account| account.takes(statuses.latest, order));
-            if is_active_now && is_news {
-                let wants_history = statuses.latest.wants_history || is_behind_gap;
+            let is_news = statuses.0.iter().any(|status| {
+                let known = draft.account(did);
+                known.is_none_or(|account| account.takes(status, order))
+            });
+            if statuses.is_active_now() && is_news {
+                let wants_history = is_behind_gap || statuses.wants_history();
                 has_to_be_fetched |=
-                    self.bring_back(draft, did, statuses.was_inactive, wants_history);
+                    self.bring_back(draft, did, statuses.was_inactive(), wants_history);
             }
         }
         for (did, statuses) in &accounts.statuses {
             let is_tracked = draft.repo(did).is_some();
             let account = draft.account_mut(did);
-            account.take_status(statuses.latest, order, is_tracked);
+            for status in &statuses.0 {
+                account.take_status(status, order, is_tracked);
+            }
         }
         for (did, (handle, event)) in &accounts.handles {
             draft.account_mut(did).take_handle(handle, *event, order);
+        }
+        for (did, event) in &accounts.unknown_handles {
+            // Of an account that is not kept, there is nothing to forget and nothing to look up.
+            if draft.account(did).is_some() || draft.repo(did).is_some() {
+                let account = draft.account_mut(did);
+                account.doubt_handle(*event, order, &self.handle_due_at);
+            }
         }
         for (did, event) in &accounts.removals {
             draft.remove(did, *event, order);
@@ -407,13 +418,25 @@ impl<'a> Batch<'a> {
         has_to_be_fetched
     }
 
-    /// Has hosts asked again about inactive accounts that committed later.
-    fn recheck_inactive_accounts(&self, draft: &mut Draft<'a>, fresh: &[&'a ChainUpdate]) {
-        for update in fresh {
-            let did = update.did.as_str();
-            if draft.account(did).is_some_and(|account| !account.is_active) {
+    /// Lets accounts that are inactive or suspected react to their commits.
+    fn note_commits(&self, draft: &mut Draft<'a>, decided: &Decided<'a>) {
+        // A commit that was parked, or belongs to a fetched repository, may be older than what is
+        // known of its account.
+        let is_new = self.origin == Origin::Stream;
+        let chained = decided.fresh.iter().map(|update| {
+            let is_verified = update.predecessor != Predecessor::KeyUnavailable;
+            (&update.did, Event::of_chain(update), is_verified && is_new)
+        });
+        let unchained = decided.unverified.iter().filter_map(|record| {
+            let version = record.version();
+            let is_verified = version.verified.is_some() && is_new;
+            is_verified.then_some((&version.did, Event::of(version), true))
+        });
+        for (did, event, is_verified) in chained.chain(unchained) {
+            let did = did.as_str();
+            if draft.account(did).is_some() {
                 let account = draft.account_mut(did);
-                account.note_commit(Event::of_chain(update), &self.order, &self.ask_at);
+                account.note_commit(event, &self.order, is_verified, &self.ask_at);
             }
         }
     }

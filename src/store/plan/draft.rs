@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use super::account::AccountRow;
 use super::change_set::{ChangeSet, Removal};
 use super::order::{Event, Order};
-use super::repository::RepoRow;
+use super::repository::{REST, RepoRow};
 use super::view::{HeldRecord, View};
+use crate::store::datetime::sortable;
 
 /// A view of the tables, overlaid with the changes so far.
 #[derive(Debug)]
@@ -16,11 +19,15 @@ pub(super) struct Draft<'a> {
     repos: BTreeMap<&'a str, Option<RepoRow>>,
     /// Accounts that are removed.
     pub(super) removals: BTreeMap<&'a str, Removal>,
+    /// When the jobs of repositories that rest from now on are due again.
+    rests_until: String,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(view: &'a View) -> Self {
+    pub(super) fn new(view: &'a View, now: Timestamp) -> Self {
+        let rests_until = now.saturating_add(REST).unwrap_or(Timestamp::MAX);
         Self {
+            rests_until: sortable(rests_until),
             view,
             accounts: BTreeMap::new(),
             repos: BTreeMap::new(),
@@ -90,7 +97,7 @@ impl<'a> Draft<'a> {
             let survives = repo.time.as_deref().is_some_and(|time| {
                 order.survives((repo.source.as_deref(), repo.seq, time), &removed)
             });
-            self.set_repo(did, repo.after_removal(survives));
+            self.set_repo(did, repo.after_removal(survives, &self.rests_until));
         }
         self.removals.insert(did, Removal::BeforeEvent);
     }
@@ -116,10 +123,12 @@ impl<'a> Draft<'a> {
 
     /// Removes all that is stored of the account, because its host confirmed its deletion.
     pub(super) fn remove_everything(&mut self, did: &'a str) {
+        let last_known = self.repo(did).and_then(RepoRow::as_of);
         let account = self.account_mut(did);
-        account.removed.clone_from(&account.as_of);
+        let events = account.as_of.clone().into_iter().chain(last_known);
+        account.removed = events.max_by(|one, other| one.time.cmp(&other.time));
         if let Some(repo) = self.repo(did).cloned() {
-            self.set_repo(did, repo.after_removal(false));
+            self.set_repo(did, repo.after_removal(false, &self.rests_until));
         }
         self.removals.insert(did, Removal::Everything);
     }
@@ -131,6 +140,7 @@ impl<'a> Draft<'a> {
             accounts,
             repos,
             removals,
+            rests_until: _,
         } = self;
         let is_new = |(did, account): &(&str, AccountRow)| view.accounts.get(*did) != Some(account);
         changes.accounts.extend(accounts.into_iter().filter(is_new));

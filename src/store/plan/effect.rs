@@ -388,17 +388,28 @@ pub struct AccountChange {
     pub time: Timestamp,
 }
 
+/// The status of an account that does not exist any more.
+pub(crate) const DELETED: &str = "deleted";
+
 impl AccountChange {
     /// Whether the account's records are removed and not only hidden.
     pub fn is_deletion(&self) -> bool {
-        !self.active && self.status.as_deref() == Some("deleted")
+        !self.active && self.status.as_deref() == Some(DELETED)
+    }
+
+    /// Whether the status holds until the source itself ends it. A moderator of the source decided
+    /// on it, and the account's host has no say in that.
+    pub fn is_hold(&self) -> bool {
+        !self.active && matches!(self.status.as_deref(), Some("takendown" | "suspended"))
     }
 }
 
-/// A handle, guarded by `seq` and `time`. An identity event without a handle changes no row.
+/// A handle, guarded by `seq` and `time`: see `store/plan/order.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityChange {
     pub did: Did,
+    /// `None` means that the known handle may no longer be right. It is taken from the account's
+    /// document.
     pub handle: Option<String>,
     pub seq: u64,
     pub time: Timestamp,

@@ -43,16 +43,17 @@ pub use self::lost_stretch::{BreakChanges, ChainBreak, LostStretch, OpenGap};
 pub use self::order::{AsOf, Moment};
 pub use self::parked::{ParkedNeeds, ParkedView};
 pub use self::records::{RecordRow, RecordWrite};
-pub(crate) use self::repository::NEVER;
+pub(crate) use self::repository::REST;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
 pub use self::resync_cause::ResyncCause;
 pub use self::search::Search;
 pub use self::task::{
-    DiscoveryPage, HostStatus, ParkedCommit, RepoChange, Resync, ResyncFailure, SnapshotPart, Task,
-    UnconfirmedStatus,
+    DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, RepoChange, Resync,
+    ResyncFailure, SnapshotPart, Task, UnconfirmedStatus,
 };
 pub use self::view::{HeldRecord, Needs, View};
 
+use self::account::Confirmed;
 use self::batch::{Batch, Origin};
 use self::draft::Draft;
 use self::order::Order;
@@ -66,6 +67,12 @@ use crate::store::plan::effect::Effect;
 /// The shortest time before the host of an inactive account that commits is asked for its status
 /// again.
 const STATUS_QUESTION_SPACING: SignedDuration = SignedDuration::from_mins(1);
+/// How long after it refused a repository a host is asked about the account. It is longer than a
+/// short overload, in which hosts give wrong answers.
+const SUSPICION_DELAY: SignedDuration = SignedDuration::from_secs(30);
+/// How long after an event a handle is taken from its document, so that many events in a short time
+/// are one look-up.
+const HANDLE_DELAY: SignedDuration = SignedDuration::from_secs(2);
 
 /// How long an account that was announced as active has to show by its first commit that it is new,
 /// before its repository is fetched.
@@ -81,25 +88,23 @@ pub fn plan<'a>(
     task: &Task<'a>,
     moment: Moment,
 ) -> Result<ChangeSet<'a>, ParkedNeeds> {
-    let mut draft = Draft::new(view);
+    let mut draft = Draft::new(view, moment.now);
     let mut changes = ChangeSet::default();
-    let batch = |source: &'a SourceId, effects: &'a [Effect], origin, through| {
-        let after = |time| sortable(moment.now.checked_add(time).unwrap_or(Timestamp::MAX));
-        Batch {
-            source,
-            effects,
-            origin,
-            order: Order {
-                source: Some(source),
-                cursor: view.cursor,
-                through,
-                is_restarted: effects.iter().any(begins_sequence),
-                moment,
-            },
-            ask_at: after(STATUS_QUESTION_SPACING),
-            fetch_announced_at: after(TIME_TO_BEGIN),
-            now: moment.now,
-        }
+    let batch = |source: &'a SourceId, effects: &'a [Effect], origin, through| Batch {
+        source,
+        effects,
+        origin,
+        order: Order {
+            source: Some(source),
+            cursor: view.cursor,
+            through,
+            is_restarted: effects.iter().any(begins_sequence),
+            moment,
+        },
+        ask_at: after(moment.now, STATUS_QUESTION_SPACING),
+        fetch_announced_at: after(moment.now, TIME_TO_BEGIN),
+        handle_due_at: after(moment.now, HANDLE_DELAY),
+        now: moment.now,
     };
     match *task {
         Task::Batch {
@@ -129,9 +134,20 @@ pub fn plan<'a>(
             change_repo(&mut draft, &mut changes, did, event);
         }
         Task::Change(RepoChange::HostRefused { did, status }) => {
-            let did = did.as_str();
-            let last_known = draft.repo(did).and_then(RepoRow::as_of);
-            draft.account_mut(did).refuse_by_host(status, last_known);
+            let account = draft.account_mut(did.as_str());
+            account.suspect(status, &after(moment.now, SUSPICION_DELAY));
+        }
+        Task::Change(RepoChange::Override {
+            did,
+            is_shown,
+            is_fetched,
+        }) => override_hold(&mut draft, did, is_shown, is_fetched),
+        Task::Change(RepoChange::HandleAnswered { due, answer }) => {
+            let did = due.did.as_str();
+            if draft.account(did).is_some() {
+                let account = draft.account_mut(did);
+                account.take_handle_of_document(due, answer);
+            }
         }
         Task::Change(RepoChange::HostAnswered {
             unconfirmed,
@@ -160,6 +176,11 @@ pub fn plan<'a>(
 /// Whether the seqs of the source began again there.
 fn begins_sequence(effect: &Effect) -> bool {
     matches!(effect, Effect::Gap(gap) if gap.cause == GapCause::SequenceReset)
+}
+
+/// The text of the time that is `delay` after `now`.
+fn after(now: Timestamp, delay: SignedDuration) -> String {
+    sortable(now.saturating_add(delay).unwrap_or(Timestamp::MAX))
 }
 
 /// A parked frame was applied, or was stale.
@@ -195,7 +216,7 @@ fn change_repo<'a>(
         RepoEvent::Untrack => {
             changes.unparked_repos.insert(did);
         }
-        RepoEvent::SuspendUntilActive => {
+        RepoEvent::Suspend { .. } => {
             // The account may be active again since the job read it.
             if draft.account(did).is_none_or(|account| account.is_active) {
                 return;
@@ -210,28 +231,42 @@ fn change_repo<'a>(
     draft.set_repo(did, next);
 }
 
-/// Applies the answer of an account's host. A deletion removes all that was received until then,
-/// whatever times it names. If the account comes back, its repository is fetched.
+/// Shows an account that the source holds, or ends that.
+fn override_hold<'a>(draft: &mut Draft<'a>, did: &'a Did, is_shown: bool, is_fetched: bool) {
+    let did = did.as_str();
+    let account = draft.account_mut(did);
+    if !is_shown {
+        account.end_override();
+        return;
+    }
+    let was_hidden = account.override_hold();
+    if was_hidden
+        && is_fetched
+        && let Some(repo) = draft.repo_mut(did)
+    {
+        repo.resume_account();
+    }
+}
+
+/// Applies the answer to a question about a status. A deletion removes all that was received until
+/// then, whatever times it names. If the account comes back, its repository is fetched.
 fn apply_host_status<'a>(
     draft: &mut Draft<'a>,
     unconfirmed: &'a UnconfirmedStatus,
     answer: &HostStatus,
 ) {
     let did = unconfirmed.did.as_str();
-    if draft.account(did).is_none()
-        || !draft
-            .account_mut(did)
-            .apply_host_status(unconfirmed, answer)
-    {
+    if draft.account(did).is_none() {
         return;
     }
-    match answer {
-        HostStatus::Deleted => draft.remove_everything(did),
-        HostStatus::Active => {
+    let account = draft.account_mut(did);
+    match account.apply_answer(unconfirmed, answer) {
+        Some(Confirmed::Deleted) => draft.remove_everything(did),
+        Some(Confirmed::Returned) => {
             if let Some(repo) = draft.repo_mut(did) {
                 repo.resume_account();
             }
         }
-        HostStatus::Inactive(_) | HostStatus::NotAsked(_) | HostStatus::Unknown(_) => {}
+        Some(Confirmed::Unchanged) | None => {}
     }
 }

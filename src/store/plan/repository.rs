@@ -3,7 +3,7 @@
 //! A repository is tracked, which means it has a row, while records or parked commits of it are
 //! kept or work for it is due.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::order::{AsOf, Order, Stamp};
 use super::resync_cause::ResyncCause;
@@ -12,8 +12,9 @@ use crate::model::SourceId;
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{ChainUpdate, RecordVersion};
 
-/// Later than every real time: a job with this `retry_at` is never due.
-pub(crate) const NEVER: &str = "9999-12-31T23:59:59.999Z";
+/// How long the job of a repository rests while its account is inactive. What makes the account
+/// active again also ends the rest; this is for the case that nothing says so.
+pub(crate) const REST: SignedDuration = SignedDuration::from_hours(24);
 
 /// After more failed attempts than this, a reported absence of a repository is accepted. By then,
 /// attempts are an hour apart.
@@ -108,8 +109,9 @@ pub enum RepoEvent<'a> {
     Reschedule { until: Timestamp },
     /// Its job failed and is retried then.
     RetryLater { until: Timestamp },
-    /// No job runs for it until its account is active again.
-    SuspendUntilActive,
+    /// Its account is not active. No job runs for it until the account is active again, or until
+    /// then.
+    Suspend { until: Timestamp },
     /// It is no longer wanted.
     Untrack,
 }
@@ -165,7 +167,7 @@ pub fn transition(
             next.retry_at = Some(sortable(until));
             next.attempts += 1;
         }
-        RepoEvent::SuspendUntilActive => next.retry_at = Some(NEVER.to_owned()),
+        RepoEvent::Suspend { until } => next.retry_at = Some(sortable(until)),
         RepoEvent::Untrack => {
             next.state = RepoState::UnverifiedChain;
             next.has_parked = false;
@@ -344,8 +346,8 @@ impl RepoRow {
     }
 
     /// Returns what stays of it after its account was removed. Its head `survives` if it came after
-    /// the removal. It is fetched only if the account becomes active again.
-    pub(super) fn after_removal(mut self, survives: bool) -> Option<Self> {
+    /// the removal. It is fetched if the account becomes active again; until then its job rests.
+    pub(super) fn after_removal(mut self, survives: bool, rests_until: &str) -> Option<Self> {
         match (!survives, self.state) {
             (true, RepoState::UnverifiedChain) => return None,
             (true, _) => {
@@ -353,7 +355,8 @@ impl RepoRow {
                 (self.rev, self.data) = (None, None);
                 self.is_proven = false;
                 self.has_parked = false;
-                self.retry_at = Some(NEVER.to_owned());
+                // It keeps an earlier time, so that a replay of the deletion changes nothing.
+                self.retry_at.get_or_insert_with(|| rests_until.to_owned());
                 self.attempts = 0;
             }
             // A newer repository loses its parked commits too.

@@ -43,17 +43,29 @@ impl<'a> Task<'a> {
 pub enum RepoChange<'a> {
     /// A discovery found repositories. Those that were never seen as a whole have to be fetched.
     Discovered(&'a DiscoveryPage<'a>),
-    /// The account's own host told its status. It changes nothing if a later event set another
-    /// status.
+    /// The account's document was looked up for its handle.
+    HandleAnswered {
+        due: &'a DueHandle,
+        answer: &'a HandleAnswer,
+    },
+    /// The account's own host told its status, or the source, if that holds the account. It changes
+    /// nothing if a later event set another status.
     HostAnswered {
         unconfirmed: &'a UnconfirmedStatus,
         answer: &'a HostStatus,
     },
-    /// The account's host refuses its repository with this status. The status counts as of the last
-    /// known event of the account, so that the next event of the stream replaces it.
+    /// The account's host refused its repository with this status. The account stays as it is, and
+    /// its host is asked about it after a while.
     HostRefused {
         did: &'a Did,
         status: &'a str,
+    },
+    /// An operator shows an account that the source holds, or ends that.
+    Override {
+        did: &'a Did,
+        is_shown: bool,
+        /// Its repository is fetched when it is shown again.
+        is_fetched: bool,
     },
     /// A parked frame was processed again. Its effects are applied, and it is no longer parked. If
     /// it does not follow from the head, it stays parked, and its repository has to be fetched.
@@ -112,13 +124,18 @@ pub struct ParkedCommit {
     pub frame: bytes::Bytes,
 }
 
-/// An account status that its host has not confirmed yet.
+/// An account status that has to be confirmed: by the account's host, or by the source, if that
+/// holds the account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnconfirmedStatus {
     pub did: Did,
     pub status: Option<String>,
-    /// The time of the event that set the status.
-    pub as_of: String,
+    /// The time of the event that set the status, if one did.
+    pub as_of: Option<String>,
+    /// The source holds the account, so only the source can say whether that has ended.
+    pub is_held: bool,
+    /// The host refused the account's repository, and nobody else says that it is inactive.
+    pub is_suspected: bool,
     /// How many requests to its host failed.
     pub attempts: u32,
 }
@@ -135,6 +152,23 @@ pub enum HostStatus {
     /// now. It is asked then.
     NotAsked(Timestamp),
     /// The host could not be asked. It is asked again then.
+    Unknown(Timestamp),
+}
+
+/// An account whose handle has to be taken from its document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueHandle {
+    pub did: Did,
+    /// The time of the event that set the last known handle, if one did.
+    pub as_of: Option<String>,
+}
+
+/// What a look-up for a handle found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HandleAnswer {
+    /// The handle that the document claims, if any.
+    Found(Option<String>),
+    /// There is no document for now. It is looked up again then.
     Unknown(Timestamp),
 }
 

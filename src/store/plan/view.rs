@@ -19,7 +19,7 @@ use crate::store::plan::effect::{CommitEffect, Effect, RecordChange};
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// By DID. All of [`Needs::accounts`]. Of [`Needs::guards`] only those that are or once were
-    /// inactive or deleted: the others block no write.
+    /// inactive, suspected or deleted: commits of the others change nothing here.
     pub accounts: HashMap<String, AccountRow>,
     /// By DID.
     pub repos: HashMap<String, RepoRow>,
@@ -72,7 +72,8 @@ pub struct Needs<'a> {
     pub source: Option<&'a SourceId>,
     /// The DIDs of accounts that may change.
     pub accounts: BTreeSet<&'a str>,
-    /// The DIDs of accounts that matter only if they are, or once were, inactive or deleted.
+    /// The DIDs of accounts that matter only if they are, or once were, inactive, suspected or
+    /// deleted.
     pub guards: BTreeSet<&'a str>,
     /// The DIDs of repositories.
     pub repos: BTreeSet<&'a str>,
@@ -108,7 +109,12 @@ impl<'a> Needs<'a> {
             Task::Change(RepoChange::HostAnswered { unconfirmed, .. }) => {
                 needs.add_account(&unconfirmed.did);
             }
-            Task::Change(RepoChange::HostRefused { did, .. }) => needs.add_account(did),
+            Task::Change(RepoChange::HandleAnswered { due, .. }) => {
+                needs.accounts.insert(due.did.as_str());
+            }
+            Task::Change(
+                RepoChange::HostRefused { did, .. } | RepoChange::Override { did, .. },
+            ) => needs.add_account(did),
             Task::Change(RepoChange::Replayed { parked, effects }) => {
                 needs.add_effects(&parked.source, effects);
                 needs.repos.insert(parked.did.as_str());
@@ -145,9 +151,7 @@ impl<'a> Needs<'a> {
                     let (_, seqs) = self.gaps.get_or_insert((source, BTreeSet::new()));
                     seqs.insert(gap.from_seq);
                 }
-                Effect::Identity(change) => {
-                    self.accounts.insert(change.did.as_str());
-                }
+                Effect::Identity(change) => self.add_account(&change.did),
             }
         }
         for letter in effects.iter().flat_map(Effect::dead_letters) {

@@ -12,6 +12,7 @@ use crate::store::plan::{
     AccountRow, AsOf, ChainBreak, ChangeSet, DiscoveryRow, Fingerprint, GapRow, Removal, RepoRow,
     Resync, ResyncCause,
 };
+use crate::telemetry::excerpt::excerpt;
 
 static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
@@ -26,20 +27,28 @@ static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
             "as_of",
             "as_of_seq",
             "removed_at",
+            "held_status",
+            "is_overridden",
             "is_unconfirmed",
+            "suspected_status",
             "retry_at",
             "attempts",
             "as_of_source",
             "handle_as_of_source",
             "removed_seq",
             "removed_source",
+            "handle_due_at",
+            "updated_at",
         ],
         "ON CONFLICT (did) DO UPDATE SET handle = excluded.handle, \
          handle_as_of = excluded.handle_as_of, handle_as_of_seq = excluded.handle_as_of_seq, \
          active = excluded.active, status = excluded.status, as_of = excluded.as_of, \
          as_of_seq = excluded.as_of_seq, removed_at = excluded.removed_at, \
-         is_unconfirmed = excluded.is_unconfirmed, retry_at = excluded.retry_at, \
-         attempts = excluded.attempts, as_of_source = excluded.as_of_source, \
+         held_status = excluded.held_status, is_overridden = excluded.is_overridden, \
+         is_unconfirmed = excluded.is_unconfirmed, \
+         suspected_status = excluded.suspected_status, retry_at = excluded.retry_at, \
+         attempts = excluded.attempts, handle_due_at = excluded.handle_due_at, \
+         updated_at = excluded.updated_at, as_of_source = excluded.as_of_source, \
          handle_as_of_source = excluded.handle_as_of_source, \
          removed_seq = excluded.removed_seq, removed_source = excluded.removed_source",
     )
@@ -174,7 +183,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     let source = source.map_or("", SourceId::as_str);
     let accounts: Vec<(&&str, &AccountRow)> = accounts.iter().collect();
     script.push_rows(&ACCOUNTS, &accounts, |(did, account), values| {
-        push_account(values, did, account);
+        push_account(values, did, account, now);
     });
     if !removals.is_empty() {
         let those = |kind: Removal| {
@@ -265,7 +274,7 @@ fn push_deletion<'a>(
     }
 }
 
-fn push_account(values: &mut Vec<Value>, did: &str, account: &AccountRow) {
+fn push_account(values: &mut Vec<Value>, did: &str, account: &AccountRow, now: &str) {
     values.push(did.into());
     values.push(account.handle.as_deref().into());
     push_as_of(values, account.handle_as_of.as_ref());
@@ -274,7 +283,10 @@ fn push_account(values: &mut Vec<Value>, did: &str, account: &AccountRow) {
     push_as_of(values, account.as_of.as_ref());
     let removed = account.removed.as_ref();
     values.push(removed.map(|removed| removed.time.as_str()).into());
+    values.push(account.held_status.as_deref().into());
+    values.push(account.is_overridden.into());
     values.push(account.is_unconfirmed.into());
+    values.push(account.suspected_status.as_deref().into());
     values.push(account.retry_at.as_deref().into());
     values.push(account.attempts.into());
     for as_of in [&account.as_of, &account.handle_as_of] {
@@ -287,6 +299,8 @@ fn push_account(values: &mut Vec<Value>, did: &str, account: &AccountRow) {
     }
     values.push(removed.map(|removed| removed.seq).into());
     values.push(removed.and_then(|removed| removed.source.as_deref()).into());
+    values.push(account.handle_due_at.as_deref().into());
+    values.push(now.into());
 }
 
 fn push_as_of(values: &mut Vec<Value>, as_of: Option<&AsOf>) {
@@ -340,6 +354,9 @@ fn push_break(values: &mut Vec<Value>, source: &str, row: &ChainBreak) {
     ]);
 }
 
+/// The characters of an error text in a row. Some errors quote what a stranger sent.
+pub(super) const ERROR_CHARS: usize = 1000;
+
 fn push_dead_letter(
     values: &mut Vec<Value>,
     source: &str,
@@ -353,7 +370,7 @@ fn push_dead_letter(
         letter.did.as_deref().into(),
         letter.uri.as_deref().into(),
         letter.stage.as_str().into(),
-        letter.error.as_str().into(),
+        excerpt(&letter.error, ERROR_CHARS).into(),
         letter.task.as_deref().into(),
         letter.raw.as_ref().into(),
         letter.attempts.into(),
@@ -419,7 +436,9 @@ fn push_resync(script: &mut Script, resync: &Resync, now: &str) {
             count(|done| done.deleted),
             count(|done| done.unchanged),
             count(|done| done.bytes),
-            error.map(|failure| failure.error.as_str()).into(),
+            error
+                .map(|failure| excerpt(&failure.error, ERROR_CHARS))
+                .into(),
         ],
     );
 }

@@ -1,10 +1,12 @@
 //! Discoveries: the search for the repositories that hold wanted records.
 
+use super::commit::ERROR_CHARS;
 use super::writer::Writer;
 use super::{SqliteStore, now};
 use crate::model::{BackfillCounts, RepoCounts};
 use crate::store::StoreError;
 use crate::store::repo_store::{Discovery, Search};
+use crate::telemetry::excerpt::excerpt;
 
 pub(super) async fn begin(
     store: &SqliteStore,
@@ -83,7 +85,7 @@ pub(super) async fn note_failed_page(
          WHERE collection = ?1",
     )
     .bind(search.as_str())
-    .bind(error)
+    .bind(excerpt(error, ERROR_CHARS))
     .bind(is_unsupported)
     .execute(&mut *transaction)
     .await?;

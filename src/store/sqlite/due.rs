@@ -7,7 +7,7 @@ use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
-use crate::store::plan::{Moment, NEVER};
+use crate::store::plan::Moment;
 use crate::store::repo_store::{DueRepo, JobKind, ParkedCommit, ResyncCause};
 
 pub(super) async fn tracked(store: &SqliteStore) -> Result<Vec<String>, StoreError> {
@@ -44,13 +44,11 @@ pub(super) async fn due(
              AND verified <> 'none') AS was_verified \
          FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
          WHERE urgency = ?1 AND (repos.retry_at IS NULL OR repos.retry_at <= ?2 \
-         OR (repos.retry_at > ?3 AND repos.retry_at < ?4)) \
-         ORDER BY repos.retry_at LIMIT ?5",
+         OR repos.retry_at > ?3) ORDER BY repos.retry_at LIMIT ?4",
     )
     .bind(as_stored(kind))
     .bind(sortable(now))
     .bind(latest_retry(now))
-    .bind(NEVER)
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(store.reader())
     .await?;
@@ -59,13 +57,13 @@ pub(super) async fn due(
     repos.collect()
 }
 
-/// No job is put off further than this. A time that is further ahead was written while our clock
-/// was ahead, so it has come.
+/// No job is put off further than this. A later `retry_at` was written while our clock was ahead, or
+/// by an earlier version that meant "never", so its time has come.
 const LONGEST_DELAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// The latest `retry_at` that is waited for.
 pub(super) fn latest_retry(now: Timestamp) -> String {
-    sortable(now.checked_add(LONGEST_DELAY).unwrap_or(Timestamp::MAX))
+    sortable(now.saturating_add(LONGEST_DELAY).unwrap_or(Timestamp::MAX))
 }
 
 /// The value of the column `urgency`, which migration 0011 defines.

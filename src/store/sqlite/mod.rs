@@ -29,14 +29,15 @@ use jiff::Timestamp;
 use sqlx::SqlitePool;
 use tokio::time::timeout;
 
+pub use self::account_status::AccountStatus;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
 pub use self::open::Options;
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
 use super::repo_store::{
-    Discovery, DueRepo, Held, HeldRange, JobKind, ParkedCommit, RecentResyncs, Reconciled,
-    RepoChange, RepoStore, Search, UnconfirmedStatus,
+    Discovery, DueHandle, DueRepo, Held, HeldRange, JobKind, ParkedCommit, RecentResyncs,
+    Reconciled, RepoChange, RepoStore, Search, UnconfirmedStatus,
 };
 use super::{
     Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
@@ -221,7 +222,15 @@ impl RepoStore for SqliteStore {
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>> {
-        timely(account_status::all(self, now, limit))
+        timely(account_status::unconfirmed(self, now, limit))
+    }
+
+    fn due_handles(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DueHandle>, StoreError>> {
+        timely(account_status::due_handles(self, now, limit))
     }
 
     fn begin_discovery<'a>(

@@ -47,7 +47,9 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
     for statement in FROM_THE_FUTURE {
         in_chunks(writer, statement, &[&latest, &sortable(now)]).await?;
     }
+    let accounts = purge_accounts(writer, now).await?;
     Ok(Purged {
+        accounts,
         booking_requests: delete_before(
             writer,
             ENDED_REQUESTS,
@@ -73,6 +75,59 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
         )
         .await?,
     })
+}
+
+/// Days after which an account is forgotten of which nothing is kept.
+const ACCOUNT_DAYS: u32 = 7;
+
+/// The oldest rows of accounts, and whether something of the account is kept.
+const OLD_ACCOUNTS: &str = "SELECT did, \
+     EXISTS (SELECT 1 FROM repos WHERE repos.did = accounts.did) \
+     OR EXISTS (SELECT 1 FROM records WHERE records.did = accounts.did) AS is_kept \
+     FROM accounts WHERE updated_at < ? ORDER BY updated_at LIMIT 1000";
+
+/// A status that hides what may come later stays, and so does an operator's word. The bare row of a
+/// deleted account goes: a replay of the stream that brings back its commits brings the deletion too.
+const FORGET: &str = "DELETE FROM accounts WHERE did IN (SELECT value FROM json_each(?1)) \
+     AND held_status IS NULL AND is_overridden = 0 \
+     AND NOT (active = 0 AND status IN ('takendown', 'suspended'))";
+
+const FORGET_HANDLE: &str = "UPDATE accounts SET handle = NULL, handle_as_of = NULL, \
+     handle_as_of_seq = NULL, handle_due_at = NULL, updated_at = ?2 \
+     WHERE did IN (SELECT value FROM json_each(?1))";
+
+/// Rows that are still needed are looked at again after the same time.
+const KEEP: &str = "UPDATE accounts SET updated_at = ?2 \
+     WHERE did IN (SELECT value FROM json_each(?1))";
+
+/// Forgets accounts of which nothing is kept, and returns how many rows were deleted. Each piece is
+/// a transaction. A row that was looked at has a new age, so no piece comes twice.
+async fn purge_accounts(writer: &Writer, now: Timestamp) -> Result<u64, StoreError> {
+    let limit = sortable(days_before(now, ACCOUNT_DAYS));
+    let now = sortable(now);
+    let mut deleted = 0;
+    loop {
+        let mut transaction = writer.begin().await?;
+        let old: Vec<(String, bool)> = sqlx::query_as(OLD_ACCOUNTS)
+            .bind(&limit)
+            .fetch_all(&mut *transaction)
+            .await?;
+        let dids = |kept: bool| {
+            let dids = old.iter().filter(|(_, is_kept)| *is_kept == kept);
+            let dids: Vec<&str> = dids.map(|(did, _)| did.as_str()).collect();
+            serde_json::Value::from(dids).to_string()
+        };
+        let forgotten = sqlx::query(FORGET).bind(dids(false));
+        deleted += forgotten.execute(&mut *transaction).await?.rows_affected();
+        for (statement, dids) in [(FORGET_HANDLE, dids(false)), (KEEP, dids(true))] {
+            let statement = sqlx::query(statement).bind(dids).bind(&now);
+            statement.execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        if (old.len() as u64) < CHUNK {
+            return Ok(deleted);
+        }
+    }
 }
 
 async fn delete_before(

@@ -22,8 +22,9 @@ use crate::store::plan::{
 };
 
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
-     as_of, as_of_seq, removed_at, is_unconfirmed, retry_at, attempts, as_of_source, \
-     handle_as_of_source, removed_seq, removed_source)";
+     as_of, as_of_seq, removed_at, held_status, is_overridden, is_unconfirmed, suspected_status, \
+     retry_at, attempts, handle_due_at, as_of_source, handle_as_of_source, removed_seq, \
+     removed_source)";
 
 /// The text is the same for all keys, so it is prepared once. [`view`] reads its columns.
 static READ: LazyLock<String> = LazyLock::new(|| {
@@ -36,7 +37,7 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         format!(
             "SELECT json_group_array({ACCOUNT}) FROM accounts \
              WHERE did IN (SELECT value FROM json_each(?)) \
-             AND (removed_at IS NOT NULL OR active = 0)"
+             AND (removed_at IS NOT NULL OR active = 0 OR suspected_status IS NOT NULL)"
         ),
         "SELECT json_group_array(json_array(did, rev, data, seq, source, time, state, cause, \
          is_whole, has_parked, recheck_cause, retry_at, attempts, is_proven)) FROM repos \
@@ -195,10 +196,15 @@ struct Account {
     as_of: Option<String>,
     as_of_seq: Option<i64>,
     removed_at: Option<String>,
+    held_status: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    is_overridden: bool,
     #[serde(deserialize_with = "flag")]
     is_unconfirmed: bool,
+    suspected_status: Option<String>,
     retry_at: Option<String>,
     attempts: u32,
+    handle_due_at: Option<String>,
     as_of_source: Option<String>,
     handle_as_of_source: Option<String>,
     removed_seq: Option<i64>,
@@ -218,9 +224,13 @@ impl Account {
             status: self.status,
             as_of: as_of(self.as_of_source, self.as_of_seq, self.as_of),
             removed: as_of(self.removed_source, self.removed_seq, self.removed_at),
+            held_status: self.held_status,
+            is_overridden: self.is_overridden,
             is_unconfirmed: self.is_unconfirmed,
+            suspected_status: self.suspected_status,
             retry_at: self.retry_at,
             attempts: self.attempts,
+            handle_due_at: self.handle_due_at,
         };
         (self.did, row)
     }

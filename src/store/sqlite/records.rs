@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use super::commit::ERROR_CHARS;
 use super::multi_row::MultiRow;
 use super::script::{Script, Value};
 use crate::atproto::verify::Level;
 use crate::model::Validity;
 use crate::store::datetime::sortable;
 use crate::store::plan::{RecordRow, RecordWrite};
+use crate::telemetry::excerpt::excerpt;
 
 static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
@@ -95,7 +97,7 @@ fn push_values(values: &mut Vec<Value>, source: &str, row: RecordRow<'_>, now: &
 
 fn reason(validity: &Validity) -> Option<&str> {
     match validity {
-        Validity::Invalid { reason } => Some(reason),
+        Validity::Invalid { reason } => Some(excerpt(reason, ERROR_CHARS)),
         Validity::Unvalidated | Validity::Valid => None,
     }
 }

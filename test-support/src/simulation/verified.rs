@@ -14,7 +14,7 @@ use huddle_firehose::store::repo_store::{
 use huddle_firehose::store::sqlite::{ResyncRow, SqliteStore};
 use huddle_firehose::worker;
 use huddle_firehose::worker::RunningWorker;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use simulated_network::http::HttpServer;
 use simulated_network::network::Network;
 use simulated_network::oracle::NetworkState;
@@ -236,12 +236,16 @@ impl Verified {
     async fn unsettled(&self) -> Vec<String> {
         let mut found = Vec::new();
         for _ in 0..2 {
+            // The jobs of repositories whose accounts are inactive rest until much later.
+            let soon = Timestamp::now() + SignedDuration::from_hours(12);
             for kind in JobKind::ALL {
-                let due = self.store.due(kind, Timestamp::MAX, 9).await.unwrap();
+                let due = self.store.due(kind, soon, 9).await.unwrap();
                 let due = due.iter().filter(|repo| !is_made_up(repo));
                 found.extend(due.map(|repo| format!("{repo:?}")));
             }
-            let unconfirmed = self.store.unconfirmed(Timestamp::MAX, 9).await.unwrap();
+            let handles = self.store.due_handles(soon, 9).await.unwrap();
+            found.extend(handles.iter().map(|due| format!("{due:?}")));
+            let unconfirmed = self.store.unconfirmed(soon, 9).await.unwrap();
             found.extend(
                 unconfirmed
                     .iter()
@@ -352,7 +356,20 @@ impl Verified {
     }
 
     async fn end(self) -> (SqliteStore, NetworkState, String, TempDir) {
-        let expected = self.network().oracle().now();
+        let mut expected = self.network().oracle().now();
+        let tracked = self.store.tracked().await.unwrap();
+        // A handle that no event names is taken from the document, if the account is kept.
+        {
+            let network = self.network();
+            for account in network.accounts() {
+                let did = &account.did;
+                if network.is_unnamed(did)
+                    && let Some(expected) = expected.get_mut(did)
+                {
+                    expected.handle = tracked.contains(did).then(|| account.handle.clone());
+                }
+            }
+        }
         self.tree.drain().await.unwrap();
         let context = format!("seed {}", self.seed);
         (self.store, expected, context, self.directory)

@@ -15,8 +15,9 @@ use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::model::{Gap, Position, RepoCounts, SourceId};
 use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::repo_store::{
-    Discovery, DueRepo, Held, HeldRange, HostStatus, JobKind, ParkedCommit, RecentResyncs,
-    Reconciled, RepoChange, RepoEvent, RepoStore, Search, UnconfirmedStatus,
+    Discovery, DueHandle, DueRepo, HandleAnswer, Held, HeldRange, HostStatus, JobKind,
+    ParkedCommit, RecentResyncs, Reconciled, RepoChange, RepoEvent, RepoStore, Search,
+    UnconfirmedStatus,
 };
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
@@ -179,8 +180,19 @@ impl FaultyStore {
                 };
                 return self.store.change(change).await;
             }
+            RepoChange::HandleAnswered {
+                due,
+                answer: HandleAnswer::Unknown(until),
+            } => {
+                let answer = &HandleAnswer::Unknown(self.on_the_wall(*until));
+                let change = RepoChange::HandleAnswered { due, answer };
+                return self.store.change(change).await;
+            }
             RepoChange::Repo { did, event } => {
                 let event = match event {
+                    RepoEvent::Suspend { until } => RepoEvent::Suspend {
+                        until: self.on_the_wall(until),
+                    },
                     RepoEvent::RetryLater { until } => RepoEvent::RetryLater {
                         until: self.on_the_wall(until),
                     },
@@ -319,6 +331,15 @@ impl RepoStore for FaultyStore {
     ) -> BoxFuture<'_, Result<Vec<UnconfirmedStatus>, StoreError>> {
         let now = self.on_the_wall(now);
         self.act_soon(self.store.unconfirmed(now, limit)).boxed()
+    }
+
+    fn due_handles(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DueHandle>, StoreError>> {
+        let now = self.on_the_wall(now);
+        self.act_soon(self.store.due_handles(now, limit)).boxed()
     }
 
     fn begin_discovery<'a>(

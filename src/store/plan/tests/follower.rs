@@ -21,11 +21,12 @@ use crate::source::firehose::decode::{Content, Evidence, decode};
 use crate::source::interest::Interest;
 use crate::source::process::records::Rules;
 use crate::source::tracked::Tracked;
+use crate::store::datetime::sortable;
+use crate::store::plan::REST;
 use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor};
-use crate::store::plan::repository::NEVER;
 use crate::store::plan::{
     DiscoveryPage, HostStatus, RepoChange, RepoEvent, RepoRow, RepoState, Resync, ResyncFailure,
-    Search, SnapshotPart, UnconfirmedStatus,
+    Search, SnapshotPart,
 };
 
 /// More rounds of work than any network here needs.
@@ -208,12 +209,7 @@ impl Follower {
         let Some((did, account)) = accounts.find(|(_, account)| account.is_unconfirmed) else {
             return false;
         };
-        let unconfirmed = UnconfirmedStatus {
-            did: Did::parse(did).unwrap(),
-            status: account.status.clone(),
-            as_of: account.as_of.clone().unwrap().time,
-            attempts: 0,
-        };
+        let unconfirmed = account.question(Did::parse(did).unwrap());
         let status = network.account(did).unwrap().status;
         let answer = match status.map(|status| status.as_str()) {
             None => HostStatus::Active,
@@ -231,7 +227,7 @@ impl Follower {
         let is_due = |(_, repo): &(&String, &RepoRow)| {
             let has_work =
                 !repo.state.takes_commits() || repo.has_parked || repo.recheck_cause.is_some();
-            has_work && repo.retry_at.as_deref() != Some(NEVER)
+            has_work && !is_resting(repo)
         };
         let Some((did, repo)) = self.tables.repos.iter().find(is_due) else {
             return false;
@@ -239,7 +235,8 @@ impl Follower {
         let (did, repo) = (did.clone(), repo.clone());
         let account = self.tables.accounts.get(&did);
         if account.is_some_and(|account| !account.is_active) {
-            self.tables.note(&did, RepoEvent::SuspendUntilActive);
+            let until = Timestamp::UNIX_EPOCH + REST;
+            self.tables.note(&did, RepoEvent::Suspend { until });
         } else if !repo.state.takes_commits() {
             self.fetch(network, &did);
         } else if repo.has_parked {
@@ -359,6 +356,11 @@ impl Follower {
         let repos = self.tables.repos.values();
         repos.filter(|repo| repo.state == state).count()
     }
+}
+
+/// Whether its job waits until its account is active again.
+fn is_resting(repo: &RepoRow) -> bool {
+    repo.retry_at == Some(sortable(Timestamp::UNIX_EPOCH + REST))
 }
 
 /// The operation that makes a row equal to the repository; without a record it is a deletion.

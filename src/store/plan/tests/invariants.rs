@@ -547,7 +547,7 @@ proptest! {
             RepoEvent::FinishReplay,
             RepoEvent::RequestResync { cause: ResyncCause::Operator },
             RepoEvent::Reschedule { until },
-            RepoEvent::SuspendUntilActive,
+            RepoEvent::Suspend { until },
             RepoEvent::Untrack,
         ] {
             let once = transition(Some(&repo), event, contents);

@@ -1,0 +1,22 @@
+//! Takes an account's handle from its document, after an event that named none.
+
+use super::{Repositories, retry_at};
+use crate::store::StoreError;
+use crate::store::repo_store::{DueHandle, HandleAnswer, RepoChange};
+
+/// Counts as so many failed attempts. A handle is only a claim, so there is no hurry.
+const ATTEMPTS: u32 = 5;
+
+/// Looks the account up, and stores the handle that its document claims.
+pub(super) async fn run(repositories: &Repositories, due: &DueHandle) -> Result<(), StoreError> {
+    let answer = &match repositories.verification.identities.get(&due.did).await {
+        Ok(identity) => HandleAnswer::Found(identity.handle.clone()),
+        Err(error) if error.is_unknown() => {
+            HandleAnswer::Unknown(retry_at(ATTEMPTS, error.retry_after()))
+        }
+        Err(_) => HandleAnswer::Found(None),
+    };
+    let change = RepoChange::HandleAnswered { due, answer };
+    repositories.store.change(change).await?;
+    Ok(())
+}
