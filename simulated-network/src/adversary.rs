@@ -44,7 +44,7 @@ const SPOILED_COMMITS: [Spoil; 10] = [
     |commit| set(commit, "repo", ipld!("did:plc:mallory")),
     |commit| set(commit, "rev", ipld!("2222222222222")),
     |commit| set(commit, "rev", ipld!("yesterday")),
-    |commit| set(commit, "since", ipld!("yesterday")),
+    |commit| set(commit, "since", ipld!(7)),
     |commit| set(commit, "time", ipld!("yesterday")),
     |commit| drop(commit.remove("commit")),
     |commit| drop(commit.remove("blocks")),
