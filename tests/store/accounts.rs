@@ -150,7 +150,7 @@ async fn an_identity_without_a_handle_takes_it_from_the_document() {
     let due = due_handles(&database).await.remove(0);
     let until = Timestamp::now();
     answer(&database, &due, HandleAnswer::Unknown(until)).await;
-    assert_eq!(due_handles(&database).await, [due.clone()]);
+    assert_eq!(due_handles(&database).await, std::slice::from_ref(&due));
     let found = HandleAnswer::Found(Some("new.example".to_owned()));
     answer(&database, &due, found).await;
     assert_eq!(database.column(HANDLE).await, ["new.example"]);
