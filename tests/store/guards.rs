@@ -192,7 +192,7 @@ async fn a_confirmed_deletion_removes_all_that_was_received_before_the_answer() 
 async fn an_unproven_rev_of_the_future_is_replaced_by_the_next_commit() {
     let database = Database::new().await;
     let created = proven(put(ALICE, "a", 1), OF_2090, None);
-    follow(&database, &[created.clone()], 1).await;
+    follow(&database, std::slice::from_ref(&created), 1).await;
     follow(&database, &[put(ALICE, "a", 2)], 2).await;
     assert_eq!(database.column(ROWS).await, ["a 2"]);
     follow(&database, &[delete(ALICE, PROFILE, "a", 3)], 3).await;
