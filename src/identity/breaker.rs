@@ -1,4 +1,4 @@
-//! Decides whether the PLC directory works at all. It is no actor and asks nobody.
+//! Decides whether the PLC directory works at all. It is pure: it makes no request.
 //!
 //! A directory that answers wrongly says of every DID that it does not exist, or sends an error or
 //! a page instead of a document. One DID without a document proves nothing: anybody can write a DID
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn dids_that_nobody_knows_do_not_open_it_while_a_known_one_is_found() {
+    fn dids_that_do_not_exist_do_not_open_it_while_a_known_one_is_found() {
         let mut breaker = Breaker::default();
         assert!(!breaker.answered(&did(9), true, Instant::now()));
         let strangers: Vec<_> = (0..8)

@@ -473,7 +473,7 @@ impl Entry {
     fn learn(&mut self, answer: &Answer, is_refresh: bool, limits: &Limits) {
         let now = Instant::now();
         if let Err(ResolveError::Unavailable(Unavailable::Paused(_))) = answer {
-            // Nobody was asked.
+            // No request was made.
             return;
         }
         if let Err(error) = answer

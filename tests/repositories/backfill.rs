@@ -58,7 +58,7 @@ async fn all_repositories_that_the_relay_index_lists_are_fetched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_accounts_that_the_settings_name_are_fetched_and_nobody_is_asked_for_a_list() {
+async fn the_accounts_that_the_settings_name_are_fetched_and_no_server_is_asked_for_a_list() {
     let verified = late(|config, dids| {
         config.backfill_discovery = Discovering::Dids;
         config.dids_allow = vec![dids[1].clone()];

@@ -304,7 +304,7 @@ async fn a_record_that_the_tables_have_may_be_missing_at_the_host() {
     let resyncs = verified.resyncs(0).await;
     assert_eq!(resyncs.len(), 1);
     assert_eq!(resyncs[0].error, None);
-    // Nobody else had to be asked, and the commit that was parked is applied.
+    // No other host had to be asked, and the commit that was parked is applied.
     assert_eq!(verified.mirror.requests(Endpoint::GetRepo), 0);
     assert!(verified.dead_letters().await.is_empty());
     verified.compare().await;
@@ -328,7 +328,7 @@ async fn a_record_that_is_missing_at_the_host_comes_from_the_source() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_nobody_has_is_one_dead_letter_and_costs_no_other() {
+async fn a_record_that_no_host_has_is_one_dead_letter_and_costs_no_other() {
     let verified = few_accounts_with_offers().await;
     verified.withhold(|network| network.write(0, &[A, D], &[B]));
     let answer = without_records(&verified.network(), &[D]);

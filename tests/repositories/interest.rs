@@ -78,7 +78,7 @@ async fn narrowed_and_widened(level: Verify) -> Verified {
 async fn at_level_chain_what_changed_while_it_was_not_wanted_is_fetched() {
     let verified = narrowed_and_widened(Verify::Chain).await;
     until_reconciled(&verified).await;
-    // Nobody knows that it holds something, until it commits again.
+    // The tables do not know that it holds something, until it commits again.
     verified.tell(|network| network.write(2, &[D], &[]));
     verified.until_settled().await;
     verified.compare().await;

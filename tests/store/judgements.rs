@@ -79,7 +79,10 @@ async fn a_full_replay_under_other_rules_judges_again_though_its_seqs_are_lower(
     database.try_apply(&history("old rules"), 9).await.unwrap();
     let stored = "SELECT judgement || '' FROM records";
     let new_rules = Judgement::of(["new rules"]).stored().to_string();
-    assert_ne!(database.column(stored).await, std::slice::from_ref(&new_rules));
+    assert_ne!(
+        database.column(stored).await,
+        std::slice::from_ref(&new_rules)
+    );
     let replayed = database.try_apply(&history("new rules"), 9).await.unwrap();
     assert_eq!(replayed.records, 1);
     assert_eq!(database.column(STATE).await, ["a 3 kept"]);

@@ -357,7 +357,7 @@ impl Statuses<'_> {
         self.0.last().is_some_and(|latest| latest.wants_history)
     }
 
-    /// The batch ends with an account that is active, as somebody else than its host says.
+    /// The batch ends with an account that is active, as another than its host says.
     pub(super) fn is_active_now(&self) -> bool {
         self.0
             .last()

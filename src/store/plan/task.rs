@@ -134,7 +134,7 @@ pub struct UnconfirmedStatus {
     pub as_of: Option<String>,
     /// The source holds the account, so only the source can say whether that has ended.
     pub is_held: bool,
-    /// The host refused the account's repository, and nobody else says that it is inactive.
+    /// The host refused the account's repository, and the source does not say that it is inactive.
     pub is_suspected: bool,
     /// How many requests to its host failed.
     pub attempts: u32,

@@ -321,7 +321,7 @@ async fn write_piece(
             "UPDATE repos SET state = 'desynchronized', cause = 'interest', is_whole = 0, \
              recheck_cause = NULL, retry_at = NULL, attempts = 0 \
              WHERE did IN (SELECT value FROM json_each(?))",
-            // Nobody listened to the accounts that were not wanted.
+            // No event was read of the accounts that were not wanted.
             "UPDATE accounts SET is_unconfirmed = 1, retry_at = NULL, attempts = 0 \
              WHERE active = 0 AND did IN (SELECT value FROM json_each(?))",
         ],
