@@ -68,6 +68,19 @@ fn proven(mut effect: Effect, rev: &str, level: Option<Level>) -> Effect {
 }
 
 #[tokio::test]
+async fn within_one_batch_the_seq_decides_whatever_the_times_say() {
+    let database = Database::new().await;
+    let active = dated(account(ALICE, None, 1), 1_700_003_600);
+    let takedown = dated(account(ALICE, Some("takendown"), 2), 1_700_000_060);
+    let named = dated(identity(ALICE, Some("old.example"), 3), 1_700_003_600);
+    let unnamed = dated(identity(ALICE, None, 4), 1_700_000_060);
+    follow(&database, &[active, takedown, named, unnamed], 4).await;
+    assert_eq!(database.column(STATUS).await, ["takendown"]);
+    let handles = "SELECT coalesce(handle, 'none') FROM accounts";
+    assert_eq!(database.column(handles).await, ["none"]);
+}
+
+#[tokio::test]
 async fn an_event_that_is_dated_ahead_freezes_neither_status_nor_handle() {
     for ahead in [1_900_000_000, YEAR_9999] {
         let database = Database::new().await;

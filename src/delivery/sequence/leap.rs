@@ -10,7 +10,7 @@ use super::witnesses::{Seen, Witnesses};
 use crate::model::Position;
 
 /// Both ends of a longer step are observed.
-pub(crate) const LONG_STEP: u64 = 1000;
+pub(crate) const LONG_STEP: u64 = 16;
 /// A step of more than this is a leap, until the source's own steps were larger.
 const SHORTEST_LEAP: u64 = 10_000;
 /// How much longer than the longest step of a confirmed leap a step may be and be no leap.

@@ -86,20 +86,30 @@ impl AccountRow {
         !self.is_active && !self.is_unconfirmed && self.status.as_deref() == Some("deleted")
     }
 
-    /// Sets the status, unless a later one is known. Only a tracked account keeps an unconfirmed
-    /// status, because only then its host is asked.
-    pub(super) fn take_status(
+    /// Sets the statuses of a batch that are later than the known one, in their order. Only a
+    /// tracked account keeps an unconfirmed status, because only then its host is asked.
+    pub(super) fn take_statuses(
         &mut self,
-        change: &AccountChange,
+        statuses: &Statuses<'_>,
         order: &Order<'_>,
         is_tracked: bool,
     ) {
-        if self.takes(change, order) {
-            self.as_of = Some(order.as_of(event_of(change)));
-            self.set_status(change);
-        }
-        if change.is_unconfirmed && !is_tracked {
-            self.is_unconfirmed = false;
+        // They are in order already. So each is compared with what was known before the batch.
+        let known = self.as_of.clone();
+        let is_news = |event: Event| {
+            known
+                .as_ref()
+                .is_none_or(|known| order.is_after(event, known))
+        };
+        for change in &statuses.0 {
+            let event = event_of(change);
+            if is_news(event) {
+                self.as_of = Some(order.as_of(event));
+                self.set_status(change);
+            }
+            if change.is_unconfirmed && !is_tracked {
+                self.is_unconfirmed = false;
+            }
         }
     }
 
@@ -175,14 +185,11 @@ impl AccountRow {
         }
     }
 
-    /// Forgets the handle, because `event` says that it may have changed. It is taken from the
+    /// Forgets the handle, because an event says that it may have changed. It is taken from the
     /// account's document at `due_at`, or earlier if that is due already.
-    pub(super) fn doubt_handle(&mut self, event: Event, order: &Order<'_>, due_at: &str) {
-        let known = self.handle_as_of.as_ref();
-        if known.is_none_or(|known| order.is_after(event, known)) {
-            self.handle = None;
-            self.handle_due_at.get_or_insert_with(|| due_at.to_owned());
-        }
+    pub(super) fn doubt_handle(&mut self, due_at: &str) {
+        self.handle = None;
+        self.handle_due_at.get_or_insert_with(|| due_at.to_owned());
     }
 
     /// Takes the handle that the account's document has, unless an event set another one meanwhile.

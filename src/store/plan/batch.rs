@@ -128,9 +128,7 @@ impl<'a> Batch<'a> {
         for (did, statuses) in &accounts.statuses {
             let is_tracked = draft.repo(did).is_some();
             let account = draft.account_mut(did);
-            for status in &statuses.0 {
-                account.take_status(status, order, is_tracked);
-            }
+            account.take_statuses(statuses, order, is_tracked);
         }
         for (did, (handle, event)) in &accounts.handles {
             draft.account_mut(did).take_handle(handle, *event, order);
@@ -138,8 +136,14 @@ impl<'a> Batch<'a> {
         for (did, event) in &accounts.unknown_handles {
             // Of an account that is not kept, there is nothing to forget and nothing to look up.
             if draft.account(did).is_some() || draft.repo(did).is_some() {
-                let account = draft.account_mut(did);
-                account.doubt_handle(*event, order, &self.handle_due_at);
+                let known = draft.view.accounts.get(*did);
+                let known = known.and_then(|account| account.handle_as_of.as_ref());
+                let is_news = known.is_none_or(|known| order.is_after(*event, known));
+                let named = accounts.handles.get(did);
+                let is_last = named.is_none_or(|(_, named)| order.is_later(*named, *event));
+                if is_news && is_last {
+                    draft.account_mut(did).doubt_handle(&self.handle_due_at);
+                }
             }
         }
         for (did, event) in &accounts.removals {
