@@ -141,6 +141,8 @@ async fn incident_05_the_same_events_under_new_numbers_change_nothing() {
     const ELSEWHERE: u64 = 9_000_000_000;
     let mut log_builder = notes(ANN, 1..=9);
     log_builder.delete(ANN, "com.huddle.note/4");
+    // Several accounts have to agree that the seqs are others.
+    log_builder.put(BOB, "com.huddle.note/1", 1);
     let (log, database) = (log_builder.log.clone(), Database::new());
     crate::index_into(&database, config(), log).await;
     let before = database.tables().await;

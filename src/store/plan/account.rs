@@ -78,7 +78,15 @@ impl AccountRow {
     /// Whether the status is later than the known one.
     pub(super) fn takes(&self, change: &AccountChange, order: &Order<'_>) -> bool {
         let known = self.as_of.as_ref();
-        known.is_none_or(|known| order.is_after(event_of(change), known))
+        !self.repeats_removal(change)
+            && known.is_none_or(|known| order.is_after(event_of(change), known))
+    }
+
+    /// Whether it is the deletion by which the account was removed, once more. Relays give events new
+    /// seqs, but keep their times.
+    fn repeats_removal(&self, change: &AccountChange) -> bool {
+        let removed = self.removed.as_ref().map(|removed| removed.time.as_str());
+        change.is_deletion() && removed == Some(sortable(change.time).as_str())
     }
 
     /// Whether its deletion needs no more confirmation.
@@ -103,7 +111,7 @@ impl AccountRow {
         };
         for change in &statuses.0 {
             let event = event_of(change);
-            if is_news(event) {
+            if is_news(event) && !self.repeats_removal(change) {
                 self.as_of = Some(order.as_of(event));
                 self.set_status(change);
             }
@@ -396,6 +404,11 @@ impl<'a> AccountChanges<'a> {
         let did = change.did.as_str();
         let event = event_of(change);
         let statuses = &mut self.statuses.entry(did).or_default().0;
+        // One deletion that comes twice, the second time under a new seq.
+        let is_same = |known: &&AccountChange| known.is_deletion() && known.time == change.time;
+        if change.is_deletion() && statuses.iter().any(is_same) {
+            return;
+        }
         let is_later = |known: &&AccountChange| order.is_later(event, event_of(known));
         let place = statuses.iter().position(is_later);
         statuses.insert(place.unwrap_or(statuses.len()), change);

@@ -84,11 +84,9 @@ impl<'a> Draft<'a> {
     /// later deletion is known.
     pub(super) fn remove(&mut self, did: &'a str, event: Event, order: &Order<'_>) {
         let account = self.account_mut(did);
-        if account
-            .removed
-            .as_ref()
-            .is_some_and(|known| !order.is_after(event, known))
-        {
+        if account.removed.as_ref().is_some_and(|known| {
+            known.time == order.credible_time(event.time) || !order.is_after(event, known)
+        }) {
             return;
         }
         let removed = order.as_of(event);

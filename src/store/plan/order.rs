@@ -88,6 +88,8 @@ pub(super) struct Stamp<'a> {
     pub(super) rev: &'a str,
     pub(super) source: Option<&'a str>,
     pub(super) seq: u64,
+    /// The earlier of the event's time and our time of its receipt, as far as they are known.
+    pub(super) time: Option<Timestamp>,
     /// The commit was verified, at any level.
     pub(super) is_proven: bool,
 }
@@ -98,6 +100,7 @@ impl<'a> Stamp<'a> {
             rev: version.rev.as_str(),
             source: Some(source.as_str()),
             seq: version.seq,
+            time: Some(version.time),
             is_proven: version.verified.is_some(),
         }
     }
@@ -180,7 +183,8 @@ impl Order<'_> {
     /// Whether a commit is newer than the one that set a row.
     ///
     /// Unproven never bounds proven. Proven commits are ordered by rev. Unproven ones are ordered by
-    /// seq within one sequence of a source, and else by rev.
+    /// seq within one sequence of a source, unless an old event comes again under a new seq, and else
+    /// by rev.
     pub(super) fn is_newer(&self, new: Stamp<'_>, known: Stamp<'_>) -> bool {
         let is_known_proven = known.is_proven && self.moment.can_be_proven(known.rev);
         match (is_known_proven, new.is_proven) {
@@ -190,7 +194,7 @@ impl Order<'_> {
         }
         let is_of_source = self.is_of_source(known.source);
         if is_of_source && self.is_followed(known.seq) && self.is_in_line(new.seq) {
-            return new.seq > known.seq;
+            return new.seq > known.seq && !is_repetition(new, known);
         }
         let is_credible = |stamp: Stamp<'_>| self.moment.is_credible_rev(stamp.rev);
         match (is_credible(known), is_credible(new)) {
@@ -207,7 +211,7 @@ impl Order<'_> {
             (true, _) => second.rev >= first.rev,
             (false, false) if self.is_restarted => true,
             (false, false) if self.is_in_line(first.seq) && self.is_in_line(second.seq) => {
-                second.seq >= first.seq
+                second.seq >= first.seq && !is_repetition(second, first)
             }
             (false, false) => {
                 let is_credible = |stamp: Stamp<'_>| self.moment.is_credible_rev(stamp.rev);
@@ -231,6 +235,14 @@ impl Order<'_> {
         let reached = self.through.max(self.cursor);
         self.through.is_none() || reached.is_some_and(|reached| seq <= reached)
     }
+}
+
+/// Whether an unproven commit with a higher seq is an old one that comes again: both its rev and its
+/// time are earlier. A clock that was ahead and was set back changes the revs only, because the time
+/// of a row is not later than its receipt.
+fn is_repetition(new: Stamp<'_>, known: Stamp<'_>) -> bool {
+    let times = new.time.zip(known.time);
+    new.rev < known.rev && times.is_some_and(|(new, known)| new < known)
 }
 
 #[cfg(test)]
@@ -280,6 +292,7 @@ mod tests {
             rev,
             source: Some("wss://relay.example/"),
             seq,
+            time: None,
             is_proven,
         }
     }

@@ -85,6 +85,7 @@ impl Guard<'_> {
             rev: &held.rev,
             source: Some(&held.source),
             seq: held.seq,
+            time: held.time.parse().ok(),
             is_proven: held.verified.is_some(),
         };
         let is_newer = || self.order.is_newer(Stamp::of(version, self.source), known);

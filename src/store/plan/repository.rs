@@ -299,6 +299,7 @@ impl RepoRow {
             rev: self.rev.as_deref()?,
             source: self.source.as_deref(),
             seq: self.seq.unwrap_or(u64::MAX),
+            time: self.time.as_deref().and_then(|time| time.parse().ok()),
             is_proven: self.is_proven,
         })
     }
