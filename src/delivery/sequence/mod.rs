@@ -7,6 +7,8 @@
 //! A new connection asks the source to begin with the last event of the previous connection. If
 //! that event arrives with the same time, the sequence is the same and no event was missed. A
 //! connection that begins elsewhere is evidence against the server itself, so it is a gap at once.
+//! The gap is void if the event follows after all: a replay has reached it, or only a leap came
+//! before it.
 //!
 //! Within a connection, no single event decides. The time of an event is the word of one account's
 //! host, and one seq may be wrong. So a leap ahead and a fall back are believed only when several
@@ -72,6 +74,9 @@ enum Reconnection {
     Open {
         requested: Requested,
         below: Option<Below>,
+        /// A leap came first and opened the gap. If the connection then begins as it was asked to,
+        /// the leap was wrong, and there is no gap.
+        has_leapt: bool,
     },
 }
 
@@ -92,8 +97,8 @@ pub enum Observation {
     Leap,
     /// Seen before, or older than an event seen before. The cursor stays.
     Replay,
-    /// The connection began before the event that it was asked to begin with, and has reached it.
-    /// The open gap is void: it ends where it began.
+    /// The connection began with other events than the one that it was asked to begin with, and has
+    /// reached it. The open gap is void: it ends where it began.
     Joined { void: Gap },
     /// The seqs began again at a lower number, or are those of another sequence. The cursor moves
     /// to them.
@@ -122,11 +127,17 @@ impl SequenceGuard {
         if self.position == Position::default() {
             return;
         }
-        let below = match self.reconnection {
-            Reconnection::Open { below, .. } => below,
-            Reconnection::Passed => None,
+        let (below, has_leapt) = match self.reconnection {
+            Reconnection::Open {
+                below, has_leapt, ..
+            } => (below, has_leapt),
+            Reconnection::Passed => (None, false),
         };
-        self.reconnection = Reconnection::Open { requested, below };
+        self.reconnection = Reconnection::Open {
+            requested,
+            below,
+            has_leapt,
+        };
     }
 
     /// A frame with this seq could not be read. If it is the event that the connection was asked to
@@ -135,6 +146,7 @@ impl SequenceGuard {
         if let Reconnection::Open {
             requested,
             below: None,
+            ..
         } = self.reconnection
             && seq == requested.seq
         {
@@ -169,7 +181,12 @@ impl SequenceGuard {
         let heard_before = self.heard_at.replace(seen.at);
         let silence = heard_before.map(|before| seen.at.saturating_duration_since(before));
         let is_beyond_window = silence.is_some_and(|silence| silence > self.window);
-        let Reconnection::Open { requested, below } = self.reconnection else {
+        let Reconnection::Open {
+            requested,
+            below,
+            has_leapt,
+        } = self.reconnection
+        else {
             return self.observe_in_line(seen, latest_credible, is_beyond_window);
         };
         let seq = seen.position.seq;
@@ -185,24 +202,38 @@ impl SequenceGuard {
             Some(_) => seq < self.position.seq,
         };
         if is_below && seq < self.position.seq {
-            return self.observe_below(requested, below, seen, latest_credible);
+            return self.observe_below(below, seen, latest_credible);
         }
         if below.is_none() && seq < requested.seq {
             // Servers may begin one event before the requested one.
             return Observation::Replay;
         }
         self.reconnection = Reconnection::Passed;
-        if below.is_some() {
-            // The replay has passed the last event. Not every event in between is observed.
-            let void = self.void_gap();
+        if below.is_some() && !self.leaps.is_leap(self.position.seq, seq) {
+            // The replay has passed the last event. Not every event in between is observed. A leap
+            // would not show that.
+            let void = self.void_gap(has_leapt);
             let observed = self.observe_in_line(seen, latest_credible, false);
             return void.map_or(observed, |void| Observation::Joined { void });
         }
         if seq == requested.seq || seq < self.position.seq {
             // It was asked to begin elsewhere than at the position, and does so.
-            return self.observe_in_line(seen, latest_credible, false);
+            return match self.observe_in_line(seen, latest_credible, false) {
+                Observation::Replay if has_leapt => self.joined(has_leapt),
+                observed => observed,
+            };
         }
-        self.begin_beyond(requested, seen, latest_credible, is_beyond_window)
+        let has_pending = self.pending.is_some();
+        let observed = self.begin_beyond(requested, seen, latest_credible, is_beyond_window);
+        if observed == Observation::Leap {
+            // A single leap does not show where the connection begins: the next event may.
+            self.reconnection = Reconnection::Open {
+                requested,
+                below,
+                has_leapt: has_leapt || !has_pending,
+            };
+        }
+        observed
     }
 
     /// The connection begins with the event that it was asked to begin with, if the time is the
@@ -218,9 +249,9 @@ impl SequenceGuard {
         self.position.time = self.position.time.or(event.time);
         self.fall = None;
         match std::mem::replace(&mut self.reconnection, Reconnection::Passed) {
-            Reconnection::Open { below: Some(_), .. } => self
-                .void_gap()
-                .map_or(Observation::Replay, |void| Observation::Joined { void }),
+            Reconnection::Open {
+                below, has_leapt, ..
+            } if below.is_some() || has_leapt => self.joined(has_leapt),
             _ => Observation::Replay,
         }
     }
@@ -229,7 +260,6 @@ impl SequenceGuard {
     /// it reaches the event, and another sequence if it does not.
     fn observe_below(
         &mut self,
-        requested: Requested,
         below: Option<Below>,
         seen: Seen,
         latest_credible: Timestamp,
@@ -256,10 +286,9 @@ impl SequenceGuard {
         // Recorded at once, because the process may end before this is decided.
         self.pending
             .get_or_insert((GapCause::SequenceReset, self.position));
-        self.reconnection = Reconnection::Open {
-            requested,
-            below: Some(below),
-        };
+        if let Reconnection::Open { below: kept, .. } = &mut self.reconnection {
+            *kept = Some(below);
+        }
         let is_late = below.events >= JOIN_EVENTS
             || seen.at.saturating_duration_since(below.since) >= JOIN_TIME;
         if is_late || self.is_proven_fall(seen, latest_credible) {
@@ -412,12 +441,18 @@ impl SequenceGuard {
         Observation::Advance { gap }
     }
 
-    /// Drops the gap of a connection that began too early. Returns it as a gap that ends where it
-    /// began. A gap that the source spoke of stays.
-    fn void_gap(&mut self) -> Option<Gap> {
+    /// The connection has reached what it was asked to begin with.
+    fn joined(&mut self, has_leapt: bool) -> Observation {
+        self.void_gap(has_leapt)
+            .map_or(Observation::Replay, |void| Observation::Joined { void })
+    }
+
+    /// Drops the gap of a connection that began too early, or with a wrong leap. Returns it as a gap
+    /// that ends where it began. A gap that the source spoke of stays.
+    fn void_gap(&mut self, has_leapt: bool) -> Option<Gap> {
         let (cause, from) = self
             .pending
-            .take_if(|(cause, _)| *cause == GapCause::SequenceReset)?;
+            .take_if(|(cause, _)| has_leapt || *cause == GapCause::SequenceReset)?;
         Some(gap(cause, from, Some(from)))
     }
 }

@@ -441,6 +441,81 @@ fn a_leap_at_the_first_event_is_a_gap_at_once_and_moves_the_cursor_when_it_is_co
     }
 }
 
+/// A wrong seq may come before the last event, which is requested again after each start. The
+/// source may be quiet afterwards, so nothing else would end the gap.
+#[test]
+fn a_leap_before_the_requested_event_is_a_gap_until_that_event_comes() {
+    for (seconds, expected) in [
+        (-11, GapCause::SequenceReset),
+        (11, GapCause::OutdatedCursor),
+    ] {
+        for is_reconnected in [false, true] {
+            let mut guard = guard_at_reconnect();
+            assert_eq!(observe(&mut guard, at(999, -12)), Observation::Replay);
+            let leap = observe(&mut guard, at(1_001_000, seconds));
+            assert_eq!(leap, Observation::Leap);
+            let unfinished = guard.unfinished_gap().unwrap();
+            assert_eq!((unfinished.cause, unfinished.from_seq), (expected, 1000));
+            if is_reconnected {
+                reconnect(&mut guard);
+            }
+            let Observation::Joined { void } = observe(&mut guard, at(1000, 0)) else {
+                panic!("not joined");
+            };
+            assert_eq!((void.cause, void.from_seq), (expected, 1000));
+            assert_eq!(void.to_seq, Some(1000));
+            assert_eq!(guard.unfinished_gap(), None);
+            assert_eq!(observe(&mut guard, at(1001, HOUR)), ADVANCE);
+        }
+    }
+}
+
+#[test]
+fn a_leap_hides_no_other_sequence_behind_it() {
+    let mut guard = guard_at_reconnect();
+    assert_eq!(observe(&mut guard, at(1_001_000, 1)), Observation::Leap);
+    let observed = observe(&mut guard, at(1000, 3));
+    assert_eq!(cause(&observed), Some(GapCause::SequenceReset));
+    assert_eq!(guard.position(), at(1000, 3));
+    // A notice of the source outlives the leap.
+    let mut guard = guard_at_reconnect();
+    guard.note_outdated_cursor();
+    assert_eq!(observe(&mut guard, at(1_001_000, 1)), Observation::Leap);
+    assert_eq!(observe(&mut guard, at(1000, 0)), Observation::Replay);
+    assert!(guard.unfinished_gap().is_some());
+}
+
+#[test]
+fn a_leap_does_not_show_that_a_replay_has_joined_up() {
+    let mut guard = guard_at_reconnect();
+    assert_eq!(observe(&mut guard, at(990, -9)), Observation::Replay);
+    assert_eq!(observe(&mut guard, at(1_001_000, 1)), Observation::Leap);
+    assert!(guard.unfinished_gap().is_some());
+    let observed = observe(&mut guard, at(1001, 1));
+    assert!(
+        matches!(observed, Observation::Joined { .. }),
+        "{observed:?}"
+    );
+    assert_eq!(guard.position(), at(1001, 1));
+}
+
+#[test]
+fn a_leap_before_an_earlier_requested_event_is_no_gap_in_the_end() {
+    let mut guard = guard_at(at(1000, 0));
+    guard.note_reconnect(Requested {
+        seq: 990,
+        is_inclusive: true,
+    });
+    assert_eq!(observe(&mut guard, at(1_001_000, 1)), Observation::Leap);
+    let observed = observe(&mut guard, at(990, -10));
+    assert!(
+        matches!(observed, Observation::Joined { .. }),
+        "{observed:?}"
+    );
+    assert_eq!(guard.unfinished_gap(), None);
+    assert_eq!(guard.position(), at(1000, 0));
+}
+
 #[test]
 fn a_cursor_that_was_set_too_high_is_detected_without_a_notice() {
     let by_hand = Position {
