@@ -3,6 +3,10 @@
 -- 'takendown' or 'suspended', as the source said. The account's host cannot end it. NULL once the source
 -- says that the account is active.
 ALTER TABLE accounts ADD COLUMN held_status TEXT;
+-- The event that set or ended it.
+ALTER TABLE accounts ADD COLUMN hold_as_of TEXT;
+ALTER TABLE accounts ADD COLUMN hold_as_of_seq INTEGER;
+ALTER TABLE accounts ADD COLUMN hold_as_of_source TEXT;
 -- 1 while an operator shows the account although the source holds it.
 ALTER TABLE accounts ADD COLUMN is_overridden INTEGER NOT NULL DEFAULT 0;
 -- The status with which the host refused the account's repository. It hides nothing until it is
@@ -26,7 +30,14 @@ UPDATE accounts SET
     attempts = 0
 WHERE active = 0 AND as_of_seq = 0 AND is_unconfirmed = 1;
 
-UPDATE accounts SET held_status = status, is_unconfirmed = 0, retry_at = NULL, attempts = 0
+UPDATE accounts SET
+    held_status = status,
+    hold_as_of = as_of,
+    hold_as_of_seq = as_of_seq,
+    hold_as_of_source = as_of_source,
+    is_unconfirmed = 0,
+    retry_at = NULL,
+    attempts = 0
 WHERE active = 0 AND status IN ('takendown', 'suspended') AND as_of_seq IS NOT 0;
 
 -- Handles and statuses were kept as they came. These statements keep only what can be right; the worker

@@ -27,6 +27,9 @@ pub struct AccountRow {
     /// `takendown` or `suspended`, as the source said, until it says that the account is active.
     /// The account's host cannot end it.
     pub held_status: Option<String>,
+    /// The event that set or ended the hold. It has a guard of its own, so that a takedown that
+    /// arrives behind a later status of another kind is not forgotten.
+    pub hold_as_of: Option<AsOf>,
     /// An operator shows the account although the source holds it.
     pub is_overridden: bool,
     /// The account's own host has not confirmed the status yet, or not the suspected one.
@@ -64,6 +67,7 @@ impl Default for AccountRow {
             as_of: None,
             removed: None,
             held_status: None,
+            hold_as_of: None,
             is_overridden: false,
             is_unconfirmed: false,
             suspected_status: None,
@@ -103,15 +107,18 @@ impl AccountRow {
         is_tracked: bool,
     ) {
         // They are in order already. So each is compared with what was known before the batch.
-        let known = self.as_of.clone();
-        let is_news = |event: Event| {
-            known
-                .as_ref()
-                .is_none_or(|known| order.is_after(event, known))
+        let (known, known_hold) = (self.as_of.clone(), self.hold_as_of.clone());
+        let is_after = |event: Event, known: Option<&AsOf>| {
+            known.is_none_or(|known| order.is_after(event, known))
         };
         for change in &statuses.0 {
             let event = event_of(change);
-            if is_news(event) && !self.repeats_removal(change) {
+            if (change.active || change.is_hold()) && is_after(event, known_hold.as_ref()) {
+                let status = change.status.clone();
+                self.held_status = status.filter(|_| change.is_hold());
+                self.hold_as_of = Some(order.as_of(event));
+            }
+            if is_after(event, known.as_ref()) && !self.repeats_removal(change) {
                 self.as_of = Some(order.as_of(event));
                 self.set_status(change);
             }
@@ -128,11 +135,6 @@ impl AccountRow {
 
     /// Sets the status that the source says.
     fn set_status(&mut self, change: &AccountChange) {
-        match (change.active, change.is_hold()) {
-            (true, _) => self.held_status = None,
-            (false, true) => self.held_status.clone_from(&change.status),
-            (false, false) => {}
-        }
         if change.is_hold() && self.is_overridden {
             return;
         }

@@ -39,6 +39,9 @@ static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
             "removed_source",
             "handle_due_at",
             "updated_at",
+            "hold_as_of",
+            "hold_as_of_seq",
+            "hold_as_of_source",
         ],
         "ON CONFLICT (did) DO UPDATE SET handle = excluded.handle, \
          handle_as_of = excluded.handle_as_of, handle_as_of_seq = excluded.handle_as_of_seq, \
@@ -50,7 +53,9 @@ static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
          attempts = excluded.attempts, handle_due_at = excluded.handle_due_at, \
          updated_at = excluded.updated_at, as_of_source = excluded.as_of_source, \
          handle_as_of_source = excluded.handle_as_of_source, \
-         removed_seq = excluded.removed_seq, removed_source = excluded.removed_source",
+         removed_seq = excluded.removed_seq, removed_source = excluded.removed_source, \
+         hold_as_of = excluded.hold_as_of, hold_as_of_seq = excluded.hold_as_of_seq, \
+         hold_as_of_source = excluded.hold_as_of_source",
     )
 });
 
@@ -301,6 +306,10 @@ fn push_account(values: &mut Vec<Value>, did: &str, account: &AccountRow, now: &
     values.push(removed.and_then(|removed| removed.source.as_deref()).into());
     values.push(account.handle_due_at.as_deref().into());
     values.push(now.into());
+    let hold_as_of = account.hold_as_of.as_ref();
+    push_as_of(values, hold_as_of);
+    let source = hold_as_of.and_then(|as_of| as_of.source.as_deref());
+    values.push(source.into());
 }
 
 fn push_as_of(values: &mut Vec<Value>, as_of: Option<&AsOf>) {

@@ -24,7 +24,7 @@ use crate::store::plan::{
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
      as_of, as_of_seq, removed_at, held_status, is_overridden, is_unconfirmed, suspected_status, \
      retry_at, attempts, handle_due_at, as_of_source, handle_as_of_source, removed_seq, \
-     removed_source)";
+     removed_source, hold_as_of, hold_as_of_seq, hold_as_of_source)";
 
 /// The text is the same for all keys, so it is prepared once. [`view`] reads its columns.
 static READ: LazyLock<String> = LazyLock::new(|| {
@@ -209,6 +209,9 @@ struct Account {
     handle_as_of_source: Option<String>,
     removed_seq: Option<i64>,
     removed_source: Option<String>,
+    hold_as_of: Option<String>,
+    hold_as_of_seq: Option<i64>,
+    hold_as_of_source: Option<String>,
 }
 
 impl Account {
@@ -225,6 +228,7 @@ impl Account {
             as_of: as_of(self.as_of_source, self.as_of_seq, self.as_of),
             removed: as_of(self.removed_source, self.removed_seq, self.removed_at),
             held_status: self.held_status,
+            hold_as_of: as_of(self.hold_as_of_source, self.hold_as_of_seq, self.hold_as_of),
             is_overridden: self.is_overridden,
             is_unconfirmed: self.is_unconfirmed,
             suspected_status: self.suspected_status,
