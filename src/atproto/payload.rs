@@ -1,7 +1,7 @@
 //! The payloads of messages, with the types of their fields checked and nothing else.
 //!
 //! They belong to the envelope: keys may be in any order, and unknown ones are passed by. So they
-//! are read like the skim reads them ([`envelope_keys`](super::envelope_keys)), and both agree on
+//! are read like the skim reads them (`envelope_keys`), and both agree on
 //! every frame.
 
 use cid::Cid;

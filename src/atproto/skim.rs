@@ -3,7 +3,7 @@
 //! Most commits of the network are not wanted. So a skim does not allocate as a rule, does not read
 //! `blocks` and does not check the text that it skips. The maps that it reads (header, payload,
 //! operations) may have their keys in any order, but each only once
-//! ([`envelope_keys`](super::envelope_keys)). A skipped value only has to be well-formed, and may
+//! (`envelope_keys`). A skipped value only has to be well-formed, and may
 //! contain 64-bit floats.
 //!
 //! Spec: <https://atproto.com/specs/event-stream> and the lexicon

@@ -12,7 +12,7 @@
 //!
 //! Within a connection, no single event decides. The time of an event is the word of one account's
 //! host, and one seq may be wrong. So a leap ahead and a fall back are believed only when several
-//! events say the same ([`witnesses`]).
+//! events say the same (`witnesses`).
 
 mod known;
 mod leap;

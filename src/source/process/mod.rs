@@ -236,7 +236,7 @@ fn refused(
 /// Marks account changes as unconfirmed. A deleted or deactivated status is not signed, so only the
 /// account's own host can confirm it. The account is hidden until its host was asked, also if the
 /// source was its host, because the account may have moved. (A takedown by the source needs no
-/// confirmation: see [`AccountChange::is_hold`].)
+/// confirmation: see `AccountChange::is_hold`.)
 fn until_confirmed(mut effects: Vec<Effect>, wants_history: bool) -> Vec<Effect> {
     for effect in &mut effects {
         if let Effect::Account(change) = effect {
