@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-plain=${PLAIN:-400}
-verified=${VERIFIED:-150}
+plain=${PLAIN:-300}
+verified=${VERIFIED:-100}
 
 commit=$(git rev-parse HEAD)
 first=$((16#${commit:0:8} % 1000000000 + 1000000))
