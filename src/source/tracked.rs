@@ -3,11 +3,11 @@
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 /// The number of accounts whose commits are read because a status was announced of them. At the
 /// rate of the whole network this is a matter of hours.
-const ANNOUNCED: usize = 1 << 16;
+pub(crate) const ANNOUNCED: usize = 1 << 16;
 
 /// A set of DIDs that only grows, and of a limited number of others. It takes a little more than
 /// eight bytes for each DID.
@@ -19,19 +19,19 @@ const ANNOUNCED: usize = 1 << 16;
 pub struct Tracked {
     key: RandomState,
     hashes: RwLock<Hashes>,
-    /// Those of `hashes` that are there for a while.
-    announced: Mutex<Announced>,
     takes_announced: bool,
     is_loaded: AtomicBool,
 }
 
-type Hashes = HashSet<u64, BuildHasherDefault<Unhashed>>;
+type HashesOnly = HashSet<u64, BuildHasherDefault<Unhashed>>;
 
-/// The accounts of which a status was announced, the oldest first.
 #[derive(Debug, Default)]
-struct Announced {
+struct Hashes {
+    all: HashesOnly,
+    /// Those of `all` that stay for a while only.
+    announced: HashesOnly,
+    /// What was announced, the oldest first. Some of it is tracked by now.
     order: VecDeque<u64>,
-    hashes: Hashes,
 }
 
 impl Tracked {
@@ -46,64 +46,58 @@ impl Tracked {
     /// Adds an account for a while, because a status was announced of it. Its next commit shows
     /// whether it is new. Without effect if the set does not take announced accounts.
     pub fn announce(&self, did: &str) {
-        if !self.takes_announced {
-            return;
-        }
-        let hash = self.key.hash_one(did);
-        let mut announced = self
-            .announced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut hashes = self.hashes.write().unwrap_or_else(PoisonError::into_inner);
-        if !hashes.insert(hash) {
-            return;
-        }
-        announced.hashes.insert(hash);
-        announced.order.push_back(hash);
-        if announced.order.len() > ANNOUNCED
-            && let Some(oldest) = announced.order.pop_front()
-            && announced.hashes.remove(&oldest)
-        {
-            hashes.remove(&oldest);
+        if self.takes_announced {
+            self.write().announce(self.key.hash_one(did));
         }
     }
 
     pub fn contains(&self, did: &str) -> bool {
         let hash = self.key.hash_one(did);
         let hashes = self.hashes.read().unwrap_or_else(PoisonError::into_inner);
-        hashes.contains(&hash)
+        hashes.all.contains(&hash)
     }
 
     pub fn insert(&self, did: &str) {
-        let hash = self.key.hash_one(did);
-        let mut announced = self
-            .announced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut hashes = self.hashes.write().unwrap_or_else(PoisonError::into_inner);
-        announced.hashes.remove(&hash);
-        hashes.insert(hash);
+        self.write().track(self.key.hash_one(did));
     }
 
     /// Adds the tracked repositories of the tables. Before that, the set is not complete.
     pub fn load<'a>(&self, dids: impl IntoIterator<Item = &'a str>) {
-        {
-            let mut announced = self
-                .announced
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let mut hashes = self.hashes.write().unwrap_or_else(PoisonError::into_inner);
-            for did in dids {
-                let hash = self.key.hash_one(did);
-                announced.hashes.remove(&hash);
-                hashes.insert(hash);
-            }
+        let mut hashes = self.write();
+        for did in dids {
+            hashes.track(self.key.hash_one(did));
         }
+        drop(hashes);
         self.is_loaded.store(true, Ordering::Release);
     }
 
     pub fn is_loaded(&self) -> bool {
         self.is_loaded.load(Ordering::Acquire)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Hashes> {
+        self.hashes.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hashes {
+    fn track(&mut self, hash: u64) {
+        self.announced.remove(&hash);
+        self.all.insert(hash);
+    }
+
+    fn announce(&mut self, hash: u64) {
+        if !self.all.insert(hash) {
+            return;
+        }
+        self.announced.insert(hash);
+        self.order.push_back(hash);
+        if self.order.len() > ANNOUNCED
+            && let Some(oldest) = self.order.pop_front()
+            && self.announced.remove(&oldest)
+        {
+            self.all.remove(&oldest);
+        }
     }
 }
 

@@ -180,6 +180,7 @@ mod tests {
     use crate::atproto::skim::splice_seq;
     use crate::delivery::segment::Segment;
     use crate::source::firehose::decode::sample::{CommitFrame, DID, frame};
+    use crate::source::tracked::{ANNOUNCED, Tracked};
 
     const LIMITS: BatchLimits = BatchLimits {
         frames: 3,
@@ -327,6 +328,27 @@ mod tests {
             skipped.take(unwanted_at(seq));
         }
         assert!(skipped.is_full());
+    }
+
+    #[test]
+    fn a_commit_without_wanted_records_does_not_keep_an_announced_account() {
+        let tracked = Arc::new(Tracked::with_announced());
+        let interest = Interest::new(["com.huddle.*".parse().unwrap()]).tracking(tracked.clone());
+        let mut prefilter = Prefilter::new(Arc::new(interest), LIMITS);
+        let announce_others = |from: usize| {
+            for number in from..from + ANNOUNCED {
+                tracked.announce(&format!("did:plc:{number}"));
+            }
+        };
+        tracked.announce(DID);
+        prefilter.take(unwanted_at(7));
+        assert!(prefilter.last_frame().is_some());
+        announce_others(0);
+        assert!(!tracked.contains(DID));
+
+        prefilter.take(commit("com.huddle.booking/a", 8));
+        announce_others(ANNOUNCED);
+        assert!(tracked.contains(DID));
     }
 
     #[test]

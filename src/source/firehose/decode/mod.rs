@@ -161,7 +161,7 @@ pub enum Peek<'a> {
 /// What a kept frame is about, as far as it matters for the following frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum About<'a> {
-    /// A commit of this repository.
+    /// A commit of this repository that names a wanted record.
     Commit(&'a str),
     /// The status of this account.
     Status(&'a str),
@@ -199,7 +199,10 @@ pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
                 time: envelope.time,
             })
         }
-        (Kind::Commit, seq, Some(repo)) => kept(seq, About::Commit(repo)),
+        // A tracked or announced repository stays as it is.
+        (Kind::Commit, seq, Some(repo)) if names_wanted(interest, &envelope) => {
+            kept(seq, About::Commit(repo))
+        }
         (Kind::Account, seq, Some(did)) => kept(seq, About::Status(did)),
         (_, seq, _) => kept(seq, About::Other),
     }
@@ -247,8 +250,11 @@ fn decode_message(
 
 /// Everything of a tracked repository is wanted, because its chain includes every commit.
 fn wants(interest: &Interest, envelope: &Envelope<'_>, repo: &str) -> bool {
-    let names_wanted = || envelope.paths().any(|path| interest.wants_path(path));
-    (names_wanted() || interest.tracks(repo)) && interest.wants_did(repo)
+    (names_wanted(interest, envelope) || interest.tracks(repo)) && interest.wants_did(repo)
+}
+
+fn names_wanted(interest: &Interest, envelope: &Envelope<'_>) -> bool {
+    envelope.paths().any(|path| interest.wants_path(path))
 }
 
 fn check_seq(envelope: &Envelope<'_>) -> Result<(), Fault> {
