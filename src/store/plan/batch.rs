@@ -79,8 +79,9 @@ impl<'a> Batch<'a> {
         let has_new_gap = self.open_gaps(draft, changes);
         let view = draft.view;
         let is_behind_gap = view.is_behind_gap || view.was_interest_widened || has_new_gap;
-        let has_to_be_fetched = self.change_accounts(draft, is_behind_gap);
-        let removals = self.removals(draft);
+        let accounts = AccountChanges::of(self.effects, &self.order);
+        let has_to_be_fetched = self.change_accounts(draft, &accounts, is_behind_gap);
+        let removals = self.removals(draft, &accounts);
         let open_gaps = self.open_gaps_of(draft, changes);
         let mut breaks = Breaks::new(&view.breaks, open_gaps, self.now);
         let decided = self.decide(draft, &removals, is_behind_gap, &mut breaks);
@@ -110,9 +111,13 @@ impl<'a> Batch<'a> {
 
     /// Applies the statuses and handles. Returns whether a repository has to be fetched because its
     /// account is active again.
-    fn change_accounts(&self, draft: &mut Draft<'a>, is_behind_gap: bool) -> bool {
+    fn change_accounts(
+        &self,
+        draft: &mut Draft<'a>,
+        accounts: &AccountChanges<'a>,
+        is_behind_gap: bool,
+    ) -> bool {
         let order = &self.order;
-        let accounts = AccountChanges::of(self.effects, order);
         let mut has_to_be_fetched = false;
         for (did, statuses) in &accounts.statuses {
             let is_news = statuses.0.iter().any(|status| {
@@ -183,10 +188,10 @@ impl<'a> Batch<'a> {
     }
 
     /// Which commits of the batch are removed with their accounts.
-    fn removals(&self, draft: &Draft<'a>) -> Removals {
+    fn removals(&self, draft: &Draft<'a>, accounts: &AccountChanges<'a>) -> Removals {
         let mut removals = Removals::default();
-        for (did, event) in AccountChanges::of(self.effects, &self.order).removals {
-            removals.insert_of_batch(did, event);
+        for (did, event) in &accounts.removals {
+            removals.insert_of_batch(did, *event);
         }
         for commit in self.commits() {
             let of_chain = commit.chain.as_ref().map(|chain| &chain.did);
