@@ -35,8 +35,8 @@ CREATE TABLE stale_records (
 
 CREATE INDEX stale_records_by_did ON stale_records (did);
 
--- The same table with another `urgency`: a fetch because of a wider set waits like a backfill, behind
--- the work that the stream has shown.
+-- The same table with another `urgency`: a fetch because of a wider set, or of an account that
+-- became active, waits like a backfill, behind the work that the stream has shown.
 CREATE TABLE repos_with_interest (
     did TEXT NOT NULL PRIMARY KEY,
     -- The newest commit that is believed: where the next one has to begin. NULL until one was seen.
@@ -47,9 +47,8 @@ CREATE TABLE repos_with_interest (
     seq INTEGER,
     source TEXT,
     time TEXT,
-    -- 'synchronized'; 'desynchronized', which is to be fetched as a whole, 'resyncing' and
-    -- 'throttled' on the way there; 'unverified_chain' where nobody asks whether commits follow each
-    -- other.
+    -- 'synchronized'; 'desynchronized': it has to be fetched as a whole; 'resyncing' and 'throttled':
+    -- it is being fetched, or the fetch waits; 'unverified_chain': its chain is not checked.
     state TEXT NOT NULL,
     -- Why it was last found to be desynchronized.
     cause TEXT,
@@ -58,18 +57,19 @@ CREATE TABLE repos_with_interest (
     is_whole INTEGER NOT NULL DEFAULT 0,
     -- 1 while commits of it are in parked_commits.
     has_parked INTEGER NOT NULL DEFAULT 0,
-    -- Set while its host is to be asked whether it is still where we think it is: the gap in which
-    -- something may have been missed, or 0 where a commit of it was refused.
+    -- Not NULL while its head has to be compared with its host: the gap in which a commit may have
+    -- been missed, or 0 because a commit was refused.
     recheck_cause INTEGER,
-    -- When somebody is to see to it again, and how often it was in vain; NULL is at once.
+    -- When its job is due again (NULL: at once), and how many attempts have failed.
     retry_at TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
     updated_at TEXT NOT NULL,
-    -- What is to be done, the most urgent first: 0 replay its parked commits, 1 fetch it because of
-    -- what the stream said, 2 compare it, 3 fetch it for a backfill or a wider set. NULL is nothing.
+    -- The job that is due, the most urgent first: 0 replay its parked commits, 1 fetch it because the
+    -- stream has shown a loss, 2 compare it, 3 fetch it because its past is wanted (a backfill, a wider
+    -- set, an account that became active). NULL: no job.
     urgency INTEGER GENERATED ALWAYS AS (CASE
         WHEN state IN ('desynchronized', 'resyncing', 'throttled')
-        THEN iif(cause IN ('backfill', 'interest') AND has_parked = 0, 3, 1)
+        THEN iif(cause IN ('announced', 'backfill', 'interest') AND has_parked = 0, 3, 1)
         WHEN has_parked = 1 THEN 0
         WHEN recheck_cause IS NOT NULL THEN 2
     END) VIRTUAL
@@ -153,8 +153,8 @@ WHERE
         )
     );
 
--- Requests that still want something. An unknown status is active: hiding a request that somebody
--- waits for is worse than showing one too many.
+-- Requests that are not cancelled, declined or completed. An unknown status counts as active: to
+-- show one request too many is better than to hide one that still waits for an answer.
 CREATE VIEW active_booking_requests AS
 SELECT
     uri, did, rkey, cid, rev, offer_uri, offer_cid, note, requested_start, status, created_at,

@@ -67,7 +67,7 @@ impl Backfill {
         if self.beside {
             check_in_force(&store, set).await?;
         } else {
-            // Before the search, so that it finds repositories that are to be fetched again.
+            // The set comes into force first. So the search has those repositories fetched too that it voids.
             while !adopt(&*store, source.id(), set, ADOPTION_TIME)
                 .await?
                 .is_done
@@ -90,7 +90,7 @@ impl Backfill {
     }
 }
 
-/// Checks that the worker that runs on this database keeps what is to be fetched.
+/// Checks that the worker on this database keeps the collections of the backfill.
 async fn check_in_force(store: &SqliteStore, wanted: &InterestSet) -> anyhow::Result<()> {
     match store.interest_in_force().await? {
         Some(in_force) if !in_force.covers(wanted) => bail!(

@@ -88,7 +88,7 @@ async fn a_database_without_a_set_takes_the_first_one_without_a_gap() {
     let in_force = database.store.interest_in_force().await.unwrap();
     assert_eq!(in_force, Some(offers()));
     assert!(database.column(GAPS).await.is_empty());
-    // Nobody keeps the booking up to date.
+    // The worker does not keep the booking up to date.
     assert_eq!(database.column(SHOWN).await, ["a-offer"]);
     assert_eq!(database.adopt(&offers()).await, (0, 0, 0));
 }

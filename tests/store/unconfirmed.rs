@@ -169,7 +169,7 @@ async fn a_repository_is_not_due_until_its_account_is_active_again() {
     let until = second(1_000);
     database.note(ALICE, RepoEvent::Suspend { until }).await;
     assert!(database.due(999).await.is_empty());
-    // It is looked at again, in case nobody says that the account is active.
+    // It is looked at again, in case no event says that the account is active.
     assert_eq!(database.due(1_000).await, [ALICE]);
     answer(&database, &unconfirmed, HostStatus::Active).await;
     assert!(database.due_repos(0).await[0].is_active);
