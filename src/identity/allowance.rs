@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Look-ups that need not wait for each other.
-const AT_ONCE: u32 = 4;
+const AT_ONCE: u32 = 8;
 /// The pause after that. It doubles with each look-up up to `LONGEST`.
 const FIRST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
@@ -70,8 +70,8 @@ mod tests {
                 .collect()
         };
         assert_eq!(
-            pauses(&mut allowance, 10),
-            [0, 0, 0, 0, 5, 10, 20, 40, 80, 160]
+            pauses(&mut allowance, 14),
+            [0, 0, 0, 0, 0, 0, 0, 0, 5, 10, 20, 40, 80, 160]
         );
         now += FORGOTTEN_AFTER;
         allowance.spend(now);
