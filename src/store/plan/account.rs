@@ -414,10 +414,7 @@ impl<'a> AccountChanges<'a> {
         // One deletion that comes twice, the second time under a new seq and behind a later status.
         let is_same = |known: &&AccountChange| known.is_deletion() && known.time == change.time;
         let is_behind = |known: &&AccountChange| known.time > change.time;
-        if change.is_deletion()
-            && statuses.iter().any(is_same)
-            && statuses.iter().any(is_behind)
-        {
+        if change.is_deletion() && statuses.iter().any(is_same) && statuses.iter().any(is_behind) {
             return;
         }
         let is_later = |known: &&AccountChange| order.is_later(event, event_of(known));
