@@ -16,6 +16,7 @@ mod open;
 mod projections;
 mod purge;
 mod read;
+mod recognise;
 mod records;
 mod resync_history;
 mod script;
@@ -31,7 +32,7 @@ use tokio::time::timeout;
 
 pub use self::account_status::AccountStatus;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
-pub use self::open::Options;
+pub use self::open::{Access, Options, check, path_of};
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
