@@ -1,6 +1,7 @@
 //! `status`: shows the contents of the database, with or without a running worker.
 
 use huddle_firehose::store::repo_store::RepoStore;
+use huddle_firehose::telemetry::excerpt::shown_json;
 
 use super::{Configuration, database, print, runtime};
 
@@ -22,5 +23,5 @@ pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
         });
         anyhow::Ok(serde_json::to_string_pretty(&report)?)
     })?;
-    Ok(print(&(text + "\n"))?)
+    Ok(print(&(shown_json(&text) + "\n"))?)
 }

@@ -28,6 +28,21 @@ pub fn shown_lines(text: &str) -> String {
     lines.join("\n")
 }
 
+/// JSON of several lines as it may be shown on a terminal. It says the same: such characters are only
+/// in its texts.
+pub fn shown_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\n' => shown.push('\n'),
+            // All of them are in the first plane, so one escape is enough.
+            unseen if is_unseen(unseen) => shown += &format!("\\u{:04x}", u32::from(unseen)),
+            character => shown.push(character),
+        }
+    }
+    shown
+}
+
 /// Collects the first [`LOGGED`] characters of what is written to it, and counts the rest.
 #[derive(Debug, Default)]
 pub(super) struct Excerpt {
@@ -115,6 +130,17 @@ mod tests {
         assert_eq!(
             shown("a\r\nb\tc\u{1b}[2J\u{9b}\u{202e}\u{2028}"),
             "a\\r\\nb\\tc\\u{1b}[2J\\u{9b}\\u{202e}\\u{2028}"
+        );
+    }
+
+    #[test]
+    fn shown_json_says_the_same_and_no_terminal_obeys_it() {
+        let value = serde_json::json!({ "error": "a\u{9b}2J\u{202e}\nb" });
+        let shown = shown_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(!shown.contains(['\u{9b}', '\u{202e}']), "{shown}");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            value
         );
     }
 
