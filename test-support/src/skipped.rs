@@ -4,6 +4,12 @@
 //! that passed. A skip is written past the harness to standard error, and noted in a file for the
 //! last test target of the run, which lists all of them.
 
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "test targets of other packages have this file as a module of their own"
+)]
+
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
