@@ -17,6 +17,7 @@ mod parked_counts;
 mod projections;
 mod purge;
 mod read;
+mod recognise;
 mod records;
 mod resync_history;
 mod script;
@@ -32,7 +33,7 @@ use tokio::time::timeout;
 
 pub use self::account_status::AccountStatus;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
-pub use self::open::Options;
+pub use self::open::{Access, Options, check, path_of};
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
