@@ -59,6 +59,8 @@ pub struct RepositoriesState {
     context: ActorContext<Repositories>,
     jobs: JoinSet<Result<(), StoreError>>,
     running_jobs: HashMap<Id, Running>,
+    /// Some jobs may be put off: once for each look by time, so that the writes are few.
+    may_put_off: bool,
     /// Repositories whose task panicked, and until when no job runs for them.
     panicked: HashMap<Did, Instant>,
     /// Until when no jobs start, because the database failed.
@@ -137,6 +139,7 @@ impl Actor for RepositoriesActor {
             context,
             jobs: JoinSet::new(),
             running_jobs: HashMap::new(),
+            may_put_off: false,
             panicked: HashMap::new(),
             paused_until: None,
             backoff: Backoff::try_new(
@@ -165,6 +168,7 @@ impl Actor for RepositoriesActor {
         state.context.pass(Point::RepositoriesMessage).await?;
         state.reap();
         if let RepositoriesMessage::Tick = message {
+            state.may_put_off = true;
             reconcile_gaps(&repositories).await;
         }
         if state.is_paused() {
@@ -373,10 +377,13 @@ impl RepositoriesState {
     /// Puts some jobs off that cannot start because of what their accounts or hosts have taken, so
     /// that they do not hide those behind them.
     async fn put_off(
-        &self,
+        &mut self,
         repositories: &Repositories,
         refused: Vec<Did>,
     ) -> Result<(), StoreError> {
+        if refused.is_empty() || !std::mem::take(&mut self.may_put_off) {
+            return Ok(());
+        }
         for did in refused.iter().take(MOST_PUT_OFF) {
             let until = super::in_future(PUT_OFF.mul_f64(1.0 + RETRY_JITTER * fastrand::f64()));
             repositories
