@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use bytes::Bytes;
 use clap::Args;
+use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
 use huddle_firehose::config::{Config, Layers, LogFormat, Settings, Verify};
@@ -123,7 +124,7 @@ async fn show_progress(status: StatusBoard) {
 
 fn progress_line(source: &SourceStatus, applied: u64, rate: f64) -> String {
     let lag = source
-        .lag_seconds()
+        .lag_seconds(None, Timestamp::now())
         .map_or_else(|| "-".to_owned(), |lag| format!("{lag:.1} s"));
     format!(
         "{:>5} events ({rate:>4.0}/s)  {:>4} matched  {applied:>4} applied  lag {lag}",

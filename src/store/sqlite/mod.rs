@@ -13,6 +13,7 @@ mod inspect;
 mod interest;
 mod multi_row;
 mod open;
+mod parked_counts;
 mod projections;
 mod purge;
 mod read;
