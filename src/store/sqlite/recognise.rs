@@ -65,7 +65,10 @@ fn has_header(path: &Path) -> Result<bool, StoreError> {
         return Ok(false);
     }
     if !header.starts_with(MAGIC) {
-        return Err(foreign(path, "it is not a SQLite file"));
+        return Err(foreign(
+            path,
+            "it is not a SQLite file, or its beginning is damaged",
+        ));
     }
     if header.get(APPLICATION_ID).is_some_and(|id| id != [0; 4]) {
         return Err(foreign(path, "it has the number of another application"));
