@@ -12,13 +12,16 @@ use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
+use super::shares::{self, Holder, Refusal};
 use super::{RETRY_JITTER, Repositories, account_status, handle, job};
 use crate::actor::{ActorContext, Arguments};
 use crate::atproto::syntax::Did;
 use crate::delivery::backoff::Backoff;
+use crate::net::registrable::registrable_host;
 use crate::store::StoreError;
-use crate::store::repo_store::JobKind;
+use crate::store::repo_store::{DueHandle, DueRepo, JobKind, RepoEvent, UnconfirmedStatus};
 use crate::testing::fault::Point;
 
 /// How often the actor looks for jobs that become due by time alone.
@@ -31,6 +34,13 @@ const DATABASE_RETRY_MAX: Duration = Duration::from_secs(10);
 const JOB_DEADLINE: Duration = Duration::from_secs(2 * 3600);
 /// The pause after which a repository whose task panicked is retried.
 const PANIC_RETRY_DELAY: Duration = Duration::from_secs(60);
+/// How many due jobs are read for each slot, so that a few accounts do not hide the others.
+const DUE_FOR_EACH_SLOT: usize = 8;
+/// The pause of a job that cannot start because of its own account or host, while more jobs are due
+/// than were read.
+const PUT_OFF: Duration = Duration::from_secs(5);
+/// The most jobs that are put off at a time.
+const MOST_PUT_OFF: usize = 16;
 
 /// Runs the jobs on repositories; see the module.
 pub struct RepositoriesActor;
@@ -48,12 +58,44 @@ pub enum RepositoriesMessage {
 pub struct RepositoriesState {
     context: ActorContext<Repositories>,
     jobs: JoinSet<Result<(), StoreError>>,
-    running_jobs: HashMap<Id, (Did, Job)>,
+    running_jobs: HashMap<Id, Running>,
     /// Repositories whose task panicked, and until when no job runs for them.
     panicked: HashMap<Did, Instant>,
     /// Until when no jobs start, because the database failed.
     paused_until: Option<Instant>,
     backoff: Backoff,
+}
+
+/// A running job.
+struct Running {
+    did: Did,
+    job: Job,
+    holder: Holder,
+    /// Cancelled when the job has to yield.
+    yields: CancellationToken,
+}
+
+/// A job that is due.
+trait Due: Send + 'static {
+    fn did(&self) -> &Did;
+}
+
+impl Due for DueRepo {
+    fn did(&self) -> &Did {
+        &self.did
+    }
+}
+
+impl Due for UnconfirmedStatus {
+    fn did(&self) -> &Did {
+        &self.did
+    }
+}
+
+impl Due for DueHandle {
+    fn did(&self) -> &Did {
+        &self.did
+    }
 }
 
 /// The kinds of jobs. Each kind has slots of its own, so that no kind delays another.
@@ -139,7 +181,14 @@ impl RepositoriesState {
     fn reap(&mut self) {
         while let Some(ended) = self.jobs.try_join_next_with_id() {
             let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-            let did = self.running_jobs.remove(&id).map(|(did, _)| did);
+            let ended_job = self.running_jobs.remove(&id);
+            if let Some(Running { did, holder, .. }) = &ended_job {
+                // The job may have found the host.
+                let host = host_of(self.context.shared(), did).or_else(|| holder.host.clone());
+                let shares = &self.context.shared().shares;
+                shares.note(did, host.as_deref(), holder, Instant::now());
+            }
+            let did = ended_job.map(|running| running.did);
             match ended {
                 Ok((_, Ok(()))) => self.backoff.reset(),
                 Ok((_, Err(error))) => self.pause(&error),
@@ -181,33 +230,39 @@ impl RepositoriesState {
     ) -> Result<(), StoreError> {
         let now = Timestamp::now();
         self.panicked.retain(|_, until| Instant::now() < *until);
+        self.end_those_over();
         for kind in JobKind::ALL {
             let job = Job::Repository(kind);
-            let Some(limit) = self.limit(job) else {
-                continue;
-            };
-            for repo in repositories.store.due(kind, now, limit).await? {
-                let did = repo.did.clone();
-                self.start(myself, job, did, |repositories| async move {
-                    job::run(&repositories, kind, &repo).await
-                });
+            if let Some(limit) = self.limit(job) {
+                let due = repositories.store.due(kind, now, limit).await?;
+                let are_all = due.len() < limit;
+                let refused =
+                    self.start_fairly(myself, job, due, |repositories, repo, yields| async move {
+                        job::run(&repositories, kind, &repo, &yields).await
+                    });
+                if !are_all {
+                    self.put_off(repositories, refused).await?;
+                }
             }
         }
-        if let Some(limit) = self.limit(Job::ConfirmStatus) {
-            for unconfirmed in repositories.store.unconfirmed(now, limit).await? {
-                let did = unconfirmed.did.clone();
-                self.start(myself, Job::ConfirmStatus, did, |repositories| async move {
-                    account_status::run(&repositories, &unconfirmed).await
-                });
-            }
+        let job = Job::ConfirmStatus;
+        if let Some(limit) = self.limit(job) {
+            let due = repositories.store.unconfirmed(now, limit).await?;
+            self.start_fairly(
+                myself,
+                job,
+                due,
+                |repositories, unconfirmed, yields| async move {
+                    account_status::run(&repositories, &unconfirmed, &yields).await
+                },
+            );
         }
-        if let Some(limit) = self.limit(Job::LookUpHandle) {
-            for due in repositories.store.due_handles(now, limit).await? {
-                let did = due.did.clone();
-                self.start(myself, Job::LookUpHandle, did, |repositories| async move {
-                    handle::run(&repositories, &due).await
-                });
-            }
+        let job = Job::LookUpHandle;
+        if let Some(limit) = self.limit(job) {
+            let due = repositories.store.due_handles(now, limit).await?;
+            self.start_fairly(myself, job, due, |repositories, due, yields| async move {
+                handle::run(&repositories, &due, &yields).await
+            });
         }
         let has_no_jobs = self.running_jobs.is_empty();
         repositories
@@ -218,45 +273,148 @@ impl RepositoriesState {
     }
 
     /// How many due jobs to read, so that enough are left besides those that cannot start now;
-    /// `None` if no slot is free.
+    /// `None` if no slot is free, and none will be.
     fn limit(&self, job: Job) -> Option<usize> {
-        let is_free = self.running(job) < job.slots();
-        is_free.then(|| job.slots() + self.running_jobs.len() + self.panicked.len())
+        let now = Instant::now();
+        let mut running = self.running(job);
+        let is_free = self.running(job).count() < job.slots();
+        let may_be_free = is_free || running.any(|running| running.holder.may_yield(now));
+        let slots = job.slots() * DUE_FOR_EACH_SLOT;
+        may_be_free.then(|| slots + self.running_jobs.len() + self.panicked.len())
     }
 
-    fn running(&self, job: Job) -> usize {
-        self.running_jobs
-            .values()
-            .filter(|(_, other)| *other == job)
-            .count()
+    fn running(&self, job: Job) -> impl Iterator<Item = &Running> {
+        let running = self.running_jobs.values();
+        running.filter(move |running| running.job == job)
     }
 
-    fn start<F>(
+    /// Ends the jobs that took as much time as one may.
+    fn end_those_over(&mut self) {
+        let now = Instant::now();
+        for running in self.running_jobs.values_mut() {
+            if running.holder.is_over(now) {
+                running.yield_now();
+            }
+        }
+    }
+
+    /// Starts due jobs, those first whose accounts and hosts took the least time so far. If one
+    /// cannot start, a job that has had its turn yields. Returns the accounts whose jobs cannot start
+    /// because of what the accounts or their hosts have taken.
+    fn start_fairly<D: Due, F>(
         &mut self,
         myself: &ActorRef<RepositoriesMessage>,
         job: Job,
-        did: Did,
-        work: impl FnOnce(Arc<Repositories>) -> F,
-    ) where
+        due: Vec<D>,
+        work: impl Fn(Arc<Repositories>, D, CancellationToken) -> F,
+    ) -> Vec<Did>
+    where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
-        let is_running = self
-            .running_jobs
-            .values()
-            .any(|(running, _)| *running == did);
-        let cannot_start = is_running || self.panicked.contains_key(&did);
-        if cannot_start || self.running(job) >= job.slots() {
-            return;
+        let repositories = self.context.shared().clone();
+        let now = Instant::now();
+        let mut due: Vec<_> = due
+            .into_iter()
+            .filter(|due| self.can_start(due.did()))
+            .map(|due| {
+                let host = host_of(&repositories, due.did());
+                let rank = repositories.shares.rank(due.did(), host.as_deref(), now);
+                (rank, host, due)
+            })
+            .collect();
+        due.sort_by_key(|(rank, ..)| *rank);
+        let mut refused = Vec::new();
+        for (_, host, due) in due {
+            let did = due.did().clone();
+            let next = repositories.shares.holder(&did, host, now);
+            let running: Vec<&Holder> = self.running(job).map(|other| &other.holder).collect();
+            match shares::admit(&running, &next, job.slots()) {
+                Ok(()) => {
+                    let yields = CancellationToken::new();
+                    let work = work(repositories.clone(), due, yields.clone());
+                    self.start(
+                        myself,
+                        Running {
+                            did,
+                            job,
+                            holder: next,
+                            yields,
+                        },
+                        work,
+                    );
+                }
+                Err(refusal) => {
+                    self.make_room(job, &next, refusal);
+                    if refusal != Refusal::Full {
+                        refused.push(did);
+                    }
+                }
+            }
         }
-        let (work, myself) = (work(self.context.shared().clone()), myself.clone());
+        refused
+    }
+
+    fn can_start(&self, did: &Did) -> bool {
+        let mut running = self.running_jobs.values();
+        !running.any(|running| running.did == *did) && !self.panicked.contains_key(did)
+    }
+
+    /// Has a job that has had its turn yield to `refused`.
+    fn make_room(&mut self, job: Job, refused: &Holder, refusal: Refusal) {
+        let running = self.running_jobs.iter();
+        let running = running.filter(|(_, running)| running.job == job);
+        let running = running.map(|(id, running)| (*id, &running.holder));
+        let chosen = shares::to_yield(running, refused, refusal, Instant::now());
+        if let Some(running) = chosen.and_then(|id| self.running_jobs.get_mut(&id)) {
+            running.yield_now();
+        }
+    }
+
+    /// Puts some jobs off that cannot start because of what their accounts or hosts have taken, so
+    /// that they do not hide those behind them.
+    async fn put_off(
+        &self,
+        repositories: &Repositories,
+        refused: Vec<Did>,
+    ) -> Result<(), StoreError> {
+        for did in refused.iter().take(MOST_PUT_OFF) {
+            let until = super::in_future(PUT_OFF.mul_f64(1.0 + RETRY_JITTER * fastrand::f64()));
+            repositories
+                .note(did, RepoEvent::Reschedule { until })
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        myself: &ActorRef<RepositoriesMessage>,
+        running: Running,
+        work: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    ) {
+        let myself = myself.clone();
         let started = self.jobs.spawn(async move {
             let _reports_end = JobEnded(myself);
             timeout(JOB_DEADLINE, work)
                 .await
                 .unwrap_or(Err(StoreError::Deadline))
         });
-        self.running_jobs.insert(started.id(), (did, job));
+        self.running_jobs.insert(started.id(), running);
     }
+}
+
+impl Running {
+    fn yield_now(&mut self) {
+        self.holder.has_to_yield = true;
+        self.yields.cancel();
+    }
+}
+
+/// The registrable host of an account, if it is known without a look-up.
+fn host_of(repositories: &Repositories, did: &Did) -> Option<String> {
+    let known = repositories.verification.identities.known(did)?;
+    let url = known.answer.ok()?.pds.clone()?;
+    Some(registrable_host(&url))
 }
 
 async fn reconcile_gaps(repositories: &Repositories) {

@@ -13,7 +13,7 @@ use crate::atproto::key::{KeyError, SignatureError};
 use crate::atproto::syntax::{Did, Tid};
 use crate::atproto::verify::VerifyError;
 use crate::identity::{Identity, ResolveError};
-use crate::net::http_client::{self, NamedBy};
+use crate::net::http_client::{self, NamedBy, is_out_of_descriptors};
 use crate::repo::host::{Host, HostError, RepoError};
 use crate::repo::snapshot::{Limits, Snapshot, SnapshotError, Spool, SpoolError};
 use crate::store::StoreError;
@@ -92,11 +92,17 @@ impl FetchFailure {
     }
 
     /// How long to wait, if nothing was asked at all: the host or the directory has no slot free, or
-    /// refuses requests for now. It is then no failed attempt.
+    /// refuses requests for now, or this process has no file descriptor left. It is then no failed
+    /// attempt.
     pub(super) fn wait(&self) -> Option<Duration> {
         match &self.error {
             FetchError::RequestLimiter(no_slot) => Some(no_slot.wait()),
             FetchError::Identity(error) if self.host.is_none() => error.wait(),
+            FetchError::Host(error) => error.wait(),
+            // Our own limit, like that of a connection.
+            FetchError::Spool(SpoolError::File(error)) if is_out_of_descriptors(error) => {
+                http_client::FetchError::NoDescriptor.wait()
+            }
             _ => None,
         }
     }

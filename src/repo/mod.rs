@@ -15,6 +15,7 @@ pub mod host;
 mod host_limiter;
 mod job;
 mod replay;
+mod shares;
 pub mod snapshot;
 
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ use self::host::Hosts;
 pub use self::host_limiter::HostLimiters;
 use self::host_limiter::NoSlot;
 pub use self::job::JobLog;
+use self::shares::Shares;
 use crate::actor::address::Address;
 use crate::atproto::syntax::Did;
 use crate::delivery::budget::Budget;
@@ -62,6 +64,8 @@ pub struct Repositories {
     pub store: Arc<dyn RepoStore>,
     /// The request limits of each host.
     pub host_limiters: HostLimiters,
+    /// The time that accounts and their hosts have taken.
+    shares: Shares,
     pub log: JobLog,
     /// The folder for the spools of fetched repositories.
     pub folder: PathBuf,
@@ -128,6 +132,7 @@ impl Repositories {
             host_clocks,
             store,
             host_limiters: HostLimiters::default(),
+            shares: Shares::default(),
             log: JobLog::default(),
             folder,
             source_http,

@@ -28,6 +28,7 @@ pub mod scripted_source;
 pub mod scripted_store;
 pub mod shared_data;
 pub mod simulation;
+pub mod skipped;
 pub mod tables;
 pub mod waiting;
 pub mod worker_process;

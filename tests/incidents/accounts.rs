@@ -34,6 +34,26 @@ async fn incident_08_a_repeated_deletion_does_not_erase_what_came_after_it() {
     }
 }
 
+/// Some clocks have steps of a second or more, and some servers give all their events one time.
+#[tokio::test]
+async fn incident_08_a_second_deletion_at_the_time_of_the_first_one_counts() {
+    let mut log_builder = LogBuilder::new();
+    log_builder.put(ANN, NOTE, 1);
+    let deleted_at = log_builder.clock;
+    for status in [Some("deleted"), None] {
+        log_builder.clock = deleted_at;
+        log_builder.account(ANN, status);
+    }
+    log_builder.clock = deleted_at;
+    log_builder.put(ANN, NOTE, 2);
+    log_builder.clock = deleted_at;
+    log_builder.account(ANN, Some("deleted"));
+    for database in index_both_ways(&log_builder.log).await {
+        assert_eq!(numbers(&database).await, [""; 0]);
+        assert_eq!(accounts(&database).await, [format!("{ANN} ? deleted")]);
+    }
+}
+
 #[tokio::test]
 async fn incident_08_an_account_that_is_hidden_and_comes_back_has_all_its_records() {
     let mut log_builder = LogBuilder::new();

@@ -87,10 +87,15 @@ impl AccountRow {
     }
 
     /// Whether it is the deletion by which the account was removed, once more. Relays give events new
-    /// seqs, but keep their times.
+    /// seqs, but keep their times. So a later status has to be known: where the times do not differ,
+    /// the seqs decide.
     fn repeats_removal(&self, change: &AccountChange) -> bool {
-        let removed = self.removed.as_ref().map(|removed| removed.time.as_str());
-        change.is_deletion() && removed == Some(sortable(change.time).as_str())
+        let time = sortable(change.time);
+        let is_at = |event: &AsOf| event.time == time;
+        let is_behind = |event: &AsOf| event.time > time;
+        change.is_deletion()
+            && self.removed.as_ref().is_some_and(is_at)
+            && self.as_of.as_ref().is_some_and(is_behind)
     }
 
     /// Whether its deletion needs no more confirmation.
@@ -406,9 +411,10 @@ impl<'a> AccountChanges<'a> {
         let did = change.did.as_str();
         let event = event_of(change);
         let statuses = &mut self.statuses.entry(did).or_default().0;
-        // One deletion that comes twice, the second time under a new seq.
+        // One deletion that comes twice, the second time under a new seq and behind a later status.
         let is_same = |known: &&AccountChange| known.is_deletion() && known.time == change.time;
-        if change.is_deletion() && statuses.iter().any(is_same) {
+        let is_behind = |known: &&AccountChange| known.time > change.time;
+        if change.is_deletion() && statuses.iter().any(is_same) && statuses.iter().any(is_behind) {
             return;
         }
         let is_later = |known: &&AccountChange| order.is_later(event, event_of(known));

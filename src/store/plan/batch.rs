@@ -151,9 +151,6 @@ impl<'a> Batch<'a> {
                 }
             }
         }
-        for (did, event) in &accounts.removals {
-            draft.remove(did, *event, order);
-        }
         has_to_be_fetched
     }
 
@@ -187,11 +184,13 @@ impl<'a> Batch<'a> {
         has_unknown_past
     }
 
-    /// Which commits of the batch are removed with their accounts.
-    fn removals(&self, draft: &Draft<'a>, accounts: &AccountChanges<'a>) -> Removals {
+    /// Removes what deleted accounts wrote. Returns which commits of the batch are removed with them.
+    fn removals(&self, draft: &mut Draft<'a>, accounts: &AccountChanges<'a>) -> Removals {
         let mut removals = Removals::default();
         for (did, event) in &accounts.removals {
-            removals.insert_of_batch(did, *event);
+            if draft.remove(did, *event, &self.order) {
+                removals.insert_of_batch(did, *event);
+            }
         }
         for commit in self.commits() {
             let of_chain = commit.chain.as_ref().map(|chain| &chain.did);

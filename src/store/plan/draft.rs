@@ -81,15 +81,21 @@ impl<'a> Draft<'a> {
     }
 
     /// Removes what was received of the account before its deletion by `event`, unless that or a
-    /// later deletion is known.
-    pub(super) fn remove(&mut self, did: &'a str, event: Event, order: &Order<'_>) {
-        let account = self.account_mut(did);
-        if account.removed.as_ref().is_some_and(|known| {
-            known.time == order.credible_time(event.time) || !order.is_after(event, known)
-        }) {
-            return;
-        }
+    /// later deletion is known. Returns whether the event removes something.
+    pub(super) fn remove(&mut self, did: &'a str, event: Event, order: &Order<'_>) -> bool {
         let removed = order.as_of(event);
+        // A relay that sends an old event again gives it a new seq, but keeps its time.
+        let head_time = self.repo(did).and_then(|repo| repo.time.as_deref());
+        let is_overtaken_by_commit = head_time.is_some_and(|time| time > removed.time.as_str());
+        let account = self.account_mut(did);
+        let status = account.as_of.as_ref();
+        let is_overtaken =
+            is_overtaken_by_commit || status.is_some_and(|status| status.time > removed.time);
+        if account.removed.as_ref().is_some_and(|known| {
+            !order.is_after(event, known) || (known.time == removed.time && is_overtaken)
+        }) {
+            return false;
+        }
         account.removed = Some(removed.clone());
         if let Some(repo) = self.repo(did).cloned() {
             let survives = repo.time.as_deref().is_some_and(|time| {
@@ -98,6 +104,7 @@ impl<'a> Draft<'a> {
             self.set_repo(did, repo.after_removal(survives, &self.rests_until));
         }
         self.removals.insert(did, Removal::BeforeEvent);
+        true
     }
 
     /// Whether the transaction removes the row `held` with its account.
