@@ -208,6 +208,13 @@ impl RepoStore for SqliteStore {
         timely(resync_history::held(self, range))
     }
 
+    fn first_parked_bytes<'a>(
+        &'a self,
+        did: &'a Did,
+    ) -> BoxFuture<'a, Result<Option<usize>, StoreError>> {
+        timely(due::first_parked_bytes(self, did))
+    }
+
     fn first_parked<'a>(
         &'a self,
         did: &'a Did,
