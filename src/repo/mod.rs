@@ -13,8 +13,10 @@ mod fetch;
 mod handle;
 pub mod host;
 mod host_limiter;
+pub mod isolation;
 mod job;
 mod replay;
+mod set_aside;
 pub mod snapshot;
 
 use std::collections::BTreeSet;
@@ -32,6 +34,7 @@ pub use self::backfill_plan::{Backfill, Discovering, Summary};
 use self::host::Hosts;
 pub use self::host_limiter::HostLimiters;
 use self::host_limiter::NoSlot;
+use self::isolation::Isolation;
 pub use self::job::JobLog;
 use crate::actor::address::Address;
 use crate::atproto::syntax::Did;
@@ -41,7 +44,9 @@ use crate::source::interest::Interest;
 use crate::source::process::Processor;
 use crate::source::process::verification::Verification;
 use crate::store::StoreError;
+use crate::store::plan::effect::Effect;
 use crate::store::repo_store::{RepoChange, RepoEvent, RepoStore};
+use crate::telemetry::dead_letters::DeadLetterLog;
 use crate::telemetry::metrics::Metrics;
 
 /// The first delay before a failed job is retried. It doubles up to `RETRY_MAX`.
@@ -63,6 +68,8 @@ pub struct Repositories {
     /// The request limits of each host.
     pub host_limiters: HostLimiters,
     pub log: JobLog,
+    pub isolation: Isolation,
+    pub dead_letters: DeadLetterLog,
     /// The folder for the spools of fetched repositories.
     pub folder: PathBuf,
     /// The source's URL over HTTP. It is asked if an account's own host gives no answer.
@@ -129,6 +136,8 @@ impl Repositories {
             store,
             host_limiters: HostLimiters::default(),
             log: JobLog::default(),
+            isolation: Isolation::default(),
+            dead_letters: DeadLetterLog::default(),
             folder,
             source_http,
             address: Address::default(),
@@ -147,6 +156,13 @@ impl Repositories {
     async fn note(&self, did: &Did, event: RepoEvent<'_>) -> Result<(), StoreError> {
         self.store.change(RepoChange::Repo { did, event }).await?;
         Ok(())
+    }
+
+    /// Counts and logs the dead letters of `effects`, which are written.
+    fn note_dead_letters(&self, effects: &[Effect]) {
+        for letter in effects.iter().flat_map(Effect::dead_letters) {
+            self.dead_letters.note(&self.metrics, letter);
+        }
     }
 
     /// Wakes the RepositoriesActor after this time, when jobs that wait for a server are due.

@@ -11,6 +11,7 @@ mod deaths;
 mod hosts;
 mod identities;
 mod interest;
+mod isolation;
 mod levels;
 mod lost_stretch;
 mod memory;
