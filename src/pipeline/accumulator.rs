@@ -49,12 +49,17 @@ pub struct Accumulator<L> {
     size: usize,
 }
 
+/// The bytes of effects of a full transaction. The effects of one event may be more.
+const TRANSACTION_BYTES: usize = 8 << 20;
+
 /// How much of a transaction effects fill. Chain updates and all other changes are counted
 /// separately, because a chain update is written together with the records of its commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     chain_updates: usize,
     others: usize,
+    /// What is written of them.
+    bytes: usize,
 }
 
 impl<L> Accumulator<L> {
@@ -92,7 +97,7 @@ impl<L> Accumulator<L> {
 
     /// Whether a transaction should be written now, without waiting for more effects.
     pub fn is_due(&self) -> bool {
-        self.load.size() >= self.size || self.waiting.iter().any(|work| work.is_suspect)
+        self.load.fills(self.size) || self.waiting.iter().any(|work| work.is_suspect)
     }
 
     /// Cuts the next transaction, with a load of about `size`. It holds only whole events. A
@@ -108,13 +113,13 @@ impl<L> Accumulator<L> {
         let mut load = Load::default();
         while let Some(work) = self.waiting.front_mut() {
             let is_first = transaction.effects.is_empty() && transaction.completes.is_empty();
-            if !is_first && (work.is_suspect || load.size() >= self.size) {
+            if !is_first && (work.is_suspect || load.fills(self.size)) {
                 break;
             }
             let is_alone = work.is_suspect;
             transaction.sequence_restarted |= work.sequence_restarted;
             let whole = load + Load::of(&work.effects);
-            if whole.size() > self.size && !is_alone {
+            if !whole.is_within(self.size) && !is_alone {
                 let Some(point) = work.commit_point_at(load, self.size, is_first) else {
                     break;
                 };
@@ -156,7 +161,7 @@ impl<L> IndexWork<L> {
         let mut counted = 0;
         for point in &self.commit_points {
             load = load + Load::of(&self.effects[counted..point.effects]);
-            if load.size() > size {
+            if !load.is_within(size) {
                 break;
             }
             (fitting, counted) = (Some(point), point.effects);
@@ -183,14 +188,17 @@ impl Load {
     }
 
     fn of_one(effect: &Effect) -> Self {
+        let bytes = effect.bytes();
         match effect {
             Effect::Commit(commit) => Self {
                 chain_updates: usize::from(commit.chain.is_some()),
                 others: commit.records.len(),
+                bytes,
             },
             _ => Self {
                 chain_updates: 0,
                 others: 1,
+                bytes,
             },
         }
     }
@@ -199,6 +207,16 @@ impl Load {
     /// two kinds separately.
     pub fn size(self) -> usize {
         self.chain_updates.max(self.others)
+    }
+
+    /// Whether a transaction with this load is full.
+    fn fills(self, size: usize) -> bool {
+        self.size() >= size || self.bytes >= TRANSACTION_BYTES
+    }
+
+    /// Whether a transaction may have this load.
+    fn is_within(self, size: usize) -> bool {
+        self.size() <= size && self.bytes <= TRANSACTION_BYTES
     }
 
     /// The sum of both kinds.
@@ -214,6 +232,7 @@ impl Add for Load {
         Self {
             chain_updates: self.chain_updates + other.chain_updates,
             others: self.others + other.others,
+            bytes: self.bytes + other.bytes,
         }
     }
 }
@@ -225,6 +244,7 @@ impl Sub for Load {
         Self {
             chain_updates: self.chain_updates - other.chain_updates,
             others: self.others - other.others,
+            bytes: self.bytes - other.bytes,
         }
     }
 }
@@ -238,6 +258,7 @@ mod tests {
 
     use super::*;
     use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
+    use crate::model::{DeadLetter, Stage};
     use crate::store::plan::effect::{
         ChainUpdate, CommitEffect, IdentityChange, Predecessor, RecordChange, RecordDelete,
         RecordVersion,
@@ -357,6 +378,32 @@ mod tests {
         let mut accumulator = Accumulator::new(100);
         accumulator.push(commits);
         assert_eq!(accumulator.cut().unwrap().effects.len(), 3);
+    }
+
+    /// Holds invariant 8.8.
+    #[test]
+    fn a_transaction_is_bounded_by_its_bytes() {
+        let letter = |bytes: usize| {
+            Effect::DeadLetter(Box::new(DeadLetter {
+                stage: Stage::Decode,
+                error: String::new(),
+                seq: None,
+                did: None,
+                uri: None,
+                task: None,
+                raw: vec![0; bytes].into(),
+                attempts: 1,
+            }))
+        };
+        let mut letters = work(1, &[1; 7]);
+        letters.effects = [3, 3, 3, 20, 1, 1, 1].map(|mib| letter(mib << 20)).into();
+        let mut accumulator = Accumulator::new(100);
+        accumulator.push(letters);
+        assert!(accumulator.is_due());
+        let sizes: Vec<_> = std::iter::from_fn(|| accumulator.cut())
+            .map(|transaction| transaction.effects.len())
+            .collect();
+        assert_eq!(sizes, [2, 1, 1, 3]);
     }
 
     /// Holds invariant 1.2.

@@ -52,8 +52,9 @@ pub struct Context {
     pub faults: Faults,
     /// How earlier runs ended. It is set when the database was read.
     pub crash_history: OnceLock<CrashHistory>,
-    /// Held by the decoder that reads, while frames are read one by one.
-    pub single_frame_lock: Mutex<()>,
+    /// Held by the decoder that reads, while frames are read one by one. A job that is suspected of
+    /// the same as a frame holds it too.
+    pub single_frame_lock: Arc<Mutex<()>>,
     connected_at: OnceLock<Instant>,
     readability: std::sync::Mutex<Readability>,
 }
@@ -92,7 +93,9 @@ impl Context {
             indexer: Address::default(),
             cursor: Address::default(),
             crash_history: OnceLock::new(),
-            single_frame_lock: Mutex::new(()),
+            single_frame_lock: repositories
+                .as_ref()
+                .map_or_else(Arc::default, |repositories| repositories.isolation.alone()),
             connected_at: OnceLock::new(),
             readability: std::sync::Mutex::default(),
             source_metrics: metrics.source(source.id()),

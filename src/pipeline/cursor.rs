@@ -25,7 +25,7 @@ const ADOPTION_TIME: Duration = Duration::from_secs(5);
 /// point in the meantime.
 const ACK_DEADLINE: Duration = Duration::from_secs(2);
 
-/// This many runs in a row that ended in a crash are a crash loop.
+/// This many runs in a row that ended without a word may be the work of a frame.
 pub const CRASH_LOOP: u32 = 2;
 
 /// Keeps the cursor of one source.
@@ -193,7 +193,7 @@ impl CursorState {
         Some(())
     }
 
-    /// Reads how the runs before this one ended. If they crashed repeatedly, a frame may be the
+    /// Reads how the runs before this one ended. If several ended without a word, a frame may be the
     /// cause. Then frames are read one by one, until everything that may have been in flight is
     /// passed.
     async fn apply_crash_history(&self) -> Option<()> {
@@ -202,12 +202,12 @@ impl CursorState {
         self.show_database(begun.as_ref().err());
         let history = begun.ok()?;
         context.status.update(|status| {
-            status.crashes = history.crashes;
+            status.unfinished_runs = history.crashes;
         });
         if history.crashes >= CRASH_LOOP {
             tracing::warn!(
-                crashes = history.crashes,
-                "the worker has crashed repeatedly; reading one frame at a time"
+                runs = history.crashes,
+                "the last runs ended without a word (killed, out of memory, or power lost); reading one frame at a time until what was in flight is passed"
             );
             context.ledger.hand_out_singly(context.budget.limit_bytes());
         }

@@ -14,20 +14,24 @@ use super::messages::DecodedBatch;
 use crate::actor::{ActorContext, Arguments};
 use crate::delivery::backoff::Backoff;
 use crate::delivery::ledger::Lease;
-use crate::model::{DeadLetter, GapCause, Position};
+use crate::model::{GapCause, Position};
 use crate::pipeline::accumulator::{Accumulator, IndexBatch, IndexWork, Load};
 use crate::store::plan::effect::{Effect, EffectPart, Rejection, writing_bytes};
 use crate::store::{StoreError, WriteBatch, Written};
+use crate::telemetry::dead_letters::DeadLetterLog;
 use crate::telemetry::excerpt::{LOGGED, excerpt};
-use crate::telemetry::rate_limit::RateLimit;
 use crate::testing::fault::Point;
 
 /// A transaction that takes longer counts as failed. If it was committed nevertheless, the next try
 /// changes nothing. It is shorter than the deadline of a drain, so that a hanging transaction
 /// leaves time for another try.
 const TRANSACTION_DEADLINE: Duration = Duration::from_secs(15);
-/// At most one line about dead letters is logged in this time.
-const DEAD_LETTER_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// A transaction that misses its deadline is tried again when the database has answered a small one in
+/// this time.
+const PROBE_DEADLINE: Duration = Duration::from_secs(6);
+/// After so many misses of a transaction, while the database answers others, its largest event is made
+/// smaller.
+const DEADLINE_MISSES: u32 = 3;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 const RETRY_JITTER: f64 = 0.2;
@@ -54,7 +58,7 @@ pub struct IndexerState {
     /// The transaction that is cut and not yet durable. Nothing overtakes it.
     current: Option<Current>,
     backoff: Backoff,
-    dead_letter_log: RateLimit,
+    dead_letter_log: DeadLetterLog,
 }
 
 /// Whether an [`IndexerMessage::Flush`] is on its way.
@@ -68,6 +72,11 @@ struct Current {
     transaction: IndexBatch<DecodedBatch>,
     /// How often each part of an effect was refused.
     refusals: BTreeMap<EffectPart, u32>,
+    /// The last attempt missed its deadline. Whether the database or the transaction is why is not
+    /// known yet.
+    is_late: bool,
+    /// How often it missed its deadline while the database answered others.
+    misses: u32,
 }
 
 impl Actor for IndexerActor {
@@ -88,7 +97,7 @@ impl Actor for IndexerActor {
             flush: Flush::None,
             retry_scheduled: false,
             current: None,
-            dead_letter_log: RateLimit::new(DEAD_LETTER_LOG_INTERVAL),
+            dead_letter_log: DeadLetterLog::default(),
             backoff: Backoff::try_new(RETRY_MIN, RETRY_MAX, RETRY_JITTER, fastrand::Rng::new())?,
             context,
         })
@@ -170,6 +179,12 @@ impl IndexerState {
         let Some(mut current) = self.current.take().or_else(|| self.cut()) else {
             return Ok(());
         };
+        if current.is_late
+            && let Err(error) = self.note_miss(&mut current).await
+        {
+            self.hold_blocked(current, &error);
+            return Ok(());
+        }
         let budget = self.context.budget.clone();
         let _work = budget
             .reserve_work(writing_bytes(&current.transaction.effects))
@@ -191,7 +206,10 @@ impl IndexerState {
             }
             Ok(Err(StoreError::Rejected(rejections))) => self.hold_refused(current, rejections),
             Ok(Err(error)) => self.hold_blocked(current, &error),
-            Err(_elapsed) => self.hold_blocked(current, &StoreError::Deadline),
+            Err(_elapsed) => {
+                current.is_late = true;
+                self.hold_blocked(current, &StoreError::Deadline);
+            }
         }
         self.context.pass(Point::IndexerSettled).await
     }
@@ -200,6 +218,8 @@ impl IndexerState {
         let transaction = self.waiting.cut()?;
         Some(Current {
             refusals: BTreeMap::new(),
+            is_late: false,
+            misses: 0,
             transaction,
         })
     }
@@ -212,8 +232,7 @@ impl IndexerState {
         metrics.index_commit_seconds.record(started.elapsed());
         for effect in &current.transaction.effects {
             for letter in effect.dead_letters() {
-                metrics.dead_letters(letter.stage).increment(1);
-                log_dead_letter(&mut self.dead_letter_log, letter);
+                self.dead_letter_log.note(metrics, letter);
             }
         }
         if current.transaction.is_unfinished
@@ -281,6 +300,39 @@ impl IndexerState {
         self.hold(current);
     }
 
+    /// Finds out why the transaction missed its deadline. If the database answers others, it is too
+    /// large for this machine, and it will miss the deadline again. After some misses its largest
+    /// event becomes dead letters.
+    ///
+    /// # Errors
+    /// If the database does not answer. The transaction waits then.
+    async fn note_miss(&self, current: &mut Current) -> Result<(), StoreError> {
+        let source = self.context.ledger.source();
+        let answer = tokio::time::timeout(PROBE_DEADLINE, self.context.store.load_cursor(source));
+        answer.await.unwrap_or(Err(StoreError::Deadline))?;
+        current.is_late = false;
+        current.misses += 1;
+        if current.misses < DEADLINE_MISSES {
+            return Ok(());
+        }
+        let misses = std::mem::take(&mut current.misses);
+        let deadline_s = TRANSACTION_DEADLINE.as_secs();
+        let error = format!("not written within {deadline_s} s in {misses} attempts");
+        let effects = current.transaction.effects.iter_mut();
+        if let Some(largest) = effects.max_by_key(|effect| effect.bytes())
+            && largest.lighten(source, misses, &error)
+        {
+            let did = largest.did().map(|did| excerpt(did, LOGGED));
+            tracing::error!(
+                did,
+                misses,
+                deadline_s,
+                "an event cannot be written in time; its records are kept as dead letters, the others go on"
+            );
+        }
+        Ok(())
+    }
+
     fn hold_blocked(&mut self, current: Current, error: &StoreError) {
         self.context.note_blocked(error);
         self.hold(current);
@@ -312,21 +364,5 @@ impl IndexerState {
         self.context
             .status
             .update(|status| status.queue.depth = depth);
-    }
-}
-
-/// Logs a dead letter without its record, which is only in the database, with excerpts of its
-/// texts.
-fn log_dead_letter(log: &mut RateLimit, letter: &DeadLetter) {
-    if let Some(suppressed) = log.admit(Instant::now()) {
-        tracing::warn!(
-            stage = letter.stage.as_str(),
-            seq = letter.seq,
-            did = letter.did.as_deref().map(|did| excerpt(did, LOGGED)),
-            uri = letter.uri.as_deref().map(|uri| excerpt(uri, LOGGED)),
-            error = excerpt(&letter.error, LOGGED),
-            suppressed = (suppressed > 0).then_some(suppressed),
-            "kept as a dead letter"
-        );
     }
 }

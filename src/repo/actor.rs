@@ -8,20 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt};
 use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::isolation::Suspicion;
 use super::shares::{self, Holder, Refusal};
-use super::{RETRY_JITTER, Repositories, account_status, handle, job};
+use super::{RETRY_JITTER, Repositories, account_status, handle, job, set_aside};
 use crate::actor::{ActorContext, Arguments};
 use crate::atproto::syntax::Did;
 use crate::delivery::backoff::Backoff;
 use crate::net::registrable::registrable_host;
 use crate::store::StoreError;
-use crate::store::repo_store::{DueHandle, DueRepo, JobKind, RepoEvent, UnconfirmedStatus};
+use crate::store::repo_store::{DueHandle, DueRepo, JobKey, JobKind, RepoEvent, UnconfirmedStatus};
 use crate::testing::fault::Point;
 
 /// How often the actor looks for jobs that become due by time alone.
@@ -59,6 +61,10 @@ pub struct RepositoriesState {
     context: ActorContext<Repositories>,
     jobs: JoinSet<Result<(), StoreError>>,
     running_jobs: HashMap<Id, Running>,
+    /// Jobs that came to an end, which is not noted yet.
+    ended: Vec<JobKey>,
+    /// Those of them that missed a deadline.
+    late: Vec<JobKey>,
     /// Some jobs may be put off: once for each look by time, so that the writes are few.
     may_put_off: bool,
     /// Repositories whose task panicked, and until when no job runs for them.
@@ -75,6 +81,22 @@ struct Running {
     holder: Holder,
     /// Cancelled when the job has to yield.
     yields: CancellationToken,
+    is_suspected: bool,
+    /// What is noted of it when it has ended.
+    key: Option<JobKey>,
+}
+
+type Work = Box<dyn FnOnce(Arc<Repositories>) -> BoxFuture<'static, Result<(), StoreError>> + Send>;
+
+/// A job that starts as soon as that is noted.
+struct Planned {
+    did: Did,
+    job: Job,
+    holder: Holder,
+    yields: CancellationToken,
+    key: JobKey,
+    suspicion: Suspicion,
+    work: Work,
 }
 
 /// A job that is due.
@@ -111,6 +133,31 @@ enum Job {
 }
 
 impl Job {
+    /// The text of the column `job`.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Repository(JobKind::Replay) => "replay",
+            Self::Repository(JobKind::Resync | JobKind::Backfill) => "fetch",
+            Self::Repository(JobKind::Recheck) => "recheck",
+            Self::ConfirmStatus => "status",
+            Self::LookUpHandle => "handle",
+        }
+    }
+
+    fn key(self, did: &Did) -> JobKey {
+        JobKey {
+            did: did.to_string(),
+            job: self.as_str().to_owned(),
+        }
+    }
+
+    fn kind(self) -> Option<JobKind> {
+        match self {
+            Self::Repository(kind) => Some(kind),
+            Self::ConfirmStatus | Self::LookUpHandle => None,
+        }
+    }
+
     /// The number of jobs of this kind that may run at once.
     fn slots(self) -> usize {
         match self {
@@ -139,6 +186,8 @@ impl Actor for RepositoriesActor {
             context,
             jobs: JoinSet::new(),
             running_jobs: HashMap::new(),
+            ended: Vec::new(),
+            late: Vec::new(),
             may_put_off: false,
             panicked: HashMap::new(),
             paused_until: None,
@@ -192,7 +241,14 @@ impl RepositoriesState {
                 let shares = &self.context.shared().shares;
                 shares.note(did, host.as_deref(), holder, Instant::now());
             }
-            let did = ended_job.map(|running| running.did);
+            let did = ended_job.as_ref().map(|running| running.did.clone());
+            let key = ended_job.and_then(|running| running.key);
+            let is_late = matches!(&ended, Ok((_, Err(StoreError::Deadline))));
+            if let Some(key) = &key {
+                self.context.isolation.clear(key, is_late);
+                self.late.extend(is_late.then(|| key.clone()));
+            }
+            self.ended.extend(key);
             match ended {
                 Ok((_, Ok(()))) => self.backoff.reset(),
                 Ok((_, Err(error))) => self.pause(&error),
@@ -235,15 +291,17 @@ impl RepositoriesState {
         let now = Timestamp::now();
         self.panicked.retain(|_, until| Instant::now() < *until);
         self.end_those_over();
+        repositories.isolation.load(&*repositories.store).await?;
+        let mut planned = Vec::new();
         for kind in JobKind::ALL {
             let job = Job::Repository(kind);
             if let Some(limit) = self.limit(job) {
                 let due = repositories.store.due(kind, now, limit).await?;
                 let are_all = due.len() < limit;
-                let refused =
-                    self.start_fairly(myself, job, due, |repositories, repo, yields| async move {
-                        job::run(&repositories, kind, &repo, &yields).await
-                    });
+                let work = move |repositories: Arc<Repositories>, repo, yields| async move {
+                    job::run(&repositories, kind, &repo, &yields).await
+                };
+                let refused = self.plan_fairly(&mut planned, job, due, work);
                 if !are_all {
                     self.put_off(repositories, refused).await?;
                 }
@@ -252,22 +310,20 @@ impl RepositoriesState {
         let job = Job::ConfirmStatus;
         if let Some(limit) = self.limit(job) {
             let due = repositories.store.unconfirmed(now, limit).await?;
-            self.start_fairly(
-                myself,
-                job,
-                due,
-                |repositories, unconfirmed, yields| async move {
-                    account_status::run(&repositories, &unconfirmed, &yields).await
-                },
-            );
+            let work = |repositories: Arc<Repositories>, unconfirmed, yields| async move {
+                account_status::run(&repositories, &unconfirmed, &yields).await
+            };
+            self.plan_fairly(&mut planned, job, due, work);
         }
         let job = Job::LookUpHandle;
         if let Some(limit) = self.limit(job) {
             let due = repositories.store.due_handles(now, limit).await?;
-            self.start_fairly(myself, job, due, |repositories, due, yields| async move {
+            let work = |repositories: Arc<Repositories>, due, yields| async move {
                 handle::run(&repositories, &due, &yields).await
-            });
+            };
+            self.plan_fairly(&mut planned, job, due, work);
         }
+        self.start(repositories, myself, planned).await?;
         let has_no_jobs = self.running_jobs.is_empty();
         repositories
             .idleness
@@ -284,7 +340,8 @@ impl RepositoriesState {
         let is_free = self.running(job).count() < job.slots();
         let may_be_free = is_free || running.any(|running| running.holder.may_yield(now));
         let slots = job.slots() * DUE_FOR_EACH_SLOT;
-        may_be_free.then(|| slots + self.running_jobs.len() + self.panicked.len())
+        let set_aside = self.context.isolation.count();
+        may_be_free.then(|| slots + self.running_jobs.len() + self.panicked.len() + set_aside)
     }
 
     fn running(&self, job: Job) -> impl Iterator<Item = &Running> {
@@ -302,15 +359,15 @@ impl RepositoriesState {
         }
     }
 
-    /// Starts due jobs, those first whose accounts and hosts took the least time so far. If one
-    /// cannot start, a job that has had its turn yields. Returns the accounts whose jobs cannot start
-    /// because of what the accounts or their hosts have taken.
-    fn start_fairly<D: Due, F>(
+    /// Adds due jobs to those that start, those first whose accounts and hosts took the least time so
+    /// far. If one cannot start, a job that has had its turn yields. Returns the accounts whose jobs
+    /// cannot start because of what the accounts or their hosts have taken.
+    fn plan_fairly<D: Due, F>(
         &mut self,
-        myself: &ActorRef<RepositoriesMessage>,
+        planned: &mut Vec<Planned>,
         job: Job,
         due: Vec<D>,
-        work: impl Fn(Arc<Repositories>, D, CancellationToken) -> F,
+        work: impl Fn(Arc<Repositories>, D, CancellationToken) -> F + Copy + Send + 'static,
     ) -> Vec<Did>
     where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
@@ -319,7 +376,7 @@ impl RepositoriesState {
         let now = Instant::now();
         let mut due: Vec<_> = due
             .into_iter()
-            .filter(|due| self.can_start(due.did()))
+            .filter(|due| self.can_start(planned, due.did()))
             .map(|due| {
                 let host = host_of(&repositories, due.did());
                 let rank = repositories.shares.rank(due.did(), host.as_deref(), now);
@@ -330,25 +387,29 @@ impl RepositoriesState {
         let mut refused = Vec::new();
         for (_, host, due) in due {
             let did = due.did().clone();
-            let next = repositories.shares.holder(&did, host, now);
-            let running: Vec<&Holder> = self.running(job).map(|other| &other.holder).collect();
-            match shares::admit(&running, &next, job.slots()) {
+            let key = job.key(&did);
+            let Some(suspicion) = self.suspicion(planned, &key) else {
+                continue;
+            };
+            let holder = repositories.shares.holder(&did, host, now);
+            match shares::admit(&self.holders(planned, job), &holder, job.slots()) {
                 Ok(()) => {
                     let yields = CancellationToken::new();
-                    let work = work(repositories.clone(), due, yields.clone());
-                    self.start(
-                        myself,
-                        Running {
-                            did,
-                            job,
-                            holder: next,
-                            yields,
-                        },
-                        work,
-                    );
+                    let yields_of_job = yields.clone();
+                    planned.push(Planned {
+                        did,
+                        job,
+                        holder,
+                        yields,
+                        key,
+                        suspicion,
+                        work: Box::new(move |repositories| {
+                            work(repositories, due, yields_of_job).boxed()
+                        }),
+                    });
                 }
                 Err(refusal) => {
-                    self.make_room(job, &next, refusal);
+                    self.make_room(job, &holder, refusal);
                     if refusal != Refusal::Full {
                         refused.push(did);
                     }
@@ -358,9 +419,33 @@ impl RepositoriesState {
         refused
     }
 
-    fn can_start(&self, did: &Did) -> bool {
+    /// Whether no job for the account runs or starts, and none has panicked lately.
+    fn can_start(&self, planned: &[Planned], did: &Did) -> bool {
         let mut running = self.running_jobs.values();
-        !running.any(|running| running.did == *did) && !self.panicked.contains_key(did)
+        !running.any(|running| running.did == *did)
+            && !planned.iter().any(|planned| planned.did == *did)
+            && !self.panicked.contains_key(did)
+    }
+
+    /// Whether the job has ended runs of the process; `None` if it does not start now. Of the
+    /// suspected jobs one runs at a time.
+    fn suspicion(&self, planned: &[Planned], key: &JobKey) -> Option<Suspicion> {
+        let suspicion = self.context.isolation.suspicion(key, Timestamp::now());
+        let is_other_suspected = self.running_jobs.values().any(|other| other.is_suspected)
+            || planned
+                .iter()
+                .any(|other| other.suspicion == Suspicion::Suspected);
+        let must_wait = suspicion == Suspicion::Suspected && is_other_suspected;
+        (!must_wait && suspicion != Suspicion::SetAside).then_some(suspicion)
+    }
+
+    /// The holders of the slots of `job`, with those of the jobs that start.
+    fn holders<'a>(&'a self, planned: &'a [Planned], job: Job) -> Vec<&'a Holder> {
+        let planned = planned.iter().filter(|planned| planned.job == job);
+        self.running(job)
+            .map(|running| &running.holder)
+            .chain(planned.map(|planned| &planned.holder))
+            .collect()
     }
 
     /// Has a job that has had its turn yield to `refused`.
@@ -393,20 +478,82 @@ impl RepositoriesState {
         Ok(())
     }
 
-    fn start(
+    /// Notes which jobs start and which have ended, and starts them. A suspected job is noted when it
+    /// begins.
+    async fn start(
         &mut self,
+        repositories: &Repositories,
         myself: &ActorRef<RepositoriesMessage>,
-        running: Running,
-        work: impl Future<Output = Result<(), StoreError>> + Send + 'static,
-    ) {
-        let myself = myself.clone();
-        let started = self.jobs.spawn(async move {
+        planned: Vec<Planned>,
+    ) -> Result<(), StoreError> {
+        let unsuspected = planned
+            .iter()
+            .filter(|planned| planned.suspicion == Suspicion::None);
+        let started: Vec<JobKey> = unsuspected.map(|planned| planned.key.clone()).collect();
+        if !started.is_empty() || !self.ended.is_empty() {
+            repositories.store.note_jobs(&started, &self.ended).await?;
+            repositories
+                .isolation
+                .note_late(std::mem::take(&mut self.late));
+            self.ended.clear();
+        }
+        for planned in planned {
+            self.spawn(myself, planned);
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, myself: &ActorRef<RepositoriesMessage>, planned: Planned) {
+        let Planned {
+            did,
+            job,
+            holder,
+            yields,
+            key,
+            suspicion,
+            work,
+        } = planned;
+        let (repositories, myself) = (self.context.shared().clone(), myself.clone());
+        let (key_of_job, did_of_job) = (key.clone(), did.clone());
+        let work = async move {
             let _reports_end = JobEnded(myself);
+            let work = async {
+                match suspicion {
+                    Suspicion::Suspected => {
+                        let work = work(repositories.clone());
+                        let store = &*repositories.store;
+                        repositories
+                            .isolation
+                            .run_alone(store, key_of_job, work)
+                            .await
+                    }
+                    Suspicion::Condemned(offence) => {
+                        let kind = job.kind();
+                        set_aside::set_aside(&repositories, &key_of_job, &did_of_job, kind, offence)
+                            .await
+                    }
+                    Suspicion::None | Suspicion::SetAside => work(repositories.clone()).await,
+                }
+            };
             timeout(JOB_DEADLINE, work)
                 .await
                 .unwrap_or(Err(StoreError::Deadline))
-        });
-        self.running_jobs.insert(started.id(), running);
+        };
+        let started = self.jobs.spawn(work);
+        // A job that is set aside stays noted. Of a replay only one parked commit is.
+        let is_over =
+            !matches!(suspicion, Suspicion::Condemned(_)) || job.kind() == Some(JobKind::Replay);
+        self.running_jobs.insert(
+            started.id(),
+            Running {
+                did,
+                job,
+                holder,
+                yields,
+                is_suspected: suspicion == Suspicion::Suspected,
+                key: is_over.then_some(key),
+            },
+        );
     }
 }
 

@@ -228,10 +228,12 @@ impl Comparison<'_> {
                 let effects = Effect::without_refused(effects, &self.source, rejections);
                 self.write(&effects, confirmed).await?;
                 self.count(&effects, &actions);
+                self.repositories.note_dead_letters(&effects);
             }
             written => {
                 written?;
                 self.count(&effects, &actions);
+                self.repositories.note_dead_letters(&effects);
             }
         }
         Ok(())

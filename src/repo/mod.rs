@@ -13,8 +13,10 @@ mod fetch;
 mod handle;
 pub mod host;
 mod host_limiter;
+pub mod isolation;
 mod job;
 mod replay;
+mod set_aside;
 mod shares;
 pub mod snapshot;
 
@@ -33,6 +35,7 @@ pub use self::backfill_plan::{Backfill, Discovering, Summary};
 use self::host::Hosts;
 pub use self::host_limiter::HostLimiters;
 use self::host_limiter::NoSlot;
+use self::isolation::Isolation;
 pub use self::job::JobLog;
 use self::shares::Shares;
 use crate::actor::address::Address;
@@ -43,7 +46,9 @@ use crate::source::interest::Interest;
 use crate::source::process::Processor;
 use crate::source::process::verification::Verification;
 use crate::store::StoreError;
+use crate::store::plan::effect::Effect;
 use crate::store::repo_store::{RepoChange, RepoEvent, RepoStore};
+use crate::telemetry::dead_letters::DeadLetterLog;
 use crate::telemetry::metrics::Metrics;
 
 /// The first delay before a failed job is retried. It doubles up to `RETRY_MAX`.
@@ -67,6 +72,8 @@ pub struct Repositories {
     /// The time that accounts and their hosts have taken.
     shares: Shares,
     pub log: JobLog,
+    pub isolation: Isolation,
+    pub dead_letters: DeadLetterLog,
     /// The folder for the spools of fetched repositories.
     pub folder: PathBuf,
     /// The source's URL over HTTP. It is asked if an account's own host gives no answer.
@@ -134,6 +141,8 @@ impl Repositories {
             host_limiters: HostLimiters::default(),
             shares: Shares::default(),
             log: JobLog::default(),
+            isolation: Isolation::default(),
+            dead_letters: DeadLetterLog::default(),
             folder,
             source_http,
             address: Address::default(),
@@ -152,6 +161,13 @@ impl Repositories {
     async fn note(&self, did: &Did, event: RepoEvent<'_>) -> Result<(), StoreError> {
         self.store.change(RepoChange::Repo { did, event }).await?;
         Ok(())
+    }
+
+    /// Counts and logs the dead letters of `effects`, which are written.
+    fn note_dead_letters(&self, effects: &[Effect]) {
+        for letter in effects.iter().flat_map(Effect::dead_letters) {
+            self.dead_letters.note(&self.metrics, letter);
+        }
     }
 
     /// Wakes the RepositoriesActor after this time, when jobs that wait for a server are due.

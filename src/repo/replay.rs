@@ -103,15 +103,18 @@ pub(super) async fn drain(
             }
         };
         let replayed = |effects| store.change(RepoChange::Replayed { parked, effects });
-        let written = match replayed(&effects).await {
+        let (written, effects) = match replayed(&effects).await {
             Err(StoreError::Rejected(rejections)) => {
                 let effects = Effect::without_refused(effects, &parked.source, rejections);
-                let effects = &effects;
-                let replayed = RepoChange::Replayed { parked, effects };
-                store.change(replayed).await?
+                let replayed = RepoChange::Replayed {
+                    parked,
+                    effects: &effects,
+                };
+                (store.change(replayed).await?, effects)
             }
-            written => written?,
+            written => (written?, effects),
         };
+        repositories.note_dead_letters(&effects);
         repositories.metrics.wrong_sinces(written.wrong_sinces);
         // It stays parked, because a commit before it is missing.
         if written.parked > 0 {

@@ -70,8 +70,21 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets how earlier runs ended, because this one works.
     fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// Deletes a piece of the rows of accounts that were removed, in one transaction. `None` if no
+    /// account is being removed.
+    fn remove_piece(
+        &self,
+        limit: PieceLimit,
+    ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>>;
+
     /// Deletes rows whose retention is over.
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>>;
+
+    /// The size of what was written and is not in the tables' file yet.
+    fn log_bytes(&self) -> u64;
+
+    /// Moves all of it there, at the end of a run. Nothing is lost without it.
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
 /// What one transaction writes.
@@ -144,6 +157,34 @@ pub struct CrashHistory {
     /// For each frame: how many runs in a row, up to the last one, ended in a crash while it was in
     /// progress.
     pub suspects: BTreeMap<FrameDigest, u32>,
+}
+
+/// How much one transaction deletes, so that others wait only briefly. One row is deleted however
+/// large it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PieceLimit {
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+impl Default for PieceLimit {
+    fn default() -> Self {
+        Self {
+            rows: 1000,
+            bytes: 4 << 20,
+        }
+    }
+}
+
+/// What one call of [`Store::remove_piece`] deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovalPiece {
+    pub did: String,
+    /// Records and dead letters.
+    pub rows: u64,
+    pub bytes: u64,
+    /// All rows of the account are deleted.
+    pub is_last: bool,
 }
 
 #[derive(Clone, Copy, Debug)]

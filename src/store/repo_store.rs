@@ -91,6 +91,28 @@ pub trait RepoStore: Send + Sync + 'static {
     /// All discoveries, running or over.
     fn discoveries(&self) -> BoxFuture<'_, Result<Vec<Discovery>, StoreError>>;
 
+    /// Returns the jobs that were in progress when earlier runs ended without a word. Must be called
+    /// once in a run, before its first job.
+    fn begin_jobs(&self) -> BoxFuture<'_, Result<Vec<SuspectedJob>, StoreError>>;
+
+    /// Records that the jobs `started` begin now, and that the jobs `ended` are over, however they
+    /// ended: these are no longer suspected.
+    fn note_jobs<'a>(
+        &'a self,
+        started: &'a [JobKey],
+        ended: &'a [JobKey],
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Records that a job is not tried before `until`.
+    fn set_aside<'a>(
+        &'a self,
+        job: &'a JobKey,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Records that no job is in progress, at the end of a run.
+    fn end_jobs(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Counts repositories by state, and the progress of the backfill.
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>>;
 }
@@ -110,6 +132,24 @@ pub enum JobKind {
 
 impl JobKind {
     pub const ALL: [Self; 4] = [Self::Replay, Self::Resync, Self::Recheck, Self::Backfill];
+}
+
+/// A job on an account or a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobKey {
+    pub did: String,
+    /// What is done: the text of the column `job`.
+    pub job: String,
+}
+
+/// A job that was in progress when runs ended without a word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SuspectedJob {
+    pub key: JobKey,
+    /// How many runs ended so since it last came to an end.
+    pub runs: u32,
+    /// It is not tried before.
+    pub set_aside_until: Option<Timestamp>,
 }
 
 /// A repository with a job due.

@@ -34,8 +34,9 @@ impl StatusBoard {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
     pub started_at: Option<Timestamp>,
-    /// The number of consecutive earlier runs that ended in a crash.
-    pub crashes: u32,
+    /// The number of consecutive earlier runs that ended without a word: killed, out of memory, or
+    /// the power was lost.
+    pub unfinished_runs: u32,
     /// Set as soon as the worker was told to stop.
     pub draining: bool,
     /// The supervisor's children by name.
@@ -48,6 +49,8 @@ pub struct Status {
     /// Since when, and why, the PLC directory gives no usable answers.
     pub directory: Option<DirectoryFailure>,
     pub budget: BudgetStatus,
+    /// The size of the database's write-ahead log.
+    pub wal_bytes: u64,
     pub clock: ClockStatus,
 }
 

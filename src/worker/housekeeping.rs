@@ -1,4 +1,5 @@
-//! The HousekeepingActor: shows the budget, counts gaps and repositories, purges old rows.
+//! The HousekeepingActor: shows the budget, counts gaps and repositories, deletes the rows of removed
+//! accounts in pieces, purges old rows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::delivery::budget::Budget;
 use crate::model::SourceId;
 use crate::repo::Repositories;
 use crate::source::process::Processor;
-use crate::store::{Purged, Retention, Store};
+use crate::store::{PieceLimit, Purged, Retention, Store, StoreError};
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{DirectoryFailure, StatusBoard};
 use crate::testing::fault::{Faults, Point};
@@ -27,6 +28,11 @@ const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 const FIRST_PURGE: Duration = Duration::from_secs(60);
 const PURGE_DEADLINE: Duration = Duration::from_secs(60);
+/// How often the actor looks for accounts that were removed. While there is one, a piece follows the
+/// other; others write between them.
+const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
+/// After this time a piece is tried again with half of its rows.
+const PIECE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Does what is due at regular intervals.
 pub struct HousekeepingActor;
@@ -60,6 +66,8 @@ impl Household {
 pub enum HousekeepingMessage {
     Upkeep,
     Count,
+    /// Delete a piece of the rows of removed accounts.
+    Remove(PieceLimit),
     Purge,
 }
 
@@ -75,6 +83,7 @@ impl Actor for HousekeepingActor {
     ) -> Result<Self::State, ActorProcessingErr> {
         myself.send_interval(UPKEEP_INTERVAL, || HousekeepingMessage::Upkeep);
         myself.send_interval(COUNT_INTERVAL, || HousekeepingMessage::Count);
+        myself.cast(HousekeepingMessage::Remove(PieceLimit::default()))?;
         myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
         Ok(household)
     }
@@ -94,6 +103,14 @@ impl Actor for HousekeepingActor {
                 count_repositories(household).await;
                 compare_clocks(household);
             }
+            HousekeepingMessage::Remove(limit) => {
+                let next = remove_piece(household, limit).await;
+                let message = move || HousekeepingMessage::Remove(next.limit);
+                match next.is_soon {
+                    true => myself.cast(message())?,
+                    false => drop(myself.send_after(REMOVAL_INTERVAL, message)),
+                }
+            }
             HousekeepingMessage::Purge => {
                 purge(household).await;
                 myself.send_after(PURGE_INTERVAL, || HousekeepingMessage::Purge);
@@ -111,6 +128,7 @@ async fn upkeep(household: &Household) {
         status.budget.limit_bytes = household.budget.limit_bytes() as u64;
         status.budget.in_flight_bytes = in_flight as u64;
         before = std::mem::replace(&mut status.directory, directory.clone());
+        status.wal_bytes = household.store.log_bytes();
     });
     household.prometheus.run_upkeep();
     report_directory(household, before, directory).await;
@@ -192,6 +210,48 @@ fn compare_clocks(household: &Household) {
             "our clock seems to be wrong; nothing is done about it, set the clock of this machine"
         ),
         None => tracing::info!("our clock agrees with the others again"),
+    }
+}
+
+/// The next piece of a removal.
+struct NextPiece {
+    limit: PieceLimit,
+    /// More rows are left.
+    is_soon: bool,
+}
+
+/// Deletes a piece of the rows of removed accounts. One that took too long is tried again with half
+/// of its rows, so that it comes to an end on a slow disk too.
+async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
+    let piece = timeout(PIECE_DEADLINE, household.store.remove_piece(limit));
+    let full = PieceLimit::default();
+    match piece.await.unwrap_or(Err(StoreError::Deadline)) {
+        Ok(Some(piece)) => {
+            if piece.is_last {
+                tracing::info!(did = piece.did, "all rows of a removed account are deleted");
+            }
+            let rows = (limit.rows * 2).min(full.rows);
+            NextPiece {
+                limit: PieceLimit { rows, ..full },
+                is_soon: true,
+            }
+        }
+        Ok(None) => NextPiece {
+            limit: full,
+            is_soon: false,
+        },
+        Err(error) => {
+            tracing::debug!(
+                %error,
+                rows = limit.rows,
+                "could not delete a piece of a removed account's rows; its rows stay hidden, trying again in 1 s"
+            );
+            let rows = (limit.rows / 2).max(1);
+            NextPiece {
+                limit: PieceLimit { rows, ..full },
+                is_soon: false,
+            }
+        }
     }
 }
 

@@ -127,6 +127,7 @@ impl RunningWorker {
             error = tree.failed() => return Err(error.into()),
         };
         tree.stop("drained").await;
+        end(&context).await;
         finished.map_err(|_elapsed| WorkerError::DrainDeadline(drain_timeout))
     }
 }
@@ -142,6 +143,25 @@ async fn finish(context: &Context) {
     context.ledger.idle().await;
     while !write_cursor(context).await {
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Notes that the jobs that were in progress did not end the run, and closes the database. If that
+/// fails, the next run does its jobs one at a time, or has a longer log to read.
+async fn end(context: &Context) {
+    if let Some(repositories) = &context.repositories {
+        let _noted = tokio::time::timeout(FINISH_DEADLINE, repositories.store.end_jobs()).await;
+    }
+    match tokio::time::timeout(FINISH_DEADLINE, context.store.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(
+            %error,
+            "the database was not closed cleanly; nothing is lost, the next start reads its log"
+        ),
+        Err(_elapsed) => tracing::warn!(
+            deadline_s = FINISH_DEADLINE.as_secs(),
+            "the database was not closed in time; nothing is lost, the next start reads its log"
+        ),
     }
 }
 

@@ -6,8 +6,8 @@ use huddle_firehose::model::{Gap, Position, SourceId};
 use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
-    Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
-    StoredCursor, WriteBatch, Written,
+    Adoption, CrashHistory, FrameDigest, OpenGapCounts, PieceLimit, Purged, RemovalPiece,
+    Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
 };
 
 /// Asks `guard` before each transaction. All other calls go to the store.
@@ -79,6 +79,21 @@ where
 
     fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>> {
         self.store.forget_crashes(source)
+    }
+
+    fn remove_piece(
+        &self,
+        limit: PieceLimit,
+    ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>> {
+        self.store.remove_piece(limit)
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.store.log_bytes()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.close()
     }
 
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {

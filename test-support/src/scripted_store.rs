@@ -9,8 +9,8 @@ use huddle_firehose::model::{Gap, Position, SourceId};
 use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::{
-    Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
-    StoredCursor, WriteBatch, Written,
+    Adoption, CrashHistory, FrameDigest, OpenGapCounts, PieceLimit, Purged, RemovalPiece,
+    Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
 };
 
 /// A store that writes everything, unless a test has set other answers.
@@ -225,6 +225,21 @@ impl Store for ScriptedStore {
             Ok(())
         }
         .boxed()
+    }
+
+    fn remove_piece(
+        &self,
+        _limit: PieceLimit,
+    ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn log_bytes(&self) -> u64 {
+        0
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async { Ok(()) }.boxed()
     }
 
     fn purge<'a>(&'a self, _retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {

@@ -192,7 +192,7 @@ async fn after_repeated_crashes_frames_are_handed_out_one_by_one() {
     let cursor = Cursor::start(store).await;
     cursor.resume().await;
     assert!(crate::pipeline_parts::leased(&cursor.context, 8).is_alone);
-    assert_eq!(cursor.context.status.snapshot().crashes, CRASH_LOOP);
+    assert_eq!(cursor.context.status.snapshot().unfinished_runs, CRASH_LOOP);
 }
 
 /// Holds invariant 3.2: a new CursorActor keeps the state of the ledger.

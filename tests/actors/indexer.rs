@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cid::Cid;
+use huddle_firehose::atproto::syntax::{Nsid, RecordKey, Tid};
 use huddle_firehose::config::Config;
-use huddle_firehose::model::{Position, Stage};
+use huddle_firehose::model::{Judgement, Position, Stage, Validity};
 use huddle_firehose::pipeline::Context;
 use huddle_firehose::pipeline::accumulator::{CommitPoint, IndexWork};
 use huddle_firehose::pipeline::cursor::CursorMessage;
 use huddle_firehose::pipeline::indexer::{IndexerActor, IndexerMessage};
 use huddle_firehose::store::StoreError;
-use huddle_firehose::store::plan::effect::{Effect, EffectPart, Rejection};
+use huddle_firehose::store::plan::effect::{
+    Effect, EffectPart, RecordChange, RecordUpsert, RecordVersion, Rejection,
+};
 use ractor::{Actor, ActorRef};
 use test_support::neighbours::{Neighbour, arguments_for};
 use test_support::running_worker::config;
@@ -62,6 +66,26 @@ impl Indexer {
             batch: decoded(leased(&self.context, end.seq), Vec::new(), end),
             commit_points: seqs.clone().enumerate().map(mark).collect(),
             effects: effects(seqs),
+            position: end,
+            sequence_restarted: false,
+            is_suspect: false,
+        };
+        let message = IndexerMessage::Index(Box::new(work));
+        self.actor.cast(message).unwrap();
+    }
+
+    /// Sends one batch, with one event for each of `effects`, with seqs from 1 on.
+    fn index_commits(&self, effects: Vec<Effect>) {
+        let end = at(effects.len() as u64);
+        let points = (1..=effects.len()).map(|effects| CommitPoint {
+            effects,
+            position: at(effects as u64),
+        });
+        let batch = leased(&self.context, end.seq);
+        let work = IndexWork {
+            batch: decoded(&self.context, batch, Vec::new(), end),
+            commit_points: points.collect(),
+            effects,
             position: end,
             sequence_restarted: false,
             is_suspect: false,
@@ -189,6 +213,66 @@ async fn a_transaction_without_an_answer_is_tried_again() {
     indexer.tells_cursor(at(2)).await;
     assert_eq!(indexer.store.tries().len(), 2);
     assert_eq!(indexer.acked_seq(), 2);
+}
+
+/// A commit of one record, with `bytes` of it.
+fn commit(seq: u64, bytes: usize) -> Effect {
+    let Effect::Identity(identity) = effects([seq]).remove(0) else {
+        panic!("an identity");
+    };
+    let version = RecordVersion {
+        did: identity.did,
+        collection: Nsid::parse("com.huddle.note").unwrap(),
+        rkey: RecordKey::parse("one").unwrap(),
+        rev: Tid::parse("3jzfcijpj2z2a").unwrap(),
+        seq,
+        time: identity.time,
+        data: Cid::default(),
+        verified: None,
+    };
+    Effect::records(vec![RecordChange::Upsert(Box::new(RecordUpsert {
+        version,
+        cid: Cid::default(),
+        json: "1".repeat(bytes),
+        cbor: vec![1; bytes].into(),
+        validity: Validity::Unvalidated,
+        judgement: Judgement::of(["the rules"]),
+        projection: None,
+    }))])
+}
+
+/// Holds invariant 8.9.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_never_written_in_time_becomes_a_dead_letter_and_the_others_go_on() {
+    let mut indexer = Indexer::start().await;
+    indexer
+        .store
+        .answer_next([Answer::Never, Answer::Never, Answer::Never]);
+    indexer.index_commits(vec![commit(1, 10), commit(2, 1000), commit(3, 10)]);
+    indexer.tells_cursor(at(3)).await;
+    assert_eq!(indexer.store.tries().len(), 4);
+    let written = indexer.store.written().remove(0).effects;
+    assert_eq!((&written[0], &written[2]), (&commit(1, 10), &commit(3, 10)));
+    let letters: Vec<_> = written[1].dead_letters().collect();
+    assert_eq!(
+        (letters[0].stage, letters[0].raw.len()),
+        (Stage::Index, 1000)
+    );
+    assert_eq!((letters[0].attempts, letters.len()), (3, 1));
+}
+
+/// A database that answers nothing is not the fault of an event. Holds invariant 8.9.
+#[tokio::test(start_paused = true)]
+async fn while_the_database_does_not_answer_no_event_is_given_up() {
+    let mut indexer = Indexer::start().await;
+    indexer.store.answer_next([Answer::Never]);
+    indexer.index_commits(vec![commit(1, 10)]);
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    indexer.store.set_down(true);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    indexer.store.set_down(false);
+    indexer.tells_cursor(at(1)).await;
+    assert_eq!(indexer.store.written()[0].effects, [commit(1, 10)]);
 }
 
 /// Holds invariant 1.5: what is held from an earlier epoch is handed out again.

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use huddle_firehose::model::{Gap, Position, SourceId};
 use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::{
-    Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
-    StoredCursor, WriteBatch, Written,
+    Adoption, CrashHistory, FrameDigest, OpenGapCounts, PieceLimit, Purged, RemovalPiece,
+    Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
 };
 
 use crate::audit::Audit;
@@ -195,6 +195,21 @@ impl Store for ModelStore {
         _source: &'a SourceId,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.act(|| self.state().runs = Runs::default()).boxed()
+    }
+
+    fn remove_piece(
+        &self,
+        _limit: PieceLimit,
+    ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn log_bytes(&self) -> u64 {
+        0
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async { Ok(()) }.boxed()
     }
 
     fn purge<'a>(&'a self, _retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {

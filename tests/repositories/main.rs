@@ -12,6 +12,7 @@ mod expansion;
 mod hosts;
 mod identities;
 mod interest;
+mod isolation;
 mod levels;
 mod lost_stretch;
 mod memory;

@@ -3,7 +3,7 @@
 
 use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::Effect;
-use huddle_firehose::store::repo_store::{ParkedCommit, RepoChange, RepoStore};
+use huddle_firehose::store::repo_store::{ParkedCommit, RepoChange, RepoEvent, RepoStore};
 use huddle_firehose::store::{StoreError, Written};
 
 use crate::commits::*;
@@ -299,4 +299,75 @@ async fn parked_commits_are_counted_by_what_they_wait_for() {
         .await;
     let parked = database.store.repo_counts().await.unwrap().parked;
     assert_eq!((parked.key, parked.repository, parked.inactive), (1, 1, 1));
+}
+
+const SUMS: &str = "SELECT reason || ' ' || commits || ' ' || bytes FROM parked_totals \
+     WHERE commits > 0 ORDER BY reason";
+const COUNTED: &str = "SELECT did || ' ' || commits || ' ' || bytes FROM parked_repos ORDER BY did";
+const RECOUNTED: &str = "SELECT did || ' ' || count(*) || ' ' || sum(bytes) FROM parked_commits \
+     GROUP BY did ORDER BY did";
+
+/// Holds invariant 4.11.
+#[tokio::test]
+async fn what_is_parked_is_counted_as_it_comes_and_goes() {
+    let database = Database::new().await;
+    database.track(&[ALICE, BOB]).await;
+    let bytes = |n| frame(ALICE, n).len() as u64;
+    let counted = async |sums: &[String]| {
+        assert_eq!(database.column(SUMS).await, sums);
+        assert_eq!(
+            database.column(COUNTED).await,
+            database.column(RECOUNTED).await
+        );
+    };
+    database
+        .apply(&[
+            without_key(ALICE, 2),
+            commit(ALICE, 3, 2),
+            commit(BOB, 3, 2),
+        ])
+        .await;
+    let of_bob = frame(BOB, 3).len();
+    counted(&[
+        format!("fetch 1 {of_bob}"),
+        format!("key 1 {}", bytes(2)),
+        format!("order 1 {}", bytes(3)),
+    ])
+    .await;
+    // The same frame again is no other one.
+    database.apply(&[without_key(ALICE, 2)]).await;
+    let effects = [commit(ALICE, 2, 1), put_by(ALICE, "b", 2)];
+    assert_eq!(
+        replay_first(&database, ALICE, &effects).await,
+        Replayed::Done
+    );
+    counted(&[format!("fetch 1 {of_bob}"), format!("order 1 {}", bytes(3))]).await;
+    database
+        .apply(&[
+            account(ALICE, Some("deleted"), 4),
+            account(BOB, Some("deleted"), 5),
+        ])
+        .await;
+    counted(&[]).await;
+}
+
+#[tokio::test]
+async fn parked_commits_of_an_inactive_account_are_dropped_and_its_repository_is_fetched_later() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[without_key(ALICE, 2)]).await;
+    database
+        .apply(&[account(ALICE, Some("deactivated"), 3)])
+        .await;
+    let alice = did(ALICE);
+    let suspend = RepoChange::Repo {
+        did: &alice,
+        event: RepoEvent::Suspend { until: second(50) },
+    };
+    database.store.change(suspend).await.unwrap();
+    let none: [&str; 0] = [];
+    assert_eq!(database.column(PARKED).await, none);
+    assert_eq!(database.column(COUNTED).await, none);
+    let causes = "SELECT state || ' ' || cause FROM repos";
+    assert_eq!(database.column(causes).await, ["desynchronized returned"]);
 }

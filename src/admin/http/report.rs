@@ -16,7 +16,7 @@ use crate::telemetry::status::{
 pub(super) struct Report<'a> {
     now: Timestamp,
     started_at: Option<Timestamp>,
-    crashes: u32,
+    unfinished_runs: u32,
     draining: bool,
     actors: &'a BTreeMap<String, ActorStatus>,
     sources: BTreeMap<&'a str, SourceReport<'a>>,
@@ -24,6 +24,7 @@ pub(super) struct Report<'a> {
     repositories: Option<&'a RepoCounts>,
     directory: Option<&'a DirectoryFailure>,
     budget: &'a BudgetStatus,
+    wal_bytes: u64,
     clock: &'a ClockStatus,
 }
 
@@ -43,7 +44,7 @@ impl<'a> Report<'a> {
         // Destructured, so that a new field breaks the build here.
         let Status {
             started_at,
-            crashes,
+            unfinished_runs,
             draining,
             actors,
             sources,
@@ -51,6 +52,7 @@ impl<'a> Report<'a> {
             repositories,
             directory,
             budget,
+            wal_bytes,
             clock,
         } = status;
         let oldest_parked_at = status.oldest_parked_at();
@@ -66,7 +68,7 @@ impl<'a> Report<'a> {
         Self {
             now,
             started_at: *started_at,
-            crashes: *crashes,
+            unfinished_runs: *unfinished_runs,
             draining: *draining,
             actors,
             sources: sources.collect(),
@@ -74,6 +76,7 @@ impl<'a> Report<'a> {
             repositories: repositories.as_ref(),
             directory: directory.as_ref(),
             budget,
+            wal_bytes: *wal_bytes,
             clock,
         }
     }

@@ -12,12 +12,12 @@ use super::draft::Draft;
 use super::gaps::{GapRow, Gaps, is_within_the_stream};
 use super::lost_stretch::{Breaks, OpenGap};
 use super::order::{Event, Order};
-use super::parked::{ParkedNeeds, Parking};
+use super::parked::{Parked, ParkedNeeds, ParkedReason, Parking};
 use super::records::{Guard, RecordWrite, Removals, last_changes, newest_commits, refreshed, rows};
 use super::repository::RepoRow;
 use super::resync_cause::ResyncCause;
 use crate::atproto::syntax::Did;
-use crate::model::SourceId;
+use crate::model::{DeadLetter, SourceId};
 use crate::store::plan::effect::{
     ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecheckReason,
 };
@@ -53,7 +53,7 @@ struct Decided<'a> {
     /// Chain updates that are not stale.
     fresh: Vec<&'a ChainUpdate>,
     /// Chain updates that have to be parked.
-    parked: Vec<&'a ChainUpdate>,
+    parked: Vec<Parked<'a>>,
     /// The records to write.
     admitted: Vec<RecordWrite<'a>>,
     /// Those of `admitted` whose chain is not checked.
@@ -317,13 +317,20 @@ impl<'a> Batch<'a> {
                     decided.admitted.extend(records());
                 }
                 Decision::Parks => {
+                    let is_fetched = known.repo.is_some_and(|repo| !repo.state.takes_commits());
+                    let reason = match (has_key, is_fetched) {
+                        (_, true) => ParkedReason::Fetch,
+                        (false, false) => ParkedReason::Key,
+                        (true, false) => ParkedReason::Order,
+                    };
                     draft.tracked_mut(did).park();
-                    decided.parked.push(update);
+                    decided.parked.push(Parked { update, reason });
                 }
                 Decision::Breaks(broken) => {
                     self.note_break(draft, update, broken, breaks);
                     draft.tracked_mut(did).break_chain(broken);
-                    decided.parked.push(update);
+                    let reason = ParkedReason::Fetch;
+                    decided.parked.push(Parked { update, reason });
                 }
                 Decision::Forks => {
                     draft.tracked_mut(did).fetch(ResyncCause::Fork);
@@ -452,11 +459,24 @@ impl<'a> Batch<'a> {
     fn add_dead_letters(&self, draft: &Draft<'a>, changes: &mut ChangeSet<'a>) {
         let mut known = HashSet::new();
         for letter in self.effects.iter().flat_map(Effect::dead_letters) {
+            if self.is_removed(draft, letter) {
+                continue;
+            }
             let fingerprint = fingerprint(self.source, letter);
             if !draft.view.dead_letters.contains(&fingerprint) && known.insert(fingerprint) {
                 changes.dead_letters.push((fingerprint, letter));
             }
         }
+    }
+
+    /// Whether the letter is of an event before its account's deletion, with which its letters were
+    /// removed.
+    fn is_removed(&self, draft: &Draft<'a>, letter: &DeadLetter) -> bool {
+        let account = letter.did.as_deref().and_then(|did| draft.account(did));
+        let removed = account.and_then(|account| account.removed.as_ref());
+        removed.zip(letter.seq).is_some_and(|(removed, seq)| {
+            self.origin == Origin::Stream && self.order.precedes(seq, removed)
+        })
     }
 
     fn guard(&self) -> Guard<'_> {
@@ -479,7 +499,7 @@ impl<'a> Batch<'a> {
 fn park<'a>(
     draft: &mut Draft<'a>,
     changes: &mut ChangeSet<'a>,
-    updates: &[&'a ChainUpdate],
+    updates: &[Parked<'a>],
 ) -> Result<(), ParkedNeeds> {
     if updates.is_empty() {
         return Ok(());

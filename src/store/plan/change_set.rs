@@ -7,11 +7,11 @@ use super::dead_letters::Fingerprint;
 use super::discovery::DiscoveryRow;
 use super::gaps::GapRow;
 use super::lost_stretch::{BreakChanges, LostStretch};
+use super::parked::Parked;
 use super::records::RecordRow;
 use super::repository::RepoRow;
 use super::task::Resync;
 use crate::model::{DeadLetter, SourceId};
-use crate::store::plan::effect::ChainUpdate;
 
 /// The rows that a transaction writes and deletes, applied in the order of the fields. No write has
 /// a condition: everything is decided before.
@@ -21,9 +21,13 @@ pub struct ChangeSet<'a> {
     pub source: Option<&'a SourceId>,
     /// Rows of `accounts`, by DID.
     pub accounts: BTreeMap<&'a str, AccountRow>,
-    /// Accounts that are removed: their records, the projections of these, and all of their parked
-    /// frames.
+    /// Accounts that are removed: their records, the projections of these, their dead letters, and
+    /// all of their parked frames.
     pub removals: BTreeMap<&'a str, Removal>,
+    /// Rows of an account are being deleted, from now on or already.
+    pub is_removing: bool,
+    /// The removal of an account that is complete.
+    pub ended_removal: Option<i64>,
     /// The seq up to which rows of the source are of the sequence that is followed; `None` if none
     /// are.
     pub followed: Option<u64>,
@@ -44,7 +48,7 @@ pub struct ChangeSet<'a> {
     /// Repositories whose parked frames are dropped.
     pub unparked_repos: BTreeSet<&'a str>,
     /// Frames that are parked, in their order.
-    pub parked: Vec<&'a ChainUpdate>,
+    pub parked: Vec<Parked<'a>>,
     /// Gaps that are new, or have reached their end.
     pub gaps: Vec<GapRow>,
     /// Breaks of chains that are new or changed, and those that are forgotten.

@@ -149,6 +149,7 @@ impl<'a> Draft<'a> {
         } = self;
         let is_new = |(did, account): &(&str, AccountRow)| view.accounts.get(*did) != Some(account);
         changes.accounts.extend(accounts.into_iter().filter(is_new));
+        changes.is_removing = view.has_removals || !removals.is_empty();
         changes.removals.extend(removals);
         for (did, repo) in repos {
             match (view.repos.get(did), repo) {

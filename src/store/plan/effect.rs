@@ -107,6 +107,49 @@ impl Effect {
         letter.into_iter().chain(of_records)
     }
 
+    /// The bytes of the records and dead letters that are written because of it.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::DeadLetter(letter) => letter.row_bytes(),
+            Self::Commit(commit) => commit.records.iter().map(RecordChange::row_bytes).sum(),
+            Self::Account(_) | Self::Gap(_) | Self::Identity(_) | Self::Recheck(_) => 0,
+        }
+    }
+
+    /// Makes it cheaper to write, because it could not be written in time in `attempts` attempts: its
+    /// records become dead letters, and if they are, they lose their bytes. Returns whether that was
+    /// possible.
+    pub fn lighten(&mut self, source: &SourceId, attempts: u32, error: &str) -> bool {
+        let records = match self {
+            Self::Commit(commit) => commit.records.as_mut_slice(),
+            Self::DeadLetter(letter) => return empty(letter),
+            _ => return false,
+        };
+        let is_put = |record: &RecordChange| matches!(record, RecordChange::Upsert(_));
+        if !records.iter().any(is_put) {
+            let mut is_emptied = false;
+            for record in records {
+                if let RecordChange::DeadLetter(letter) = record {
+                    is_emptied |= empty(letter);
+                }
+            }
+            return is_emptied;
+        }
+        for record in records.iter_mut().filter(|record| is_put(record)) {
+            let refusal = Refusal {
+                source,
+                attempts,
+                error: error.to_owned(),
+            };
+            let letter = DeadLetter {
+                task: None,
+                ..refusal.of_record(record)
+            };
+            *record = RecordChange::DeadLetter(Box::new(letter));
+        }
+        true
+    }
+
     /// The parts that the database can refuse separately, each as an effect of its own: a commit's
     /// chain update (`None`), and each of its records by its index.
     pub fn parts(&self) -> Vec<(Option<usize>, Self)> {
@@ -171,6 +214,20 @@ impl Effect {
             (effect, _) => *effect = Self::DeadLetter(Box::new(refusal.of_effect(effect))),
         }
     }
+}
+
+/// Takes the bytes from a dead letter. Returns whether it had any.
+fn empty(letter: &mut DeadLetter) -> bool {
+    let had_bytes = !letter.raw.is_empty() || letter.task.is_some();
+    if had_bytes {
+        letter.error = format!(
+            "{}; its {} bytes are not kept",
+            letter.error,
+            letter.raw.len()
+        );
+        (letter.raw, letter.task) = (Bytes::new(), None);
+    }
+    had_bytes
 }
 
 impl RecordChange {

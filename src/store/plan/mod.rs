@@ -41,7 +41,7 @@ pub use self::interest_change::{InterestChange, InterestStep, unkept_since};
 pub use self::interest_set::InterestSet;
 pub use self::lost_stretch::{BreakChanges, ChainBreak, LostStretch, OpenGap};
 pub use self::order::{AsOf, Moment};
-pub use self::parked::{ParkedNeeds, ParkedView};
+pub use self::parked::{Parked, ParkedNeeds, ParkedReason, ParkedView};
 pub use self::records::{RecordRow, RecordWrite};
 pub(crate) use self::repository::REST;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
@@ -129,6 +129,12 @@ pub fn plan<'a>(
                 .collect();
             batch(part.source, part.effects, Origin::Snapshot, None)
                 .plan(&mut draft, &mut changes)?;
+        }
+        Task::Change(RepoChange::RemovalEnded { did, removal }) => {
+            changes.ended_removal = Some(removal);
+            if let Some(repo) = draft.repo(did).cloned() {
+                draft.set_repo(did, repo.unless_empty(view.contents.has_records));
+            }
         }
         Task::Change(RepoChange::Repo { did, event }) => {
             change_repo(&mut draft, &mut changes, did, event);
@@ -224,6 +230,10 @@ fn change_repo<'a>(
             // A status that arrived while the repository was not tracked was never confirmed, so
             // the host is asked now.
             draft.account_mut(did).ask_again();
+            // It is fetched when the account is active again, which brings the same.
+            if draft.repo(did).is_some_and(|repo| repo.has_parked) {
+                changes.unparked_repos.insert(did);
+            }
         }
         _ => {}
     }

@@ -160,6 +160,13 @@ impl Order<'_> {
         time > known.time || (time == known.time && is_next)
     }
 
+    /// Whether an event of the source with this seq does not come after the one that set a row. False
+    /// if the seqs do not tell.
+    pub(super) fn precedes(&self, seq: u64, known: &AsOf) -> bool {
+        let is_comparable = self.is_of_source(known.source.as_deref()) && !self.is_restarted;
+        is_comparable && self.is_in_line(known.seq) && seq <= known.seq
+    }
+
     /// Whether the second event of the task comes after the first one.
     pub(super) fn is_later(&self, first: Event, second: Event) -> bool {
         let is_in_line = self.is_in_line(first.seq) && self.is_in_line(second.seq);

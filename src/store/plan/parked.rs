@@ -32,19 +32,48 @@ pub struct ParkedView {
     pub frames: HashSet<(String, u64, Bytes)>,
 }
 
+/// Why a commit is parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkedReason {
+    /// Its repository has to be fetched.
+    Fetch,
+    /// The key of its account is unavailable.
+    Key,
+    /// It comes behind commits that are parked.
+    Order,
+}
+
+impl ParkedReason {
+    /// The text of the column `reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Key => "key",
+            Self::Order => "order",
+        }
+    }
+}
+
+/// A commit to park.
+#[derive(Clone, Copy, Debug)]
+pub struct Parked<'a> {
+    pub update: &'a ChainUpdate,
+    pub reason: ParkedReason,
+}
+
 /// The frames to add, and the repositories to drop.
 #[derive(Debug, Default)]
 pub(super) struct Parking<'a> {
-    pub(super) added: Vec<&'a ChainUpdate>,
+    pub(super) added: Vec<Parked<'a>>,
     /// The repositories that exceed a limit.
     pub(super) overflowing: BTreeSet<&'a str>,
 }
 
 impl ParkedNeeds {
     /// `removed` are the accounts whose frames are deleted in the same transaction.
-    pub(super) fn of<'a>(updates: &[&ChainUpdate], removed: impl Iterator<Item = &'a str>) -> Self {
-        let did = |update: &&ChainUpdate| update.did.to_string();
-        let frame = |update: &&ChainUpdate| (update.did.to_string(), update.seq);
+    pub(super) fn of<'a>(updates: &[Parked<'_>], removed: impl Iterator<Item = &'a str>) -> Self {
+        let did = |parked: &Parked<'_>| parked.update.did.to_string();
+        let frame = |parked: &Parked<'_>| (parked.update.did.to_string(), parked.update.seq);
         Self {
             dids: updates
                 .iter()
@@ -60,7 +89,7 @@ impl<'a> Parking<'a> {
     /// Adds `updates`, except those that are stored already, because a frame may arrive again. If a
     /// limit is exceeded, all frames of the repository are dropped.
     pub(super) fn of(
-        updates: &[&'a ChainUpdate],
+        updates: &[Parked<'a>],
         parked: &ParkedView,
         is_removed: impl Fn(&str) -> bool,
     ) -> Self {
@@ -68,8 +97,10 @@ impl<'a> Parking<'a> {
         let removed = parked.bytes.iter().filter(|(did, _)| is_removed(did));
         let removed: u64 = removed.map(|(_, bytes)| bytes).sum();
         let mut total = parked.total.saturating_sub(removed);
-        let mut added: Vec<&ChainUpdate> = Vec::new();
-        for update in updates {
+        let mut added: Vec<Parked<'_>> = Vec::new();
+        let mut known_frames: HashSet<(&str, u64, &Bytes)> = HashSet::new();
+        for parked_now in updates {
+            let update = parked_now.update;
             let did = update.did.as_str();
             let is_removed = is_removed(did);
             let known = parked.bytes.get(did).filter(|_| !is_removed);
@@ -78,22 +109,19 @@ impl<'a> Parking<'a> {
                 .or_insert_with(|| known.copied().unwrap_or_default());
             let frame = (update.did.to_string(), update.seq, update.frame.clone());
             let is_stored = !is_removed && parked.frames.contains(&frame);
-            let is_same = |other: &&ChainUpdate| {
-                (&other.did, other.seq, &other.frame) == (&update.did, update.seq, &update.frame)
-            };
-            if is_stored || added.iter().any(is_same) {
+            if is_stored || !known_frames.insert((did, update.seq, &update.frame)) {
                 continue;
             }
             *bytes += update.frame.len() as u64;
             total += update.frame.len() as u64;
-            added.push(update);
+            added.push(*parked_now);
         }
         let is_full = total > MAX_OF_ALL;
         let overflowing: BTreeSet<&str> = bytes
             .into_iter()
             .filter_map(|(did, bytes)| (is_full || bytes > MAX_OF_ONE).then_some(did))
             .collect();
-        added.retain(|update| !overflowing.contains(update.did.as_str()));
+        added.retain(|parked| !overflowing.contains(parked.update.did.as_str()));
         Self { added, overflowing }
     }
 }
@@ -124,7 +152,13 @@ mod tests {
     }
 
     fn seqs(parking: &Parking<'_>) -> Vec<u64> {
-        parking.added.iter().map(|update| update.seq).collect()
+        let added = parking.added.iter();
+        added.map(|parked| parked.update.seq).collect()
+    }
+
+    fn parked<const N: usize>(updates: [&ChainUpdate; N]) -> [Parked<'_>; N] {
+        let reason = ParkedReason::Key;
+        updates.map(|update| Parked { update, reason })
     }
 
     #[test]
@@ -135,10 +169,12 @@ mod tests {
             frames: [stored].into(),
             ..ParkedView::default()
         };
-        let parking = Parking::of(&[&first, &second, &second], &view, |_| false);
+        let parking = Parking::of(&parked([&first, &second, &second]), &view, |_| false);
         assert_eq!(seqs(&parking), [2]);
         // A deletion removes the account's frames, and later frames are parked again.
-        let parking = Parking::of(&[&first, &second], &view, |did| did == "did:plc:alice");
+        let parking = Parking::of(&parked([&first, &second]), &view, |did| {
+            did == "did:plc:alice"
+        });
         assert_eq!(seqs(&parking), [1, 2]);
     }
 
@@ -150,7 +186,7 @@ mod tests {
             total: MAX_OF_ALL,
             ..ParkedView::default()
         };
-        let parking = Parking::of(&[&alice, &bob], &full, |_| false);
+        let parking = Parking::of(&parked([&alice, &bob]), &full, |_| false);
         assert!(parking.added.is_empty());
         let dids: Vec<&str> = parking.overflowing.into_iter().collect();
         assert_eq!(dids, ["did:plc:alice", "did:plc:bob"]);
@@ -165,7 +201,7 @@ mod tests {
             bytes,
             ..ParkedView::default()
         };
-        let parking = Parking::of(&[&alice, &bob], &view, |_| false);
+        let parking = Parking::of(&parked([&alice, &bob]), &view, |_| false);
         assert_eq!(seqs(&parking), [2]);
         let dids: Vec<&str> = parking.overflowing.into_iter().collect();
         assert_eq!(dids, ["did:plc:alice"]);

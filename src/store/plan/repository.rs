@@ -110,7 +110,7 @@ pub enum RepoEvent<'a> {
     /// Its job failed and is retried then.
     RetryLater { until: Timestamp },
     /// Its account is not active. No job runs for it until the account is active again, or until
-    /// then.
+    /// then. Its parked commits are dropped.
     Suspend { until: Timestamp },
     /// It is no longer wanted.
     Untrack,
@@ -167,7 +167,13 @@ pub fn transition(
             next.retry_at = Some(sortable(until));
             next.attempts += 1;
         }
-        RepoEvent::Suspend { until } => next.retry_at = Some(sortable(until)),
+        RepoEvent::Suspend { until } => {
+            if next.has_parked {
+                next.desynchronize(ResyncCause::Returned);
+                next.has_parked = false;
+            }
+            next.retry_at = Some(sortable(until));
+        }
         RepoEvent::Untrack => {
             next.state = RepoState::UnverifiedChain;
             next.has_parked = false;
@@ -436,7 +442,7 @@ impl RepoRow {
 
     /// Returns `None`, so that it is no longer tracked, if it has no records, no parked commits and
     /// no work.
-    fn unless_empty(self, has_records: bool) -> Option<Self> {
+    pub(super) fn unless_empty(self, has_records: bool) -> Option<Self> {
         let has_work =
             !self.state.takes_commits() || self.has_parked || self.recheck_cause.is_some();
         (has_work || has_records).then_some(self)

@@ -67,6 +67,11 @@ pub enum RepoChange<'a> {
         /// Its repository is fetched when it is shown again.
         is_fetched: bool,
     },
+    /// All rows of an account that was removed are deleted.
+    RemovalEnded {
+        did: &'a str,
+        removal: i64,
+    },
     /// A parked frame was processed again. Its effects are applied, and it is no longer parked. If
     /// it does not follow from the head, it stays parked, and its repository has to be fetched.
     Replayed {

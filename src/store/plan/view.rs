@@ -36,6 +36,8 @@ pub struct View {
     pub was_interest_widened: bool,
     /// Records are hidden because the set of interest did not want them for a while.
     pub has_stale_records: bool,
+    /// Rows of an account are being deleted. [`Self::records`] does not have them.
+    pub has_removals: bool,
     /// The gaps of the source with the requested origins, and all that are open.
     pub gaps: Vec<GapRow>,
     /// The discovery of [`Needs::discovery`].
@@ -121,6 +123,10 @@ impl<'a> Needs<'a> {
                 needs.contents_of = Some(parked.did.as_str());
                 needs.replayed = Some(parked.id);
             }
+            Task::Change(RepoChange::RemovalEnded { did, .. }) => {
+                needs.repos.insert(did);
+                needs.contents_of = Some(did);
+            }
             Task::Change(RepoChange::Repo { did, .. }) => {
                 needs.add_account(did);
                 needs.contents_of = Some(did.as_str());
@@ -178,7 +184,8 @@ impl<'a> Needs<'a> {
         }
     }
 
-    fn add_letter(&mut self, source: &SourceId, letter: &DeadLetter) {
+    fn add_letter(&mut self, source: &SourceId, letter: &'a DeadLetter) {
+        self.guards.extend(letter.did.as_deref());
         self.dead_letters.insert(fingerprint(source, letter));
     }
 }

@@ -8,12 +8,12 @@ use sqlx::Executor;
 use super::error::is_refusal;
 use super::script::Script;
 use super::writer::{Failure, Transaction, Writer};
-use super::{commit, cursor, read};
+use super::{commit, cursor, read, removal};
 use crate::model::{Gap, Position, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{Effect, EffectPart, Rejection};
 use crate::store::plan::{Moment, Needs, RepoChange, Task, plan};
-use crate::store::{StoreError, WriteBatch, Written};
+use crate::store::{PieceLimit, RemovalPiece, StoreError, WriteBatch, Written};
 use crate::testing::fault::Point;
 
 /// The change of a source's cursor.
@@ -37,6 +37,21 @@ pub(super) async fn apply(writer: &Writer, batch: &WriteBatch<'_>) -> Result<Wri
         is_forced: batch.sequence_restarted,
     };
     perform(writer, &task, Some(cursor)).await
+}
+
+/// Deletes a piece of the rows of removed accounts. `None` if no account is being removed.
+pub(super) async fn remove_piece(
+    writer: &Writer,
+    limit: PieceLimit,
+) -> Result<Option<RemovalPiece>, StoreError> {
+    let Some((piece, removal)) = removal::piece(writer, limit).await? else {
+        return Ok(None);
+    };
+    if piece.is_last {
+        let did = &piece.did;
+        change(writer, RepoChange::RemovalEnded { did, removal }).await?;
+    }
+    Ok(Some(piece))
 }
 
 pub(super) async fn change(writer: &Writer, change: RepoChange<'_>) -> Result<Written, StoreError> {
@@ -94,7 +109,12 @@ async fn perform(
         } = cursor;
         cursor::push_advance(&mut script, source, cursor_before, position, is_forced);
     }
-    match transaction.commit_with(script).await {
+    let dids: Vec<&str> = changes.removals.keys().copied().collect();
+    let committed = match dids.is_empty() {
+        true => transaction.commit_with(script).await,
+        false => removal::commit_with(transaction, script, &dids).await,
+    };
+    match committed {
         Ok(()) => Ok(changes.written),
         Err(Failure::Store(error)) => Err(error),
         Err(Failure::Refused(error)) => Err(name_refused(writer, task, error).await?),

@@ -4,13 +4,12 @@ use std::sync::LazyLock;
 
 use super::multi_row::MultiRow;
 use super::script::{Script, Value, json_array};
-use super::{projections, records};
+use super::{parked, projections, records, removal};
 use crate::model::{DeadLetter, Resynced, SourceId};
 use crate::store::datetime::sortable;
-use crate::store::plan::effect::ChainUpdate;
 use crate::store::plan::{
-    AccountRow, AsOf, ChainBreak, ChangeSet, DiscoveryRow, Fingerprint, GapRow, Removal, RepoRow,
-    Resync, ResyncCause,
+    AccountRow, AsOf, ChainBreak, ChangeSet, DiscoveryRow, Fingerprint, GapRow, RepoRow, Resync,
+    ResyncCause,
 };
 use crate::telemetry::excerpt::excerpt;
 
@@ -88,15 +87,6 @@ static REPOS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// The ids rise in the order of the rows.
-static PARKED: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
-        "INSERT INTO parked_commits",
-        &["did", "source", "seq", "bytes", "frame", "created_at"],
-        "",
-    )
-});
-
 static DEAD_LETTERS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         "INSERT INTO dead_letters",
@@ -138,36 +128,14 @@ static CHAIN_BREAKS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Deletes all records of accounts. The argument is a JSON array of DIDs.
-const REMOVE_RECORDS: &str = "DELETE FROM records WHERE did IN (SELECT value FROM json_each(?))";
-
-/// Deletes the records that were received before their account's deletion, as `Order::survives`
-/// says. The second argument is the seq up to which rows are of the sequence that is followed.
-const REMOVE_EARLIER_RECORDS: &str = "DELETE FROM records \
-     WHERE did IN (SELECT value FROM json_each(?)) AND NOT EXISTS ( \
-     SELECT 1 FROM accounts WHERE accounts.did = records.did \
-     AND CASE WHEN records.source = removed_source AND records.seq <= ? \
-     THEN records.seq > removed_seq \
-     ELSE min(records.time, records.last_indexed_at) > removed_at END)";
-
-/// Deletes what depends on the records of accounts. The argument is a JSON array of DIDs. A
-/// projection is deleted with its record.
-const REMOVE: [&str; 4] = [
-    "DELETE FROM parked_commits WHERE did IN (SELECT value FROM json_each(?))",
-    "DELETE FROM offers_index WHERE did IN (SELECT value FROM json_each(?)) \
-     AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = offers_index.uri)",
-    "DELETE FROM booking_requests WHERE did IN (SELECT value FROM json_each(?)) \
-     AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = booking_requests.uri)",
-    "DELETE FROM bookings WHERE did IN (SELECT value FROM json_each(?)) \
-     AND NOT EXISTS (SELECT 1 FROM records WHERE records.uri = bookings.uri)",
-];
-
 /// Appends the statements that write `changes`.
 pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     let ChangeSet {
         source,
         accounts,
         removals,
+        is_removing,
+        ended_removal,
         followed,
         confirmed,
         records,
@@ -177,7 +145,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         untracked,
         replayed,
         unparked_repos,
-        parked,
+        parked: new_parked,
         gaps,
         breaks,
         dead_letters,
@@ -190,28 +158,20 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     script.push_rows(&ACCOUNTS, &accounts, |(did, account), values| {
         push_account(values, did, account, now);
     });
-    if !removals.is_empty() {
-        let those = |kind: Removal| {
-            let removed = removals
-                .iter()
-                .filter(move |(_, removal)| **removal == kind);
-            removed.map(|(did, _)| *did)
-        };
-        push_deletion(script, REMOVE_RECORDS, those(Removal::Everything));
-        let dids = json_array(those(Removal::BeforeEvent));
-        script.push(REMOVE_EARLIER_RECORDS, [dids, (*followed).into()]);
-        let dids = json_array(removals.keys().copied());
-        for statement in REMOVE {
-            script.push(statement, [dids.clone()]);
-        }
-    }
+    removal::push_new(script, removals, *followed, now);
     if !confirmed.is_empty() {
         let uris = json_array(confirmed.iter().map(String::as_str));
         let statement = "UPDATE records SET verified = 'chain' \
                          WHERE uri IN (SELECT value FROM json_each(?))";
         script.push(statement, [uris]);
     }
+    if *is_removing {
+        removal::push_before_records(script, records);
+    }
     records::push(script, source, records, now);
+    if *is_removing {
+        removal::push_after_records(script, records);
+    }
     projections::push(script, records, now);
     push_deletion(
         script,
@@ -233,17 +193,14 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         "DELETE FROM repos WHERE did IN (SELECT value FROM json_each(?))",
         untracked.iter().copied(),
     );
-    if let Some(id) = *replayed {
-        script.push("DELETE FROM parked_commits WHERE id = ?", [id.into()]);
+    if let Some(id) = *ended_removal {
+        script.push("DELETE FROM account_removals WHERE id = ?", [id.into()]);
     }
-    push_deletion(
-        script,
-        "DELETE FROM parked_commits WHERE did IN (SELECT value FROM json_each(?))",
-        unparked_repos.iter().copied(),
-    );
-    script.push_rows(&PARKED, parked, |update, values| {
-        push_parked(values, source, update, now);
-    });
+    if let Some(id) = *replayed {
+        parked::push_replayed(script, id);
+    }
+    parked::push_dropped(script, unparked_repos.iter().copied());
+    parked::push_added(script, source, new_parked, now);
     for gap in gaps {
         push_gap(script, source, gap, now);
     }
@@ -268,7 +225,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
 }
 
 /// Appends `statement`, which deletes the rows of a list of keys, if there are any.
-fn push_deletion<'a>(
+pub(super) fn push_deletion<'a>(
     script: &mut Script,
     statement: &'static str,
     keys: impl Iterator<Item = &'a str>,
@@ -334,17 +291,6 @@ fn push_repo(values: &mut Vec<Value>, did: &str, repo: &RepoRow, now: &str) {
         repo.attempts.into(),
         now.into(),
         repo.is_proven.into(),
-    ]);
-}
-
-fn push_parked(values: &mut Vec<Value>, source: &str, update: &ChainUpdate, now: &str) {
-    values.extend([
-        update.did.as_str().into(),
-        source.into(),
-        update.seq.into(),
-        (update.frame.len() as u64).into(),
-        (&update.frame).into(),
-        now.into(),
     ]);
 }
 

@@ -11,16 +11,20 @@ mod error;
 mod gaps;
 mod inspect;
 mod interest;
+mod jobs;
 mod multi_row;
 mod open;
+mod parked;
 mod parked_counts;
 mod projections;
 mod purge;
 mod read;
 mod recognise;
 mod records;
+mod removal;
 mod resync_history;
 mod script;
+mod wal;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -38,12 +42,12 @@ use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
 use super::repo_store::{
-    Discovery, DueHandle, DueRepo, Held, HeldRange, JobKind, ParkedCommit, RecentResyncs,
-    Reconciled, RepoChange, RepoStore, Search, UnconfirmedStatus,
+    Discovery, DueHandle, DueRepo, Held, HeldRange, JobKey, JobKind, ParkedCommit, RecentResyncs,
+    Reconciled, RepoChange, RepoStore, Search, SuspectedJob, UnconfirmedStatus,
 };
 use super::{
-    Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
-    StoredCursor, WriteBatch, Written,
+    Adoption, CrashHistory, FrameDigest, OpenGapCounts, PieceLimit, Purged, RemovalPiece,
+    Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
 };
 use crate::atproto::syntax::Did;
 use crate::model::{Gap, Position, RepoCounts, SourceId};
@@ -173,8 +177,23 @@ impl Store for SqliteStore {
         Box::pin(crashes::forget(&self.writer, source))
     }
 
+    fn remove_piece(
+        &self,
+        limit: PieceLimit,
+    ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>> {
+        Box::pin(apply::remove_piece(&self.writer, limit))
+    }
+
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
         Box::pin(purge::purge(&self.writer, retention))
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.writer.wal_bytes()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.writer.close())
     }
 }
 
@@ -266,6 +285,30 @@ impl RepoStore for SqliteStore {
 
     fn discoveries(&self) -> BoxFuture<'_, Result<Vec<Discovery>, StoreError>> {
         timely(discoveries::all(self))
+    }
+
+    fn begin_jobs(&self) -> BoxFuture<'_, Result<Vec<SuspectedJob>, StoreError>> {
+        timely(jobs::begin(&self.writer))
+    }
+
+    fn note_jobs<'a>(
+        &'a self,
+        started: &'a [JobKey],
+        ended: &'a [JobKey],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(jobs::note(&self.writer, started, ended))
+    }
+
+    fn set_aside<'a>(
+        &'a self,
+        job: &'a JobKey,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        timely(jobs::set_aside(&self.writer, job, until))
+    }
+
+    fn end_jobs(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        timely(jobs::end(&self.writer))
     }
 
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {

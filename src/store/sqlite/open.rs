@@ -10,16 +10,14 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, Executor, SqlitePool};
 
-use super::SqliteStore;
 use super::recognise::{Contents, has_wal, recognise};
 use super::writer::Writer;
+use super::{SqliteStore, wal};
 use crate::store::StoreError;
 use crate::testing::fault::{Faults, Point};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// The size in bytes to which a checkpoint cuts a larger WAL file.
-const JOURNAL_SIZE_LIMIT: &str = "67108864";
 /// The writer's page cache in KiB. A negative number means KiB to SQLite.
 const WRITER_CACHE_KIB: &str = "-16384";
 
@@ -101,7 +99,7 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
     if access == Access::Read {
         let file = readable(file).await?;
         return Ok(SqliteStore {
-            writer: Writer::read_only(file.clone(), faults)?,
+            writer: Writer::read_only(file.clone(), busy_timeout, faults)?,
             reader: reader(file, readers, busy_timeout),
         });
     }
@@ -117,10 +115,10 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
         .pragma("wal_autocheckpoint", checkpoint_pages.to_string())
-        .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
+        .pragma("journal_size_limit", wal::LIMIT.to_string())
         .pragma("cache_size", WRITER_CACHE_KIB);
 
-    let writer = Writer::open(writing, faults.clone(), async |connection| {
+    let writer = Writer::open(writing, busy_timeout, faults.clone(), async |connection| {
         migrate(connection, &faults).await
     })
     .await?;

@@ -4,17 +4,20 @@ use super::SqliteStore;
 use crate::model::ParkedCounts;
 use crate::store::StoreError;
 
-/// A row for each reason. The frames are not read: the index of the DIDs has what is counted.
+/// A row for each reason. No frame is read: the commits of each repository are counted already, and
+/// the index of the DIDs has the first of them.
 const BY_REASON: &str = "SELECT CASE WHEN accounts.active = 0 THEN 'inactive' \
          WHEN repos.state IN ('desynchronized', 'resyncing', 'throttled') THEN 'repository' \
-         ELSE 'key' END AS reason, sum(parked.commits), min(parked.first) \
-     FROM (SELECT did, count(*) AS commits, min(id) AS first FROM parked_commits GROUP BY did) AS parked \
+         ELSE 'key' END AS reason, sum(parked.commits), \
+         min((SELECT min(id) FROM parked_commits WHERE did = parked.did)) \
+     FROM parked_repos AS parked \
      LEFT JOIN repos ON repos.did = parked.did \
      LEFT JOIN accounts ON accounts.did = parked.did \
      GROUP BY reason";
 
 pub(super) async fn parked_counts(store: &SqliteStore) -> Result<ParkedCounts, StoreError> {
-    let rows: Vec<(String, i64, i64)> = sqlx::query_as(BY_REASON).fetch_all(store.reader()).await?;
+    let rows: Vec<(String, i64, Option<i64>)> =
+        sqlx::query_as(BY_REASON).fetch_all(store.reader()).await?;
     let mut counts = ParkedCounts::default();
     let mut first: Option<i64> = None;
     for (reason, commits, id) in rows {
@@ -26,7 +29,7 @@ pub(super) async fn parked_counts(store: &SqliteStore) -> Result<ParkedCounts, S
         }
         // Those of inactive accounts are late for nothing.
         if reason != "inactive" {
-            first = Some(first.map_or(id, |first| first.min(id)));
+            first = first.into_iter().chain(id).min();
         }
     }
     if let Some(first) = first {

@@ -8,14 +8,19 @@ use crate::store::{Purged, Retention, StoreError};
 
 /// Rows that one transaction deletes, so that batches wait only briefly for the writer.
 const CHUNK: u64 = 1000;
+/// A chunk of dead letters may have any number of rows, so the last one has none.
+const LETTERS_CHUNK: u64 = 1;
 
 /// The raw record stays in `records`, and its rev prevents that a replay brings the row back.
 const ENDED_REQUESTS: &str = "DELETE FROM booking_requests WHERE uri IN ( \
      SELECT uri FROM booking_requests \
      WHERE status IN ('cancelled', 'completed', 'declined') AND indexed_at < ? LIMIT 1000)";
 
-const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE id IN ( \
-     SELECT id FROM dead_letters WHERE created_at < ? LIMIT 1000)";
+/// Dead letters hold up to some MB each, so their bytes are limited to 4 MiB too.
+const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM ( \
+     SELECT id, sum(bytes) OVER (ORDER BY created_at, id) - bytes AS bytes_before FROM ( \
+     SELECT id, created_at, octet_length(raw) AS bytes FROM dead_letters \
+     WHERE created_at < ? ORDER BY created_at, id LIMIT 1000)) WHERE bytes_before < 4194304)";
 
 /// The result of a gap stays in its own row.
 const RESYNCS: &str = "DELETE FROM resyncs WHERE id IN ( \
@@ -45,7 +50,7 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
     let now = Timestamp::now();
     let latest = sortable(now.checked_add(CLOCK_STEP).unwrap_or(now));
     for statement in FROM_THE_FUTURE {
-        in_chunks(writer, statement, &[&latest, &sortable(now)]).await?;
+        in_chunks(writer, statement, &[&latest, &sortable(now)], CHUNK).await?;
     }
     let accounts = purge_accounts(writer, now).await?;
     Ok(Purged {
@@ -54,24 +59,28 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
             writer,
             ENDED_REQUESTS,
             days_before(now, retention.inactive_request_days),
+            CHUNK,
         )
         .await?,
         dead_letters: delete_before(
             writer,
             DEAD_LETTERS,
             days_before(now, retention.dead_letter_days),
+            LETTERS_CHUNK,
         )
         .await?,
         resyncs: delete_before(
             writer,
             RESYNCS,
             days_before(now, retention.dead_letter_days),
+            CHUNK,
         )
         .await?,
         closed_gaps: delete_before(
             writer,
             CLOSED_GAPS,
             days_before(now, retention.closed_gap_days),
+            CHUNK,
         )
         .await?,
     })
@@ -83,7 +92,9 @@ const ACCOUNT_DAYS: u32 = 7;
 /// The oldest rows of accounts, and whether something of the account is kept.
 const OLD_ACCOUNTS: &str = "SELECT did, \
      EXISTS (SELECT 1 FROM repos WHERE repos.did = accounts.did) \
-     OR EXISTS (SELECT 1 FROM records WHERE records.did = accounts.did) AS is_kept \
+     OR EXISTS (SELECT 1 FROM records WHERE records.did = accounts.did) \
+     OR EXISTS (SELECT 1 FROM account_removals AS removals WHERE removals.did = accounts.did) \
+     AS is_kept \
      FROM accounts WHERE updated_at < ? ORDER BY updated_at LIMIT 1000";
 
 /// A status that hides what may come later stays, and so does an operator's word. The bare row of a
@@ -134,15 +145,18 @@ async fn delete_before(
     writer: &Writer,
     statement: &'static str,
     limit: Timestamp,
+    chunk: u64,
 ) -> Result<u64, StoreError> {
-    in_chunks(writer, statement, &[&sortable(limit)]).await
+    in_chunks(writer, statement, &[&sortable(limit)], chunk).await
 }
 
-/// Repeats `statement` until it changes less than a whole chunk. Returns the number of rows.
+/// Repeats `statement`, which changes up to `chunk` rows, until it changes fewer. Returns the number
+/// of rows.
 async fn in_chunks(
     writer: &Writer,
     statement: &'static str,
     arguments: &[&str],
+    chunk: u64,
 ) -> Result<u64, StoreError> {
     let mut changed = 0;
     loop {
@@ -151,10 +165,10 @@ async fn in_chunks(
         for argument in arguments {
             query = query.bind(*argument);
         }
-        let chunk = query.execute(&mut *transaction).await?.rows_affected();
+        let of_chunk = query.execute(&mut *transaction).await?.rows_affected();
         transaction.commit().await?;
-        changed += chunk;
-        if chunk < CHUNK {
+        changed += of_chunk;
+        if of_chunk < chunk {
             return Ok(changed);
         }
     }

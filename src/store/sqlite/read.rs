@@ -45,7 +45,9 @@ static READ: LazyLock<String> = LazyLock::new(|| {
             .to_owned(),
         "SELECT json_group_array(json_array(uri, rev, coalesce(cid, refused_cid), judgement, verified, \
          source, seq, min(time, last_indexed_at))) FROM records \
-         WHERE uri IN (SELECT value FROM json_each(?))"
+         WHERE uri IN (SELECT value FROM json_each(?)) AND NOT EXISTS ( \
+         SELECT 1 FROM removed_records \
+         WHERE removed_records.did = records.did AND removed_records.uri = records.uri)"
             .to_owned(),
         "SELECT EXISTS (SELECT 1 FROM gaps WHERE closed_at IS NULL AND cause <> 'started_live')"
             .to_owned(),
@@ -71,13 +73,14 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT json_group_array(json_array(cause, from_seq, to_seq)) FROM gaps \
          WHERE source = ? AND closed_at IS NULL"
             .to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM account_removals)".to_owned(),
     ];
     format!("SELECT ({})", columns.join("), ("))
 });
 
-const PARKED_BYTES: &str = "SELECT coalesce(sum(bytes), 0) FROM parked_commits";
-const PARKED_OF: &str = "SELECT did, sum(bytes) FROM parked_commits \
-     WHERE did IN (SELECT value FROM json_each(?)) GROUP BY did";
+const PARKED_BYTES: &str = "SELECT coalesce(sum(bytes), 0) FROM parked_totals";
+const PARKED_OF: &str = "SELECT did, bytes FROM parked_repos \
+     WHERE did IN (SELECT value FROM json_each(?))";
 const PARKED_FRAMES: &str = "SELECT parked.did, parked.seq, parked.frame FROM json_each(?) AS asked \
      JOIN parked_commits AS parked ON parked.did = json_extract(asked.value, '$[0]') \
      AND parked.seq = json_extract(asked.value, '$[1]')";
@@ -143,6 +146,7 @@ pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
         parked: None,
         was_interest_widened: answer.try_get(10)?,
         has_stale_records: answer.try_get(11)?,
+        has_removals: answer.try_get(15)?,
     })
 }
 

@@ -52,7 +52,10 @@ pub(super) async fn held(
     // '0' is the character after '/'.
     let end = || format!("at://{}0", range.did);
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT uri, cid, refused_cid, judgement, rev, verified <> 'none' AS is_proven FROM records WHERE uri > ? AND uri <= ? ORDER BY uri LIMIT ?",
+        "SELECT uri, cid, refused_cid, judgement, rev, verified <> 'none' AS is_proven \
+         FROM records WHERE uri > ? AND uri <= ? AND NOT EXISTS (SELECT 1 FROM removed_records \
+         WHERE removed_records.did = records.did AND removed_records.uri = records.uri) \
+         ORDER BY uri LIMIT ?",
     )
     .bind(uri(range.after))
     .bind(range.through.map_or_else(end, uri))

@@ -8,13 +8,15 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Executor};
+use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::error::is_refusal;
 use super::script::{Answers, Script};
+use super::wal::Wal;
 use crate::store::StoreError;
 use crate::testing::fault::{Faults, Injected, Point};
 
@@ -28,6 +30,7 @@ const JOURNAL_IN_MEMORY: &str = "PRAGMA temp_store = MEMORY";
 pub(super) struct Writer {
     options: SqliteConnectOptions,
     file: FileIdentity,
+    wal: Wal,
     faults: Faults,
     idle: Mutex<Option<SqliteConnection>>,
 }
@@ -43,6 +46,7 @@ impl Writer {
     /// Connects, and runs the migrations through `prepare`.
     pub(super) async fn open(
         options: SqliteConnectOptions,
+        busy_timeout: Duration,
         faults: Faults,
         prepare: impl AsyncFnOnce(&mut SqliteConnection) -> Result<(), StoreError>,
     ) -> Result<Self, StoreError> {
@@ -51,6 +55,7 @@ impl Writer {
         connection.execute(JOURNAL_IN_MEMORY).await?;
         Ok(Self {
             file: FileIdentity::of(options.get_filename())?,
+            wal: Wal::of(options.get_filename(), busy_timeout),
             // If the file disappears, an empty file in its place would silently lose data.
             options: options.create_if_missing(false),
             faults,
@@ -61,10 +66,12 @@ impl Writer {
     /// A writer for a file that is only read. Its transactions fail.
     pub(super) fn read_only(
         options: SqliteConnectOptions,
+        busy_timeout: Duration,
         faults: Faults,
     ) -> Result<Self, StoreError> {
         Ok(Self {
             file: FileIdentity::of(options.get_filename())?,
+            wal: Wal::of(options.get_filename(), busy_timeout),
             options: options.read_only(true),
             faults,
             idle: Mutex::new(None),
@@ -73,6 +80,21 @@ impl Writer {
 
     pub(super) fn path(&self) -> &Path {
         self.options.get_filename()
+    }
+
+    /// The size of the write-ahead log.
+    pub(super) fn wal_bytes(&self) -> u64 {
+        self.wal.bytes()
+    }
+
+    /// Empties the write-ahead log and closes the connection. A later transaction opens another one.
+    pub(super) async fn close(&self) -> Result<(), StoreError> {
+        let mut slot = self.idle.lock().await;
+        if let Some(mut connection) = slot.take() {
+            let _unless_read = self.wal.empty(&mut connection).await?;
+            connection.close().await?;
+        }
+        Ok(())
     }
 
     /// Waits for the previous transaction, then for the database's write lock.
@@ -96,6 +118,7 @@ impl Writer {
                 connection
             }
         };
+        self.wal.limit(&mut connection).await?;
         // A deferred transaction that writes later can fail in a way that the busy timeout does not
         // cover.
         let mut begin = Script::default();

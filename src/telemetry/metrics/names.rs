@@ -121,4 +121,6 @@ families! {
         "Verified commits, by level";
     VERIFY_ERRORS_TOTAL = "huddle_verify_errors_total", Kind::Counter,
         "Errors in the proofs of commits, refused or tolerated, by error";
+    WAL_BYTES = "huddle_wal_bytes", Kind::Gauge,
+        "Size of the database's write-ahead log";
 }

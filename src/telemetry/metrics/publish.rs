@@ -14,6 +14,7 @@ impl Metrics {
         let gauge = |name, value| self.registry.gauge(name, &[]).set(value);
         gauge(names::BUDGET_LIMIT_BYTES, status.budget.limit_bytes as f64);
         gauge(names::IN_FLIGHT_BYTES, status.budget.in_flight_bytes as f64);
+        gauge(names::WAL_BYTES, status.wal_bytes as f64);
         gauge(names::QUEUE_DEPTH, status.queue.depth as f64);
         gauge(
             names::DATABASE_BLOCKED,

@@ -128,7 +128,18 @@ impl Verified {
     /// Stops the worker, and starts another on its tables with other settings.
     #[must_use]
     pub async fn restart(self, change: impl FnOnce(&mut Config)) -> Self {
+        self.restart_after(async |_| {}, change).await
+    }
+
+    /// Stops the worker, does `meanwhile` to its tables, and starts another on them.
+    #[must_use]
+    pub async fn restart_after(
+        self,
+        meanwhile: impl AsyncFnOnce(&SqliteStore),
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         self.tree.drain().await.unwrap();
+        meanwhile(&self.store).await;
         let mut config = self.config;
         change(&mut config);
         Self {

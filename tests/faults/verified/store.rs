@@ -15,14 +15,14 @@ use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::model::{Gap, Position, RepoCounts, SourceId};
 use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::repo_store::{
-    Discovery, DueHandle, DueRepo, HandleAnswer, Held, HeldRange, HostStatus, JobKind,
+    Discovery, DueHandle, DueRepo, HandleAnswer, Held, HeldRange, HostStatus, JobKey, JobKind,
     ParkedCommit, RecentResyncs, Reconciled, RepoChange, RepoEvent, RepoStore, Search,
-    UnconfirmedStatus,
+    SuspectedJob, UnconfirmedStatus,
 };
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{
-    Adoption, CrashHistory, FrameDigest, OpenGapCounts, Purged, Retention, Store, StoreError,
-    StoredCursor, WriteBatch, Written,
+    Adoption, CrashHistory, FrameDigest, OpenGapCounts, PieceLimit, Purged, RemovalPiece,
+    Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
 };
 
 use super::audit::{self, Audit, Shown, Tables};
@@ -277,6 +277,22 @@ impl Store for FaultyStore {
         self.act(self.store.forget_crashes(source)).boxed()
     }
 
+    fn remove_piece(
+        &self,
+        limit: PieceLimit,
+    ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>> {
+        self.act(self.store.remove_piece(limit)).boxed()
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.store.log_bytes()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        // The store of a run serves the next one too.
+        async { Ok(()) }.boxed()
+    }
+
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
         self.act(self.store.purge(retention)).boxed()
     }
@@ -370,6 +386,30 @@ impl RepoStore for FaultyStore {
 
     fn discoveries(&self) -> BoxFuture<'_, Result<Vec<Discovery>, StoreError>> {
         self.act_soon(self.store.discoveries()).boxed()
+    }
+
+    fn begin_jobs(&self) -> BoxFuture<'_, Result<Vec<SuspectedJob>, StoreError>> {
+        self.act_soon(self.store.begin_jobs()).boxed()
+    }
+
+    fn note_jobs<'a>(
+        &'a self,
+        started: &'a [JobKey],
+        ended: &'a [JobKey],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.note_jobs(started, ended)).boxed()
+    }
+
+    fn set_aside<'a>(
+        &'a self,
+        job: &'a JobKey,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.act_soon(self.store.set_aside(job, until)).boxed()
+    }
+
+    fn end_jobs(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.act_soon(self.store.end_jobs()).boxed()
     }
 
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {

@@ -274,7 +274,8 @@ impl Tables {
         }
         self.parked
             .retain(|_, parked| !changes.unparked_repos.contains(parked.did.as_str()));
-        for update in &changes.parked {
+        for parked in &changes.parked {
+            let update = parked.update;
             self.last_id += 1;
             let parked = Parked {
                 did: update.did.to_string(),

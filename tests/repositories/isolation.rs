@@ -1,0 +1,140 @@
+//! Runs that ended without a word while a job was in progress. Holds invariant 5.8.
+
+use huddle_firehose::repo::isolation::CONDEMNED_AFTER;
+use huddle_firehose::store::repo_store::{JobKey, RepoStore};
+use huddle_firehose::store::sqlite::SqliteStore;
+use simulated_network::mishap::{Endpoint, Mishap};
+use test_support::simulation::verified::Verified;
+
+use super::{A, B, D, E, POST, few_accounts_with_offers};
+
+const SUSPECTED: &str = "SELECT count(*) FROM suspected_jobs";
+
+/// Restarts the worker after `runs` runs that ended while the job was in progress for each of the
+/// accounts.
+async fn restart_after_ends(
+    verified: Verified,
+    numbers: &[usize],
+    job: &str,
+    runs: u32,
+) -> Verified {
+    let key = |number: &usize| JobKey {
+        did: verified.did(*number).to_string(),
+        job: job.to_owned(),
+    };
+    let keys: Vec<JobKey> = numbers.iter().map(key).collect();
+    let end_runs = async |store: &SqliteStore| {
+        for _ in 0..runs {
+            store.note_jobs(&keys, &[]).await.unwrap();
+            store.begin_jobs().await.unwrap();
+        }
+    };
+    verified.restart_after(end_runs, |_| {}).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_commit_at_which_runs_ended_becomes_a_dead_letter_alone() {
+    let verified = few_accounts_with_offers().await;
+    let mishap = Mishap::Status(503);
+    verified
+        .http
+        .misbehave(Endpoint::DidDocument, mishap, u64::MAX);
+    verified.tell(|network| {
+        network.emit_empty_identity(0);
+        network.write(0, &[D], &[A]);
+        network.write(0, &[E], &[]);
+    });
+    verified.until_applied().await;
+    assert_eq!(verified.waiting(0).await, 2);
+    let verified = restart_after_ends(verified, &[0], "replay", CONDEMNED_AFTER).await;
+    verified.http.behave(Endpoint::DidDocument);
+    verified.tell(|network| network.write(1, &[D], &[]));
+    verified.until_settled().await;
+
+    let letters = verified.dead_letters().await;
+    let [(stage, raw)] = letters.as_slice() else {
+        panic!("one dead letter: {letters:?}");
+    };
+    assert_eq!(stage, "poison");
+    assert!(!raw.is_empty(), "it is kept");
+    assert_eq!(verified.waiting(0).await, 0);
+    assert_eq!(verified.count(SUSPECTED).await, 0);
+    // Its repository was fetched, which brings what the commit had.
+    verified.compare_records().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_at_which_runs_ended_is_not_fetched_and_holds_up_no_other() {
+    let verified = few_accounts_with_offers().await;
+    let verified = restart_after_ends(verified, &[0], "fetch", CONDEMNED_AFTER).await;
+    for number in [0, 1] {
+        verified.withhold(|network| network.write(number, &[D], &[B]));
+        verified.tell(|network| network.write(number, &[POST], &[]));
+    }
+    verified
+        .until("one is fetched and the other is set aside", async || {
+            verified.resyncs(1).await.len() == 1 && verified.resyncs(0).await.len() == 1
+        })
+        .await;
+    let refused = &verified.resyncs(0).await[0];
+    assert_eq!(refused.host, None, "no host was asked");
+    let error = refused.error.as_deref().unwrap_or_default();
+    assert!(error.contains("ended without a word"), "{error}");
+    // It stays set aside over a restart, whatever its account does.
+    let verified = verified.restart(|_| {}).await;
+    verified.tell(|network| network.write(0, &[E], &[]));
+    verified.until_applied().await;
+    verified.look_again().await;
+    assert_eq!(verified.resyncs(0).await.len(), 1);
+    let set_aside = "SELECT count(*) FROM suspected_jobs WHERE set_aside_until IS NOT NULL";
+    assert_eq!(verified.count(set_aside).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_were_in_progress_when_a_run_ended_are_done_and_cleared() {
+    let verified = few_accounts_with_offers().await;
+    let verified = restart_after_ends(verified, &[0, 1], "fetch", 1).await;
+    for number in [0, 1] {
+        verified.withhold(|network| network.write(number, &[D], &[B]));
+        verified.tell(|network| network.write(number, &[POST], &[]));
+    }
+    verified.until_settled().await;
+    for number in [0, 1] {
+        assert_eq!(verified.resyncs(number).await.len(), 1);
+    }
+    assert_eq!(verified.count(SUSPECTED).await, 0);
+    assert_eq!(
+        verified
+            .count("SELECT count(*) FROM jobs_in_progress")
+            .await,
+        0
+    );
+    verified.compare().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_noted_while_it_is_in_progress() {
+    let verified = few_accounts_with_offers().await;
+    verified
+        .http
+        .misbehave(Endpoint::GetRepo, Mishap::Held, u64::MAX);
+    verified.withhold(|network| network.write(0, &[D], &[B]));
+    verified.tell(|network| network.write(0, &[POST], &[]));
+    verified
+        .until("a response is pending", async || verified.http.held() > 0)
+        .await;
+    let noted = "SELECT count(*) FROM jobs_in_progress WHERE job = 'fetch'";
+    assert_eq!(verified.count(noted).await, 1);
+    verified.http.behave(Endpoint::GetRepo);
+    verified.http.release();
+    verified.until_settled().await;
+    verified
+        .until("its end is noted", async || {
+            verified
+                .count("SELECT count(*) FROM jobs_in_progress")
+                .await
+                == 0
+        })
+        .await;
+    verified.compare().await;
+}
