@@ -16,7 +16,7 @@ use crate::delivery::backoff::Backoff;
 use crate::delivery::ledger::Lease;
 use crate::model::{DeadLetter, GapCause, Position};
 use crate::pipeline::accumulator::{Accumulator, IndexBatch, IndexWork, Load};
-use crate::store::plan::effect::{Effect, EffectPart, Rejection};
+use crate::store::plan::effect::{Effect, EffectPart, Rejection, writing_bytes};
 use crate::store::{StoreError, WriteBatch, Written};
 use crate::telemetry::excerpt::{LOGGED, excerpt};
 use crate::telemetry::rate_limit::RateLimit;
@@ -170,6 +170,10 @@ impl IndexerState {
         let Some(mut current) = self.current.take().or_else(|| self.cut()) else {
             return Ok(());
         };
+        let budget = self.context.budget.clone();
+        let _work = budget
+            .reserve_work(writing_bytes(&current.transaction.effects))
+            .await;
         self.mark_leases(&mut current, Lease::start);
         self.context.pass(Point::IndexerCut).await?;
         let started = Instant::now();

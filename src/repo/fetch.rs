@@ -15,13 +15,9 @@ use crate::atproto::verify::VerifyError;
 use crate::identity::{Identity, ResolveError};
 use crate::net::http_client::{self, NamedBy, is_out_of_descriptors};
 use crate::repo::host::{Host, HostError, RepoError};
-use crate::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
+use crate::repo::snapshot::{Limits, Snapshot, SnapshotError, Spool, SpoolError};
 use crate::store::StoreError;
 use crate::store::repo_store::{DueRepo, HeldRange, JobKind};
-
-/// The largest repository that is fetched, in bytes. Each concurrent fetch needs so much on disk,
-/// and up to an eighth of it in memory (usually a twentieth).
-const MAX_REPOSITORY: u64 = 1 << 30;
 
 /// Rows that are read at a time.
 const ROWS: usize = 500;
@@ -356,7 +352,7 @@ async fn fetch_from(
         let permit = permit.map_err(|error| FetchFailure::at(host, error))?;
         let car = permit.record(repositories.hosts.repo(host, &repo.did).await);
         let car = car.map_err(|error| FetchFailure::at(host, error))?;
-        let spool = Spool::read(car, MAX_REPOSITORY, &repositories.folder);
+        let spool = Spool::read(car, Limits::default(), &repositories.folder);
         spool.await.map_err(|error| FetchFailure::at(host, error))?
     };
     let bytes = spool.bytes();

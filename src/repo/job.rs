@@ -11,6 +11,7 @@ use super::replay::{self, Drained};
 use super::{REFUSED_RETRY_MIN, Repositories, compare, in_future, retry_at, retry_delay};
 use crate::identity::ResolveError;
 use crate::model::Resynced;
+use crate::repo::snapshot::MEMORY;
 use crate::store::StoreError;
 use crate::store::plan::REST;
 use crate::store::repo_store::{
@@ -188,6 +189,8 @@ async fn resync(
         }
         identity => identity,
     };
+    // The host is asked only when there is memory for its answer.
+    let _held = repositories.budget.reserve_repository(MEMORY).await;
     repositories.note(&repo.did, RepoEvent::BeginResync).await?;
     let fetched = match identity {
         Ok(identity) => tokio::select! {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::effect::{RecordUpsert, RecordVersion};
+use crate::atproto::json::dag_cbor_to_json;
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::model::SourceId;
 
@@ -38,10 +39,9 @@ pub enum TaskKind {
 }
 
 impl IndexTask {
+    /// The task without its record: see [`with_record`].
     pub fn upsert(upsert: &RecordUpsert, source: &SourceId, attempts: u32) -> Self {
         Self {
-            // This process wrote the JSON. If it does not parse, the raw bytes are still there.
-            record: RawValue::from_string(upsert.json.clone()).ok(),
             cid: Some(upsert.cid.to_string()),
             ..Self::bare(TaskKind::Upsert, &upsert.version, source, attempts)
         }
@@ -66,5 +66,14 @@ impl IndexTask {
             source: source.clone(),
             attempts,
         }
+    }
+}
+
+/// The text of `task` with the JSON of its record, which is written only when the task is stored. A
+/// task whose record cannot be converted stays as it is: the raw bytes are stored beside it.
+pub fn with_record(task: &str, record: &[u8]) -> String {
+    match (task.strip_suffix('}'), dag_cbor_to_json(record)) {
+        (Some(fields), Ok(json)) => format!("{fields},\"record\":{json}}}"),
+        _ => task.to_owned(),
     }
 }

@@ -74,9 +74,11 @@ families! {
     INDEX_COMMIT_SECONDS = "huddle_index_commit_seconds", Kind::Histogram(SECONDS),
         "Duration of transactions, from begin to commit";
     INDEX_RETRIES_TOTAL = "huddle_index_retries_total", Kind::Counter,
-        "Retries of effects that the database refused";
+        "Times that the database refused an effect; each is followed by another attempt or, beyond index_retries, by a dead letter. A database that takes nothing at all is huddle_database_blocked";
     KEY_UNAVAILABLE_TOTAL = "huddle_key_unavailable_total", Kind::Counter,
         "Commits parked because their account's signing key was not known or may have changed. Formerly huddle_unproven_total";
+    LOG_LINES_DROPPED_TOTAL = "huddle_log_lines_dropped_total", Kind::Counter,
+        "Log lines of the process that are missing in its log, by reason: queue_full (standard error takes nothing), write_failed (it refused them), suppressed (one call site wrote too many)";
     MATCHED_TOTAL = "huddle_matched_total", Kind::Counter,
         "Events that the filter kept";
     OLDEST_PARKED_SECONDS = "huddle_oldest_parked_seconds", Kind::Gauge,

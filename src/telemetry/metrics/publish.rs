@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{Metrics, names};
 use crate::model::RepoCounts;
+use crate::telemetry::log;
 use crate::telemetry::status::{ConnectionState, SourceStatus, Status};
 
 impl Metrics {
@@ -19,6 +20,16 @@ impl Metrics {
             flag(status.queue.blocked.is_some()),
         );
         gauge(names::DIRECTORY_FAILING, flag(status.directory.is_some()));
+        let dropped = log::dropped();
+        for (reason, lines) in [
+            ("queue_full", dropped.queue_full),
+            ("suppressed", dropped.suppressed),
+            ("write_failed", dropped.write_failed),
+        ] {
+            self.registry
+                .counter(names::LOG_LINES_DROPPED_TOTAL, &[("reason", reason)])
+                .absolute(lines);
+        }
         if let Some(counts) = &status.repositories {
             self.publish_repositories(counts, now);
         }
