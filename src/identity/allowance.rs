@@ -10,10 +10,11 @@ use tokio::time::Instant;
 /// Look-ups that need not wait for each other.
 const AT_ONCE: u32 = 8;
 /// The pause after that. It doubles with each look-up up to `LONGEST`.
-const FIRST: Duration = Duration::from_secs(5);
-const LONGEST: Duration = Duration::from_secs(300);
+const FIRST: Duration = Duration::from_secs(2);
+/// It is short, because it also holds up an account that really changes often.
+const LONGEST: Duration = Duration::from_secs(15);
 /// After so long without a look-up the count begins anew.
-const FORGOTTEN_AFTER: Duration = LONGEST;
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 
 /// The look-ups of one DID.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +72,7 @@ mod tests {
         };
         assert_eq!(
             pauses(&mut allowance, 14),
-            [0, 0, 0, 0, 0, 0, 0, 0, 5, 10, 20, 40, 80, 160]
+            [0, 0, 0, 0, 0, 0, 0, 0, 2, 4, 8, 15, 15, 15]
         );
         now += FORGOTTEN_AFTER;
         allowance.spend(now);

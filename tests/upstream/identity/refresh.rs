@@ -157,7 +157,7 @@ async fn an_account_with_many_identity_events_is_looked_up_ever_less_often() {
         }
         advance(Duration::from_millis(100)).await;
     }
-    assert_eq!((resolver.requests(), refused), (11, 589));
+    assert_eq!((resolver.requests(), refused), (14, 586));
     // Other accounts are not delayed, and after a while the account is as before.
     assert!(identities.get(&plc(2)).await.is_ok());
     advance(5 * MINUTE).await;
