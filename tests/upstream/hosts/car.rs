@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::repo::host::{Deadlines, Host, Hosts, HttpHosts};
-use huddle_firehose::repo::snapshot::{Snapshot, Spool, SpoolError};
+use huddle_firehose::repo::snapshot::{Limits, Snapshot, Spool, SpoolError};
 use simulated_network::mishap::{Endpoint, Mishap};
 use test_support::scripted_server::Server;
 use tokio::io::AsyncWriteExt;
@@ -15,7 +15,10 @@ use tokio::time::sleep;
 use super::network::{Served, did};
 use super::{SHORT, SLOT_TIMEOUT, ann, host, hosts, hosts_within};
 
-const LIMIT: u64 = 16 << 20;
+const LIMIT: Limits = Limits {
+    bytes: 16 << 20,
+    blocks: 100_000,
+};
 
 async fn fetch(hosts: &HttpHosts, host: &Host, did: &Did) -> Result<Spool, SpoolError> {
     let car = hosts.repo(host, did).await.unwrap();
