@@ -9,6 +9,14 @@ use data_encoding::BASE64_NOPAD;
 
 use super::cbor::{CborError, CborFault, Item, MAX_DEPTH, MapKeys, Reader, fault, link, utf8};
 
+/// A text of more bytes is long.
+const LONG: usize = 1 << 20;
+
+/// The capacity of a long text. The allocator of glibc keeps memory of up to 32 MiB for the thread that
+/// freed it, and each thread has its own. More is mapped by itself and given back at once, and what is
+/// not written of it takes no memory.
+const MAPPED: usize = 33 << 20;
+
 /// Converts one value of the data model from strict DAG-CBOR to JSON. Map keys keep their order.
 ///
 /// Integers keep 64 bits, signed or unsigned, and text keeps U+0000. A map that itself contains the
@@ -28,8 +36,28 @@ pub fn dag_cbor_to_json(cbor: &[u8]) -> Result<String, CborError> {
 /// # Errors
 /// The same.
 pub(crate) fn json_of_length(cbor: &[u8], length: usize) -> Result<String, CborError> {
-    let mut text = String::with_capacity(length);
+    json_between("", cbor, length, "")
+}
+
+/// The JSON of `cbor`, which has this `length`, with a text before and behind it.
+///
+/// # Errors
+/// The same as [`dag_cbor_to_json`].
+pub(crate) fn json_between(
+    before: &str,
+    cbor: &[u8],
+    length: usize,
+    behind: &str,
+) -> Result<String, CborError> {
+    let length = before.len() + length + behind.len();
+    let capacity = match length <= LONG {
+        true => length,
+        false => length.max(MAPPED),
+    };
+    let mut text = String::with_capacity(capacity);
+    text.push_str(before);
     write(cbor, &mut text)?;
+    text.push_str(behind);
     Ok(text)
 }
 

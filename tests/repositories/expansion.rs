@@ -25,6 +25,7 @@ use simulated_network::shape::Shape;
 use simulated_network::tid::tid;
 use tempfile::TempDir;
 use test_support::simulation::verified::POLL_INTERVAL;
+use test_support::skipped::skip;
 use test_support::worker_process::{command, terminate};
 use tokio::process::{Child, Command};
 use tokio::time::{Duration, Instant, sleep};
@@ -189,7 +190,7 @@ impl Scene {
 fn is_skipped() -> bool {
     let is_skipped = !cfg!(target_os = "linux");
     if is_skipped {
-        eprintln!("SKIPPED: only Linux tells a process's peak of memory in /proc");
+        skip("only Linux tells a process's peak of memory in /proc");
     }
     is_skipped
 }

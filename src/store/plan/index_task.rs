@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::effect::{RecordUpsert, RecordVersion};
-use crate::atproto::json::dag_cbor_to_json;
+use crate::atproto::json::{json_between, json_length};
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::model::SourceId;
 
@@ -72,8 +72,12 @@ impl IndexTask {
 /// The text of `task` with the JSON of its record, which is written only when the task is stored. A
 /// task whose record cannot be converted stays as it is: the raw bytes are stored beside it.
 pub fn with_record(task: &str, record: &[u8]) -> String {
-    match (task.strip_suffix('}'), dag_cbor_to_json(record)) {
-        (Some(fields), Ok(json)) => format!("{fields},\"record\":{json}}}"),
-        _ => task.to_owned(),
-    }
+    let fields = task
+        .strip_suffix('}')
+        .map(|fields| format!("{fields},\"record\":"));
+    let text = match (fields, json_length(record)) {
+        (Some(fields), Ok(length)) => json_between(&fields, record, length, "}").ok(),
+        _ => None,
+    };
+    text.unwrap_or_else(|| task.to_owned())
 }
