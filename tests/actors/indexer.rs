@@ -83,7 +83,7 @@ impl Indexer {
         });
         let batch = leased(&self.context, end.seq);
         let work = IndexWork {
-            batch: decoded(&self.context, batch, Vec::new(), end),
+            batch: decoded(batch, Vec::new(), end),
             commit_points: points.collect(),
             effects,
             position: end,
@@ -233,8 +233,8 @@ fn commit(seq: u64, bytes: usize) -> Effect {
     Effect::records(vec![RecordChange::Upsert(Box::new(RecordUpsert {
         version,
         cid: Cid::default(),
-        json: "1".repeat(bytes),
         cbor: vec![1; bytes].into(),
+        json_bytes: bytes,
         validity: Validity::Unvalidated,
         judgement: Judgement::of(["the rules"]),
         projection: None,
