@@ -193,7 +193,7 @@ impl Network {
         }
         if let Some(SpoiledOperation { path, block }) = spoiled {
             self.oracle
-                .refuse(Some(format!("at://{did}/{path}")), block);
+                .refuse(&did, Some(format!("at://{did}/{path}")), block);
         }
     }
 
@@ -303,7 +303,7 @@ impl Network {
             hostile.clone()
         });
         if is_refused {
-            self.oracle.refuse(None, hostile);
+            self.oracle.refuse(&did, None, hostile);
         }
     }
 

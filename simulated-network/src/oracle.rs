@@ -48,6 +48,7 @@ pub struct Change {
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub moment: Moment,
+    pub did: String,
     /// The URI of the record; `None` for a whole frame.
     pub uri: Option<String>,
     /// The frame, or the block that the commit has as the record.
@@ -117,9 +118,13 @@ impl Oracle {
     }
 
     /// Records that the last message, or one of its operations, is invalid.
-    pub(crate) fn refuse(&mut self, uri: Option<String>, raw: Bytes) {
-        let moment = self.here().moment;
-        self.refusals.push(Refusal { moment, uri, raw });
+    pub(crate) fn refuse(&mut self, did: &str, uri: Option<String>, raw: Bytes) {
+        self.refusals.push(Refusal {
+            moment: self.here().moment,
+            did: did.to_owned(),
+            uri,
+            raw,
+        });
     }
 
     /// Records that a message has a false seq.
@@ -146,6 +151,15 @@ impl Oracle {
 
     pub fn refusals(&self) -> &[Refusal] {
         &self.refusals
+    }
+
+    /// Whether the account was deleted later. A consumer deletes its dead letters with it.
+    pub fn is_removed(&self, refusal: &Refusal) -> bool {
+        self.changes.iter().any(|change| {
+            change.did == refusal.did
+                && change.moment > refusal.moment
+                && matches!(&change.what, What::Status(Some(status)) if status == "deleted")
+        })
     }
 
     pub fn lies(&self) -> &[u64] {

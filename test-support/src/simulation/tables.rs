@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use huddle_firehose::store::sqlite::SqliteStore;
 use serde_json::Value;
 use simulated_network::oracle::{
-    NetworkState, Record, Refusal, Visibility, malformed, records, select,
+    NetworkState, Oracle, Record, Refusal, Visibility, malformed, records, select,
 };
 use simulated_network::record::{BOOKING, BOOKING_REQUEST, SLOT_OFFER};
 
@@ -57,27 +57,29 @@ pub async fn assert_accounts_equal(store: &SqliteStore, expected: &NetworkState,
     assert_eq!(accounts, expected_accounts(expected), "accounts, {context}");
 }
 
-/// Asserts that the dead letters of a worker with the policy `flag` are `refusals`. The fields of a
-/// frame that can't be read are not compared.
-pub async fn assert_dead_letters_equal(store: &SqliteStore, refusals: &[Refusal], context: &str) {
-    let expected: BTreeSet<DeadLetter> = refusals
-        .iter()
-        .map(|refusal| DeadLetter {
-            stage: "decode".to_owned(),
-            seq: refusal.uri.as_ref().map(|_| refusal.moment.seq as i64),
-            uri: refusal.uri.clone(),
-            raw: refusal.raw.to_vec(),
-        })
-        .collect();
+/// Asserts that the dead letters of a worker with the policy `flag` are the refusals of `oracle`.
+/// Those of accounts that were deleted later may be deleted too. The fields of a frame that can't be
+/// read are not compared.
+pub async fn assert_dead_letters_equal(store: &SqliteStore, oracle: &Oracle, context: &str) {
+    let letters = |is_removed| -> BTreeSet<DeadLetter> {
+        let refusals = oracle.refusals().iter();
+        refusals
+            .filter(|refusal| oracle.is_removed(refusal) == is_removed)
+            .map(DeadLetter::of)
+            .collect()
+    };
+    let (lasting, removed) = (letters(false), letters(true));
     let query = "SELECT stage, iif(uri IS NULL, NULL, seq) AS seq, uri, raw FROM dead_letters";
     let stored: Vec<DeadLetter> = fetch(store, query).await;
     let stored: BTreeSet<DeadLetter> = stored.into_iter().collect();
-    let shown = |letters: &BTreeSet<DeadLetter>, others: &BTreeSet<DeadLetter>| {
-        let alone = letters.difference(others);
-        let shown = alone.map(|letter| (letter.seq, letter.uri.clone(), letter.raw.len()));
-        shown.collect::<Vec<_>>()
+    let shown = |letters: &mut dyn Iterator<Item = &DeadLetter>| {
+        letters
+            .map(|letter| (letter.seq, letter.uri.clone(), letter.raw.len()))
+            .collect::<Vec<_>>()
     };
-    let (unexpected, missing) = (shown(&stored, &expected), shown(&expected, &stored));
+    let is_expected = |letter: &&DeadLetter| lasting.contains(letter) || removed.contains(letter);
+    let unexpected = shown(&mut stored.iter().filter(|letter| !is_expected(letter)));
+    let missing = shown(&mut lasting.difference(&stored));
     assert_eq!(
         (unexpected, missing),
         (vec![], vec![]),
@@ -91,6 +93,17 @@ struct DeadLetter {
     seq: Option<i64>,
     uri: Option<String>,
     raw: Vec<u8>,
+}
+
+impl DeadLetter {
+    fn of(refusal: &Refusal) -> Self {
+        Self {
+            stage: "decode".to_owned(),
+            seq: refusal.uri.as_ref().map(|_| refusal.moment.seq as i64),
+            uri: refusal.uri.clone(),
+            raw: refusal.raw.to_vec(),
+        }
+    }
 }
 
 /// The URIs of valid records, of active and hidden accounts.

@@ -131,7 +131,7 @@ impl Followed {
         let expected = oracle.in_stream(&BTreeSet::new());
         let context = format!("seed {}", self.seed);
         assert_tables_equal(&store, &expected, &context).await;
-        assert_dead_letters_equal(&store, oracle.refusals(), &context).await;
+        assert_dead_letters_equal(&store, oracle, &context).await;
         store.counts().await.unwrap()
     }
 }
