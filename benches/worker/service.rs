@@ -1,6 +1,6 @@
 //! The whole worker: a real socket, the supervisor tree, a SQLite file.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(crate) async fn follow(
 pub(crate) fn config(source_url: &str, path: &Path, change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Layers::new().resolve().unwrap().config;
     config.database_url = database::url(path);
-    config.listen = (Ipv4Addr::LOCALHOST, 0).into();
+    config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
     config.source_url = source_url.parse().unwrap();
     // The frames of the benchmark are not signed.
     config.verify = Verify::None;

@@ -2,6 +2,7 @@
 
 pub mod car;
 pub mod cbor;
+pub mod cbor_value;
 mod cbor_writer;
 pub mod datetime;
 mod envelope_keys;

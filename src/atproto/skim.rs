@@ -14,6 +14,7 @@ use std::ops::Range;
 use super::cbor::{CborError, Item, Reader};
 use super::cbor_writer::Writer;
 use super::envelope_keys::EnvelopeKeys;
+use crate::telemetry::excerpt::excerpt;
 
 /// The range of valid seqs. The protocol ends at 2^53 because JavaScript's integers do. 0 is the
 /// position before the first event.
@@ -193,6 +194,20 @@ impl<F: Into<SkimFault>> From<F> for SkimError {
     }
 }
 
+/// The longest DID, in bytes.
+const MAX_DID: usize = 2048;
+/// The characters of a longer text that are kept of it.
+const MAX_SHOWN_DID: usize = 100;
+
+/// What a frame that is not decoded says of its repository. A text that is too long for a DID is cut,
+/// and marked so that it does not become one by that.
+pub(crate) fn unchecked_did(text: &str) -> String {
+    match text.len() <= MAX_DID {
+        true => text.to_owned(),
+        false => format!("{}…", excerpt(text, MAX_SHOWN_DID)),
+    }
+}
+
 /// Reads the envelope of a raw frame: a header map and then a payload map.
 ///
 /// # Errors
@@ -267,7 +282,7 @@ fn read_message<'a>(reader: &mut Reader<'a>, kind: Kind) -> Result<Envelope<'a>,
             fault,
             kind: Some(kind),
             seq: envelope.seq,
-            did: envelope.did.map(str::to_owned),
+            did: envelope.did.map(unchecked_did),
         }),
     }
 }

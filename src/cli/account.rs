@@ -1,13 +1,14 @@
 //! `account`: shows what is known of an account, and overrides a takedown by the source.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::config::Verify;
 use huddle_firehose::store::repo_store::{RepoChange, RepoStore};
-use huddle_firehose::store::sqlite::{AccountStatus, Options, SqliteStore};
+use huddle_firehose::store::sqlite::AccountStatus;
+use huddle_firehose::telemetry::excerpt::shown;
 
-use super::{Configuration, print, runtime};
+use super::{Configuration, database, print, runtime};
 
 /// Show the status of an account, or show the account although the source holds it
 ///
@@ -19,10 +20,13 @@ pub(crate) struct AccountCommand {
     #[arg(value_name = "DID", value_parser = Did::parse)]
     did: Did,
     /// Show the account, whatever the source says of it from now on
-    #[arg(long, conflicts_with = "clear")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = false, hide_default_value = true,
+          conflicts_with = "clear")]
     active: bool,
     /// Let the source decide again
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = false, hide_default_value = true)]
     clear: bool,
     #[command(flatten)]
     configuration: Configuration,
@@ -32,12 +36,11 @@ impl AccountCommand {
     pub(crate) fn execute(&self) -> anyhow::Result<()> {
         let config = self.configuration.load_and_log()?;
         runtime()?.block_on(async {
-            let options = Options {
-                create_if_missing: false,
-                ..Options::default()
-            };
-            let store = SqliteStore::open_with(&config.database_url, options).await?;
             let did = &self.did;
+            let (store, _lock) = match self.active || self.clear {
+                true => database::open_for_request(&config, "account").await?,
+                false => (database::open_to_read(&config).await?, None),
+            };
             if self.active || self.clear {
                 let change = RepoChange::Override {
                     did,
@@ -58,16 +61,17 @@ fn line(did: &Did, status: Option<&AccountStatus>) -> String {
     };
     let mut text = match (status.active, &status.status) {
         (true, _) => format!("{did}\tactive"),
-        (false, Some(status)) => format!("{did}\thidden: {status}"),
+        (false, Some(status)) => format!("{did}\thidden: {}", shown(status)),
         (false, None) => format!("{did}\thidden"),
     };
     if let Some(held) = &status.held_status {
-        text += &format!("\tthe source says {held}");
+        text += &format!("\tthe source says {}", shown(held));
     }
     if status.is_overridden {
         text += "\toverridden by an operator";
     }
     if let Some(suspected) = &status.suspected_status {
+        let suspected = shown(suspected);
         text += &format!("\tits host once said {suspected}; to be confirmed");
     } else if status.is_unconfirmed {
         text += "\tto be confirmed";

@@ -4,23 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use clap::Args;
+use clap::{ArgAction, Args};
 use tokio::time::{MissedTickBehavior, interval};
 
 use huddle_firehose::config::Config;
 use huddle_firehose::lexicon::Schemas;
 use huddle_firehose::model::BackfillCounts;
 use huddle_firehose::pipeline::interest::adopt;
-use huddle_firehose::repo::Summary;
 use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::repo_store::RepoStore;
-use huddle_firehose::store::sqlite::SqliteStore;
+use huddle_firehose::store::sqlite::{Access, SqliteStore};
+use huddle_firehose::telemetry::excerpt::shown;
 use huddle_firehose::worker;
 
 use super::progress::{ProgressLine, bar};
 use super::run::drain;
 use super::signals::StopSignals;
-use super::{Configuration, print, runtime};
+use super::{Configuration, database, print, runtime};
 
 const INTERVAL: Duration = Duration::from_millis(250);
 /// How long one call does pieces of a change of the set of interest.
@@ -35,8 +35,9 @@ const SLOW_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Args, Debug)]
 pub(crate) struct Backfill {
     /// Leave the work to a worker that already runs on this database, and only show its progress
-    #[arg(long)]
-    beside: bool,
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = false, hide_default_value = true)]
+    pub(super) beside: bool,
     #[command(flatten)]
     configuration: Configuration,
 }
@@ -44,7 +45,7 @@ pub(crate) struct Backfill {
 impl Backfill {
     pub(crate) fn execute(mut self) -> anyhow::Result<()> {
         self.configuration.settings.backfill = Some(true);
-        let config = self.configuration.load_and_log()?;
+        let config = self.configuration.load_for_worker()?;
         let runtime = runtime()?;
         let outcome = runtime.block_on(self.run(config));
         // A frame that hung its decoder has left a blocked thread. Do not wait for it.
@@ -56,11 +57,25 @@ impl Backfill {
         let backfill = worker::backfill(&(&config).into(), &Schemas::embedded()?);
         let searches = backfill.searches();
         if searches.is_empty() {
-            let Summary { does, cannot } = backfill.summary();
-            bail!("{does}: {}", cannot.unwrap_or_default());
+            bail!(
+                "backfill needs full collection names; {} matches no known lexicon; name the \
+                 collections, or set backfill_discovery to repos or dids",
+                backfill.unsearchable.join(", ")
+            );
         }
         let mut signals = StopSignals::listen()?;
-        let store = Arc::new(SqliteStore::open(&config.database_url).await?);
+        let (store, _lock) = match self.beside {
+            true => (
+                database::open_beside_worker(&config, "backfill --beside").await?,
+                None,
+            ),
+            false => {
+                let lock = database::lock(&config, "backfill").await?;
+                let store = database::open(&config, Access::Create).await?;
+                (store, Some(lock))
+            }
+        };
+        let store = Arc::new(store);
         let source = worker::source(&(&config).into())?;
         let set = worker::rules(&(&config).into(), source.as_ref())?.interest;
         let set = set.set();
@@ -113,18 +128,19 @@ async fn show_until_over(store: Arc<SqliteStore>) -> anyhow::Result<()> {
     loop {
         ticks.tick().await;
         let counts = store.repo_counts().await?.backfill;
-        line.show(&progress(&counts))?;
+        line.show(&progress(&counts)).await;
         if counts.is_over() {
-            line.leave()?;
+            line.leave().await;
             if counts.failing > 0 {
                 print("the worker retries the failed repositories whenever it runs\n")?;
             }
             for discovery in store.discoveries().await? {
                 if let Some(error) = discovery.unsupported {
                     bail!(
-                        "the search {} cannot be made: {error}; set directory_url or \
+                        "the search {} cannot be made: {}; set directory_url or \
                          backfill_discovery",
-                        discovery.search.as_str()
+                        discovery.search.as_str(),
+                        shown(&error)
                     );
                 }
             }

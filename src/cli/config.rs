@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{Configuration, print};
+use super::{Configuration, print, print_error};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -17,7 +17,7 @@ impl Command {
         let (Self::Check(configuration) | Self::Print(configuration)) = self;
         let loaded = configuration.load()?;
         for warning in &loaded.warnings {
-            eprintln!("warning: {warning}");
+            print_error(&format!("warning: {warning}"));
         }
         let text = match self {
             Self::Check(_) => "ok\n".to_owned(),

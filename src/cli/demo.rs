@@ -1,17 +1,16 @@
 //! `demo`: the real pipeline, from a relay in this process to a SQLite file.
 
-use std::io;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
 use bytes::Bytes;
 use clap::Args;
+use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
-use huddle_firehose::config::{Config, Layers, LogFormat, Verify};
-use huddle_firehose::store::sqlite::SqliteStore;
+use huddle_firehose::config::{Config, Layers, LogFormat, Settings, Verify};
+use huddle_firehose::store::sqlite::{SqliteStore, path_of};
 use huddle_firehose::telemetry::log;
 use huddle_firehose::telemetry::status::{SourceStatus, StatusBoard};
 use huddle_firehose::testing::mock_relay::{MockRelay, Options};
@@ -19,7 +18,7 @@ use huddle_firehose::testing::recording::Recording;
 use huddle_firehose::worker;
 
 use super::progress::ProgressLine;
-use super::{print, runtime};
+use super::{database, print, runtime};
 
 /// The frames of the testbed's reference server during offers and bookings, made with `record`.
 const RECORDING: &[u8] = include_bytes!("../../recordings/testbed.bin");
@@ -30,9 +29,10 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// Run the pipeline on a built-in recording, and show the resulting tables
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
-    /// The database to create [default: a new file in the folder for temporary files]
-    #[arg(long, value_name = "FILE")]
-    database: Option<PathBuf>,
+    /// The database to create: a path, or sqlite://PATH [default: a new file in the folder for
+    /// temporary files]
+    #[arg(long, visible_alias = "database", value_name = "PATH")]
+    database_url: Option<String>,
     /// Events per second
     #[arg(long, value_name = "EVENTS", default_value = "120")]
     rate: NonZeroU32,
@@ -41,16 +41,14 @@ pub(crate) struct Demo {
 impl Demo {
     pub(crate) fn execute(&self) -> anyhow::Result<()> {
         log::init(LogFormat::Text, Some("warn"))?;
-        runtime()?.block_on(self.run())
+        let runtime = runtime()?;
+        let outcome = runtime.block_on(self.run());
+        // A reader of the progress that stands still does not keep the process.
+        runtime.shutdown_background();
+        outcome
     }
 
     async fn run(&self) -> anyhow::Result<()> {
-        if let Some(database) = self.database.as_ref().filter(|path| path.exists()) {
-            bail!(
-                "{} exists already; the demo creates a new database",
-                database.display()
-            );
-        }
         let frames: Vec<Bytes> =
             Recording::of(Bytes::from_static(RECORDING)).collect::<Result<_, _>>()?;
         let total = frames.len();
@@ -61,6 +59,14 @@ impl Demo {
         let relay = MockRelay::start(frames, options).await?;
         let config = self.config(&relay)?;
         let database = config.database_url.clone();
+        let file = path_of(&database)?;
+        if file.exists() {
+            bail!(
+                "{} exists already; the demo creates a new database",
+                file.display()
+            );
+        }
+        let _lock = database::lock(&config, "demo").await?;
         print(&format!(
             "{total} frames from {} into {database}\n",
             config.source_url
@@ -71,7 +77,7 @@ impl Demo {
         tokio::select! {
             error = tree.failed() => return Err(error.into()),
             () = silence => {}
-            broken = show_progress(status) => broken?,
+            () = show_progress(status) => {}
         }
         tree.drain().await?;
         relay.stop().await;
@@ -81,22 +87,26 @@ impl Demo {
     }
 
     fn config(&self, relay: &MockRelay) -> anyhow::Result<Config> {
-        let database = self.database.clone().unwrap_or_else(|| {
+        let database_url = self.database_url.clone().unwrap_or_else(|| {
             let name = format!("huddle-demo-{}.db", std::process::id());
-            std::env::temp_dir().join(name)
+            std::env::temp_dir().join(name).display().to_string()
         });
-        let mut config = Layers::new().resolve()?.config;
+        let mut layers = Layers::new();
+        layers.flags(&Settings {
+            database_url: Some(database_url),
+            ..Settings::default()
+        });
+        let mut config = layers.resolve()?.config;
         config.source_url = relay.url().parse()?;
         // The demo makes no network requests, and the accounts that signed the recording do not
         // exist any more. So it cannot verify anything.
         config.verify = Verify::None;
-        config.database_url = format!("sqlite://{}", database.display());
         Ok(config)
     }
 }
 
-/// Returns only if it cannot write.
-async fn show_progress(status: StatusBoard) -> io::Result<()> {
+/// Does not return.
+async fn show_progress(status: StatusBoard) {
     let line = ProgressLine::new();
     let mut ticks = interval(PROGRESS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -107,13 +117,14 @@ async fn show_progress(status: StatusBoard) -> io::Result<()> {
         let source = status.sources.values().next().cloned().unwrap_or_default();
         let rate = (source.events - events_before) as f64 / PROGRESS_INTERVAL.as_secs_f64();
         events_before = source.events;
-        line.show(&progress_line(&source, status.queue.applied, rate))?;
+        line.show(&progress_line(&source, status.queue.applied, rate))
+            .await;
     }
 }
 
 fn progress_line(source: &SourceStatus, applied: u64, rate: f64) -> String {
     let lag = source
-        .lag_seconds()
+        .lag_seconds(None, Timestamp::now())
         .map_or_else(|| "-".to_owned(), |lag| format!("{lag:.1} s"));
     format!(
         "{:>5} events ({rate:>4.0}/s)  {:>4} matched  {applied:>4} applied  lag {lag}",
@@ -143,7 +154,8 @@ async fn summary(database_url: &str) -> anyhow::Result<String> {
     ] {
         text += &format!("{table:<28} {rows:>7}\n");
     }
-    let file = database_url.trim_start_matches("sqlite://");
+    let file = path_of(database_url)?;
+    let file = file.display();
     text +=
         &format!("\nThe database is {file}; try: sqlite3 {file} 'SELECT * FROM offers_index'\n");
     Ok(text)

@@ -4,9 +4,12 @@ mod account;
 mod backfill;
 mod config;
 mod cursor;
+mod database;
 mod demo;
+mod flags;
 mod migrate;
 mod mock_relay;
+mod output;
 mod progress;
 mod record;
 mod resync;
@@ -14,14 +17,19 @@ mod run;
 mod signals;
 mod status;
 
-use std::io::{self, Write};
+use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
-use huddle_firehose::config::{self as configuration, Config, ConfigError, Loaded, Settings};
+use huddle_firehose::config::{
+    self as configuration, Config, ConfigError, Loaded, LogFormat, Settings,
+};
 use huddle_firehose::telemetry::log;
+
+pub(crate) use output::{print, print_error};
 
 /// Indexes records from the AT Protocol firehose into SQL tables, without losing any
 #[derive(Debug, Parser)]
@@ -57,6 +65,14 @@ enum Command {
 }
 
 impl Cli {
+    /// Parses the command line. Ends the process if it asks for help or is not valid.
+    pub(crate) fn from_arguments(arguments: impl IntoIterator<Item = OsString>) -> Self {
+        let command = flags::in_order_of_use(Self::command());
+        let arguments = flags::join_booleans(&command, arguments);
+        let mut matches = command.get_matches_from(arguments);
+        Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Runs the command.
     ///
     /// # Errors
@@ -100,35 +116,155 @@ impl Configuration {
         configuration::load(self.config.as_deref(), std::env::vars_os(), &self.settings)
     }
 
-    /// Loads the configuration, starts the log with its settings, and logs its warnings.
+    /// Loads the configuration, and starts the log with its settings.
     fn load_and_log(&self) -> anyhow::Result<Config> {
+        Ok(self.load_and_start_log()?.config)
+    }
+
+    /// Loads the configuration of a worker: its warnings are logged.
+    fn load_for_worker(&self) -> anyhow::Result<Config> {
         let Loaded {
             config, warnings, ..
-        } = self.load()?;
-        start_log(&config)?;
+        } = self.load_and_start_log()?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
         Ok(config)
     }
+
+    fn load_and_start_log(&self) -> anyhow::Result<Loaded> {
+        match self.load() {
+            Ok(loaded) => {
+                start_log(loaded.config.log_format)?;
+                Ok(loaded)
+            }
+            Err(error) => {
+                let file = self.config.as_deref();
+                let environment = std::env::vars_os();
+                start_log(configuration::log_format(file, environment, &self.settings))?;
+                Err(error.into())
+            }
+        }
+    }
 }
 
-fn start_log(config: &Config) -> anyhow::Result<()> {
-    Ok(log::init(
-        config.log_format,
-        std::env::var("RUST_LOG").ok().as_deref(),
-    )?)
+fn start_log(format: LogFormat) -> anyhow::Result<()> {
+    let filter = std::env::var("RUST_LOG").ok();
+    Ok(log::init(format, filter.as_deref())?)
 }
 
 fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().build()
 }
 
-/// Writes `text` to standard output. `print!` would panic if the reader is gone (`config print |
-/// head -1`).
-fn print(text: &str) -> io::Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+/// The error with its causes. A cause that the text before it tells already is left out.
+pub(crate) fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text += &format!(": {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Cli {
+        let command = flags::in_order_of_use(Cli::command());
+        let arguments = ["huddle-firehose"]
+            .iter()
+            .chain(arguments)
+            .map(OsString::from);
+        let arguments = flags::join_booleans(&command, arguments);
+        let matches = command.try_get_matches_from(arguments).unwrap();
+        Cli::from_arg_matches(&matches).unwrap()
+    }
+
+    #[test]
+    fn the_commands_are_consistent() {
+        flags::in_order_of_use(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn every_boolean_takes_its_value_in_three_ways() {
+        for (arguments, value) in [
+            (&["backfill", "--beside"][..], true),
+            (&["backfill", "--beside", "true"], true),
+            (&["backfill", "--beside=true"], true),
+            (&["backfill", "--beside", "false"], false),
+            (&["backfill", "--beside=false"], false),
+            (&["backfill"], false),
+        ] {
+            let Command::Backfill(backfill) = parse(arguments).command else {
+                panic!("{arguments:?}");
+            };
+            assert_eq!(backfill.beside, value, "{arguments:?}");
+        }
+        for (arguments, value) in [
+            (&["run", "--allow-private-addresses"][..], Some(true)),
+            (&["run", "--allow-private-addresses", "false"], Some(false)),
+            (&["run", "--allow-private-addresses=true"], Some(true)),
+            (&["run"], None),
+        ] {
+            let Command::Run(configuration) = parse(arguments).command else {
+                panic!("{arguments:?}");
+            };
+            assert_eq!(configuration.settings.allow_private_addresses, value);
+        }
+        let Command::Account(_) = parse(&["account", "--active", "did:plc:ann"]).command else {
+            panic!("the DID is not the value of --active");
+        };
+    }
+
+    #[test]
+    fn every_command_takes_the_database_by_both_flags() {
+        for command in [
+            &["account", "did:plc:ann"][..],
+            &["backfill"],
+            &["config", "check"],
+            &["config", "print"],
+            &["cursor", "show"],
+            &["cursor", "set", "5"],
+            &["cursor", "reset"],
+            &["demo"],
+            &["migrate"],
+            &["mock-relay", "--file", "x"],
+            &["record", "--out", "x"],
+            &["resync", "did:plc:ann"],
+            &["run"],
+            &["status"],
+        ] {
+            for flag in ["--database", "--database-url"] {
+                parse(&[command, &[flag, "huddle.db"]].concat());
+            }
+        }
+    }
+
+    #[test]
+    fn the_help_of_a_small_command_begins_with_what_it_uses() {
+        let command = flags::in_order_of_use(Cli::command());
+        let mut status = command.find_subcommand("status").unwrap().clone();
+        let help = status.render_help().to_string();
+        let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("{text}: {help}"));
+        assert!(at("--database") < at("--config"), "{help}");
+        assert!(at("--config") < at("--source-url"), "{help}");
+    }
+
+    #[test]
+    fn an_error_tells_each_cause_once() {
+        let error = anyhow!("disk full").context("the database is unavailable: disk full");
+        let error = error.context("cannot open huddle.db");
+        assert_eq!(
+            chain(&error),
+            "cannot open huddle.db: the database is unavailable: disk full"
+        );
     }
 }

@@ -24,21 +24,29 @@ impl ProgressLine {
         self.is_terminal
     }
 
-    pub(super) fn show(&self, line: &str) -> io::Result<()> {
-        match self.is_terminal {
-            true => print(&format!("\r\x1b[2K{line}"))?,
-            false => print(&format!("{line}\n"))?,
-        }
-        io::stdout().flush()
+    pub(super) async fn show(&self, line: &str) {
+        write(match self.is_terminal {
+            true => format!("\r\x1b[2K{line}"),
+            false => format!("{line}\n"),
+        })
+        .await;
     }
 
     /// Ends the line. Further output goes below it.
-    pub(super) fn leave(&self) -> io::Result<()> {
-        match self.is_terminal {
-            true => print("\n"),
-            false => Ok(()),
+    pub(super) async fn leave(&self) {
+        if self.is_terminal {
+            write("\n".to_owned()).await;
         }
     }
+}
+
+/// Writes to standard output, on a thread of its own: a reader that stands still holds up neither
+/// the worker nor its signals. The work does not depend on its progress being shown.
+async fn write(text: String) {
+    let writing = tokio::task::spawn_blocking(move || {
+        let _shown = print(&text).and_then(|()| io::stdout().flush());
+    });
+    let _ended = writing.await;
 }
 
 /// A bar that is filled to the share of `done` in `all`.

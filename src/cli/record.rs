@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Args;
-use tokio::fs::File;
+use clap::{ArgAction, Args};
+use tokio::fs::OpenOptions;
 use tokio::io::BufWriter;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,10 @@ pub(crate) struct Record {
     /// The file to write: each frame after its length, a big-endian u32
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Overwrite the file if it exists
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = false, hide_default_value = true)]
+    force: bool,
     /// Begin after this seq (0: with the oldest event) instead of where `--start` says
     #[arg(long, value_name = "SEQ")]
     cursor: Option<u64>,
@@ -57,9 +61,17 @@ impl Record {
             (None, Start::Live) => Resume::Live,
         };
         let source = worker::source(&config.into())?;
-        let file = File::create(&self.out)
-            .await
-            .with_context(|| format!("cannot create {}", self.out.display()))?;
+        let mut options = OpenOptions::new();
+        let options = options.write(true).truncate(true).create(true);
+        // A device or a pipe holds nothing that could be lost.
+        let is_special = self.out.metadata().is_ok_and(|there| !there.is_file());
+        let options = options.create_new(!self.force && !is_special);
+        let file = options.open(&self.out).await.with_context(|| {
+            match self.out.exists() && !self.force {
+                true => format!("{} exists; --force overwrites it", self.out.display()),
+                false => format!("cannot create {}", self.out.display()),
+            }
+        })?;
         let mut writer = RecordingWriter::new(BufWriter::new(file));
         let stop = CancellationToken::new();
         let stop_on_signal = stop.clone();

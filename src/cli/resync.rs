@@ -7,10 +7,9 @@ use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::config::Verify;
 use huddle_firehose::store::repo_store::{RepoChange, RepoEvent, RepoStore};
-use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::worker;
 
-use super::{Configuration, print, runtime};
+use super::{Configuration, database, print, runtime};
 
 /// Fetch whole repositories again, and make the tables equal to them
 ///
@@ -40,11 +39,7 @@ impl ResyncCommand {
             bail!("{did}: excluded by dids_allow or dids_deny");
         }
         runtime()?.block_on(async {
-            let options = Options {
-                create_if_missing: false,
-                ..Options::default()
-            };
-            let store = SqliteStore::open_with(&config.database_url, options).await?;
+            let (store, _lock) = database::open_for_request(&config, "resync").await?;
             for did in &self.dids {
                 let event = RepoEvent::RequestResync {
                     cause: ResyncCause::Operator,

@@ -1,19 +1,27 @@
 //! `run`: the service.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::{FutureExt, OptionFuture};
 
 use huddle_firehose::config::Config;
+use huddle_firehose::pipeline;
+use huddle_firehose::telemetry::log;
 use huddle_firehose::worker;
 use huddle_firehose::worker::RunningWorker;
 
 use super::signals::{INTERRUPTED, StopSignals};
-use super::{Configuration, runtime};
+use super::{Configuration, database, runtime};
+
+/// How long the last line waits for the database to say what waits.
+const COUNT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a second signal waits for the last lines of the log.
+const LAST_LINES: Duration = Duration::from_millis(200);
 
 pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
-    let config = configuration.load_and_log()?;
+    let config = configuration.load_for_worker()?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(run(config));
     // A frame that hung its decoder has left a blocked thread. Do not wait for it.
@@ -24,6 +32,7 @@ pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
 async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     let listener = listen(&config)?;
+    let _lock = database::lock(&config, "run").await?;
     tracing::info!(
         source = %config.source_url,
         database = config.database_url,
@@ -39,17 +48,43 @@ async fn run(config: Config) -> anyhow::Result<()> {
         () = OptionFuture::from(silence).map(|_| ()), if idle.is_some() => "the source is silent",
     };
     tracing::info!(reason, "draining");
+    let context = tree.context().clone();
     drain(tree, &mut signals).await?;
-    tracing::info!("stopped; everything that was read is applied");
+    log_end(&context).await;
     Ok(())
 }
 
 /// Bound before anything else starts, so that a port in use is reported at once.
 fn listen(config: &Config) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(config.listen)
+    let listener = config
+        .listen
+        .bind()
         .with_context(|| format!("listen: cannot listen on {}", config.listen))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Says what was read and waits in the tables.
+async fn log_end(context: &pipeline::Context) {
+    let Some(repositories) = &context.repositories else {
+        return tracing::info!("stopped; everything that was read is applied");
+    };
+    let counts = tokio::time::timeout(COUNT_LIMIT, repositories.store.repo_counts()).await;
+    match counts {
+        Ok(Ok(counts)) if counts.parked_commits == 0 && counts.desynchronized == 0 => {
+            tracing::info!("stopped; everything that was read is applied");
+        }
+        Ok(Ok(counts)) => tracing::info!(
+            parked_commits = counts.parked_commits,
+            repositories_with_parked_commits = counts.with_parked,
+            repositories_to_fetch = counts.desynchronized,
+            "stopped; everything that was read is stored, but some of it waits for a key or a \
+             repository; the next start goes on with it"
+        ),
+        Ok(Err(_)) | Err(_) => tracing::info!(
+            "stopped; everything that was read is stored; the database did not tell what waits"
+        ),
+    }
 }
 
 pub(super) async fn drain(tree: RunningWorker, signals: &mut StopSignals) -> anyhow::Result<()> {
@@ -57,6 +92,7 @@ pub(super) async fn drain(tree: RunningWorker, signals: &mut StopSignals) -> any
         drained = tree.drain() => Ok(drained?),
         signal = signals.next() => {
             tracing::warn!(signal, "second signal: exiting without draining; unapplied events are read again at the next start");
+            log::flush(LAST_LINES);
             std::process::exit(INTERRUPTED)
         }
     }

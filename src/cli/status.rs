@@ -1,9 +1,9 @@
 //! `status`: shows the contents of the database, with or without a running worker.
 
 use huddle_firehose::store::repo_store::RepoStore;
-use huddle_firehose::store::sqlite::{Options, SqliteStore};
+use huddle_firehose::telemetry::excerpt::shown_json;
 
-use super::{Configuration, print, runtime};
+use super::{Configuration, database, print, runtime};
 
 /// The number of repository fetches that are shown.
 const LAST_RESYNCS: u32 = 20;
@@ -11,11 +11,7 @@ const LAST_RESYNCS: u32 = 20;
 pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
     let config = configuration.load_and_log()?;
     let text = runtime()?.block_on(async {
-        let options = Options {
-            create_if_missing: false,
-            ..Options::default()
-        };
-        let store = SqliteStore::open_with(&config.database_url, options).await?;
+        let store = database::open_to_read(&config).await?;
         let report = serde_json::json!({
             "database": config.database_url,
             "cursors": store.cursors().await?,
@@ -27,5 +23,5 @@ pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
         });
         anyhow::Ok(serde_json::to_string_pretty(&report)?)
     })?;
-    Ok(print(&(text + "\n"))?)
+    Ok(print(&(shown_json(&text) + "\n"))?)
 }

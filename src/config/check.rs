@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::value::bytes::{format_bytes, mebibytes};
+use super::value::is_host_name;
 use super::{Config, Discovering, Verify};
 
 /// Settings that contradict each other, or one beyond its limits.
@@ -32,6 +33,7 @@ pub(super) fn check(config: &Config) -> Vec<Contradiction> {
     check_memory(config, &mut found);
     check_filter(config, &mut found);
     check_backfill(config, &mut found);
+    check_endpoints(config, &mut found);
     found
 }
 
@@ -164,6 +166,15 @@ fn check_memory(config: &Config, found: &mut Vec<Contradiction>) {
     }
 }
 
+fn check_endpoints(config: &Config, found: &mut Vec<Contradiction>) {
+    if let Some(wrong) = config.allowed_hosts.iter().find(|host| !is_host_name(host)) {
+        found.push(Contradiction::new(
+            &["allowed_hosts"],
+            format!("{wrong:?} is not the name of a host, without scheme and port"),
+        ));
+    }
+}
+
 fn check_filter(config: &Config, found: &mut Vec<Contradiction>) {
     if config.collections.is_empty() {
         found.push(Contradiction::new(
@@ -186,7 +197,7 @@ fn check_filter(config: &Config, found: &mut Vec<Contradiction>) {
 /// Valid settings that may be mistakes.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
-    if !config.listen.ip().is_loopback() {
+    if !config.listen.is_loopback() {
         warnings.push(format!(
             "listen: other machines can reach {} without authentication",
             config.listen
@@ -194,7 +205,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     }
     if config.allow_private_addresses {
         warnings.push(
-            "allow_private_addresses: any DID document can make this worker request internal hosts"
+            "private addresses allowed: any DID document can make this worker request internal hosts"
                 .to_owned(),
         );
     }
@@ -263,6 +274,7 @@ mod tests {
     #[test]
     fn each_limit_names_its_key() {
         for (key, value) in [
+            ("allowed_hosts", "['http://a:80']"),
             ("batch_frames", "0"),
             ("batch_bytes", "0"),
             ("checkpoint_events", "0"),
@@ -309,7 +321,7 @@ mod tests {
         let warnings = layers.resolve().unwrap().warnings;
         assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert!(warnings[0].starts_with("listen: "));
-        assert!(warnings[1].starts_with("allow_private_addresses: "));
+        assert!(warnings[1].starts_with("private addresses allowed: "));
         assert!(warnings[2].starts_with("source_url: "));
     }
 }

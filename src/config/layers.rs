@@ -7,6 +7,7 @@ use std::thread::available_parallelism;
 
 use toml::{Table, Value};
 
+use super::near_miss::near_miss;
 use super::origin::{ENVIRONMENT_PREFIX, Origin, variable_name};
 use super::problem::Problem;
 use super::settings::Settings;
@@ -15,12 +16,17 @@ use super::settings::Settings;
 /// that the test suite passes to the programs that it starts.
 const OTHER_VARIABLES: [&str; 2] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA"];
 
+/// Names that are not settings, and that a variable may be meant to have.
+const OTHER_KEYS: [&str; 2] = ["config", "database"];
+
 /// The merged settings so far. A later layer overrides the earlier ones.
 #[derive(Debug)]
 pub struct Layers {
     pub(super) values: Table,
     pub(super) origins: BTreeMap<String, Origin>,
     pub(super) problems: Vec<Problem>,
+    /// What is ignored, and may be a mistake.
+    pub(super) warnings: Vec<String>,
     known: BTreeSet<String>,
 }
 
@@ -38,6 +44,7 @@ impl Layers {
             origins: BTreeMap::new(),
             known: Settings::keys().into_iter().collect(),
             problems: Vec::new(),
+            warnings: Vec::new(),
         };
         let cores = available_parallelism().map_or(1, |cores| cores.get().min(256));
         layers.set("decoders", Value::from(cores as u32), Origin::Default);
@@ -55,6 +62,9 @@ impl Layers {
     }
 
     /// Adds the `HUDDLE_` variables among `variables`. An empty one counts as unset.
+    ///
+    /// A variable that is no setting may be another program's, or Kubernetes' way of telling where
+    /// a service named `huddle` is. It is a problem only if it is a mistyped setting.
     pub fn environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
         for (name, value) in variables {
             let name = name.to_string_lossy();
@@ -66,7 +76,7 @@ impl Layers {
             }
             let key = suffix.to_ascii_lowercase();
             if !self.known.contains(&key) || variable_name(&key) != name {
-                self.problem(&key, format!("environment {name}"), "no such setting");
+                self.unknown_variable(&key, &name);
             } else if let Some(text) = value.to_str() {
                 if !text.is_empty() {
                     self.set(&key, from_text(text), Origin::Environment);
@@ -74,6 +84,25 @@ impl Layers {
             } else {
                 self.problem(&key, format!("environment {name}"), "is not UTF-8");
             }
+        }
+    }
+
+    fn unknown_variable(&mut self, key: &str, name: &str) {
+        let known = self.known.iter().map(String::as_str).chain(OTHER_KEYS);
+        match near_miss(key, known) {
+            Some(meant) => {
+                // The flag has two names, so the variable may be taken to have two.
+                let meant = if meant == "database" {
+                    "database_url"
+                } else {
+                    meant
+                };
+                let message = format!("no such setting; did you mean {}?", variable_name(meant));
+                self.problem(key, format!("environment {name}"), &message);
+            }
+            None => self
+                .warnings
+                .push(format!("environment {name}: no such setting; ignored")),
         }
     }
 

@@ -8,6 +8,7 @@ use super::layers::Layers;
 use super::problem::ConfigError;
 use super::resolve::Loaded;
 use super::settings::Settings;
+use crate::telemetry::log::LogFormat;
 
 /// Reads and merges all layers.
 ///
@@ -20,6 +21,28 @@ pub fn load(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     flags: &Settings,
 ) -> Result<Loaded, ConfigError> {
+    layers(file, environment, flags).resolve()
+}
+
+/// The format of the log, also if other settings are not valid. So the problems of a configuration
+/// are in the format that the reader of the log expects.
+pub fn log_format(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    flags: &Settings,
+) -> LogFormat {
+    let mut layers = layers(file, environment, flags);
+    let format = layers.values.remove("log_format");
+    format
+        .and_then(|format| format.try_into().ok())
+        .unwrap_or_default()
+}
+
+fn layers(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    flags: &Settings,
+) -> Layers {
     let environment: Vec<_> = environment.into_iter().collect();
     let from_environment = environment
         .iter()
@@ -36,7 +59,7 @@ pub fn load(
     }
     layers.environment(environment);
     layers.flags(flags);
-    layers.resolve()
+    layers
 }
 
 #[cfg(test)]
@@ -181,9 +204,39 @@ mod tests {
             problems(layers),
             [
                 "batch_frame (file huddle.toml): no such setting",
-                "environment HUDDLE_BATCH_FRAME: no such setting",
+                "environment HUDDLE_BATCH_FRAME: no such setting; did you mean HUDDLE_BATCH_FRAMES?",
             ]
         );
+    }
+
+    #[test]
+    fn a_variable_that_resembles_no_setting_is_ignored_with_a_warning() {
+        let mut layers = Layers::new();
+        layers.environment(variables(&[
+            ("HUDDLE_FIREHOSE_PORT", "tcp://10.0.0.1:8080"),
+            ("HUDDLE_SERVICE_HOST", "10.0.0.1"),
+            ("HUDDLE_BATCH_FRAMES", "7"),
+        ]));
+        let loaded = layers.resolve().unwrap();
+        assert_eq!(
+            loaded.warnings,
+            [
+                "environment HUDDLE_FIREHOSE_PORT: no such setting; ignored",
+                "environment HUDDLE_SERVICE_HOST: no such setting; ignored",
+            ]
+        );
+        assert_eq!(loaded.config.batch_frames, 7);
+    }
+
+    #[test]
+    fn the_format_of_the_log_is_known_though_other_settings_are_not_valid() {
+        let flags = Settings {
+            batch_frames: Some(0),
+            ..Settings::default()
+        };
+        let variables = variables(&[("HUDDLE_LOG_FORMAT", "json")]);
+        assert!(load(None, variables.clone(), &flags).is_err());
+        assert_eq!(log_format(None, variables, &flags), LogFormat::Json);
     }
 
     #[test]

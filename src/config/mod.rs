@@ -9,6 +9,7 @@
 mod check;
 mod layers;
 mod load;
+mod near_miss;
 mod origin;
 mod print;
 mod problem;
@@ -17,18 +18,18 @@ mod settings;
 mod value;
 mod worker_options;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use layers::Layers;
-pub use load::load;
+pub use load::{load, log_format};
 pub use origin::Origin;
 pub use problem::{ConfigError, Problem};
 pub use resolve::Loaded;
 pub use settings::Settings;
+pub use value::ListenAddress;
 
 pub use crate::pipeline::Start;
 pub use crate::repo::Discovering;
@@ -86,7 +87,9 @@ pub struct Config {
     pub dead_letter_retention_days: u32,
     pub gap_retention_days: u32,
 
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
+    #[serde(deserialize_with = "value::list")]
+    pub allowed_hosts: Vec<String>,
     pub log_format: LogFormat,
 
     pub decoders: usize,

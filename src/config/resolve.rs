@@ -40,7 +40,7 @@ impl Layers {
             return Err(ConfigError(self.problems));
         }
         Ok(Loaded {
-            warnings: warnings(&config),
+            warnings: self.warnings.into_iter().chain(warnings(&config)).collect(),
             config,
             origins: self.origins,
         })

@@ -45,7 +45,7 @@ pub struct Settings {
     pub plc_url: Option<String>,
     /// Fetch the records that are older than the stream's window, from all repositories that have
     /// any
-    #[arg(long, value_name = "BOOL")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub backfill: Option<bool>,
     /// How a backfill finds accounts
     #[arg(long)]
@@ -55,11 +55,11 @@ pub struct Settings {
     #[arg(long, value_name = "URL")]
     pub directory_url: Option<String>,
     /// Allow requests to private addresses for hosts that DID documents name
-    #[arg(long, value_name = "BOOL")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_private_addresses: Option<bool>,
 
-    /// The database, as sqlite://PATH
-    #[arg(long, value_name = "URL")]
+    /// The database: a path, or sqlite://PATH
+    #[arg(long, visible_alias = "database", value_name = "PATH")]
     pub database_url: Option<String>,
     /// Age in days at which an inactive booking request is deleted
     #[arg(long, value_name = "DAYS")]
@@ -74,6 +74,9 @@ pub struct Settings {
     /// Address and port for /metrics, /healthz, /readyz and /status
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
+    /// Names by which the endpoints may be requested, besides IP addresses and localhost
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub allowed_hosts: Option<Vec<String>>,
     /// The format of the log on standard error
     #[arg(long)]
     pub log_format: Option<LogFormat>,

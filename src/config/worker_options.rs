@@ -31,6 +31,7 @@ impl From<&Config> for Options {
             backfill: config.backfill,
             backfill_discovery: config.backfill_discovery,
             database_url: config.database_url.clone(),
+            allowed_hosts: config.allowed_hosts.clone(),
             memory_budget: usize::try_from(config.memory_budget).unwrap_or(usize::MAX),
             pipeline: pipeline(config),
             policy: Policy {

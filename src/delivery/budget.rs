@@ -1,31 +1,62 @@
 //! The byte budget: the only limit on memory.
 //!
 //! Actor mailboxes are unbounded. Without the budget, the pipeline would fill the memory when the
-//! database is slow. The socket is read only while the budget has room.
+//! database is slow, and outsiders would fill it with bytes that expand. So what is charged is what
+//! bytes become, and it is charged before they do. The socket is read only while there is room.
+//!
+//! The budget has three shares. None of them borrows from another, so what fills one stops no other.
+//!
+//! - *Frames*, three eighths: what was read and is not applied yet, with what its effects take. A
+//!   frame is charged when it is read, once and for all its time. The share may be overdrawn by one
+//!   batch, because a frame's size is known only when it was read.
+//! - *Repositories*, three eighths: what a fetch of a repository holds, from its request until its
+//!   records are written.
+//! - *Work*, a quarter: what exists only for a moment, while a frame is decoded or rows are written.
+//!
+//! Nothing can wait for itself. A task reserves its part of a share in one step, while it holds
+//! nothing of that share. A holder of *work* waits for no share, and a holder of *repositories* only
+//! for *work*. Those who wait are served in their order. A reservation that is larger than its share
+//! takes all of it, and so is alone with what it does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// Counts the bytes of everything between the socket and the database.
-///
-/// Unlike a semaphore, the budget can be overdrawn: frames that were read must be decoded, and
-/// decoding makes them larger. An overdraft only pauses reading for longer. It is limited to one
-/// batch, plus the growth by decoding of the batches in flight.
+/// The bytes of one permit of a share, since permits are counted by 32 bits.
+const PERMIT_BYTES: usize = 1 << 10;
+
+/// Counts the bytes of everything that the stream and the repositories hold in memory.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
-    in_flight: AtomicUsize,
+    /// The limit of the share of frames.
+    frames_limit: usize,
+    frames: AtomicUsize,
+    reserved: AtomicUsize,
     freed: Notify,
+    repositories: Share,
+    work: Share,
+}
+
+/// A share of which parts are reserved.
+#[derive(Debug)]
+struct Share {
+    permits: Arc<Semaphore>,
+    size: u32,
 }
 
 impl Budget {
     pub fn new(limit_bytes: usize) -> Arc<Self> {
+        let eighth = limit_bytes / 8;
         Arc::new(Self {
             limit: limit_bytes,
-            in_flight: AtomicUsize::new(0),
+            frames_limit: limit_bytes - 5 * eighth,
+            frames: AtomicUsize::new(0),
+            reserved: AtomicUsize::new(0),
             freed: Notify::new(),
+            repositories: Share::of(3 * eighth),
+            work: Share::of(2 * eighth),
         })
     }
 
@@ -33,15 +64,17 @@ impl Budget {
         self.limit
     }
 
+    /// The bytes that are charged or reserved.
     pub fn in_flight_bytes(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        self.frames.load(Ordering::Acquire) + self.reserved.load(Ordering::Acquire)
     }
 
+    /// Whether more frames may be read.
     pub fn has_room(&self) -> bool {
-        self.in_flight_bytes() < self.limit
+        self.frames.load(Ordering::Acquire) < self.frames_limit
     }
 
-    /// Returns as soon as less than the limit is in flight.
+    /// Returns as soon as more frames may be read.
     pub async fn room(&self) {
         loop {
             // Registered before the check, so that a charge returned in between is not missed.
@@ -53,17 +86,51 @@ impl Budget {
         }
     }
 
-    /// Charges `bytes`, even if there is no room.
+    /// Charges `bytes` of frames, even if there is no room.
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
-        self.in_flight.fetch_add(bytes, Ordering::AcqRel);
+        self.frames.fetch_add(bytes, Ordering::AcqRel);
         Charge {
             budget: self.clone(),
             bytes,
         }
     }
+
+    /// Reserves `bytes` for the fetch of a repository. Waits until they are free.
+    pub async fn reserve_repository(self: &Arc<Self>, bytes: usize) -> Reservation {
+        self.reserve(&self.repositories, bytes).await
+    }
+
+    /// Reserves `bytes` for work that waits for nothing else. Waits until they are free.
+    pub async fn reserve_work(self: &Arc<Self>, bytes: usize) -> Reservation {
+        self.reserve(&self.work, bytes).await
+    }
+
+    async fn reserve(self: &Arc<Self>, share: &Share, bytes: usize) -> Reservation {
+        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+        let permits = permits.clamp(1, share.size);
+        let acquired = share.permits.clone().acquire_many_owned(permits).await;
+        self.reserved.fetch_add(bytes, Ordering::AcqRel);
+        Reservation {
+            budget: self.clone(),
+            bytes,
+            // The semaphore is never closed.
+            _permits: acquired.ok(),
+        }
+    }
 }
 
-/// A part of the budget. Dropping it returns the bytes.
+impl Share {
+    fn of(bytes: usize) -> Self {
+        let size = u32::try_from(bytes / PERMIT_BYTES).unwrap_or(u32::MAX);
+        let size = size.clamp(1, Semaphore::MAX_PERMITS as u32);
+        Self {
+            permits: Arc::new(Semaphore::new(size as usize)),
+            size,
+        }
+    }
+}
+
+/// A part of the share of frames. Dropping it returns the bytes.
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
@@ -84,10 +151,22 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget
-            .in_flight
-            .fetch_sub(self.bytes, Ordering::AcqRel);
+        self.budget.frames.fetch_sub(self.bytes, Ordering::AcqRel);
         self.budget.freed.notify_waiters();
+    }
+}
+
+/// A part of a share for one task. Dropping it returns the bytes.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Arc<Budget>,
+    bytes: usize,
+    _permits: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.reserved.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -120,9 +199,9 @@ mod tests {
 
     #[tokio::test]
     async fn room_waits_until_enough_is_returned() {
-        let budget = Budget::new(100);
-        let first = budget.charge(80);
-        let second = budget.charge(80);
+        let budget = Budget::new(160);
+        let first = budget.charge(50);
+        let second = budget.charge(50);
         let mut room = Box::pin(budget.room());
         assert_eq!(room.as_mut().now_or_never(), None);
         drop(first);
@@ -137,5 +216,61 @@ mod tests {
         assert!(!budget.has_room());
         drop(oversized);
         budget.room().await;
+    }
+
+    #[test]
+    fn the_shares_are_the_whole_budget() {
+        let budget = Budget::new(64 << 20);
+        let reservable = budget.repositories.size + budget.work.size;
+        let reservable = reservable as usize * PERMIT_BYTES;
+        assert_eq!(budget.frames_limit + reservable, budget.limit_bytes());
+    }
+
+    /// Holds invariant 4.9.
+    #[tokio::test]
+    async fn a_share_is_never_reserved_twice() {
+        let budget = Budget::new(8 << 20);
+        let first = budget.reserve_repository(2 << 20).await;
+        let mut second = Box::pin(budget.reserve_repository(2 << 20));
+        let mut small = Box::pin(budget.reserve_repository(1));
+        assert!(second.as_mut().now_or_never().is_none(), "there are 3 MiB");
+        assert!(small.as_mut().now_or_never().is_none(), "it came later");
+        assert_eq!(budget.in_flight_bytes(), 2 << 20);
+        drop(first);
+        let second = second.as_mut().now_or_never().expect("it was returned");
+        let small = small
+            .as_mut()
+            .now_or_never()
+            .expect("there is room for both");
+        drop((second, small));
+        assert_eq!(budget.in_flight_bytes(), 0);
+    }
+
+    /// Holds invariant 4.9.
+    #[tokio::test]
+    async fn what_is_larger_than_its_share_has_it_alone() {
+        let budget = Budget::new(8 << 20);
+        let small = budget.reserve_work(1).await;
+        let mut large = Box::pin(budget.reserve_work(100 << 20));
+        assert!(large.as_mut().now_or_never().is_none());
+        drop(small);
+        let large = large.as_mut().now_or_never().expect("it is alone now");
+        assert_eq!(budget.in_flight_bytes(), 100 << 20);
+        assert!(budget.reserve_work(1).now_or_never().is_none());
+        drop(large);
+    }
+
+    /// Holds invariant 4.9: neither a flood of frames nor slow hosts stop the others.
+    #[tokio::test]
+    async fn a_share_that_is_full_stops_no_other() {
+        let budget = Budget::new(8 << 20);
+        let _frames = budget.charge(8 << 20);
+        let _fetch = budget.reserve_repository(8 << 20).await;
+        assert!(!budget.has_room());
+        assert!(budget.reserve_repository(1).now_or_never().is_none());
+        let _work = budget
+            .reserve_work(1)
+            .now_or_never()
+            .expect("a share of its own");
     }
 }

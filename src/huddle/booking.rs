@@ -1,6 +1,7 @@
 //! `com.huddle.booking`: a confirmed appointment.
 
 use super::fields::{Fields, ProjectionError, required};
+use crate::lexicon::DataValue;
 
 pub(super) const COLLECTION: &str = "com.huddle.booking";
 
@@ -16,7 +17,9 @@ pub struct BookingRow {
     pub created_at: String,
 }
 
-pub(super) fn project(fields: Fields<'_>) -> Result<BookingRow, ProjectionError> {
+pub(super) fn project<'a>(
+    fields: Fields<impl DataValue<'a>>,
+) -> Result<BookingRow, ProjectionError> {
     let offer = required("offer", fields.strong_ref("offer")?)?;
     let (request_uri, request_cid) = fields
         .strong_ref("request")?

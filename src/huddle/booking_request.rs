@@ -1,6 +1,7 @@
 //! `com.huddle.bookingRequest`: a guest requests a place in an offer.
 
 use super::fields::{Fields, ProjectionError, required};
+use crate::lexicon::DataValue;
 
 pub(super) const COLLECTION: &str = "com.huddle.bookingRequest";
 
@@ -14,7 +15,9 @@ pub struct BookingRequestRow {
     pub created_at: String,
 }
 
-pub(super) fn project(fields: Fields<'_>) -> Result<BookingRequestRow, ProjectionError> {
+pub(super) fn project<'a>(
+    fields: Fields<impl DataValue<'a>>,
+) -> Result<BookingRequestRow, ProjectionError> {
     let offer = required("subject", fields.strong_ref("subject")?)?;
     Ok(BookingRequestRow {
         offer_uri: offer.uri,

@@ -1,9 +1,9 @@
 //! Reads the fields of a record in the form that a table row needs.
 
 use cid::Cid;
-use serde_json::{Map, Value};
 
 use crate::atproto::datetime;
+use crate::lexicon::DataValue;
 use crate::lexicon::format::Format;
 use crate::lexicon::sanitize::sanitize;
 
@@ -39,44 +39,51 @@ pub(super) struct StrongRef {
     pub(super) cid: String,
 }
 
-pub(super) struct Fields<'a>(&'a Map<String, Value>);
+/// The fields of a record, which is a map.
+pub(super) struct Fields<V>(V);
 
-impl<'a> Fields<'a> {
-    pub(super) fn of(record: &'a Value) -> Result<Self, ProjectionError> {
-        record
-            .as_object()
-            .map(Self)
-            .ok_or(ProjectionError::NotAnObject)
+impl<'a, V: DataValue<'a>> Fields<V> {
+    pub(super) fn of(record: V) -> Result<Self, ProjectionError> {
+        match record.is_map() {
+            true => Ok(Self(record)),
+            false => Err(ProjectionError::NotAnObject),
+        }
     }
 
     /// Reads a text and sanitizes it.
     pub(super) fn text(&self, field: &'static str) -> Result<Option<String>, ProjectionError> {
-        let text = self.read(field, "a string", Value::as_str)?;
+        let text = self.read(field, "a string", V::as_str)?;
         Ok(text.map(|text| sanitize(text).into_owned()))
     }
 
     pub(super) fn integer(&self, field: &'static str) -> Result<Option<i64>, ProjectionError> {
-        self.read(field, "an integer", Value::as_i64)
+        self.read(field, "an integer", V::as_i64)
     }
 
-    /// Reads a list of texts and sanitizes them.
-    pub(super) fn texts(&self, field: &'static str) -> Result<Vec<String>, ProjectionError> {
-        let elements = self
-            .read(field, "an array", Value::as_array)?
-            .map_or(&[][..], Vec::as_slice);
-        elements
-            .iter()
-            .map(|element| element.as_str().map(|text| sanitize(text).into_owned()))
-            .collect::<Option<_>>()
-            .ok_or(ProjectionError::Type {
-                field,
-                expected: "an array of strings",
-            })
+    /// Reads a list of texts one by one, and passes each to `take` when it is sanitized. Each is
+    /// checked to be a text, also those that `take` has no use for.
+    pub(super) fn texts(
+        &self,
+        field: &'static str,
+        mut take: impl FnMut(&str),
+    ) -> Result<(), ProjectionError> {
+        let Some(list) = self.0.get(field) else {
+            return Ok(());
+        };
+        let of_another_type = |expected| ProjectionError::Type { field, expected };
+        let elements = list.elements().ok_or(of_another_type("an array"))?;
+        for element in elements {
+            let text = element.as_str();
+            take(&sanitize(
+                text.ok_or(of_another_type("an array of strings"))?,
+            ));
+        }
+        Ok(())
     }
 
     /// Reads a datetime and returns it as UTC text that sorts.
     pub(super) fn datetime(&self, field: &'static str) -> Result<Option<String>, ProjectionError> {
-        let Some(text) = self.read(field, "a string", Value::as_str)? else {
+        let Some(text) = self.read(field, "a string", V::as_str)? else {
             return Ok(None);
         };
         datetime::parse_utc(text)
@@ -103,10 +110,11 @@ impl<'a> Fields<'a> {
         &self,
         field: &'static str,
     ) -> Result<Option<StrongRef>, ProjectionError> {
-        let Some(reference) = self.read(field, "an object", Value::as_object)? else {
+        let map = |value: V| value.is_map().then_some(value);
+        let Some(reference) = self.read(field, "an object", map)? else {
             return Ok(None);
         };
-        let part = |name| reference.get(name).and_then(Value::as_str);
+        let part = |name| reference.get(name).and_then(V::as_str);
         match (part("uri"), part("cid")) {
             (Some(uri), Some(cid)) if names_a_record(uri) && Cid::try_from(cid).is_ok() => {
                 Ok(Some(StrongRef {
@@ -123,7 +131,7 @@ impl<'a> Fields<'a> {
         &self,
         field: &'static str,
         expected: &'static str,
-        read: impl FnOnce(&'a Value) -> Option<T>,
+        read: impl FnOnce(V) -> Option<T>,
     ) -> Result<Option<T>, ProjectionError> {
         self.0
             .get(field)

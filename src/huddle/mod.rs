@@ -5,14 +5,14 @@ mod booking_request;
 mod fields;
 mod slot_offer;
 
-use serde_json::Value;
-
 pub use booking::BookingRow;
 pub use booking_request::BookingRequestRow;
 pub use fields::ProjectionError;
 pub use slot_offer::SlotOfferRow;
 
 use fields::Fields;
+
+use crate::lexicon::DataValue;
 
 /// The version of the conversion from records to rows. It is raised with every change of a row's
 /// content, so that a replay or a fetch makes the rows anew.
@@ -35,7 +35,10 @@ pub enum Projection {
 ///
 /// # Errors
 /// The reason why the record cannot become a row.
-pub fn project(collection: &str, record: &Value) -> Result<Option<Projection>, ProjectionError> {
+pub fn project<'a>(
+    collection: &str,
+    record: impl DataValue<'a>,
+) -> Result<Option<Projection>, ProjectionError> {
     let projection = match collection {
         booking::COLLECTION => Projection::Booking(booking::project(Fields::of(record)?)?),
         booking_request::COLLECTION => {

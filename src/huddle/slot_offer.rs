@@ -2,6 +2,7 @@
 //! to the table `offers_index`, which `migrations/` define.
 
 use super::fields::{Fields, ProjectionError, required};
+use crate::lexicon::DataValue;
 
 pub(super) const COLLECTION: &str = "com.huddle.slotOffer";
 
@@ -27,7 +28,9 @@ pub struct SlotOfferRow {
     pub created_at: String,
 }
 
-pub(super) fn project(fields: Fields<'_>) -> Result<SlotOfferRow, ProjectionError> {
+pub(super) fn project<'a>(
+    fields: Fields<impl DataValue<'a>>,
+) -> Result<SlotOfferRow, ProjectionError> {
     let (starts_at, ends_at) = fields.window()?;
     Ok(SlotOfferRow {
         title: required("title", fields.text("title")?)?,
@@ -38,24 +41,25 @@ pub(super) fn project(fields: Fields<'_>) -> Result<SlotOfferRow, ProjectionErro
         duration_minutes: fields.integer("durationMinutes")?,
         capacity: fields.integer("capacity")?,
         location: fields.text("location")?,
-        tags: clean_tags(fields.texts("tags")?),
+        tags: tags(&fields)?,
         status: fields.text("status")?.unwrap_or_else(|| "open".to_owned()),
         created_at: required("createdAt", fields.datetime("createdAt")?)?,
     })
 }
 
-fn clean_tags(texts: Vec<String>) -> Vec<String> {
+/// The first tags that are not empty, each once.
+fn tags<'a>(fields: &Fields<impl DataValue<'a>>) -> Result<Vec<String>, ProjectionError> {
     let mut tags = Vec::new();
-    for text in texts {
+    fields.texts("tags", |text| {
+        if tags.len() == MAX_TAGS {
+            return;
+        }
         let tag: String = text.trim().chars().take(MAX_TAG_LENGTH).collect();
         if !tag.is_empty() && !tags.contains(&tag) {
             tags.push(tag);
         }
-        if tags.len() == MAX_TAGS {
-            break;
-        }
-    }
-    tags
+    })?;
+    Ok(tags)
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
 //! A bounded cache of identities, with limits on how often they are looked up.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use hashlink::LruCache;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::allowance::Allowance;
 use super::breaker::DirectoryFault;
 use super::directory::{Consequence, DOUBTED_FOR, Directory};
 use super::document::Identity;
@@ -19,10 +19,14 @@ use super::resolve::{Resolve, ResolveError, Unavailable};
 use crate::atproto::syntax::Did;
 use crate::net::pace::Rate;
 use crate::net::request_limiter::{Permit, RequestLimiter};
+use crate::net::slots::Urgency;
 
 /// How often a look-up that waits for its turn checks whether a long pause has begun. A probe gives
 /// callers so much of a head start.
 const PAUSE_CHECK: Duration = Duration::from_secs(1);
+
+/// A DID that was not looked up for so long comes first.
+const FIRST_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// An identity, or why there is none.
 pub type Answer = Result<Arc<Identity>, ResolveError>;
@@ -69,7 +73,11 @@ pub struct Limits {
 /// Clones share the same cache. Each look-up is a task of its own: callers that ask meanwhile wait
 /// for the same answer, and each may stop waiting without effect on the others.
 #[derive(Clone)]
-pub struct Identities(Arc<Shared>);
+pub struct Identities {
+    shared: Arc<Shared>,
+    /// No commit waits for what this clone is asked.
+    is_in_background: bool,
+}
 
 struct Shared {
     resolver: Box<dyn Resolve>,
@@ -91,6 +99,8 @@ struct Entry {
     failure: Option<Failure>,
     refreshed: Option<Instant>,
     look_up: Option<Arc<LookUp>>,
+    /// It is kept when the rest is forgotten.
+    allowance: Allowance,
     /// It had a document, so it exists, whatever a server says.
     had_document: bool,
     /// Since when its server says that there is no such DID.
@@ -108,6 +118,9 @@ struct Failure {
 struct LookUp {
     sender: watch::Sender<Option<Answer>>,
     is_refresh: bool,
+    urgency: Mutex<Urgency>,
+    /// Notified when a more urgent caller joins.
+    raised: Notify,
 }
 
 impl Default for Limits {
@@ -140,14 +153,27 @@ impl Identities {
             burst,
         };
         let fixed = Rate::fixed(limits.per_second, burst);
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             resolver: Box::new(resolver),
             limits,
             entries: Mutex::new(LruCache::new(limits.capacity)),
             plc: Directory::new(slots, rate),
             hosts: RequestLimiter::new(slots, fixed),
             is_probing: AtomicBool::new(false),
-        }))
+        });
+        Self {
+            shared,
+            is_in_background: false,
+        }
+    }
+
+    /// The same cache for questions for which no commit waits. Their look-ups come after those that
+    /// commits wait for.
+    pub fn in_background(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            is_in_background: true,
+        }
     }
 
     /// The identity of `did`, from the cache or from a look-up.
@@ -157,25 +183,25 @@ impl Identities {
     /// the same error again until the delay before the next look-up is over.
     pub async fn get(&self, did: &Did) -> Answer {
         let receiver = {
-            let mut entries = self.0.entries();
+            let mut entries = self.shared.entries();
             let entry = entry_of(&mut entries, did);
             if let Some(answer) = entry.answer_at(Instant::now()) {
                 return answer;
             }
-            self.0.join(did, entry, false)
+            self.join(did, entry, false)?
         };
         self.answer(receiver).await
     }
 
     /// The cached answer for `did`, without a look-up; `None` if there is none that is valid.
     pub fn known(&self, did: &Did) -> Option<Known> {
-        let mut entries = self.0.entries();
+        let mut entries = self.shared.entries();
         let entry = entries.get(did)?;
         let now = Instant::now();
         let (answer, _) = entry.answer.as_ref().filter(|(_, until)| now < *until)?;
         Some(Known {
             answer: answer.clone(),
-            was_refreshed: entry.was_refreshed(now, &self.0.limits),
+            was_refreshed: entry.was_refreshed(now, &self.shared.limits),
         })
     }
 
@@ -186,10 +212,10 @@ impl Identities {
     /// As in [`Self::get`]. After an unknown answer the cached identity stays.
     pub async fn refresh(&self, did: &Did) -> Result<Option<Arc<Identity>>, ResolveError> {
         let was_refreshed = {
-            let mut entries = self.0.entries();
+            let mut entries = self.shared.entries();
             let entry = entry_of(&mut entries, did);
             let now = Instant::now();
-            entry.failure_at(now).is_none() && entry.was_refreshed(now, &self.0.limits)
+            entry.failure_at(now).is_none() && entry.was_refreshed(now, &self.shared.limits)
         };
         match was_refreshed {
             true => Ok(None),
@@ -203,67 +229,95 @@ impl Identities {
     /// As in [`Self::get`]. After an unknown answer the cached identity stays.
     pub async fn look_up(&self, did: &Did) -> Answer {
         let receiver = {
-            let mut entries = self.0.entries();
+            let mut entries = self.shared.entries();
             let entry = entry_of(&mut entries, did);
             if let Some(error) = entry.failure_at(Instant::now()) {
                 return Err(error);
             }
-            self.0.join(did, entry, true)
+            self.join(did, entry, true)?
         };
         self.answer(receiver).await
     }
 
-    /// How long `did` will not be looked up: its server or the directory refuses requests for now, or
-    /// the last look-up failed a short while ago. `None` means that it may be.
+    /// How long `did` will not be looked up: its server or the directory refuses requests for now,
+    /// the last look-up failed a short while ago, or there were too many. `None` means that it may
+    /// be.
     pub fn wait(&self, did: &Did) -> Option<Duration> {
         let now = Instant::now();
         let of_did = {
-            let entries = self.0.entries();
-            let failure = entries.peek(did).and_then(|entry| entry.failure.as_ref());
-            failure.map(|failure| failure.retry.saturating_duration_since(now))
+            let entries = self.shared.entries();
+            entries.peek(did).and_then(|entry| entry.wait(now))
         };
-        let of_directory = is_plc(did).then(|| self.0.plc.long_pause()).flatten();
+        let of_directory = is_plc(did).then(|| self.shared.plc.long_pause()).flatten();
         of_did.max(of_directory).filter(|rest| !rest.is_zero())
     }
 
     /// Notes that `did` had a document in an earlier run, since commits of it were verified.
     pub fn assume_document(&self, did: &Did) {
-        entry_of(&mut self.0.entries(), did).had_document = true;
+        entry_of(&mut self.shared.entries(), did).had_document = true;
+    }
+
+    /// The PLC directory, for people.
+    pub fn directory(&self) -> String {
+        self.shared.resolver.directory()
     }
 
     /// Why the PLC directory counts as not working; `None` if it works.
     pub fn directory_fault(&self) -> Option<DirectoryFault> {
-        self.0.plc.fault()
+        self.shared.plc.fault()
     }
 
     /// Removes the answer for `did` from the cache, because its identity has changed. A running
     /// look-up may return the old state; only the callers that already wait for it get that answer.
+    /// How often it was looked up is kept, because the account itself causes the events.
     pub fn forget(&self, did: &Did) {
-        let mut entries = self.0.entries();
-        match entries.remove(did) {
-            Some(entry) if entry.had_document || entry.missing_since.is_some() => {
-                let kept = Entry {
-                    had_document: entry.had_document,
-                    missing_since: entry.missing_since,
-                    ..Entry::default()
-                };
-                entries.insert(did.clone(), kept);
-            }
-            _ => {}
+        let mut entries = self.shared.entries();
+        if let Some(entry) = entries.remove(did) {
+            let kept = Entry {
+                allowance: entry.allowance,
+                had_document: entry.had_document,
+                missing_since: entry.missing_since,
+                ..Entry::default()
+            };
+            entries.insert(did.clone(), kept);
         }
     }
 
     /// Allows every DID to be refreshed again, because an unknown set of them has changed. Cached
     /// identities stay until one does not fit a signature.
     pub fn expire_all(&self) {
-        for (_, entry) in self.0.entries().iter_mut() {
+        for (_, entry) in self.shared.entries().iter_mut() {
             entry.refreshed = None;
         }
     }
 
+    /// Joins the running look-up, or starts one.
+    fn join(
+        &self,
+        did: &Did,
+        entry: &mut Entry,
+        is_refresh: bool,
+    ) -> Result<watch::Receiver<Option<Answer>>, ResolveError> {
+        let now = Instant::now();
+        let urgency = match self.is_in_background {
+            true => Urgency::Background,
+            false if entry.allowance.is_recent(now, FIRST_AGAIN_AFTER) => Urgency::Awaited,
+            false => Urgency::First,
+        };
+        if let Some(look_up) = &entry.look_up {
+            look_up.raise(urgency);
+            return Ok(look_up.sender.subscribe());
+        }
+        if let Some(rest) = entry.allowance.wait(now) {
+            return Err(Unavailable::TooOften(rest).into());
+        }
+        entry.allowance.spend(now);
+        Ok(self.shared.start(did, entry, is_refresh, urgency))
+    }
+
     async fn answer(&self, mut receiver: watch::Receiver<Option<Answer>>) -> Answer {
         let sender = receiver.wait_for(Option::is_some);
-        match timeout(self.0.limits.timeout, sender).await {
+        match timeout(self.shared.limits.timeout, sender).await {
             Ok(sender) => sender
                 .ok()
                 .and_then(|answer| answer.clone())
@@ -286,18 +340,21 @@ impl Shared {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the running look-up, or starts one.
-    fn join(
+    /// Starts a look-up.
+    fn start(
         self: &Arc<Self>,
         did: &Did,
         entry: &mut Entry,
         is_refresh: bool,
+        urgency: Urgency,
     ) -> watch::Receiver<Option<Answer>> {
-        if let Some(look_up) = &entry.look_up {
-            return look_up.sender.subscribe();
-        }
         let (sender, receiver) = watch::channel(None);
-        let look_up = Arc::new(LookUp { sender, is_refresh });
+        let look_up = Arc::new(LookUp {
+            sender,
+            is_refresh,
+            urgency: Mutex::new(urgency),
+            raised: Notify::new(),
+        });
         entry.look_up = Some(Arc::clone(&look_up));
         tokio::spawn(Arc::clone(self).run_look_up(did.clone(), look_up));
         receiver
@@ -310,7 +367,7 @@ impl Shared {
         } else {
             &self.hosts
         };
-        let mut enter = pin!(limiter.enter());
+        let mut enter = Box::pin(limiter.enter_as(look_up.urgency()));
         let permit = loop {
             if let Some(rest) = self.plc.long_pause().filter(|_| is_plc) {
                 let paused = Err(Unavailable::Paused(rest).into());
@@ -320,6 +377,9 @@ impl Shared {
             tokio::select! {
                 permit = &mut enter => break permit,
                 () = sleep(PAUSE_CHECK) => {}
+                () = look_up.raised.notified() => {
+                    enter = Box::pin(limiter.enter_as(look_up.urgency()));
+                }
                 () = look_up.sender.closed() => {
                     if self.is_abandoned(&did, &look_up) {
                         return;
@@ -390,6 +450,7 @@ impl Shared {
         }
         if let Some(entry) = entries.peek_mut(did).filter(|entry| entry.awaits(look_up)) {
             entry.look_up = None;
+            entry.allowance.refund();
         }
         true
     }
@@ -402,6 +463,9 @@ impl Shared {
             match entry {
                 Some(entry) => {
                     entry.look_up = None;
+                    if answer.as_ref().is_err_and(ResolveError::is_not_asked) {
+                        entry.allowance.refund();
+                    }
                     let answer = self.judge(did, entry, answer);
                     entry.learn(&answer, look_up.is_refresh, &self.limits);
                     answer
@@ -444,6 +508,23 @@ impl Shared {
     }
 }
 
+// === impl LookUp ===
+
+impl LookUp {
+    fn urgency(&self) -> Urgency {
+        *self.urgency.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves the look-up forward in the queue, if this is more urgent.
+    fn raise(&self, urgency: Urgency) {
+        let mut current = self.urgency.lock().unwrap_or_else(PoisonError::into_inner);
+        if urgency < *current {
+            *current = urgency;
+            self.raised.notify_one();
+        }
+    }
+}
+
 // === impl Entry ===
 
 impl Entry {
@@ -452,6 +533,13 @@ impl Entry {
         let known = self.answer.as_ref().filter(|(_, until)| now < *until);
         let answer = known.map(|(answer, _)| answer.clone());
         answer.or_else(|| self.failure_at(now).map(Err))
+    }
+
+    /// How long no look-up is made, because the last one failed or there were too many.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let of_failure = self.failure.as_ref();
+        let of_failure = of_failure.map(|failure| failure.retry.saturating_duration_since(now));
+        of_failure.max(self.allowance.wait(now))
     }
 
     /// The error of the last look-up, if it is too early for another one.
@@ -472,8 +560,7 @@ impl Entry {
 
     fn learn(&mut self, answer: &Answer, is_refresh: bool, limits: &Limits) {
         let now = Instant::now();
-        if let Err(ResolveError::Unavailable(Unavailable::Paused(_))) = answer {
-            // No request was made.
+        if answer.as_ref().is_err_and(ResolveError::is_not_asked) {
             return;
         }
         if let Err(error) = answer

@@ -74,11 +74,11 @@ impl Directory {
                 if !has_closed {
                     return Consequence::Nothing;
                 }
-                tracing::info!("the PLC directory gives usable answers again");
                 return Consequence::Recovered;
             }
             // The directory was not asked.
             Err(ResolveError::Invalid(Invalid::Did(_))) => return Consequence::Nothing,
+            Err(error) if error.is_not_asked() => return Consequence::Nothing,
             Err(error) => error,
         };
         let verdict = self
@@ -95,11 +95,6 @@ impl Directory {
             Verdict::Tolerated | Verdict::StaysOpen => Consequence::Nothing,
             Verdict::AskControl(control) => Consequence::AskControl(control),
             Verdict::Opened(control) => {
-                tracing::warn!(
-                    %error,
-                    "the PLC directory gives no usable answer for any DID; commits whose keys are \
-                     not known stay parked, and it is asked now and then until it answers"
-                );
                 control.map_or(Consequence::Nothing, Consequence::AskControl)
             }
         }

@@ -5,6 +5,7 @@
 //! *unknown* ([`ResolveError::is_unknown`]), which says nothing about the account. The same holds for
 //! an answer that a directory gives which does not work, see `breaker.rs`.
 
+mod allowance;
 mod breaker;
 pub mod cache;
 mod directory;

@@ -22,6 +22,11 @@ pub trait Resolve: Send + Sync + 'static {
     /// Looks up the current identity. It has its own deadline, and the future may be dropped at any
     /// time.
     fn resolve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<Identity, ResolveError>>;
+
+    /// The PLC directory, for people.
+    fn directory(&self) -> String {
+        "the PLC directory".to_owned()
+    }
 }
 
 /// Why there is no identity.
@@ -65,6 +70,10 @@ pub enum Unavailable {
     #[error(transparent)]
     Fetch(#[from] FetchError),
 
+    /// Its events and signatures caused too many look-ups. No server is asked.
+    #[error("the DID was looked up too often; next look-up in {0:?}")]
+    TooOften(Duration),
+
     #[error("the look-up task failed")]
     Interrupted,
 
@@ -102,8 +111,20 @@ impl ResolveError {
     pub fn wait(&self) -> Option<Duration> {
         match self {
             Self::Unavailable(Unavailable::Busy) => Some(BUSY_PAUSE),
-            Self::Unavailable(Unavailable::Paused(rest)) => Some(*rest),
+            Self::Unavailable(Unavailable::Paused(rest) | Unavailable::TooOften(rest)) => {
+                Some(*rest)
+            }
+            Self::Unavailable(Unavailable::Fetch(error)) => error.wait(),
             _ => None,
+        }
+    }
+
+    /// Whether no server was asked, so the error says nothing about one.
+    pub(super) fn is_not_asked(&self) -> bool {
+        match self {
+            Self::Unavailable(Unavailable::Paused(_) | Unavailable::TooOften(_)) => true,
+            Self::Unavailable(Unavailable::Fetch(error)) => error.wait().is_some(),
+            _ => false,
         }
     }
 
@@ -171,6 +192,10 @@ impl Resolver {
 impl Resolve for Resolver {
     fn resolve<'a>(&'a self, did: &'a Did) -> BoxFuture<'a, Result<Identity, ResolveError>> {
         Box::pin(self.look_up(did))
+    }
+
+    fn directory(&self) -> String {
+        self.plc_url.to_string()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod sanitize;
 mod schemas;
 mod validate;
 
+pub use data_model::DataValue;
 pub use documents::SchemaError;
 pub use policy::{Policies, Policy};
 pub use schemas::{Schemas, Validation};

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use data_encoding::HEXLOWER;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::data_model::DataValue;
 use super::documents::{Definition, DefinitionSource, Document, SchemaError, absolute};
 use super::validate::{ValidationError, Validator};
 use crate::atproto::syntax::Nsid;
@@ -101,9 +101,9 @@ impl Schemas {
         collections
     }
 
-    /// Validates `record`, in the protocol's JSON form, against the schema of `collection`. The
-    /// record's `$type` must be the collection. Unknown fields are ignored.
-    pub fn validate(&self, collection: &str, record: &Value) -> Validation {
+    /// Validates `record` against the schema of `collection`. The record's `$type` must be the
+    /// collection. Unknown fields are ignored.
+    pub fn validate<'v>(&self, collection: &str, record: impl DataValue<'v>) -> Validation {
         let Some(Definition::Record(schema)) = self.definitions.get(collection) else {
             return Validation::NoSchema;
         };

@@ -4,10 +4,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use serde_json::{Map, Value};
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::data_model::{Blob, byte_length, is_link, plain_object};
+use super::data_model::{Blob, DataValue};
 use super::documents::{
     ArraySchema, BlobSchema, BooleanSchema, Definition, IntegerSchema, Length, ObjectSchema,
     RecordBody, RecordSchema, Schema, StringSchema, UnionSchema,
@@ -66,21 +65,21 @@ impl<'a> Validator<'a> {
         Self { definitions }
     }
 
-    pub(super) fn record(
+    pub(super) fn record<'v>(
         &self,
         collection: &str,
         schema: &RecordSchema,
-        record: &Value,
+        record: impl DataValue<'v>,
         depth: usize,
     ) -> Outcome {
-        if record.get("$type").and_then(Value::as_str) != Some(collection) {
+        if record.get("$type").and_then(DataValue::as_str) != Some(collection) {
             return Err(ValidationError::new("is not the collection").within("$type"));
         }
         let RecordBody::Object(object) = &schema.record;
         self.object(object, record, depth)
     }
 
-    fn value(&self, schema: &Schema, value: &Value, depth: usize) -> Outcome {
+    fn value<'v>(&self, schema: &Schema, value: impl DataValue<'v>, depth: usize) -> Outcome {
         if depth > MAX_DEPTH {
             return Err(ValidationError::new("is nested too deeply"));
         }
@@ -89,30 +88,35 @@ impl<'a> Validator<'a> {
             Schema::Blob(blob) => validate_blob(blob, value),
             Schema::Boolean(boolean) => validate_boolean(boolean, value),
             Schema::Bytes(length) => validate_bytes(length, value),
-            Schema::CidLink if is_link(value) => Ok(()),
+            Schema::CidLink if value.is_link() => Ok(()),
             Schema::CidLink => Err(ValidationError::new("is not a link")),
             Schema::Integer(integer) => validate_integer(integer, value),
             Schema::Object(object) => self.object(object, value, depth),
             Schema::Ref(reference) => self.definition(&reference.r#ref, value, depth),
             Schema::String(string) => validate_string(string, value),
             Schema::Union(union) => self.union(union, value, depth),
-            Schema::Unknown => expect_object(value).map(|_| ()),
+            Schema::Unknown => expect_object(value),
         }
     }
 
-    fn object(&self, schema: &ObjectSchema, value: &Value, depth: usize) -> Outcome {
-        let object = expect_object(value)?;
+    fn object<'v>(
+        &self,
+        schema: &ObjectSchema,
+        object: impl DataValue<'v>,
+        depth: usize,
+    ) -> Outcome {
+        expect_object(object)?;
         if let Some(missing) = schema
             .required
             .iter()
-            .find(|name| !object.contains_key(*name))
+            .find(|name| object.get(name).is_none())
         {
             return Err(ValidationError::new("is missing").within(missing));
         }
         for (name, property) in &schema.properties {
             let outcome = match object.get(name) {
                 None => Ok(()),
-                Some(Value::Null) if schema.nullable.contains(name) => Ok(()),
+                Some(value) if value.is_null() && schema.nullable.contains(name) => Ok(()),
                 Some(value) => self.value(property, value, depth + 1),
             };
             outcome.map_err(|error| error.within(name))?;
@@ -120,21 +124,21 @@ impl<'a> Validator<'a> {
         Ok(())
     }
 
-    fn array(&self, schema: &ArraySchema, value: &Value, depth: usize) -> Outcome {
-        let Value::Array(elements) = value else {
+    fn array<'v>(&self, schema: &ArraySchema, value: impl DataValue<'v>, depth: usize) -> Outcome {
+        let Some(elements) = value.elements() else {
             return Err(ValidationError::new("is not an array"));
         };
         schema.length.validate(elements.len(), "elements")?;
-        for (index, element) in elements.iter().enumerate() {
+        for (index, element) in elements.enumerate() {
             self.value(&schema.items, element, depth + 1)
                 .map_err(|error| error.within(format_args!("[{index}]")))?;
         }
         Ok(())
     }
 
-    fn union(&self, schema: &UnionSchema, value: &Value, depth: usize) -> Outcome {
-        let object = expect_object(value)?;
-        let Some(Value::String(name)) = object.get("$type") else {
+    fn union<'v>(&self, schema: &UnionSchema, value: impl DataValue<'v>, depth: usize) -> Outcome {
+        expect_object(value)?;
+        let Some(name) = value.get("$type").and_then(DataValue::as_str) else {
             return Err(ValidationError::new("has no $type, which a union asks for"));
         };
         let name = name.strip_suffix("#main").unwrap_or(name);
@@ -150,7 +154,7 @@ impl<'a> Validator<'a> {
     }
 
     /// A missing definition is an unknown variant of an open union: see `Schemas::check_refs`.
-    fn definition(&self, name: &str, value: &Value, depth: usize) -> Outcome {
+    fn definition<'v>(&self, name: &str, value: impl DataValue<'v>, depth: usize) -> Outcome {
         match self.definitions.get(name) {
             None | Some(Definition::Endpoint) => Ok(()),
             Some(Definition::Record(schema)) => self.record(name, schema, value, depth),
@@ -161,11 +165,14 @@ impl<'a> Validator<'a> {
     }
 }
 
-fn expect_object(value: &Value) -> Result<&Map<String, Value>, ValidationError> {
-    plain_object(value).ok_or_else(|| ValidationError::new("is not an object"))
+fn expect_object<'v>(value: impl DataValue<'v>) -> Outcome {
+    match value.is_plain_map() {
+        true => Ok(()),
+        false => Err(ValidationError::new("is not an object")),
+    }
 }
 
-fn validate_blob(schema: &BlobSchema, value: &Value) -> Outcome {
+fn validate_blob<'v>(schema: &BlobSchema, value: impl DataValue<'v>) -> Outcome {
     let Some(blob) = Blob::read(value) else {
         return Err(ValidationError::new("is not a blob"));
     };
@@ -189,26 +196,26 @@ fn validate_blob(schema: &BlobSchema, value: &Value) -> Outcome {
     }
 }
 
-fn validate_boolean(schema: &BooleanSchema, value: &Value) -> Outcome {
-    let Value::Bool(boolean) = value else {
+fn validate_boolean<'v>(schema: &BooleanSchema, value: impl DataValue<'v>) -> Outcome {
+    let Some(boolean) = value.as_bool() else {
         return Err(ValidationError::new("is not a boolean"));
     };
     match schema.r#const {
-        Some(constant) if constant != *boolean => {
+        Some(constant) if constant != boolean => {
             Err(ValidationError::new(format!("is not {constant}")))
         }
         _ => Ok(()),
     }
 }
 
-fn validate_bytes(length: &Length, value: &Value) -> Outcome {
-    let Some(bytes) = byte_length(value) else {
+fn validate_bytes<'v>(length: &Length, value: impl DataValue<'v>) -> Outcome {
+    let Some(bytes) = value.byte_length() else {
         return Err(ValidationError::new("is not a byte string"));
     };
     length.validate(bytes, "bytes")
 }
 
-fn validate_integer(schema: &IntegerSchema, value: &Value) -> Outcome {
+fn validate_integer<'v>(schema: &IntegerSchema, value: impl DataValue<'v>) -> Outcome {
     let Some(integer) = value.as_i64() else {
         return Err(ValidationError::new("is not an integer of 64 bits"));
     };
@@ -225,8 +232,8 @@ fn validate_integer(schema: &IntegerSchema, value: &Value) -> Outcome {
     Ok(())
 }
 
-fn validate_string(schema: &StringSchema, value: &Value) -> Outcome {
-    let Value::String(text) = value else {
+fn validate_string<'v>(schema: &StringSchema, value: impl DataValue<'v>) -> Outcome {
+    let Some(text) = value.as_str() else {
         return Err(ValidationError::new("is not a string"));
     };
     schema.length.validate(text.len(), "bytes")?;
@@ -238,7 +245,7 @@ fn validate_string(schema: &StringSchema, value: &Value) -> Outcome {
         || schema
             .r#enum
             .as_ref()
-            .is_some_and(|values| !values.contains(text))
+            .is_some_and(|values| !values.iter().any(|value| value == text))
     {
         return Err(ValidationError::new("is not one of the allowed values"));
     }

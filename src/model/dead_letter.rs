@@ -12,7 +12,8 @@ pub struct DeadLetter {
     pub seq: Option<u64>,
     pub did: Option<String>,
     pub uri: Option<String>,
-    /// The index task as JSON (see `store::plan::index_task`), if there was one.
+    /// The index task as JSON (see `store::plan::index_task`), if there was one. It is without the
+    /// record, which is `raw`; the row gets it with the record.
     pub task: Option<String>,
     /// The bytes at fault: the record, or the whole frame.
     pub raw: Bytes,
@@ -20,7 +21,16 @@ pub struct DeadLetter {
     pub attempts: u32,
 }
 
+/// How often the bytes of a record its JSON may have.
+const JSON_GROWTH: usize = 14;
+
 impl DeadLetter {
+    /// The bytes of its row. Only a task holds the record once more, as JSON.
+    pub fn row_bytes(&self) -> usize {
+        let json = self.task.as_ref().map_or(0, |_| JSON_GROWTH);
+        self.raw.len() * (1 + json)
+    }
+
     /// The collection of the record, if it concerns one.
     pub fn collection(&self) -> Option<&str> {
         self.uri

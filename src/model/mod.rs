@@ -13,5 +13,5 @@ pub use self::dead_letter::{DeadLetter, Stage};
 pub use self::gap::{Gap, GapCause};
 pub use self::judgement::Judgement;
 pub use self::position::{Position, SourceId};
-pub use self::repo_counts::{BackfillCounts, RepoCounts, Resynced};
+pub use self::repo_counts::{BackfillCounts, ParkedCounts, RepoCounts, Resynced};
 pub use self::validity::Validity;

@@ -31,6 +31,7 @@ use crate::net::address::Reach;
 use crate::net::host_clocks::{HostClocks, parse_date};
 use crate::net::redirect::{RedirectError, Route};
 use crate::net::{retry_after, tls};
+use crate::telemetry::rate_limit::SharedRateLimit;
 
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
@@ -42,6 +43,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TO_OPERATORS: usize = 4;
 const IDLE_TO_OUTSIDERS: usize = 0;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The most characters of a server's word in an error message.
+const MAX_SHOWN: usize = 32;
+
+/// The pause of a caller that found no file descriptor free.
+const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
+
+/// The shortest interval between two log lines about file descriptors.
+const DESCRIPTOR_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The origin of a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +69,8 @@ pub struct Fetcher {
     operators: Connections,
     outsiders: Connections,
     clocks: Arc<HostClocks>,
+    /// Limits the log lines about file descriptors.
+    descriptor_log: Arc<SharedRateLimit>,
 }
 
 /// No answer, or no usable answer.
@@ -79,6 +91,18 @@ pub enum FetchError {
         /// The server's `Retry-After`, capped.
         retry_after: Option<Duration>,
     },
+
+    #[error(
+        "the answer is compressed ({0}), although it was asked for as it is (Accept-Encoding: identity)"
+    )]
+    Compressed(String),
+
+    /// Our own limit. It says nothing about the server, which was not asked.
+    #[error(
+        "this process has no file descriptor left for a connection; raise its limit (ulimit -n, or \
+         LimitNOFILE of the service)"
+    )]
+    NoDescriptor,
 
     #[error("the answer has more than {limit} bytes")]
     TooLarge { limit: usize },
@@ -112,6 +136,21 @@ enum NameError {
     OnlyPrivate,
 }
 
+// === impl FetchError ===
+
+impl FetchError {
+    /// How long to wait before the next attempt, if the server was not asked at all.
+    pub fn wait(&self) -> Option<Duration> {
+        matches!(self, Self::NoDescriptor).then_some(NO_DESCRIPTOR_PAUSE)
+    }
+}
+
+/// Whether `error` says that this process, or this machine, has no file descriptor left.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    // EMFILE and ENFILE, which the standard library does not name.
+    matches!(error.raw_os_error(), Some(24 | 23))
+}
+
 // === impl Fetcher ===
 
 impl Fetcher {
@@ -132,6 +171,7 @@ impl Fetcher {
             operators: Connections::new(Reach::Anywhere, tls.clone(), IDLE_TO_OPERATORS),
             outsiders: Connections::new(reach, tls, IDLE_TO_OUTSIDERS),
             clocks: Arc::default(),
+            descriptor_log: Arc::new(SharedRateLimit::new(DESCRIPTOR_LOG_INTERVAL)),
         }
     }
 
@@ -192,7 +232,8 @@ impl Fetcher {
         let mut route = Route::from(url);
         let mut at = url.clone();
         loop {
-            let response = connections.ask(&at).await?;
+            let response = connections.ask(&at).await;
+            let response = response.inspect_err(|error| self.report(error))?;
             if let (Some(date), Some(server)) = (date(&response), at.host_str()) {
                 self.clocks.note(server, date, Timestamp::now());
             }
@@ -201,8 +242,47 @@ impl Fetcher {
                     at = route.follow(&at, location)?;
                     connections = &self.outsiders;
                 }
-                _ => return Ok(response),
+                _ => {
+                    refuse_compressed(&response)?;
+                    return Ok(response);
+                }
             }
+        }
+    }
+}
+
+/// Refuses a body in another encoding than the one that was asked for. Without this, its bytes would
+/// be taken for damaged JSON or CBOR.
+fn refuse_compressed(response: &Response<Incoming>) -> Result<(), FetchError> {
+    let Some(encoding) = response.headers().get(header::CONTENT_ENCODING) else {
+        return Ok(());
+    };
+    let encoding = String::from_utf8_lossy(encoding.as_bytes());
+    let encoding = encoding.trim();
+    if response.status() != StatusCode::OK
+        || encoding.is_empty()
+        || encoding.eq_ignore_ascii_case("identity")
+    {
+        return Ok(());
+    }
+    let shown = encoding
+        .chars()
+        .take(MAX_SHOWN)
+        .flat_map(char::escape_debug);
+    Err(FetchError::Compressed(shown.collect()))
+}
+
+impl Fetcher {
+    /// Logs that a request could not be made for a reason of our own.
+    fn report(&self, error: &FetchError) {
+        if error.wait().is_some()
+            && let Some(suppressed) = self.descriptor_log.admit()
+        {
+            tracing::error!(
+                %error,
+                suppressed,
+                "no request can be made; it counts as a failure of no server, and the jobs wait a moment"
+            );
         }
     }
 }
@@ -274,9 +354,14 @@ impl Connections {
         };
         let request = Request::get(url.as_str())
             .header(header::USER_AGENT, USER_AGENT)
+            .header(header::ACCEPT_ENCODING, "identity")
             .body(Empty::new())
             .map_err(|error| transport(&error))?;
         self.client.request(request).await.map_err(|error| {
+            let mut io_errors = chain(&error).filter_map(|cause| cause.downcast_ref());
+            if io_errors.any(is_out_of_descriptors) {
+                return FetchError::NoDescriptor;
+            }
             let name_error = chain(&error).find_map(|cause| cause.downcast_ref());
             match name_error {
                 Some(NameError::OnlyPrivate) => private(),

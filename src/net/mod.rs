@@ -6,6 +6,8 @@ pub mod http_client;
 pub(crate) mod pace;
 mod pause;
 pub mod redirect;
+pub(crate) mod registrable;
 pub mod request_limiter;
 pub mod retry_after;
+pub(crate) mod slots;
 pub(crate) mod tls;

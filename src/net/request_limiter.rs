@@ -2,19 +2,20 @@
 //! whether any is made at all.
 
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::pace::{Pace, Rate};
 use super::pause::{Admission, Pause, Ticket};
+use super::slots::{Slot, Slots, Urgency};
 
 /// Admits requests one by one. What became of them decides about the next ones.
 #[derive(Debug)]
 pub(crate) struct RequestLimiter {
-    slots: Semaphore,
+    slots: Arc<Slots>,
     state: Mutex<State>,
     /// Notified when a pause begins or ends.
     changed: Notify,
@@ -31,13 +32,13 @@ struct State {
 pub(crate) struct Permit<'a> {
     limiter: &'a RequestLimiter,
     ticket: Ticket,
-    _slot: Option<SemaphorePermit<'a>>,
+    _slot: Slot,
 }
 
 impl RequestLimiter {
     pub(crate) fn new(slots: usize, rate: Rate) -> Self {
         Self {
-            slots: Semaphore::new(slots),
+            slots: Slots::new(slots),
             state: Mutex::new(State {
                 pace: Pace::new(rate),
                 pause: Pause::default(),
@@ -48,8 +49,12 @@ impl RequestLimiter {
 
     /// Waits until a request may be made. First come, first served.
     pub(crate) async fn enter(&self) -> Permit<'_> {
-        // The semaphore is never closed, so this is always a permit.
-        let slot = self.slots.acquire().await.ok();
+        self.enter_as(Urgency::Awaited).await
+    }
+
+    /// Like [`Self::enter`], but before those that wait with less urgency.
+    pub(crate) async fn enter_as(&self, urgency: Urgency) -> Permit<'_> {
+        let slot = self.slots.acquire(urgency).await;
         let wait = self.state().pace.reserve(Instant::now());
         sleep(wait).await;
         loop {

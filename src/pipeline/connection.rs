@@ -15,7 +15,7 @@ use super::cursor::CursorMessage;
 use crate::actor::{ActorContext, Arguments};
 use crate::atproto::skim::{Skim, skim};
 use crate::delivery::backoff::Backoff;
-use crate::delivery::segment::{Requested, Segment};
+use crate::delivery::segment::Requested;
 use crate::delivery::sequence::ResumePoint;
 use crate::model::SourceId;
 use crate::source::error::{ConnectError, RetryAdvice};
@@ -240,8 +240,8 @@ impl ConnectionActorState {
         if last_seq.is_some_and(|seq| seq > self.resumed_at) {
             self.reconnect.received();
         }
+        let bytes = prefilter.weight();
         let segments = prefilter.into_segments();
-        let bytes = segments.iter().map(Segment::weight).sum();
         let charge = self.context.budget.charge(bytes);
         self.context.ledger.enter(segments, last_seq, charge);
         match error {

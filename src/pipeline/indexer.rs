@@ -16,7 +16,7 @@ use crate::delivery::backoff::Backoff;
 use crate::delivery::ledger::Lease;
 use crate::model::{GapCause, Position};
 use crate::pipeline::accumulator::{Accumulator, IndexBatch, IndexWork, Load};
-use crate::store::plan::effect::{Effect, EffectPart, Rejection};
+use crate::store::plan::effect::{Effect, EffectPart, Rejection, writing_bytes};
 use crate::store::{StoreError, WriteBatch, Written};
 use crate::telemetry::dead_letters::DeadLetterLog;
 use crate::telemetry::excerpt::{LOGGED, excerpt};
@@ -185,6 +185,10 @@ impl IndexerState {
             self.hold_blocked(current, &error);
             return Ok(());
         }
+        let budget = self.context.budget.clone();
+        let _work = budget
+            .reserve_work(writing_bytes(&current.transaction.effects))
+            .await;
         self.mark_leases(&mut current, Lease::start);
         self.context.pass(Point::IndexerCut).await?;
         let started = Instant::now();

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use tokio::time::Instant;
 
-use crate::delivery::budget::Charge;
 use crate::delivery::ledger::Lease;
 use crate::delivery::segment::Requested;
 use crate::delivery::sequence::Account;
@@ -24,8 +23,6 @@ pub struct DecodedBatch {
     pub items: Vec<DecodedItem>,
     /// The position of the last frame that has one.
     pub last: Option<Position>,
-    /// The bytes that the items hold beside the frames.
-    pub charge: Charge,
 }
 
 /// One thing that the filter handles.

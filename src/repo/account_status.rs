@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::fetch::{own_host, source};
 use super::{Repositories, in_future, retry_at};
 use crate::identity::ResolveError;
@@ -10,14 +12,21 @@ use crate::store::StoreError;
 use crate::store::plan::effect::DELETED;
 use crate::store::repo_store::{HostStatus, RepoChange, UnconfirmedStatus};
 
-/// Asks, and stores the answer.
+/// Asks, and stores the answer. If `yields` is cancelled, it counts as an attempt without one.
 pub(super) async fn run(
     repositories: &Repositories,
     unconfirmed: &UnconfirmedStatus,
+    yields: &CancellationToken,
 ) -> Result<(), StoreError> {
-    let answer = &match unconfirmed.is_held {
-        true => ask_source(repositories, unconfirmed).await,
-        false => ask_own_host(repositories, unconfirmed).await,
+    let asked = async {
+        match unconfirmed.is_held {
+            true => ask_source(repositories, unconfirmed).await,
+            false => ask_own_host(repositories, unconfirmed).await,
+        }
+    };
+    let answer = &tokio::select! {
+        answer = asked => answer,
+        () = yields.cancelled() => unknown(unconfirmed, None),
     };
     let host_status = match answer {
         HostStatus::Active => Some("active"),
@@ -44,7 +53,7 @@ pub(super) async fn run(
 
 async fn ask_own_host(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> HostStatus {
     // An account that moved is inactive only at its old host, so the cached identity is not enough.
-    let identities = &repositories.verification.identities;
+    let identities = repositories.verification.identities.in_background();
     let identity = match identities.look_up(&unconfirmed.did).await {
         Ok(identity) => identity,
         Err(ResolveError::Tombstoned) => return HostStatus::Deleted,
@@ -72,7 +81,7 @@ async fn ask_own_host(repositories: &Repositories, unconfirmed: &UnconfirmedStat
         Err(HostError::Repo(RepoError::Takendown)) => inactive("takendown"),
         Err(HostError::Repo(RepoError::Suspended)) => inactive("suspended"),
         Err(HostError::Repo(RepoError::Deactivated)) => inactive("deactivated"),
-        Err(error) => unknown(unconfirmed, retry_after(&error)),
+        Err(error) => unanswered(repositories, unconfirmed, &error),
     }
 }
 
@@ -93,7 +102,19 @@ async fn ask_source(repositories: &Repositories, unconfirmed: &UnconfirmedStatus
         Ok(_) | Err(HostError::Invalid(_) | HostError::NotSupported | HostError::Repo(_)) => {
             HostStatus::Inactive(unconfirmed.status.clone())
         }
-        Err(error) => unknown(unconfirmed, retry_after(&error)),
+        Err(error) => unanswered(repositories, unconfirmed, &error),
+    }
+}
+
+/// The host gave no answer, or could not be asked.
+fn unanswered(
+    repositories: &Repositories,
+    unconfirmed: &UnconfirmedStatus,
+    error: &HostError,
+) -> HostStatus {
+    match error.wait() {
+        Some(wait) => not_asked(repositories, wait),
+        None => unknown(unconfirmed, retry_after(error)),
     }
 }
 

@@ -8,20 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt};
 use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
-use futures_util::future::{BoxFuture, FutureExt};
-
-use super::isolation::{Isolation, Suspicion};
+use super::isolation::Suspicion;
+use super::shares::{self, Holder, Refusal};
 use super::{RETRY_JITTER, Repositories, account_status, handle, job, set_aside};
 use crate::actor::{ActorContext, Arguments};
 use crate::atproto::syntax::Did;
 use crate::delivery::backoff::Backoff;
+use crate::net::registrable::registrable_host;
 use crate::store::StoreError;
-use crate::store::repo_store::{JobKey, JobKind};
+use crate::store::repo_store::{DueHandle, DueRepo, JobKey, JobKind, RepoEvent, UnconfirmedStatus};
 use crate::testing::fault::Point;
 
 /// How often the actor looks for jobs that become due by time alone.
@@ -34,6 +36,13 @@ const DATABASE_RETRY_MAX: Duration = Duration::from_secs(10);
 const JOB_DEADLINE: Duration = Duration::from_secs(2 * 3600);
 /// The pause after which a repository whose task panicked is retried.
 const PANIC_RETRY_DELAY: Duration = Duration::from_secs(60);
+/// How many due jobs are read for each slot, so that a few accounts do not hide the others.
+const DUE_FOR_EACH_SLOT: usize = 8;
+/// The pause of a job that cannot start because of its own account or host, while more jobs are due
+/// than were read.
+const PUT_OFF: Duration = Duration::from_secs(5);
+/// The most jobs that are put off at a time.
+const MOST_PUT_OFF: usize = 16;
 
 /// Runs the jobs on repositories; see the module.
 pub struct RepositoriesActor;
@@ -56,6 +65,8 @@ pub struct RepositoriesState {
     ended: Vec<JobKey>,
     /// Those of them that missed a deadline.
     late: Vec<JobKey>,
+    /// Some jobs may be put off: once for each look by time, so that the writes are few.
+    may_put_off: bool,
     /// Repositories whose task panicked, and until when no job runs for them.
     panicked: HashMap<Did, Instant>,
     /// Until when no jobs start, because the database failed.
@@ -63,10 +74,13 @@ pub struct RepositoriesState {
     backoff: Backoff,
 }
 
-/// A job that is under way.
+/// A running job.
 struct Running {
     did: Did,
     job: Job,
+    holder: Holder,
+    /// Cancelled when the job has to yield.
+    yields: CancellationToken,
     is_suspected: bool,
     /// What is noted of it when it has ended.
     key: Option<JobKey>,
@@ -78,9 +92,34 @@ type Work = Box<dyn FnOnce(Arc<Repositories>) -> BoxFuture<'static, Result<(), S
 struct Planned {
     did: Did,
     job: Job,
+    holder: Holder,
+    yields: CancellationToken,
     key: JobKey,
     suspicion: Suspicion,
     work: Work,
+}
+
+/// A job that is due.
+trait Due: Send + 'static {
+    fn did(&self) -> &Did;
+}
+
+impl Due for DueRepo {
+    fn did(&self) -> &Did {
+        &self.did
+    }
+}
+
+impl Due for UnconfirmedStatus {
+    fn did(&self) -> &Did {
+        &self.did
+    }
+}
+
+impl Due for DueHandle {
+    fn did(&self) -> &Did {
+        &self.did
+    }
 }
 
 /// The kinds of jobs. Each kind has slots of its own, so that no kind delays another.
@@ -102,6 +141,13 @@ impl Job {
             Self::Repository(JobKind::Recheck) => "recheck",
             Self::ConfirmStatus => "status",
             Self::LookUpHandle => "handle",
+        }
+    }
+
+    fn key(self, did: &Did) -> JobKey {
+        JobKey {
+            did: did.to_string(),
+            job: self.as_str().to_owned(),
         }
     }
 
@@ -142,6 +188,7 @@ impl Actor for RepositoriesActor {
             running_jobs: HashMap::new(),
             ended: Vec::new(),
             late: Vec::new(),
+            may_put_off: false,
             panicked: HashMap::new(),
             paused_until: None,
             backoff: Backoff::try_new(
@@ -170,6 +217,7 @@ impl Actor for RepositoriesActor {
         state.context.pass(Point::RepositoriesMessage).await?;
         state.reap();
         if let RepositoriesMessage::Tick = message {
+            state.may_put_off = true;
             reconcile_gaps(&repositories).await;
         }
         if state.is_paused() {
@@ -186,9 +234,15 @@ impl RepositoriesState {
     fn reap(&mut self) {
         while let Some(ended) = self.jobs.try_join_next_with_id() {
             let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-            let running = self.running_jobs.remove(&id);
-            let did = running.as_ref().map(|running| running.did.clone());
-            let key = running.and_then(|running| running.key);
+            let ended_job = self.running_jobs.remove(&id);
+            if let Some(Running { did, holder, .. }) = &ended_job {
+                // The job may have found the host.
+                let host = host_of(self.context.shared(), did).or_else(|| holder.host.clone());
+                let shares = &self.context.shared().shares;
+                shares.note(did, host.as_deref(), holder, Instant::now());
+            }
+            let did = ended_job.as_ref().map(|running| running.did.clone());
+            let key = ended_job.and_then(|running| running.key);
             let is_late = matches!(&ended, Ok((_, Err(StoreError::Deadline))));
             if let Some(key) = &key {
                 self.context.isolation.clear(key, is_late);
@@ -236,52 +290,38 @@ impl RepositoriesState {
     ) -> Result<(), StoreError> {
         let now = Timestamp::now();
         self.panicked.retain(|_, until| Instant::now() < *until);
+        self.end_those_over();
         repositories.isolation.load(&*repositories.store).await?;
-        let isolation = &repositories.isolation;
         let mut planned = Vec::new();
         for kind in JobKind::ALL {
             let job = Job::Repository(kind);
-            let Some(limit) = self.limit(job, isolation) else {
-                continue;
+            if let Some(limit) = self.limit(job) {
+                let due = repositories.store.due(kind, now, limit).await?;
+                let are_all = due.len() < limit;
+                let work = move |repositories: Arc<Repositories>, repo, yields| async move {
+                    job::run(&repositories, kind, &repo, &yields).await
+                };
+                let refused = self.plan_fairly(&mut planned, job, due, work);
+                if !are_all {
+                    self.put_off(repositories, refused).await?;
+                }
+            }
+        }
+        let job = Job::ConfirmStatus;
+        if let Some(limit) = self.limit(job) {
+            let due = repositories.store.unconfirmed(now, limit).await?;
+            let work = |repositories: Arc<Repositories>, unconfirmed, yields| async move {
+                account_status::run(&repositories, &unconfirmed, &yields).await
             };
-            for repo in repositories.store.due(kind, now, limit).await? {
-                let did = repo.did.clone();
-                self.plan(
-                    &mut planned,
-                    isolation,
-                    job,
-                    did,
-                    move |repositories| async move { job::run(&repositories, kind, &repo).await },
-                );
-            }
+            self.plan_fairly(&mut planned, job, due, work);
         }
-        if let Some(limit) = self.limit(Job::ConfirmStatus, isolation) {
-            for unconfirmed in repositories.store.unconfirmed(now, limit).await? {
-                let did = unconfirmed.did.clone();
-                let job = Job::ConfirmStatus;
-                self.plan(
-                    &mut planned,
-                    isolation,
-                    job,
-                    did,
-                    move |repositories| async move {
-                        account_status::run(&repositories, &unconfirmed).await
-                    },
-                );
-            }
-        }
-        if let Some(limit) = self.limit(Job::LookUpHandle, isolation) {
-            for due in repositories.store.due_handles(now, limit).await? {
-                let did = due.did.clone();
-                let job = Job::LookUpHandle;
-                self.plan(
-                    &mut planned,
-                    isolation,
-                    job,
-                    did,
-                    |repositories| async move { handle::run(&repositories, &due).await },
-                );
-            }
+        let job = Job::LookUpHandle;
+        if let Some(limit) = self.limit(job) {
+            let due = repositories.store.due_handles(now, limit).await?;
+            let work = |repositories: Arc<Repositories>, due, yields| async move {
+                handle::run(&repositories, &due, &yields).await
+            };
+            self.plan_fairly(&mut planned, job, due, work);
         }
         self.start(repositories, myself, planned).await?;
         let has_no_jobs = self.running_jobs.is_empty();
@@ -293,60 +333,149 @@ impl RepositoriesState {
     }
 
     /// How many due jobs to read, so that enough are left besides those that cannot start now;
-    /// `None` if no slot is free.
-    fn limit(&self, job: Job, isolation: &Isolation) -> Option<usize> {
-        let is_free = self.running(job) < job.slots();
-        is_free.then(|| {
-            job.slots() + self.running_jobs.len() + self.panicked.len() + isolation.count()
-        })
+    /// `None` if no slot is free, and none will be.
+    fn limit(&self, job: Job) -> Option<usize> {
+        let now = Instant::now();
+        let mut running = self.running(job);
+        let is_free = self.running(job).count() < job.slots();
+        let may_be_free = is_free || running.any(|running| running.holder.may_yield(now));
+        let slots = job.slots() * DUE_FOR_EACH_SLOT;
+        let set_aside = self.context.isolation.count();
+        may_be_free.then(|| slots + self.running_jobs.len() + self.panicked.len() + set_aside)
     }
 
-    fn running(&self, job: Job) -> usize {
-        self.running_jobs
-            .values()
-            .filter(|running| running.job == job)
-            .count()
+    fn running(&self, job: Job) -> impl Iterator<Item = &Running> {
+        let running = self.running_jobs.values();
+        running.filter(move |running| running.job == job)
     }
 
-    /// Adds a job to those that start, unless one for the same account runs, or no slot is free. Of
-    /// the suspected jobs one runs at a time.
-    fn plan<F>(
-        &self,
+    /// Ends the jobs that took as much time as one may.
+    fn end_those_over(&mut self) {
+        let now = Instant::now();
+        for running in self.running_jobs.values_mut() {
+            if running.holder.is_over(now) {
+                running.yield_now();
+            }
+        }
+    }
+
+    /// Adds due jobs to those that start, those first whose accounts and hosts took the least time so
+    /// far. If one cannot start, a job that has had its turn yields. Returns the accounts whose jobs
+    /// cannot start because of what the accounts or their hosts have taken.
+    fn plan_fairly<D: Due, F>(
+        &mut self,
         planned: &mut Vec<Planned>,
-        isolation: &Isolation,
         job: Job,
-        did: Did,
-        work: impl FnOnce(Arc<Repositories>) -> F + Send + 'static,
-    ) where
+        due: Vec<D>,
+        work: impl Fn(Arc<Repositories>, D, CancellationToken) -> F + Copy + Send + 'static,
+    ) -> Vec<Did>
+    where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
-        let is_running = self.running_jobs.values().any(|other| other.did == did)
-            || planned.iter().any(|other| other.did == did);
-        let of_kind = planned.iter().filter(|other| other.job == job).count();
-        let has_slot = self.running(job) + of_kind < job.slots();
-        if is_running || !has_slot || self.panicked.contains_key(&did) {
-            return;
+        let repositories = self.context.shared().clone();
+        let now = Instant::now();
+        let mut due: Vec<_> = due
+            .into_iter()
+            .filter(|due| self.can_start(planned, due.did()))
+            .map(|due| {
+                let host = host_of(&repositories, due.did());
+                let rank = repositories.shares.rank(due.did(), host.as_deref(), now);
+                (rank, host, due)
+            })
+            .collect();
+        due.sort_by_key(|(rank, ..)| *rank);
+        let mut refused = Vec::new();
+        for (_, host, due) in due {
+            let did = due.did().clone();
+            let key = job.key(&did);
+            let Some(suspicion) = self.suspicion(planned, &key) else {
+                continue;
+            };
+            let holder = repositories.shares.holder(&did, host, now);
+            match shares::admit(&self.holders(planned, job), &holder, job.slots()) {
+                Ok(()) => {
+                    let yields = CancellationToken::new();
+                    let yields_of_job = yields.clone();
+                    planned.push(Planned {
+                        did,
+                        job,
+                        holder,
+                        yields,
+                        key,
+                        suspicion,
+                        work: Box::new(move |repositories| {
+                            work(repositories, due, yields_of_job).boxed()
+                        }),
+                    });
+                }
+                Err(refusal) => {
+                    self.make_room(job, &holder, refusal);
+                    if refusal != Refusal::Full {
+                        refused.push(did);
+                    }
+                }
+            }
         }
-        let key = JobKey {
-            did: did.to_string(),
-            job: job.as_str().to_owned(),
-        };
-        let suspicion = isolation.suspicion(&key, Timestamp::now());
+        refused
+    }
+
+    /// Whether no job for the account runs or starts, and none has panicked lately.
+    fn can_start(&self, planned: &[Planned], did: &Did) -> bool {
+        let mut running = self.running_jobs.values();
+        !running.any(|running| running.did == *did)
+            && !planned.iter().any(|planned| planned.did == *did)
+            && !self.panicked.contains_key(did)
+    }
+
+    /// Whether the job has ended runs of the process; `None` if it does not start now. Of the
+    /// suspected jobs one runs at a time.
+    fn suspicion(&self, planned: &[Planned], key: &JobKey) -> Option<Suspicion> {
+        let suspicion = self.context.isolation.suspicion(key, Timestamp::now());
         let is_other_suspected = self.running_jobs.values().any(|other| other.is_suspected)
             || planned
                 .iter()
                 .any(|other| other.suspicion == Suspicion::Suspected);
         let must_wait = suspicion == Suspicion::Suspected && is_other_suspected;
-        if must_wait || suspicion == Suspicion::SetAside {
-            return;
+        (!must_wait && suspicion != Suspicion::SetAside).then_some(suspicion)
+    }
+
+    /// The holders of the slots of `job`, with those of the jobs that start.
+    fn holders<'a>(&'a self, planned: &'a [Planned], job: Job) -> Vec<&'a Holder> {
+        let planned = planned.iter().filter(|planned| planned.job == job);
+        self.running(job)
+            .map(|running| &running.holder)
+            .chain(planned.map(|planned| &planned.holder))
+            .collect()
+    }
+
+    /// Has a job that has had its turn yield to `refused`.
+    fn make_room(&mut self, job: Job, refused: &Holder, refusal: Refusal) {
+        let running = self.running_jobs.iter();
+        let running = running.filter(|(_, running)| running.job == job);
+        let running = running.map(|(id, running)| (*id, &running.holder));
+        let chosen = shares::to_yield(running, refused, refusal, Instant::now());
+        if let Some(running) = chosen.and_then(|id| self.running_jobs.get_mut(&id)) {
+            running.yield_now();
         }
-        planned.push(Planned {
-            did,
-            job,
-            key,
-            suspicion,
-            work: Box::new(|repositories| work(repositories).boxed()),
-        });
+    }
+
+    /// Puts some jobs off that cannot start because of what their accounts or hosts have taken, so
+    /// that they do not hide those behind them.
+    async fn put_off(
+        &mut self,
+        repositories: &Repositories,
+        refused: Vec<Did>,
+    ) -> Result<(), StoreError> {
+        if refused.is_empty() || !std::mem::take(&mut self.may_put_off) {
+            return Ok(());
+        }
+        for did in refused.iter().take(MOST_PUT_OFF) {
+            let until = super::in_future(PUT_OFF.mul_f64(1.0 + RETRY_JITTER * fastrand::f64()));
+            repositories
+                .note(did, RepoEvent::Reschedule { until })
+                .await?;
+        }
+        Ok(())
     }
 
     /// Notes which jobs start and which have ended, and starts them. A suspected job is noted when it
@@ -378,6 +507,8 @@ impl RepositoriesState {
         let Planned {
             did,
             job,
+            holder,
+            yields,
             key,
             suspicion,
             work,
@@ -417,11 +548,27 @@ impl RepositoriesState {
             Running {
                 did,
                 job,
+                holder,
+                yields,
                 is_suspected: suspicion == Suspicion::Suspected,
                 key: is_over.then_some(key),
             },
         );
     }
+}
+
+impl Running {
+    fn yield_now(&mut self) {
+        self.holder.has_to_yield = true;
+        self.yields.cancel();
+    }
+}
+
+/// The registrable host of an account, if it is known without a look-up.
+fn host_of(repositories: &Repositories, did: &Did) -> Option<String> {
+    let known = repositories.verification.identities.known(did)?;
+    let url = known.answer.ok()?.pds.clone()?;
+    Some(registrable_host(&url))
 }
 
 async fn reconcile_gaps(repositories: &Repositories) {

@@ -3,10 +3,13 @@
 //!
 //! Its progress is in the tables, so a successor continues from there.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::time::Instant;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, timeout};
 
 use super::backfill_plan::{Discovering, Summary};
 use super::discovery::{Next, Searches, UNSUPPORTED_RETRY};
@@ -25,6 +28,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const DATABASE_RETRY: Duration = Duration::from_secs(2);
 /// The shortest pause before the next page.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+/// How many searches may wait for a page at once, so that one whose server does not answer does not
+/// stop the others.
+const PAGES_AT_ONCE: usize = 4;
 
 /// Runs the discoveries; see the module.
 pub struct BackfillActor;
@@ -36,6 +42,9 @@ pub struct Step;
 pub struct BackfillState {
     context: ActorContext<Repositories>,
     searches: Searches,
+    /// The pages that are under way: at most one of each search.
+    pages: JoinSet<(Discovery, Result<Page, PageError>)>,
+    under_way: HashMap<Id, Search>,
     has_begun: bool,
     /// The relay index cannot list repositories by collection, only all of them.
     lists_all: bool,
@@ -57,6 +66,8 @@ impl Actor for BackfillActor {
         Ok(BackfillState {
             context,
             searches: Searches::default(),
+            pages: JoinSet::new(),
+            under_way: HashMap::new(),
             has_begun: false,
             lists_all: false,
         })
@@ -82,6 +93,7 @@ impl Actor for BackfillActor {
                 myself.send_after(DATABASE_RETRY, || Step);
             }
             Err(StepError::Backoff(error)) => return Err(error.into()),
+            Err(StepError::Page(error)) => return Err(error.into()),
         }
         Ok(())
     }
@@ -92,6 +104,8 @@ impl Actor for BackfillActor {
 enum StepError {
     #[error(transparent)]
     Backoff(#[from] InvalidBackoff),
+    #[error("the task that fetches a page failed: {0}")]
+    Page(#[from] JoinError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -103,6 +117,8 @@ enum PageError {
     Host(#[from] HostError),
     #[error(transparent)]
     RequestLimiter(#[from] NoSlot),
+    #[error("the relay index has no listReposByCollection")]
+    NoCollections,
 }
 
 impl PageError {
@@ -117,6 +133,15 @@ impl PageError {
         }
     }
 
+    /// How long to wait, if the server was not asked at all.
+    fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::RequestLimiter(no_slot) => Some(no_slot.wait()),
+            Self::Host(error) => error.wait(),
+            Self::NoCollections => None,
+        }
+    }
+
     fn retry_after(&self) -> Duration {
         match self {
             Self::Host(HostError::Throttled { retry_after }) => retry_after.unwrap_or_default(),
@@ -127,8 +152,8 @@ impl PageError {
 }
 
 impl BackfillState {
-    /// Fetches a page and stores it. Returns how long to wait for the next one; `None` if there may
-    /// be one at once.
+    /// Asks for the pages that are due, and stores one that has arrived. Returns how long to wait for
+    /// the next one; `None` if there may be one at once.
     async fn step(&mut self) -> Result<Option<Duration>, StepError> {
         let repositories = &self.context.shared().clone();
         if repositories.backfill.is_wanted && !self.has_begun {
@@ -140,32 +165,91 @@ impl BackfillState {
             .iter()
             .all(|discovery| discovery.is_over || discovery.unsupported.is_some());
         repositories.idleness.set_discovered(is_discovered);
-        let now = Instant::now();
-        let next = match self.searches.next(&discoveries, now) {
-            Next::Fetch(next) => next,
-            Next::Wait(until) => {
-                let wait = until.duration_since(now);
-                return Ok(Some(wait.clamp(SHORTEST_WAIT, LOOK_INTERVAL)));
-            }
-            Next::AllOver => return Ok(Some(LOOK_INTERVAL)),
-        };
-        let page = match self.fetch_page(repositories, &discoveries, next).await {
-            Ok(page) => page,
-            Err(PageError::RequestLimiter(no_slot)) => {
-                return Ok(Some(no_slot.wait().clamp(SHORTEST_WAIT, LOOK_INTERVAL)));
-            }
-            Err(error) => {
-                let delay = self.searches.fail(&next.search, error.retry_after(), now)?;
-                self.report(repositories, next, &error, delay);
-                let (store, is_unsupported) = (&repositories.store, error.is_unsupported());
-                store
-                    .note_failed_page(&next.search, &error.to_string(), is_unsupported)
-                    .await?;
-                return Ok(None);
-            }
-        };
-        self.note(repositories, next, page).await?;
+        let wait = self.start_pages(repositories, &discoveries);
+        let wait = wait.clamp(SHORTEST_WAIT, LOOK_INTERVAL);
+        if self.pages.is_empty() {
+            return Ok(Some(wait));
+        }
+        if let Ok(Some(arrived)) = timeout(wait, self.pages.join_next_with_id()).await {
+            let id = arrived.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+            self.under_way.remove(&id);
+            let (_, (asked, page)) = arrived?;
+            self.conclude(repositories, &asked, page).await?;
+        }
         Ok(None)
+    }
+
+    /// Asks for the pages that are due. Returns when to look again.
+    fn start_pages(
+        &mut self,
+        repositories: &Arc<Repositories>,
+        discoveries: &[Discovery],
+    ) -> Duration {
+        let now = Instant::now();
+        while self.pages.len() < PAGES_AT_ONCE {
+            let is_idle = |discovery: &&Discovery| {
+                let mut under_way = self.under_way.values();
+                !under_way.any(|search| *search == discovery.search)
+            };
+            let idle: Vec<Discovery> = discoveries.iter().filter(is_idle).cloned().collect();
+            let next = match self.searches.next(&idle, now) {
+                Next::Fetch(next) => next.clone(),
+                Next::Wait(until) => return until.duration_since(now),
+                Next::AllOver => return LOOK_INTERVAL,
+            };
+            // All repositories are listed once, for the first of the collections.
+            let is_first = discoveries.first().map(|first| &first.search) == Some(&next.search);
+            let listing = match (self.lists_all, is_first) {
+                (false, _) => Listing::OfCollections,
+                (true, true) => Listing::All,
+                (true, false) => Listing::Nothing,
+            };
+            let search = next.search.clone();
+            let repositories = Arc::clone(repositories);
+            let started = self.pages.spawn(async move {
+                let page = fetch_page(&repositories, &next, listing).await;
+                (next, page)
+            });
+            self.under_way.insert(started.id(), search);
+        }
+        LOOK_INTERVAL
+    }
+
+    /// Stores the page that `asked` asked for, or notes why there is none.
+    async fn conclude(
+        &mut self,
+        repositories: &Repositories,
+        asked: &Discovery,
+        page: Result<Page, PageError>,
+    ) -> Result<(), StepError> {
+        let error = match page {
+            Ok(page) => return Ok(self.note(repositories, asked, page).await?),
+            Err(PageError::NoCollections) => {
+                if !std::mem::replace(&mut self.lists_all, true) {
+                    tracing::warn!(
+                        relay_index = %repositories.backfill.relay_index,
+                        "the relay index has no listReposByCollection; all repositories that it \
+                         lists are fetched, as with backfill_discovery = repos"
+                    );
+                }
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let now = Instant::now();
+        if let Some(wait) = error.wait() {
+            self.searches.put_off(&asked.search, now + wait);
+            return Ok(());
+        }
+        let delay = self
+            .searches
+            .fail(&asked.search, error.retry_after(), now)?;
+        self.report(repositories, asked, &error, delay);
+        let (store, is_unsupported) = (&repositories.store, error.is_unsupported());
+        store
+            .note_failed_page(&asked.search, &error.to_string(), is_unsupported)
+            .await?;
+        Ok(())
     }
 
     /// Starts the searches that the configuration asks for, and says what they can find.
@@ -221,12 +305,15 @@ impl BackfillState {
         next: &Discovery,
         mut page: Page,
     ) -> Result<(), StoreError> {
-        if self.searches.succeed(&next.search, page.cursor.as_deref()) {
+        let asked_with = next.cursor.as_deref();
+        let now = Instant::now();
+        if let Some(endless) = self.searches.succeed(&next.search, &page, asked_with, now) {
             tracing::warn!(
                 search = next.search.as_str(),
                 cursor = page.cursor,
-                "the list of repositories goes in circles; the search ends here, what it found is \
-                 kept, and repositories may be missing"
+                reason = endless.as_str(),
+                "the list of repositories has no end; the search ends here, what it found is kept, \
+                 and repositories may be missing"
             );
             page.cursor = None;
         }
@@ -250,53 +337,45 @@ impl BackfillState {
         repositories.wake();
         Ok(())
     }
+}
 
-    async fn fetch_page(
-        &mut self,
-        repositories: &Repositories,
-        discoveries: &[Discovery],
-        next: &Discovery,
-    ) -> Result<Page, PageError> {
-        let relay_index = Host {
-            url: repositories.backfill.relay_index.clone(),
-            named: NamedBy::Operator,
-        };
-        let (hosts, cursor) = (&repositories.hosts, next.cursor.as_deref());
-        let collection = match &next.search {
-            Search::AllowedDids => {
-                return Ok(Page {
-                    dids: repositories.backfill.dids.clone(),
-                    cursor: None,
-                });
-            }
-            Search::AllRepos => None,
-            Search::Collection(collection) => Some(collection),
-        };
-        let limiter = repositories.host_limiters.of(&relay_index.url);
-        let permit = limiter.enter().await?;
-        if let Some(collection) = collection.filter(|_| !self.lists_all) {
-            let page = hosts.repos_by_collection(&relay_index, collection, cursor);
-            match permit.record(page.await) {
-                Err(HostError::NotSupported) => {
-                    self.lists_all = true;
-                    tracing::warn!(
-                        relay_index = %relay_index.url,
-                        "the relay index has no listReposByCollection; all repositories that it \
-                         lists are fetched, as with backfill_discovery = repos"
-                    );
-                }
-                page => return Ok(page?),
-            }
-        }
-        // All repositories are listed once, for the first of the collections.
-        let is_first = discoveries.first() == Some(next);
-        Ok(match collection.is_none() || is_first {
-            true => permit.record(hosts.repos(&relay_index, cursor).await)?,
-            false => Page {
-                dids: Vec::new(),
-                cursor: None,
-            },
-        })
+/// What a search by collection lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    /// The repositories with the collection.
+    OfCollections,
+    /// All repositories, because the relay index has no list by collection.
+    All,
+    /// Nothing, because the search of another collection lists all repositories.
+    Nothing,
+}
+
+async fn fetch_page(
+    repositories: &Repositories,
+    next: &Discovery,
+    listing: Listing,
+) -> Result<Page, PageError> {
+    let relay_index = Host {
+        url: repositories.backfill.relay_index.clone(),
+        named: NamedBy::Operator,
+    };
+    let (hosts, cursor) = (&repositories.hosts, next.cursor.as_deref());
+    let last = |dids| Page { dids, cursor: None };
+    let collection = match (&next.search, listing) {
+        (Search::AllowedDids, _) => return Ok(last(repositories.backfill.dids.clone())),
+        (Search::Collection(_), Listing::Nothing) => return Ok(last(Vec::new())),
+        (Search::Collection(collection), Listing::OfCollections) => Some(collection),
+        (Search::Collection(_), Listing::All) | (Search::AllRepos, _) => None,
+    };
+    let limiter = repositories.host_limiters.of(&relay_index.url);
+    let permit = limiter.enter().await?;
+    let Some(collection) = collection else {
+        return Ok(permit.record(hosts.repos(&relay_index, cursor).await)?);
+    };
+    let page = hosts.repos_by_collection(&relay_index, collection, cursor);
+    match permit.record(page.await) {
+        Err(HostError::NotSupported) => Err(PageError::NoCollections),
+        page => Ok(page?),
     }
 }
 

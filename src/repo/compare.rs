@@ -16,10 +16,9 @@ use crate::atproto::syntax::{Did, Nsid, RecordKey};
 use crate::atproto::verify::Level;
 use crate::model::{Resynced, SourceId};
 use crate::repo::snapshot::{Snapshot, SnapshotError};
-use crate::source::process::EFFECT_BYTES;
 use crate::store::StoreError;
 use crate::store::plan::Moment;
-use crate::store::plan::effect::{Effect, RecordChange};
+use crate::store::plan::effect::{Effect, RecordChange, writing_bytes};
 use crate::store::repo_store::{Held, HeldRange, RepoChange, SnapshotPart};
 
 /// Records that are compared at a time.
@@ -215,10 +214,6 @@ impl Comparison<'_> {
         ops: Vec<RecordOp>,
         confirmed: &[String],
     ) -> Result<(), FetchFailure> {
-        let bytes: usize = ops.iter().map(record_bytes).sum();
-        // Each record is in memory as CBOR, as JSON, and in the database's arguments.
-        let weight = 4 * bytes + ops.len() * EFFECT_BYTES;
-        let _charge = self.repositories.budget.charge(weight);
         let actions: BTreeMap<String, Option<PutAction>> = ops
             .iter()
             .map(|op| (format!("{}/{}", op.collection, op.rkey), action(op)))
@@ -226,6 +221,8 @@ impl Comparison<'_> {
         let is_broken = |op: &&RecordOp| matches!(op.change, Change::Broken { .. });
         self.done.missing += ops.iter().filter(is_broken).count() as u64;
         let effects = self.effects_of(ops);
+        let budget = &self.repositories.budget;
+        let _work = budget.reserve_work(writing_bytes(&effects)).await;
         match self.write(&effects, confirmed).await {
             Err(StoreError::Rejected(rejections)) => {
                 let effects = Effect::without_refused(effects, &self.source, rejections);

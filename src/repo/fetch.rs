@@ -13,15 +13,11 @@ use crate::atproto::key::{KeyError, SignatureError};
 use crate::atproto::syntax::{Did, Tid};
 use crate::atproto::verify::VerifyError;
 use crate::identity::{Identity, ResolveError};
-use crate::net::http_client::{self, NamedBy};
+use crate::net::http_client::{self, NamedBy, is_out_of_descriptors};
 use crate::repo::host::{Host, HostError, RepoError};
-use crate::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
+use crate::repo::snapshot::{Limits, Snapshot, SnapshotError, Spool, SpoolError};
 use crate::store::StoreError;
 use crate::store::repo_store::{DueRepo, HeldRange, JobKind};
-
-/// The largest repository that is fetched, in bytes. Each concurrent fetch needs so much on disk,
-/// and up to an eighth of it in memory (usually a twentieth).
-const MAX_REPOSITORY: u64 = 1 << 30;
 
 /// Rows that are read at a time.
 const ROWS: usize = 500;
@@ -96,11 +92,17 @@ impl FetchFailure {
     }
 
     /// How long to wait, if nothing was asked at all: the host or the directory has no slot free, or
-    /// refuses requests for now. It is then no failed attempt.
+    /// refuses requests for now, or this process has no file descriptor left. It is then no failed
+    /// attempt.
     pub(super) fn wait(&self) -> Option<Duration> {
         match &self.error {
             FetchError::RequestLimiter(no_slot) => Some(no_slot.wait()),
             FetchError::Identity(error) if self.host.is_none() => error.wait(),
+            FetchError::Host(error) => error.wait(),
+            // Our own limit, like that of a connection.
+            FetchError::Spool(SpoolError::File(error)) if is_out_of_descriptors(error) => {
+                http_client::FetchError::NoDescriptor.wait()
+            }
             _ => None,
         }
     }
@@ -350,7 +352,7 @@ async fn fetch_from(
         let permit = permit.map_err(|error| FetchFailure::at(host, error))?;
         let car = permit.record(repositories.hosts.repo(host, &repo.did).await);
         let car = car.map_err(|error| FetchFailure::at(host, error))?;
-        let spool = Spool::read(car, MAX_REPOSITORY, &repositories.folder);
+        let spool = Spool::read(car, Limits::default(), &repositories.folder);
         spool.await.map_err(|error| FetchFailure::at(host, error))?
     };
     let bytes = spool.bytes();

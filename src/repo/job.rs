@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::fetch::{self, FetchFailure};
 use super::replay::{self, Drained};
 use super::{REFUSED_RETRY_MIN, Repositories, compare, in_future, retry_at, retry_delay};
 use crate::identity::ResolveError;
 use crate::model::Resynced;
+use crate::repo::snapshot::MEMORY;
 use crate::store::StoreError;
 use crate::store::plan::REST;
 use crate::store::repo_store::{
@@ -28,7 +31,11 @@ const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// The wait for each fetch beyond that.
 const WAIT_PER_FETCH: SignedDuration = SignedDuration::from_secs(30);
 
-/// Runs the job for `repo`. A failure is recorded in the tables, and logged.
+/// The pause of a job that had to yield its slot. The time that it took decides when it starts again.
+const YIELD_PAUSE: Duration = Duration::from_secs(2);
+
+/// Runs the job for `repo`. A failure is recorded in the tables, and logged. If `yields` is
+/// cancelled, a job that waits for a server is put off.
 ///
 /// # Errors
 /// If the tables cannot be written. They keep the repository as it was.
@@ -36,6 +43,7 @@ pub(super) async fn run(
     repositories: &Repositories,
     kind: JobKind,
     repo: &DueRepo,
+    yields: &CancellationToken,
 ) -> Result<(), StoreError> {
     let interest = repositories.interest();
     if !interest.wants_did(repo.did.as_str()) {
@@ -59,16 +67,33 @@ pub(super) async fn run(
             .identities
             .assume_document(&repo.did);
     }
-    if let Some(wait) = fetch::wait(repositories, kind, &repo.did) {
+    let of_share = repositories.shares.wait(&repo.did, Instant::now());
+    if let Some(wait) = of_share.max(fetch::wait(repositories, kind, &repo.did)) {
         return reschedule(repositories, repo, wait).await;
     }
     match kind {
-        JobKind::Replay => replay_parked_commits(repositories, repo).await,
-        JobKind::Recheck => compare_heads(repositories, repo, ResyncCause::Gap)
-            .await
-            .map(drop),
-        JobKind::Resync | JobKind::Backfill => resync(repositories, repo).await,
+        // What was replayed and compared so far is in the tables.
+        JobKind::Replay => tokio::select! {
+            done = replay_parked_commits(repositories, repo) => done,
+            () = yields.cancelled() => yield_slot(repositories, repo).await,
+        },
+        JobKind::Recheck => tokio::select! {
+            done = compare_heads(repositories, repo, ResyncCause::Gap) => done.map(drop),
+            () = yields.cancelled() => yield_slot(repositories, repo).await,
+        },
+        JobKind::Resync | JobKind::Backfill => resync(repositories, repo, yields).await,
     }
+}
+
+/// Puts a job off that had to yield its slot to others.
+async fn yield_slot(repositories: &Repositories, repo: &DueRepo) -> Result<(), StoreError> {
+    if let Some(suppressed) = repositories.log.yields.admit() {
+        tracing::info!(
+            did = %repo.did, suppressed = nonzero(suppressed),
+            "a job had to yield its slot to others; what waits for it is kept, and it starts again with more time"
+        );
+    }
+    reschedule(repositories, repo, YIELD_PAUSE).await
 }
 
 /// Replays parked commits. If one breaks the chain, the tables have the repository fetched next.
@@ -134,7 +159,11 @@ async fn compare_heads(
 }
 
 /// Fetches a repository, and makes the tables equal to it.
-async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), StoreError> {
+async fn resync(
+    repositories: &Repositories,
+    repo: &DueRepo,
+    yields: &CancellationToken,
+) -> Result<(), StoreError> {
     let store = &repositories.store;
     // The text of another version is no cause that this one knows. Only an operator's request may
     // exceed the hourly limit.
@@ -150,15 +179,25 @@ async fn resync(repositories: &Repositories, repo: &DueRepo) -> Result<(), Store
         return repositories.note(&repo.did, event).await;
     }
     // Without the account's key and host nothing is fetched, so it is no attempt.
-    let identity = match repositories.verification.identities.get(&repo.did).await {
+    let looked_up = tokio::select! {
+        looked_up = repositories.verification.identities.get(&repo.did) => looked_up,
+        () = yields.cancelled() => return yield_slot(repositories, repo).await,
+    };
+    let identity = match looked_up {
         Err(error) if error.is_unknown() => {
             return wait_for_identity(repositories, repo, &error).await;
         }
         identity => identity,
     };
+    // The host is asked only when there is memory for its answer.
+    let _held = repositories.budget.reserve_repository(MEMORY).await;
     repositories.note(&repo.did, RepoEvent::BeginResync).await?;
     let fetched = match identity {
-        Ok(identity) => fetch::fetch(repositories, repo, &identity).await,
+        Ok(identity) => tokio::select! {
+            fetched = fetch::fetch(repositories, repo, &identity) => fetched,
+            // A fetched repository is written in any case.
+            () = yields.cancelled() => return yield_slot(repositories, repo).await,
+        },
         Err(error) => Err(error.into()),
     };
     let (host, outcome) = match fetched {
@@ -329,6 +368,7 @@ fn nonzero(count: u64) -> Option<u64> {
 pub struct JobLog {
     done: SharedRateLimit,
     failures: SharedRateLimit,
+    yields: SharedRateLimit,
 }
 
 impl Default for JobLog {
@@ -336,6 +376,7 @@ impl Default for JobLog {
         Self {
             done: SharedRateLimit::new(LOG_INTERVAL),
             failures: SharedRateLimit::new(LOG_INTERVAL),
+            yields: SharedRateLimit::new(LOG_INTERVAL),
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod isolation;
 mod job;
 mod replay;
 mod set_aside;
+mod shares;
 pub mod snapshot;
 
 use std::collections::BTreeSet;
@@ -36,6 +37,7 @@ pub use self::host_limiter::HostLimiters;
 use self::host_limiter::NoSlot;
 use self::isolation::Isolation;
 pub use self::job::JobLog;
+use self::shares::Shares;
 use crate::actor::address::Address;
 use crate::atproto::syntax::Did;
 use crate::delivery::budget::Budget;
@@ -67,6 +69,8 @@ pub struct Repositories {
     pub store: Arc<dyn RepoStore>,
     /// The request limits of each host.
     pub host_limiters: HostLimiters,
+    /// The time that accounts and their hosts have taken.
+    shares: Shares,
     pub log: JobLog,
     pub isolation: Isolation,
     pub dead_letters: DeadLetterLog,
@@ -135,6 +139,7 @@ impl Repositories {
             host_clocks,
             store,
             host_limiters: HostLimiters::default(),
+            shares: Shares::default(),
             log: JobLog::default(),
             isolation: Isolation::default(),
             dead_letters: DeadLetterLog::default(),

@@ -9,6 +9,7 @@ use crate::identity::ResolveError;
 use crate::identity::resolve::Unavailable;
 use crate::model::{DeadLetter, Stage};
 use crate::source::firehose::decode::{Content, Evidence, Fault, decode};
+use crate::source::process::DECODING_GROWTH;
 use crate::source::process::verification::Outcome;
 use crate::store::StoreError;
 use crate::store::plan::effect::Effect;
@@ -37,12 +38,25 @@ enum Undecided {
     Disputed,
     /// Its rev is ahead of the clocks. The events of other accounts may correct our clock.
     Early,
+    /// The key has to be looked up first.
+    LookUp,
+    /// The cached key does not fit, so it has to be looked up again.
+    Refresh,
     Unknown {
         error: ResolveError,
     },
 }
 
-/// Replays as many commits as possible.
+/// What is known of the account's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    NotAsked,
+    LookedUp,
+    Refreshed,
+}
+
+/// Replays as many commits as possible. A look-up takes long, so nothing of a frame is in memory
+/// meanwhile: the frame is read again afterwards.
 ///
 /// `is_compared`: the host was just asked, and it has the repository at the same head. A parked
 /// commit that another key signed is then not part of the host's repository, and is refused.
@@ -52,9 +66,16 @@ pub(super) async fn drain(
     is_compared: bool,
 ) -> Result<Drained, StoreError> {
     let store = &repositories.store;
-    while let Some(parked) = store.first_parked(did).await? {
+    let identities = &repositories.verification.identities;
+    let mut key = Key::NotAsked;
+    while let Some(bytes) = store.first_parked_bytes(did).await? {
+        let work = repositories.budget.reserve_work(replaying_bytes(bytes));
+        let work = work.await;
+        let Some(parked) = store.first_parked(did).await? else {
+            continue;
+        };
         let parked = &parked;
-        let effects = match effects_of(repositories, parked, is_compared).await {
+        let effects = match effects_of(repositories, parked, key, is_compared) {
             Ok(effects) => effects,
             Err(Undecided::Disputed) => {
                 return Ok(Drained::Disputed {
@@ -63,6 +84,23 @@ pub(super) async fn drain(
             }
             Err(Undecided::Early) => return Ok(Drained::Early),
             Err(Undecided::Unknown { error }) => return Ok(Drained::Unknown { error }),
+            Err(undecided @ (Undecided::LookUp | Undecided::Refresh)) => {
+                drop(work);
+                let looked_up = match undecided {
+                    Undecided::Refresh => identities.refresh(did).await.map(drop),
+                    _ => identities.get(did).await.map(drop),
+                };
+                match looked_up {
+                    Err(error) if error.is_unknown() => return Ok(Drained::Unknown { error }),
+                    // The verification also gives the error that there is no key.
+                    Ok(()) | Err(_) => {}
+                }
+                key = match undecided {
+                    Undecided::Refresh => Key::Refreshed,
+                    _ => Key::LookedUp,
+                };
+                continue;
+            }
         };
         let replayed = |effects| store.change(RepoChange::Replayed { parked, effects });
         let (written, effects) = match replayed(&effects).await {
@@ -82,14 +120,24 @@ pub(super) async fn drain(
         if written.parked > 0 {
             return Ok(Drained::Broken);
         }
+        key = Key::NotAsked;
     }
     Ok(Drained::Empty)
 }
 
-/// Returns the effects of a parked frame, with a look-up of the key.
-async fn effects_of(
+/// The bytes that the replay of a frame of so many bytes takes.
+fn replaying_bytes(frame: usize) -> usize {
+    /// A record as DAG-CBOR and as JSON.
+    const ROW_GROWTH: usize = 15;
+    const STATEMENT: usize = 1 << 20;
+    DECODING_GROWTH * frame + 3 * (ROW_GROWTH * frame).max(STATEMENT)
+}
+
+/// Returns the effects of a parked frame.
+fn effects_of(
     repositories: &Repositories,
     parked: &ParkedCommit,
+    key: Key,
     is_compared: bool,
 ) -> Result<Vec<Effect>, Undecided> {
     let decoded = match decode(&parked.frame, repositories.interest()) {
@@ -103,7 +151,7 @@ async fn effects_of(
     if is_stale(parked, evidence.commit()) {
         return Ok(Vec::new());
     }
-    let outcome = verify(repositories, &parked.did, &evidence).await?;
+    let outcome = verify(repositories, &parked.did, key, &evidence)?;
     match &outcome {
         Outcome::Refused(refusal) if refusal.is_by_another_key() && !is_compared => {
             return Err(Undecided::Disputed);
@@ -129,33 +177,29 @@ fn is_stale(parked: &ParkedCommit, commit: &SignedCommit) -> bool {
     }
 }
 
-/// Verifies with the account's key. If the cached key does not fit, verifies with a refreshed one.
-async fn verify(
+/// Verifies with the account's key, as far as it is known.
+fn verify(
     repositories: &Repositories,
     did: &Did,
+    key: Key,
     evidence: &Evidence,
 ) -> Result<Outcome, Undecided> {
     let verification = &repositories.verification;
-    let unknown = |error| Undecided::Unknown { error };
-    match verification.identities.get(did).await {
-        Err(error) if error.is_unknown() => return Err(unknown(error)),
-        // The verification below also gives the error that there is no key.
-        Ok(_) | Err(_) => {}
+    if key == Key::NotAsked && verification.identities.known(did).is_none() {
+        return Err(Undecided::LookUp);
     }
-    let clock = &repositories.processor.clock;
-    match verification.decide(evidence, clock.now()) {
-        Outcome::KeyUnavailable => {}
-        Outcome::Early => return Err(Undecided::Early),
-        outcome => return Ok(outcome),
-    }
-    match verification.identities.refresh(did).await {
-        Err(error) if error.is_unknown() => return Err(unknown(error)),
-        Ok(_) | Err(_) => {}
-    }
-    match verification.decide_finally(evidence, clock.now()) {
+    let now = repositories.processor.clock.now();
+    let outcome = match key {
+        Key::NotAsked | Key::LookedUp => verification.decide(evidence, now),
+        Key::Refreshed => verification.decide_finally(evidence, now),
+    };
+    match outcome {
         Outcome::Early => Err(Undecided::Early),
         // An event removed the key from the cache meanwhile, because it changed again.
-        Outcome::KeyUnavailable => Err(unknown(Unavailable::Interrupted.into())),
+        Outcome::KeyUnavailable if key == Key::Refreshed => Err(Undecided::Unknown {
+            error: Unavailable::Interrupted.into(),
+        }),
+        Outcome::KeyUnavailable => Err(Undecided::Refresh),
         outcome => Ok(outcome),
     }
 }

@@ -2,11 +2,13 @@
 //! store.
 
 mod datetime;
+pub mod lock;
 pub mod plan;
 pub mod repo_store;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 pub use self::plan::{RepoState, Written};
 
@@ -214,6 +216,33 @@ pub enum StoreError {
     /// There was no answer in time. The transaction may be committed all the same.
     #[error("the database did not answer in time")]
     Deadline,
+
+    /// The file is not a database of this program. Nothing was written to it.
+    #[error("{path} is not a database of this program: {reason}; name another file", path = path.display())]
+    Foreign { path: PathBuf, reason: String },
+
+    /// A newer version of this program has changed the schema.
+    #[error(
+        "{path} has the schema of a newer version ({found}; this version knows {known}); run that \
+         version, or restore a copy from before the update",
+        path = path.display()
+    )]
+    Newer {
+        path: PathBuf,
+        found: i64,
+        known: i64,
+    },
+
+    /// There is no such file, and it was not to be created.
+    #[error("there is no database at {path}; `run` or `migrate` creates it", path = .0.display())]
+    Missing(PathBuf),
+
+    /// The schema is older, and was not to be changed.
+    #[error(
+        "{path} has the schema of an older version; stop the worker, and update it with `migrate`",
+        path = .0.display()
+    )]
+    Older(PathBuf),
 
     /// The file is damaged. Neither waiting nor a dead letter helps, so the batch is held.
     #[error(

@@ -41,6 +41,12 @@ pub trait RepoStore: Send + Sync + 'static {
     /// `after`, up to `through`, at most `limit`.
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>>;
 
+    /// The length of the oldest parked frame of a repository.
+    fn first_parked_bytes<'a>(
+        &'a self,
+        did: &'a Did,
+    ) -> BoxFuture<'a, Result<Option<usize>, StoreError>>;
+
     /// The oldest parked frame of a repository.
     fn first_parked<'a>(
         &'a self,

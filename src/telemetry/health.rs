@@ -8,6 +8,9 @@ use serde::Serialize;
 
 use super::status::{ActorState, ActorStatus, ConnectionState, SourceStatus, Status};
 
+/// A commit that is parked for longer is worth a warning.
+const LONG_PARKED: Duration = Duration::from_secs(60);
+
 /// How long a fault may last before the worker is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
@@ -28,7 +31,7 @@ pub struct Readiness {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// `worker`, `database`, `directory`, `actor NAME` or `source ID`.
+    /// `worker`, `database`, `directory`, `repositories`, `actor NAME` or `source ID`.
     pub component: String,
     pub message: String,
     /// The worker is ready all the same.
@@ -73,6 +76,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
             is_warning: false,
         })
         .chain(warnings(status))
+        .chain(parked_warning(status, now))
         .collect();
     Readiness {
         ready: reasons.iter().all(|reason| reason.is_warning),
@@ -94,6 +98,23 @@ fn warnings(status: &Status) -> impl Iterator<Item = Reason> {
             "records may be missing that were not kept before the set of interest was widened, \
              {next} (open gaps with the cause interest_widened: {})",
             source.open_interest_gaps
+        ),
+        is_warning: true,
+    })
+}
+
+/// A commit that waits for long although the directory and the hosts answer for others.
+fn parked_warning(status: &Status, now: Timestamp) -> Option<Reason> {
+    let waiting = elapsed(status.oldest_parked_at()?, now);
+    let parked = status.repositories.as_ref()?.parked;
+    (waiting > LONG_PARKED).then(|| Reason {
+        component: "repositories".to_owned(),
+        message: format!(
+            "the oldest parked commit has waited for {} s ({} commits wait for a key, {} for their \
+             repository)",
+            waiting.as_secs(),
+            parked.key,
+            parked.repository
         ),
         is_warning: true,
     })
@@ -121,10 +142,12 @@ fn database_fault(status: &Status, now: Timestamp) -> Option<String> {
 fn directory_fault(status: &Status, now: Timestamp) -> Option<String> {
     let fault = status.directory.as_ref()?;
     let seconds = elapsed(fault.at, now).as_secs();
+    let waiting = status.repositories.as_ref();
+    let waiting = waiting.map_or(0, |counts| counts.parked.key);
     Some(format!(
-        "the PLC directory has given no usable answer for {seconds} s, so commits whose keys are not \
-         known wait: {}",
-        fault.reason
+        "the PLC directory {} has given no usable answer for {seconds} s, so commits whose keys are \
+         not known wait ({waiting} so far): {}",
+        fault.directory, fault.reason
     ))
 }
 
@@ -197,8 +220,8 @@ fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Position;
-    use crate::telemetry::status::Failure;
+    use crate::model::{Position, RepoCounts};
+    use crate::telemetry::status::{DirectoryFailure, Failure};
 
     const THRESHOLDS: Thresholds = Thresholds {
         disconnected: Duration::from_secs(200),
@@ -345,10 +368,19 @@ mod tests {
     #[test]
     fn a_directory_without_usable_answers_is_a_fault() {
         assert_eq!(
-            faults(|status| status.directory = Some(failure(7))),
+            faults(|status| {
+                status.directory = Some(DirectoryFailure {
+                    directory: "https://plc.example/".to_owned(),
+                    at: ago(7),
+                    reason: "it broke".to_owned(),
+                });
+                let mut counts = RepoCounts::default();
+                counts.parked.key = 3;
+                status.repositories = Some(counts);
+            }),
             [
-                "directory: the PLC directory has given no usable answer for 7 s, so commits whose \
-                 keys are not known wait: it broke"
+                "directory: the PLC directory https://plc.example/ has given no usable answer for 7 \
+                 s, so commits whose keys are not known wait (3 so far): it broke"
             ]
         );
     }
@@ -383,6 +415,26 @@ mod tests {
             panic!("{readiness:?}");
         };
         assert!(reason.is_warning && reason.message.contains("interest_widened"));
+    }
+
+    #[test]
+    fn commits_that_are_parked_for_long_are_a_warning() {
+        let parked_for = |seconds| {
+            faults(|status| {
+                let mut counts = RepoCounts::default();
+                (counts.parked.key, counts.parked.repository) = (2, 5);
+                counts.parked.oldest_at = Some(ago(seconds));
+                status.repositories = Some(counts);
+            })
+        };
+        assert_eq!(parked_for(60), Vec::<String>::new());
+        assert_eq!(
+            parked_for(61),
+            [
+                "repositories: the oldest parked commit has waited for 61 s (2 commits wait for a \
+                 key, 5 for their repository)"
+            ]
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::model::{Position, RepoCounts, SourceId};
@@ -47,7 +47,7 @@ pub struct Status {
     /// The counts of tracked repositories; `None` if nothing is verified.
     pub repositories: Option<RepoCounts>,
     /// Since when, and why, the PLC directory gives no usable answers.
-    pub directory: Option<Failure>,
+    pub directory: Option<DirectoryFailure>,
     pub budget: BudgetStatus,
     /// The size of the database's write-ahead log.
     pub wal_bytes: u64,
@@ -55,6 +55,11 @@ pub struct Status {
 }
 
 impl Status {
+    /// Since when the oldest parked commit of an active account waits.
+    pub fn oldest_parked_at(&self) -> Option<Timestamp> {
+        self.repositories.as_ref()?.parked.oldest_at
+    }
+
     /// The status of `source`. Created if there is none yet.
     pub fn source_mut(&mut self, source: &SourceId) -> &mut SourceStatus {
         self.sources.entry(source.to_string()).or_default()
@@ -82,6 +87,18 @@ pub struct Failure {
     pub at: Timestamp,
     pub reason: String,
 }
+
+/// A PLC directory that gives no usable answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct DirectoryFailure {
+    /// Its URL.
+    pub directory: String,
+    pub at: Timestamp,
+    pub reason: String,
+}
+
+/// A connected source that has sent nothing for so long has nothing to send.
+const QUIET_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SourceStatus {
@@ -144,35 +161,55 @@ impl SourceStatus {
         };
     }
 
-    /// How far the tables are behind the newest received event, in seconds of the source's clock.
-    pub fn lag_seconds(&self) -> Option<f64> {
-        let behind = self.received.time?.duration_since(self.applied.time?);
-        Some(behind.as_secs_f64().max(0.0))
+    /// How far the tables are behind the newest received event, in seconds: 0 if all that was received
+    /// is applied. Commits that are parked since `oldest_parked_at` were received and are not applied.
+    /// `None` if it is unknown.
+    pub fn lag_seconds(&self, oldest_parked_at: Option<Timestamp>, now: Timestamp) -> Option<f64> {
+        let behind = match self.owing_since {
+            Some(_) => self.received.time?.duration_since(self.applied.time?),
+            None => self.last_frame_at.map(|_| SignedDuration::ZERO)?,
+        };
+        Some(with_parked(behind, oldest_parked_at, now))
     }
 
     /// How far the tables are behind the source, in seconds. This includes events that the source
-    /// has not sent yet.
+    /// has not sent yet, and parked commits. `None` if it is unknown: without a connection, and
+    /// until the source has sent something or is quiet.
     ///
     /// While `applied` is behind, the age of the newest applied event grows with the clock.
-    /// Afterwards it is the age that the event had on arrival, so a quiet source does not look
-    /// late.
-    pub fn source_lag_seconds(&self, now: Timestamp) -> Option<f64> {
-        let until = match self.owing_since {
-            Some(_) => now,
-            None => self.last_frame_at?,
+    /// Afterwards it is the age that the event had on arrival, until the source is quiet: then there
+    /// is nothing that the tables lack.
+    pub fn source_lag_seconds(
+        &self,
+        oldest_parked_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<f64> {
+        let ConnectionState::Connected { since } = self.connection else {
+            return None;
         };
-        Some(
-            until
-                .duration_since(self.applied.time?)
-                .as_secs_f64()
-                .max(0.0),
-        )
+        let last_frame_at = self.last_frame_at.filter(|last| *last >= since);
+        let is_quiet = now.duration_since(last_frame_at.unwrap_or(since)) >= QUIET_AFTER;
+        let behind = match self.owing_since {
+            Some(_) => now.duration_since(self.applied.time?),
+            None if is_quiet => SignedDuration::ZERO,
+            None => last_frame_at?.duration_since(self.applied.time?),
+        };
+        Some(with_parked(behind, oldest_parked_at, now))
     }
 
     /// The share of events that the filter kept, 0 to 1.
     pub fn hit_ratio(&self) -> Option<f64> {
         (self.events > 0).then(|| self.matched as f64 / self.events as f64)
     }
+}
+
+/// The longer of `behind` and the wait of the oldest parked commit, in seconds.
+fn with_parked(behind: SignedDuration, oldest_parked_at: Option<Timestamp>, now: Timestamp) -> f64 {
+    let parked = oldest_parked_at.map(|oldest| now.duration_since(oldest));
+    behind
+        .max(parked.unwrap_or_default())
+        .as_secs_f64()
+        .max(0.0)
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -271,16 +308,50 @@ mod tests {
         assert_eq!(source.disconnected_since, None);
     }
 
+    fn connected() -> SourceStatus {
+        let mut source = SourceStatus::default();
+        source.set_connection(ConnectionState::Connected { since: at(50) }, at(50));
+        source
+    }
+
     #[test]
     fn a_quiet_source_is_not_late_and_a_stalled_one_grows_later() {
-        let mut source = SourceStatus::default();
-        source.set_received(position(10, 100), at(102));
-        source.set_applied(position(10, 100), at(103));
-        assert_eq!(source.source_lag_seconds(at(1000)), Some(2.0));
+        let mut source = connected();
+        // It was late on arrival, for example since the worker was down.
+        source.set_received(position(10, 100), at(400));
+        source.set_applied(position(10, 100), at(401));
+        assert_eq!(source.source_lag_seconds(None, at(401)), Some(300.0));
+        assert_eq!(source.source_lag_seconds(None, at(410)), Some(0.0));
+        assert_eq!(source.source_lag_seconds(None, at(1000)), Some(0.0));
+        assert_eq!(source.lag_seconds(None, at(1000)), Some(0.0));
 
         source.set_received(position(11, 1000), at(1001));
-        assert_eq!(source.source_lag_seconds(at(1100)), Some(1000.0));
-        assert_eq!(source.lag_seconds(), Some(900.0));
+        assert_eq!(source.source_lag_seconds(None, at(1100)), Some(1000.0));
+        assert_eq!(source.lag_seconds(None, at(1100)), Some(900.0));
+    }
+
+    #[test]
+    fn what_is_parked_is_late() {
+        let mut source = connected();
+        source.set_received(position(10, 100), at(102));
+        source.set_applied(position(10, 100), at(103));
+        let parked_at = Some(at(110));
+        assert_eq!(source.lag_seconds(parked_at, at(710)), Some(600.0));
+        assert_eq!(source.source_lag_seconds(parked_at, at(710)), Some(600.0));
+    }
+
+    #[test]
+    fn the_lag_is_unknown_without_a_connection_and_before_the_source_has_said_anything() {
+        let mut source = SourceStatus::default();
+        assert_eq!(source.lag_seconds(None, at(60)), None);
+        assert_eq!(source.source_lag_seconds(None, at(60)), None);
+        source.set_received(position(10, 40), at(41));
+        source.set_applied(position(10, 40), at(42));
+        source.set_connection(ConnectionState::Connected { since: at(50) }, at(50));
+        assert_eq!(source.source_lag_seconds(None, at(51)), None);
+        assert_eq!(source.source_lag_seconds(None, at(60)), Some(0.0));
+        source.set_connection(ConnectionState::Connecting, at(70));
+        assert_eq!(source.source_lag_seconds(None, at(71)), None);
     }
 
     #[test]

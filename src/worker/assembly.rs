@@ -82,6 +82,7 @@ impl Assembly {
                     prometheus: prometheus.clone(),
                     status: status.clone(),
                     thresholds: options.thresholds,
+                    allowed_hosts: options.allowed_hosts.into(),
                 },
             })
         });

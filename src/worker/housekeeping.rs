@@ -15,7 +15,7 @@ use crate::repo::Repositories;
 use crate::source::process::Processor;
 use crate::store::{PieceLimit, Purged, Retention, Store, StoreError};
 use crate::telemetry::clocks::ClockStatus;
-use crate::telemetry::status::{Failure, StatusBoard};
+use crate::telemetry::status::{DirectoryFailure, StatusBoard};
 use crate::testing::fault::{Faults, Point};
 
 /// How often the budget is shown, and the samples of histograms are merged. Until they are merged,
@@ -51,10 +51,11 @@ pub struct Household {
 }
 
 impl Household {
-    fn directory_fault(&self) -> Option<Failure> {
+    fn directory_fault(&self) -> Option<DirectoryFailure> {
         let identities = &self.repositories.as_ref()?.verification.identities;
         let fault = identities.directory_fault()?;
-        Some(Failure {
+        Some(DirectoryFailure {
+            directory: identities.directory(),
             at: fault.since,
             reason: fault.reason,
         })
@@ -96,7 +97,7 @@ impl Actor for HousekeepingActor {
         let point = Point::HousekeepingMessage;
         household.faults.pass(point, &myself.get_cell()).await?;
         match message {
-            HousekeepingMessage::Upkeep => upkeep(household),
+            HousekeepingMessage::Upkeep => upkeep(household).await,
             HousekeepingMessage::Count => {
                 count_gaps(household).await;
                 count_repositories(household).await;
@@ -119,15 +120,48 @@ impl Actor for HousekeepingActor {
     }
 }
 
-fn upkeep(household: &Household) {
+async fn upkeep(household: &Household) {
     let in_flight = household.budget.in_flight_bytes();
+    let directory = household.directory_fault();
+    let mut before = None;
     household.status.update(|status| {
         status.budget.limit_bytes = household.budget.limit_bytes() as u64;
         status.budget.in_flight_bytes = in_flight as u64;
-        status.directory = household.directory_fault();
+        before = std::mem::replace(&mut status.directory, directory.clone());
         status.wal_bytes = household.store.log_bytes();
     });
     household.prometheus.run_upkeep();
+    report_directory(household, before, directory).await;
+}
+
+/// Says when the PLC directory stops to give usable answers, and when it gives some again.
+async fn report_directory(
+    household: &Household,
+    before: Option<DirectoryFailure>,
+    now: Option<DirectoryFailure>,
+) {
+    match (before, now) {
+        (None, Some(failure)) => {
+            // What waits may have come since the last count.
+            count_repositories(household).await;
+            let counts = household.status.snapshot().repositories.unwrap_or_default();
+            tracing::error!(
+                directory = failure.directory,
+                since = %failure.at,
+                reason = failure.reason,
+                parked_commits = counts.parked.key,
+                "the PLC directory gives no usable answer for any DID; commits whose keys are not \
+                 known stay parked, the worker is not ready, and the directory is asked now and then \
+                 until it answers"
+            );
+        }
+        (Some(failure), None) => tracing::info!(
+            directory = failure.directory,
+            failed_since = %failure.at,
+            "the PLC directory gives usable answers again; parked commits are verified next"
+        ),
+        _ => {}
+    }
 }
 
 // Errors are ignored here: the actors that write to the database report that it does not answer.

@@ -25,6 +25,7 @@ pub struct Options {
     pub backfill: bool,
     pub backfill_discovery: Discovering,
     pub database_url: String,
+    pub allowed_hosts: Vec<String>,
     /// Bytes.
     pub memory_budget: usize,
     pub pipeline: pipeline::Options,

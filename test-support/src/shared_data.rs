@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::skipped::skip;
+
 /// The path of a file or folder of the shared data, such as `interop/lexicon`. If the data is
 /// missing, prints that and returns `None`; in CI (`CI=true`) it panics.
 ///
@@ -28,6 +30,6 @@ fn found(path: PathBuf) -> Option<PathBuf> {
     }
     let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(!is_ci, "{} is missing", path.display());
-    eprintln!("SKIPPED: {} is missing", path.display());
+    skip(&format!("{} is missing", path.display()));
     None
 }

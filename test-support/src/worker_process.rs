@@ -1,6 +1,6 @@
 //! The program itself, as its operator starts it and sees it.
 //!
-//! A campaign has its settings in the environment, such as `HUDDLE_CRASHES`. The program refuses
+//! A campaign has its settings in the environment, such as `HUDDLE_CRASHES`. The program warns of
 //! them as unknown settings, so every child starts with a [`command`] from here.
 
 use std::ffi::OsStr;

@@ -53,12 +53,12 @@ impl Filter {
 
     fn wanted(&self, seq: u64) -> DecodedBatch {
         let batch = leased(&self.context, seq);
-        decoded(&self.context, batch, vec![event(seq)], at(seq))
+        decoded(batch, vec![event(seq)], at(seq))
     }
 
     fn unwanted(&self, seq: u64) -> DecodedBatch {
         let batch = leased(&self.context, seq);
-        decoded(&self.context, batch, vec![], at(seq))
+        decoded(batch, vec![], at(seq))
     }
 
     fn send(&self, batch: DecodedBatch) {
@@ -154,7 +154,7 @@ async fn a_batch_of_an_earlier_epoch_is_discarded() {
     let old = filter.wanted(1);
     filter.context.ledger.begin_epoch();
     let again = filter.context.ledger.lease_next().unwrap();
-    let new = decoded(&filter.context, again, vec![event(1)], at(1));
+    let new = decoded(again, vec![event(1)], at(1));
     filter.send(new);
     filter.send(old);
     assert_eq!(filter.next_work().await.position, at(1));

@@ -63,12 +63,7 @@ impl Indexer {
             position: at(seq),
         };
         let work = IndexWork {
-            batch: decoded(
-                &self.context,
-                leased(&self.context, end.seq),
-                Vec::new(),
-                end,
-            ),
+            batch: decoded(leased(&self.context, end.seq), Vec::new(), end),
             commit_points: seqs.clone().enumerate().map(mark).collect(),
             effects: effects(seqs),
             position: end,
@@ -288,7 +283,7 @@ async fn effects_of_an_earlier_epoch_are_not_written() {
     indexer.context.ledger.begin_epoch();
     let again = indexer.context.ledger.lease_next().unwrap();
     let work = IndexWork {
-        batch: decoded(&indexer.context, again, Vec::new(), at(3)),
+        batch: decoded(again, Vec::new(), at(3)),
         commit_points: Vec::new(),
         effects: effects(1..=3),
         position: at(3),

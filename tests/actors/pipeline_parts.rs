@@ -69,12 +69,7 @@ pub(crate) fn enter(context: &Context, frame: Bytes, seq: u64) {
 }
 
 /// What a decoder would make from a leased batch.
-pub(crate) fn decoded(
-    context: &Context,
-    batch: FrameBatch,
-    items: Vec<DecodedItem>,
-    last: Position,
-) -> DecodedBatch {
+pub(crate) fn decoded(batch: FrameBatch, items: Vec<DecodedItem>, last: Position) -> DecodedBatch {
     DecodedBatch {
         lease: batch.lease,
         numbers: batch.frames.numbers(),
@@ -82,6 +77,5 @@ pub(crate) fn decoded(
         received_at: batch.received_at,
         items,
         last: Some(last),
-        charge: context.budget.charge(0),
     }
 }

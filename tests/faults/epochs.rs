@@ -28,7 +28,6 @@ fn work_of_the_epoch(context: &Arc<Context>) -> IndexWork<DecodedBatch> {
             lease: batch.lease,
             items: Vec::new(),
             last: Some(position),
-            charge: context.budget.charge(0),
         },
         effects: Vec::new(),
         commit_points: Vec::new(),

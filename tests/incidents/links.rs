@@ -158,7 +158,9 @@ async fn incident_07_the_lag_is_measured_in_seconds_and_not_in_events() {
     let relay = relay(log_builder.log).await;
     let worker = Worker::start(&relay, &database).await;
     worker.reaches(end).await;
-    let lag = worker.source_status().source_lag_seconds(Timestamp::now());
+    let lag = worker
+        .source_status()
+        .source_lag_seconds(None, Timestamp::now());
     assert!(lag.is_some_and(|lag| lag >= LATE as f64), "{lag:?}");
     worker.drain().await;
 }

@@ -117,7 +117,7 @@ async fn incident_02_a_worker_whose_tables_stand_still_is_not_ready() {
 #[test]
 fn incident_16_by_default_the_endpoints_listen_on_loopback_only() {
     let config = Layers::new().resolve().unwrap().config;
-    assert!(config.listen.ip().is_loopback());
+    assert!(config.listen.is_loopback());
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use huddle_firehose::atproto::skim::{Skim, skim};
 use huddle_firehose::config::Config;
-use huddle_firehose::source::process::EFFECT_BYTES;
+use huddle_firehose::source::process::{DECODING_GROWTH, EFFECT_BYTES};
+use huddle_firehose::store::plan::effect::writing_bytes;
 use huddle_firehose::store::{StoreError, WriteBatch};
 use sqlx::Executor;
 use test_support::guarded_store::Guarded;
@@ -57,8 +58,13 @@ async fn assert_pushed_back(
     // The last batch began while there was room, and may exceed its limit by one frame.
     let readable = BUDGET + BATCH + largest;
     assert!(readable < total / 2, "the recording is too short for this");
-    // A decoded event weighs twice its frame, and a constant for each effect.
-    let holdable = 3 * readable + EFFECT_BYTES * most_effects(frames, readable);
+    // A frame weighs its bytes, what is copied out of it, and a constant for each effect. Each
+    // decoder takes more for a moment, and so does the writer.
+    let decoding = DECODING_GROWTH * largest * worker.tree.context().decoders.len();
+    let holdable = 3 * readable
+        + EFFECT_BYTES * most_effects(frames, readable)
+        + decoding
+        + writing_bytes(&[]);
 
     let budget = &worker.tree.context().budget;
     let mut was_pushed_back = false;
@@ -82,7 +88,7 @@ fn most_effects(frames: &[Bytes], mut bytes: usize) -> usize {
         };
         bytes = rest;
         effects += match skim(frame) {
-            Ok(Skim::Message(envelope)) => envelope.paths().len().max(1),
+            Ok(Skim::Message(envelope)) => 2 * envelope.paths().len() + 1,
             _ => 1,
         };
     }

@@ -11,6 +11,7 @@ use reqwest::StatusCode;
 use test_support::mock_relay::relay;
 use test_support::recorded_frames::{frames, last_seq};
 use test_support::running_worker::{Worker, config};
+use test_support::skipped::skip;
 use test_support::tables::Database;
 use test_support::waiting::soon;
 use test_support::worker_process::{self, Program};
@@ -23,7 +24,7 @@ fn can(command: &str, arguments: &[&str]) -> bool {
     let done = worker_process::command(command).args(arguments).output();
     let is_done = done.as_ref().is_ok_and(|output| output.status.success());
     if !is_done {
-        eprintln!("SKIPPED: {command} {}: {done:?}", arguments.join(" "));
+        skip(&format!("{command} {}: {done:?}", arguments.join(" ")));
     }
     is_done
 }

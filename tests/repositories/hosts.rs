@@ -4,9 +4,11 @@ use bytes::Bytes;
 use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 use simulated_network::car::{read_car, write_car};
+use simulated_network::http::HttpServer;
 use simulated_network::key::SigningKey;
 use simulated_network::mishap::{Endpoint, Mishap};
 use simulated_network::network::Network;
+use simulated_network::shape::Shape;
 use test_support::simulation::verified::Verified;
 
 use super::{A, B, D, E, LIKE, POST, few_accounts_with_offers};
@@ -201,6 +203,59 @@ async fn a_host_that_hangs_does_not_delay_other_hosts() {
     assert!(verified.resyncs(0).await.is_empty());
 
     verified.http.release();
+    verified.until_settled().await;
+    verified.compare().await;
+}
+
+/// Eight accounts of four hosts take all slots of fetches. Whoever has had its turn yields.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_hang_do_not_keep_all_slots_from_the_others() {
+    const HANGING: usize = 8;
+    let shape = Shape {
+        accounts: HANGING + 1,
+        ..Shape::default()
+    };
+    let verified = Verified::start_with(1, shape, |_| {}).await;
+    let mut hosts = Vec::new();
+    for _ in 0..HANGING / 2 {
+        hosts.push(verified.another_host().await);
+    }
+    verified.tell(|network| {
+        for number in 0..=HANGING {
+            network.write(number, &[A, B], &[]);
+        }
+        for number in 0..HANGING {
+            network.move_to(number, hosts[number / 2].url());
+            network.emit_empty_identity(number);
+        }
+    });
+    verified.until_settled().await;
+    for host in &hosts {
+        host.misbehave(Endpoint::GetRepo, Mishap::Held, u64::MAX);
+    }
+    for number in 0..HANGING {
+        miss_a_deletion(&verified, number);
+    }
+    let held = || hosts.iter().map(HttpServer::held).sum::<usize>();
+    verified
+        .until("they take all slots", async || held() == HANGING)
+        .await;
+    miss_a_deletion(&verified, HANGING);
+    verified
+        .until("another account's repository is fetched", async || {
+            !verified.resyncs(HANGING).await.is_empty()
+        })
+        .await;
+    let resyncs = verified.resyncs(HANGING).await;
+    assert_eq!(resyncs[0].error, None, "{resyncs:?}");
+    // None of the others was given up.
+    let rows = verified.count("SELECT count(*) FROM resyncs").await;
+    assert_eq!(rows, 1);
+
+    for host in &hosts {
+        host.behave(Endpoint::GetRepo);
+        host.release();
+    }
     verified.until_settled().await;
     verified.compare().await;
 }

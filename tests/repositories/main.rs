@@ -8,6 +8,7 @@ mod backfill;
 mod breaks;
 mod clocks;
 mod deaths;
+mod expansion;
 mod hosts;
 mod identities;
 mod interest;

@@ -23,6 +23,7 @@ use simulated_network::repo::Repository;
 use simulated_network::shape::Shape;
 use tempfile::TempDir;
 use test_support::simulation::verified::POLL_INTERVAL;
+use test_support::skipped::skip;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -194,7 +195,7 @@ fn large_repository(account: &Account, size: usize) -> (Bytes, BTreeMap<String, 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_repository_needs_far_less_memory_than_its_size() {
     if !cfg!(target_os = "linux") {
-        eprintln!("SKIPPED: only Linux tells a process's peak of memory in /proc");
+        skip("only Linux tells a process's peak of memory in /proc");
         return;
     }
     let size = size();

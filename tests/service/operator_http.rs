@@ -34,6 +34,7 @@ impl Server {
             prometheus,
             status: status.clone(),
             thresholds: worker::Options::from(&config).thresholds,
+            allowed_hosts: ["huddle".to_owned()].into(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -147,6 +148,38 @@ async fn a_connection_is_closed_after_its_answer() {
     client.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("ok\n"), "{answer}");
+}
+
+/// Holds invariant 12.5.
+#[tokio::test]
+async fn probes_are_answered_while_slow_clients_hold_every_place() {
+    let server = Server::start().await;
+    let mut slow = Vec::new();
+    // Twice as many as there are places.
+    for _ in 0..8 {
+        for _ in 0..64 {
+            let mut client = TcpStream::connect(server.address).await.unwrap();
+            client
+                .write_all(b"GET /healthz HTTP/1.1\r\nX: ")
+                .await
+                .unwrap();
+            slow.push(client);
+        }
+        assert_eq!(server.get("/healthz").await.status(), StatusCode::OK);
+    }
+}
+
+/// Holds invariant 12.6.
+#[tokio::test]
+async fn a_request_for_a_name_that_is_not_ours_is_misdirected() {
+    let server = Server::start().await;
+    for path in ["/status", "/metrics", "/healthz", "/readyz", "/nowhere"] {
+        let request = reqwest::Client::new()
+            .get(format!("http://{}{path}", server.address))
+            .header("host", "rebound.example");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::MISDIRECTED_REQUEST, "{path}");
+    }
 }
 
 #[tokio::test]

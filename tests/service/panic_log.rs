@@ -33,7 +33,8 @@ fn a_panic_is_one_line_of_a_json_log() {
     assert_eq!(text.lines().count(), 1, "{text}");
     let line: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(line["level"], "ERROR");
-    assert_eq!(line["message"], "panic: first second");
+    assert_eq!(line["message"], "panic");
+    assert_eq!(line["error"], "first second");
     assert_eq!(line["thread"], "indexer");
     let location = line["location"].as_str().unwrap();
     assert!(

@@ -1,10 +1,12 @@
 //! A database for each test, and short constructors of effects.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cid::Cid;
+use huddle_firehose::atproto::json::json_length;
 use huddle_firehose::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use huddle_firehose::huddle::{BookingRequestRow, BookingRow, Projection, SlotOfferRow};
 use huddle_firehose::model::{
@@ -16,6 +18,7 @@ use huddle_firehose::store::plan::effect::{
 };
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::store::{Store, StoreError, WriteBatch, Written};
+use ipld_core::ipld;
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 use tempfile::TempDir;
@@ -241,15 +244,15 @@ pub(crate) fn judgement() -> Judgement {
 }
 
 pub(crate) fn upsert(version: RecordVersion, projection: Option<Projection>) -> Effect {
-    let json = format!(r#"{{"n":{}}}"#, version.seq);
+    let cbor = serde_ipld_dagcbor::to_vec(&ipld!({ "n": version.seq })).unwrap();
     let upsert = RecordUpsert {
         cid: Cid::default(),
-        cbor: Bytes::from(json.clone()),
-        json,
+        json_bytes: json_length(&cbor).unwrap(),
+        cbor: cbor.into(),
         validity: Validity::Valid,
         judgement: judgement(),
         version,
-        projection,
+        projection: projection.map(Arc::new),
     };
     Effect::records(vec![RecordChange::Upsert(Box::new(upsert))])
 }

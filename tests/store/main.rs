@@ -12,6 +12,7 @@ mod crashes;
 mod cursor;
 mod discoveries;
 mod fixture;
+mod foreign;
 mod gaps;
 mod guards;
 mod interest;

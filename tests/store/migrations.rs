@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use huddle_firehose::store::StoreError;
-use huddle_firehose::store::sqlite::{Options, SqliteStore};
+use huddle_firehose::store::sqlite::{Access, Options, SqliteStore};
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
@@ -177,7 +177,10 @@ async fn a_database_of_a_later_version_is_refused() {
         )
         .await;
     let result = SqliteStore::open(&database.url()).await;
-    assert!(matches!(result, Err(StoreError::Corrupt(_))), "{result:?}");
+    assert!(
+        matches!(result, Err(StoreError::Newer { found: 9999, .. })),
+        "{result:?}"
+    );
 }
 
 #[tokio::test]
@@ -192,7 +195,7 @@ async fn a_missing_file_is_not_created_where_that_was_not_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("none.db");
     let options = Options {
-        create_if_missing: false,
+        access: Access::Migrate,
         ..Options::default()
     };
     let url = format!("sqlite://{}", path.display());

@@ -274,13 +274,40 @@ async fn parked_frames_are_deleted_with_their_account() {
     assert_eq!(database.column(HEADS).await, expected);
 }
 
+#[tokio::test]
+async fn parked_commits_are_counted_by_what_they_wait_for() {
+    let database = Database::new().await;
+    database.track(&[ALICE, BOB, CAROL]).await;
+    database
+        .apply(&[
+            without_key(ALICE, 2),
+            put_by(ALICE, "b", 2),
+            without_key(BOB, 2),
+            put_by(BOB, "b", 2),
+            without_key(CAROL, 2),
+            put_by(CAROL, "b", 2),
+        ])
+        .await;
+    let parked = database.store.repo_counts().await.unwrap().parked;
+    assert_eq!((parked.key, parked.repository, parked.inactive), (3, 0, 0));
+    assert!(parked.oldest_at.is_some());
+    database
+        .execute("UPDATE repos SET state = 'desynchronized', cause = 'since' WHERE did LIKE '%bob'")
+        .await;
+    database
+        .execute("INSERT OR REPLACE INTO accounts (did, active, status) SELECT did, 0, 'suspended' FROM repos WHERE did LIKE '%carol'")
+        .await;
+    let parked = database.store.repo_counts().await.unwrap().parked;
+    assert_eq!((parked.key, parked.repository, parked.inactive), (1, 1, 1));
+}
+
 const SUMS: &str = "SELECT reason || ' ' || commits || ' ' || bytes FROM parked_totals \
      WHERE commits > 0 ORDER BY reason";
 const COUNTED: &str = "SELECT did || ' ' || commits || ' ' || bytes FROM parked_repos ORDER BY did";
 const RECOUNTED: &str = "SELECT did || ' ' || count(*) || ' ' || sum(bytes) FROM parked_commits \
      GROUP BY did ORDER BY did";
 
-/// Holds invariant 4.8.
+/// Holds invariant 4.11.
 #[tokio::test]
 async fn what_is_parked_is_counted_as_it_comes_and_goes() {
     let database = Database::new().await;

@@ -1,4 +1,4 @@
-//! The write-ahead log stays small. Holds invariant 11.9.
+//! The write-ahead log stays small. Holds invariant 12.7.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER;
-use huddle_firehose::atproto::json::dag_cbor_to_json;
 use serde::Deserialize;
+use test_support::record_json::dag_cbor_to_json;
 use test_support::shared_data::shared_data;
 
 #[derive(Deserialize)]

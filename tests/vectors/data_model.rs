@@ -6,7 +6,6 @@ use data_encoding::BASE64_NOPAD;
 use fastrand::Rng;
 use huddle_firehose::atproto::cbor::CborFault;
 use huddle_firehose::atproto::event::{Change, Event, PutAction};
-use huddle_firehose::atproto::json::dag_cbor_to_json;
 use huddle_firehose::lexicon::{Schemas, Validation};
 use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::source::interest::Interest;
@@ -17,6 +16,7 @@ use simulated_network::frame::{self, Stamp};
 use simulated_network::key::SigningKey;
 use simulated_network::record::to_ipld;
 use simulated_network::repo::{Repository, Write};
+use test_support::record_json::dag_cbor_to_json;
 use test_support::shared_data::shared_data;
 
 const DID: &str = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";

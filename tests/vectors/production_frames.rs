@@ -6,13 +6,13 @@ use std::path::Path;
 
 use cid::Cid;
 use huddle_firehose::atproto::event::{Change, Commit, Event, PutAction};
-use huddle_firehose::atproto::json::dag_cbor_to_json;
 use huddle_firehose::atproto::skim::{Kind, splice_seq};
 use huddle_firehose::delivery::segment::RawPosition;
 use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::source::interest::Interest;
 use ipld_core::ipld::Ipld;
 use serde_json::{Value, json};
+use test_support::record_json::dag_cbor_to_json;
 use test_support::shared_data::shared_data;
 
 /// `[u32 little-endian length][frame]…`, compressed.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use huddle_firehose::atproto::event::{Change, Event};
-use huddle_firehose::atproto::json::dag_cbor_to_json;
 use huddle_firehose::atproto::skim::Kind;
 use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::source::interest::Interest;
+use test_support::record_json::dag_cbor_to_json;
 use test_support::shared_data::shared_recording;
 
 /// `[u32 big-endian length][frame]…`

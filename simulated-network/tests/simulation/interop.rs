@@ -10,6 +10,8 @@ use serde_json::Value;
 use simulated_network::car::{Blocks, read_car};
 use simulated_network::mst::{Tree, common_prefix, depth};
 
+use crate::skipped::skip;
+
 /// A file or folder of the shared data. If it is missing, the test is skipped; CI does not allow
 /// this.
 fn shared_data(path: &str) -> Option<PathBuf> {
@@ -23,7 +25,7 @@ fn shared_data(path: &str) -> Option<PathBuf> {
     }
     let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(!is_ci, "{} is missing", path.display());
-    eprintln!("SKIPPED: {} is missing", path.display());
+    skip(&format!("{} is missing", path.display()));
     None
 }
 

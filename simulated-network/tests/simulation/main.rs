@@ -9,3 +9,5 @@ mod mishaps;
 mod network;
 mod parsed_frames;
 mod servers;
+#[path = "../../../test-support/src/skipped.rs"]
+mod skipped;

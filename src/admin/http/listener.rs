@@ -8,30 +8,39 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
-/// Enough for operators, a scraper and a load balancer. Further connections wait in the kernel's
-/// queue.
-const MOST_CONNECTIONS: usize = 64;
+use super::places::{Place, PlaceGuard, Places};
+
+/// More than operators, a scraper and a load balancer need, so that a request which takes a moment
+/// to arrive is not the oldest yet when clients that send slowly come again and again.
+pub(super) const MOST_CONNECTIONS: usize = 256;
+
+/// The bytes of a request, so that all of them together stay small.
+const MOST_REQUEST_BYTES: usize = 64 << 10;
 
 /// The deadline of a connection, from the accept to the last byte of the answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Accepts while fewer than [`MOST_CONNECTIONS`] are open.
+/// The delay after an accept that failed, as it does without free descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Has at most [`MOST_CONNECTIONS`] open.
 pub(super) struct LimitedListener {
     listener: TcpListener,
-    slots: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 impl LimitedListener {
     pub(super) fn new(listener: TcpListener) -> Self {
         Self {
             listener,
-            slots: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            places: Places::new(MOST_CONNECTIONS),
         }
     }
 }
@@ -41,11 +50,19 @@ impl Listener for LimitedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // `None` only if the semaphore is closed. It never is.
-        let slot = self.slots.clone().acquire_owned().await.ok();
-        // Axum's accept waits and tries again when the kernel is out of file descriptors.
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Limited::new(stream, slot), address)
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, address)) => {
+                    return (Limited::new(stream, self.places.take().await), address);
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) => {
+                    // Its descriptor may be the one that is missing.
+                    self.places.close_oldest_incomplete();
+                    sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -53,31 +70,59 @@ impl Listener for LimitedListener {
     }
 }
 
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// Tells a handler which place its connection has.
+#[derive(Clone, Debug)]
+pub(super) struct PlaceOf(pub(super) Arc<Place>);
+
+impl Connected<IncomingStream<'_, LimitedListener>> for PlaceOf {
+    fn connect_info(stream: IncomingStream<'_, LimitedListener>) -> Self {
+        Self(stream.io().place.place().clone())
+    }
+}
+
 /// A stream that fails when its deadline has passed, whether its peer sends the request too slowly
-/// or reads the answer too slowly.
+/// or reads the answer too slowly, and when its place is needed for another connection.
 pub(super) struct Limited<S> {
     stream: S,
     deadline: Pin<Box<Sleep>>,
-    _slot: Option<OwnedSemaphorePermit>,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    place: PlaceGuard,
+    read_bytes: usize,
 }
 
 impl<S> Limited<S> {
-    fn new(stream: S, slot: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(stream: S, place: PlaceGuard) -> Self {
         Self {
             stream,
             deadline: Box::pin(sleep(DEADLINE)),
-            _slot: slot,
+            closed: Box::pin(place.place().closed().clone().cancelled_owned()),
+            place,
+            read_bytes: 0,
         }
     }
 
-    /// Returns the outcome of an operation on the stream, or an error if the deadline has passed.
+    /// Returns the outcome of an operation on the stream, or an error if the stream is over.
     fn limit<T>(
         &mut self,
         context: &mut Context<'_>,
         outcome: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if outcome.is_pending() && self.deadline.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if outcome.is_pending() {
+            if self.deadline.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            if self.closed.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
         }
         outcome
     }
@@ -89,7 +134,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.read_bytes += buffer.filled().len() - before;
+        if self.read_bytes > MOST_REQUEST_BYTES {
+            return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+        }
+        if outcome.is_pending() {
+            self.place.place().note_waiting();
+        }
         self.limit(context, outcome)
     }
 }
@@ -130,17 +183,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::time::Instant;
 
     use super::*;
 
+    async fn limited() -> (DuplexStream, Limited<DuplexStream>, Arc<Places>) {
+        let (peer, stream) = duplex(64);
+        let places = Places::new(1);
+        let limited = Limited::new(stream, places.take().await);
+        (peer, limited, places)
+    }
+
     /// Holds invariant 8.6.
     #[tokio::test(start_paused = true)]
     async fn a_silent_peer_is_dropped_at_the_deadline() {
-        let (_silent, stream) = duplex(64);
+        let (_silent, mut limited, _places) = limited().await;
         let begin = Instant::now();
-        let mut limited = Limited::new(stream, None);
         let error = limited.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(begin.elapsed().as_secs(), DEADLINE.as_secs());
@@ -148,21 +207,42 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_reads_nothing_is_dropped_at_the_deadline() {
-        let (_peer, stream) = duplex(64);
-        let mut limited = Limited::new(stream, None);
+        let (_peer, mut limited, _places) = limited().await;
         let error = limited.write_all(&[0; 65]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_is_dropped_when_its_place_is_needed() {
+        let (_silent, mut limited, places) = limited().await;
+        let (error, _next) = tokio::join!(limited.read_u8(), places.take());
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_without_end_is_not_collected() {
+        let (mut peer, mut limited, _places) = limited().await;
+        let (mut buffer, mut read) = ([0; 64], 0);
+        let error = loop {
+            peer.write_all(&[0; 64]).await.unwrap();
+            match limited.read(&mut buffer).await {
+                Ok(bytes) => read += bytes,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(read, MOST_REQUEST_BYTES);
+    }
+
     #[tokio::test]
-    async fn a_closed_connection_releases_its_slot() {
+    async fn a_closed_connection_releases_its_place() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut limited = LimitedListener::new(listener);
         let _client = TcpStream::connect(address).await.unwrap();
         let (stream, _) = limited.accept().await;
-        assert_eq!(limited.slots.available_permits(), MOST_CONNECTIONS - 1);
+        assert_eq!(limited.places.taken(), 1);
         drop(stream);
-        assert_eq!(limited.slots.available_permits(), MOST_CONNECTIONS);
+        assert_eq!(limited.places.taken(), 0);
     }
 }

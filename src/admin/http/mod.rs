@@ -7,14 +7,17 @@
 //! | `/readyz` | 200 or 503, and the reasons as JSON, see [`health`](crate::telemetry::health) |
 //! | `/status` | the [`Status`](crate::telemetry::status::Status) as JSON, with each source's lag |
 
+mod host;
 mod listener;
+mod places;
 mod report;
 
 use std::io;
+use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::map_response;
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -27,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::health::{Thresholds, readiness};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusBoard;
-use listener::LimitedListener;
+use listener::{LimitedListener, PlaceOf};
 use report::Report;
 
 /// The data of the answers.
@@ -37,6 +40,8 @@ pub struct HttpState {
     pub prometheus: PrometheusHandle,
     pub status: StatusBoard,
     pub thresholds: Thresholds,
+    /// The names that are served besides IP addresses and `localhost`.
+    pub allowed_hosts: Arc<[String]>,
 }
 
 /// Answers on `listener` until `stop`, then finishes the answers that have begun.
@@ -48,7 +53,8 @@ pub async fn serve(
     state: HttpState,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    axum::serve(LimitedListener::new(listener), router(state))
+    let service = router(state).into_make_service_with_connect_info::<PlaceOf>();
+    axum::serve(LimitedListener::new(listener), service)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
 }
@@ -61,6 +67,7 @@ fn router(state: HttpState) -> Router {
         .route("/status", get(status))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
+        .layer(from_fn_with_state(state.clone(), admit))
         // One request a connection, so that the deadline of a connection is that of its request.
         .layer(map_response(close))
         .with_state(state)
@@ -91,6 +98,23 @@ async fn readyz(State(state): State<HttpState>) -> impl IntoResponse {
 async fn status(State(state): State<HttpState>) -> Response {
     let status = state.status.snapshot();
     Json(Report::new(&status, Timestamp::now())).into_response()
+}
+
+/// Notes that the request is complete, and refuses one for a name that is not ours.
+async fn admit(
+    ConnectInfo(PlaceOf(place)): ConnectInfo<PlaceOf>,
+    State(state): State<HttpState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    place.complete_request();
+    match host::refusal(&request, &state.allowed_hosts) {
+        None => next.run(request).await,
+        Some(code) => {
+            let error = "the Host is no IP address, not localhost, and not in allowed_hosts";
+            (code, Json(json!({ "error": error }))).into_response()
+        }
+    }
 }
 
 async fn not_found() -> impl IntoResponse {

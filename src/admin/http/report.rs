@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::model::RepoCounts;
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{
-    ActorStatus, BudgetStatus, Failure, QueueStatus, SourceStatus, Status,
+    ActorStatus, BudgetStatus, DirectoryFailure, QueueStatus, SourceStatus, Status,
 };
 
 /// The status, with the values that depend on the time.
@@ -22,7 +22,7 @@ pub(super) struct Report<'a> {
     sources: BTreeMap<&'a str, SourceReport<'a>>,
     queue: &'a QueueStatus,
     repositories: Option<&'a RepoCounts>,
-    directory: Option<&'a Failure>,
+    directory: Option<&'a DirectoryFailure>,
     budget: &'a BudgetStatus,
     wal_bytes: u64,
     clock: &'a ClockStatus,
@@ -33,9 +33,9 @@ struct SourceReport<'a> {
     #[serde(flatten)]
     source: &'a SourceStatus,
     hit_ratio: Option<f64>,
-    /// How far the tables are behind the newest received event.
+    /// How far the tables are behind the newest received event; `null` if it is unknown.
     processing_lag_seconds: Option<f64>,
-    /// How far the tables are behind the source.
+    /// How far the tables are behind the source; `null` if it is unknown.
     source_lag_seconds: Option<f64>,
 }
 
@@ -55,12 +55,13 @@ impl<'a> Report<'a> {
             wal_bytes,
             clock,
         } = status;
+        let oldest_parked_at = status.oldest_parked_at();
         let sources = sources.iter().map(|(id, source)| {
             let report = SourceReport {
                 source,
                 hit_ratio: source.hit_ratio(),
-                processing_lag_seconds: source.lag_seconds(),
-                source_lag_seconds: source.source_lag_seconds(now),
+                processing_lag_seconds: source.lag_seconds(oldest_parked_at, now),
+                source_lag_seconds: source.source_lag_seconds(oldest_parked_at, now),
             };
             (id.as_str(), report)
         });

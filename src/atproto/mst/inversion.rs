@@ -6,9 +6,13 @@ use std::sync::Arc;
 use cid::Cid;
 
 use super::node::{Entry, Node, layer_of};
-use super::node_ref::{NodeRef, ProofError};
+use super::node_ref::{NodeRef, ProofError, ProofFault};
 use super::proof::Presence;
 use crate::atproto::car::{Blocks, address_of};
+
+/// The most bytes of the nodes that are opened. The nodes of a commit take less unless their keys share
+/// nearly all of their bytes.
+const MAX_MEMORY: usize = 24 << 20;
 
 /// The values of a tree at some keys, and the same tree with the earlier values at these keys.
 ///
@@ -28,6 +32,8 @@ pub struct Inversion<'b> {
     blocks: &'b Blocks,
     found: Vec<Presence>,
     items: Vec<TreePart>,
+    /// The bytes that the nodes take that were opened.
+    memory: usize,
 }
 
 /// A part of a tree.
@@ -70,6 +76,7 @@ impl<'b> Inversion<'b> {
             blocks,
             found: Vec::new(),
             items: Vec::new(),
+            memory: 0,
         }
     }
 
@@ -112,7 +119,15 @@ impl<'b> Inversion<'b> {
 
     /// Like `descend`, but opens the node even if no key lies below it.
     fn open(&mut self, node_ref: NodeRef, mut before: &[Before<'_>]) -> Result<(), ProofError> {
+        let cid = node_ref.cid;
         let opened = node_ref.open(self.blocks)?;
+        self.memory += opened.node.memory();
+        if self.memory > MAX_MEMORY {
+            return Err(ProofError::new(
+                cid,
+                ProofFault::Memory { limit: MAX_MEMORY },
+            ));
+        }
         for (index, entry) in opened.node.entries.iter().enumerate() {
             let lower = before.partition_point(|(key, _)| **key < *entry.key);
             let (lower, rest) = before.split_at(lower);
@@ -160,6 +175,13 @@ impl TreePart {
         match self {
             Self::Leaf { layer, .. } => Some(*layer),
             Self::Subtree(node_ref) => node_ref.layer,
+        }
+    }
+
+    fn key_bytes(&self) -> usize {
+        match self {
+            Self::Leaf { key, .. } => key.len(),
+            Self::Subtree(_) => 0,
         }
     }
 
@@ -232,6 +254,8 @@ fn open_layer(
     layer: Option<u32>,
 ) -> Result<Vec<TreePart>, ProofError> {
     let mut opened = Inversion::empty(blocks);
+    // The keys that were opened before are still there.
+    opened.memory = items.iter().map(TreePart::key_bytes).sum();
     for item in items {
         match item {
             TreePart::Subtree(node_ref) if node_ref.layer == layer => opened.open(node_ref, &[])?,

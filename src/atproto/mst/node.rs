@@ -139,6 +139,13 @@ impl Node {
         writer.finish()
     }
 
+    /// The bytes that it takes in memory. Since each key leaves out what it shares with the one before,
+    /// short blocks can stand for far more.
+    pub(super) fn memory(&self) -> usize {
+        let entry = |entry: &Entry| entry.key.len() + size_of::<Entry>();
+        self.entries.iter().map(entry).sum()
+    }
+
     /// The layer of its keys; `None` if the node has no keys. Its position in the tree then decides
     /// the layer.
     pub fn layer(&self) -> Option<u32> {

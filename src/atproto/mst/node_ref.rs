@@ -21,6 +21,8 @@ pub struct ProofError {
 pub enum ProofFault {
     #[error("its block does not hash to its CID")]
     Address,
+    #[error("with it, the nodes that are needed at the same time take more than {limit} bytes")]
+    Memory { limit: usize },
     #[error("it has no entries, and is neither an empty tree nor between two layers")]
     Empty,
     #[error("it is of layer {found}, at a position of layer {expected}")]
@@ -36,7 +38,7 @@ pub enum ProofFault {
 }
 
 impl ProofError {
-    fn new(node: Cid, fault: ProofFault) -> Self {
+    pub(super) fn new(node: Cid, fault: ProofFault) -> Self {
         Self {
             node: Box::new(node),
             fault,

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cid::Cid;
 
-use super::node_ref::{NodeRef, Opened, ProofError};
+use super::node_ref::{NodeRef, Opened, ProofError, ProofFault};
+
+/// The most bytes of the nodes between the root and a key. The largest node takes less.
+const MAX_PATH_BYTES: usize = 3 << 20;
 
 /// Iterates over the keys and values of a tree in ascending order. Each node is checked against its
 /// CID, its layer and its key range. A walk that ends without an error has therefore returned the
@@ -42,6 +45,8 @@ struct PathNode {
     opened: Opened,
     /// The next entry to return. The subtree before it has been walked.
     entry: usize,
+    /// The bytes that this node and those above it take.
+    memory: usize,
 }
 
 impl<F, E> Walk<F>
@@ -61,10 +66,21 @@ where
     fn advance(&mut self) -> Result<Option<Leaf>, WalkError<E>> {
         loop {
             while let Some(node_ref) = self.next.take() {
-                let block = (self.read)(&node_ref.cid).map_err(WalkError::Read)?;
+                let cid = node_ref.cid;
+                let block = (self.read)(&cid).map_err(WalkError::Read)?;
                 let opened = node_ref.open_block(block.as_deref())?;
+                let above = self.path.last().map_or(0, |above| above.memory);
+                let memory = above + opened.node.memory();
+                if memory > MAX_PATH_BYTES {
+                    let limit = MAX_PATH_BYTES;
+                    return Err(ProofError::new(cid, ProofFault::Memory { limit }).into());
+                }
                 self.next = opened.gap(0)?;
-                self.path.push(PathNode { opened, entry: 0 });
+                self.path.push(PathNode {
+                    opened,
+                    entry: 0,
+                    memory,
+                });
             }
             let Some(current) = self.path.last_mut() else {
                 return Ok(None);
@@ -172,6 +188,36 @@ mod tests {
             let (tree, values) = tree(count);
             assert_eq!(walk(tree.root, &tree.blocks()).unwrap(), values);
         }
+    }
+
+    /// Holds invariant 4.10.
+    #[test]
+    fn nodes_that_expand_far_are_not_kept_in_any_number() {
+        let mut built = Built::new();
+        // Two keys that share a megabyte, which the block holds once.
+        let mut pair = |layer, letter: &str, left| {
+            let prefix = letter.repeat(1_000_000);
+            let keys = (0..2).map(|n| format!("{prefix}/{n}-"));
+            let mut keys: Vec<String> = keys.map(|prefix| key_of(layer, &prefix)).collect();
+            keys.sort_unstable();
+            let entries = keys.iter().map(|key| Entry {
+                key: key.as_bytes().into(),
+                value: address_of(b"value"),
+                right: None,
+            });
+            add(&mut built, &Node::new(layer, left, entries.collect()))
+        };
+        let below = pair(0, "a", None);
+        let root = pair(1, "b", Some(below));
+        assert_eq!(
+            fault(walk(root, &built)),
+            (
+                below,
+                ProofFault::Memory {
+                    limit: MAX_PATH_BYTES
+                }
+            )
+        );
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl VerifyError {
             Self::Tree(error) => match error.fault {
                 ProofFault::Missing => "node_missing",
                 ProofFault::Address => "node_address",
-                ProofFault::Node(_) => "node_format",
+                ProofFault::Memory { .. } | ProofFault::Node(_) => "node_format",
                 ProofFault::Empty
                 | ProofFault::Layer { .. }
                 | ProofFault::Order

@@ -79,14 +79,29 @@ pub(in crate::config) fn database_url<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
-    check_database_url(&text).map_err(D::Error::custom)?;
-    Ok(text)
+    parse_database_url(&text).map_err(D::Error::custom)
 }
 
-fn check_database_url(text: &str) -> Result<(), String> {
-    let Some(rest) = text.strip_prefix("sqlite:") else {
-        return Err(format!("{text:?} does not begin with sqlite:"));
-    };
+/// The URL of the database that `text` names: a path, or a URL that begins with `sqlite:`.
+fn parse_database_url(text: &str) -> Result<String, String> {
+    if text.starts_with("sqlite:") {
+        check_database_url(text)?;
+        return Ok(text.to_owned());
+    }
+    if let Some((scheme, _)) = text.split_once("://") {
+        return Err(format!(
+            "{scheme}: is not a database of this program; name a path, or sqlite://PATH"
+        ));
+    }
+    // In a URL, these two would end the path or begin an escape.
+    let path = text.replace('%', "%25").replace('?', "%3f");
+    let url = format!("sqlite://{path}");
+    check_database_url(&url)?;
+    Ok(url)
+}
+
+fn check_database_url(url: &str) -> Result<(), String> {
+    let rest = url.strip_prefix("sqlite:").unwrap_or(url);
     let path = rest.strip_prefix("//").unwrap_or(rest);
     let path = path.split('?').next().unwrap_or_default();
     if path.is_empty() {
@@ -100,7 +115,7 @@ fn check_database_url(text: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{check_database_url, parse_plc_url, parse_source_url};
+    use super::{parse_database_url, parse_plc_url, parse_source_url};
 
     fn source(text: &str) -> String {
         parse_source_url(text).map_or_else(|error| error, |url| url.to_string())
@@ -144,16 +159,24 @@ mod tests {
             "sqlite:a.db?mode=rwc",
             "sqlite:///var/lib/h.db",
         ] {
-            assert_eq!(check_database_url(right), Ok(()), "{right}");
+            assert_eq!(parse_database_url(right), Ok(right.to_owned()));
+        }
+        for (path, url) in [
+            ("huddle.db", "sqlite://huddle.db"),
+            ("/var/lib/h 1.db", "sqlite:///var/lib/h 1.db"),
+            ("100%?.db", "sqlite://100%25%3f.db"),
+        ] {
+            assert_eq!(parse_database_url(path), Ok(url.to_owned()));
         }
         for wrong in [
             "postgres://localhost/huddle",
             "sqlite://",
             "sqlite::memory:",
             "sqlite://a?mode=memory",
-            "huddle.db",
+            ":memory:",
+            "",
         ] {
-            assert!(check_database_url(wrong).is_err(), "{wrong}");
+            assert!(parse_database_url(wrong).is_err(), "{wrong}");
         }
     }
 }

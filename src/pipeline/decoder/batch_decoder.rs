@@ -13,20 +13,16 @@ use crate::delivery::segment::{RawPosition, Requested, Segment, SkippedRun};
 use crate::delivery::sequence::{Account, LONG_STEP};
 use crate::model::{DeadLetter, Position, Stage};
 use crate::pipeline::Context;
-use crate::pipeline::accumulator::Load;
 use crate::pipeline::messages::{DecodedItem, Work};
 use crate::source::firehose::decode::{Content, DecodeError, Evidence, Fault, decode};
 use crate::source::firehose::prefilter::{NEAR_RECONNECT, OBSERVED_AFTER_JUMP};
 use crate::source::interest::Interest;
-use crate::source::process::EFFECT_BYTES;
 use crate::store::plan::effect::{Recheck, RecheckReason};
 use crate::telemetry::excerpt::{LOGGED, excerpt};
 
 /// The content of the frames of a batch.
 pub(super) struct DecodedSpan {
     pub(super) items: Vec<DecodedItem>,
-    /// The bytes that the items hold beside the frames.
-    pub(super) weight: usize,
     /// The position of the last frame that has one.
     pub(super) last: Option<Position>,
 }
@@ -74,7 +70,6 @@ struct BatchDecoder<'a> {
     context: &'a Context,
     interest: Arc<Interest>,
     items: Vec<DecodedItem>,
-    weight: usize,
     /// Its time is parsed only when no later position follows.
     last: Option<RawPosition<'a>>,
     /// This many more positions are given as items, because a reconnect or a jump was near.
@@ -90,7 +85,6 @@ impl<'a> BatchDecoder<'a> {
             interest: context.interest.current(),
             context,
             items: Vec::new(),
-            weight: 0,
             last: None,
             observed: 0,
             counts: FrameCounts::default(),
@@ -107,7 +101,6 @@ impl<'a> BatchDecoder<'a> {
         );
         DecodedSpan {
             items: self.items,
-            weight: self.weight,
             last: self.last.map(RawPosition::position),
         }
     }
@@ -151,9 +144,6 @@ impl<'a> BatchDecoder<'a> {
                 if effects.is_empty() {
                     return;
                 }
-                // Records are copied out of the frame, and exist once more as JSON.
-                let changes = Load::of(&effects).total();
-                self.weight += 2 * frame.len() + changes * EFFECT_BYTES;
                 self.items
                     .push(DecodedItem::Work(Work { position, effects }));
             }

@@ -12,6 +12,7 @@ mod counts;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinError, spawn_blocking};
@@ -21,7 +22,8 @@ use super::Context;
 use super::messages::DecodedBatch;
 use crate::actor::address::Address;
 use crate::actor::{ActorContext, Arguments};
-use crate::delivery::ledger::FrameBatch;
+use crate::delivery::ledger::{FrameBatch, FrameSpan};
+use crate::source::process::DECODING_GROWTH;
 use crate::testing::fault::Point;
 
 /// Decodes one batch for each message.
@@ -98,6 +100,10 @@ impl DecoderState {
         if batch.frames.frames().next().is_none() {
             return Ok(batch_decoder::skip(&context, &batch.frames));
         }
+        let _work = context
+            .budget
+            .reserve_work(decoding_bytes(&batch.frames))
+            .await;
         if batch.is_alone {
             return alone::read(&context, batch).await;
         }
@@ -114,13 +120,19 @@ impl DecoderState {
             events: batch.frames.events(),
             received_at: batch.received_at,
             last: decoded.last,
-            charge: self.context.budget.charge(decoded.weight),
             items: decoded.items,
         };
         if let Err(refused) = self.context.filter.cast(decoded) {
             refused.lease.pause_ledger();
         }
     }
+}
+
+/// The bytes that decoding takes for a moment, besides what stays of the frames. They are decoded one
+/// after another.
+fn decoding_bytes(frames: &FrameSpan) -> usize {
+    let longest = frames.frames().map(Bytes::len).max().unwrap_or_default();
+    DECODING_GROWTH * longest
 }
 
 /// Runs `work` on a thread beside the runtime. In a runtime of one thread, `work` runs on that

@@ -22,22 +22,25 @@ pub(super) fn reader(body: Incoming, deadlines: Deadlines) -> impl AsyncRead + S
         ..
     } = deadlines;
     let start = Instant::now();
-    let pieces = stream::unfold(Some((body, 0)), move |state| async move {
-        let (mut body, received) = state?;
+    let end = start + transfer;
+    let pieces = stream::unfold(Some((body, start + silence)), move |state| async move {
+        let (mut body, pace) = state?;
         // A slow host occupies a slot that other hosts wait for.
-        let pace = silence + Duration::from_secs(received / least_rate);
-        let end = start + transfer.min(pace);
-        let deadline = end.min(Instant::now() + silence);
+        let quiet = Instant::now() + silence;
+        let deadline = pace.min(quiet).min(end);
         let piece = match timeout_at(deadline, piece(&mut body)).await {
             Ok(piece) => piece?,
-            Err(_) if deadline < end => Err(late(format!("no data for {silence:?}"))),
-            Err(_) if pace < transfer => {
-                Err(late(format!("slower than {least_rate} bytes a second")))
-            }
-            Err(_) => Err(late(format!("not complete within {transfer:?}"))),
+            Err(_) if deadline == quiet => Err(late(format!("no data for {silence:?}"))),
+            Err(_) if deadline == end => Err(late(format!("not complete within {transfer:?}"))),
+            Err(_) => Err(late(format!("slower than {least_rate} bytes a second"))),
         };
         let rest = match &piece {
-            Ok(piece) => Some((body, received + piece.len() as u64)),
+            // What came fast at the beginning allows no slow transfer later: each piece prolongs the
+            // deadline, but never beyond two silences from now.
+            Ok(piece) => {
+                let gained = Duration::from_secs_f64(piece.len() as f64 / least_rate as f64);
+                Some((body, (pace + gained).min(Instant::now() + 2 * silence)))
+            }
             Err(_) => None,
         };
         Some((piece, rest))

@@ -87,6 +87,14 @@ impl ErrorBody {
 }
 
 impl HostError {
+    /// How long to wait before the next attempt, if the host was not asked at all.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable(error) => error.wait(),
+            _ => None,
+        }
+    }
+
     pub(super) fn invalid(reason: impl ToString) -> Self {
         Self::Invalid(reason.to_string().chars().take(MAX_SHOWN).collect())
     }

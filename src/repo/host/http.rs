@@ -135,11 +135,6 @@ impl HttpHosts {
         if next.as_ref().is_some_and(|next| next.len() > MAX_CURSOR) {
             return Err(HostError::invalid("the next cursor is too long"));
         }
-        if next.is_some() && next.as_deref() == cursor {
-            return Err(HostError::invalid(
-                "the next cursor is the same as the last one",
-            ));
-        }
         let listed = answer.repos.iter();
         Ok(Page {
             dids: listed

@@ -7,6 +7,7 @@
 //!
 //! A snapshot is read from a file on the calling thread; use `spawn_blocking`.
 
+mod index;
 mod sections;
 mod spool;
 
@@ -18,7 +19,7 @@ use cid::Cid;
 use jiff::Timestamp;
 
 pub use sections::MAX_SECTION;
-pub use spool::{Spool, SpoolError};
+pub use spool::{Limits, Spool, SpoolError};
 
 use crate::atproto::key::VerifyingKey;
 use crate::atproto::mst::{Leaf, ProofError, Walk, WalkError};
@@ -26,8 +27,17 @@ use crate::atproto::signed_commit::SignedCommit;
 use crate::atproto::syntax::Did;
 use crate::atproto::verify::{SyncEvidence, VerifyError, verify_sync};
 
+/// The memory that the fetch of a repository takes, of any size: first a block of the greatest length,
+/// the buffers of the socket and of the files, and a run of the index; then the nodes between the root
+/// of its tree and a key.
+pub const MEMORY: usize = 4 << 20;
+
 /// The longest record, in bytes.
 const MAX_RECORD: u64 = 1 << 20;
+
+/// The most bytes of wanted records, each counted for every path at which it is. A tree may name one
+/// record at any number of paths, so a short repository can stand for far more bytes than it has.
+pub const MAX_RECORDS: u64 = 1 << 30;
 
 /// The most missing records that are named.
 pub const MAX_MISSING: usize = 10_000;
@@ -51,6 +61,8 @@ pub enum SnapshotError {
     /// Our own disk failed. This says nothing about the repository.
     #[error("cannot read the blocks from their file: {0}")]
     File(#[from] io::Error),
+    #[error("the wanted records have more than {MAX_RECORDS} bytes, counted for each path")]
+    Records,
     #[error("the record {0} is missing")]
     RecordMissing(Box<Cid>),
     #[error("the record {cid} has {bytes} bytes, {MAX_RECORD} are allowed")]
@@ -95,15 +107,20 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Walks the whole tree, and looks for the wanted records.
+    /// Walks the whole tree, looks for the wanted records, and adds up their bytes.
     fn find_missing(
         &self,
         wants: impl Fn(&str) -> bool,
     ) -> Result<Vec<(String, Cid)>, SnapshotError> {
-        let mut missing = Vec::new();
+        let (mut missing, mut bytes) = (Vec::new(), 0);
         for record in self.records(wants) {
             let (path, cid) = record?;
-            let is_there = self.spool.contains(&cid)? || self.spool.too_long(&cid).is_some();
+            let length = self.spool.length(&cid)?;
+            bytes += length.unwrap_or_default();
+            if bytes > MAX_RECORDS {
+                return Err(SnapshotError::Records);
+            }
+            let is_there = length.is_some() || self.spool.too_long(&cid).is_some();
             if !is_there && missing.len() < MAX_MISSING {
                 missing.push((path, cid));
             }

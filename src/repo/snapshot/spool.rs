@@ -14,12 +14,26 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWriteExt, BufWriter};
 use tokio::task::spawn_blocking;
 
+use super::index::{Index, Indexing, Located};
 use super::sections::{Block, Section, Sections};
 use crate::atproto::car::{HeaderError, address, first_root, is_address};
 
-/// The lowest average size of a block with its CID, in bytes. Blocks of real repositories are two
-/// or three times as large. This keeps the index below an eighth of the allowed bytes.
-const LEAST_AVERAGE: u64 = 128;
+/// How much of a repository is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The bytes of the CAR.
+    pub bytes: u64,
+    pub blocks: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bytes: 1 << 30,
+            blocks: 10_000_000,
+        }
+    }
+}
 
 /// The number of bytes in one write, which is a round trip to the file's thread.
 const BUFFER: usize = 256 << 10;
@@ -29,27 +43,19 @@ const DIGEST: usize = 32;
 const HEAD: usize = DIGEST + size_of::<u32>();
 
 /// The blocks of one CAR, each at the address of its hash. They are in an unnamed file that is
-/// deleted with this value. In memory, each block takes 16 bytes.
+/// deleted with this value, and the index of a long one too.
 #[derive(Debug)]
 pub struct Spool {
     root: Cid,
     /// The length of the file.
     bytes: u64,
     file: File,
-    /// Sorted by key.
-    index: Vec<Located>,
+    index: Index,
     /// The lengths of the blocks that are too long to be kept, by digest.
     too_long: HashMap<[u8; DIGEST], u64>,
     /// Computes keys from digests. Outsiders cannot choose digests with equal keys, because the
     /// hasher is random.
     hasher: RandomState,
-}
-
-/// The location of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Located {
-    key: u64,
-    offset: u64,
 }
 
 /// The input is not a CAR of a repository, or is not complete.
@@ -77,8 +83,8 @@ pub enum SpoolError {
 // === impl Spool ===
 
 impl Spool {
-    /// Reads a whole CAR of at most `limit` bytes into a file in `folder`, which should be on a
-    /// disk and not in memory. Blocks may come in any order, and repeatedly. A block that does not
+    /// Reads a whole CAR within `limits` into a file in `folder`, which should be on a disk and not in
+    /// memory. Blocks may come in any order, and repeatedly. A block that does not
     /// match its CID counts as missing, and one of another codec or hash is passed by. A CAR that
     /// was cut between two sections cannot be distinguished from a complete one here.
     ///
@@ -87,20 +93,21 @@ impl Spool {
     /// # Errors
     /// If `car` is not a CAR, is too large, or cannot be read to its end; or if the file cannot be
     /// written.
-    pub async fn read<R>(car: R, limit: u64, folder: &Path) -> Result<Self, SpoolError>
+    pub async fn read<R>(car: R, limits: Limits, folder: &Path) -> Result<Self, SpoolError>
     where
         R: AsyncRead + Unpin,
     {
+        let indexing = Indexing::new(folder);
         let folder = folder.to_owned();
         let file = spawn_blocking(move || tempfile::tempfile_in(folder)).await;
         let file = file.map_err(io::Error::other).flatten();
         let file = tokio::fs::File::from_std(file.map_err(SpoolError::File)?);
-        let mut sections = Sections::new(car, limit);
+        let mut sections = Sections::new(car, limits.bytes);
         let root = first_root(sections.header().await?)?;
         let mut spooling = Spooling {
             file: BufWriter::with_capacity(BUFFER, file),
             written: 0,
-            index: Vec::new(),
+            indexing,
             too_long: HashMap::new(),
             hasher: RandomState::new(),
         };
@@ -114,9 +121,10 @@ impl Spool {
                     if *cid.hash().digest() != *digest {
                         continue;
                     }
-                    if spooling.index.len() as u64 >= limit / LEAST_AVERAGE {
-                        let limit = limit / LEAST_AVERAGE;
-                        return Err(SpoolError::TooMany { limit });
+                    if spooling.indexing.entries() >= limits.blocks {
+                        return Err(SpoolError::TooMany {
+                            limit: limits.blocks,
+                        });
                     }
                     spooling
                         .push(&digest, block)
@@ -171,6 +179,14 @@ impl Spool {
         Ok(self.find(cid)?.is_some())
     }
 
+    /// The length of the block at this address. Blocks its thread while it reads from the disk.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn length(&self, cid: &Cid) -> io::Result<Option<u64>> {
+        Ok(self.find(cid)?.map(|span| span.end - span.start))
+    }
+
     /// The location of the block at this address in the file.
     fn find(&self, cid: &Cid) -> io::Result<Option<Range<u64>>> {
         if !is_address(cid) {
@@ -178,11 +194,9 @@ impl Spool {
         }
         let digest = cid.hash().digest();
         let key = key(&self.hasher, digest);
-        let first = self.index.partition_point(|located| located.key < key);
-        let candidates = self.index[first..].iter();
-        for Located { offset, .. } in candidates.take_while(|located| located.key == key) {
+        for offset in self.index.offsets(key)? {
             let mut head = [0; HEAD];
-            self.file.read_exact_at(&mut head, *offset)?;
+            self.file.read_exact_at(&mut head, offset)?;
             let [found @ .., a, b, c, d] = head;
             if found == digest {
                 let start = offset + HEAD as u64;
@@ -202,7 +216,7 @@ fn key(hasher: &RandomState, digest: &[u8]) -> u64 {
 struct Spooling {
     file: BufWriter<tokio::fs::File>,
     written: u64,
-    index: Vec<Located>,
+    indexing: Indexing,
     too_long: HashMap<[u8; DIGEST], u64>,
     hasher: RandomState,
 }
@@ -215,23 +229,23 @@ impl Spooling {
         self.file.write_all(digest).await?;
         self.file.write_all(&length.to_le_bytes()).await?;
         self.file.write_all(block).await?;
-        self.index.push(Located {
+        let located = Located {
             key: key(&self.hasher, digest),
             offset: self.written,
-        });
+        };
+        self.indexing.push(located).await?;
         self.written += HEAD as u64 + u64::from(length);
         Ok(())
     }
 
     async fn finish(mut self, root: Cid) -> io::Result<Spool> {
         self.file.flush().await?;
-        self.index.shrink_to_fit();
-        self.index.sort_unstable();
+        let index = self.indexing.finish().await?;
         Ok(Spool {
             root,
             bytes: self.written,
             file: self.file.into_inner().into_std().await,
-            index: self.index,
+            index,
             too_long: self.too_long,
             hasher: self.hasher,
         })
@@ -247,19 +261,19 @@ mod tests {
     async fn blocks_with_equal_keys_are_distinguished() {
         let [a, b, c] = [b"a", b"b", b"c"].map(|block| cid_of(block));
         let bytes = car(a, &[b"a", b"b"]);
-        let read = Spool::read(&*bytes, 1024, &std::env::temp_dir()).await;
+        let read = Spool::read(&*bytes, Limits::default(), &std::env::temp_dir()).await;
         let mut spool = read.unwrap();
+        let Index::Memory(mut entries) = std::mem::replace(&mut spool.index, Index::Memory(vec![]))
+        else {
+            panic!("two blocks are few");
+        };
         for cid in [a, b, c] {
             let key = key(&spool.hasher, cid.hash().digest());
-            spool.index.iter_mut().for_each(|located| located.key = key);
+            entries.iter_mut().for_each(|located| located.key = key);
+            spool.index = Index::Memory(entries.clone());
             let found = spool.get(&cid).unwrap();
             let expected = [(a, "a"), (b, "b")].into_iter().find(|(at, _)| *at == cid);
             assert_eq!(found, expected.map(|(_, block)| block.into()));
         }
-    }
-
-    #[test]
-    fn a_block_costs_sixteen_bytes_of_memory() {
-        assert_eq!(size_of::<Located>(), 16);
     }
 }

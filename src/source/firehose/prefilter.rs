@@ -15,6 +15,7 @@ use crate::delivery::sequence::{LONG_STEP, ResumePoint};
 use crate::source::firehose::decode::{About, Peek, peek};
 use crate::source::frame_sink::{BatchLimits, FrameSink};
 use crate::source::interest::Interest;
+use crate::source::process::EFFECT_BYTES;
 
 /// The number of frames after a reconnect that keep individual positions: the requested event, and
 /// the one before it, with which a server may begin.
@@ -23,6 +24,10 @@ pub const NEAR_RECONNECT: u8 = 2;
 /// The number of frames after a jump of the seqs, in either direction, that keep individual
 /// positions, because they show whether the source goes on from there.
 pub const OBSERVED_AFTER_JUMP: u8 = 2;
+
+/// A batch is also full when what it expands to has so many bytes, which are charged to the budget
+/// together.
+const EXPANDED_LIMIT: usize = 2 << 20;
 
 /// This many unwanted frames also fill a batch, so that the cursor advances.
 const SKIPPED_LIMIT: u64 = 4096;
@@ -36,6 +41,8 @@ pub struct Prefilter {
     skipped: u64,
     frames: usize,
     frame_bytes: usize,
+    /// The bytes that the frames take when they are decoded, besides their own.
+    expansion: usize,
     /// Where a lost connection resumes.
     resume: ResumePoint,
     has_seq: bool,
@@ -55,6 +62,7 @@ impl Prefilter {
             skipped: 0,
             frames: 0,
             frame_bytes: 0,
+            expansion: 0,
             resume: ResumePoint::default(),
             has_seq: false,
             observed: 0,
@@ -95,11 +103,20 @@ impl Prefilter {
         self.has_unplaced
     }
 
+    /// The bytes that the segments take until they are applied, with what they expand to.
+    pub fn weight(&self) -> usize {
+        let segments: usize = self.segments.iter().map(Segment::weight).sum();
+        segments + self.expansion
+    }
+
     pub fn into_segments(self) -> Vec<Segment> {
         self.segments
     }
 
-    fn keep(&mut self, frame: &[u8], seq: Option<u64>) {
+    /// Keeps a frame that has at most so many effects. The effects hold its bytes once more, as blocks
+    /// that are copied out of it.
+    fn keep(&mut self, frame: &[u8], seq: Option<u64>, effects: usize) {
+        self.expansion += frame.len() + effects * EFFECT_BYTES;
         self.observed = self.observed.saturating_sub(1);
         self.frames += 1;
         self.frame_bytes += frame.len();
@@ -143,7 +160,11 @@ impl FrameSink for Prefilter {
         let peek = catch_unwind(AssertUnwindSafe(|| peek(&frame, &self.interest)));
         match peek {
             Ok(Peek::Unwanted(position)) => self.skip(position, frame.len()),
-            Ok(Peek::Kept { seq, about }) => {
+            Ok(Peek::Kept {
+                seq,
+                about,
+                effects,
+            }) => {
                 // Track the repository from here on. The tables will contain this commit only after
                 // the next frames have skipped the prefilter.
                 match (self.interest.tracked(), about) {
@@ -151,11 +172,11 @@ impl FrameSink for Prefilter {
                     (Some(tracked), About::Status(did)) => tracked.announce(did),
                     _ => {}
                 }
-                self.keep(&frame, seq);
+                self.keep(&frame, seq, effects);
             }
             Ok(Peek::Unplaced) | Err(_) => {
                 self.has_unplaced = true;
-                self.keep(&frame, None);
+                self.keep(&frame, None, 1);
             }
         }
     }
@@ -167,6 +188,7 @@ impl FrameSink for Prefilter {
     fn is_full(&self) -> bool {
         self.frames >= self.limits.frames
             || self.frame_bytes >= self.limits.bytes
+            || self.expansion >= EXPANDED_LIMIT
             || self.skipped >= SKIPPED_LIMIT
     }
 }
@@ -357,5 +379,27 @@ mod tests {
         let mut prefilter = prefilter();
         prefilter.take(buffer.slice(..100));
         assert!(buffer.is_unique());
+    }
+
+    /// Holds invariant 4.8.
+    #[test]
+    fn a_kept_frame_weighs_what_it_may_become() {
+        let mut garbage = prefilter();
+        garbage.take(Bytes::from_static(b"12345678"));
+        assert!(garbage.weight() > EFFECT_BYTES);
+        let mut paths = CommitFrame::default();
+        for index in 0..100 {
+            paths = paths.delete(&format!("com.huddle.slotOffer/{index}"));
+        }
+        let mut many = prefilter();
+        many.take(paths.bytes().into());
+        assert!(many.weight() > 200 * EFFECT_BYTES);
+        while !garbage.is_full() {
+            garbage.take(Bytes::from_static(b"12345678"));
+        }
+        assert!(
+            garbage.weight() <= 2 * EXPANDED_LIMIT,
+            "a batch is charged at once"
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 mod admission;
 pub mod records;
+pub mod rows;
 pub mod verification;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::model::{DeadLetter, Position, Stage};
 use crate::source::clock::SourceClock;
 use crate::source::firehose::decode::Evidence;
 use crate::source::process::records::Rules;
+use crate::source::process::rows::RowsError;
 use crate::source::process::verification::{Outcome, Refusal, Verification};
 use crate::store::plan::effect::{
     ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecheckReason, RecordChange,
@@ -24,6 +26,10 @@ use crate::telemetry::metrics::Metrics;
 /// The memory that an effect takes besides the bytes of its record, in small allocations, until it is
 /// written (`cargo bench -- memory` shows it).
 pub const EFFECT_BYTES: usize = 8192;
+
+/// How much memory decoding and verifying a frame takes for a moment, as a multiple of the frame. A
+/// commit of many tiny blocks takes most: each of them is found by its CID.
+pub const DECODING_GROWTH: usize = 12;
 
 /// Turns decoded events into effects: verifies, validates and projects them. The decoders of a
 /// source share it, and so does the replay of parked commits.
@@ -48,7 +54,10 @@ impl Processor {
     ) -> Vec<Effect> {
         let event = event.not_later_than(self.clock.latest_credible());
         let Some(verification) = &self.verification else {
-            return self.effects_of_verified(event, None);
+            return match rows::check(&event) {
+                Ok(()) => self.effects_of_verified(event, None),
+                Err(error) => vec![too_large(&event, &error, frame)],
+            };
         };
         match (event, evidence) {
             (event, Some(evidence)) => {
@@ -104,6 +113,12 @@ impl Processor {
                 predecessor,
                 tolerated,
             } => {
+                if let Err(error) = rows::check(&event) {
+                    let letter = too_large(&event, &error, frame);
+                    let reason = RecheckReason::Refused { is_wanted: true };
+                    let did = did.clone();
+                    return vec![letter, Effect::Recheck(Recheck { did, reason })];
+                }
                 metrics.verified(verified).increment(1);
                 if let Some(error) = tolerated {
                     metrics.verify_errors(error.name()).increment(1);
@@ -226,6 +241,21 @@ fn refused(
         error: refusal.to_string(),
         seq: position.map(|position| position.seq),
         did: Some(evidence.commit().did.to_string()),
+        uri: None,
+        task: None,
+        raw: frame.clone(),
+        attempts: 1,
+    }))
+}
+
+/// A commit whose rows would be too large for a transaction. Its repository is fetched instead, which
+/// is written in parts.
+fn too_large(event: &Event, error: &RowsError, frame: &Bytes) -> Effect {
+    Effect::DeadLetter(Box::new(DeadLetter {
+        stage: Stage::Decode,
+        error: error.to_string(),
+        seq: event.position().map(|position| position.seq),
+        did: event.did().map(ToString::to_string),
         uri: None,
         task: None,
         raw: frame.clone(),

@@ -1,16 +1,19 @@
 //! Applies the rules to an event: which records are kept, and their effects on the tables.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::Value;
+use cid::Cid;
 
 use crate::huddle::{self, Projection};
 use crate::lexicon::{Policies, Policy, Schemas, Validation};
 use crate::source::interest::Interest;
+use crate::telemetry::excerpt::{LOGGED, excerpt};
 
+use crate::atproto::cbor_value::CborValue;
 use crate::atproto::event::{Account, Change, Commit, Event, Identity, MisnamedOp, RecordOp};
-use crate::atproto::json::dag_cbor_to_json;
+use crate::atproto::json::json_length;
 use crate::atproto::syntax::{Handle, StatusWord};
 use crate::atproto::verify::Level;
 use crate::model::{DeadLetter, Judgement, SourceId, Stage, Validity};
@@ -19,6 +22,10 @@ use crate::store::plan::effect::{
     RecordVersion,
 };
 use crate::store::plan::index_task::IndexTask;
+
+/// The longest JSON of a record, in bytes. No record that a commit may hold becomes so long: an empty
+/// byte string, the shortest value, takes fourteen times its byte.
+pub const MAX_JSON: usize = 16 << 20;
 
 /// Which records are kept, and how they are validated.
 #[derive(Debug)]
@@ -66,21 +73,24 @@ impl Rules {
         })
     }
 
-    /// What becomes of each operation of `commit`; `verified` is how much of it was.
+    /// What becomes of each operation of `commit`; `verified` is how much of it was. A record that
+    /// several operations name is judged once.
     pub fn records_of(&self, commit: &Commit, verified: Option<Level>) -> Vec<RecordChange> {
         let mut records = Vec::new();
+        let mut known = HashMap::new();
         for op in &commit.ops {
-            self.add_op(commit, verified, op, &mut records);
+            self.add_op(commit, verified, op, &mut known, &mut records);
         }
         records.extend(commit.misnamed.iter().map(|op| misnamed(commit, op)));
         records
     }
 
-    fn add_op(
+    fn add_op<'c>(
         &self,
         commit: &Commit,
         verified: Option<Level>,
-        op: &RecordOp,
+        op: &'c RecordOp,
+        known: &mut HashMap<(Cid, &'c str), Result<Judged, Refusal>>,
         records: &mut Vec<RecordChange>,
     ) {
         let version = RecordVersion {
@@ -105,18 +115,27 @@ impl Rules {
                 })));
             }
             Change::Put { cid, record, .. } => {
-                let mut upsert = RecordUpsert {
+                let collection = op.collection.as_str();
+                let judged = known
+                    .entry((*cid, collection))
+                    .or_insert_with(|| self.judge(collection, record));
+                let judged = judged.clone();
+                let (judged, refusal) = match judged {
+                    Ok(judged) => (judged, None),
+                    Err(refusal) => (Judged::default(), Some(refusal)),
+                };
+                let upsert = RecordUpsert {
                     version,
                     cid: *cid,
-                    json: String::new(),
                     cbor: record.clone(),
-                    validity: Validity::Unvalidated,
-                    judgement: self.judgement_of(op.collection.as_str()),
-                    projection: None,
+                    json_bytes: judged.json_bytes,
+                    validity: judged.validity,
+                    judgement: self.judgement_of(collection),
+                    projection: judged.projection,
                 };
-                match self.evaluate(&mut upsert) {
-                    Ok(()) => records.push(RecordChange::Upsert(Box::new(upsert))),
-                    Err(refusal) => self.refuse(upsert, refusal, records),
+                match refusal {
+                    None => records.push(RecordChange::Upsert(Box::new(upsert))),
+                    Some(refusal) => self.refuse(upsert, refusal, records),
                 }
             }
         }
@@ -132,27 +151,28 @@ impl Rules {
         Judgement::of([policy.as_str(), schema, huddle::PROJECTION_VERSION])
     }
 
-    /// Sets the record's JSON, validity and row.
-    fn evaluate(&self, upsert: &mut RecordUpsert) -> Result<(), Refusal> {
-        let json = dag_cbor_to_json(&upsert.cbor).map_err(|error| Refusal {
+    /// Judges a record of `collection`.
+    fn judge(&self, collection: &str, record: &[u8]) -> Result<Judged, Refusal> {
+        let undecodable = |reason| Refusal {
             stage: Stage::Decode,
-            reason: error.to_string(),
-        })?;
-        upsert.json = json.to_string();
-        let collection = upsert.version.collection.as_str();
-        match self.policies.for_collection(collection) {
+            reason,
+        };
+        let json_bytes = json_length(record).map_err(|error| undecodable(error.to_string()))?;
+        if json_bytes > MAX_JSON {
+            let reason =
+                format!("the record has {json_bytes} bytes as JSON, {MAX_JSON} are allowed");
+            return Err(undecodable(reason));
+        }
+        let value = CborValue::of(record);
+        let (validity, projection) = match self.policies.for_collection(collection) {
+            // Validation is off, so a record that cannot become a row is no error.
             Policy::Off => {
-                // Validation is off, so a record that cannot become a row is no error.
-                upsert.projection = huddle::project(collection, &json).ok().flatten();
+                let projection = huddle::project(collection, value).ok().flatten();
+                (Validity::Unvalidated, projection)
             }
-            policy => match self.validate(collection, &json) {
-                Ok((validity, projection)) => {
-                    upsert.validity = validity;
-                    upsert.projection = projection;
-                }
-                Err(reason) if policy == Policy::Flag => {
-                    upsert.validity = Validity::Invalid { reason };
-                }
+            policy => match self.validate(collection, value) {
+                Ok(valid) => valid,
+                Err(reason) if policy == Policy::Flag => (Validity::Invalid { reason }, None),
                 Err(reason) => {
                     return Err(Refusal {
                         stage: Stage::Validate,
@@ -160,18 +180,25 @@ impl Rules {
                     });
                 }
             },
-        }
-        Ok(())
+        };
+        Ok(Judged {
+            json_bytes,
+            validity,
+            projection: projection.map(Arc::new),
+        })
     }
 
     fn validate(
         &self,
         collection: &str,
-        record: &Value,
+        record: CborValue<'_>,
     ) -> Result<(Validity, Option<Projection>), String> {
-        match record.get("$type").and_then(Value::as_str) {
+        match record.get("$type").and_then(CborValue::as_str) {
             Some(named) if named == collection => {}
-            Some(named) => return Err(format!("$type: is {named:?}, in collection {collection}")),
+            Some(named) => {
+                let named = excerpt(named, LOGGED);
+                return Err(format!("$type: is {named:?}, in collection {collection}"));
+            }
             None => return Err("$type: is missing".to_owned()),
         }
         match self.schemas.validate(collection, record) {
@@ -201,6 +228,25 @@ impl Rules {
     }
 }
 
+/// What the rules say of a record that is kept.
+#[derive(Clone)]
+struct Judged {
+    json_bytes: usize,
+    validity: Validity,
+    projection: Option<Arc<Projection>>,
+}
+
+impl Default for Judged {
+    fn default() -> Self {
+        Self {
+            json_bytes: 0,
+            validity: Validity::Unvalidated,
+            projection: None,
+        }
+    }
+}
+
+#[derive(Clone)]
 struct Refusal {
     stage: Stage,
     reason: String,
@@ -252,14 +298,15 @@ fn status_change(account: Account) -> Effect {
 
 #[cfg(test)]
 mod tests {
-    use cid::Cid;
     use ipld_core::ipld::Ipld;
     use jiff::Timestamp;
+    use serde_json::Value;
 
     use super::*;
     use crate::atproto::event::PutAction;
     use crate::atproto::pattern::Pattern;
     use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
+    use crate::store::plan::index_task::with_record;
 
     const OFFER: &str = "com.huddle.slotOffer";
     const CID: &str = "bafyreidfayvfuwqa7qlnopdjiqrxzs6blmoeu4rujcjtnci5beludirz2a";
@@ -342,7 +389,7 @@ mod tests {
         let effects = effects("reject", commit(OFFER, vec![put(&offer(|_| {}))]));
         let upsert = upsert(&effects);
         assert_eq!(upsert.validity, Validity::Valid);
-        let Some(Projection::SlotOffer(row)) = &upsert.projection else {
+        let Some(Projection::SlotOffer(row)) = upsert.projection.as_deref() else {
             panic!("no row: {:?}", upsert.projection);
         };
         assert_eq!(row.starts_at, "2026-03-01T09:00:00.000Z");
@@ -362,7 +409,8 @@ mod tests {
         assert_eq!(letter.stage, Stage::Validate);
         assert!(letter.error.contains("title"), "{}", letter.error);
         assert!(!letter.raw.is_empty());
-        let task: IndexTask = serde_json::from_str(letter.task.as_deref().unwrap()).unwrap();
+        let task = with_record(letter.task.as_deref().unwrap(), &letter.raw);
+        let task: IndexTask = serde_json::from_str(&task).unwrap();
         assert_eq!(task.uri, "at://did:plc:host/com.huddle.slotOffer/one");
         assert!(task.record.unwrap().get().contains("42"));
         // What was refused, and by which rules, so that other rules may accept it.

@@ -1,5 +1,7 @@
 //! The changes that an event asks of the tables.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cid::Cid;
 use jiff::Timestamp;
@@ -45,6 +47,14 @@ pub enum RecordChange {
     Upsert(Box<RecordUpsert>),
 }
 
+/// The bytes that writing `effects` takes for a moment: of rows that are short, a statement full, and
+/// else one row, as it is sent, as the database copies it, and as it is stored.
+pub fn writing_bytes(effects: &[Effect]) -> usize {
+    const STATEMENT: usize = 1 << 20;
+    let longest = effects.iter().map(Effect::longest_row).max();
+    3 * longest.unwrap_or_default().max(STATEMENT)
+}
+
 impl Effect {
     /// The account that it changes, if there is one.
     pub fn did(&self) -> Option<&str> {
@@ -60,6 +70,20 @@ impl Effect {
                 did.map(Did::as_str)
             }
             Self::Gap(_) => None,
+        }
+    }
+
+    /// The bytes of its longest row, in which a record is as JSON and as DAG-CBOR. Rows are written
+    /// one by one if they are long.
+    pub fn longest_row(&self) -> usize {
+        match self {
+            Self::Commit(commit) => {
+                let parked = commit.chain.as_ref().map(|chain| chain.frame.len());
+                let records = commit.records.iter().map(RecordChange::row_bytes);
+                records.chain(parked).max().unwrap_or_default()
+            }
+            Self::DeadLetter(letter) => letter.row_bytes(),
+            _ => 0,
         }
     }
 
@@ -83,20 +107,11 @@ impl Effect {
         letter.into_iter().chain(of_records)
     }
 
-    /// The bytes of records, frames and dead letters that are written because of it.
+    /// The bytes of the records and dead letters that are written because of it.
     pub fn bytes(&self) -> usize {
-        let letter =
-            |letter: &DeadLetter| letter.raw.len() + letter.task.as_ref().map_or(0, String::len);
         match self {
-            Self::DeadLetter(of_effect) => letter(of_effect),
-            Self::Commit(commit) => {
-                let of_records = commit.records.iter().map(|record| match record {
-                    RecordChange::DeadLetter(of_record) => letter(of_record),
-                    RecordChange::Upsert(upsert) => upsert.json.len() + upsert.cbor.len(),
-                    RecordChange::Delete(_) | RecordChange::Refuse(_) => 0,
-                });
-                of_records.sum()
-            }
+            Self::DeadLetter(letter) => letter.row_bytes(),
+            Self::Commit(commit) => commit.records.iter().map(RecordChange::row_bytes).sum(),
             Self::Account(_) | Self::Gap(_) | Self::Identity(_) | Self::Recheck(_) => 0,
         }
     }
@@ -216,6 +231,14 @@ fn empty(letter: &mut DeadLetter) -> bool {
 }
 
 impl RecordChange {
+    fn row_bytes(&self) -> usize {
+        match self {
+            Self::DeadLetter(letter) => letter.row_bytes(),
+            Self::Delete(_) | Self::Refuse(_) => 0,
+            Self::Upsert(upsert) => upsert.cbor.len() + upsert.json_bytes,
+        }
+    }
+
     /// The version of the record, unless the operation cannot be applied.
     pub fn version(&self) -> Option<&RecordVersion> {
         match self {
@@ -411,15 +434,16 @@ impl RecordVersion {
 pub struct RecordUpsert {
     pub version: RecordVersion,
     pub cid: Cid,
-    /// The record as JSON (the protocol's JSON form of its data model).
-    pub json: String,
-    /// The record as signed.
+    /// The record as signed. Its JSON is written when the row is.
     pub cbor: Bytes,
+    /// The length of its JSON, in bytes.
+    pub json_bytes: usize,
     pub validity: Validity,
     /// The rules by which it was judged.
     pub judgement: Judgement,
-    /// Its projection; `None` if the record has no row of its own.
-    pub projection: Option<Projection>,
+    /// Its projection; `None` if the record has no row of its own. Operations of one commit that
+    /// name the same record share it.
+    pub projection: Option<Arc<Projection>>,
 }
 
 /// A record was replaced by a value that is refused. Leaves a tombstone that tells what was refused,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::effect::{RecordUpsert, RecordVersion};
+use crate::atproto::json::{json_between, json_length};
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::model::SourceId;
 
@@ -38,10 +39,9 @@ pub enum TaskKind {
 }
 
 impl IndexTask {
+    /// The task without its record: see [`with_record`].
     pub fn upsert(upsert: &RecordUpsert, source: &SourceId, attempts: u32) -> Self {
         Self {
-            // This process wrote the JSON. If it does not parse, the raw bytes are still there.
-            record: RawValue::from_string(upsert.json.clone()).ok(),
             cid: Some(upsert.cid.to_string()),
             ..Self::bare(TaskKind::Upsert, &upsert.version, source, attempts)
         }
@@ -67,4 +67,17 @@ impl IndexTask {
             attempts,
         }
     }
+}
+
+/// The text of `task` with the JSON of its record, which is written only when the task is stored. A
+/// task whose record cannot be converted stays as it is: the raw bytes are stored beside it.
+pub fn with_record(task: &str, record: &[u8]) -> String {
+    let fields = task
+        .strip_suffix('}')
+        .map(|fields| format!("{fields},\"record\":"));
+    let text = match (fields, json_length(record)) {
+        (Some(fields), Ok(length)) => json_between(&fields, record, length, "}").ok(),
+        _ => None,
+    };
+    text.unwrap_or_else(|| task.to_owned())
 }

@@ -326,11 +326,23 @@ fn push_dead_letter(
         letter.uri.as_deref().into(),
         letter.stage.as_str().into(),
         excerpt(&letter.error, ERROR_CHARS).into(),
-        letter.task.as_deref().into(),
-        letter.raw.as_ref().into(),
+        task(letter).into(),
+        (&letter.raw).into(),
         letter.attempts.into(),
         now.into(),
     ]);
+}
+
+/// The index task of a dead letter. The task of a deletion has no record.
+fn task(letter: &DeadLetter) -> Option<Value> {
+    let task = letter.task.clone()?;
+    Some(match letter.raw.is_empty() {
+        true => Value::Text(task),
+        false => Value::Task {
+            task,
+            record: letter.raw.clone(),
+        },
+    })
 }
 
 fn push_gap(script: &mut Script, source: &str, gap: &GapRow, now: &str) {

@@ -1,6 +1,7 @@
 //! Discoveries: the search for the repositories that hold wanted records.
 
 use super::commit::ERROR_CHARS;
+use super::parked_counts::parked_counts;
 use super::writer::Writer;
 use super::{SqliteStore, now};
 use crate::model::{BackfillCounts, RepoCounts};
@@ -138,6 +139,7 @@ pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError
         rechecks: row.rechecks.unsigned_abs(),
         with_parked: row.with_parked.unsigned_abs(),
         parked_commits: row.parked_commits.unsigned_abs(),
+        parked: parked_counts(store).await?,
         backfill: BackfillCounts {
             discovering: row.discovering.unsigned_abs(),
             fetched: row.fetched.unsigned_abs(),

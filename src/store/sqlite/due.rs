@@ -101,6 +101,18 @@ pub(super) fn parse_did(did: &str) -> Result<Did, StoreError> {
     Did::parse(did).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
+pub(super) async fn first_parked_bytes(
+    store: &SqliteStore,
+    did: &Did,
+) -> Result<Option<usize>, StoreError> {
+    let bytes: Option<i64> =
+        sqlx::query_scalar("SELECT bytes FROM parked_commits WHERE did = ? ORDER BY id LIMIT 1")
+            .bind(did.as_str())
+            .fetch_optional(store.reader())
+            .await?;
+    Ok(bytes.map(|bytes| usize::try_from(bytes).unwrap_or_default()))
+}
+
 pub(super) async fn first_parked(
     store: &SqliteStore,
     did: &Did,

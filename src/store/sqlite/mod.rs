@@ -15,9 +15,11 @@ mod jobs;
 mod multi_row;
 mod open;
 mod parked;
+mod parked_counts;
 mod projections;
 mod purge;
 mod read;
+mod recognise;
 mod records;
 mod removal;
 mod resync_history;
@@ -35,7 +37,7 @@ use tokio::time::timeout;
 
 pub use self::account_status::AccountStatus;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
-pub use self::open::Options;
+pub use self::open::{Access, Options, check, path_of};
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
@@ -223,6 +225,13 @@ impl RepoStore for SqliteStore {
 
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>> {
         timely(resync_history::held(self, range))
+    }
+
+    fn first_parked_bytes<'a>(
+        &'a self,
+        did: &'a Did,
+    ) -> BoxFuture<'a, Result<Option<usize>, StoreError>> {
+        timely(due::first_parked_bytes(self, did))
     }
 
     fn first_parked<'a>(

@@ -19,48 +19,51 @@ pub(super) struct MultiRow {
     columns: usize,
 }
 
-/// Rows and the statement that writes them.
+/// The statement for a number of rows.
 #[derive(Debug)]
-pub(super) struct Cut<'r, T> {
+pub(super) struct Fitting {
     pub(super) statement: &'static str,
-    pub(super) rows: &'r [T],
-    /// The number of arguments of the statement.
-    pub(super) arguments: usize,
-    /// The number of unused ones.
+    /// The number of arguments that are left unused.
     pub(super) padding: usize,
 }
 
 impl MultiRow {
-    /// Builds `{insert} (columns…) SELECT * FROM (VALUES (?, …), …) WHERE … {conflict}`. The first
-    /// column must not be NULL.
+    /// Builds `{insert} (columns…) SELECT * FROM (VALUES (?, …), …) WHERE … {conflict}`, and for one row
+    /// `{insert} (columns…) VALUES (?, …) {conflict}`. The first column must not be NULL.
     pub(super) fn new(insert: &str, columns: &[&str], conflict: &str) -> Self {
         let row = format!("({})", vec!["?"; columns.len()].join(", "));
         let count = columns.len();
         let columns = columns.join(", ");
         Self {
             columns: count,
-            statements: SIZES.map(|size| {
-                let values = vec![row.as_str(); size].join(", ");
-                format!(
-                    "{insert} ({columns}) SELECT * FROM (VALUES {values}) \
-                     WHERE column1 IS NOT NULL {conflict}"
-                )
+            statements: SIZES.map(|size| match size {
+                // A single row may be long, and SQLite would copy what it selects.
+                1 => format!("{insert} ({columns}) VALUES {row} {conflict}"),
+                _ => {
+                    let values = vec![row.as_str(); size].join(", ");
+                    format!(
+                        "{insert} ({columns}) SELECT * FROM (VALUES {values}) \
+                         WHERE column1 IS NOT NULL {conflict}"
+                    )
+                }
             }),
         }
     }
 
-    /// Cuts `rows` into chunks, each with the statement that writes it.
-    pub(super) fn cut<'r, T>(&'static self, rows: &'r [T]) -> impl Iterator<Item = Cut<'r, T>> {
-        rows.chunks(LARGEST).filter_map(|rows| {
-            let has_room = |(size, _): &(&usize, &String)| **size >= rows.len();
-            let (size, statement) = SIZES.iter().zip(&self.statements).find(has_room)?;
-            Some(Cut {
-                statement,
-                rows,
-                arguments: size * self.columns,
-                padding: (size - rows.len()) * self.columns,
-            })
-        })
+    /// The most rows of one statement.
+    pub(super) fn largest(&self) -> usize {
+        LARGEST
+    }
+
+    /// The smallest statement that has places for `rows` rows, of which there are at most
+    /// [`Self::largest`].
+    pub(super) fn fitting(&'static self, rows: usize) -> Fitting {
+        let index = SIZES.partition_point(|size| *size < rows);
+        let index = index.min(SIZES.len() - 1);
+        Fitting {
+            statement: &self.statements[index],
+            padding: SIZES[index].saturating_sub(rows) * self.columns,
+        }
     }
 }
 
@@ -79,24 +82,17 @@ mod tests {
 
     #[test]
     fn a_statement_has_a_placeholder_for_each_value() {
-        let one = PAIRS.cut(&[()]).next().unwrap();
+        let one = PAIRS.fitting(1);
         assert_eq!(
             one.statement,
-            "INSERT INTO pairs (a, b) SELECT * FROM (VALUES (?, ?)) \
-             WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
+            "INSERT INTO pairs (a, b) VALUES (?, ?) ON CONFLICT DO NOTHING"
         );
-        let five = PAIRS.cut(&[(); 5]).next().unwrap();
+        let five = PAIRS.fitting(5);
         assert_eq!(five.statement.matches("(?, ?)").count(), 16);
-        assert_eq!((five.arguments, five.padding), (32, 22));
-    }
-
-    #[test]
-    fn every_row_is_written_once_and_in_order() {
-        let rows: Vec<u32> = (0..257).collect();
-        let chunks: Vec<&[u32]> = PAIRS.cut(&rows).map(|cut| cut.rows).collect();
-        let sizes: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
-        assert_eq!(sizes, [100, 100, 57]);
-        assert_eq!(chunks.concat(), rows);
+        assert_eq!(five.padding, 22);
+        let full = PAIRS.fitting(PAIRS.largest());
+        assert_eq!(full.statement.matches("(?, ?)").count(), PAIRS.largest());
+        assert_eq!(full.padding, 0);
     }
 
     #[tokio::test]
@@ -106,7 +102,7 @@ mod tests {
             .execute("CREATE TABLE pairs (a INTEGER PRIMARY KEY, b INTEGER)")
             .await
             .unwrap();
-        for rows in [5, 7, 200, 1] {
+        for rows in [5, 7, 257, 0, 1] {
             // A statement is used again after its arguments are cleared.
             connection.execute("DELETE FROM pairs").await.unwrap();
             let rows: Vec<i64> = (0..rows).collect();
@@ -124,10 +120,5 @@ mod tests {
                 rows.iter().map(|a| (*a, a * 2)).collect::<Vec<_>>()
             );
         }
-    }
-
-    #[test]
-    fn no_rows_make_no_statement() {
-        assert_eq!(PAIRS.cut::<u32>(&[]).count(), 0);
     }
 }

@@ -1,14 +1,16 @@
 //! Opens the database file.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::SqlitePool;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{ConnectOptions, Connection, Executor, SqlitePool};
 
+use super::recognise::{Contents, has_wal, recognise};
 use super::writer::Writer;
 use super::{SqliteStore, wal};
 use crate::store::StoreError;
@@ -35,12 +37,25 @@ pub struct Options {
     /// Pages that the WAL may hold before a checkpoint copies them into the file. SQLite's default
     /// of 1000 halves the write rate; 10 000 pages are 40 MB on disk.
     pub checkpoint_pages: u32,
-    /// Whether a missing file is created.
-    pub create_if_missing: bool,
+    /// What may be done with the file.
+    pub access: Access,
     /// Empty, except in tests.
     pub faults: Faults,
     /// The most connections that read at the same time.
     pub readers: u32,
+}
+
+/// What may be done with the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Create it if it is missing, migrate it, and write.
+    Create,
+    /// Migrate it, and write.
+    Migrate,
+    /// Write to it as it is, because a worker has it open.
+    Write,
+    /// Only read it. The folder may be read-only.
+    Read,
 }
 
 impl Default for Options {
@@ -48,7 +63,7 @@ impl Default for Options {
         Self {
             busy_timeout: Duration::from_secs(5),
             checkpoint_pages: 10_000,
-            create_if_missing: true,
+            access: Access::Create,
             faults: Faults::default(),
             readers: 4,
         }
@@ -59,7 +74,7 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
     let Options {
         busy_timeout,
         checkpoint_pages,
-        create_if_missing,
+        access,
         faults,
         readers,
     } = options;
@@ -70,6 +85,24 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
         let reason = "the database must be a file: a database in memory would lose the cursor";
         return Err(sqlx::Error::Configuration(reason.into()).into());
     }
+    let path = file.get_filename().to_owned();
+    let contents = recognise(&path, &MIGRATIONS).await?;
+    match (access, contents) {
+        (Access::Create, _)
+        | (Access::Migrate, Contents::Ours { .. })
+        | (Access::Write | Access::Read, Contents::Ours { is_current: true }) => {}
+        (Access::Write | Access::Read, Contents::Ours { is_current: false }) => {
+            return Err(StoreError::Older(path));
+        }
+        (_, Contents::Nothing) => return Err(StoreError::Missing(path)),
+    }
+    if access == Access::Read {
+        let file = readable(file).await?;
+        return Ok(SqliteStore {
+            writer: Writer::read_only(file.clone(), busy_timeout, faults)?,
+            reader: reader(file, readers, busy_timeout),
+        });
+    }
     // NORMAL does not wait for the disk at each commit. A power loss may take the last
     // transactions, each of them whole, cursor and rows together. What is left is an earlier state
     // of the same file, from which the source is read again. tests/pipeline/power_loss.rs has the
@@ -78,7 +111,7 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
         .clone()
         .row_buffer_size(READ_ROWS)
         .statement_cache_capacity(SCRIPTS)
-        .create_if_missing(create_if_missing)
+        .create_if_missing(access == Access::Create)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
         .pragma("wal_autocheckpoint", checkpoint_pages.to_string())
@@ -93,6 +126,42 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
         writer,
         reader: reader(file, readers, busy_timeout),
     })
+}
+
+/// How to read the file. In a folder where SQLite cannot make its files, it can be read only as one
+/// that does not change, and only if nothing of it is in a WAL.
+async fn readable(file: SqliteConnectOptions) -> Result<SqliteConnectOptions, StoreError> {
+    let file = file.create_if_missing(false).read_only(true);
+    let attempt = async {
+        let mut connection = file.connect().await?;
+        let read = connection
+            .execute("SELECT count(*) FROM sqlite_master")
+            .await;
+        connection.close().await?;
+        read
+    };
+    match attempt.await {
+        Err(_) if !has_wal(file.get_filename()) => Ok(file.immutable(true)),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(file),
+    }
+}
+
+/// Checks that the file that `url` names may be this program's, without writing anything.
+///
+/// # Errors
+/// [`StoreError::Foreign`] or [`StoreError::Newer`] if it is not.
+pub async fn check(url: &str) -> Result<(), StoreError> {
+    recognise(&path_of(url)?, &MIGRATIONS).await.map(|_| ())
+}
+
+/// The path of the file that `url` names.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] if it names none.
+pub fn path_of(url: &str) -> Result<PathBuf, StoreError> {
+    let file = SqliteConnectOptions::from_str(url)?;
+    Ok(file.get_filename().to_owned())
 }
 
 /// Runs the migrations one after another, each in a transaction of its own.

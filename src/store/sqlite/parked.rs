@@ -92,7 +92,7 @@ pub(super) fn push_added(script: &mut Script, source: &str, frames: &[Parked<'_>
             source.into(),
             update.seq.into(),
             (update.frame.len() as u64).into(),
-            update.frame.as_ref().into(),
+            (&update.frame).into(),
             reason.as_str().into(),
             now.into(),
         ]);

@@ -107,7 +107,7 @@ pub(super) fn push(script: &mut Script, records: &BTreeMap<String, RecordRow<'_>
             removed.push(uri);
             continue;
         };
-        match &upsert.projection {
+        match upsert.projection.as_deref() {
             Some(Projection::Booking(row)) => bookings.push(Projected { uri, upsert, row }),
             Some(Projection::BookingRequest(row)) => requests.push(Projected { uri, upsert, row }),
             Some(Projection::SlotOffer(row)) => offers.push(Projected { uri, upsert, row }),

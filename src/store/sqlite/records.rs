@@ -9,6 +9,7 @@ use super::script::{Script, Value};
 use crate::atproto::verify::Level;
 use crate::model::Validity;
 use crate::store::datetime::sortable;
+use crate::store::plan::effect::RecordUpsert;
 use crate::store::plan::{RecordRow, RecordWrite};
 use crate::telemetry::excerpt::excerpt;
 
@@ -79,8 +80,8 @@ fn push_values(values: &mut Vec<Value>, source: &str, row: RecordRow<'_>, now: &
         version.seq.into(),
         source.into(),
         sortable(version.time).into(),
-        upsert.map(|upsert| upsert.json.as_str()).into(),
-        upsert.map(|upsert| upsert.cbor.as_ref()).into(),
+        upsert.map(json).into(),
+        upsert.map(|upsert| &upsert.cbor).into(),
         upsert.map(|upsert| upsert.validity.as_str()).into(),
         upsert
             .and_then(|upsert| reason(&upsert.validity))
@@ -93,6 +94,13 @@ fn push_values(values: &mut Vec<Value>, source: &str, row: RecordRow<'_>, now: &
         judgement.into(),
         refusal.map(|refusal| refusal.cid.to_string()).into(),
     ]);
+}
+
+fn json(upsert: &RecordUpsert) -> Value {
+    Value::Json {
+        cbor: upsert.cbor.clone(),
+        bytes: upsert.json_bytes,
+    }
 }
 
 fn reason(validity: &Validity) -> Option<&str> {

@@ -6,19 +6,38 @@
 //! argument would silently be NULL, and an extra one would shift all that follow, so a script
 //! counts them before it is sent.
 
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments, AssertSqlSafe, Either, Executor};
 
-use super::multi_row::MultiRow;
+use super::multi_row::{Fitting, MultiRow};
+use crate::atproto::json::json_of_length;
+use crate::store::plan::index_task::with_record;
 
-/// An argument.
+/// The bytes of arguments after which a statement takes no more rows, and a trip no more statements.
+/// The last row of a statement may exceed it. So of all rows that wait, no more than one long one
+/// exists in the form in which it is written.
+const TRIP_BYTES: usize = 256 << 10;
+
+/// An argument. The long ones are shared with the effects, and take memory of their own only while
+/// they are sent.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Null,
     Integer(i64),
     Text(String),
-    Blob(Vec<u8>),
+    Blob(Bytes),
+    /// The JSON of a record, given as DAG-CBOR.
+    Json {
+        cbor: Bytes,
+        bytes: usize,
+    },
+    /// An index task, and the record that its text is without, as DAG-CBOR.
+    Task {
+        task: String,
+        record: Bytes,
+    },
 }
 
 /// A statement and its arguments.
@@ -62,17 +81,30 @@ impl Script {
         rows: &[T],
         mut values: impl FnMut(&T, &mut Vec<Value>),
     ) {
-        for cut in multi_row.cut(rows) {
-            let mut arguments = Vec::with_capacity(cut.arguments);
-            for row in cut.rows {
-                values(row, &mut arguments);
+        let (mut arguments, mut count, mut weight) = (Vec::new(), 0, 0);
+        for row in rows {
+            let before = arguments.len();
+            values(row, &mut arguments);
+            let of_row: usize = arguments[before..].iter().map(Value::weight).sum();
+            count += 1;
+            weight += of_row;
+            if count == multi_row.largest() || weight >= TRIP_BYTES {
+                self.push_filled(multi_row, count, std::mem::take(&mut arguments));
+                (count, weight) = (0, 0);
             }
-            // Unused places are NULL. A row that is too short or too long is noticed when the
-            // arguments are counted.
-            let padding = cut.padding;
-            arguments.extend(std::iter::repeat_n(Value::Null, padding));
-            self.push(cut.statement, arguments);
         }
+        if count > 0 {
+            self.push_filled(multi_row, count, arguments);
+        }
+    }
+
+    /// Appends the statement for `count` rows.
+    fn push_filled(&mut self, multi_row: &'static MultiRow, count: usize, mut values: Vec<Value>) {
+        // Unused places are NULL. A row that is too short or too long is noticed when the arguments
+        // are counted.
+        let Fitting { statement, padding } = multi_row.fitting(count);
+        values.extend(std::iter::repeat_n(Value::Null, padding));
+        self.push(statement, values);
     }
 
     pub(super) fn followed_by(mut self, other: Self) -> Self {
@@ -87,11 +119,19 @@ impl Script {
         })
     }
 
-    /// Runs all statements in one trip.
+    /// Runs all statements, in one trip as long as their arguments are short.
     pub(super) async fn run(
         self,
         connection: &mut SqliteConnection,
     ) -> Result<Answers, sqlx::Error> {
+        let mut answers = Vec::new();
+        for trip in self.into_trips() {
+            answers.extend(trip.run_in_one(connection).await?);
+        }
+        Ok(answers)
+    }
+
+    async fn run_in_one(self, connection: &mut SqliteConnection) -> Result<Answers, sqlx::Error> {
         let (text, arguments) = self.join()?;
         let mut answers = vec![Vec::new()];
         let query = sqlx::query_with(AssertSqlSafe(text), arguments);
@@ -111,6 +151,22 @@ impl Script {
         Ok(answers)
     }
 
+    /// The scripts whose arguments together are not longer than one trip takes.
+    fn into_trips(self) -> impl Iterator<Item = Self> {
+        let mut statements = self.statements.into_iter().peekable();
+        std::iter::from_fn(move || {
+            let mut trip = Self::default();
+            let mut weight = 0;
+            while let Some(statement) = statements.next_if(|statement| {
+                trip.statements.is_empty() || weight + statement.weight() <= TRIP_BYTES
+            }) {
+                weight += statement.weight();
+                trip.statements.push(statement);
+            }
+            (!trip.statements.is_empty()).then_some(trip)
+        })
+    }
+
     fn join(self) -> Result<(String, SqliteArguments), sqlx::Error> {
         let mut text = String::new();
         let mut all = SqliteArguments::default();
@@ -125,7 +181,9 @@ impl Script {
                     Value::Null => all.add(None::<i64>),
                     Value::Integer(number) => all.add(number),
                     Value::Text(text) => all.add(text),
-                    Value::Blob(bytes) => all.add(bytes),
+                    Value::Blob(bytes) => all.add(Vec::from(bytes)),
+                    Value::Json { cbor, bytes } => all.add(json(&cbor, bytes)?),
+                    Value::Task { task, record } => all.add(with_record(&task, &record)),
                 };
                 added.map_err(sqlx::Error::Encode)?;
             }
@@ -134,7 +192,31 @@ impl Script {
     }
 }
 
+/// The JSON of a record that was read before, so this cannot fail. If it does, that is a bug of the
+/// worker, and no fault of the data.
+fn json(cbor: &[u8], bytes: usize) -> Result<String, sqlx::Error> {
+    json_of_length(cbor, bytes).map_err(|error| sqlx::Error::Protocol(error.to_string()))
+}
+
+impl Value {
+    /// The bytes that it takes while it is sent.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Null | Self::Integer(_) => size_of::<Self>(),
+            Self::Text(text) => text.len(),
+            Self::Blob(bytes) => bytes.len(),
+            Self::Json { bytes, .. } => *bytes,
+            // A record grows when it becomes JSON, most of them to less than twice its length.
+            Self::Task { task, record } => task.len() + 2 * record.len(),
+        }
+    }
+}
+
 impl Statement {
+    fn weight(&self) -> usize {
+        self.arguments.iter().map(Value::weight).sum()
+    }
+
     fn check(&self) -> Result<(), Miscounted> {
         let placeholders = self.text.bytes().filter(|byte| *byte == b'?').count();
         let arguments = self.arguments.len();
@@ -164,7 +246,13 @@ impl From<String> for Value {
 
 impl From<&[u8]> for Value {
     fn from(bytes: &[u8]) -> Self {
-        Self::Blob(bytes.to_vec())
+        Self::Blob(Bytes::copy_from_slice(bytes))
+    }
+}
+
+impl From<&Bytes> for Value {
+    fn from(bytes: &Bytes) -> Self {
+        Self::Blob(bytes.clone())
     }
 }
 
@@ -275,6 +363,25 @@ mod tests {
         }
         assert!(script.run(&mut connection).await.is_err());
         assert_eq!(pairs(&mut connection).await, [(1, 1)]);
+    }
+
+    /// Holds invariant 4.8.
+    #[tokio::test]
+    async fn long_rows_are_sent_one_by_one_and_short_ones_together() {
+        static TEXTS: LazyLock<MultiRow> =
+            LazyLock::new(|| MultiRow::new("INSERT INTO pairs", &["a", "b"], ""));
+        let mut script = Script::default();
+        let lengths = [10, 10, TRIP_BYTES, TRIP_BYTES, 10, 10];
+        script.push_rows(&TEXTS, &lengths, |length, values| {
+            values.extend([Value::Null, Bytes::from(vec![0; *length]).as_ref().into()]);
+        });
+        script.push("SELECT 1", []);
+        let trips: Vec<usize> = script
+            .into_trips()
+            .map(|trip| trip.statements.len())
+            .collect();
+        // The two short rows before the first long one share its statement.
+        assert_eq!(trips, [1, 1, 2]);
     }
 
     #[tokio::test]

@@ -63,6 +63,21 @@ impl Writer {
         })
     }
 
+    /// A writer for a file that is only read. Its transactions fail.
+    pub(super) fn read_only(
+        options: SqliteConnectOptions,
+        busy_timeout: Duration,
+        faults: Faults,
+    ) -> Result<Self, StoreError> {
+        Ok(Self {
+            file: FileIdentity::of(options.get_filename())?,
+            wal: Wal::of(options.get_filename(), busy_timeout),
+            options: options.read_only(true),
+            faults,
+            idle: Mutex::new(None),
+        })
+    }
+
     pub(super) fn path(&self) -> &Path {
         self.options.get_filename()
     }

@@ -59,6 +59,8 @@ families! {
         "1 while database writes fail, otherwise 0";
     DEAD_LETTERS_TOTAL = "huddle_dead_letters_total", Kind::Counter,
         "Dead letters, by stage";
+    DIRECTORY_FAILING = "huddle_directory_failing", Kind::Gauge,
+        "1 while the PLC directory gives no usable answers, otherwise 0";
     EVENTS_TOTAL = "huddle_events_total", Kind::Counter,
         "Events read from the source, by kind";
     FILTER_HIT_RATIO = "huddle_filter_hit_ratio", Kind::Gauge,
@@ -72,15 +74,19 @@ families! {
     INDEX_COMMIT_SECONDS = "huddle_index_commit_seconds", Kind::Histogram(SECONDS),
         "Duration of transactions, from begin to commit";
     INDEX_RETRIES_TOTAL = "huddle_index_retries_total", Kind::Counter,
-        "Retries of effects that the database refused";
+        "Times that the database refused an effect; each is followed by another attempt or, beyond index_retries, by a dead letter. A database that takes nothing at all is huddle_database_blocked";
     KEY_UNAVAILABLE_TOTAL = "huddle_key_unavailable_total", Kind::Counter,
         "Commits parked because their account's signing key was not known or may have changed. Formerly huddle_unproven_total";
+    LOG_LINES_DROPPED_TOTAL = "huddle_log_lines_dropped_total", Kind::Counter,
+        "Log lines of the process that are missing in its log, by reason: queue_full (standard error takes nothing), write_failed (it refused them), suppressed (one call site wrote too many)";
     MATCHED_TOTAL = "huddle_matched_total", Kind::Counter,
         "Events that the filter kept";
+    OLDEST_PARKED_SECONDS = "huddle_oldest_parked_seconds", Kind::Gauge,
+        "How long the oldest parked commit of an active account has waited, 0 if there is none";
     PARKED_COMMITS = "huddle_parked_commits", Kind::Gauge,
-        "Commits parked until a key is known or their repository is fetched. Formerly huddle_waiting_commits";
+        "Parked commits, by what they wait for: their account's key, their repository to be fetched, or their account to be active again. Formerly huddle_waiting_commits";
     PROCESSING_LAG_SECONDS = "huddle_processing_lag_seconds", Kind::Gauge,
-        "How far the tables are behind the newest event received, by the source's clock";
+        "How far the tables are behind the newest event received, parked commits included; NaN if unknown";
     QUEUE_DEPTH = "huddle_queue_depth", Kind::Gauge,
         "Effects waiting for a transaction";
     RECEIVED_BYTES_TOTAL = "huddle_received_bytes_total", Kind::Counter,
@@ -108,7 +114,7 @@ families! {
     SOCKET_TO_COMMIT_SECONDS = "huddle_socket_to_commit_seconds", Kind::Histogram(SECONDS),
         "From the arrival of a batch's first frame to the commit of its effects";
     SOURCE_LAG_SECONDS = "huddle_source_lag_seconds", Kind::Gauge,
-        "How far the tables are behind the source, by the source's clock, including events not yet received";
+        "How far the tables are behind the source, parked commits and events not yet received included; NaN if unknown, 0 if the source is quiet";
     TRACKED_REPOS = "huddle_tracked_repos", Kind::Gauge,
         "Tracked repositories. Formerly huddle_repos{state=\"tracked\"}";
     VERIFIED_TOTAL = "huddle_verified_total", Kind::Counter,

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{Metrics, names};
 use crate::model::RepoCounts;
+use crate::telemetry::log;
 use crate::telemetry::status::{ConnectionState, SourceStatus, Status};
 
 impl Metrics {
@@ -19,8 +20,19 @@ impl Metrics {
             names::DATABASE_BLOCKED,
             flag(status.queue.blocked.is_some()),
         );
+        gauge(names::DIRECTORY_FAILING, flag(status.directory.is_some()));
+        let dropped = log::dropped();
+        for (reason, lines) in [
+            ("queue_full", dropped.queue_full),
+            ("suppressed", dropped.suppressed),
+            ("write_failed", dropped.write_failed),
+        ] {
+            self.registry
+                .counter(names::LOG_LINES_DROPPED_TOTAL, &[("reason", reason)])
+                .absolute(lines);
+        }
         if let Some(counts) = &status.repositories {
-            self.publish_repositories(counts);
+            self.publish_repositories(counts, now);
         }
         for (name, actor) in &status.actors {
             self.registry
@@ -28,11 +40,24 @@ impl Metrics {
                 .absolute(actor.restarts);
         }
         for (id, source) in &status.sources {
-            self.publish_source(id, source, now);
+            self.publish_source(id, source, status.oldest_parked_at(), now);
         }
     }
 
-    fn publish_repositories(&self, counts: &RepoCounts) {
+    fn publish_repositories(&self, counts: &RepoCounts, now: Timestamp) {
+        for (reason, count) in [
+            ("key", counts.parked.key),
+            ("repository", counts.parked.repository),
+            ("inactive", counts.parked.inactive),
+        ] {
+            let labels = [("reason", reason)];
+            let gauge = self.registry.gauge(names::PARKED_COMMITS, &labels);
+            gauge.set(count as f64);
+        }
+        let oldest = counts.parked.oldest_at;
+        let oldest = oldest.map(|oldest| now.duration_since(oldest).as_secs_f64().max(0.0));
+        let gauge = self.registry.gauge(names::OLDEST_PARKED_SECONDS, &[]);
+        gauge.set(oldest.unwrap_or_default());
         let backfill = &counts.backfill;
         for (name, state, count) in [
             (names::REPOS, "desynchronized", counts.desynchronized),
@@ -47,15 +72,17 @@ impl Metrics {
             let gauge = self.registry.gauge(name, &[("state", state)]);
             gauge.set(count as f64);
         }
-        for (name, count) in [
-            (names::PARKED_COMMITS, counts.parked_commits),
-            (names::TRACKED_REPOS, counts.tracked),
-        ] {
-            self.registry.gauge(name, &[]).set(count as f64);
-        }
+        let gauge = self.registry.gauge(names::TRACKED_REPOS, &[]);
+        gauge.set(counts.tracked as f64);
     }
 
-    fn publish_source(&self, id: &str, source: &SourceStatus, now: Timestamp) {
+    fn publish_source(
+        &self,
+        id: &str,
+        source: &SourceStatus,
+        oldest_parked_at: Option<Timestamp>,
+        now: Timestamp,
+    ) {
         let labels = [("source", id)];
         let counter = |name, value| self.registry.counter(name, &labels).absolute(value);
         counter(names::MATCHED_TOTAL, source.matched);
@@ -71,14 +98,26 @@ impl Metrics {
                 cursor_time.map(|time| time.as_duration().as_secs_f64()),
             ),
             (names::FILTER_HIT_RATIO, source.hit_ratio()),
-            (names::PROCESSING_LAG_SECONDS, source.lag_seconds()),
-            (names::SOURCE_LAG_SECONDS, source.source_lag_seconds(now)),
         ];
         for (name, value) in values {
             // An unknown value has no series. A zero would look like good news.
             if let Some(value) = value {
                 self.registry.gauge(name, &labels).set(value);
             }
+        }
+        for (name, lag) in [
+            (
+                names::PROCESSING_LAG_SECONDS,
+                source.lag_seconds(oldest_parked_at, now),
+            ),
+            (
+                names::SOURCE_LAG_SECONDS,
+                source.source_lag_seconds(oldest_parked_at, now),
+            ),
+        ] {
+            // A lag becomes unknown again, and a series cannot be taken back.
+            let gauge = self.registry.gauge(name, &labels);
+            gauge.set(lag.unwrap_or(f64::NAN));
         }
     }
 }
@@ -90,7 +129,7 @@ fn flag(set: bool) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Position;
+    use crate::model::{ParkedCounts, Position};
     use crate::telemetry::status::Failure;
 
     fn at(seconds: i64) -> Timestamp {
@@ -123,7 +162,11 @@ mod tests {
 
         status.repositories = Some(RepoCounts {
             tracked: 12,
-            parked_commits: 4,
+            parked: ParkedCounts {
+                key: 4,
+                oldest_at: Some(at(150)),
+                ..ParkedCounts::default()
+            },
             ..RepoCounts::default()
         });
 
@@ -133,7 +176,10 @@ mod tests {
         for line in [
             "huddle_queue_depth 7",
             "huddle_tracked_repos 12",
-            "huddle_parked_commits 4",
+            "huddle_parked_commits{reason=\"key\"} 4",
+            "huddle_parked_commits{reason=\"inactive\"} 0",
+            "huddle_oldest_parked_seconds 50",
+            "huddle_directory_failing 0",
             "huddle_database_blocked 1",
             "huddle_connected{source=\"wss://relay/\"} 1",
             "huddle_reconnects_total{source=\"wss://relay/\"} 3",
@@ -141,7 +187,7 @@ mod tests {
             "huddle_filter_hit_ratio{source=\"wss://relay/\"} 0.5",
             "huddle_cursor_seq{source=\"wss://relay/\"} 8",
             "huddle_cursor_timestamp_seconds{source=\"wss://relay/\"} 90",
-            "huddle_processing_lag_seconds{source=\"wss://relay/\"} 10",
+            "huddle_processing_lag_seconds{source=\"wss://relay/\"} 50",
             "huddle_source_lag_seconds{source=\"wss://relay/\"} 110",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
@@ -156,7 +202,13 @@ mod tests {
         let (metrics, text) = Metrics::new();
         metrics.publish(&status, at(0));
         let text = text.render();
-        assert!(!text.contains("huddle_processing_lag_seconds{"), "{text}");
+        for line in [
+            "huddle_processing_lag_seconds{source=\"wss://relay/\"} NaN",
+            "huddle_source_lag_seconds{source=\"wss://relay/\"} NaN",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("huddle_filter_hit_ratio{"), "{text}");
         assert!(text.contains("huddle_connected{source=\"wss://relay/\"} 0"));
     }
 }

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
+use crate::record_json::dag_cbor_to_json;
 use cid::Cid;
 use huddle_firehose::atproto::event::{Change, Commit, Event};
-use huddle_firehose::atproto::json::dag_cbor_to_json;
 use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::source::interest::Interest;
 use ipld_core::{ipld, ipld::Ipld};

@@ -2,19 +2,21 @@
 
 use std::sync::{Arc, LazyLock};
 
+use crate::record_json::dag_cbor_to_json;
 use bytes::Bytes;
 use data_encoding::BASE64_NOPAD;
+use huddle_firehose::atproto::cbor_value::CborValue;
 use huddle_firehose::atproto::event::{Change, Commit, PutAction, RecordOp};
-use huddle_firehose::atproto::json::dag_cbor_to_json;
+use huddle_firehose::atproto::json;
 use huddle_firehose::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use huddle_firehose::huddle::{Projection, project};
 use huddle_firehose::lexicon::sanitize::sanitize;
-use huddle_firehose::lexicon::{Schemas, Validation};
+use huddle_firehose::lexicon::{DataValue, Schemas, Validation};
 use huddle_firehose::model::{SourceId, Stage, Validity};
 use huddle_firehose::source::interest::Interest;
 use huddle_firehose::source::process::records::Rules;
 use huddle_firehose::store::plan::effect::{RecordChange, RecordUpsert};
-use huddle_firehose::store::plan::index_task::IndexTask;
+use huddle_firehose::store::plan::index_task::{IndexTask, with_record};
 use ipld_core::ipld::Ipld;
 use serde_json::{Value, json};
 use simulated_network::car::address_of;
@@ -51,6 +53,15 @@ pub fn check(cbor: &[u8]) {
     }
     for collection in COLLECTIONS {
         check_effects(&created(collection, cbor));
+    }
+    // A record is judged in place, as its JSON would be. Only the JSON of a link is an object too.
+    let value = CborValue::of(cbor);
+    for collection in COLLECTIONS.into_iter().filter(|_| value.is_map()) {
+        let schemas = &RULES[0].schemas;
+        let verdict = schemas.validate(collection, value);
+        assert_eq!(verdict, schemas.validate(collection, &json));
+        let row = project(collection, value).ok();
+        assert_eq!(row, project(collection, &json).ok());
     }
     // As if the record named the right collection, which random input rarely does.
     for collection in COLLECTIONS {
@@ -179,7 +190,7 @@ pub(crate) fn check_effects(commit: &Commit) {
                     assert!(!letter.error.is_empty());
                     assert_eq!(letter.task.is_some(), letter.stage == Stage::Validate);
                     if let Some(task) = &letter.task {
-                        read_task(task);
+                        assert!(read_task(&with_record(task, &letter.raw)).record.is_some());
                     }
                 }
                 RecordChange::Delete(delete) => {
@@ -193,8 +204,8 @@ pub(crate) fn check_effects(commit: &Commit) {
 }
 
 fn check_upsert(upsert: &RecordUpsert, rules: &Rules) {
-    let json: Value = serde_json::from_str(&upsert.json).expect("the JSON of a record");
-    assert_eq!(dag_cbor_to_json(&upsert.cbor), Ok(json));
+    let json = json::dag_cbor_to_json(&upsert.cbor).expect("it was read before");
+    assert_eq!(upsert.json_bytes, json.len());
     if let Validity::Invalid { reason } = &upsert.validity {
         assert!(!reason.is_empty());
         assert_eq!(upsert.projection, None);
@@ -203,11 +214,13 @@ fn check_upsert(upsert: &RecordUpsert, rules: &Rules) {
         check_projection(row);
     }
     let task = IndexTask::upsert(upsert, &rules.source, 1);
+    let task = serde_json::to_string(&task).expect("a task is JSON");
+    let task = read_task(&with_record(&task, &upsert.cbor));
     assert!(task.record.is_some());
-    read_task(&serde_json::to_string(&task).expect("a task is JSON"));
 }
 
-fn read_task(json: &str) {
+fn read_task(json: &str) -> IndexTask {
     let task: IndexTask = serde_json::from_str(json).expect("a task reads back");
     assert_eq!(task.seq, 7);
+    task
 }

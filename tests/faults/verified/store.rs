@@ -329,6 +329,13 @@ impl RepoStore for FaultyStore {
         self.act_soon(self.store.held(range)).boxed()
     }
 
+    fn first_parked_bytes<'a>(
+        &'a self,
+        did: &'a Did,
+    ) -> BoxFuture<'a, Result<Option<usize>, StoreError>> {
+        self.act_soon(self.store.first_parked_bytes(did)).boxed()
+    }
+
     fn first_parked<'a>(
         &'a self,
         did: &'a Did,

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use huddle_firehose::atproto::event::{Change, Commit, Event};
-use huddle_firehose::atproto::json::dag_cbor_to_json;
 use huddle_firehose::source::firehose::decode::{Content, decode};
 use huddle_firehose::source::interest::Interest;
 use simulated_network::network::Network;
 use simulated_network::oracle::{Account, NetworkState, Record};
 use simulated_network::shape::Shape;
+use test_support::record_json::dag_cbor_to_json;
 
 use super::network;
 

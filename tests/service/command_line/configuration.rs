@@ -23,11 +23,20 @@ fn every_fault_is_listed_and_the_exit_code_is_two() {
     let errors = stderr(&output);
     for part in [
         "listen (environment HUDDLE_LISTEN): ",
-        "environment HUDDLE_LISTENS: no such setting",
+        "environment HUDDLE_LISTENS: no such setting; did you mean HUDDLE_LISTEN?",
         "batch_bytes (flag --batch-bytes), memory_budget (default): ",
     ] {
         assert!(errors.contains(part), "{errors}");
     }
+}
+
+#[test]
+fn a_variable_that_resembles_no_setting_causes_a_warning() {
+    let variables = [("HUDDLE_FIREHOSE_PORT", "tcp://10.0.0.1:8080")];
+    let output = huddle(&["config", "check"], &variables);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let warning = "warning: environment HUDDLE_FIREHOSE_PORT: no such setting; ignored\n";
+    assert_eq!(stderr(&output), warning);
 }
 
 #[test]

@@ -31,6 +31,8 @@ fn commands_that_only_show_do_not_create_a_database() {
         assert_eq!(output.status.code(), Some(1));
         let error = stderr(&output);
         assert!(error.starts_with("error: "), "{error}");
+        let missing = format!("there is no database at {}", folder.path("huddle.db"));
+        assert_eq!(error.matches(&missing).count(), 1, "{error}");
         assert!(!std::path::Path::new(&folder.path("huddle.db")).exists());
     }
 }
@@ -71,6 +73,47 @@ fn a_cursor_that_is_moved_ahead_leaves_a_gap_and_one_that_is_moved_back_does_not
     assert_eq!(shown(&["cursor", "set", "400"]), at(400));
     assert_eq!(shown(&["cursor", "reset"]), at(0));
     assert_eq!(status()["counts"]["open_gaps"], 1);
+}
+
+#[test]
+fn a_cursor_of_an_unknown_source_is_refused_where_others_are_known() {
+    let folder = Folder::new();
+    let url = folder.database_url();
+    assert_success(&with_database(&["migrate"], &url));
+    assert_success(&with_database(&["cursor", "set", "500"], &url));
+    let other = ["--source-url", "wss://other.example"];
+    let refused = with_database(&[&["cursor", "set", "7"][..], &other].concat(), &url);
+    assert_eq!(refused.status.code(), Some(1));
+    for part in [
+        "unknown source wss://other.example/",
+        SOURCE,
+        "--new-source",
+    ] {
+        assert!(stderr(&refused).contains(part), "{}", stderr(&refused));
+    }
+    let set = with_database(
+        &[&["cursor", "set", "7", "--new-source"][..], &other].concat(),
+        &url,
+    );
+    assert_success(&set);
+}
+
+#[test]
+fn a_database_is_named_by_a_path_or_a_url_and_by_either_flag() {
+    let folder = Folder::new();
+    let (path, url) = (folder.path("huddle.db"), folder.database_url());
+    for arguments in [
+        ["migrate", "--database", &path],
+        ["migrate", "--database", &url],
+        ["status", "--database-url", &path],
+        ["status", "--database-url", &url],
+    ] {
+        assert_success(&huddle(&arguments, &[]));
+    }
+    assert_success(&huddle(&["status"], &[("HUDDLE_DATABASE_URL", &path)]));
+    let files = std::fs::read_dir(folder.path("")).unwrap();
+    let mut names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    assert!(names.all(|name| name.starts_with("huddle.db")));
 }
 
 #[test]

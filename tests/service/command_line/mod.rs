@@ -2,8 +2,10 @@
 
 mod configuration;
 mod database;
+mod output;
 mod replay;
 mod service;
+mod two_writers;
 
 use std::process::{Command, Output};
 

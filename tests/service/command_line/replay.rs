@@ -51,6 +51,19 @@ async fn a_recording_of_a_relay_equals_its_frames_byte_for_byte() {
         std::fs::read(recording_file()).unwrap(),
     );
     assert!(again == original, "the recordings differ");
+
+    let refused = huddle_meanwhile(&[&arguments[..], &source].concat()).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("exists; --force overwrites it"));
+    assert!(std::fs::read(&file).unwrap() == original);
+    let forced = [&arguments[..], &source, &["--force", "--cursor", "300"]].concat();
+    let forced = huddle_meanwhile(&forced).await;
+    assert_success(&forced);
+    assert!(
+        stdout(&forced).starts_with("6 frames, "),
+        "{}",
+        stdout(&forced)
+    );
 }
 
 #[tokio::test]

@@ -14,19 +14,24 @@ use tokio::time::{Instant, sleep};
 use super::{Folder, PROGRAM, SLOT_TIMEOUT, assert_success, huddle_meanwhile, stderr, stdout};
 
 /// Starts a worker on `relay`.
-async fn start(relay: &MockRelay, folder: &Folder) -> Program {
+pub(super) async fn start(relay: &MockRelay, folder: &Folder) -> Program {
+    // The PLC directory of the recording no longer exists, so nothing is verified.
+    start_with(relay, folder, &["--verify", "none"]).await
+}
+
+async fn start_with(relay: &MockRelay, folder: &Folder, arguments: &[&str]) -> Program {
     let mut command = Command::new(PROGRAM);
     command
         .args(["run", "--listen", "127.0.0.1:0"])
-        // The PLC directory of the recording no longer exists, so nothing is verified.
-        .args(["--source-url", &relay.url(), "--verify", "none"])
+        .args(["--source-url", &relay.url()])
+        .args(arguments)
         .args(["--database-url", &folder.database_url()])
         .env_clear();
     Program::start(command).await
 }
 
 /// Waits until everything up to `seq` is durable.
-async fn reaches(program: &Program, relay: &MockRelay, seq: u64) {
+pub(super) async fn reaches(program: &Program, relay: &MockRelay, seq: u64) {
     let deadline = Instant::now() + SLOT_TIMEOUT;
     loop {
         let status = program.status().await;
@@ -99,6 +104,52 @@ async fn a_stopped_worker_applies_what_it_has_read_and_exits_with_zero() {
     // The next worker reads what this one has not read.
     let service = start(&relay, &folder).await;
     reaches(&service, &relay, 306).await;
+}
+
+#[tokio::test]
+async fn a_stopped_worker_says_what_waits() {
+    let (folder, relay) = (Folder::new(), recorded_relay().await);
+    // Nothing listens at this port, so no key is known.
+    let no_directory = ["--plc-url", "http://127.0.0.1:1"];
+    let mut service = start_with(&relay, &folder, &no_directory).await;
+    reaches(&service, &relay, 306).await;
+    assert_eq!(service.terminate().await.code(), Some(0));
+    let last = service.logs("stopped").await;
+    assert!(last["parked_commits"].as_u64() > Some(0), "{last}");
+    let message = last["message"].as_str().unwrap();
+    assert!(message.contains("some of it waits"), "{message}");
+}
+
+#[tokio::test]
+async fn a_hang_up_drains_as_a_termination_does() {
+    let (folder, relay) = (Folder::new(), recorded_relay().await);
+    let mut service = start(&relay, &folder).await;
+    service.logs("connected").await;
+    let id = service.child.id().unwrap().to_string();
+    let sent = Command::new("kill").args(["-HUP", &id]).status().await;
+    assert!(sent.unwrap().success());
+    let draining = service.logs("draining").await;
+    assert_eq!(draining["reason"], "SIGHUP");
+    assert_eq!(service.child.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_failure_that_ends_a_run_is_in_the_format_of_the_log() {
+    let folder = Folder::new();
+    let in_no_folder = folder.path("none/huddle.db");
+    for (setting, code) in [
+        (["--database", &*in_no_folder], 1),
+        (["--batch-frames", "0"], 2),
+    ] {
+        let arguments = ["run", "--log-format", "json", "--listen", "127.0.0.1:0"];
+        let output = huddle_meanwhile(&[&arguments[..], &setting].concat()).await;
+        assert_eq!(output.status.code(), Some(code));
+        let last = stderr(&output).lines().last().unwrap();
+        let line: serde_json::Value = serde_json::from_str(last).unwrap();
+        assert_eq!(line["level"], "ERROR", "{last}");
+        let error = line["error"].as_str().unwrap();
+        assert!(error.contains(setting[1].trim_end_matches('0')), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -105,7 +105,8 @@ async fn pages_follow_until_there_is_no_cursor() {
     let page = hosts()
         .repos(&host(&server.http_url("")), Some("here"))
         .await;
-    assert!(is_invalid(page), "it would never end");
+    // The search sees that the cursor repeats, and keeps what the page lists.
+    assert_eq!(page.unwrap().cursor.as_deref(), Some("here"));
 }
 
 #[tokio::test]
@@ -176,4 +177,25 @@ async fn a_relay_may_redirect_to_the_host_but_to_no_private_address() {
     let allowing = HttpHosts::new(Fetcher::new(true).unwrap(), SLOT_TIMEOUT);
     assert!(allowing.repo(&at, &ann()).await.is_ok());
     assert_eq!(elsewhere.request_lines(), ["GET /there HTTP/1.1"]);
+}
+
+#[tokio::test]
+async fn no_compression_is_asked_for_and_a_compressed_answer_is_named() {
+    for (header, named) in [
+        ("content-encoding: gzip\r\n", Some("gzip")),
+        ("content-encoding: identity\r\n", None),
+        ("", None),
+    ] {
+        let server = Server::answering(&answer("200 OK", header, r#"{"repos":[]}"#)).await;
+        let page = hosts().repos(&host(&server.http_url("")), None).await;
+        let error = page.err().map(|error| error.to_string());
+        assert_eq!(error.is_some(), named.is_some(), "{error:?}");
+        assert!(
+            error
+                .unwrap_or_default()
+                .contains(named.unwrap_or_default())
+        );
+        let head = server.heads()[0].to_lowercase();
+        assert!(head.contains("accept-encoding: identity"), "{head}");
+    }
 }

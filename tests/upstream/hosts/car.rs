@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::repo::host::{Deadlines, Host, Hosts, HttpHosts};
-use huddle_firehose::repo::snapshot::{Snapshot, Spool, SpoolError};
+use huddle_firehose::repo::snapshot::{Limits, Snapshot, Spool, SpoolError};
 use simulated_network::mishap::{Endpoint, Mishap};
 use test_support::scripted_server::Server;
 use tokio::io::AsyncWriteExt;
@@ -15,7 +15,10 @@ use tokio::time::sleep;
 use super::network::{Served, did};
 use super::{SHORT, SLOT_TIMEOUT, ann, host, hosts, hosts_within};
 
-const LIMIT: u64 = 16 << 20;
+const LIMIT: Limits = Limits {
+    bytes: 16 << 20,
+    blocks: 100_000,
+};
 
 async fn fetch(hosts: &HttpHosts, host: &Host, did: &Did) -> Result<Spool, SpoolError> {
     let car = hosts.repo(host, did).await.unwrap();
@@ -130,4 +133,32 @@ async fn a_transfer_that_takes_too_long_is_given_up() {
         reason_of_timeout(fetched),
         format!("not complete within {SHORT:?}")
     );
+}
+
+/// What came fast at the beginning allows no slow transfer later.
+#[tokio::test]
+async fn a_host_that_becomes_slow_is_given_up_however_much_it_has_sent() {
+    let server = Server::start(move |request| async move {
+        let mut stream = request.unanswered();
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        stream.write_all(&vec![b'e'; 8 << 20]).await.unwrap();
+        while stream.write_all(b"e").await.is_ok() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let hosts = hosts_within(Deadlines {
+        silence: SHORT,
+        // The beginning would allow more than two hours.
+        least_rate: 1 << 10,
+        ..SLOT_TIMEOUT
+    });
+    let mut car = hosts
+        .repo(&host(&server.http_url("")), &ann())
+        .await
+        .unwrap();
+    let read = tokio::io::copy(&mut car, &mut tokio::io::sink()).await;
+    let error = read.unwrap_err();
+    assert_eq!(error.to_string(), "slower than 1024 bytes a second");
 }

@@ -8,6 +8,7 @@ use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::identity::document::DocumentError;
 use huddle_firehose::identity::resolve::{Invalid, ResolveError, Unavailable};
 use huddle_firehose::identity::{Identities, Limits};
+use huddle_firehose::net::http_client::FetchError;
 use tokio::time::{Instant, advance, timeout};
 
 use super::scripted::{Failure, Scripted, unavailable};
@@ -269,4 +270,83 @@ async fn a_resolver_that_panics_leaves_the_identity_unknown() {
     assert_eq!(identities.get(&plc(1)).await, interrupted);
     advance(2 * SECOND).await;
     assert!(identities.get(&plc(1)).await.is_ok());
+}
+
+/// The order in which the directory was asked for these DIDs.
+fn order(resolver: &Scripted, dids: &[Did]) -> Vec<usize> {
+    let mut asked: Vec<_> = dids
+        .iter()
+        .enumerate()
+        .filter_map(|(number, did)| Some((*resolver.times(did).last()?, number)))
+        .collect();
+    asked.sort_unstable();
+    asked.into_iter().map(|(_, number)| number).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn look_ups_that_commits_wait_for_come_first_and_those_of_newcomers_before_them() {
+    let resolver = Scripted::with_delay(SECOND);
+    let identities = resolver.cache(Limits {
+        in_flight: 1,
+        ..limits()
+    });
+    let dids: Vec<Did> = (0..4).map(plc).collect();
+    let [blocking, handle, again, newcomer] = &dids[..] else {
+        panic!("{dids:?}");
+    };
+    // It was looked up a moment ago.
+    identities.get(again).await.unwrap();
+    identities.forget(again);
+    let first = ask(&identities, blocking);
+    resolver.reached(2).await;
+    let waiting = [
+        ask(&identities.in_background(), handle),
+        ask(&identities, again),
+        ask(&identities, newcomer),
+    ];
+    first.await.unwrap().unwrap();
+    for asked in waiting {
+        asked.await.unwrap().unwrap();
+    }
+    assert_eq!(order(&resolver, &dids), [0, 3, 2, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_up_in_the_background_moves_forward_when_a_commit_waits_for_it() {
+    let resolver = Scripted::with_delay(SECOND);
+    let identities = resolver.cache(Limits {
+        in_flight: 1,
+        ..limits()
+    });
+    let dids: Vec<Did> = (0..3).map(plc).collect();
+    let first = ask(&identities, &dids[0]);
+    resolver.reached(1).await;
+    let earlier = ask(&identities.in_background(), &dids[1]);
+    let background = ask(&identities.in_background(), &dids[2]);
+    tokio::task::yield_now().await;
+    let commit = ask(&identities, &dids[2]);
+    for asked in [first, earlier, background, commit] {
+        asked.await.unwrap().unwrap();
+    }
+    assert_eq!(order(&resolver, &dids), [0, 2, 1]);
+    assert_eq!(resolver.requests(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_without_file_descriptors_is_no_failure_of_the_directory() {
+    let resolver = Scripted::default();
+    let identities = resolver.cache(limits());
+    let ours = ResolveError::from(Unavailable::Fetch(FetchError::NoDescriptor));
+    for _ in 0..4 {
+        for did in (0..5).map(plc) {
+            resolver.fail(&did, Failure::Error(ours.clone()));
+            let error = identities.get(&did).await.unwrap_err();
+            assert!(error.wait().is_some(), "{error}");
+            assert_eq!(identities.wait(&did), None);
+        }
+        advance(10 * SECOND).await;
+    }
+    assert_eq!(identities.directory_fault(), None);
+    resolver.recover(&plc(0));
+    assert!(identities.get(&plc(0)).await.is_ok());
 }

@@ -141,3 +141,26 @@ async fn a_refresh_may_find_that_the_identity_is_gone() {
         Err(ResolveError::Tombstoned)
     );
 }
+
+/// Each event forgets the answer, but not how often the account was looked up.
+#[tokio::test(start_paused = true)]
+async fn an_account_with_many_identity_events_is_looked_up_ever_less_often() {
+    let resolver = Scripted::default();
+    let identities = resolver.cache(Limits::default());
+    let mut refused = 0;
+    for _ in 0..600 {
+        identities.forget(&plc(1));
+        if let Err(error) = identities.get(&plc(1)).await {
+            assert!(error.wait().is_some(), "{error}");
+            assert_eq!(identities.wait(&plc(1)), error.wait());
+            refused += 1;
+        }
+        advance(Duration::from_millis(100)).await;
+    }
+    assert_eq!((resolver.requests(), refused), (14, 586));
+    // Other accounts are not delayed, and after a while the account is as before.
+    assert!(identities.get(&plc(2)).await.is_ok());
+    advance(5 * MINUTE).await;
+    assert_eq!(identities.wait(&plc(1)), None);
+    assert!(identities.get(&plc(1)).await.is_ok());
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cid::Cid;
 use huddle_firehose::atproto::key::VerifyingKey;
 use huddle_firehose::atproto::syntax::Did;
-use huddle_firehose::repo::snapshot::{Snapshot, SnapshotError, Spool, SpoolError};
+use huddle_firehose::repo::snapshot::{Limits, Snapshot, SnapshotError, Spool, SpoolError};
 use ipld_core::ipld;
 use ipld_core::ipld::Ipld;
 use jiff::Timestamp;
@@ -21,7 +21,10 @@ pub(crate) type Fields = BTreeMap<String, Ipld>;
 pub(crate) type Section = (Cid, Vec<u8>);
 
 /// More blocks than any repository in the tests has.
-pub(crate) const PLENTY: u64 = 64 << 20;
+pub(crate) const PLENTY: Limits = Limits {
+    bytes: 64 << 20,
+    blocks: 1 << 20,
+};
 
 /// A whole repository, and the key of its account.
 #[derive(Clone)]

@@ -1,6 +1,6 @@
 //! Decodes `#commit` with its CAR, and `#sync`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -89,10 +89,11 @@ fn commit(
     data: Result<Cid, CommitFault>,
 ) -> Result<Commit, Fault> {
     let mut misnamed = Vec::new();
+    let mut records = Records::of(blocks);
     let ops = ops
         .iter()
         .filter_map(|op| {
-            record_op(op, blocks)
+            record_op(op, &mut records)
                 .map_err(|error| misnamed.push(misnamed_op(op, blocks, &error)))
                 .ok()
         })
@@ -160,12 +161,12 @@ fn data_of_commit(payload: &CommitPayload<'_>, blocks: &Blocks) -> Result<Cid, C
     Ok(block.data)
 }
 
-fn record_op(op: &Op<'_>, blocks: &Blocks) -> Result<RecordOp, SyntaxError> {
+fn record_op(op: &Op<'_>, records: &mut Records<'_>) -> Result<RecordOp, SyntaxError> {
     let (collection, rkey) = op.path.split_once('/').unwrap_or((op.path, ""));
     Ok(RecordOp {
         collection: Nsid::parse(collection)?,
         rkey: RecordKey::parse(rkey)?,
-        change: change(op, blocks),
+        change: records.change(op),
     })
 }
 
@@ -184,44 +185,89 @@ fn named_block(op: &Op<'_>, blocks: &Blocks) -> Bytes {
         .unwrap_or_default()
 }
 
-fn change(op: &Op<'_>, blocks: &Blocks) -> Change {
-    let action = match op.action {
-        "create" => PutAction::Create,
-        "update" => PutAction::Update,
-        "delete" => return Change::Delete,
-        other => {
-            let other: String = other.chars().take(64).collect();
-            return Change::Broken {
-                reason: format!("unknown action {other:?}"),
-                record: named_block(op, blocks),
-            };
+/// The records of a commit. Each is checked once, however many operations name it.
+struct Records<'b> {
+    blocks: &'b Blocks,
+    checked: HashMap<Cid, Checked>,
+}
+
+/// What is known of the record with a CID.
+#[derive(Clone)]
+enum Checked {
+    Read(Bytes),
+    Broken { reason: String },
+    Missing { reason: String },
+}
+
+impl<'b> Records<'b> {
+    fn of(blocks: &'b Blocks) -> Self {
+        Self {
+            blocks,
+            checked: HashMap::new(),
         }
-    };
-    match record(op.cid, blocks) {
-        Ok((cid, record)) => Change::Put {
-            action,
-            cid,
-            record,
-        },
-        Err(error @ (RecordError::Address | RecordError::Missing)) => Change::Missing {
+    }
+
+    fn change(&mut self, op: &Op<'_>) -> Change {
+        let action = match op.action {
+            "create" => PutAction::Create,
+            "update" => PutAction::Update,
+            "delete" => return Change::Delete,
+            other => {
+                let other: String = other.chars().take(64).collect();
+                return Change::Broken {
+                    reason: format!("unknown action {other:?}"),
+                    record: named_block(op, self.blocks),
+                };
+            }
+        };
+        let Some(cid) = op.cid else {
+            return Change::Broken {
+                reason: RecordError::WithoutCid.to_string(),
+                record: Bytes::new(),
+            };
+        };
+        let blocks = self.blocks;
+        let checked = self
+            .checked
+            .entry(cid)
+            .or_insert_with(|| check(&cid, blocks));
+        match checked.clone() {
+            Checked::Read(record) => Change::Put {
+                action,
+                cid,
+                record,
+            },
+            Checked::Missing { reason } => Change::Missing {
+                reason,
+                record: named_block(op, blocks),
+            },
+            Checked::Broken { reason } => Change::Broken {
+                reason,
+                record: named_block(op, blocks),
+            },
+        }
+    }
+}
+
+fn check(cid: &Cid, blocks: &Blocks) -> Checked {
+    match record(cid, blocks) {
+        Ok(record) => Checked::Read(record),
+        Err(error @ (RecordError::Address | RecordError::Missing)) => Checked::Missing {
             reason: error.to_string(),
-            record: named_block(op, blocks),
         },
-        Err(error) => Change::Broken {
+        Err(error) => Checked::Broken {
             reason: error.to_string(),
-            record: named_block(op, blocks),
         },
     }
 }
 
 /// The record at `cid`: it is in the CAR, matches its hash, and is a map of the data model.
-fn record(cid: Option<Cid>, blocks: &Blocks) -> Result<(Cid, Bytes), RecordError> {
-    let cid = cid.ok_or(RecordError::WithoutCid)?;
-    if !is_address(&cid) {
+fn record(cid: &Cid, blocks: &Blocks) -> Result<Bytes, RecordError> {
+    if !is_address(cid) {
         return Err(RecordError::Codec);
     }
-    let record = blocks.get(&cid).ok_or(RecordError::Missing)?;
-    if !is_address_of(&cid, record) {
+    let record = blocks.get(cid).ok_or(RecordError::Missing)?;
+    if !is_address_of(cid, record) {
         return Err(RecordError::Address);
     }
     if record.len() > MAX_RECORD {
@@ -231,7 +277,7 @@ fn record(cid: Option<Cid>, blocks: &Blocks) -> Result<(Cid, Bytes), RecordError
         return Err(RecordError::NotAMap);
     }
     cbor::check(record)?;
-    Ok((cid, record.clone()))
+    Ok(record.clone())
 }
 
 #[cfg(test)]

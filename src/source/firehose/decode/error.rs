@@ -15,7 +15,7 @@ pub struct DecodeError {
     /// `None` if the header could not be read.
     pub kind: Option<Kind>,
     pub seq: Option<u64>,
-    /// The repository that the frame names. Not checked.
+    /// The repository that the frame names. Not checked, and cut if it is too long for a DID.
     pub did: Option<String>,
     pub fault: Fault,
 }

@@ -16,7 +16,7 @@ pub use error::{CommitFault, DecodeError, Fault};
 use crate::atproto::event::{Event, Info};
 use crate::atproto::payload::InfoPayload;
 use crate::atproto::signed_commit::SignedCommit;
-use crate::atproto::skim::{Envelope, Kind, SEQS, Skim, SkimFault, skim};
+use crate::atproto::skim::{Envelope, Kind, SEQS, Skim, SkimFault, skim, unchecked_did};
 use crate::atproto::verify::{CommitEvidence, SyncEvidence};
 use crate::delivery::segment::RawPosition;
 use crate::source::interest::Interest;
@@ -130,7 +130,7 @@ pub fn decode<'a>(frame: &'a [u8], interest: &Interest) -> Result<Decoded<'a>, D
                 decode_message(frame, &envelope, interest).map_err(|fault| DecodeError {
                     kind: Some(envelope.kind),
                     seq: envelope.seq,
-                    did: envelope.did.map(str::to_owned),
+                    did: envelope.did.map(unchecked_did),
                     fault,
                 })?;
             Decoded {
@@ -153,7 +153,12 @@ pub enum Peek<'a> {
     Unwanted(RawPosition<'a>),
     /// Any other frame with a place in the stream, or a frame about the connection (`#info`, an
     /// error).
-    Kept { seq: Option<u64>, about: About<'a> },
+    Kept {
+        seq: Option<u64>,
+        about: About<'a>,
+        /// The most effects that it may have.
+        effects: usize,
+    },
     /// A frame without a place in the stream: it cannot be read, or has no valid seq.
     Unplaced,
 }
@@ -173,14 +178,19 @@ pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
     const ABOUT_THE_CONNECTION: Peek<'_> = Peek::Kept {
         seq: None,
         about: About::Other,
+        effects: 1,
     };
-    let kept = |seq: Option<u64>, about| match seq {
+    let kept_with = |seq: Option<u64>, about, effects| match seq {
         Some(seq) if SEQS.contains(&seq) => Peek::Kept {
             seq: Some(seq),
             about,
+            effects,
         },
         _ => Peek::Unplaced,
     };
+    let kept = |seq, about| kept_with(seq, about, 1);
+    // A dead letter and a tombstone for each record that is refused, and the chain.
+    let most_effects = |envelope: &Envelope<'_>| 2 * envelope.paths().len() + 1;
     let envelope = match skim(frame) {
         Ok(Skim::Message(envelope)) => envelope,
         Ok(Skim::Unknown(unknown)) => return kept(unknown.seq, About::Other),
@@ -201,8 +211,9 @@ pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
         }
         // A tracked or announced repository stays as it is.
         (Kind::Commit, seq, Some(repo)) if names_wanted(interest, &envelope) => {
-            kept(seq, About::Commit(repo))
+            kept_with(seq, About::Commit(repo), most_effects(&envelope))
         }
+        (Kind::Commit, seq, _) => kept_with(seq, About::Other, most_effects(&envelope)),
         (Kind::Account, seq, Some(did)) => kept(seq, About::Status(did)),
         (_, seq, _) => kept(seq, About::Other),
     }

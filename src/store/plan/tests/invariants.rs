@@ -55,8 +55,8 @@ fn put(name: usize, rkey: &str, n: u8) -> RecordChange {
     RecordChange::Upsert(Box::new(RecordUpsert {
         version,
         cid: tree(n),
-        json: "{}".to_owned(),
-        cbor: Bytes::new(),
+        cbor: Bytes::from_static(&[0xa0]),
+        json_bytes: 2,
         validity: Validity::Valid,
         judgement: Judgement::of(["valid"]),
         projection: None,
