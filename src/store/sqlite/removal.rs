@@ -155,6 +155,20 @@ async fn newest(transaction: &mut Transaction<'_>, dids: &[&str]) -> Result<Vec<
     Ok(query.bind(dids).fetch_all(&mut **transaction).await?)
 }
 
+/// The statement that deletes the rows of a piece from a table.
+macro_rules! of_piece {
+    ($table:literal) => {
+        concat!(
+            "DELETE FROM ",
+            $table,
+            " WHERE uri > ? AND uri <= ? AND EXISTS (SELECT 1 FROM removed_records AS removed \
+             WHERE removed.did = ? AND removed.uri = ",
+            $table,
+            ".uri AND removal = ?)"
+        )
+    };
+}
+
 async fn delete_piece(
     transaction: &mut Transaction<'_>,
     row: &Row,
@@ -174,10 +188,10 @@ async fn delete_piece(
     Ok(deleted)
 }
 
-/// The first keys that are within `limit`, and at least one unless nothing is left of the limit.
-/// `rows` are keys with their bytes, as many as the limit allows. The bool says whether they are all
+/// The first letters that are within `limit`, and at least one unless nothing is left of the limit.
+/// `rows` are ids with their bytes, as many as the limit allows. The bool says whether they are all
 /// that there is.
-fn within<T>(rows: Vec<(T, i64)>, limit: PieceLimit) -> (Vec<T>, u64, bool) {
+fn within(rows: Vec<(i64, i64)>, limit: PieceLimit) -> (Vec<i64>, u64, bool) {
     let is_last = (rows.len() as u64) < limit.rows;
     let count = rows.len();
     let mut bytes = 0;
@@ -193,20 +207,24 @@ fn within<T>(rows: Vec<(T, i64)>, limit: PieceLimit) -> (Vec<T>, u64, bool) {
     (keys, bytes, is_last)
 }
 
-/// A projection, and what is known of a stale record, are deleted with the record.
-const OF_RECORDS: [&str; 5] = [
-    "DELETE FROM offers_index WHERE uri IN (SELECT value FROM json_each(?))",
-    "DELETE FROM booking_requests WHERE uri IN (SELECT value FROM json_each(?))",
-    "DELETE FROM bookings WHERE uri IN (SELECT value FROM json_each(?))",
-    "DELETE FROM stale_records WHERE uri IN (SELECT value FROM json_each(?))",
-    "DELETE FROM records WHERE uri IN (SELECT value FROM json_each(?))",
-];
+/// The end of the next piece of the account's records, their number and their bytes, as one row: sqlx
+/// returns rows one by one, which takes longer than deleting them.
+const PIECE: &str = "SELECT max(uri), count(*), coalesce(sum(bytes), 0) FROM ( \
+     SELECT uri, bytes, sum(bytes) OVER (ORDER BY uri) AS bytes_through FROM ( \
+     SELECT uri, coalesce(octet_length(record), 0) + coalesce(octet_length(record_cbor), 0) AS bytes \
+     FROM records WHERE uri > ?1 AND uri < ?2 ORDER BY uri LIMIT ?3)) \
+     WHERE bytes_through <= ?4 OR bytes_through = bytes";
 
-/// The next records of the account, with their bytes and whether they are deleted.
-const RECORDS: &str = "SELECT uri, EXISTS (SELECT 1 FROM removed_records AS removed \
-     WHERE removed.did = ?1 AND removed.uri = records.uri AND removal = ?2) AS is_removed, \
-     coalesce(octet_length(record), 0) + coalesce(octet_length(record_cbor), 0) \
-     FROM records WHERE uri > ?3 AND uri < ?4 ORDER BY uri LIMIT ?5";
+/// Deletes the records of a piece that are removed. A projection, and what is known of a stale record,
+/// are deleted with the record. The arguments of each: the beginning and the end of the piece, the DID,
+/// the removal.
+const OF_PIECE: [&str; 5] = [
+    of_piece!("offers_index"),
+    of_piece!("booking_requests"),
+    of_piece!("bookings"),
+    of_piece!("stale_records"),
+    of_piece!("records"),
+];
 
 async fn delete_records(
     transaction: &mut Transaction<'_>,
@@ -215,36 +233,46 @@ async fn delete_records(
 ) -> Result<Deleted, StoreError> {
     // '0' is the character after '/'.
     let end = format!("at://{}0", row.did);
-    let found: Vec<(String, bool, i64)> = sqlx::query_as(RECORDS)
-        .bind(&row.did)
-        .bind(row.id)
+    let (through, rows, bytes): (Option<String>, i64, i64) = sqlx::query_as(PIECE)
         .bind(&row.done_through)
         .bind(&end)
         .bind(integer(limit.rows))
-        .fetch_all(&mut **transaction)
+        .bind(integer(limit.bytes))
+        .fetch_one(&mut **transaction)
         .await?;
-    let found = found.into_iter();
-    let found = found.map(|(uri, is_removed, bytes)| ((uri, is_removed), bytes));
-    let (piece, bytes, is_last) = within(found.collect(), limit);
-    let removed = piece.iter().filter(|(_, is_removed)| *is_removed);
-    let removed: Vec<&str> = removed.map(|(uri, _)| uri.as_str()).collect();
+    let Some(through) = through else {
+        let is_last = limit.rows > 0;
+        return Ok(Deleted {
+            is_last,
+            ..Deleted::default()
+        });
+    };
     let mut script = Script::default();
-    if !removed.is_empty() {
-        let uris = json_array(removed.iter().copied());
-        for statement in OF_RECORDS {
-            script.push(statement, [uris.clone()]);
-        }
-    }
-    if let Some((through, _)) = piece.last() {
+    for statement in OF_PIECE {
         script.push(
-            "UPDATE account_removals SET done_through = ? WHERE id = ?",
-            [through.as_str().into(), row.id.into()],
+            statement,
+            [
+                row.done_through.as_str().into(),
+                through.as_str().into(),
+                row.did.as_str().into(),
+                row.id.into(),
+            ],
         );
     }
+    script.push(
+        "UPDATE account_removals SET done_through = ? WHERE id = ?",
+        [through.as_str().into(), row.id.into()],
+    );
     run(transaction, script).await?;
+    let is_last =
+        sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM records WHERE uri > ? AND uri < ?)")
+            .bind(&through)
+            .bind(&end)
+            .fetch_one(&mut **transaction)
+            .await?;
     Ok(Deleted {
-        rows: removed.len() as u64,
-        bytes,
+        rows: rows.unsigned_abs(),
+        bytes: bytes.unsigned_abs(),
         is_last,
     })
 }
