@@ -9,8 +9,8 @@
 //! - *Frames*, three eighths: what was read and is not applied yet, with what its effects take. A
 //!   frame is charged when it is read, once and for all its time. The share may be overdrawn by one
 //!   batch, because a frame's size is known only when it was read.
-//! - *Repositories*, three eighths: what a fetch of a repository holds, from its request until its
-//!   records are written.
+//! - *Repositories*, three eighths: what a repository takes while it arrives, and then while it is
+//!   read. Nothing is held between the two, so a slow host delays transfers only.
 //! - *Work*, a quarter: what exists only for a moment, while a frame is decoded or rows are written.
 //!
 //! Nothing can wait for itself. A task reserves its part of a share in one step, while it holds

@@ -15,7 +15,9 @@ use crate::atproto::verify::VerifyError;
 use crate::identity::{Identity, ResolveError};
 use crate::net::http_client::{self, NamedBy, is_out_of_descriptors};
 use crate::repo::host::{Host, HostError, RepoError};
-use crate::repo::snapshot::{Limits, Snapshot, SnapshotError, Spool, SpoolError};
+use crate::repo::snapshot::{
+    Limits, READING_MEMORY, Snapshot, SnapshotError, Spool, SpoolError, TRANSFER_MEMORY,
+};
 use crate::store::StoreError;
 use crate::store::repo_store::{DueRepo, HeldRange, JobKind};
 
@@ -347,6 +349,12 @@ async fn fetch_from(
     host: &Host,
 ) -> Result<Fetched, FetchFailure> {
     let spool = {
+        // The host is asked only when there is memory for its answer. It is returned before the
+        // repository is read, so that slow hosts do not keep it from repositories that have arrived.
+        let _memory = repositories
+            .budget
+            .reserve_repository(TRANSFER_MEMORY)
+            .await;
         let limiter = repositories.host_limiters.of(&host.url);
         let permit = limiter.enter().await;
         let permit = permit.map_err(|error| FetchFailure::at(host, error))?;
@@ -421,7 +429,10 @@ async fn verify_with(
     let (did, spool) = (repo.did.clone(), Arc::clone(spool));
     let interest = repositories.interest().clone();
     let now = repositories.processor.clock.now();
+    let memory = repositories.budget.reserve_repository(READING_MEMORY).await;
     let verified = spawn_blocking(move || {
+        // A blocking thread goes on when the job has ended.
+        let _memory = memory;
         let wants = |collection: &str| interest.wants_collection(collection);
         Snapshot::verify(&spool, &did, &key, now, wants)
     });

@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Repositories, retry_at};
+use super::{Repositories, in_future, retry_at};
 use crate::identity::resolve::Unavailable;
 use crate::store::StoreError;
 use crate::store::repo_store::{DueHandle, HandleAnswer, RepoChange};
@@ -24,9 +24,11 @@ pub(super) async fn run(
     };
     let answer = &match looked_up {
         Ok(identity) => HandleAnswer::Found(identity.handle.clone()),
-        Err(error) if error.is_unknown() => {
-            HandleAnswer::Unknown(retry_at(ATTEMPTS, error.retry_after()))
-        }
+        Err(error) if error.is_unknown() => HandleAnswer::Unknown(match error.wait() {
+            // No server was asked.
+            Some(wait) => in_future(wait),
+            None => retry_at(ATTEMPTS, error.retry_after()),
+        }),
         Err(_) => HandleAnswer::Found(None),
     };
     let change = RepoChange::HandleAnswered { due, answer };

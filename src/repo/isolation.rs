@@ -1,7 +1,7 @@
 //! Jobs that may be why earlier runs ended without a word, and jobs that are never done in time.
 //!
 //! A job works on what others wrote: a parked commit, a repository, a document, an answer. One that
-//! ends the process is in nobody's memory then. So each job is noted in the tables before it starts
+//! ends the process leaves no trace in memory. So each job is noted in the tables before it starts
 //! (`jobs_in_progress`). What is left there of a run that ended without a word is suspected. Suspected
 //! jobs are done one at a time, while no frame is read alone; a job at which several runs ended is set
 //! aside.

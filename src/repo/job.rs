@@ -11,7 +11,7 @@ use super::replay::{self, Drained};
 use super::{REFUSED_RETRY_MIN, Repositories, compare, in_future, retry_at, retry_delay};
 use crate::identity::ResolveError;
 use crate::model::Resynced;
-use crate::repo::snapshot::MEMORY;
+use crate::repo::snapshot::READING_MEMORY;
 use crate::store::StoreError;
 use crate::store::plan::REST;
 use crate::store::repo_store::{
@@ -189,8 +189,6 @@ async fn resync(
         }
         identity => identity,
     };
-    // The host is asked only when there is memory for its answer.
-    let _held = repositories.budget.reserve_repository(MEMORY).await;
     repositories.note(&repo.did, RepoEvent::BeginResync).await?;
     let fetched = match identity {
         Ok(identity) => tokio::select! {
@@ -203,6 +201,8 @@ async fn resync(
     let (host, outcome) = match fetched {
         Ok(fetched) => {
             let host = Some(fetched.host.url.to_string());
+            let budget = &repositories.budget;
+            let _memory = budget.reserve_repository(READING_MEMORY).await;
             let compared = compare::write(repositories, &repo.did, &fetched).await;
             (host, compared)
         }

@@ -70,6 +70,10 @@ async fn after_many_restarts_of_its_actors_nothing_is_missing() {
                 verified.http.misbehave(endpoint, Mishap::Held, u64::MAX);
             }
             deliver_most(&verified, 40);
+            // Whatever the seed, there is something to fetch.
+            let mut accounts = verified.network().accounts().to_vec().into_iter();
+            let active = accounts.position(|account| account.status.is_none());
+            verified.ask_for(active.unwrap()).await;
             verified
                 .until("a response is pending", async || verified.http.held() > 0)
                 .await;

@@ -27,10 +27,13 @@ use crate::atproto::signed_commit::SignedCommit;
 use crate::atproto::syntax::Did;
 use crate::atproto::verify::{SyncEvidence, VerifyError, verify_sync};
 
-/// The memory that the fetch of a repository takes, of any size: first a block of the greatest length,
-/// the buffers of the socket and of the files, and a run of the index; then the nodes between the root
-/// of its tree and a key.
-pub const MEMORY: usize = 4 << 20;
+/// The memory that the transfer of a repository takes, of any size: a block of the usual length, the
+/// buffers of the socket and of the files, and a run of the index.
+pub const TRANSFER_MEMORY: usize = 1 << 20;
+
+/// The memory that reading a spooled repository takes, of any size: the nodes between the root of its
+/// tree and a key, and a part of its records.
+pub const READING_MEMORY: usize = 4 << 20;
 
 /// The longest record, in bytes.
 const MAX_RECORD: u64 = 1 << 20;
