@@ -233,7 +233,7 @@ impl Runs {
         let mut writer = BufWriter::new(into);
         let mut written = 0_usize;
         while let Some(Reverse((located, number))) = least.pop() {
-            if written % PAGE == 0 {
+            if written.is_multiple_of(PAGE) {
                 first_keys.push(located.key);
             }
             written += 1;
