@@ -1,8 +1,8 @@
 //! The log, on standard error.
 //!
-//! A log line never blocks and never fails (see [`queue`]). Its values may come from outside:
-//! [`line`] cuts and escapes each of them, and [`call_sites`] limits how many lines one place in
-//! the source writes.
+//! A log line never blocks and never fails (see `queue`). Its values may come from outside: `line`
+//! cuts and escapes each of them, and `call_sites` limits how many lines one place in the source
+//! writes.
 
 mod call_sites;
 mod line;
