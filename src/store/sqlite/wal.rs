@@ -5,7 +5,7 @@
 //! beyond a size the writer waits for them: those that begin meanwhile no longer need the log.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::Executor;
@@ -17,14 +17,25 @@ use tokio::time::Instant;
 pub(super) const LIMIT: u64 = 48 << 20;
 /// How long the writer waits for readers.
 const READER_DEADLINE: Duration = Duration::from_secs(2);
-/// How long it does not wait for readers again after that was in vain.
+/// After it waited in vain, the writer waits again when this time has passed, or when the log has
+/// grown by so many bytes. So one reader that stays costs little, and readers that are slow on a busy
+/// machine do not let the log grow far.
 const PAUSE: Duration = Duration::from_secs(10);
+const GROWTH: u64 = 16 << 20;
 
 #[derive(Debug)]
 pub(super) struct Wal {
     path: PathBuf,
     busy_timeout: Duration,
-    paused_until: Mutex<Option<Instant>>,
+    pause: Mutex<Option<Pause>>,
+}
+
+/// The writer does not wait for readers, because that was in vain.
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    until: Instant,
+    /// The size of the log up to which it lasts.
+    through: u64,
 }
 
 impl Wal {
@@ -35,7 +46,7 @@ impl Wal {
         Self {
             path: path.into(),
             busy_timeout,
-            paused_until: Mutex::new(None),
+            pause: Mutex::new(None),
         }
     }
 
@@ -45,15 +56,18 @@ impl Wal {
 
     /// Empties the log if it is too large. `connection` is in no transaction.
     pub(super) async fn limit(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        if self.bytes() <= LIMIT || self.is_paused() {
+        let bytes = self.bytes();
+        if bytes <= LIMIT || self.is_paused(bytes) {
             return Ok(());
         }
         let is_emptied = self.empty(connection).await?;
-        let until = Instant::now() + PAUSE;
-        self.pause(until, is_emptied);
+        *self.pause() = (!is_emptied).then(|| Pause {
+            until: Instant::now() + PAUSE,
+            through: bytes.saturating_add(GROWTH.max(bytes / 4)),
+        });
         if !is_emptied {
             tracing::warn!(
-                wal_bytes = self.bytes(),
+                wal_bytes = bytes,
                 waited_ms = READER_DEADLINE.as_millis() as u64,
                 retry_in_s = PAUSE.as_secs(),
                 "a reader keeps the database's write-ahead log from being emptied; writing goes on, the log grows until the reader ends"
@@ -76,19 +90,13 @@ impl Wal {
         Ok(is_busy == 0)
     }
 
-    fn is_paused(&self) -> bool {
-        let paused_until = *self.paused_until();
-        paused_until.is_some_and(|until| Instant::now() < until)
+    fn is_paused(&self, bytes: u64) -> bool {
+        let pause = *self.pause();
+        pause.is_some_and(|pause| Instant::now() < pause.until && bytes <= pause.through)
     }
 
-    fn pause(&self, until: Instant, is_emptied: bool) {
-        *self.paused_until() = (!is_emptied).then_some(until);
-    }
-
-    fn paused_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.paused_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn pause(&self) -> MutexGuard<'_, Option<Pause>> {
+        self.pause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
