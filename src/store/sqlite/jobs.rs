@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::script::{Script, Value};
 use super::writer::Writer;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
@@ -41,35 +42,38 @@ pub(super) async fn begin(writer: &Writer) -> Result<Vec<SuspectedJob>, StoreErr
     Ok(jobs.collect())
 }
 
+/// Jobs that came to an end are no longer in progress, and no longer suspected. The argument of each
+/// is a JSON array of pairs of a DID and a job.
+const ENDED: [&str; 2] = [
+    "DELETE FROM jobs_in_progress \
+     WHERE (did, job) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
+    "DELETE FROM suspected_jobs \
+     WHERE (did, job) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
+];
+const STARTED: &str = "INSERT INTO jobs_in_progress (did, job) \
+     SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true ON CONFLICT DO NOTHING";
+
 pub(super) async fn note(
     writer: &Writer,
     started: &[JobKey],
     ended: &[JobKey],
 ) -> Result<(), StoreError> {
-    let mut transaction = writer.begin().await?;
-    for (statement, jobs) in [
-        (
-            "DELETE FROM jobs_in_progress WHERE did = ? AND job = ?",
-            ended,
-        ),
-        (
-            "DELETE FROM suspected_jobs WHERE did = ? AND job = ?",
-            ended,
-        ),
-        (
-            "INSERT INTO jobs_in_progress (did, job) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            started,
-        ),
-    ] {
-        for key in jobs {
-            sqlx::query(statement)
-                .bind(&key.did)
-                .bind(&key.job)
-                .execute(&mut *transaction)
-                .await?;
+    let mut script = Script::default();
+    if !ended.is_empty() {
+        for statement in ENDED {
+            script.push(statement, [pairs(ended)]);
         }
     }
+    if !started.is_empty() {
+        script.push(STARTED, [pairs(started)]);
+    }
+    let (transaction, _answers) = writer.begin_with(script).await?;
     transaction.commit().await
+}
+
+fn pairs(jobs: &[JobKey]) -> Value {
+    let pairs: Vec<_> = jobs.iter().map(|key| (&key.did, &key.job)).collect();
+    Value::Text(serde_json::json!(pairs).to_string())
 }
 
 pub(super) async fn set_aside(

@@ -8,8 +8,6 @@ use crate::store::{Purged, Retention, StoreError};
 
 /// Rows that one transaction deletes, so that batches wait only briefly for the writer.
 const CHUNK: u64 = 1000;
-/// A chunk of dead letters may have any number of rows, so the last one has none.
-const LETTERS_CHUNK: u64 = 1;
 
 /// The raw record stays in `records`, and its rev prevents that a replay brings the row back.
 const ENDED_REQUESTS: &str = "DELETE FROM booking_requests WHERE uri IN ( \
@@ -50,7 +48,7 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
     let now = Timestamp::now();
     let latest = sortable(now.checked_add(CLOCK_STEP).unwrap_or(now));
     for statement in FROM_THE_FUTURE {
-        in_chunks(writer, statement, &[&latest, &sortable(now)], CHUNK).await?;
+        in_chunks(writer, statement, &[&latest, &sortable(now)]).await?;
     }
     let accounts = purge_accounts(writer, now).await?;
     Ok(Purged {
@@ -59,28 +57,24 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
             writer,
             ENDED_REQUESTS,
             days_before(now, retention.inactive_request_days),
-            CHUNK,
         )
         .await?,
         dead_letters: delete_before(
             writer,
             DEAD_LETTERS,
             days_before(now, retention.dead_letter_days),
-            LETTERS_CHUNK,
         )
         .await?,
         resyncs: delete_before(
             writer,
             RESYNCS,
             days_before(now, retention.dead_letter_days),
-            CHUNK,
         )
         .await?,
         closed_gaps: delete_before(
             writer,
             CLOSED_GAPS,
             days_before(now, retention.closed_gap_days),
-            CHUNK,
         )
         .await?,
     })
@@ -145,18 +139,16 @@ async fn delete_before(
     writer: &Writer,
     statement: &'static str,
     limit: Timestamp,
-    chunk: u64,
 ) -> Result<u64, StoreError> {
-    in_chunks(writer, statement, &[&sortable(limit)], chunk).await
+    in_chunks(writer, statement, &[&sortable(limit)]).await
 }
 
-/// Repeats `statement`, which changes up to `chunk` rows, until it changes fewer. Returns the number
-/// of rows.
+/// Repeats `statement`, which changes some of the rows that it is about, until it changes none. Returns
+/// the number of rows.
 async fn in_chunks(
     writer: &Writer,
     statement: &'static str,
     arguments: &[&str],
-    chunk: u64,
 ) -> Result<u64, StoreError> {
     let mut changed = 0;
     loop {
@@ -168,7 +160,7 @@ async fn in_chunks(
         let of_chunk = query.execute(&mut *transaction).await?.rows_affected();
         transaction.commit().await?;
         changed += of_chunk;
-        if of_chunk < chunk {
+        if of_chunk == 0 {
             return Ok(changed);
         }
     }

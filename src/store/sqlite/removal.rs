@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::commit::push_deletion;
 use super::script::{Script, Value, json_array};
 use super::writer::{Failure, Transaction, Writer};
-use super::{error, integer, parked};
+use super::{integer, parked};
 use crate::store::plan::{RecordRow, Removal};
 use crate::store::{PieceLimit, RemovalPiece, StoreError};
 
@@ -71,18 +71,11 @@ pub(super) fn push_after_records(script: &mut Script, records: &BTreeMap<String,
 
 /// Runs `script`, which removes the accounts `dids`, deletes a first piece of their rows, and commits.
 pub(super) async fn commit_with(
-    mut transaction: Transaction<'_>,
+    transaction: Transaction<'_>,
     script: Script,
     dids: &[&str],
 ) -> Result<(), Failure> {
-    match transaction.run(script).await {
-        Ok(_) => {}
-        Err(error) if error::is_refusal(&error) => {
-            transaction.rollback().await?;
-            return Err(Failure::Refused(error));
-        }
-        Err(error) => return Err(StoreError::from(error).into()),
-    }
+    let mut transaction = transaction.run_or_roll_back(script).await?;
     let mut left = PieceLimit::default();
     for row in newest(&mut transaction, dids).await? {
         let deleted = delete_piece(&mut transaction, &row, left).await?;
@@ -92,8 +85,7 @@ pub(super) async fn commit_with(
         let mut script = Script::default();
         script.push("DELETE FROM account_removals WHERE id = ?", [row.id.into()]);
         run(&mut transaction, script).await?;
-        left.rows = left.rows.saturating_sub(deleted.rows);
-        left.bytes = left.bytes.saturating_sub(deleted.bytes);
+        left = deleted.rest_of(left);
     }
     Ok(transaction.commit().await?)
 }
@@ -145,6 +137,16 @@ struct Deleted {
     is_last: bool,
 }
 
+impl Deleted {
+    /// What is left of `limit`.
+    fn rest_of(&self, limit: PieceLimit) -> PieceLimit {
+        PieceLimit {
+            rows: limit.rows.saturating_sub(self.rows),
+            bytes: limit.bytes.saturating_sub(self.bytes),
+        }
+    }
+}
+
 /// The removals of `dids` that have just begun.
 async fn newest(transaction: &mut Transaction<'_>, dids: &[&str]) -> Result<Vec<Row>, StoreError> {
     let query = sqlx::query_as(
@@ -175,12 +177,8 @@ async fn delete_piece(
     limit: PieceLimit,
 ) -> Result<Deleted, StoreError> {
     let mut deleted = delete_records(transaction, row, limit).await?;
-    let left = PieceLimit {
-        rows: limit.rows.saturating_sub(deleted.rows),
-        bytes: limit.bytes.saturating_sub(deleted.bytes),
-    };
     if deleted.is_last {
-        let letters = delete_letters(transaction, row, left).await?;
+        let letters = delete_letters(transaction, row, deleted.rest_of(limit)).await?;
         deleted.rows += letters.rows;
         deleted.bytes += letters.bytes;
         deleted.is_last = letters.is_last;

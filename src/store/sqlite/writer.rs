@@ -170,7 +170,7 @@ impl Transaction<'_> {
     /// Runs `script` and commits, in the same trip unless faults are planned. If this future is
     /// dropped, the transaction may be durable all the same. If `script` is refused, the
     /// transaction is rolled back.
-    pub(super) async fn commit_with(mut self, script: Script) -> Result<(), Failure> {
+    pub(super) async fn commit_with(self, script: Script) -> Result<(), Failure> {
         let ends_by_itself = self.faults.are_planned();
         let script = match ends_by_itself {
             true => script,
@@ -180,16 +180,24 @@ impl Transaction<'_> {
                 script.followed_by(commit)
             }
         };
-        match self.run(script).await {
-            Ok(_) if ends_by_itself => self.commit().await?,
-            Ok(_) => *self.slot = Some(self.connection),
-            Err(error) if is_refusal(&error) => {
-                self.rollback().await?;
-                return Err(Failure::Refused(error));
-            }
-            Err(error) => return Err(Failure::Store(error.into())),
+        let mut transaction = self.run_or_roll_back(script).await?;
+        match ends_by_itself {
+            true => transaction.commit().await?,
+            false => *transaction.slot = Some(transaction.connection),
         }
         Ok(())
+    }
+
+    /// Runs `script`, and goes on. If `script` is refused, the transaction is rolled back.
+    pub(super) async fn run_or_roll_back(mut self, script: Script) -> Result<Self, Failure> {
+        match self.run(script).await {
+            Ok(_) => Ok(self),
+            Err(error) if is_refusal(&error) => {
+                self.rollback().await?;
+                Err(Failure::Refused(error))
+            }
+            Err(error) => Err(Failure::Store(error.into())),
+        }
     }
 
     /// Commits. If this future is dropped, the transaction may be durable all the same.
