@@ -82,20 +82,22 @@ impl AccountRow {
     /// Whether the status is later than the known one.
     pub(super) fn takes(&self, change: &AccountChange, order: &Order<'_>) -> bool {
         let known = self.as_of.as_ref();
-        !self.repeats_removal(change)
+        !self.is_repeated_deletion(change)
             && known.is_none_or(|known| order.is_after(event_of(change), known))
     }
 
-    /// Whether it is the deletion by which the account was removed, once more. Relays give events new
-    /// seqs, but keep their times. So a later status has to be known: where the times do not differ,
-    /// the seqs decide.
-    fn repeats_removal(&self, change: &AccountChange) -> bool {
-        let time = sortable(change.time);
+    fn is_repeated_deletion(&self, change: &AccountChange) -> bool {
+        change.is_deletion() && self.repeats_removal(&sortable(change.time), None)
+    }
+
+    /// Whether a deletion at `time` is the one by which the account was removed, once more. Relays give
+    /// events new seqs, but keep their times. So something later has to be known, a status or the
+    /// commit of `head_time`: where the times do not differ, the seqs decide.
+    pub(super) fn repeats_removal(&self, time: &str, head_time: Option<&str>) -> bool {
+        let status_time = self.as_of.as_ref().map(|status| status.time.as_str());
+        let mut known_times = status_time.into_iter().chain(head_time);
         let is_at = |event: &AsOf| event.time == time;
-        let is_behind = |event: &AsOf| event.time > time;
-        change.is_deletion()
-            && self.removed.as_ref().is_some_and(is_at)
-            && self.as_of.as_ref().is_some_and(is_behind)
+        self.removed.as_ref().is_some_and(is_at) && known_times.any(|known| known > time)
     }
 
     /// Whether its deletion needs no more confirmation.
@@ -123,7 +125,7 @@ impl AccountRow {
                 self.held_status = status.filter(|_| change.is_hold());
                 self.hold_as_of = Some(order.as_of(event));
             }
-            if is_after(event, known.as_ref()) && !self.repeats_removal(change) {
+            if is_after(event, known.as_ref()) && !self.is_repeated_deletion(change) {
                 self.as_of = Some(order.as_of(event));
                 self.set_status(change);
             }

@@ -84,16 +84,11 @@ impl<'a> Draft<'a> {
     /// later deletion is known. Returns whether the event removes something.
     pub(super) fn remove(&mut self, did: &'a str, event: Event, order: &Order<'_>) -> bool {
         let removed = order.as_of(event);
-        // A relay that sends an old event again gives it a new seq, but keeps its time.
-        let head_time = self.repo(did).and_then(|repo| repo.time.as_deref());
-        let is_overtaken_by_commit = head_time.is_some_and(|time| time > removed.time.as_str());
+        let head_time = self.repo(did).and_then(|repo| repo.time.clone());
         let account = self.account_mut(did);
-        let status = account.as_of.as_ref();
-        let is_overtaken =
-            is_overtaken_by_commit || status.is_some_and(|status| status.time > removed.time);
-        if account.removed.as_ref().is_some_and(|known| {
-            !order.is_after(event, known) || (known.time == removed.time && is_overtaken)
-        }) {
+        let is_known = account.removed.as_ref();
+        let is_known = is_known.is_some_and(|known| !order.is_after(event, known));
+        if is_known || account.repeats_removal(&removed.time, head_time.as_deref()) {
             return false;
         }
         account.removed = Some(removed.clone());
