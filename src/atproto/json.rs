@@ -17,6 +17,10 @@ const LONG: usize = 1 << 20;
 /// not written of it takes no memory.
 const MAPPED: usize = 33 << 20;
 
+/// How often the bytes of a record its JSON may have: an empty byte string is one byte, and
+/// `{"$bytes":""},` has 14.
+pub const MOST_JSON_GROWTH: usize = 14;
+
 /// Converts one value of the data model from strict DAG-CBOR to JSON. Map keys keep their order.
 ///
 /// Integers keep 64 bits, signed or unsigned, and text keeps U+0000. A map that itself contains the

@@ -21,16 +21,7 @@ pub struct DeadLetter {
     pub attempts: u32,
 }
 
-/// How often the bytes of a record its JSON may have.
-const JSON_GROWTH: usize = 14;
-
 impl DeadLetter {
-    /// The bytes of its row. Only a task holds the record once more, as JSON.
-    pub fn row_bytes(&self) -> usize {
-        let json = self.task.as_ref().map_or(0, |_| JSON_GROWTH);
-        self.raw.len() * (1 + json)
-    }
-
     /// The collection of the record, if it concerns one.
     pub fn collection(&self) -> Option<&str> {
         self.uri

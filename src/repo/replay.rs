@@ -10,9 +10,10 @@ use crate::identity::resolve::Unavailable;
 use crate::model::{DeadLetter, Stage};
 use crate::source::firehose::decode::{Content, Evidence, Fault, decode};
 use crate::source::process::DECODING_GROWTH;
+use crate::source::process::rows::MOST_ROW_GROWTH;
 use crate::source::process::verification::Outcome;
 use crate::store::StoreError;
-use crate::store::plan::effect::Effect;
+use crate::store::plan::effect::{Effect, writing_bytes_of};
 use crate::store::repo_store::{ParkedCommit, RepoChange};
 
 /// The result of a replay.
@@ -127,10 +128,7 @@ pub(super) async fn drain(
 
 /// The bytes that the replay of a frame of so many bytes takes.
 fn replaying_bytes(frame: usize) -> usize {
-    /// A record as DAG-CBOR and as JSON.
-    const ROW_GROWTH: usize = 15;
-    const STATEMENT: usize = 1 << 20;
-    DECODING_GROWTH * frame + 3 * (ROW_GROWTH * frame).max(STATEMENT)
+    DECODING_GROWTH * frame + writing_bytes_of(MOST_ROW_GROWTH * frame)
 }
 
 /// Returns the effects of a parked frame.

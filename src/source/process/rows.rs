@@ -7,14 +7,14 @@ use cid::Cid;
 
 use super::EFFECT_BYTES;
 use crate::atproto::event::{Change, Event};
-use crate::atproto::json::json_length;
+use crate::atproto::json::{MOST_JSON_GROWTH, json_length};
 
 /// The most bytes of rows of one commit: each record as JSON and as DAG-CBOR, once for each operation
 /// that names it. They are written in one transaction.
 pub const MAX_ROWS: usize = 64 << 20;
 
 /// How often the bytes of a record its row may have: as DAG-CBOR, and as JSON.
-const MOST_GROWTH: usize = 15;
+pub const MOST_ROW_GROWTH: usize = 1 + MOST_JSON_GROWTH;
 
 /// A commit that is larger than a transaction may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +41,7 @@ pub(crate) fn check(event: &Event) -> Result<(), RowsError> {
     };
     // Nearly all commits are far below the limit, whatever they hold.
     let most: usize = records()
-        .map(|(_, record)| record.len() * MOST_GROWTH)
+        .map(|(_, record)| record.len() * MOST_ROW_GROWTH)
         .sum();
     if most + commit.ops.len() * EFFECT_BYTES <= MAX_ROWS {
         return Ok(());

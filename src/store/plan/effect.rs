@@ -7,6 +7,7 @@ use cid::Cid;
 use jiff::Timestamp;
 
 use super::index_task::IndexTask;
+use crate::atproto::json::MOST_JSON_GROWTH;
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::atproto::verify::Level;
 use crate::huddle::Projection;
@@ -47,12 +48,17 @@ pub enum RecordChange {
     Upsert(Box<RecordUpsert>),
 }
 
-/// The bytes that writing `effects` takes for a moment: of rows that are short, a statement full, and
-/// else one row, as it is sent, as the database copies it, and as it is stored.
+/// The bytes that writing `effects` takes for a moment.
 pub fn writing_bytes(effects: &[Effect]) -> usize {
-    const STATEMENT: usize = 1 << 20;
     let longest = effects.iter().map(Effect::longest_row).max();
-    3 * longest.unwrap_or_default().max(STATEMENT)
+    writing_bytes_of(longest.unwrap_or_default())
+}
+
+/// The bytes that writing rows of at most so many bytes takes for a moment: of rows that are short, a
+/// statement full, and else one row, as it is sent, as the database copies it, and as it is stored.
+pub fn writing_bytes_of(longest_row: usize) -> usize {
+    const STATEMENT: usize = 1 << 20;
+    3 * longest_row.max(STATEMENT)
 }
 
 impl Effect {
@@ -82,7 +88,7 @@ impl Effect {
                 let records = commit.records.iter().map(RecordChange::row_bytes);
                 records.chain(parked).max().unwrap_or_default()
             }
-            Self::DeadLetter(letter) => letter.row_bytes(),
+            Self::DeadLetter(letter) => bytes_of(letter),
             _ => 0,
         }
     }
@@ -110,7 +116,7 @@ impl Effect {
     /// The bytes of the records and dead letters that are written because of it.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::DeadLetter(letter) => letter.row_bytes(),
+            Self::DeadLetter(letter) => bytes_of(letter),
             Self::Commit(commit) => commit.records.iter().map(RecordChange::row_bytes).sum(),
             Self::Account(_) | Self::Gap(_) | Self::Identity(_) | Self::Recheck(_) => 0,
         }
@@ -216,6 +222,12 @@ impl Effect {
     }
 }
 
+/// The bytes of the row of a dead letter. Only a task holds the record once more, as JSON.
+fn bytes_of(letter: &DeadLetter) -> usize {
+    let json = letter.task.as_ref().map_or(0, |_| MOST_JSON_GROWTH);
+    letter.raw.len() * (1 + json)
+}
+
 /// Takes the bytes from a dead letter. Returns whether it had any.
 fn empty(letter: &mut DeadLetter) -> bool {
     let had_bytes = !letter.raw.is_empty() || letter.task.is_some();
@@ -233,7 +245,7 @@ fn empty(letter: &mut DeadLetter) -> bool {
 impl RecordChange {
     fn row_bytes(&self) -> usize {
         match self {
-            Self::DeadLetter(letter) => letter.row_bytes(),
+            Self::DeadLetter(letter) => bytes_of(letter),
             Self::Delete(_) | Self::Refuse(_) => 0,
             Self::Upsert(upsert) => upsert.cbor.len() + upsert.json_bytes,
         }
