@@ -2,8 +2,6 @@
 //! stays within its budget and a constant. The real program runs in a process of its own, and the
 //! kernel reports its peak. Holds invariants 4.8, 4.9 and 4.10.
 
-use std::fs;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -25,12 +23,12 @@ use simulated_network::shape::Shape;
 use simulated_network::tid::tid;
 use tempfile::TempDir;
 use test_support::simulation::verified::POLL_INTERVAL;
-use test_support::skipped::skip;
-use test_support::worker_process::{command, terminate};
-use tokio::process::{Child, Command};
+use test_support::worker_process::terminate;
+use tokio::process::Child;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::A;
+use super::measured::{is_skipped, peak_memory, program};
 
 const MIB: usize = 1 << 20;
 /// The default of the setting `memory_budget`.
@@ -82,15 +80,9 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("huddle.db").display());
         let store = SqliteStore::open(&url).await.unwrap();
-        let program = Command::from(command(env!("CARGO_BIN_EXE_huddle-firehose")))
-            .args(["run", "--listen", "127.0.0.1:0", "--verify", "chain"])
-            .args(["--source-url", &relay.url(), "--plc-url", &http.url()])
-            .args(["--allow-private-addresses", "true"])
-            .args(["--database-url", &url])
+        let program = program(&relay, &http, &url)
             .args(["--decoders", &decoders.to_string()])
             .args(["--memory-budget", &budget.to_string()])
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
             .spawn()
             .unwrap();
         let mut scene = Self {
@@ -167,7 +159,7 @@ impl Scene {
     }
 
     async fn assert_bounded(mut self, attack: &str) {
-        let peak = self.peak();
+        let peak = peak_memory(&self.program);
         eprintln!("{attack}: the peak was {} MiB", peak / MIB);
         assert!(
             peak <= self.budget + BESIDE_THE_BUDGET,
@@ -176,23 +168,6 @@ impl Scene {
         terminate(&self.program).await;
         assert!(self.program.wait().await.unwrap().success());
     }
-
-    /// The peak memory of the program so far.
-    fn peak(&self) -> usize {
-        let path = format!("/proc/{}/status", self.program.id().unwrap());
-        let status = fs::read_to_string(path).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kibibytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
-        1024 * kibibytes.unwrap().parse::<usize>().unwrap()
-    }
-}
-
-fn is_skipped() -> bool {
-    let is_skipped = !cfg!(target_os = "linux");
-    if is_skipped {
-        skip("only Linux tells a process's peak of memory in /proc");
-    }
-    is_skipped
 }
 
 fn text(bytes: usize) -> Ipld {

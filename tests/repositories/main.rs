@@ -15,6 +15,7 @@ mod interest;
 mod isolation;
 mod levels;
 mod lost_stretch;
+mod measured;
 mod memory;
 mod steady_state;
 

@@ -3,8 +3,6 @@
 
 use huddle_firehose::store::plan::ResyncCause;
 use std::collections::BTreeMap;
-use std::fs;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,10 +21,10 @@ use simulated_network::repo::Repository;
 use simulated_network::shape::Shape;
 use tempfile::TempDir;
 use test_support::simulation::verified::POLL_INTERVAL;
-use test_support::skipped::skip;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::measured::{is_skipped, peak_memory, program};
 use super::{A, B, C};
 
 const MIB: usize = 1 << 20;
@@ -82,16 +80,7 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         let database_url = format!("sqlite://{}", directory.path().join("huddle.db").display());
         let store = SqliteStore::open(&database_url).await.unwrap();
-        let program = Command::new(env!("CARGO_BIN_EXE_huddle-firehose"))
-            .args(["run", "--listen", "127.0.0.1:0", "--verify", "chain"])
-            .args(["--source-url", &relay.url(), "--plc-url", &http.url()])
-            .args(["--allow-private-addresses", "true"])
-            .args(["--database-url", &database_url])
-            .env_clear()
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let program = program(&relay, &http, &database_url).spawn().unwrap();
         Self {
             network,
             http,
@@ -127,15 +116,6 @@ impl Scene {
             assert!(Instant::now() < deadline, "{did} was never fetched");
             sleep(POLL_INTERVAL).await;
         }
-    }
-
-    /// The peak memory of the program so far.
-    fn peak(&self) -> usize {
-        let path = format!("/proc/{}/status", self.program.id().unwrap());
-        let status = fs::read_to_string(path).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kibibytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
-        1024 * kibibytes.unwrap().parse::<usize>().unwrap()
     }
 
     /// The paths and CIDs that the tables have of an account.
@@ -194,8 +174,7 @@ fn large_repository(account: &Account, size: usize) -> (Bytes, BTreeMap<String, 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_repository_needs_far_less_memory_than_its_size() {
-    if !cfg!(target_os = "linux") {
-        skip("only Linux tells a process's peak of memory in /proc");
+    if is_skipped() {
         return;
     }
     let size = size();
@@ -203,7 +182,7 @@ async fn a_large_repository_needs_far_less_memory_than_its_size() {
     // The memory for a small repository, and for everything before, does not count.
     let small = scene.account(0);
     scene.fetch(&small.did).await;
-    let before = scene.peak();
+    let before = peak_memory(&scene.program);
 
     let large = scene.account(1);
     let building = Instant::now();
@@ -213,7 +192,7 @@ async fn a_large_repository_needs_far_less_memory_than_its_size() {
     scene.http.misbehave(Endpoint::GetRepo, mishap, u64::MAX);
     let fetching = Instant::now();
     let resync = scene.fetch(&large.did).await;
-    let growth = scene.peak() - before;
+    let growth = peak_memory(&scene.program) - before;
     eprintln!(
         "{size} bytes of records: built in {built:?}, fetched in {:?}; the peak was {before} bytes, and \
          grew by {growth}; {resync:?}",
