@@ -1,5 +1,5 @@
-//! The name by which a host is counted: whoever registers one domain has any number of names below
-//! it.
+//! The name by which a host is counted. The owner of one domain can make any number of names below it,
+//! so all of them count as one.
 
 use url::{Host, Url};
 

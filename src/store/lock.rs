@@ -72,11 +72,11 @@ impl DatabaseLock {
                 let holder = read(&mut file);
                 return Err(LockError::Held { path, holder });
             }
-            // A file system without locks. There the operator has to see to it.
+            // Some network file systems have no locks. The operator keeps the processes apart there.
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
                 tracing::warn!(
                     path = %lock.display(),
-                    "the file system has no locks; see to it that one process writes at a time"
+                    "the file system has no locks; run only one process that writes to the database"
                 );
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),

@@ -207,7 +207,7 @@ async fn a_host_that_hangs_does_not_delay_other_hosts() {
     verified.compare().await;
 }
 
-/// Eight accounts of four hosts take all slots of fetches. Whoever has had its turn yields.
+/// Eight accounts of four hosts take all slots of fetches. A job that has had its turn yields.
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_that_hang_do_not_keep_all_slots_from_the_others() {
     const HANGING: usize = 8;
