@@ -128,6 +128,16 @@ impl ResolveError {
         }
     }
 
+    /// Whether `did` waits for what all accounts share: the PLC directory, or this process. The host
+    /// of a `did:web` is its account's own, and so is a pause that its events have caused.
+    pub fn is_shared(&self, did: &Did) -> bool {
+        match self {
+            Self::Unavailable(Unavailable::TooOften(_)) => false,
+            Self::Unavailable(Unavailable::Fetch(error)) if error.wait().is_some() => true,
+            _ => is_plc(did),
+        }
+    }
+
     /// The delay that the server asked for, if any.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -12,6 +12,7 @@ use crate::store::StoreError;
 use crate::store::plan::effect::{Effect, Recheck, RecheckReason};
 use crate::store::repo_store::{
     JobKey, JobKind, ParkedCommit, RepoChange, RepoEvent, Resync, ResyncCause, ResyncFailure,
+    WaitsFor,
 };
 
 /// How long a job is set aside. Then it is tried once more.
@@ -108,6 +109,7 @@ async fn refuse(
             error: offence.to_string(),
             is_throttled: false,
             is_gone: false,
+            waits_for: WaitsFor::Account,
             retry_at: until,
         }),
     };

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 pub use super::plan::{
     DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, RepoChange, RepoEvent,
-    Resync, ResyncCause, ResyncFailure, Search, SnapshotPart, UnconfirmedStatus,
+    Resync, ResyncCause, ResyncFailure, Search, SnapshotPart, UnconfirmedStatus, WaitsFor,
 };
 use super::{StoreError, Written};
 use crate::atproto::syntax::Did;

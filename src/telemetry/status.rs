@@ -55,9 +55,10 @@ pub struct Status {
 }
 
 impl Status {
-    /// Since when the oldest parked commit of an active account waits.
+    /// Since when the oldest parked commit waits that is late because of the worker, or of what all
+    /// accounts share.
     pub fn oldest_parked_at(&self) -> Option<Timestamp> {
-        self.repositories.as_ref()?.parked.oldest_at
+        self.repositories.as_ref()?.parked.lagging_since()
     }
 
     /// The status of `source`. Created if there is none yet.

@@ -149,7 +149,7 @@ async fn report_directory(
                 directory = failure.directory,
                 since = %failure.at,
                 reason = failure.reason,
-                parked_commits = counts.parked.key,
+                parked_commits = counts.parked.key.commits,
                 "the PLC directory gives no usable answer for any DID; commits whose keys are not \
                  known stay parked, the worker is not ready, and the directory is asked now and then \
                  until it answers"

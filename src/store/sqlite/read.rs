@@ -40,7 +40,8 @@ static READ: LazyLock<String> = LazyLock::new(|| {
              AND (removed_at IS NOT NULL OR active = 0 OR suspected_status IS NOT NULL)"
         ),
         "SELECT json_group_array(json_array(did, rev, data, seq, source, time, state, cause, \
-         is_whole, has_parked, recheck_cause, retry_at, attempts, is_proven)) FROM repos \
+         is_whole, has_parked, recheck_cause, retry_at, attempts, is_proven, waits_for_account)) \
+         FROM repos \
          WHERE did IN (SELECT value FROM json_each(?))"
             .to_owned(),
         "SELECT json_group_array(json_array(uri, rev, coalesce(cid, refused_cid), judgement, verified, \
@@ -269,6 +270,8 @@ struct Repo {
     attempts: u32,
     #[serde(deserialize_with = "flag")]
     is_proven: bool,
+    #[serde(deserialize_with = "flag")]
+    waits_for_account: bool,
 }
 
 impl Repo {
@@ -289,6 +292,7 @@ impl Repo {
             recheck_cause: self.recheck_cause,
             retry_at: self.retry_at,
             attempts: self.attempts,
+            waits_for_account: self.waits_for_account,
         };
         (self.did, row)
     }

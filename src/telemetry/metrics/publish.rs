@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Metrics, names};
-use crate::model::RepoCounts;
+use crate::model::{ParkedReason, RepoCounts};
 use crate::telemetry::log;
 use crate::telemetry::status::{ConnectionState, SourceStatus, Status};
 
@@ -45,19 +45,15 @@ impl Metrics {
     }
 
     fn publish_repositories(&self, counts: &RepoCounts, now: Timestamp) {
-        for (reason, count) in [
-            ("key", counts.parked.key),
-            ("repository", counts.parked.repository),
-            ("inactive", counts.parked.inactive),
-        ] {
-            let labels = [("reason", reason)];
-            let gauge = self.registry.gauge(names::PARKED_COMMITS, &labels);
-            gauge.set(count as f64);
+        for reason in ParkedReason::ALL {
+            let count = counts.parked.of(reason);
+            let oldest = count.oldest_at;
+            let oldest = oldest.map(|oldest| now.duration_since(oldest).as_secs_f64().max(0.0));
+            let labels = [("reason", reason.as_str())];
+            let gauge = |name| self.registry.gauge(name, &labels);
+            gauge(names::PARKED_COMMITS).set(count.commits as f64);
+            gauge(names::OLDEST_PARKED_SECONDS).set(oldest.unwrap_or_default());
         }
-        let oldest = counts.parked.oldest_at;
-        let oldest = oldest.map(|oldest| now.duration_since(oldest).as_secs_f64().max(0.0));
-        let gauge = self.registry.gauge(names::OLDEST_PARKED_SECONDS, &[]);
-        gauge.set(oldest.unwrap_or_default());
         let backfill = &counts.backfill;
         for (name, state, count) in [
             (names::REPOS, "desynchronized", counts.desynchronized),
@@ -129,7 +125,7 @@ fn flag(set: bool) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ParkedCounts, Position};
+    use crate::model::{ParkedCount, ParkedCounts, Position};
     use crate::telemetry::status::Failure;
 
     fn at(seconds: i64) -> Timestamp {
@@ -163,8 +159,14 @@ mod tests {
         status.repositories = Some(RepoCounts {
             tracked: 12,
             parked: ParkedCounts {
-                key: 4,
-                oldest_at: Some(at(150)),
+                key: ParkedCount {
+                    commits: 4,
+                    oldest_at: Some(at(150)),
+                },
+                account: ParkedCount {
+                    commits: 1,
+                    oldest_at: Some(at(2)),
+                },
                 ..ParkedCounts::default()
             },
             ..RepoCounts::default()
@@ -178,7 +180,9 @@ mod tests {
             "huddle_tracked_repos 12",
             "huddle_parked_commits{reason=\"key\"} 4",
             "huddle_parked_commits{reason=\"inactive\"} 0",
-            "huddle_oldest_parked_seconds 50",
+            "huddle_parked_commits{reason=\"account\"} 1",
+            "huddle_oldest_parked_seconds{reason=\"key\"} 50",
+            "huddle_oldest_parked_seconds{reason=\"account\"} 198",
             "huddle_directory_failing 0",
             "huddle_database_blocked 1",
             "huddle_connected{source=\"wss://relay/\"} 1",

@@ -306,6 +306,12 @@ impl Verified {
         .await
     }
 
+    /// The repositories whose parked commits wait for what is their account's own.
+    pub async fn waiting_for_their_accounts(&self) -> i64 {
+        let query = "SELECT count(*) FROM repos WHERE has_parked = 1 AND waits_for_account = 1";
+        self.count(query).await
+    }
+
     /// The visible records of an account.
     pub async fn visible(&self, number: usize) -> i64 {
         let did = self.did(number);

@@ -193,11 +193,13 @@ impl FaultyStore {
                     RepoEvent::Suspend { until } => RepoEvent::Suspend {
                         until: self.on_the_wall(until),
                     },
-                    RepoEvent::RetryLater { until } => RepoEvent::RetryLater {
+                    RepoEvent::RetryLater { until, waits_for } => RepoEvent::RetryLater {
                         until: self.on_the_wall(until),
+                        waits_for,
                     },
-                    RepoEvent::Reschedule { until } => RepoEvent::Reschedule {
+                    RepoEvent::Reschedule { until, waits_for } => RepoEvent::Reschedule {
                         until: self.on_the_wall(until),
+                        waits_for,
                     },
                     event => event,
                 };
