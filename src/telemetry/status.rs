@@ -90,7 +90,7 @@ pub struct Failure {
 }
 
 /// A PLC directory that gives no usable answers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DirectoryFailure {
     /// Its URL.
     pub directory: String,

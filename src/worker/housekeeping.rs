@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use super::directory_report::DirectoryReport;
 use crate::delivery::budget::Budget;
 use crate::model::SourceId;
 use crate::repo::Repositories;
@@ -47,6 +48,7 @@ pub struct Household {
     pub status: StatusBoard,
     pub retention: Retention,
     pub processor: Arc<Processor>,
+    pub directory_report: DirectoryReport,
     pub faults: Faults,
 }
 
@@ -123,45 +125,27 @@ impl Actor for HousekeepingActor {
 async fn upkeep(household: &Household) {
     let in_flight = household.budget.in_flight_bytes();
     let directory = household.directory_fault();
-    let mut before = None;
     household.status.update(|status| {
         status.budget.limit_bytes = household.budget.limit_bytes() as u64;
         status.budget.in_flight_bytes = in_flight as u64;
-        before = std::mem::replace(&mut status.directory, directory.clone());
+        status.directory.clone_from(&directory);
         status.wal_bytes = household.store.log_bytes();
     });
     household.prometheus.run_upkeep();
-    report_directory(household, before, directory).await;
+    report_directory(household, directory).await;
 }
 
-/// Says when the PLC directory stops to give usable answers, and when it gives some again.
-async fn report_directory(
-    household: &Household,
-    before: Option<DirectoryFailure>,
-    now: Option<DirectoryFailure>,
-) {
-    match (before, now) {
-        (None, Some(failure)) => {
-            // What waits may have come since the last count.
-            count_repositories(household).await;
-            let counts = household.status.snapshot().repositories.unwrap_or_default();
-            tracing::error!(
-                directory = failure.directory,
-                since = %failure.at,
-                reason = failure.reason,
-                parked_commits = counts.parked.key.commits,
-                "the PLC directory gives no usable answer for any DID; commits whose keys are not \
-                 known stay parked, the worker is not ready, and the directory is asked now and then \
-                 until it answers"
-            );
-        }
-        (Some(failure), None) => tracing::info!(
-            directory = failure.directory,
-            failed_since = %failure.at,
-            "the PLC directory gives usable answers again; parked commits are verified next"
-        ),
-        _ => {}
-    }
+/// Tells the log of a failure of the PLC directory, and of its end.
+async fn report_directory(household: &Household, now: Option<DirectoryFailure>) {
+    let Some(news) = household.directory_report.news(now) else {
+        return;
+    };
+    // What waits may have come since the last count.
+    count_repositories(household).await;
+    let counts = household.status.snapshot().repositories.unwrap_or_default();
+    household
+        .directory_report
+        .tell(news, counts.parked.key.commits);
 }
 
 // Errors are ignored here: the actors that write to the database report that it does not answer.
