@@ -77,6 +77,9 @@ pub trait Store: Send + Sync + 'static {
         limit: PieceLimit,
     ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>>;
 
+    /// Counts the removed accounts whose rows are still being deleted.
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
+
     /// Deletes rows whose retention is over.
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>>;
 

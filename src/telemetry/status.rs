@@ -49,6 +49,8 @@ pub struct Status {
     /// Since when, and why, the PLC directory gives no usable answers.
     pub directory: Option<DirectoryFailure>,
     pub budget: BudgetStatus,
+    /// Removed accounts whose rows are still being deleted.
+    pub pending_removals: u64,
     /// The size of the database's write-ahead log.
     pub wal_bytes: u64,
     pub clock: ClockStatus,

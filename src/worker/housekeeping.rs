@@ -102,6 +102,7 @@ impl Actor for HousekeepingActor {
             HousekeepingMessage::Upkeep => upkeep(household).await,
             HousekeepingMessage::Count => {
                 count_gaps(household).await;
+                count_removals(household).await;
                 count_repositories(household).await;
                 compare_clocks(household);
             }
@@ -159,6 +160,15 @@ async fn count_gaps(household: &Household) {
                 source.open_interest_gaps = open_gaps.interest_widened;
             });
         }
+    }
+}
+
+async fn count_removals(household: &Household) {
+    let counted = timeout(COUNT_DEADLINE, household.store.count_removals()).await;
+    if let Ok(Ok(removals)) = counted {
+        household
+            .status
+            .update(|status| status.pending_removals = removals);
     }
 }
 

@@ -96,6 +96,10 @@ where
         self.store.close()
     }
 
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.store.count_removals()
+    }
+
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
         self.store.purge(retention)
     }

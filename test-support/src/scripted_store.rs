@@ -242,6 +242,10 @@ impl Store for ScriptedStore {
         async { Ok(()) }.boxed()
     }
 
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        async { Ok(0) }.boxed()
+    }
+
     fn purge<'a>(&'a self, _retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
         async move { self.up().map(|_| Purged::default()) }.boxed()
     }

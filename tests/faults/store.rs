@@ -212,6 +212,10 @@ impl Store for ModelStore {
         async { Ok(()) }.boxed()
     }
 
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        async { Ok(0) }.boxed()
+    }
+
     fn purge<'a>(&'a self, _retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
         async { Ok(Purged::default()) }.boxed()
     }

@@ -184,6 +184,10 @@ impl Store for SqliteStore {
         Box::pin(apply::remove_piece(&self.writer, limit))
     }
 
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(removal::count(self))
+    }
+
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
         Box::pin(purge::purge(&self.writer, retention))
     }

@@ -85,6 +85,8 @@ families! {
         "How long the oldest parked commit has waited, by what it waits for; 0 if there is none";
     PARKED_COMMITS = "huddle_parked_commits", Kind::Gauge,
         "Parked commits, by what they wait for: key (of their account, from the PLC directory), repository (to be fetched), account (its own host, or something else of its own), inactive (their account to be active again). Formerly huddle_waiting_commits";
+    PENDING_REMOVALS = "huddle_pending_removals", Kind::Gauge,
+        "Removed accounts whose rows are still being deleted, in pieces; no reader sees these rows";
     PROCESSING_LAG_SECONDS = "huddle_processing_lag_seconds", Kind::Gauge,
         "How far the tables are behind the newest event received, including parked commits that wait for a key or a repository; NaN if unknown";
     QUEUE_DEPTH = "huddle_queue_depth", Kind::Gauge,

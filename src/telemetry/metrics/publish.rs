@@ -14,6 +14,7 @@ impl Metrics {
         let gauge = |name, value| self.registry.gauge(name, &[]).set(value);
         gauge(names::BUDGET_LIMIT_BYTES, status.budget.limit_bytes as f64);
         gauge(names::IN_FLIGHT_BYTES, status.budget.in_flight_bytes as f64);
+        gauge(names::PENDING_REMOVALS, status.pending_removals as f64);
         gauge(names::WAL_BYTES, status.wal_bytes as f64);
         gauge(names::QUEUE_DEPTH, status.queue.depth as f64);
         gauge(
@@ -150,6 +151,7 @@ mod tests {
         source.set_applied(position(8, 90), at(102));
         let mut status = Status::default();
         status.queue.depth = 7;
+        status.pending_removals = 2;
         status.queue.blocked = Some(Failure {
             at: at(1),
             reason: "disk full".to_owned(),
@@ -177,6 +179,7 @@ mod tests {
         let text = text.render();
         for line in [
             "huddle_queue_depth 7",
+            "huddle_pending_removals 2",
             "huddle_tracked_repos 12",
             "huddle_parked_commits{reason=\"key\"} 4",
             "huddle_parked_commits{reason=\"inactive\"} 0",

@@ -295,6 +295,10 @@ impl Store for FaultyStore {
         async { Ok(()) }.boxed()
     }
 
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.act(self.store.count_removals()).boxed()
+    }
+
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
         self.act(self.store.purge(retention)).boxed()
     }
