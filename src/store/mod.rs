@@ -140,13 +140,13 @@ pub struct OpenGapCounts {
     pub interest_widened: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCursor {
     pub position: Position,
     /// No event of this source was ever applied, and its cursor was never set by hand.
     pub is_new: bool,
-    /// Another source was followed before this one.
-    pub follows_another: bool,
+    /// Of a new source: the one that was followed last before it, and its cursor.
+    pub follows: Option<(SourceId, Position)>,
 }
 
 /// The SHA-256 of a frame. It identifies frames without a seq too.

@@ -160,7 +160,7 @@ impl Store for ScriptedStore {
             Ok(StoredCursor {
                 position: state.cursor,
                 is_new: !state.is_known,
-                follows_another: false,
+                follows: None,
             })
         }
         .boxed()

@@ -143,7 +143,7 @@ impl Store for ModelStore {
             StoredCursor {
                 position: tables.cursor,
                 is_new: !tables.is_known,
-                follows_another: false,
+                follows: None,
             }
         };
         self.act(load).boxed()

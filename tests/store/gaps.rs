@@ -77,6 +77,23 @@ async fn gaps_that_overlap_are_one() {
     );
 }
 
+/// Nothing more comes of the source, so nothing else would end its gap.
+#[tokio::test]
+async fn a_gap_of_a_source_that_was_left_ends_when_another_one_is_followed() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[outdated(5, None)]).await;
+    let rechecks = async || database.store.reconcile_gaps().await.unwrap().rechecks;
+    assert_eq!(rechecks().await, None);
+    database
+        .execute(
+            "INSERT INTO firehose_cursor (id, source, cursor, updated_at) \
+             VALUES ('wss://other.example/', 'wss://other.example/', '7', unixepoch() + 1)",
+        )
+        .await;
+    assert_eq!(rechecks().await, Some(1));
+}
+
 /// Repositories that were compared already may have changed in the later gap.
 #[tokio::test]
 async fn a_gap_whose_repositories_are_being_compared_takes_in_no_other() {

@@ -9,8 +9,9 @@ use crate::store::repo_store::{ClosedGap, Reconciled};
 
 /// The gaps that have ended and did not start rechecks yet. The gap before a server's new sequence
 /// never gets an end: it counts as ended when an event of the new sequence is applied. So does one
-/// whose end the process did not live to see, when the cursor has moved, and one of a connection
-/// that began too early and brings too little to decide about it.
+/// whose end the process did not live to see, when the cursor has moved, one of a connection
+/// that began too early and brings too little to decide about it, and one of a source that was left
+/// for another one before its end was known.
 macro_rules! ended {
     () => {
         "closed_at IS NULL AND recheck_started_at IS NULL AND (to_seq IS NOT NULL OR (\
@@ -18,7 +19,10 @@ macro_rules! ended {
              SELECT source FROM firehose_cursor WHERE cursor <> '0')) OR (\
          cause = 'sequence_reset' AND source IN (\
              SELECT source FROM firehose_cursor WHERE CAST(cursor AS INTEGER) <> from_seq)) OR (\
-         cause = 'sequence_reset' AND opened_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 minute')))"
+         cause = 'sequence_reset' AND opened_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 minute')) \
+         OR (cause <> 'interest_widened' AND EXISTS (SELECT 1 FROM firehose_cursor AS other \
+             WHERE other.source <> gaps.source AND CAST(other.cursor AS INTEGER) > 0 \
+             AND other.updated_at > unixepoch(gaps.opened_at))))"
     };
 }
 
