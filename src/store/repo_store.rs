@@ -134,9 +134,10 @@ impl JobKind {
     pub const ALL: [Self; 4] = [Self::Replay, Self::Resync, Self::Recheck, Self::Backfill];
 }
 
-/// A job on an account or a repository.
+/// A job on an account, a repository or a search.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobKey {
+    /// The account; of a page of a search the name of the search.
     pub did: String,
     /// What is done: the text of the column `job`.
     pub job: String,
