@@ -70,6 +70,10 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets how earlier runs ended, because this one works.
     fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// Deletes a piece of the parked commits that were dropped, in one transaction. Returns whether
+    /// there were any.
+    fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>>;
+
     /// Deletes a piece of the rows of accounts that were removed, in one transaction. `None` if no
     /// account is being removed.
     fn remove_piece(

@@ -1,5 +1,5 @@
 //! The HousekeepingActor: shows the budget, counts gaps and repositories, deletes the rows of removed
-//! accounts in pieces, purges old rows.
+//! accounts and dropped parked commits in pieces, purges old rows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 const FIRST_PURGE: Duration = Duration::from_secs(60);
 const PURGE_DEADLINE: Duration = Duration::from_secs(60);
-/// How often the actor looks for accounts that were removed. While there is one, a piece follows the
+/// How often the actor looks for accounts that were removed and for parked commits that were dropped. While there is one, a piece follows the
 /// other; others write between them.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
 /// After this time a piece is tried again with half of its rows.
@@ -68,7 +68,7 @@ impl Household {
 pub enum HousekeepingMessage {
     Upkeep,
     Count,
-    /// Delete a piece of the rows of removed accounts.
+    /// Delete a piece of the rows of removed accounts, or of dropped parked commits.
     Remove(PieceLimit),
     Purge,
 }
@@ -214,23 +214,20 @@ struct NextPiece {
     is_soon: bool,
 }
 
-/// Deletes a piece of the rows of removed accounts. One that took too long is tried again with half
-/// of its rows, so that it comes to an end on a slow disk too.
+/// Deletes a piece of the rows of removed accounts, or of dropped parked commits. One that took too
+/// long is tried again with half of its rows, so that it comes to an end on a slow disk too.
 async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
-    let piece = timeout(PIECE_DEADLINE, household.store.remove_piece(limit));
+    let piece = timeout(PIECE_DEADLINE, delete_piece(&*household.store, limit));
     let full = PieceLimit::default();
     match piece.await.unwrap_or(Err(StoreError::Deadline)) {
-        Ok(Some(piece)) => {
-            if piece.is_last {
-                tracing::info!(did = piece.did, "all rows of a removed account are deleted");
-            }
+        Ok(true) => {
             let rows = (limit.rows * 2).min(full.rows);
             NextPiece {
                 limit: PieceLimit { rows, ..full },
                 is_soon: true,
             }
         }
-        Ok(None) => NextPiece {
+        Ok(false) => NextPiece {
             limit: full,
             is_soon: false,
         },
@@ -238,7 +235,7 @@ async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
             tracing::debug!(
                 %error,
                 rows = limit.rows,
-                "could not delete a piece of a removed account's rows; its rows stay hidden, trying again in 1 s"
+                "could not delete a piece of rows that are removed or dropped; they stay hidden, trying again in 1 s"
             );
             let rows = (limit.rows / 2).max(1);
             NextPiece {
@@ -247,6 +244,20 @@ async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
             }
         }
     }
+}
+
+/// Deletes a piece. Returns whether there was one.
+async fn delete_piece(store: &dyn Store, limit: PieceLimit) -> Result<bool, StoreError> {
+    if store.drop_piece(limit).await? {
+        return Ok(true);
+    }
+    let Some(piece) = store.remove_piece(limit).await? else {
+        return Ok(false);
+    };
+    if piece.is_last {
+        tracing::info!(did = piece.did, "all rows of a removed account are deleted");
+    }
+    Ok(true)
 }
 
 async fn purge(household: &Household) {

@@ -81,6 +81,10 @@ where
         self.store.forget_crashes(source)
     }
 
+    fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.store.drop_piece(limit)
+    }
+
     fn remove_piece(
         &self,
         limit: PieceLimit,

@@ -227,6 +227,10 @@ impl Store for ScriptedStore {
         .boxed()
     }
 
+    fn drop_piece(&self, _limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async { Ok(false) }.boxed()
+    }
+
     fn remove_piece(
         &self,
         _limit: PieceLimit,

@@ -197,6 +197,10 @@ impl Store for ModelStore {
         self.act(|| self.state().runs = Runs::default()).boxed()
     }
 
+    fn drop_piece(&self, _limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async { Ok(false) }.boxed()
+    }
+
     fn remove_piece(
         &self,
         _limit: PieceLimit,

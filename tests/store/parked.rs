@@ -7,7 +7,7 @@ use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repo_store::{
     ParkedCommit, RepoChange, RepoEvent, RepoStore, WaitsFor,
 };
-use huddle_firehose::store::{StoreError, Written};
+use huddle_firehose::store::{PieceLimit, Store, StoreError, Written};
 
 use crate::commits::*;
 use crate::fixture::*;
@@ -250,14 +250,62 @@ async fn beyond_the_limit_parked_frames_are_dropped_and_the_repository_fetched()
 
     let frames: Vec<_> = (902..1003).map(large).collect();
     database.apply(&frames).await;
-    assert_eq!(database.number(of_alice).await, 0);
+    // The transaction deletes the first 4 MiB.
+    assert_eq!(database.number(of_alice).await, 900 - 246);
     let expected = [
         head(ALICE, 1, "desynchronized"),
         head(BOB, 1, "synchronized parked"),
     ];
     assert_eq!(database.column(HEADS).await, expected);
     assert_eq!(database.column(CAUSE).await, ["overflow", "-"]);
-    assert_eq!(database.column(PARKED).await, ["2"]);
+
+    // What is left is gone for readers and for limits, and new frames are parked behind it.
+    assert_eq!(
+        database.store.first_parked(&did(ALICE)).await.unwrap(),
+        None
+    );
+    let counted = async || database.store.repo_counts().await.unwrap();
+    assert_eq!(counted().await.parked_commits, 1);
+    database.apply(&[large(2), large(1003)]).await;
+    assert_eq!(counted().await.parked_commits, 3);
+    assert_eq!(counted().await.parked.repository.commits, 2);
+    let parked = database.store.first_parked(&did(ALICE)).await.unwrap();
+    let newest = "SELECT max(id) FROM parked_commits";
+    assert_eq!(parked.unwrap().id, database.number(newest).await - 1);
+
+    let database = database.reopen().await;
+    let mut pieces = Vec::new();
+    let limit = PieceLimit {
+        rows: 200,
+        ..PieceLimit::default()
+    };
+    while database.store.drop_piece(limit).await.unwrap() {
+        pieces.push(database.number(of_alice).await);
+    }
+    assert_eq!(pieces, [456, 256, 56, 2]);
+    assert_eq!(database.column(PARKED).await, ["2", "1003", "2"]);
+    assert_eq!(
+        database.column(COUNTED).await,
+        database.column(RECOUNTED).await
+    );
+}
+
+/// Its frame is deleted in a piece. Holds invariant 4.11.
+#[tokio::test]
+async fn a_replay_of_a_frame_that_was_dropped_meanwhile_is_not_counted() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[without_key(ALICE, 2)]).await;
+    let parked = &first(&database, ALICE).await;
+    database
+        .execute("INSERT INTO parked_drops SELECT did, max(id) FROM parked_commits; DELETE FROM parked_repos; UPDATE parked_total SET commits = 0, bytes = 0")
+        .await;
+    let change = RepoChange::Replayed {
+        parked,
+        effects: &[],
+    };
+    database.store.change(change).await.unwrap();
+    assert_eq!(database.number(TOTAL).await, 0);
 }
 
 #[tokio::test]
@@ -348,8 +396,9 @@ async fn parked_commits_that_wait_for_their_own_account_are_no_lag() {
     assert_eq!(counted().await, (1, 1, true));
 }
 
-const SUMS: &str = "SELECT reason || ' ' || commits || ' ' || bytes FROM parked_totals \
-     WHERE commits > 0 ORDER BY reason";
+const SUMS: &str = "SELECT reason || ' ' || count(*) || ' ' || sum(bytes) FROM parked_commits \
+     GROUP BY reason ORDER BY reason";
+const TOTAL: &str = "SELECT commits FROM parked_total";
 const COUNTED: &str = "SELECT did || ' ' || commits || ' ' || bytes FROM parked_repos ORDER BY did";
 const RECOUNTED: &str = "SELECT did || ' ' || count(*) || ' ' || sum(bytes) FROM parked_commits \
      GROUP BY did ORDER BY did";
@@ -362,6 +411,12 @@ async fn what_is_parked_is_counted_as_it_comes_and_goes() {
     let bytes = |n| frame(ALICE, n).len() as u64;
     let counted = async |sums: &[String]| {
         assert_eq!(database.column(SUMS).await, sums);
+        let total = "SELECT commits || ' ' || bytes FROM parked_total";
+        let recounted = "SELECT count(*) || ' ' || coalesce(sum(bytes), 0) FROM parked_commits";
+        assert_eq!(
+            database.column(total).await,
+            database.column(recounted).await
+        );
         assert_eq!(
             database.column(COUNTED).await,
             database.column(RECOUNTED).await

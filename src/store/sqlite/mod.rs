@@ -177,6 +177,10 @@ impl Store for SqliteStore {
         Box::pin(crashes::forget(&self.writer, source))
     }
 
+    fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(parked::drop_piece(self, limit))
+    }
+
     fn remove_piece(
         &self,
         limit: PieceLimit,

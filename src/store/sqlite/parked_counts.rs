@@ -14,7 +14,8 @@ const BY_REASON: &str = "SELECT reason, commits, \
              WHEN parked.did LIKE 'did:web:%' THEN 'account' \
              ELSE 'key' END AS reason, \
          sum(parked.commits) AS commits, \
-         min((SELECT min(id) FROM parked_commits WHERE did = parked.did)) AS first \
+         min((SELECT id FROM kept_parked_commits AS kept WHERE kept.did = parked.did \
+             ORDER BY id LIMIT 1)) AS first \
          FROM parked_repos AS parked \
          LEFT JOIN repos ON repos.did = parked.did \
          LEFT JOIN accounts ON accounts.did = parked.did \

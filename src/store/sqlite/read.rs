@@ -61,7 +61,7 @@ static READ: LazyLock<String> = LazyLock::new(|| {
          WHERE fingerprint IN (SELECT unhex(value) FROM json_each(?))"
             .to_owned(),
         "SELECT EXISTS (SELECT 1 FROM records WHERE did = ?)".to_owned(),
-        "SELECT EXISTS (SELECT 1 FROM parked_commits WHERE did = ? AND id IS NOT ?)".to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM kept_parked_commits WHERE did = ? AND id IS NOT ?)".to_owned(),
         "SELECT CAST(cursor AS INTEGER) FROM firehose_cursor WHERE source = ?".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM interest_sets WHERE is_widened = 1)".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM stale_records)".to_owned(),
@@ -79,11 +79,11 @@ static READ: LazyLock<String> = LazyLock::new(|| {
     format!("SELECT ({})", columns.join("), ("))
 });
 
-const PARKED_BYTES: &str = "SELECT coalesce(sum(bytes), 0) FROM parked_totals";
+const PARKED_BYTES: &str = "SELECT bytes FROM parked_total";
 const PARKED_OF: &str = "SELECT did, bytes FROM parked_repos \
      WHERE did IN (SELECT value FROM json_each(?))";
 const PARKED_FRAMES: &str = "SELECT parked.did, parked.seq, parked.frame FROM json_each(?) AS asked \
-     JOIN parked_commits AS parked ON parked.did = json_extract(asked.value, '$[0]') \
+     JOIN kept_parked_commits AS parked ON parked.did = json_extract(asked.value, '$[0]') \
      AND parked.seq = json_extract(asked.value, '$[1]')";
 
 /// Appends the statements that read `needs`.

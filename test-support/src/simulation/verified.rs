@@ -301,7 +301,7 @@ impl Verified {
     pub async fn waiting(&self, number: usize) -> i64 {
         let did = self.did(number);
         self.count(&format!(
-            "SELECT count(*) FROM parked_commits WHERE did = '{did}'"
+            "SELECT count(*) FROM kept_parked_commits WHERE did = '{did}'"
         ))
         .await
     }

@@ -279,6 +279,10 @@ impl Store for FaultyStore {
         self.act(self.store.forget_crashes(source)).boxed()
     }
 
+    fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.act(self.store.drop_piece(limit)).boxed()
+    }
+
     fn remove_piece(
         &self,
         limit: PieceLimit,
