@@ -233,7 +233,7 @@ async fn a_refused_frame_stays_parked() {
 
 /// Beyond the limit they would only use disk space: a fetch gives the same result.
 #[tokio::test]
-async fn beyond_the_limit_parked_frames_are_dropped_and_the_repository_fetched() {
+async fn beyond_the_limit_parked_frames_are_dropped_in_pieces_and_the_repository_fetched() {
     let large = |n| {
         with_chain(without_key(ALICE, n), |chain| {
             chain.frame = vec![0; 17_000].into();
