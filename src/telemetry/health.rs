@@ -156,7 +156,6 @@ fn actor_fault(actor: &ActorStatus, now: Timestamp, thresholds: &Thresholds) -> 
     let reason = failure.map_or("unknown", |failure| &failure.reason);
     match actor.state {
         ActorState::Running => None,
-        ActorState::Stopped => Some("has stopped".to_owned()),
         ActorState::BackingOff => {
             let down = elapsed(failure?.at, now);
             (down > thresholds.actor_down)
@@ -398,11 +397,6 @@ mod tests {
             down_for(11),
             ["actor indexer: has been down for 11 s: it broke"]
         );
-        let stopped = faults(|status| {
-            let stopped = actor(ActorState::Stopped, None);
-            status.actors.insert("indexer".to_owned(), stopped);
-        });
-        assert_eq!(stopped, ["actor indexer: has stopped"]);
     }
 
     #[test]

@@ -82,7 +82,6 @@ pub enum ActorState {
     Running,
     /// Failed, and waiting for the end of its backoff.
     BackingOff,
-    Stopped,
 }
 
 #[derive(Clone, Debug, Serialize)]
