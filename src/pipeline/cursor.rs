@@ -56,6 +56,8 @@ pub struct CursorState {
     requested_again: Option<u64>,
     /// Whether this run has passed the events that were in flight when earlier runs crashed.
     is_past_crashes: bool,
+    /// The cursor could not be read.
+    is_unreadable: bool,
 }
 
 impl Actor for CursorActor {
@@ -75,6 +77,7 @@ impl Actor for CursorActor {
             written_at: Instant::now(),
             requested_again: None,
             is_past_crashes: false,
+            is_unreadable: false,
         })
     }
 
@@ -155,8 +158,9 @@ impl CursorState {
         }
         let ledger = &self.context.ledger;
         let loaded = within_deadline(self.context.store.load_cursor(ledger.source())).await;
-        self.show_database(loaded.as_ref().err());
+        self.show_reading(loaded.as_ref().err());
         let stored = loaded.ok()?;
+        let ledger = &self.context.ledger;
         if !ledger.is_positioned() {
             self.apply_crash_history().await?;
             ledger.restart_at(stored.position, self.gap_before(&stored));
@@ -335,6 +339,15 @@ impl CursorState {
                 .source_mut(source)
                 .set_applied(position, Timestamp::now());
         });
+    }
+
+    /// Shows whether the cursor can be read. That it can says nothing about writes: a full disk can be
+    /// read.
+    fn show_reading(&mut self, error: Option<&StoreError>) {
+        let was_unreadable = std::mem::replace(&mut self.is_unreadable, error.is_some());
+        if error.is_some() || was_unreadable {
+            self.show_database(error);
+        }
     }
 
     /// Shows whether the database works. While no event matches, only checkpoints notice a failure.
