@@ -55,7 +55,7 @@ pub trait RepoStore: Send + Sync + 'static {
 
     /// Marks every tracked repository for a recheck if a gap has ended. Closes the gaps whose
     /// rechecks are done.
-    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
+    fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
 
     /// Returns tracked accounts with an unconfirmed status whose hosts are due to be asked.
     fn unconfirmed(

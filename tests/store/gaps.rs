@@ -3,6 +3,7 @@
 use huddle_firehose::model::GapCause;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repo_store::RepoStore;
+use jiff::Timestamp;
 
 use crate::fixture::*;
 
@@ -83,7 +84,14 @@ async fn a_gap_of_a_source_that_was_left_ends_when_another_one_is_followed() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.apply(&[outdated(5, None)]).await;
-    let rechecks = async || database.store.reconcile_gaps().await.unwrap().rechecks;
+    let rechecks = async || {
+        database
+            .store
+            .reconcile_gaps(Timestamp::now())
+            .await
+            .unwrap()
+            .rechecks
+    };
     assert_eq!(rechecks().await, None);
     database
         .execute(
@@ -100,10 +108,18 @@ async fn a_gap_whose_repositories_are_being_compared_takes_in_no_other() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.apply(&[outdated(5, Some(9))]).await;
-    database.store.reconcile_gaps().await.unwrap();
+    database
+        .store
+        .reconcile_gaps(Timestamp::now())
+        .await
+        .unwrap();
     database.apply(&[outdated(6, Some(12))]).await;
     assert_eq!(open_gaps(&database).await.len(), 2);
-    let reconciled = database.store.reconcile_gaps().await.unwrap();
+    let reconciled = database
+        .store
+        .reconcile_gaps(Timestamp::now())
+        .await
+        .unwrap();
     assert_eq!(reconciled.rechecks, Some(1));
 }
 

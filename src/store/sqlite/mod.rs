@@ -249,8 +249,8 @@ impl RepoStore for SqliteStore {
         timely(due::first_parked(self, did))
     }
 
-    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
-        Box::pin(gaps::reconcile(self))
+    fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
+        Box::pin(gaps::reconcile(self, now))
     }
 
     fn unconfirmed(

@@ -353,8 +353,9 @@ impl RepoStore for FaultyStore {
         self.act_soon(self.store.first_parked(did)).boxed()
     }
 
-    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
-        self.act_soon(self.store.reconcile_gaps()).boxed()
+    fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
+        let now = self.on_the_wall(now);
+        self.act_soon(self.store.reconcile_gaps(now)).boxed()
     }
 
     fn unconfirmed(
