@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::SqliteStore;
+use super::{SqliteStore, count};
 use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::StoreError;
@@ -26,7 +26,7 @@ struct Row {
     status_as_of: Option<String>,
     cause: Option<String>,
     recheck_cause: Option<i64>,
-    attempts: u32,
+    attempts: i64,
     was_verified: bool,
 }
 
@@ -91,7 +91,7 @@ impl Row {
             status_as_of: time(self.status_as_of),
             cause: self.cause.as_deref().and_then(ResyncCause::parse),
             recheck_cause: self.recheck_cause,
-            attempts: self.attempts,
+            attempts: count(self.attempts),
             was_verified: self.was_verified,
         })
     }

@@ -338,6 +338,12 @@ fn now() -> String {
     sortable(Timestamp::now())
 }
 
+/// A count that a hand may have edited: a number that is none must not make the row unreadable, and
+/// there is room to count on.
+fn count(number: i64) -> u32 {
+    u32::try_from(number.clamp(0, i64::from(i32::MAX))).unwrap_or_default()
+}
+
 /// Converts `number` to SQLite's integer. No seq reaches 2^63: the protocol limits them to 2^53.
 fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::count;
 use super::script::{Answers, Script, Value, json_array};
 use super::writer::Transaction;
 use crate::atproto::verify::Level;
@@ -203,6 +204,7 @@ struct Account {
     removed_at: Option<String>,
     held_status: Option<String>,
     #[serde(deserialize_with = "flag")]
+    #[serde(deserialize_with = "attempts")]
     is_overridden: bool,
     #[serde(deserialize_with = "flag")]
     is_unconfirmed: bool,
@@ -262,6 +264,7 @@ struct Repo {
     state: String,
     cause: Option<String>,
     #[serde(deserialize_with = "flag")]
+    #[serde(deserialize_with = "attempts")]
     is_whole: bool,
     #[serde(deserialize_with = "flag")]
     has_parked: bool,
@@ -408,6 +411,10 @@ impl Break {
             used_at: self.used_at,
         }
     }
+}
+
+fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    i64::deserialize(deserializer).map(count)
 }
 
 /// The fields are in the order of the columns.
