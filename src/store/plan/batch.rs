@@ -382,9 +382,9 @@ impl<'a> Batch<'a> {
 
     /// The open gaps of the source, with those of this batch.
     fn open_gaps_of(&self, draft: &Draft<'a>, changes: &ChangeSet<'a>) -> Vec<OpenGap> {
-        let new = changes.gaps.iter().filter(|gap| gap.is_open);
-        let known = draft.view.open_gaps.iter().cloned();
-        known.chain(new.map(OpenGap::of)).collect()
+        let gaps = draft.view.gaps.iter().chain(&changes.gaps);
+        let open = gaps.filter(|gap| gap.is_open);
+        open.map(OpenGap::of).collect()
     }
 
     fn write_records(
@@ -504,7 +504,7 @@ fn park<'a>(
     if updates.is_empty() {
         return Ok(());
     }
-    let Some(parked) = &draft.view.parked else {
+    let Some(parked) = draft.view.parked.get() else {
         let removed = draft.removals.keys().copied();
         return Err(ParkedNeeds::of(updates, removed));
     };

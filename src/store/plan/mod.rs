@@ -82,7 +82,7 @@ const TIME_TO_BEGIN: SignedDuration = SignedDuration::from_secs(10);
 ///
 /// # Errors
 /// Returns the keys of parked frames that have to be read first, where the task parks commits and
-/// `view.parked` is `None`.
+/// `view.parked` is not set.
 pub fn plan<'a>(
     view: &'a View,
     task: &Task<'a>,

@@ -3,7 +3,7 @@
 //! sqlx returns rows one by one, and each may wake the waiting task. So one statement returns one
 //! row, in which each table is a JSON array of rows.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ use crate::atproto::verify::Level;
 use crate::model::{Judgement, SourceId};
 use crate::store::plan::{
     AccountRow, AsOf, ChainBreak, Contents, DiscoveryRow, Fingerprint, GapRow, HeldRecord, Needs,
-    OpenGap, ParkedNeeds, ParkedView, RepoRow, RepoState, ResyncCause, View,
+    ParkedNeeds, ParkedView, RepoRow, RepoState, ResyncCause, View,
 };
 
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
@@ -72,9 +72,6 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT json_group_array(json_array(did, held_seq, held_time, seq, time, noted_at, \
          held_since, used_at)) FROM chain_breaks WHERE source = ?"
             .to_owned(),
-        "SELECT json_group_array(json_array(cause, from_seq, to_seq)) FROM gaps \
-         WHERE source = ? AND closed_at IS NULL"
-            .to_owned(),
         "SELECT EXISTS (SELECT 1 FROM account_removals)".to_owned(),
     ];
     format!("SELECT ({})", columns.join("), ("))
@@ -111,7 +108,6 @@ pub(super) fn push(script: &mut Script, needs: &Needs<'_>) {
             needs.source.map(SourceId::as_str).into(),
             needs.discovery.into(),
             needs.chains_of.map(SourceId::as_str).into(),
-            needs.chains_of.map(SourceId::as_str).into(),
         ],
     );
 }
@@ -133,7 +129,6 @@ pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
             .into_iter()
             .map(Break::into_row)
             .collect(),
-        open_gaps: rows(&answer, 14)?.into_iter().map(Open::into_row).collect(),
         gaps: rows(&answer, 5)?.into_iter().map(Gap::into_row).collect(),
         dead_letters: fingerprints.iter().filter_map(|hex| unhex(hex)).collect(),
         contents: Contents {
@@ -145,10 +140,10 @@ pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
             .next()
             .map(Discovery::into_row),
         cursor: cursor.map(i64::unsigned_abs),
-        parked: None,
+        parked: OnceLock::new(),
         was_interest_widened: answer.try_get(10)?,
         has_stale_records: answer.try_get(11)?,
-        has_removals: answer.try_get(15)?,
+        has_removals: answer.try_get(14)?,
     })
 }
 
@@ -204,12 +199,12 @@ struct Account {
     removed_at: Option<String>,
     held_status: Option<String>,
     #[serde(deserialize_with = "flag")]
-    #[serde(deserialize_with = "attempts")]
     is_overridden: bool,
     #[serde(deserialize_with = "flag")]
     is_unconfirmed: bool,
     suspected_status: Option<String>,
     retry_at: Option<String>,
+    #[serde(deserialize_with = "attempts")]
     attempts: u32,
     handle_due_at: Option<String>,
     as_of_source: Option<String>,
@@ -264,12 +259,12 @@ struct Repo {
     state: String,
     cause: Option<String>,
     #[serde(deserialize_with = "flag")]
-    #[serde(deserialize_with = "attempts")]
     is_whole: bool,
     #[serde(deserialize_with = "flag")]
     has_parked: bool,
     recheck_cause: Option<i64>,
     retry_at: Option<String>,
+    #[serde(deserialize_with = "attempts")]
     attempts: u32,
     #[serde(deserialize_with = "flag")]
     is_proven: bool,
@@ -413,31 +408,13 @@ impl Break {
     }
 }
 
-fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    i64::deserialize(deserializer).map(count)
-}
-
-/// The fields are in the order of the columns.
-#[derive(Deserialize)]
-struct Open {
-    cause: String,
-    from_seq: i64,
-    to_seq: Option<i64>,
-}
-
-impl Open {
-    fn into_row(self) -> OpenGap {
-        OpenGap {
-            cause: self.cause,
-            from_seq: self.from_seq.unsigned_abs(),
-            to_seq: self.to_seq.map(i64::unsigned_abs),
-        }
-    }
-}
-
 /// SQLite has numbers in the place of booleans.
 fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     i64::deserialize(deserializer).map(|number| number != 0)
+}
+
+fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    i64::deserialize(deserializer).map(count)
 }
 
 fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, sqlx::Error> {
