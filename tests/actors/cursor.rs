@@ -217,7 +217,9 @@ async fn a_new_cursor_actor_that_reads_the_cursor_does_not_say_that_writes_succe
     cursor.resume().await;
     let status = cursor.context.status.clone();
     let reason = "database or disk is full";
-    status.update(|status| drop(status.queue.set_blocked(reason, Timestamp::now())));
+    status.update(|status| {
+        status.queue.set_blocked(reason, Timestamp::now());
+    });
     let cursor = cursor.restart().await;
     assert_eq!(cursor.resume().await, Some(Resume::With(7)));
     let blocked = || {
