@@ -48,14 +48,15 @@ const DROP: [&str; 3] = [
 ];
 
 /// Deletes a piece of the frames that are dropped, the oldest of each repository first. One row is
-/// deleted however large it is. The arguments: a number of rows, and of bytes.
+/// deleted however large it is. `CROSS JOIN` begins with what is dropped, so no other row is read. The
+/// arguments: a number of rows, and of bytes.
 const PIECE: &str = "DELETE FROM parked_commits WHERE id IN ( \
      SELECT id FROM (SELECT id, bytes, sum(bytes) OVER (ORDER BY did, id \
              ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS bytes_through \
          FROM (SELECT parked.did, parked.id, parked.bytes FROM parked_drops \
-             JOIN parked_commits AS parked \
+             CROSS JOIN parked_commits AS parked \
              ON parked.did = parked_drops.did AND parked.id <= parked_drops.through \
-             ORDER BY parked.did, parked.id LIMIT ?)) \
+             ORDER BY parked_drops.did, parked.id LIMIT ?)) \
      WHERE bytes_through <= ? OR bytes_through = bytes)";
 const END_DROPS: &str = "DELETE FROM parked_drops WHERE NOT EXISTS ( \
      SELECT 1 FROM parked_commits \
