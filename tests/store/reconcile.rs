@@ -171,8 +171,8 @@ async fn a_gap_before_a_new_sequence_ends_when_an_event_of_it_is_applied() {
 async fn a_gap_of_a_connection_that_began_too_early_ends_after_a_minute() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    let early = gap(GapCause::SequenceReset, 1, None);
-    database.apply(&[Effect::Gap(early)]).await;
+    let early = gap(GapCause::SequenceReset, 5, None);
+    database.try_apply(&[Effect::Gap(early)], 5).await.unwrap();
     let now = Timestamp::now();
     for (seconds, expected) in [(30, None), (61, Some(1))] {
         let later = now + SignedDuration::from_secs(seconds);

@@ -36,10 +36,10 @@ async fn a_count_below_zero_counts_as_zero_and_stops_nothing() {
     for attempts in [-1, i64::MAX] {
         let database = Database::new().await;
         database.track(&[ALICE]).await;
-        database.apply(&[account(ALICE, Some("deleted"), 3)]).await;
         let edit = format!(
             "UPDATE repos SET attempts = {attempts}, recheck_cause = 0, retry_at = NULL; \
-             UPDATE accounts SET attempts = {attempts}, retry_at = NULL; \
+             INSERT INTO accounts (did, active, status, is_unconfirmed, attempts) \
+             VALUES ('{ALICE}', 0, 'deactivated', 1, {attempts}); \
              INSERT INTO suspected_jobs (did, job, runs) VALUES ('{ALICE}', 'fetch', {attempts})"
         );
         let edited = sqlx::raw_sql(sqlx::AssertSqlSafe(edit))
