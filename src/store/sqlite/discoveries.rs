@@ -118,7 +118,7 @@ pub(super) async fn counts(store: &SqliteStore) -> Result<RepoCounts, StoreError
          count(*) FILTER (WHERE state = 'throttled') AS throttled, \
          count(*) FILTER (WHERE recheck_cause IS NOT NULL) AS rechecks, \
          count(*) FILTER (WHERE has_parked) AS with_parked, \
-         (SELECT commits FROM parked_total) AS parked_commits, \
+         (SELECT coalesce(sum(commits), 0) FROM parked_totals) AS parked_commits, \
          (SELECT count(*) FROM discoveries WHERE ended_at IS NULL AND is_unsupported = 0) AS discovering, \
          (SELECT count(*) FROM resyncs WHERE cause IN ('backfill', 'interest') AND error IS NULL \
              AND ended_at >= (SELECT min(started_at) FROM discoveries)) AS fetched, \

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use serde::Serialize;
+
 use super::SqliteStore;
 use super::multi_row::MultiRow;
 use super::script::{Script, Value, json_array};
@@ -27,20 +29,25 @@ static PARKED: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// The argument: a JSON array of a DID, a number of frames, and their bytes.
+/// The arguments of both: a JSON array of a key, a number of frames, and their bytes.
 const ADD_TO_REPOS: &str = "INSERT INTO parked_repos (did, commits, bytes) \
      SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true \
      ON CONFLICT (did) DO UPDATE SET commits = commits + excluded.commits, \
      bytes = bytes + excluded.bytes";
-const ADD_TO_TOTAL: &str = "UPDATE parked_total SET commits = commits + ?, bytes = bytes + ?";
+const ADD_TO_TOTALS: &str = "INSERT INTO parked_totals (reason, commits, bytes) \
+     SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true \
+     ON CONFLICT (reason) DO UPDATE SET commits = commits + excluded.commits, \
+     bytes = bytes + excluded.bytes";
 
-/// Drops all frames of repositories. The argument of each is a JSON array of DIDs. No frame is read:
-/// those that are parked at this moment are gone for every reader.
+/// Drops all frames of repositories: those that are parked at this moment are gone for every reader.
+/// The argument of each is a JSON array of DIDs. Only what is dropped is added up, in an index, so no
+/// frame is read.
 const DROP: [&str; 3] = [
-    "UPDATE parked_total SET commits = parked_total.commits - gone.commits, \
-     bytes = parked_total.bytes - gone.bytes \
-     FROM (SELECT coalesce(sum(commits), 0) AS commits, coalesce(sum(bytes), 0) AS bytes \
-         FROM parked_repos WHERE did IN (SELECT value FROM json_each(?))) AS gone",
+    "UPDATE parked_totals SET commits = parked_totals.commits - gone.commits, \
+     bytes = parked_totals.bytes - gone.bytes \
+     FROM (SELECT reason, count(*) AS commits, sum(bytes) AS bytes FROM kept_parked_commits \
+     WHERE did IN (SELECT value FROM json_each(?)) GROUP BY reason) AS gone \
+     WHERE gone.reason = parked_totals.reason",
     "DELETE FROM parked_repos WHERE did IN (SELECT value FROM json_each(?))",
     "INSERT INTO parked_drops (did, through) SELECT did, max(id) FROM parked_commits \
      WHERE did IN (SELECT value FROM json_each(?)) GROUP BY did \
@@ -64,9 +71,10 @@ const END_DROPS: &str = "DELETE FROM parked_drops WHERE NOT EXISTS ( \
 
 /// Drops one frame. The argument of each is its id. One that is dropped already is counted no more.
 const DROP_ONE: [&str; 4] = [
-    "UPDATE parked_total SET commits = parked_total.commits - 1, \
-     bytes = parked_total.bytes - gone.bytes \
-     FROM (SELECT bytes FROM kept_parked_commits WHERE id = ?) AS gone",
+    "UPDATE parked_totals SET commits = parked_totals.commits - 1, \
+     bytes = parked_totals.bytes - gone.bytes \
+     FROM (SELECT reason, bytes FROM kept_parked_commits WHERE id = ?) AS gone \
+     WHERE gone.reason = parked_totals.reason",
     "UPDATE parked_repos SET commits = parked_repos.commits - 1, \
      bytes = parked_repos.bytes - gone.bytes \
      FROM (SELECT did, bytes FROM kept_parked_commits WHERE id = ?) AS gone \
@@ -131,25 +139,26 @@ pub(super) fn push_added(script: &mut Script, source: &str, frames: &[Parked<'_>
             now.into(),
         ]);
     });
-    script.push(ADD_TO_REPOS, [sums(frames)]);
-    let bytes = frames.iter().map(|parked| parked.update.frame.len() as u64);
-    script.push(
-        ADD_TO_TOTAL,
-        [(frames.len() as u64).into(), bytes.sum::<u64>().into()],
-    );
+    let dids = frames.iter().map(|parked| parked.update.did.as_str());
+    script.push(ADD_TO_REPOS, [sums(frames, dids)]);
+    let reasons = frames.iter().map(|parked| parked.reason.as_str());
+    script.push(ADD_TO_TOTALS, [sums(frames, reasons)]);
 }
 
-/// The number and the bytes of the frames of each repository, as JSON.
-fn sums(frames: &[Parked<'_>]) -> Value {
+/// The number and the bytes of `frames` for each of `keys`, as JSON.
+fn sums<'a>(frames: &[Parked<'_>], keys: impl Iterator<Item = &'a str>) -> Value {
     let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for parked in frames {
-        let (commits, bytes) = sums.entry(parked.update.did.as_str()).or_default();
+    for (parked, key) in frames.iter().zip(keys) {
+        let (commits, bytes) = sums.entry(key).or_default();
         *commits += 1;
         *bytes += parked.update.frame.len() as u64;
     }
-    let rows: Vec<_> = sums
-        .iter()
-        .map(|(did, (commits, bytes))| (did, commits, bytes))
-        .collect();
-    Value::Text(serde_json::json!(rows).to_string())
+    json(
+        sums.iter()
+            .map(|(key, (commits, bytes))| (*key, *commits, *bytes)),
+    )
+}
+
+fn json<T: Serialize>(rows: impl Iterator<Item = T>) -> Value {
+    Value::Text(serde_json::json!(rows.collect::<Vec<_>>()).to_string())
 }
