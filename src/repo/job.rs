@@ -78,30 +78,26 @@ pub(super) async fn run(
         // What was replayed and compared so far is in the tables.
         JobKind::Replay => tokio::select! {
             done = replay_parked_commits(repositories, repo) => done,
-            // It is not known whether the directory or its host was asked.
-            () = yields.cancelled() => yield_slot(repositories, repo, None).await,
+            () = yields.cancelled() => yield_slot(repositories, repo).await,
         },
         JobKind::Recheck => tokio::select! {
             done = compare_heads(repositories, repo, ResyncCause::Gap) => done.map(drop),
-            () = yields.cancelled() => yield_slot(repositories, repo, None).await,
+            () = yields.cancelled() => yield_slot(repositories, repo).await,
         },
         JobKind::Resync | JobKind::Backfill => resync(repositories, repo, yields).await,
     }
 }
 
 /// Puts a job off that had to yield its slot to others.
-async fn yield_slot(
-    repositories: &Repositories,
-    repo: &DueRepo,
-    waits_for: Option<WaitsFor>,
-) -> Result<(), StoreError> {
+async fn yield_slot(repositories: &Repositories, repo: &DueRepo) -> Result<(), StoreError> {
     if let Some(suppressed) = repositories.log.yields.admit() {
         tracing::info!(
             did = %repo.did, suppressed = nonzero(suppressed),
             "a job had to yield its slot to others; what waits for it is kept, and it starts again with more time"
         );
     }
-    reschedule(repositories, repo, YIELD_PAUSE, waits_for).await
+    // That it yields does not tell what it waits for.
+    reschedule(repositories, repo, YIELD_PAUSE, None).await
 }
 
 /// Replays parked commits. If one breaks the chain, the tables have the repository fetched next.
@@ -192,7 +188,7 @@ async fn resync(
     // Without the account's key and host nothing is fetched, so it is no attempt.
     let looked_up = tokio::select! {
         looked_up = repositories.verification.identities.get(&repo.did) => looked_up,
-        () = yields.cancelled() => return yield_slot(repositories, repo, None).await,
+        () = yields.cancelled() => return yield_slot(repositories, repo).await,
     };
     let identity = match looked_up {
         Err(error) if error.is_unknown() => {
@@ -206,7 +202,7 @@ async fn resync(
         Ok(identity) => tokio::select! {
             fetched = fetch::fetch(repositories, repo, &identity) => fetched,
             // A fetched repository is written in any case.
-            () = yields.cancelled() => return yield_slot(repositories, repo, None).await,
+            () = yields.cancelled() => return yield_slot(repositories, repo).await,
         },
         Err(error) => Err(error.into()),
     };
