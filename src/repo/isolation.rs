@@ -1,10 +1,10 @@
 //! Jobs that may be why earlier runs ended without a word, and jobs that are never done in time.
 //!
-//! A job works on what others wrote: a parked commit, a repository, a document, an answer. One that
-//! ends the process leaves no trace in memory. So each job is noted in the tables before it starts
-//! (`jobs_in_progress`). What is left there of a run that ended without a word is suspected. Suspected
-//! jobs are done one at a time, while no frame is read alone; a job at which several runs ended is set
-//! aside.
+//! A job works on what others wrote: a parked commit, a repository, a document, a page of a search.
+//! One that ends the process leaves no trace in memory. So each job is noted in the tables before it
+//! starts (`jobs_in_progress`). What is left there of a run that ended without a word is suspected.
+//! Suspected jobs are done one at a time, while no frame is read alone; a job at which several runs
+//! ended is set aside.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,6 +33,8 @@ pub struct Isolation {
     late: Mutex<HashMap<JobKey, u32>>,
     /// `None` until they were read.
     suspects: Mutex<Option<HashMap<JobKey, SuspectedJob>>>,
+    /// Held while they are read, since several actors have jobs.
+    loading: tokio::sync::Mutex<()>,
     alone: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -74,6 +76,7 @@ impl Isolation {
 
     /// Reads the suspected jobs, once in a run.
     pub(super) async fn load(&self, store: &dyn RepoStore) -> Result<(), StoreError> {
+        let _loading = self.loading.lock().await;
         if self.suspects().is_some() {
             return Ok(());
         }

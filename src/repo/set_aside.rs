@@ -12,6 +12,7 @@ use crate::store::StoreError;
 use crate::store::plan::effect::{Effect, Recheck, RecheckReason};
 use crate::store::repo_store::{
     JobKey, JobKind, ParkedCommit, RepoChange, RepoEvent, Resync, ResyncCause, ResyncFailure,
+    Search, WaitsFor,
 };
 
 /// How long a job is set aside. Then it is tried once more.
@@ -50,6 +51,30 @@ pub(super) async fn set_aside(
         reason = %offence,
         %until,
         "a job is set aside; it is not tried before that time, and everything else goes on"
+    );
+    Ok(())
+}
+
+/// Sets aside a search at whose page several runs ended, or that is never stored in time. Nothing
+/// waits for it meanwhile. Its position is kept.
+pub(super) async fn set_aside_search(
+    repositories: &Repositories,
+    search: &Search,
+    key: &JobKey,
+    offence: Offence,
+) -> Result<(), StoreError> {
+    let store = &*repositories.store;
+    let until = in_future(SET_ASIDE_FOR);
+    store
+        .note_failed_page(search, &offence.to_string(), true)
+        .await?;
+    repositories.isolation.set_aside(store, key, until).await?;
+    tracing::error!(
+        search = search.as_str(),
+        reason = %offence,
+        %until,
+        "a search for repositories is set aside; its position is kept, it is not tried before that \
+         time, and everything else goes on"
     );
     Ok(())
 }
@@ -108,6 +133,7 @@ async fn refuse(
             error: offence.to_string(),
             is_throttled: false,
             is_gone: false,
+            waits_for: WaitsFor::Account,
             retry_at: until,
         }),
     };

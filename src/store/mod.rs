@@ -70,12 +70,19 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets how earlier runs ended, because this one works.
     fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// Deletes a piece of the parked commits that were dropped, in one transaction. Returns whether
+    /// there were any.
+    fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>>;
+
     /// Deletes a piece of the rows of accounts that were removed, in one transaction. `None` if no
     /// account is being removed.
     fn remove_piece(
         &self,
         limit: PieceLimit,
     ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>>;
+
+    /// Counts the removed accounts whose rows are still being deleted.
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Deletes rows whose retention is over.
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>>;
@@ -137,13 +144,13 @@ pub struct OpenGapCounts {
     pub interest_widened: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCursor {
     pub position: Position,
     /// No event of this source was ever applied, and its cursor was never set by hand.
     pub is_new: bool,
-    /// Another source was followed before this one.
-    pub follows_another: bool,
+    /// Of a new source: the one that was followed last before it, and its cursor.
+    pub follows: Option<(SourceId, Position)>,
 }
 
 /// The SHA-256 of a frame. It identifies frames without a seq too.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 pub use super::plan::{
     DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, RepoChange, RepoEvent,
-    Resync, ResyncCause, ResyncFailure, Search, SnapshotPart, UnconfirmedStatus,
+    Resync, ResyncCause, ResyncFailure, Search, SnapshotPart, UnconfirmedStatus, WaitsFor,
 };
 use super::{StoreError, Written};
 use crate::atproto::syntax::Did;
@@ -55,7 +55,7 @@ pub trait RepoStore: Send + Sync + 'static {
 
     /// Marks every tracked repository for a recheck if a gap has ended. Closes the gaps whose
     /// rechecks are done.
-    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
+    fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
 
     /// Returns tracked accounts with an unconfirmed status whose hosts are due to be asked.
     fn unconfirmed(
@@ -134,9 +134,10 @@ impl JobKind {
     pub const ALL: [Self; 4] = [Self::Replay, Self::Resync, Self::Recheck, Self::Backfill];
 }
 
-/// A job on an account or a repository.
+/// A job on an account, a repository or a search.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobKey {
+    /// The account; of a page of a search the name of the search.
     pub did: String,
     /// What is done: the text of the column `job`.
     pub job: String,

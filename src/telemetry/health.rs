@@ -103,7 +103,7 @@ fn warnings(status: &Status) -> impl Iterator<Item = Reason> {
     })
 }
 
-/// A commit that waits for long although the directory and the hosts answer for others.
+/// A commit that waits for long, although not for its own account.
 fn parked_warning(status: &Status, now: Timestamp) -> Option<Reason> {
     let waiting = elapsed(status.oldest_parked_at()?, now);
     let parked = status.repositories.as_ref()?.parked;
@@ -113,8 +113,8 @@ fn parked_warning(status: &Status, now: Timestamp) -> Option<Reason> {
             "the oldest parked commit has waited for {} s ({} commits wait for a key, {} for their \
              repository)",
             waiting.as_secs(),
-            parked.key,
-            parked.repository
+            parked.key.commits,
+            parked.repository.commits
         ),
         is_warning: true,
     })
@@ -143,7 +143,7 @@ fn directory_fault(status: &Status, now: Timestamp) -> Option<String> {
     let fault = status.directory.as_ref()?;
     let seconds = elapsed(fault.at, now).as_secs();
     let waiting = status.repositories.as_ref();
-    let waiting = waiting.map_or(0, |counts| counts.parked.key);
+    let waiting = waiting.map_or(0, |counts| counts.parked.key.commits);
     Some(format!(
         "the PLC directory {} has given no usable answer for {seconds} s, so commits whose keys are \
          not known wait ({waiting} so far): {}",
@@ -156,7 +156,6 @@ fn actor_fault(actor: &ActorStatus, now: Timestamp, thresholds: &Thresholds) -> 
     let reason = failure.map_or("unknown", |failure| &failure.reason);
     match actor.state {
         ActorState::Running => None,
-        ActorState::Stopped => Some("has stopped".to_owned()),
         ActorState::BackingOff => {
             let down = elapsed(failure?.at, now);
             (down > thresholds.actor_down)
@@ -375,7 +374,7 @@ mod tests {
                     reason: "it broke".to_owned(),
                 });
                 let mut counts = RepoCounts::default();
-                counts.parked.key = 3;
+                counts.parked.key.commits = 3;
                 status.repositories = Some(counts);
             }),
             [
@@ -398,11 +397,6 @@ mod tests {
             down_for(11),
             ["actor indexer: has been down for 11 s: it broke"]
         );
-        let stopped = faults(|status| {
-            let stopped = actor(ActorState::Stopped, None);
-            status.actors.insert("indexer".to_owned(), stopped);
-        });
-        assert_eq!(stopped, ["actor indexer: has stopped"]);
     }
 
     #[test]
@@ -422,8 +416,11 @@ mod tests {
         let parked_for = |seconds| {
             faults(|status| {
                 let mut counts = RepoCounts::default();
-                (counts.parked.key, counts.parked.repository) = (2, 5);
-                counts.parked.oldest_at = Some(ago(seconds));
+                counts.parked.key.commits = 2;
+                counts.parked.repository.commits = 5;
+                counts.parked.repository.oldest_at = Some(ago(seconds));
+                // Its account decides how long it waits.
+                counts.parked.account.oldest_at = Some(ago(3600));
                 status.repositories = Some(counts);
             })
         };

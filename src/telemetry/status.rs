@@ -49,15 +49,18 @@ pub struct Status {
     /// Since when, and why, the PLC directory gives no usable answers.
     pub directory: Option<DirectoryFailure>,
     pub budget: BudgetStatus,
+    /// Removed accounts whose rows are still being deleted.
+    pub pending_removals: u64,
     /// The size of the database's write-ahead log.
     pub wal_bytes: u64,
     pub clock: ClockStatus,
 }
 
 impl Status {
-    /// Since when the oldest parked commit of an active account waits.
+    /// Since when the oldest parked commit waits that is late because of the worker, or of what all
+    /// accounts share.
     pub fn oldest_parked_at(&self) -> Option<Timestamp> {
-        self.repositories.as_ref()?.parked.oldest_at
+        self.repositories.as_ref()?.parked.lagging_since()
     }
 
     /// The status of `source`. Created if there is none yet.
@@ -79,7 +82,6 @@ pub enum ActorState {
     Running,
     /// Failed, and waiting for the end of its backoff.
     BackingOff,
-    Stopped,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -89,7 +91,7 @@ pub struct Failure {
 }
 
 /// A PLC directory that gives no usable answers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DirectoryFailure {
     /// Its URL.
     pub directory: String,

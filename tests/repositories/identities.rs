@@ -35,6 +35,7 @@ async fn an_unreachable_plc_directory_parks_only_the_commits_of_accounts_it_is_a
         })
         .await;
     assert_eq!(verified.waiting(0).await, 2);
+    assert_eq!(verified.waiting_for_their_accounts().await, 0);
 
     verified.http.behave(Endpoint::DidDocument);
     verified.until_settled().await;

@@ -13,7 +13,7 @@ use huddle_firehose::store::plan::effect::{
     RecordDelete,
 };
 use huddle_firehose::store::repo_store::{
-    DueRepo, JobKind, RepoChange, RepoEvent, RepoStore, Resync, ResyncFailure,
+    DueRepo, JobKind, RepoChange, RepoEvent, RepoStore, Resync, ResyncFailure, WaitsFor,
 };
 use jiff::Timestamp;
 
@@ -168,6 +168,7 @@ pub(crate) fn failed(did: &str, retry_at: u64) -> Resync {
         error: "the host is on fire".to_owned(),
         is_throttled: false,
         is_gone: false,
+        waits_for: WaitsFor::Account,
         retry_at: second(retry_at),
     };
     resync(did, Err(failure))
@@ -197,7 +198,9 @@ impl Database {
     }
 
     pub(crate) async fn retry_later(&self, name: &str, until: Timestamp) {
-        self.note(name, RepoEvent::RetryLater { until }).await;
+        let waits_for = WaitsFor::Shared;
+        self.note(name, RepoEvent::RetryLater { until, waits_for })
+            .await;
     }
 
     pub(crate) async fn begin_resync(&self, name: &str) {

@@ -24,6 +24,7 @@ pub(super) struct Report<'a> {
     repositories: Option<&'a RepoCounts>,
     directory: Option<&'a DirectoryFailure>,
     budget: &'a BudgetStatus,
+    pending_removals: u64,
     wal_bytes: u64,
     clock: &'a ClockStatus,
 }
@@ -52,6 +53,7 @@ impl<'a> Report<'a> {
             repositories,
             directory,
             budget,
+            pending_removals,
             wal_bytes,
             clock,
         } = status;
@@ -76,6 +78,7 @@ impl<'a> Report<'a> {
             repositories: repositories.as_ref(),
             directory: directory.as_ref(),
             budget,
+            pending_removals: *pending_removals,
             wal_bytes: *wal_bytes,
             clock,
         }

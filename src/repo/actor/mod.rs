@@ -304,7 +304,7 @@ fn host_of(repositories: &Repositories, did: &Did) -> Option<String> {
 }
 
 async fn reconcile_gaps(repositories: &Repositories) {
-    match repositories.store.reconcile_gaps().await {
+    match repositories.store.reconcile_gaps(Timestamp::now()).await {
         Ok(reconciled) => {
             if let Some(repos) = reconciled.rechecks {
                 tracing::info!(

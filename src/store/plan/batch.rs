@@ -12,12 +12,12 @@ use super::draft::Draft;
 use super::gaps::{GapRow, Gaps, is_within_the_stream};
 use super::lost_stretch::{Breaks, OpenGap};
 use super::order::{Event, Order};
-use super::parked::{Parked, ParkedNeeds, ParkedReason, Parking};
+use super::parked::{Parked, ParkedNeeds, Parking};
 use super::records::{Guard, RecordWrite, Removals, last_changes, newest_commits, refreshed, rows};
 use super::repository::RepoRow;
 use super::resync_cause::ResyncCause;
 use crate::atproto::syntax::Did;
-use crate::model::{DeadLetter, SourceId};
+use crate::model::{DeadLetter, ParkedReason, SourceId};
 use crate::store::plan::effect::{
     ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecheckReason,
 };
@@ -318,10 +318,10 @@ impl<'a> Batch<'a> {
                 }
                 Decision::Parks => {
                     let is_fetched = known.repo.is_some_and(|repo| !repo.state.takes_commits());
-                    let reason = match (has_key, is_fetched) {
-                        (_, true) => ParkedReason::Fetch,
-                        (false, false) => ParkedReason::Key,
-                        (true, false) => ParkedReason::Order,
+                    // A commit behind parked ones waits for what they wait for.
+                    let reason = match is_fetched {
+                        true => ParkedReason::Repository,
+                        false => ParkedReason::Key,
                     };
                     draft.tracked_mut(did).park();
                     decided.parked.push(Parked { update, reason });
@@ -329,7 +329,7 @@ impl<'a> Batch<'a> {
                 Decision::Breaks(broken) => {
                     self.note_break(draft, update, broken, breaks);
                     draft.tracked_mut(did).break_chain(broken);
-                    let reason = ParkedReason::Fetch;
+                    let reason = ParkedReason::Repository;
                     decided.parked.push(Parked { update, reason });
                 }
                 Decision::Forks => {
@@ -382,9 +382,9 @@ impl<'a> Batch<'a> {
 
     /// The open gaps of the source, with those of this batch.
     fn open_gaps_of(&self, draft: &Draft<'a>, changes: &ChangeSet<'a>) -> Vec<OpenGap> {
-        let new = changes.gaps.iter().filter(|gap| gap.is_open);
-        let known = draft.view.open_gaps.iter().cloned();
-        known.chain(new.map(OpenGap::of)).collect()
+        let gaps = draft.view.gaps.iter().chain(&changes.gaps);
+        let open = gaps.filter(|gap| gap.is_open);
+        open.map(OpenGap::of).collect()
     }
 
     fn write_records(
@@ -504,7 +504,7 @@ fn park<'a>(
     if updates.is_empty() {
         return Ok(());
     }
-    let Some(parked) = &draft.view.parked else {
+    let Some(parked) = draft.view.parked.get() else {
         let removed = draft.removals.keys().copied();
         return Err(ParkedNeeds::of(updates, removed));
     };

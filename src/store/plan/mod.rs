@@ -41,10 +41,10 @@ pub use self::interest_change::{InterestChange, InterestStep, unkept_since};
 pub use self::interest_set::InterestSet;
 pub use self::lost_stretch::{BreakChanges, ChainBreak, LostStretch, OpenGap};
 pub use self::order::{AsOf, Moment};
-pub use self::parked::{Parked, ParkedNeeds, ParkedReason, ParkedView};
+pub use self::parked::{Parked, ParkedNeeds, ParkedView};
 pub use self::records::{RecordRow, RecordWrite};
 pub(crate) use self::repository::REST;
-pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
+pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, WaitsFor, transition};
 pub use self::resync_cause::ResyncCause;
 pub use self::search::Search;
 pub use self::task::{
@@ -82,7 +82,7 @@ const TIME_TO_BEGIN: SignedDuration = SignedDuration::from_secs(10);
 ///
 /// # Errors
 /// Returns the keys of parked frames that have to be read first, where the task parks commits and
-/// `view.parked` is `None`.
+/// `view.parked` is not set.
 pub fn plan<'a>(
     view: &'a View,
     task: &Task<'a>,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 
+use crate::model::ParkedReason;
 use crate::store::plan::effect::ChainUpdate;
 
 /// The most bytes of frames that are parked: of one repository, and of all together. If one is
@@ -30,28 +31,6 @@ pub struct ParkedView {
     pub bytes: HashMap<String, u64>,
     /// The requested frames that are stored.
     pub frames: HashSet<(String, u64, Bytes)>,
-}
-
-/// Why a commit is parked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParkedReason {
-    /// Its repository has to be fetched.
-    Fetch,
-    /// The key of its account is unavailable.
-    Key,
-    /// It comes behind commits that are parked.
-    Order,
-}
-
-impl ParkedReason {
-    /// The text of the column `reason`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fetch => "fetch",
-            Self::Key => "key",
-            Self::Order => "order",
-        }
-    }
 }
 
 /// A commit to park.

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::repository::RepoEvent;
+use super::repository::WaitsFor;
 use super::resync_cause::ResyncCause;
 use super::search::Search;
 use crate::atproto::syntax::Did;
@@ -115,6 +116,7 @@ pub struct ResyncFailure {
     pub is_throttled: bool,
     /// There is no such repository. If nothing of it is kept, it may be forgotten.
     pub is_gone: bool,
+    pub waits_for: WaitsFor,
     pub retry_at: Timestamp,
 }
 

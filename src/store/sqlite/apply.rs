@@ -12,7 +12,7 @@ use super::{commit, cursor, read, removal};
 use crate::model::{Gap, Position, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{Effect, EffectPart, Rejection};
-use crate::store::plan::{Moment, Needs, RepoChange, Task, plan};
+use crate::store::plan::{ChangeSet, Moment, Needs, RepoChange, Task, View, plan};
 use crate::store::{PieceLimit, RemovalPiece, StoreError, WriteBatch, Written};
 use crate::testing::fault::Point;
 
@@ -90,14 +90,8 @@ async fn perform(
     let mut script = Script::default();
     read::push(&mut script, &Needs::of(task));
     let (mut transaction, answers) = writer.begin_with(script).await?;
-    let mut view = read::view(answers)?;
-    let cursor_before = view.cursor;
-    let changes = loop {
-        match plan(&view, task, Moment::at(now)) {
-            Ok(changes) => break changes,
-            Err(needs) => view.parked = Some(read::parked(&mut transaction, &needs).await?),
-        }
-    };
+    let view = read::view(answers)?;
+    let changes = decide(&mut transaction, &view, task, now).await?;
     transaction.pass(Point::StoreWriting).await?;
     let mut script = Script::default();
     commit::push(&mut script, &changes, &sortable(now));
@@ -107,7 +101,7 @@ async fn perform(
             position,
             is_forced,
         } = cursor;
-        cursor::push_advance(&mut script, source, cursor_before, position, is_forced);
+        cursor::push_advance(&mut script, source, view.cursor, position, is_forced);
     }
     let dids: Vec<&str> = changes.removals.keys().copied().collect();
     let committed = match dids.is_empty() {
@@ -118,6 +112,25 @@ async fn perform(
         Ok(()) => Ok(changes.written),
         Err(Failure::Store(error)) => Err(error),
         Err(Failure::Refused(error)) => Err(name_refused(writer, task, error).await?),
+    }
+}
+
+/// Plans what `task` writes. Reads what is parked if the plan asks for it.
+async fn decide<'a>(
+    transaction: &mut Transaction<'_>,
+    view: &'a View,
+    task: &Task<'a>,
+    now: Timestamp,
+) -> Result<ChangeSet<'a>, sqlx::Error> {
+    loop {
+        match plan(view, task, Moment::at(now)) {
+            Ok(changes) => return Ok(changes),
+            Err(needs) => {
+                let parked = read::parked(transaction, &needs).await?;
+                // Nothing else sets it.
+                let _set = view.parked.set(parked);
+            }
+        }
     }
 }
 
@@ -174,13 +187,8 @@ async fn try_alone(
     };
     let mut script = Script::default();
     read::push(&mut script, &Needs::of(&task));
-    let mut view = read::view(trial.run(script).await?)?;
-    let changes = loop {
-        match plan(&view, &task, Moment::at(now)) {
-            Ok(changes) => break changes,
-            Err(needs) => view.parked = Some(read::parked(trial, &needs).await?),
-        }
-    };
+    let view = read::view(trial.run(script).await?)?;
+    let changes = decide(trial, &view, &task, now).await?;
     let mut script = Script::default();
     commit::push(&mut script, &changes, &sortable(now));
     trial.run(script).await?;

@@ -77,13 +77,15 @@ static REPOS: LazyLock<MultiRow> = LazyLock::new(|| {
             "attempts",
             "updated_at",
             "is_proven",
+            "waits_for_account",
         ],
         "ON CONFLICT (did) DO UPDATE SET rev = excluded.rev, data = excluded.data, \
          seq = excluded.seq, source = excluded.source, time = excluded.time, \
          state = excluded.state, cause = excluded.cause, is_whole = excluded.is_whole, \
          has_parked = excluded.has_parked, recheck_cause = excluded.recheck_cause, \
          retry_at = excluded.retry_at, attempts = excluded.attempts, \
-         updated_at = excluded.updated_at, is_proven = excluded.is_proven",
+         updated_at = excluded.updated_at, is_proven = excluded.is_proven, \
+         waits_for_account = excluded.waits_for_account",
     )
 });
 
@@ -291,6 +293,7 @@ fn push_repo(values: &mut Vec<Value>, did: &str, repo: &RepoRow, now: &str) {
         repo.attempts.into(),
         now.into(),
         repo.is_proven.into(),
+        repo.waits_for_account.into(),
     ]);
 }
 

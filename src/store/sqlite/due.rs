@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::SqliteStore;
+use super::{SqliteStore, count};
 use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::StoreError;
@@ -26,7 +26,7 @@ struct Row {
     status_as_of: Option<String>,
     cause: Option<String>,
     recheck_cause: Option<i64>,
-    attempts: u32,
+    attempts: i64,
     was_verified: bool,
 }
 
@@ -91,7 +91,7 @@ impl Row {
             status_as_of: time(self.status_as_of),
             cause: self.cause.as_deref().and_then(ResyncCause::parse),
             recheck_cause: self.recheck_cause,
-            attempts: self.attempts,
+            attempts: count(self.attempts),
             was_verified: self.was_verified,
         })
     }
@@ -105,11 +105,12 @@ pub(super) async fn first_parked_bytes(
     store: &SqliteStore,
     did: &Did,
 ) -> Result<Option<usize>, StoreError> {
-    let bytes: Option<i64> =
-        sqlx::query_scalar("SELECT bytes FROM parked_commits WHERE did = ? ORDER BY id LIMIT 1")
-            .bind(did.as_str())
-            .fetch_optional(store.reader())
-            .await?;
+    let bytes: Option<i64> = sqlx::query_scalar(
+        "SELECT bytes FROM kept_parked_commits WHERE did = ? ORDER BY id LIMIT 1",
+    )
+    .bind(did.as_str())
+    .fetch_optional(store.reader())
+    .await?;
     Ok(bytes.map(|bytes| usize::try_from(bytes).unwrap_or_default()))
 }
 
@@ -118,9 +119,9 @@ pub(super) async fn first_parked(
     did: &Did,
 ) -> Result<Option<ParkedCommit>, StoreError> {
     let row: Option<ParkedRow> = sqlx::query_as(
-        "SELECT id, rev, data, parked_commits.source, frame FROM parked_commits \
-         LEFT JOIN repos ON repos.did = parked_commits.did AND state = 'synchronized' \
-         WHERE parked_commits.did = ? ORDER BY id LIMIT 1",
+        "SELECT id, rev, data, parked.source, frame FROM kept_parked_commits AS parked \
+         LEFT JOIN repos ON repos.did = parked.did AND state = 'synchronized' \
+         WHERE parked.did = ? ORDER BY id LIMIT 1",
     )
     .bind(did.as_str())
     .fetch_optional(store.reader())

@@ -177,11 +177,19 @@ impl Store for SqliteStore {
         Box::pin(crashes::forget(&self.writer, source))
     }
 
+    fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(parked::drop_piece(self, limit))
+    }
+
     fn remove_piece(
         &self,
         limit: PieceLimit,
     ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>> {
         Box::pin(apply::remove_piece(&self.writer, limit))
+    }
+
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(removal::count(self))
     }
 
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
@@ -241,8 +249,8 @@ impl RepoStore for SqliteStore {
         timely(due::first_parked(self, did))
     }
 
-    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
-        Box::pin(gaps::reconcile(self))
+    fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
+        Box::pin(gaps::reconcile(self, now))
     }
 
     fn unconfirmed(
@@ -328,6 +336,12 @@ fn timely<'a, T: Send + 'a>(
 /// The current time, for the columns that record when a row was written. No guard depends on it.
 fn now() -> String {
     sortable(Timestamp::now())
+}
+
+/// A count that a hand may have edited: a number that is none must not make the row unreadable, and
+/// there is room to count on.
+fn count(number: i64) -> u32 {
+    u32::try_from(number.clamp(0, i64::from(i32::MAX))).unwrap_or_default()
 }
 
 /// Converts `number` to SQLite's integer. No seq reaches 2^63: the protocol limits them to 2^53.

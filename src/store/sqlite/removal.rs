@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::commit::push_deletion;
 use super::script::{Script, Value, json_array};
 use super::writer::{Failure, Transaction, Writer};
-use super::{integer, parked};
+use super::{SqliteStore, integer, parked};
 use crate::store::plan::{RecordRow, Removal};
 use crate::store::{PieceLimit, RemovalPiece, StoreError};
 
@@ -114,6 +114,14 @@ pub(super) async fn piece(
         is_last: deleted.is_last,
     };
     Ok(Some((piece, row.id)))
+}
+
+/// Counts the removals that are under way.
+pub(super) async fn count(store: &SqliteStore) -> Result<u64, StoreError> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM account_removals")
+        .fetch_one(store.reader())
+        .await?;
+    Ok(count.unsigned_abs())
 }
 
 /// A row of `account_removals`.

@@ -340,8 +340,8 @@ mod tests {
             passed.push(plan.writing.swap(0, Ordering::SeqCst));
         }
         // One statement reads. The first batch gives the source its row and moves the cursor. The
-        // second moves the cursor and removes an account.
-        assert_eq!(passed, [1 + 1 + 3, 1 + 1 + 7]);
+        // second moves the cursor, removes an account and drops its parked commits.
+        assert_eq!(passed, [1 + 1 + 3, 1 + 1 + 9]);
         assert_eq!(plan.committing.load(Ordering::SeqCst), 2);
     }
 

@@ -82,11 +82,13 @@ families! {
     MATCHED_TOTAL = "huddle_matched_total", Kind::Counter,
         "Events that the filter kept";
     OLDEST_PARKED_SECONDS = "huddle_oldest_parked_seconds", Kind::Gauge,
-        "How long the oldest parked commit of an active account has waited, 0 if there is none";
+        "How long the oldest parked commit has waited, by what it waits for; 0 if there is none";
     PARKED_COMMITS = "huddle_parked_commits", Kind::Gauge,
-        "Parked commits, by what they wait for: their account's key, their repository to be fetched, or their account to be active again. Formerly huddle_waiting_commits";
+        "Parked commits, by what they wait for: key (of their account, from the PLC directory), repository (to be fetched), account (its own host, or something else of its own), inactive (their account to be active again). Formerly huddle_waiting_commits";
+    PENDING_REMOVALS = "huddle_pending_removals", Kind::Gauge,
+        "Removed accounts whose rows are still being deleted, in pieces; no reader sees these rows";
     PROCESSING_LAG_SECONDS = "huddle_processing_lag_seconds", Kind::Gauge,
-        "How far the tables are behind the newest event received, parked commits included; NaN if unknown";
+        "How far the tables are behind the newest event received, including parked commits that wait for a key or a repository; NaN if unknown";
     QUEUE_DEPTH = "huddle_queue_depth", Kind::Gauge,
         "Effects waiting for a transaction";
     RECEIVED_BYTES_TOTAL = "huddle_received_bytes_total", Kind::Counter,
@@ -114,7 +116,7 @@ families! {
     SOCKET_TO_COMMIT_SECONDS = "huddle_socket_to_commit_seconds", Kind::Histogram(SECONDS),
         "From the arrival of a batch's first frame to the commit of its effects";
     SOURCE_LAG_SECONDS = "huddle_source_lag_seconds", Kind::Gauge,
-        "How far the tables are behind the source, parked commits and events not yet received included; NaN if unknown, 0 if the source is quiet";
+        "How far the tables are behind the source, including events not yet received, and parked commits that wait for a key or a repository; NaN if unknown, 0 if the source is quiet";
     TRACKED_REPOS = "huddle_tracked_repos", Kind::Gauge,
         "Tracked repositories. Formerly huddle_repos{state=\"tracked\"}";
     VERIFIED_TOTAL = "huddle_verified_total", Kind::Counter,

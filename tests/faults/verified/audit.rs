@@ -193,7 +193,7 @@ impl Shown {
             .await
             .unwrap();
         let waiting = sqlx::query_scalar(
-            "SELECT count(*) FROM parked_commits WHERE did NOT IN ( \
+            "SELECT count(*) FROM kept_parked_commits WHERE did NOT IN ( \
              SELECT did FROM accounts WHERE active = 0)",
         );
         Self {

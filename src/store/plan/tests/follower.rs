@@ -26,7 +26,7 @@ use crate::store::plan::REST;
 use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor};
 use crate::store::plan::{
     DiscoveryPage, HostStatus, RepoChange, RepoEvent, RepoRow, RepoState, Resync, ResyncFailure,
-    Search, SnapshotPart,
+    Search, SnapshotPart, WaitsFor,
 };
 
 /// More rounds of work than any network here needs.
@@ -274,6 +274,7 @@ impl Follower {
                 error: status.to_owned(),
                 is_throttled: false,
                 is_gone: status == "deleted",
+                waits_for: WaitsFor::Account,
                 retry_at: Timestamp::UNIX_EPOCH,
             };
             self.end_resync(&did, Err(failure));

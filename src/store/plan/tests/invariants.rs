@@ -16,7 +16,9 @@ use crate::store::plan::effect::{
     AccountChange, ChainUpdate, CommitEffect, Effect, IdentityChange, Predecessor, Recheck,
     RecheckReason, RecordChange, RecordDelete, RecordUpsert, RecordVersion,
 };
-use crate::store::plan::{Contents, RepoChange, RepoEvent, RepoRow, RepoState, transition};
+use crate::store::plan::{
+    Contents, RepoChange, RepoEvent, RepoRow, RepoState, WaitsFor, transition,
+};
 
 const NAMES: [&str; 2] = ["did:plc:alice", "did:plc:bob"];
 
@@ -546,7 +548,8 @@ proptest! {
             RepoEvent::ConfirmRecheck { recheck_cause },
             RepoEvent::FinishReplay,
             RepoEvent::RequestResync { cause: ResyncCause::Operator },
-            RepoEvent::Reschedule { until },
+            RepoEvent::Reschedule { until, waits_for: None },
+            RepoEvent::Reschedule { until, waits_for: Some(WaitsFor::Account) },
             RepoEvent::Suspend { until },
             RepoEvent::Untrack,
         ] {

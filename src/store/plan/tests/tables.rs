@@ -14,8 +14,8 @@ use crate::store::plan::effect::{Effect, RecordChange};
 use crate::store::plan::order::Order;
 use crate::store::plan::{
     AccountRow, ChainBreak, ChangeSet, Contents, Fingerprint, GapRow, HeldRecord, Moment, Needs,
-    OpenGap, ParkedCommit, ParkedNeeds, ParkedView, RecordRow, RecordWrite, Removal, RepoChange,
-    RepoEvent, RepoRow, Task, View, Written, plan,
+    ParkedCommit, ParkedNeeds, ParkedView, RecordRow, RecordWrite, Removal, RepoChange, RepoEvent,
+    RepoRow, Task, View, Written, plan,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -112,16 +112,13 @@ impl Tables {
     fn perform(&mut self, task: &Task<'_>) -> Written {
         // Later than the times and revs of all tests.
         let moment = Moment::at(Timestamp::from_second(4_000_000_000).unwrap());
-        let mut view = self.view(&Needs::of(task));
+        let view = self.view(&Needs::of(task));
         let changes = loop {
             match plan(&view, task, moment) {
                 Ok(changes) => break changes,
                 Err(needs) => {
-                    assert!(
-                        view.parked.is_none(),
-                        "the plan asks for parked frames twice"
-                    );
-                    view.parked = Some(self.parked_view(&needs));
+                    let asked_first = view.parked.set(self.parked_view(&needs));
+                    assert!(asked_first.is_ok(), "the plan asks for parked frames twice");
                 }
             }
         };
@@ -190,15 +187,6 @@ impl Tables {
         }
         if needs.chains_of.is_some() {
             view.breaks = self.breaks.values().cloned().collect();
-            view.open_gaps = self
-                .gaps
-                .iter()
-                .map(|gap| OpenGap {
-                    cause: gap.cause.clone(),
-                    from_seq: gap.from_seq,
-                    to_seq: gap.to_seq,
-                })
-                .collect();
         }
         let known = needs.dead_letters.intersection(&self.dead_letters);
         view.dead_letters = known.copied().collect();
