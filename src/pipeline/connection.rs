@@ -225,6 +225,7 @@ impl ConnectionActorState {
             return Ok(());
         }
         self.requested = None;
+        self.note_heard_or_lost();
         let error = prefilter.last_frame().and_then(error_frame);
         let resume = prefilter.resume_point();
         self.resume = resume.unwrap_or(self.resume);
@@ -261,6 +262,7 @@ impl ConnectionActorState {
 
     /// Drops the connection. Returns the delay before the next attempt.
     fn lose(&mut self, loss: Loss) -> Duration {
+        self.note_heard_or_lost();
         let Loss { advice, cause } = loss;
         let ignored = self
             .connection
@@ -277,6 +279,12 @@ impl ConnectionActorState {
             reason: cause.to_string(),
         });
         delay
+    }
+
+    fn note_heard_or_lost(&self) {
+        if let Some(repositories) = &self.context.repositories {
+            repositories.stream_start.note_heard_or_lost();
+        }
     }
 
     fn show(&self, connection: ConnectionState) {

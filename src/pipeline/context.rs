@@ -186,6 +186,9 @@ impl Context {
 
     /// Remembers the first connection; counts later ones as reconnects.
     pub(super) fn note_connected(&self, now: Instant) {
+        if let Some(repositories) = &self.repositories {
+            repositories.stream_start.note_connected(now);
+        }
         if self.connected_at.set(now).is_err() {
             let source = self.source.id();
             self.status

@@ -128,13 +128,18 @@ impl CursorState {
         let Some(durable) = self.load().await else {
             return false;
         };
-        let watermark = self.context.ledger.acked_through();
+        let ledger = &self.context.ledger;
+        let watermark = ledger.acked_through();
         if watermark.seq <= durable.seq {
+            // The first seqs may be no proven position yet, though their events are durable.
+            if ledger.received() > 0 && ledger.is_idle() {
+                self.note_stream_start();
+            }
             return true;
         }
         self.written_at = Instant::now();
         let batch = WriteBatch {
-            source: self.context.ledger.source(),
+            source: ledger.source(),
             effects: &[],
             position: watermark,
             sequence_restarted: false,
@@ -329,7 +334,16 @@ impl CursorState {
 
     fn note_durable(&mut self, position: Position) {
         self.durable = Some(position);
+        if position.seq > 0 {
+            self.note_stream_start();
+        }
         self.show_cursor(position);
+    }
+
+    fn note_stream_start(&self) {
+        if let Some(repositories) = &self.context.repositories {
+            repositories.stream_start.note_durable();
+        }
     }
 
     fn show_cursor(&self, position: Position) {

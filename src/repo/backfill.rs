@@ -197,6 +197,9 @@ impl BackfillState {
             .iter()
             .all(|discovery| discovery.is_over || discovery.unsupported.is_some());
         repositories.idleness.set_discovered(is_discovered);
+        if !is_discovered && let Some(wait) = repositories.stream_start.wait(Instant::now()) {
+            return Ok(Some(wait));
+        }
         repositories.isolation.load(&*repositories.store).await?;
         let (planned, wait) = self.plan_pages(repositories, &discoveries);
         self.start_pages(repositories, planned).await?;

@@ -19,6 +19,7 @@ mod replay;
 mod set_aside;
 mod shares;
 pub mod snapshot;
+mod stream_start;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ use self::host_limiter::NoSlot;
 use self::isolation::Isolation;
 pub use self::job::JobLog;
 use self::shares::Shares;
+use self::stream_start::StreamStart;
 use crate::actor::address::Address;
 use crate::atproto::syntax::Did;
 use crate::delivery::budget::Budget;
@@ -81,6 +83,7 @@ pub struct Repositories {
     pub address: Address<RepositoriesMessage>,
     pub backfill: Backfill,
     pub idleness: Idleness,
+    pub stream_start: StreamStart,
     /// When the RepositoriesActor will be woken, for jobs that wait for a server.
     wake_ups: Mutex<BTreeSet<Instant>>,
     pub budget: Arc<Budget>,
@@ -148,6 +151,7 @@ impl Repositories {
             address: Address::default(),
             backfill,
             idleness: Idleness::default(),
+            stream_start: StreamStart::waiting_since(Instant::now()),
             wake_ups: Mutex::default(),
             budget,
         })
