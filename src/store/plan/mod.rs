@@ -227,8 +227,8 @@ fn change_repo<'a>(
             if draft.account(did).is_none_or(|account| account.is_active) {
                 return;
             }
-            // A status that arrived while the repository was not tracked was never confirmed, so
-            // the host is asked now.
+            // A status that arrived while the repository was not tracked was never confirmed, and its
+            // end may have been missed in a gap, so the host or the source is asked now.
             draft.account_mut(did).ask_again();
             // It is fetched when the account is active again, which brings the same.
             if draft.repo(did).is_some_and(|repo| repo.has_parked) {
