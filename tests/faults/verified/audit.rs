@@ -107,6 +107,7 @@ impl Audit {
         let Some(reached) = oracle.reached(cursor.seq, cursor.time) else {
             return;
         };
+        self.upstream.note_reached(reached);
         if tables.has_gap {
             return;
         }
