@@ -6,6 +6,7 @@ mod gap;
 mod judgement;
 mod position;
 mod repo_counts;
+mod trips;
 mod validity;
 
 pub use self::cursor::{CursorError, cursor_of, with_cursor};
@@ -14,4 +15,5 @@ pub use self::gap::{Gap, GapCause};
 pub use self::judgement::Judgement;
 pub use self::position::{Position, SourceId};
 pub use self::repo_counts::{BackfillCounts, ParkedCounts, RepoCounts, Resynced};
+pub use self::trips::Trips;
 pub use self::validity::Validity;

@@ -14,7 +14,7 @@ pub use self::plan::{RepoState, Written};
 
 use futures_util::future::BoxFuture;
 
-use crate::model::{Gap, Position, SourceId};
+use crate::model::{Gap, Position, SourceId, Trips};
 use crate::store::plan::InterestSet;
 use crate::store::plan::effect::{Effect, Rejection};
 
@@ -82,6 +82,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The size of what was written and is not in the tables' file yet.
     fn log_bytes(&self) -> u64;
+
+    /// How many transactions were begun, and how many trips to the database they took.
+    fn trips(&self) -> Trips {
+        Trips::default()
+    }
 
     /// Moves all of it there, at the end of a run. Nothing is lost without it.
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;

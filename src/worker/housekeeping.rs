@@ -129,6 +129,7 @@ async fn upkeep(household: &Household) {
         status.budget.in_flight_bytes = in_flight as u64;
         before = std::mem::replace(&mut status.directory, directory.clone());
         status.wal_bytes = household.store.log_bytes();
+        status.writer = household.store.trips();
     });
     household.prometheus.run_upkeep();
     report_directory(household, before, directory).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::model::RepoCounts;
+use crate::model::{RepoCounts, Trips};
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{
     ActorStatus, BudgetStatus, DirectoryFailure, QueueStatus, SourceStatus, Status,
@@ -25,6 +25,7 @@ pub(super) struct Report<'a> {
     directory: Option<&'a DirectoryFailure>,
     budget: &'a BudgetStatus,
     wal_bytes: u64,
+    writer: Trips,
     clock: &'a ClockStatus,
 }
 
@@ -53,6 +54,7 @@ impl<'a> Report<'a> {
             directory,
             budget,
             wal_bytes,
+            writer,
             clock,
         } = status;
         let oldest_parked_at = status.oldest_parked_at();
@@ -77,6 +79,7 @@ impl<'a> Report<'a> {
             directory: directory.as_ref(),
             budget,
             wal_bytes: *wal_bytes,
+            writer: *writer,
             clock,
         }
     }

@@ -134,6 +134,9 @@ async fn name_refused(
     let Some((source, effects)) = task.effects() else {
         return Ok(error.into());
     };
+    if is_group(task) {
+        return Ok(StoreError::Rejected(Vec::new()));
+    }
     let mut rejections = Vec::new();
     let mut trial = writer.begin().await?;
     for (index, effect) in effects.iter().enumerate() {
@@ -159,6 +162,11 @@ async fn name_refused(
         return Ok(error.into());
     }
     Ok(StoreError::Rejected(rejections))
+}
+
+/// Whether its parts are done one by one if it is refused.
+fn is_group(task: &Task<'_>) -> bool {
+    matches!(task, Task::Change(RepoChange::Replayed(replay)) if replay.len() > 1)
 }
 
 async fn try_alone(

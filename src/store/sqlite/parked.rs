@@ -5,13 +5,13 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
-use super::multi_row::MultiRow;
+use super::multi_row::{Kind, MultiRow};
 use super::script::{Script, Value, json_array};
 use crate::store::plan::Parked;
 
 /// The ids rise in the order of the rows.
 static PARKED: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
+    MultiRow::with_long(
         "INSERT INTO parked_commits",
         &[
             "did",
@@ -22,6 +22,7 @@ static PARKED: LazyLock<MultiRow> = LazyLock::new(|| {
             "reason",
             "created_at",
         ],
+        &[("frame", Kind::Bytes)],
         "",
     )
 });
@@ -48,19 +49,21 @@ const DROP: [&str; 3] = [
     "DELETE FROM parked_commits WHERE did IN (SELECT value FROM json_each(?))",
 ];
 
-/// Drops one frame. The argument of each is its id.
-const DROP_ONE: [&str; 4] = [
-    "UPDATE parked_totals SET commits = parked_totals.commits - 1, \
+/// Drops frames. The argument of each is a JSON array of their ids.
+const DROP_FRAMES: [&str; 4] = [
+    "UPDATE parked_totals SET commits = parked_totals.commits - gone.commits, \
      bytes = parked_totals.bytes - gone.bytes \
-     FROM (SELECT reason, bytes FROM parked_commits WHERE id = ?) AS gone \
+     FROM (SELECT reason, count(*) AS commits, sum(bytes) AS bytes FROM parked_commits \
+     WHERE id IN (SELECT value FROM json_each(?)) GROUP BY reason) AS gone \
      WHERE gone.reason = parked_totals.reason",
-    "UPDATE parked_repos SET commits = parked_repos.commits - 1, \
+    "UPDATE parked_repos SET commits = parked_repos.commits - gone.commits, \
      bytes = parked_repos.bytes - gone.bytes \
-     FROM (SELECT did, bytes FROM parked_commits WHERE id = ?) AS gone \
+     FROM (SELECT did, count(*) AS commits, sum(bytes) AS bytes FROM parked_commits \
+     WHERE id IN (SELECT value FROM json_each(?)) GROUP BY did) AS gone \
      WHERE gone.did = parked_repos.did",
-    "DELETE FROM parked_repos WHERE commits < 1 \
-     AND did = (SELECT did FROM parked_commits WHERE id = ?)",
-    "DELETE FROM parked_commits WHERE id = ?",
+    "DELETE FROM parked_repos WHERE commits < 1 AND did IN ( \
+     SELECT did FROM parked_commits WHERE id IN (SELECT value FROM json_each(?)))",
+    "DELETE FROM parked_commits WHERE id IN (SELECT value FROM json_each(?))",
 ];
 
 /// Appends the statements that drop all frames of `dids`, if there are any.
@@ -74,10 +77,14 @@ pub(super) fn push_dropped<'a>(script: &mut Script, dids: impl Iterator<Item = &
     }
 }
 
-/// Appends the statements that drop a frame that was replayed.
-pub(super) fn push_replayed(script: &mut Script, id: i64) {
-    for statement in DROP_ONE {
-        script.push(statement, [id.into()]);
+/// Appends the statements that drop the frames that were replayed, if there are any.
+pub(super) fn push_replayed(script: &mut Script, ids: &[i64]) {
+    if ids.is_empty() {
+        return;
+    }
+    let ids = Value::Text(serde_json::json!(ids).to_string());
+    for statement in DROP_FRAMES {
+        script.push(statement, [ids.clone()]);
     }
 }
 

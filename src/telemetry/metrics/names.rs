@@ -117,6 +117,10 @@ families! {
         "How far the tables are behind the source, parked commits and events not yet received included; NaN if unknown, 0 if the source is quiet";
     TRACKED_REPOS = "huddle_tracked_repos", Kind::Gauge,
         "Tracked repositories. Formerly huddle_repos{state=\"tracked\"}";
+    TRANSACTIONS_TOTAL = "huddle_transactions_total", Kind::Counter,
+        "Transactions that were begun in the database";
+    TRANSACTION_TRIPS_TOTAL = "huddle_transaction_trips_total", Kind::Counter,
+        "How often a transaction sent something to the database's thread and waited for the answer";
     VERIFIED_TOTAL = "huddle_verified_total", Kind::Counter,
         "Verified commits, by level";
     VERIFY_ERRORS_TOTAL = "huddle_verify_errors_total", Kind::Counter,
