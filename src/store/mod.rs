@@ -24,6 +24,15 @@ pub trait Store: Send + Sync + 'static {
     fn apply<'a>(&'a self, batch: &'a WriteBatch<'a>)
     -> BoxFuture<'a, Result<Written, StoreError>>;
 
+    /// Applies several batches, given as one, in one transaction. If the database refuses it, it is not
+    /// searched for the refused effects: [`StoreError::Rejected`] need not name any.
+    fn apply_group<'a>(
+        &'a self,
+        batch: &'a WriteBatch<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.apply(batch)
+    }
+
     /// Makes `set` the set of interest in force. One call does one piece of the work, in one
     /// transaction; the set is adopted once an answer is [`Adoption::Unchanged`] or
     /// [`Adoption::Finished`]. Nothing may be read under `set` before.

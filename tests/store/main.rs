@@ -28,6 +28,7 @@ mod records;
 mod removals;
 mod resync;
 mod snapshot;
+mod trips;
 mod trouble;
 mod unconfirmed;
 mod views;

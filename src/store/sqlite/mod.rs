@@ -127,6 +127,13 @@ impl Store for SqliteStore {
         Box::pin(apply::apply(&self.writer, batch))
     }
 
+    fn apply_group<'a>(
+        &'a self,
+        batch: &'a WriteBatch<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        Box::pin(apply::apply_group(&self.writer, batch))
+    }
+
     fn adopt_interest<'a>(
         &'a self,
         source: &'a SourceId,
