@@ -23,6 +23,7 @@ mod migrations;
 mod order;
 mod parked;
 mod purge;
+mod queries;
 mod reconcile;
 mod records;
 mod removals;
