@@ -114,7 +114,7 @@ async fn replay_parked_commits(
     }
     match drained {
         Drained::Empty => repositories.note(&repo.did, RepoEvent::FinishReplay).await,
-        Drained::Broken | Drained::Disputed { .. } => Ok(()),
+        Drained::Ended | Drained::Broken | Drained::Disputed { .. } => Ok(()),
         Drained::Early => retry_later(repositories, repo, retry_at(repo.attempts, None)).await,
         Drained::Unknown { error } => match error.wait() {
             Some(wait) => reschedule(repositories, repo, wait).await,

@@ -24,7 +24,10 @@ const MOST_BYTES: usize = 256 << 10;
 
 /// The result of a replay.
 pub(super) enum Drained {
+    /// No frame is left. The tables do not say so yet.
     Empty,
+    /// The last frame was replayed, which has ended the replay in the tables too.
+    Ended,
     /// The next commit does not follow from the head.
     Broken,
     /// The next commit is not signed by the account's key. It may be older than that key.
@@ -33,9 +36,7 @@ pub(super) enum Drained {
         known_rev: Option<String>,
     },
     /// The key for the next commit is unavailable.
-    Unknown {
-        error: ResolveError,
-    },
+    Unknown { error: ResolveError },
     /// The rev of the next commit is ahead of the clocks.
     Early,
 }
@@ -121,6 +122,7 @@ pub(super) async fn drain(
                 None => one_by_one = count,
                 // It stays parked, because a commit before it is missing.
                 Some(written) if written.parked > 0 => return Ok(Drained::Broken),
+                Some(written) if written.ends_replay => return Ok(Drained::Ended),
                 Some(_) if one_by_one == usize::MAX => {}
                 Some(_) => one_by_one = one_by_one.saturating_sub(count),
             }

@@ -250,6 +250,7 @@ async fn several_frames_are_replayed_in_one_transaction_up_to_one_that_does_not_
     let written = database.store.change(RepoChange::Replayed(replay)).await;
     let written = written.unwrap();
     assert_eq!((written.replayed, written.parked), (3, 1));
+    assert!(!written.ends_replay);
     assert_eq!(database.column(ROWS).await, ["a 1", "b 4"]);
     assert_eq!(database.column(PARKED).await, ["5", "6"]);
     let broken = [head(ALICE, 4, "desynchronized parked")];
@@ -271,7 +272,8 @@ async fn several_frames_are_replayed_in_one_transaction_up_to_one_that_does_not_
     ]);
     let replay = Replay::of(&frames, &effects, &[1, 2]).unwrap();
     let written = database.store.change(RepoChange::Replayed(replay)).await;
-    assert_eq!(written.unwrap().replayed, 2);
+    let written = written.unwrap();
+    assert_eq!((written.replayed, written.ends_replay), (2, true));
     assert_eq!(database.column(ROWS).await, ["a 1", "b 6"]);
     let expected = [head(ALICE, 6, "synchronized")];
     assert_eq!(database.column(HEADS).await, expected);

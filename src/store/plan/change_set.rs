@@ -85,6 +85,8 @@ pub struct Written {
     pub parked: u64,
     /// Parked frames that were replayed.
     pub replayed: u64,
+    /// They were the last of their repository, which takes commits of the stream again.
+    pub ends_replay: bool,
     /// Commits that follow by their tree, but name a wrong rev before them.
     pub wrong_sinces: u64,
     /// A repository has a job due.

@@ -208,6 +208,7 @@ fn finish_replay<'a>(
         has_records: draft.view.contents.has_records || changes.records.values().any(is_of_repo),
         ..draft.view.contents
     };
+    changes.written.ends_replay = !contents.has_parked;
     if let Some(repo) = draft.repo(did).cloned() {
         draft.set_repo(did, repo.after_replay(contents));
     }
