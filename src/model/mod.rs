@@ -7,6 +7,7 @@ mod judgement;
 mod parked;
 mod position;
 mod repo_counts;
+mod trips;
 mod validity;
 
 pub use self::cursor::{CursorError, cursor_of, with_cursor};
@@ -16,4 +17,5 @@ pub use self::judgement::Judgement;
 pub use self::parked::{ParkedCount, ParkedCounts, ParkedReason};
 pub use self::position::{Position, SourceId};
 pub use self::repo_counts::{BackfillCounts, RepoCounts, Resynced};
+pub use self::trips::Trips;
 pub use self::validity::Validity;

@@ -9,6 +9,7 @@ mod context;
 pub mod cursor;
 pub mod decoder;
 pub mod filter;
+pub mod group;
 pub mod indexer;
 pub mod interest;
 pub mod messages;

@@ -107,6 +107,16 @@ impl Isolation {
         }
     }
 
+    /// Whether the job may be why a run ended, or missed a deadline.
+    pub(super) fn is_in_doubt(&self, key: &JobKey) -> bool {
+        let is_late = self.late().contains_key(key);
+        let suspects = self.suspects();
+        is_late
+            || suspects
+                .as_ref()
+                .is_some_and(|suspects| suspects.contains_key(key))
+    }
+
     /// The jobs missed a deadline, and the database answers.
     pub(super) fn note_late(&self, jobs: Vec<JobKey>) {
         let mut late = self.late();

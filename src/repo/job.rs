@@ -118,7 +118,7 @@ async fn replay_parked_commits(
     }
     match drained {
         Drained::Empty => repositories.note(&repo.did, RepoEvent::FinishReplay).await,
-        Drained::Broken | Drained::Disputed { .. } => Ok(()),
+        Drained::Ended | Drained::Broken | Drained::Disputed { .. } => Ok(()),
         Drained::Early => {
             let until = retry_at(repo.attempts, None);
             retry_later(repositories, repo, until, WaitsFor::Account).await

@@ -11,8 +11,8 @@ use crate::model::{DeadLetter, Stage};
 use crate::store::StoreError;
 use crate::store::plan::effect::{Effect, Recheck, RecheckReason};
 use crate::store::repo_store::{
-    JobKey, JobKind, ParkedCommit, RepoChange, RepoEvent, Resync, ResyncCause, ResyncFailure,
-    Search, WaitsFor,
+    JobKey, JobKind, ParkedCommit, Replay, RepoChange, RepoEvent, Resync, ResyncCause,
+    ResyncFailure, Search, WaitsFor,
 };
 
 /// How long a job is set aside. Then it is tried once more.
@@ -107,10 +107,7 @@ async fn give_up(
         Effect::DeadLetter(Box::new(letter)),
         Effect::Recheck(recheck),
     ];
-    let change = RepoChange::Replayed {
-        parked,
-        effects: &effects,
-    };
+    let change = RepoChange::Replayed(Replay::of_one(parked, &effects));
     repositories.store.change(change).await?;
     repositories.note_dead_letters(&effects);
     Ok(())

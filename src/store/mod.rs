@@ -14,7 +14,7 @@ pub use self::plan::{RepoState, Written};
 
 use futures_util::future::BoxFuture;
 
-use crate::model::{Gap, Position, SourceId};
+use crate::model::{Gap, Position, SourceId, Trips};
 use crate::store::plan::InterestSet;
 use crate::store::plan::effect::{Effect, Rejection};
 
@@ -23,6 +23,15 @@ pub trait Store: Send + Sync + 'static {
     /// Applies `batch` in one transaction, effects and cursor together: all of it or nothing.
     fn apply<'a>(&'a self, batch: &'a WriteBatch<'a>)
     -> BoxFuture<'a, Result<Written, StoreError>>;
+
+    /// Applies several batches, given as one, in one transaction. If the database refuses it, it is not
+    /// searched for the refused effects: [`StoreError::Rejected`] need not name any.
+    fn apply_group<'a>(
+        &'a self,
+        batch: &'a WriteBatch<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.apply(batch)
+    }
 
     /// Makes `set` the set of interest in force. One call does one piece of the work, in one
     /// transaction; the set is adopted once an answer is [`Adoption::Unchanged`] or
@@ -89,6 +98,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The size of what was written and is not in the tables' file yet.
     fn log_bytes(&self) -> u64;
+
+    /// How many transactions were begun, and how many trips to the database they took.
+    fn trips(&self) -> Trips {
+        Trips::default()
+    }
 
     /// Moves all of it there, at the end of a run. Nothing is lost without it.
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;

@@ -1,12 +1,14 @@
 //! The tables as the jobs on repositories use them: which repositories are due for a replay, a
 //! resync, a recheck or a backfill, and the results.
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 pub use super::plan::{
-    DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, RepoChange, RepoEvent,
-    Resync, ResyncCause, ResyncFailure, Search, SnapshotPart, UnconfirmedStatus, WaitsFor,
+    DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, Replay, RepoChange,
+    RepoEvent, Resync, ResyncCause, ResyncFailure, Search, SnapshotPart, UnconfirmedStatus,
+    WaitsFor,
 };
 use super::{StoreError, Written};
 use crate::atproto::syntax::Did;
@@ -41,17 +43,28 @@ pub trait RepoStore: Send + Sync + 'static {
     /// `after`, up to `through`, at most `limit`.
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>>;
 
-    /// The length of the oldest parked frame of a repository.
-    fn first_parked_bytes<'a>(
+    /// The lengths of the oldest parked frames of a repository, at most `limit`.
+    fn parked_lengths<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<usize>, StoreError>>;
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<usize>, StoreError>>;
+
+    /// The oldest parked frames of a repository in their order, at most `limit`.
+    fn parked<'a>(
+        &'a self,
+        did: &'a Did,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<ParkedCommit>, StoreError>>;
 
     /// The oldest parked frame of a repository.
     fn first_parked<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>>;
+    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>> {
+        let first = async { Ok(self.parked(did, 1).await?.into_iter().next()) };
+        first.boxed()
+    }
 
     /// Marks every tracked repository for a recheck if a gap has ended. Closes the gaps whose
     /// rechecks are done.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::model::{Position, RepoCounts, SourceId};
+use crate::model::{Position, RepoCounts, SourceId, Trips};
 use crate::telemetry::clocks::ClockStatus;
 
 /// The shared copy of the [`Status`].
@@ -53,6 +53,8 @@ pub struct Status {
     pub pending_removals: u64,
     /// The size of the database's write-ahead log.
     pub wal_bytes: u64,
+    /// The transactions of the database.
+    pub writer: Trips,
     pub clock: ClockStatus,
 }
 

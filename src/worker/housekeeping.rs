@@ -131,6 +131,7 @@ async fn upkeep(household: &Household) {
         status.budget.in_flight_bytes = in_flight as u64;
         status.directory.clone_from(&directory);
         status.wal_bytes = household.store.log_bytes();
+        status.writer = household.store.trips();
     });
     household.prometheus.run_upkeep();
     report_directory(household, directory).await;

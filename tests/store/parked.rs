@@ -5,7 +5,7 @@ use huddle_firehose::model::ParkedReason;
 use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repo_store::{
-    ParkedCommit, RepoChange, RepoEvent, RepoStore, WaitsFor,
+    ParkedCommit, Replay, RepoChange, RepoEvent, RepoStore, WaitsFor,
 };
 use huddle_firehose::store::{PieceLimit, Store, StoreError, Written};
 
@@ -33,7 +33,7 @@ async fn replay(
 ) -> Result<Written, StoreError> {
     let parked = &first(database, name).await;
     let effects = &commits(effects);
-    let change = RepoChange::Replayed { parked, effects };
+    let change = RepoChange::Replayed(Replay::of_one(parked, effects));
     database.store.change(change).await
 }
 
@@ -229,6 +229,96 @@ async fn a_refused_frame_stays_parked() {
     let part = rejections[0].part;
     assert_eq!((part.effect, part.record), (0, Some(0)));
     assert_eq!(database.contents().await, contents);
+}
+
+/// Holds invariant 7.3.
+#[tokio::test]
+async fn several_frames_are_replayed_in_one_transaction_up_to_one_that_does_not_follow() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let parked: Vec<Effect> = (2..=6).map(|n| without_key(ALICE, n)).collect();
+    database.apply(&parked).await;
+    let frames = database.store.parked(&did(ALICE), 10).await.unwrap();
+    assert_eq!(frames.len(), 5);
+    // The fourth names another tree before it.
+    let before = [1, 2, 3, 9, 5];
+    let mut effects = Vec::new();
+    let mut ends = Vec::new();
+    for (n, before) in (2..=6).zip(before) {
+        effects.extend(commits(&[commit(ALICE, n, before), put_by(ALICE, "b", n)]));
+        effects.push(dead_letter(n));
+        ends.push(effects.len());
+    }
+    let replay = Replay::of(&frames, &effects, &ends).unwrap();
+    let written = database.store.change(RepoChange::Replayed(replay)).await;
+    let written = written.unwrap();
+    assert_eq!((written.replayed, written.parked), (3, 1));
+    assert!(!written.ends_replay);
+    assert_eq!(database.column(ROWS).await, ["a 1", "b 4"]);
+    assert_eq!(database.column(PARKED).await, ["5", "6"]);
+    let broken = [head(ALICE, 4, "desynchronized parked")];
+    assert_eq!(database.column(HEADS).await, broken);
+    let letters = "SELECT seq || '' FROM dead_letters ORDER BY seq";
+    assert_eq!(database.column(letters).await, ["2", "3", "4"]);
+    let counts =
+        "SELECT commits || ' ' || (SELECT sum(commits) FROM parked_totals) FROM parked_repos";
+    assert_eq!(database.column(counts).await, ["2 2"]);
+
+    // A fetch brings the repository to commit 5. What is left then follows, and the replay is over.
+    database.resync(ALICE, 5).await;
+    let frames = database.store.parked(&did(ALICE), 10).await.unwrap();
+    let effects = commits(&[
+        commit(ALICE, 5, 4),
+        put_by(ALICE, "b", 5),
+        commit(ALICE, 6, 5),
+        put_by(ALICE, "b", 6),
+    ]);
+    let replay = Replay::of(&frames, &effects, &[1, 2]).unwrap();
+    let written = database.store.change(RepoChange::Replayed(replay)).await;
+    let written = written.unwrap();
+    assert_eq!((written.replayed, written.ends_replay), (2, true));
+    assert_eq!(database.column(ROWS).await, ["a 1", "b 6"]);
+    let expected = [head(ALICE, 6, "synchronized")];
+    assert_eq!(database.column(HEADS).await, expected);
+    assert_eq!(
+        database.number("SELECT count(*) FROM parked_repos").await,
+        0
+    );
+}
+
+/// Holds invariant 5.9.
+#[tokio::test]
+async fn refused_frames_are_not_searched_together() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database
+        .apply(&[without_key(ALICE, 2), without_key(ALICE, 3)])
+        .await;
+    database
+        .execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON records WHEN NEW.rkey = 'poison' \
+             BEGIN SELECT RAISE(ABORT, 'poisoned'); END",
+        )
+        .await;
+    let contents = database.contents().await;
+    let frames = database.store.parked(&did(ALICE), 10).await.unwrap();
+    let effects = commits(&[
+        commit(ALICE, 2, 1),
+        put_by(ALICE, "b", 2),
+        commit(ALICE, 3, 2),
+        put_by(ALICE, "poison", 3),
+    ]);
+    let replay = Replay::of(&frames, &effects, &[1, 2]).unwrap();
+    let replayed = database.store.change(RepoChange::Replayed(replay)).await;
+    let Err(StoreError::Rejected(rejections)) = replayed else {
+        panic!("it was not refused: {replayed:?}");
+    };
+    assert_eq!(rejections, []);
+    assert_eq!(database.contents().await, contents);
+    // One by one, only the second is refused.
+    let effects = commits(&[commit(ALICE, 2, 1), put_by(ALICE, "b", 2)]);
+    let replayed = replay_first(&database, ALICE, &effects).await;
+    assert_eq!(replayed, Replayed::Done);
 }
 
 /// Beyond the limit they would only use disk space: a fetch gives the same result.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::model::RepoCounts;
+use crate::model::{RepoCounts, Trips};
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{
     ActorStatus, BudgetStatus, DirectoryFailure, QueueStatus, SourceStatus, Status,
@@ -26,6 +26,7 @@ pub(super) struct Report<'a> {
     budget: &'a BudgetStatus,
     pending_removals: u64,
     wal_bytes: u64,
+    writer: Trips,
     clock: &'a ClockStatus,
 }
 
@@ -55,6 +56,7 @@ impl<'a> Report<'a> {
             budget,
             pending_removals,
             wal_bytes,
+            writer,
             clock,
         } = status;
         let oldest_parked_at = status.oldest_parked_at();
@@ -80,6 +82,7 @@ impl<'a> Report<'a> {
             budget,
             pending_removals: *pending_removals,
             wal_bytes: *wal_bytes,
+            writer: *writer,
             clock,
         }
     }

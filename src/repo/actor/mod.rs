@@ -124,6 +124,11 @@ impl Job {
     }
 }
 
+/// The key of the job that replays the parked commits of an account.
+pub(super) fn replay_key(did: &Did) -> JobKey {
+    Job::Repository(JobKind::Replay).key(did)
+}
+
 impl Actor for RepositoriesActor {
     type Msg = RepositoriesMessage;
     type State = RepositoriesState;

@@ -64,16 +64,21 @@ struct Decided<'a> {
     wrong_sinces: u64,
     /// A repository has to be rechecked or fetched.
     leaves_work: bool,
+    /// The effect at which a replay is stuck.
+    stuck: Option<usize>,
 }
 
 impl<'a> Batch<'a> {
     /// Accounts come first. So a deletion in the batch also removes earlier records of the same
     /// batch, at any place in it.
+    ///
+    /// Returns the index of the effect at which a replay is stuck, if it is: that commit does not follow
+    /// from the head of its repository. Nothing behind it is decided.
     pub(super) fn plan(
         &self,
         draft: &mut Draft<'a>,
         changes: &mut ChangeSet<'a>,
-    ) -> Result<(), ParkedNeeds> {
+    ) -> Result<Option<usize>, ParkedNeeds> {
         changes.source = Some(self.source);
         changes.followed = self.order.cursor.filter(|_| !self.order.is_restarted);
         let has_new_gap = self.open_gaps(draft, changes);
@@ -93,7 +98,7 @@ impl<'a> Batch<'a> {
             park(draft, changes, &decided.parked)?;
         }
         self.note_commits(draft, &decided);
-        self.add_dead_letters(draft, changes);
+        self.add_dead_letters(draft, changes, decided.stuck);
 
         let written = &mut changes.written;
         written.records = changes.records.len() as u64;
@@ -106,7 +111,7 @@ impl<'a> Batch<'a> {
             || decided.leaves_work
             || written.parked > 0
             || written.lost_stretch.is_some();
-        Ok(())
+        Ok(decided.stuck)
     }
 
     /// Applies the statuses and handles. Returns whether a repository has to be fetched because its
@@ -262,7 +267,7 @@ impl<'a> Batch<'a> {
         breaks: &mut Breaks<'_>,
     ) -> Decided<'a> {
         let mut decided = Decided::default();
-        for effect in self.effects {
+        for (index, effect) in self.effects.iter().enumerate() {
             let commit = match effect {
                 Effect::Commit(commit) => commit,
                 Effect::Recheck(recheck) => {
@@ -338,6 +343,11 @@ impl<'a> Batch<'a> {
                 }
             }
             decided.fresh.push(update);
+            if self.origin == Origin::Replay && !decided.parked.is_empty() {
+                // The frames behind it are replayed after it.
+                decided.stuck = Some(index);
+                break;
+            }
         }
         decided
     }
@@ -456,9 +466,17 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn add_dead_letters(&self, draft: &Draft<'a>, changes: &mut ChangeSet<'a>) {
+    /// `stuck`: the effect at which a replay is stuck. The letters behind it come with its own replay.
+    fn add_dead_letters(
+        &self,
+        draft: &Draft<'a>,
+        changes: &mut ChangeSet<'a>,
+        stuck: Option<usize>,
+    ) {
         let mut known = HashSet::new();
-        for letter in self.effects.iter().flat_map(Effect::dead_letters) {
+        let count = stuck.map_or(self.effects.len(), |last| last + 1);
+        let effects = &self.effects[..count];
+        for letter in effects.iter().flat_map(Effect::dead_letters) {
             if self.is_removed(draft, letter) {
                 continue;
             }

@@ -89,8 +89,8 @@ pub struct Needs<'a> {
     pub dead_letters: BTreeSet<Fingerprint>,
     /// The repository for which the presence of records and parked frames is read.
     pub contents_of: Option<&'a str>,
-    /// The parked frame that does not count there.
-    pub replayed: Option<i64>,
+    /// The parked frames that do not count there.
+    pub replayed: BTreeSet<i64>,
 }
 
 impl<'a> Needs<'a> {
@@ -116,11 +116,11 @@ impl<'a> Needs<'a> {
             Task::Change(
                 RepoChange::HostRefused { did, .. } | RepoChange::Override { did, .. },
             ) => needs.add_account(did),
-            Task::Change(RepoChange::Replayed { parked, effects }) => {
-                needs.add_effects(&parked.source, effects);
-                needs.repos.insert(parked.did.as_str());
-                needs.contents_of = Some(parked.did.as_str());
-                needs.replayed = Some(parked.id);
+            Task::Change(RepoChange::Replayed(replay)) => {
+                needs.add_effects(replay.source(), replay.effects());
+                needs.repos.insert(replay.did().as_str());
+                needs.contents_of = Some(replay.did().as_str());
+                needs.replayed = replay.ids(replay.len()).collect();
             }
             Task::Change(RepoChange::RemovalEnded { did, .. }) => {
                 needs.repos.insert(did);

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::multi_row::MultiRow;
+use super::multi_row::{Kind, MultiRow};
 use super::script::{Script, Value, json_array};
 use super::{parked, projections, records, removal};
 use crate::model::{DeadLetter, Resynced, SourceId};
@@ -90,7 +90,7 @@ static REPOS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 
 static DEAD_LETTERS: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
+    MultiRow::with_long(
         "INSERT INTO dead_letters",
         &[
             "fingerprint",
@@ -104,6 +104,11 @@ static DEAD_LETTERS: LazyLock<MultiRow> = LazyLock::new(|| {
             "raw",
             "attempts",
             "created_at",
+        ],
+        &[
+            ("fingerprint", Kind::Bytes),
+            ("task", Kind::LongText),
+            ("raw", Kind::Bytes),
         ],
         "",
     )
@@ -198,9 +203,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     if let Some(id) = *ended_removal {
         script.push("DELETE FROM account_removals WHERE id = ?", [id.into()]);
     }
-    if let Some(id) = *replayed {
-        parked::push_replayed(script, id);
-    }
+    parked::push_replayed(script, replayed);
     parked::push_dropped(script, unparked_repos.iter().copied());
     parked::push_added(script, source, new_parked, now);
     for gap in gaps {

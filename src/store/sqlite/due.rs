@@ -101,38 +101,45 @@ pub(super) fn parse_did(did: &str) -> Result<Did, StoreError> {
     Did::parse(did).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
-pub(super) async fn first_parked_bytes(
+/// As one row: sqlx returns rows one by one, and each may wake the waiting task.
+pub(super) async fn parked_lengths(
     store: &SqliteStore,
     did: &Did,
-) -> Result<Option<usize>, StoreError> {
-    let bytes: Option<i64> = sqlx::query_scalar(
-        "SELECT bytes FROM kept_parked_commits WHERE did = ? ORDER BY id LIMIT 1",
+    limit: usize,
+) -> Result<Vec<usize>, StoreError> {
+    let lengths: String = sqlx::query_scalar(
+        "SELECT json_group_array(bytes) FROM ( \
+         SELECT bytes FROM kept_parked_commits WHERE did = ? ORDER BY id LIMIT ?)",
     )
     .bind(did.as_str())
-    .fetch_optional(store.reader())
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_one(store.reader())
     .await?;
-    Ok(bytes.map(|bytes| usize::try_from(bytes).unwrap_or_default()))
+    serde_json::from_str(&lengths).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
-pub(super) async fn first_parked(
+pub(super) async fn parked(
     store: &SqliteStore,
     did: &Did,
-) -> Result<Option<ParkedCommit>, StoreError> {
-    let row: Option<ParkedRow> = sqlx::query_as(
+    limit: usize,
+) -> Result<Vec<ParkedCommit>, StoreError> {
+    let rows: Vec<ParkedRow> = sqlx::query_as(
         "SELECT id, rev, data, parked.source, frame FROM kept_parked_commits AS parked \
          LEFT JOIN repos ON repos.did = parked.did AND state = 'synchronized' \
-         WHERE parked.did = ? ORDER BY id LIMIT 1",
+         WHERE parked.did = ? ORDER BY id LIMIT ?",
     )
     .bind(did.as_str())
-    .fetch_optional(store.reader())
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(store.reader())
     .await?;
-    Ok(row.map(|row| ParkedCommit {
+    let parked = rows.into_iter().map(|row| ParkedCommit {
         id: row.id,
         did: did.clone(),
         known_head: row.rev.zip(row.data),
         source: SourceId::new(&row.source),
         frame: row.frame.into(),
-    }))
+    });
+    Ok(parked.collect())
 }
 
 /// A row of `parked_commits`, with the head of its repository.

@@ -50,7 +50,7 @@ use super::{
     Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
 };
 use crate::atproto::syntax::Did;
-use crate::model::{Gap, Position, RepoCounts, SourceId};
+use crate::model::{Gap, Position, RepoCounts, SourceId, Trips};
 use crate::store::plan::InterestSet;
 
 /// The deadline of a query or a transaction about repositories.
@@ -127,6 +127,13 @@ impl Store for SqliteStore {
         Box::pin(apply::apply(&self.writer, batch))
     }
 
+    fn apply_group<'a>(
+        &'a self,
+        batch: &'a WriteBatch<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        Box::pin(apply::apply_group(&self.writer, batch))
+    }
+
     fn adopt_interest<'a>(
         &'a self,
         source: &'a SourceId,
@@ -200,6 +207,10 @@ impl Store for SqliteStore {
         self.writer.wal_bytes()
     }
 
+    fn trips(&self) -> Trips {
+        self.writer.trips()
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.writer.close())
     }
@@ -235,18 +246,20 @@ impl RepoStore for SqliteStore {
         timely(resync_history::held(self, range))
     }
 
-    fn first_parked_bytes<'a>(
+    fn parked_lengths<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<usize>, StoreError>> {
-        timely(due::first_parked_bytes(self, did))
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<usize>, StoreError>> {
+        timely(due::parked_lengths(self, did, limit))
     }
 
-    fn first_parked<'a>(
+    fn parked<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>> {
-        timely(due::first_parked(self, did))
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<ParkedCommit>, StoreError>> {
+        timely(due::parked(self, did, limit))
     }
 
     fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>> {

@@ -25,8 +25,8 @@ const WRITER_CACHE_KIB: &str = "-16384";
 /// reader.
 const READ_ROWS: usize = 1024;
 
-/// Prepared statements that the writer keeps. A script of many rows takes some hundred KiB, and a
-/// steady load has a handful of scripts.
+/// Prepared scripts that the writer keeps, by their whole text. Which tables a transaction writes decides
+/// on its text, the number of rows does not: a steady load has a handful of scripts.
 const SCRIPTS: usize = 64;
 
 /// Options that differ from [`SqliteStore::open`].

@@ -7,14 +7,14 @@ use std::sync::LazyLock;
 use serde::Serialize;
 
 use super::SqliteStore;
-use super::multi_row::MultiRow;
+use super::multi_row::{Kind, MultiRow};
 use super::script::{Script, Value, json_array};
 use crate::store::plan::Parked;
 use crate::store::{PieceLimit, StoreError};
 
 /// The ids rise in the order of the rows.
 static PARKED: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
+    MultiRow::with_long(
         "INSERT INTO parked_commits",
         &[
             "did",
@@ -25,6 +25,7 @@ static PARKED: LazyLock<MultiRow> = LazyLock::new(|| {
             "reason",
             "created_at",
         ],
+        &[("frame", Kind::Bytes)],
         "",
     )
 });
@@ -69,19 +70,22 @@ const END_DROPS: &str = "DELETE FROM parked_drops WHERE NOT EXISTS ( \
      SELECT 1 FROM parked_commits \
      WHERE parked_commits.did = parked_drops.did AND parked_commits.id <= parked_drops.through)";
 
-/// Drops one frame. The argument of each is its id. One that is dropped already is counted no more.
-const DROP_ONE: [&str; 4] = [
-    "UPDATE parked_totals SET commits = parked_totals.commits - 1, \
+/// Drops frames. The argument of each is a JSON array of their ids. Those that are dropped already are
+/// counted no more.
+const DROP_FRAMES: [&str; 4] = [
+    "UPDATE parked_totals SET commits = parked_totals.commits - gone.commits, \
      bytes = parked_totals.bytes - gone.bytes \
-     FROM (SELECT reason, bytes FROM kept_parked_commits WHERE id = ?) AS gone \
+     FROM (SELECT reason, count(*) AS commits, sum(bytes) AS bytes FROM kept_parked_commits \
+     WHERE id IN (SELECT value FROM json_each(?)) GROUP BY reason) AS gone \
      WHERE gone.reason = parked_totals.reason",
-    "UPDATE parked_repos SET commits = parked_repos.commits - 1, \
+    "UPDATE parked_repos SET commits = parked_repos.commits - gone.commits, \
      bytes = parked_repos.bytes - gone.bytes \
-     FROM (SELECT did, bytes FROM kept_parked_commits WHERE id = ?) AS gone \
+     FROM (SELECT did, count(*) AS commits, sum(bytes) AS bytes FROM kept_parked_commits \
+     WHERE id IN (SELECT value FROM json_each(?)) GROUP BY did) AS gone \
      WHERE gone.did = parked_repos.did",
-    "DELETE FROM parked_repos WHERE commits < 1 \
-     AND did = (SELECT did FROM kept_parked_commits WHERE id = ?)",
-    "DELETE FROM parked_commits WHERE id = ?",
+    "DELETE FROM parked_repos WHERE commits < 1 AND did IN ( \
+     SELECT did FROM kept_parked_commits WHERE id IN (SELECT value FROM json_each(?)))",
+    "DELETE FROM parked_commits WHERE id IN (SELECT value FROM json_each(?))",
 ];
 
 /// Appends the statements that drop all frames of `dids`, if there are any, and delete a first piece.
@@ -116,10 +120,14 @@ pub(super) async fn drop_piece(store: &SqliteStore, limit: PieceLimit) -> Result
     Ok(is_dropping)
 }
 
-/// Appends the statements that drop a frame that was replayed.
-pub(super) fn push_replayed(script: &mut Script, id: i64) {
-    for statement in DROP_ONE {
-        script.push(statement, [id.into()]);
+/// Appends the statements that drop the frames that were replayed, if there are any.
+pub(super) fn push_replayed(script: &mut Script, ids: &[i64]) {
+    if ids.is_empty() {
+        return;
+    }
+    let ids = Value::Text(serde_json::json!(ids).to_string());
+    for statement in DROP_FRAMES {
+        script.push(statement, [ids.clone()]);
     }
 }
 

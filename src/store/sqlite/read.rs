@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteRow;
 
 use super::count;
 use super::script::{Answers, Script, Value, json_array};
@@ -61,8 +61,13 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT json_group_array(hex(fingerprint)) FROM dead_letters \
          WHERE fingerprint IN (SELECT unhex(value) FROM json_each(?))"
             .to_owned(),
-        "SELECT EXISTS (SELECT 1 FROM records WHERE did = ?)".to_owned(),
-        "SELECT EXISTS (SELECT 1 FROM kept_parked_commits WHERE did = ? AND id IS NOT ?)".to_owned(),
+        // Behind the character '/' comes '0'.
+        "SELECT EXISTS (SELECT 1 FROM records \
+         WHERE uri > 'at://' || ? || '/' AND uri < 'at://' || ? || '0')"
+            .to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM kept_parked_commits WHERE did = ? \
+         AND id NOT IN (SELECT value FROM json_each(?)))"
+            .to_owned(),
         "SELECT CAST(cursor AS INTEGER) FROM firehose_cursor WHERE source = ?".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM interest_sets WHERE is_widened = 1)".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM stale_records)".to_owned(),
@@ -104,7 +109,8 @@ pub(super) fn push(script: &mut Script, needs: &Needs<'_>) {
             json_array(fingerprints.iter().map(String::as_str)),
             needs.contents_of.into(),
             needs.contents_of.into(),
-            needs.replayed.into(),
+            needs.contents_of.into(),
+            Value::Text(serde_json::json!(needs.replayed).to_string()),
             needs.source.map(SourceId::as_str).into(),
             needs.discovery.into(),
             needs.chains_of.map(SourceId::as_str).into(),
@@ -160,8 +166,7 @@ pub(super) async fn parked(
     );
     let frames = serde_json::json!(needs.frames).to_string();
     script.push(PARKED_FRAMES, [Value::Text(frames)]);
-    let connection: &mut SqliteConnection = transaction;
-    let mut answers = script.run(connection).await?.into_iter();
+    let mut answers = transaction.run(script).await?.into_iter();
     let mut next = || answers.next().unwrap_or_default();
     let mut parked = ParkedView::default();
     for row in next() {

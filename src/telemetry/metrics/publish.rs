@@ -22,6 +22,13 @@ impl Metrics {
             flag(status.queue.blocked.is_some()),
         );
         gauge(names::DIRECTORY_FAILING, flag(status.directory.is_some()));
+        let writer = &status.writer;
+        for (name, count) in [
+            (names::TRANSACTIONS_TOTAL, writer.transactions),
+            (names::TRANSACTION_TRIPS_TOTAL, writer.trips),
+        ] {
+            self.registry.counter(name, &[]).absolute(count);
+        }
         let dropped = log::dropped();
         for (reason, lines) in [
             ("queue_full", dropped.queue_full),

@@ -339,18 +339,20 @@ impl RepoStore for FaultyStore {
         self.act_soon(self.store.held(range)).boxed()
     }
 
-    fn first_parked_bytes<'a>(
+    fn parked_lengths<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<usize>, StoreError>> {
-        self.act_soon(self.store.first_parked_bytes(did)).boxed()
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<usize>, StoreError>> {
+        self.act_soon(self.store.parked_lengths(did, limit)).boxed()
     }
 
-    fn first_parked<'a>(
+    fn parked<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>> {
-        self.act_soon(self.store.first_parked(did)).boxed()
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<ParkedCommit>, StoreError>> {
+        self.act_soon(self.store.parked(did, limit)).boxed()
     }
 
     fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>> {

@@ -25,8 +25,8 @@ use crate::store::datetime::sortable;
 use crate::store::plan::REST;
 use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor};
 use crate::store::plan::{
-    DiscoveryPage, HostStatus, RepoChange, RepoEvent, RepoRow, RepoState, Resync, ResyncFailure,
-    Search, SnapshotPart, WaitsFor,
+    DiscoveryPage, HostStatus, Replay, RepoChange, RepoEvent, RepoRow, RepoState, Resync,
+    ResyncFailure, Search, SnapshotPart, WaitsFor,
 };
 
 /// More rounds of work than any network here needs.
@@ -250,15 +250,14 @@ impl Follower {
     }
 
     fn replay(&mut self, did: &str) {
-        let Some(parked) = self.tables.first_parked(did) else {
+        let parked = self.tables.parked(did, 1);
+        let Some(parked) = parked.first() else {
             self.tables.note(did, RepoEvent::FinishReplay);
             return;
         };
         let effects = self.effects_of(&parked.frame, true);
-        self.tables.change(RepoChange::Replayed {
-            parked: &parked,
-            effects: &effects,
-        });
+        self.tables
+            .change(RepoChange::Replayed(Replay::of_one(parked, &effects)));
     }
 
     fn fetch(&mut self, network: &Network, did: &str) {

@@ -127,16 +127,17 @@ impl Tables {
         written
     }
 
-    /// The oldest parked frame of a repository.
-    pub(super) fn first_parked(&self, did: &str) -> Option<ParkedCommit> {
-        let (id, parked) = self.parked.iter().find(|(_, parked)| parked.did == did)?;
-        Some(ParkedCommit {
+    /// The oldest parked frames of a repository.
+    pub(super) fn parked(&self, did: &str, limit: usize) -> Vec<ParkedCommit> {
+        let of_repo = self.parked.iter().filter(|(_, parked)| parked.did == did);
+        let of_repo = of_repo.map(|(id, parked)| ParkedCommit {
             id: *id,
             did: Did::parse(did).unwrap(),
             known_head: None,
             source: source(),
             frame: parked.frame.clone(),
-        })
+        });
+        of_repo.take(limit).collect()
     }
 
     pub(super) fn records_of(&self, did: &str) -> impl Iterator<Item = (&String, &Record)> {
@@ -192,7 +193,7 @@ impl Tables {
         view.dead_letters = known.copied().collect();
         if let Some(did) = needs.contents_of {
             let is_other =
-                |(id, parked): (&i64, &Parked)| parked.did == did && Some(*id) != needs.replayed;
+                |(id, parked): (&i64, &Parked)| parked.did == did && !needs.replayed.contains(id);
             view.contents = Contents {
                 has_records: self.records_of(did).next().is_some(),
                 has_parked: self.parked.iter().any(is_other),
@@ -257,7 +258,7 @@ impl Tables {
         }
         self.repos
             .retain(|did, _| !changes.untracked.contains(did.as_str()));
-        if let Some(id) = &changes.replayed {
+        for id in &changes.replayed {
             self.parked.remove(id);
         }
         self.parked
