@@ -220,7 +220,7 @@ impl ConnectionActorState {
         }
     }
 
-    fn enter(&mut self, prefilter: Prefilter) -> Result<(), Loss> {
+    fn enter(&mut self, mut prefilter: Prefilter) -> Result<(), Loss> {
         if prefilter.is_empty() {
             return Ok(());
         }
@@ -241,9 +241,18 @@ impl ConnectionActorState {
             self.reconnect.received();
         }
         let bytes = prefilter.weight();
+        let commits = prefilter.commits();
         let segments = prefilter.into_segments();
         let charge = self.context.budget.charge(bytes);
         self.context.ledger.enter(segments, last_seq, charge);
+        // Only now: a look-up that begins after a frame was entered has what the frame announces.
+        if let Some(verification) = &self.context.processor.verification {
+            for (did, commits) in &commits {
+                if self.context.allows_early_look_up(did) {
+                    verification.identities.expect(did, *commits);
+                }
+            }
+        }
         match error {
             Some((name, reason)) => Err(self.error_frame_loss(&name, reason)),
             None => Ok(()),

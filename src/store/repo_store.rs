@@ -169,6 +169,8 @@ pub struct DueRepo {
     pub attempts: u32,
     /// Commits of it were verified, so its account had a DID document.
     pub was_verified: bool,
+    /// The number of its parked commits.
+    pub parked: u64,
 }
 
 /// Recent attempts to fetch a repository.

@@ -5,11 +5,13 @@
 //! memory, no allocation and no mailbox message. The other frames are copied out of the socket's
 //! buffer, so the buffer can be reused.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::atproto::syntax::Did;
 use crate::delivery::segment::{RawPosition, Requested, Segment, SkippedRun};
 use crate::delivery::sequence::{LONG_STEP, ResumePoint};
 use crate::source::firehose::decode::{About, Peek, peek};
@@ -47,6 +49,8 @@ pub struct Prefilter {
     resume: ResumePoint,
     has_seq: bool,
     has_unplaced: bool,
+    /// How many kept commits each repository has. Their keys will be needed.
+    commits: BTreeMap<Did, u64>,
     /// The number of further frames that keep individual positions.
     observed: u8,
 }
@@ -67,6 +71,7 @@ impl Prefilter {
             has_seq: false,
             observed: 0,
             has_unplaced: false,
+            commits: BTreeMap::new(),
         }
     }
 
@@ -103,6 +108,11 @@ impl Prefilter {
         self.has_unplaced
     }
 
+    /// The repositories of the kept commits and `#sync`s, and how many each of them has.
+    pub fn commits(&mut self) -> BTreeMap<Did, u64> {
+        std::mem::take(&mut self.commits)
+    }
+
     /// The bytes that the segments take until they are applied, with what they expand to.
     pub fn weight(&self) -> usize {
         let segments: usize = self.segments.iter().map(Segment::weight).sum();
@@ -125,6 +135,13 @@ impl Prefilter {
         }
         self.segments
             .push(Segment::Frame(Bytes::copy_from_slice(frame)));
+    }
+
+    fn note_commit(&mut self, repo: &str) {
+        // The decoders say what is wrong with a repository that has no DID.
+        if let Ok(did) = Did::parse(repo) {
+            *self.commits.entry(did).or_default() += 1;
+        }
     }
 
     fn note_seq(&mut self, seq: u64) {
@@ -171,6 +188,9 @@ impl FrameSink for Prefilter {
                     (Some(tracked), About::Commit(repo)) => tracked.insert(repo),
                     (Some(tracked), About::Status(did)) => tracked.announce(did),
                     _ => {}
+                }
+                if let About::Commit(repo) | About::Repository(repo) = about {
+                    self.note_commit(repo);
                 }
                 self.keep(&frame, seq, effects);
             }

@@ -8,6 +8,7 @@ pub mod verification;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
 use crate::atproto::mst::empty_root;
@@ -45,12 +46,13 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// The effects of `event`, which arrived as `frame`.
+    /// The effects of `event`, which arrived as `frame` at `received_at`.
     pub(crate) fn effects_of(
         &self,
         event: Event,
         evidence: Option<&Evidence>,
         frame: &Bytes,
+        received_at: Instant,
     ) -> Vec<Effect> {
         let event = event.not_later_than(self.clock.latest_credible());
         let Some(verification) = &self.verification else {
@@ -65,7 +67,8 @@ impl Processor {
                 self.effects_of_outcome(event, evidence, outcome, frame)
             }
             (Event::Identity(identity), None) => {
-                verification.identities.forget(&identity.did);
+                let identities = &verification.identities;
+                identities.forget_before(&identity.did, received_at);
                 self.rules.identity_change(identity).into_iter().collect()
             }
             (event @ Event::Account(_), None) => {
