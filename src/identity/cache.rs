@@ -117,6 +117,8 @@ struct Entry {
 struct Failure {
     error: ResolveError,
     count: u32,
+    /// When the first of them ended.
+    since: Instant,
     retry: Instant,
 }
 
@@ -616,9 +618,11 @@ impl Entry {
             && error.is_unknown()
         {
             let count = self.failure.as_ref().map_or(0, |failure| failure.count);
+            let since = self.failure.as_ref().map_or(now, |failure| failure.since);
             self.failure = Some(Failure {
                 error: error.clone(),
                 count: count.saturating_add(1),
+                since,
                 retry: now + limits.retry_delay(count, error.retry_after()),
             });
             return;

@@ -53,6 +53,9 @@ pub trait RepoStore: Send + Sync + 'static {
         did: &'a Did,
     ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>>;
 
+    /// The bytes of all parked frames that wait for an answer of the PLC directory.
+    fn bytes_awaiting_directory(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
+
     /// Marks every tracked repository for a recheck if a gap has ended. Closes the gaps whose
     /// rechecks are done.
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>>;

@@ -1,12 +1,14 @@
 //! A worker that knows no key yet, and a PLC directory that answers at once, slowly, or not at all.
-//! Holds invariant 11.12.
+//! Holds invariants 4.12 and 11.12.
 
 use simulated_network::mishap::{Endpoint, Mishap};
 use simulated_network::shape::Shape;
 use test_support::simulation::verified::Verified;
 
-use super::{A, B, few_accounts};
+use super::{A, B, few_accounts, few_accounts_with};
 
+/// Bytes. 300 commits have many more.
+const LIMIT: u64 = 50_000;
 /// More than replays have slots, and fewer than there are look-ups at the same time.
 const ACCOUNTS: i64 = 12;
 const KEY_UNAVAILABLE: &str = "huddle_key_unavailable_total";
@@ -51,6 +53,45 @@ async fn the_identity_event_of_a_new_account_has_its_commits_not_parked() {
     });
     verified.until_settled().await;
     assert_eq!(counter(&verified, KEY_UNAVAILABLE), 0);
+    verified.compare().await;
+}
+
+/// What waits is not dropped, and no repository is fetched.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_much_waits_for_the_directory_the_source_is_read_more_slowly() {
+    let verified = few_accounts_with(|config| {
+        config.parked_limit = LIMIT;
+        config.batch_frames = 8;
+    })
+    .await;
+    let failing = Mishap::Status(503);
+    verified
+        .http
+        .misbehave(Endpoint::DidDocument, failing, u64::MAX);
+    let source_status = || {
+        let status = verified.tree.context().status.snapshot();
+        status.sources.into_values().next().unwrap_or_default()
+    };
+    verified.tell(|network| {
+        for _ in 0..100 {
+            (0..3).for_each(|number| network.write(number, &[A], &[]));
+        }
+    });
+    verified
+        .until("the source is read more slowly", async || {
+            source_status().slowed_by_directory.is_some()
+        })
+        .await;
+    let parked = "SELECT sum(bytes) FROM parked_commits";
+    let parked = verified.count(parked).await.unsigned_abs();
+    // One batch may exceed the limit.
+    assert!((LIMIT..2 * LIMIT).contains(&parked), "{parked} bytes");
+
+    verified.http.behave(Endpoint::DidDocument);
+    verified.until_settled().await;
+    assert!(source_status().slowed_by_directory.is_none());
+    assert_eq!(verified.count("SELECT count(*) FROM resyncs").await, 0);
+    assert_eq!(verified.verify_errors(), [""; 0]);
     verified.compare().await;
 }
 

@@ -20,6 +20,9 @@ use crate::net::slots::Urgency;
 /// of further accounts are parked at once.
 const MOST_EXPECTED: usize = 1024;
 
+/// After so many failures of a DID in a row, while the directory found others, the DID is the reason.
+const FAILS_ALONE: u32 = 3;
+
 /// The look-ups that began because commits arrived.
 #[derive(Default)]
 pub(super) struct Expected {
@@ -121,6 +124,28 @@ impl Identities {
                 expected.fall_behind();
             }
         }
+    }
+
+    /// Whether all that is missing of `did` is an answer of the PLC directory. It is not so if the
+    /// directory says that there is no such DID, if it is looked up too often, or if look-ups of it
+    /// fail again and again while those of others succeed.
+    pub fn awaits_directory(&self, did: &Did) -> bool {
+        if !is_plc(did) {
+            return false;
+        }
+        let now = Instant::now();
+        let entries = self.shared.entries();
+        let Some(entry) = entries.peek(did) else {
+            return true;
+        };
+        let is_known = entry.answer.as_ref().is_some_and(|(_, until)| now < *until);
+        let fails_alone = entry.failure.as_ref().is_some_and(|failure| {
+            failure.count >= FAILS_ALONE && self.shared.plc.has_worked_since(failure.since)
+        });
+        !is_known
+            && !fails_alone
+            && entry.missing_since.is_none()
+            && entry.allowance.wait(now).is_none()
     }
 
     /// The running look-up of a DID of which nothing is known, if commits expect it, and it is the

@@ -113,6 +113,11 @@ impl Prefilter {
         std::mem::take(&mut self.commits)
     }
 
+    /// The bytes of the kept frames.
+    pub fn frame_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+
     /// The bytes that the segments take until they are applied, with what they expand to.
     pub fn weight(&self) -> usize {
         let segments: usize = self.segments.iter().map(Segment::weight).sum();

@@ -155,6 +155,11 @@ impl Processor {
     ) -> Option<ChainUpdate> {
         let Position { seq, time } = event.position()?;
         let commit = evidence.commit();
+        let awaits_directory = predecessor == Predecessor::KeyUnavailable
+            && self
+                .verification
+                .as_ref()
+                .is_some_and(|verification| verification.identities.awaits_directory(&commit.did));
         Some(ChainUpdate {
             did: commit.did.clone(),
             rev: commit.rev.clone(),
@@ -166,6 +171,7 @@ impl Processor {
             lacks_record: lacks_record(event),
             has_wanted_ops: has_wanted_ops(event),
             begins_empty: begins_empty(event),
+            awaits_directory,
             frame: frame.clone(),
         })
     }

@@ -320,6 +320,7 @@ impl<'a> Batch<'a> {
                     let is_fetched = known.repo.is_some_and(|repo| !repo.state.takes_commits());
                     let reason = match (has_key, is_fetched) {
                         (_, true) => ParkedReason::Fetch,
+                        (false, false) if update.awaits_directory => ParkedReason::Directory,
                         (false, false) => ParkedReason::Key,
                         (true, false) => ParkedReason::Order,
                     };

@@ -241,6 +241,10 @@ impl RepoStore for SqliteStore {
         timely(due::first_parked(self, did))
     }
 
+    fn bytes_awaiting_directory(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        timely(parked_counts::bytes_awaiting_directory(self))
+    }
+
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
         Box::pin(gaps::reconcile(self))
     }

@@ -343,6 +343,10 @@ impl RepoStore for FaultyStore {
         self.act_soon(self.store.first_parked(did)).boxed()
     }
 
+    fn bytes_awaiting_directory(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.act_soon(self.store.bytes_awaiting_directory()).boxed()
+    }
+
     fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
         self.act_soon(self.store.reconcile_gaps()).boxed()
     }

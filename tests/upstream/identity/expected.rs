@@ -145,3 +145,33 @@ async fn an_identity_event_ends_only_what_was_asked_before_it_arrived() {
     identities.forget_before(&plc(1), Instant::now());
     assert!(identities.known(&plc(1)).is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_did_that_fails_while_others_are_found_does_not_wait_for_the_directory() {
+    let resolver = Scripted::default();
+    resolver.fail(&plc(1), Failure::Error(unavailable(None)));
+    let identities = resolver.cache(limits());
+    assert!(identities.awaits_directory(&plc(1)));
+    assert!(!identities.awaits_directory(&did("did:web:slow.example")));
+    for number in 2..5 {
+        assert!(identities.awaits_directory(&plc(1)), "{number}");
+        assert!(identities.get(&plc(1)).await.is_err());
+        identities.get(&plc(number)).await.unwrap();
+        sleep(10 * SECOND).await;
+    }
+    assert!(!identities.awaits_directory(&plc(1)));
+}
+
+/// If all fail, the directory is the reason.
+#[tokio::test(start_paused = true)]
+async fn while_the_directory_finds_nothing_all_wait_for_it() {
+    let resolver = Scripted::default();
+    resolver.fail(&plc(1), Failure::Error(unavailable(None)));
+    let identities = resolver.cache(limits());
+    identities.get(&plc(2)).await.unwrap();
+    for _ in 0..5 {
+        sleep(20 * SECOND).await;
+        assert!(identities.get(&plc(1)).await.is_err());
+        assert!(identities.awaits_directory(&plc(1)));
+    }
+}
