@@ -124,6 +124,8 @@ async fn a_replay_that_waits_for_its_key_takes_no_slot() {
             verified.http.held() == ACCOUNTS as usize
         })
         .await;
+    let replays = "SELECT count(*) FROM jobs_in_progress WHERE job = 'replay'";
+    assert_eq!(verified.count(replays).await, 0);
     verified.http.release();
     verified.until_settled().await;
     assert_eq!(

@@ -194,7 +194,10 @@ impl FrameSink for Prefilter {
                     (Some(tracked), About::Status(did)) => tracked.announce(did),
                     _ => {}
                 }
-                if let About::Commit(repo) | About::Repository(repo) = about {
+                // Where nothing is tracked, nothing is verified, and no key is needed.
+                if let About::Commit(repo) | About::Repository(repo) = about
+                    && self.interest.tracked().is_some()
+                {
                     self.note_commit(repo);
                 }
                 self.keep(&frame, seq, effects);
@@ -396,6 +399,22 @@ mod tests {
         prefilter.take(commit("com.huddle.booking/a", 8));
         announce_others(ANNOUNCED);
         assert!(tracked.contains(DID));
+    }
+
+    #[test]
+    fn the_commits_of_each_repository_are_counted_where_their_keys_are_needed() {
+        let pattern = "com.huddle.*".parse().unwrap();
+        let tracked = Arc::new(Tracked::with_announced());
+        let verified = Interest::new([pattern]).tracking(tracked);
+        let verified = Prefilter::new(Arc::new(verified), LIMITS);
+        for (mut prefilter, expected) in [(verified, vec![2]), (prefilter(), Vec::new())] {
+            prefilter.take(unwanted_at(7));
+            prefilter.take(commit("com.huddle.booking/a", 8));
+            // Of a repository that is tracked now.
+            prefilter.take(unwanted_at(9));
+            let counts: Vec<u64> = prefilter.commits().into_values().collect();
+            assert_eq!(counts, expected);
+        }
     }
 
     #[test]
