@@ -24,6 +24,8 @@ impl Contradiction {
 
 /// A frame has up to 5 MB, and must fit while others are in flight.
 const LEAST_MEMORY_BUDGET: u64 = mebibytes(8);
+/// So much may wait for the PLC directory at least.
+const LEAST_PARKED_LIMIT: u64 = mebibytes(16);
 
 /// All problems of `config`.
 pub(super) fn check(config: &Config) -> Vec<Contradiction> {
@@ -153,6 +155,16 @@ fn check_memory(config: &Config, found: &mut Vec<Contradiction>) {
     }
     if config.batch_bytes == 0 {
         found.push(Contradiction::new(&["batch_bytes"], "must be at least 1"));
+    }
+    if config.parked_limit < LEAST_PARKED_LIMIT {
+        found.push(Contradiction::new(
+            &["parked_limit"],
+            format!(
+                "{} is less than {}; a single commit may have 2 MB",
+                format_bytes(config.parked_limit),
+                format_bytes(LEAST_PARKED_LIMIT),
+            ),
+        ));
     }
     if config.batch_bytes > config.memory_budget / 2 {
         found.push(Contradiction::new(
@@ -286,6 +298,7 @@ mod tests {
             ("index_batch", "1001"),
             ("index_retries", "101"),
             ("memory_budget", "'7MiB'"),
+            ("parked_limit", "'15MiB'"),
             ("restart_limit", "0"),
             ("stop_after_idle", "0"),
             ("stuck_after_ms", "0"),

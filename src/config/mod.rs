@@ -100,6 +100,9 @@ pub struct Config {
     /// Bytes.
     #[serde(with = "value::bytes")]
     pub batch_bytes: u64,
+    /// Bytes.
+    #[serde(with = "value::bytes")]
+    pub parked_limit: u64,
     #[serde(rename = "batch_wait_ms", with = "value::millis")]
     pub batch_wait: Duration,
     pub index_batch: usize,

@@ -93,6 +93,10 @@ pub struct Settings {
     /// Maximum size of a batch, in bytes or as 512KiB
     #[arg(long, value_name = "SIZE")]
     pub batch_bytes: Option<String>,
+    /// Limit of commits that wait in the database for keys of the PLC directory, in bytes or as 1GiB;
+    /// when it is reached, the source is read more slowly
+    #[arg(long, value_name = "SIZE")]
+    pub parked_limit: Option<String>,
     /// How long a frame waits for others to form a batch
     #[arg(long, value_name = "MS")]
     pub batch_wait_ms: Option<u32>,

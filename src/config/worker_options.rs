@@ -62,6 +62,7 @@ fn pipeline(config: &Config) -> pipeline::Options {
             bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
         },
         batch_wait: config.batch_wait,
+        parked_limit: config.parked_limit,
         index_batch: config.index_batch,
         index_wait: config.index_wait,
         index_retries: config.index_retries,

@@ -1,5 +1,7 @@
 //! A bounded cache of identities, with limits on how often they are looked up.
 
+mod expected;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +12,7 @@ use hashlink::LruCache;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use self::expected::Expected;
 use super::allowance::Allowance;
 use super::breaker::DirectoryFault;
 use super::directory::{Consequence, DOUBTED_FOR, Directory};
@@ -19,7 +22,7 @@ use super::resolve::{Resolve, ResolveError, Unavailable};
 use crate::atproto::syntax::Did;
 use crate::net::pace::Rate;
 use crate::net::request_limiter::{Permit, RequestLimiter};
-use crate::net::slots::Urgency;
+use crate::net::slots::{Rank, Urgency};
 
 /// How often a look-up that waits for its turn checks whether a long pause has begun. A probe gives
 /// callers so much of a head start.
@@ -89,6 +92,7 @@ struct Shared {
     hosts: RequestLimiter,
     /// Whether a task looks up a DID that had a document, to see whether the directory works.
     is_probing: AtomicBool,
+    expected: Expected,
 }
 
 /// The cached state of one DID.
@@ -96,6 +100,8 @@ struct Shared {
 struct Entry {
     /// The last definite answer, and until when it is valid.
     answer: Option<(Answer, Instant)>,
+    /// When the look-up began that found it.
+    asked_at: Option<Instant>,
     failure: Option<Failure>,
     refreshed: Option<Instant>,
     look_up: Option<Arc<LookUp>>,
@@ -111,6 +117,8 @@ struct Entry {
 struct Failure {
     error: ResolveError,
     count: u32,
+    /// When the first of them ended.
+    since: Instant,
     retry: Instant,
 }
 
@@ -118,9 +126,18 @@ struct Failure {
 struct LookUp {
     sender: watch::Sender<Option<Answer>>,
     is_refresh: bool,
-    urgency: Mutex<Urgency>,
-    /// Notified when a more urgent caller joins.
+    started_at: Instant,
+    queued: Mutex<Queued>,
+    /// Notified when its rank rises.
     raised: Notify,
+}
+
+/// What decides about the place of a look-up in the queue.
+#[derive(Clone, Copy, Debug)]
+struct Queued {
+    urgency: Urgency,
+    /// The number of commits that are expected to need the answer.
+    commits: u64,
 }
 
 impl Default for Limits {
@@ -160,6 +177,7 @@ impl Identities {
             plc: Directory::new(slots, rate),
             hosts: RequestLimiter::new(slots, fixed),
             is_probing: AtomicBool::new(false),
+            expected: Expected::default(),
         });
         Self {
             shared,
@@ -271,7 +289,25 @@ impl Identities {
     /// look-up may return the old state; only the callers that already wait for it get that answer.
     /// How often it was looked up is kept, because the account itself causes the events.
     pub fn forget(&self, did: &Did) {
+        Self::remove(&mut self.shared.entries(), did);
+    }
+
+    /// Like [`Self::forget`], because of an event that arrived at `event_at`. An answer whose look-up
+    /// began later has the change.
+    pub fn forget_before(&self, did: &Did, event_at: Instant) {
         let mut entries = self.shared.entries();
+        let Some(entry) = entries.peek_mut(did) else {
+            return;
+        };
+        let look_up = entry.look_up.as_ref();
+        if look_up.is_some_and(|look_up| look_up.started_at > event_at) {
+            entry.answer = None;
+        } else if entry.asked_at.is_none_or(|asked_at| asked_at <= event_at) {
+            Self::remove(&mut entries, did);
+        }
+    }
+
+    fn remove(entries: &mut LruCache<Did, Entry>, did: &Did) {
         if let Some(entry) = entries.remove(did) {
             let kept = Entry {
                 allowance: entry.allowance,
@@ -305,14 +341,18 @@ impl Identities {
             false => Urgency::First,
         };
         if let Some(look_up) = &entry.look_up {
-            look_up.raise(urgency);
+            look_up.raise(urgency, 0);
             return Ok(look_up.sender.subscribe());
         }
         if let Some(rest) = entry.allowance.wait(now) {
             return Err(Unavailable::TooOften(rest).into());
         }
         entry.allowance.spend(now);
-        Ok(self.shared.start(did, entry, is_refresh, urgency))
+        let queued = Queued {
+            urgency,
+            commits: 0,
+        };
+        Ok(self.shared.start(did, entry, is_refresh, queued))
     }
 
     async fn answer(&self, mut receiver: watch::Receiver<Option<Answer>>) -> Answer {
@@ -346,13 +386,14 @@ impl Shared {
         did: &Did,
         entry: &mut Entry,
         is_refresh: bool,
-        urgency: Urgency,
+        queued: Queued,
     ) -> watch::Receiver<Option<Answer>> {
         let (sender, receiver) = watch::channel(None);
         let look_up = Arc::new(LookUp {
             sender,
             is_refresh,
-            urgency: Mutex::new(urgency),
+            started_at: Instant::now(),
+            queued: Mutex::new(queued),
             raised: Notify::new(),
         });
         entry.look_up = Some(Arc::clone(&look_up));
@@ -367,7 +408,7 @@ impl Shared {
         } else {
             &self.hosts
         };
-        let mut enter = Box::pin(limiter.enter_as(look_up.urgency()));
+        let mut enter = Box::pin(limiter.enter_as(look_up.rank()));
         let permit = loop {
             if let Some(rest) = self.plc.long_pause().filter(|_| is_plc) {
                 let paused = Err(Unavailable::Paused(rest).into());
@@ -378,7 +419,7 @@ impl Shared {
                 permit = &mut enter => break permit,
                 () = sleep(PAUSE_CHECK) => {}
                 () = look_up.raised.notified() => {
-                    enter = Box::pin(limiter.enter_as(look_up.urgency()));
+                    enter = Box::pin(limiter.enter_as(look_up.rank()));
                 }
                 () = look_up.sender.closed() => {
                     if self.is_abandoned(&did, &look_up) {
@@ -467,7 +508,7 @@ impl Shared {
                         entry.allowance.refund();
                     }
                     let answer = self.judge(did, entry, answer);
-                    entry.learn(&answer, look_up.is_refresh, &self.limits);
+                    entry.learn(&answer, look_up, &self.limits);
                     answer
                 }
                 None => self.judge(did, &mut Entry::default(), answer),
@@ -511,17 +552,27 @@ impl Shared {
 // === impl LookUp ===
 
 impl LookUp {
-    fn urgency(&self) -> Urgency {
-        *self.urgency.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rank(&self) -> Rank {
+        let queued = *self.queued();
+        Rank::new(queued.urgency, queued.commits)
     }
 
-    /// Moves the look-up forward in the queue, if this is more urgent.
-    fn raise(&self, urgency: Urgency) {
-        let mut current = self.urgency.lock().unwrap_or_else(PoisonError::into_inner);
-        if urgency < *current {
-            *current = urgency;
+    /// Moves the look-up forward in the queue, if this is more urgent, or more commits wait for it.
+    fn raise(&self, urgency: Urgency, commits: u64) {
+        let before = self.rank();
+        {
+            let mut queued = self.queued();
+            queued.urgency = queued.urgency.min(urgency);
+            queued.commits = queued.commits.saturating_add(commits);
+        }
+        if self.rank() < before {
             self.raised.notify_one();
         }
+    }
+
+    fn queued(&self) -> MutexGuard<'_, Queued> {
+        // Every state of it is valid by itself.
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -558,7 +609,7 @@ impl Entry {
         awaited.is_some_and(|awaited| Arc::ptr_eq(awaited, look_up))
     }
 
-    fn learn(&mut self, answer: &Answer, is_refresh: bool, limits: &Limits) {
+    fn learn(&mut self, answer: &Answer, look_up: &LookUp, limits: &Limits) {
         let now = Instant::now();
         if answer.as_ref().is_err_and(ResolveError::is_not_asked) {
             return;
@@ -567,9 +618,11 @@ impl Entry {
             && error.is_unknown()
         {
             let count = self.failure.as_ref().map_or(0, |failure| failure.count);
+            let since = self.failure.as_ref().map_or(now, |failure| failure.since);
             self.failure = Some(Failure {
                 error: error.clone(),
                 count: count.saturating_add(1),
+                since,
                 retry: now + limits.retry_delay(count, error.retry_after()),
             });
             return;
@@ -580,7 +633,8 @@ impl Entry {
         };
         self.failure = None;
         self.answer = Some((answer.clone(), now + good_for));
-        if is_refresh {
+        self.asked_at = Some(look_up.started_at);
+        if look_up.is_refresh {
             self.refreshed = Some(now);
         }
     }

@@ -8,12 +8,13 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ParkedReason {
     /// What is its account's own: its host or that of its `did:web` gives no answer, its rev is ahead
-    /// of the clocks, or it was looked up or fetched too often. An account can have its commits wait
+    /// of the clocks, or it was looked up or fetched too often. Or commits of it that are parked. An
+    /// account can have its commits wait
     /// so for ever, so this is no lag of the worker.
     Account,
     /// Its account is not active.
     Inactive,
-    /// The key of its account, which the PLC directory has, or the replay itself.
+    /// The PLC directory, which has the key of its account, or the replay itself.
     Key,
     /// Its repository has to be fetched, and was not tried yet.
     Repository,

@@ -221,6 +221,10 @@ impl CursorState {
             );
             context.ledger.hand_out_singly(context.budget.limit_bytes());
         }
+        if let Some(repositories) = &context.repositories {
+            let is_crash_loop = history.crashes >= CRASH_LOOP;
+            repositories.isolation.note_crash_loop(is_crash_loop);
+        }
         // It is set already if an earlier CursorActor read it and died before it positioned the
         // ledger.
         let _set = context.crash_history.set(history);

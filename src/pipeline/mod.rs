@@ -4,6 +4,7 @@
 //! a value.
 
 pub mod accumulator;
+mod backlog;
 pub mod connection;
 mod context;
 pub mod cursor;

@@ -8,13 +8,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
+use crate::atproto::syntax::Did;
 use crate::delivery::ledger::DELIVERY_FAILURE_LIMIT;
 use crate::store::StoreError;
 use crate::store::repo_store::{JobKey, RepoStore, SuspectedJob};
@@ -36,6 +37,8 @@ pub struct Isolation {
     /// Held while they are read, since several actors have jobs.
     loading: tokio::sync::Mutex<()>,
     alone: Arc<tokio::sync::Mutex<()>>,
+    /// Whether several runs ended without a word before this one. Unset until that was read.
+    is_crash_loop: OnceLock<bool>,
 }
 
 /// What is known of a job that is due.
@@ -117,6 +120,23 @@ impl Isolation {
                 .is_some_and(|suspects| suspects.contains_key(key))
     }
 
+    /// Notes whether several runs ended without a word before this one.
+    pub fn note_crash_loop(&self, is_crash_loop: bool) {
+        // The answer is the same for the whole run.
+        let _first = self.is_crash_loop.set(is_crash_loop);
+    }
+
+    /// Whether the account may be looked up before a job is noted that needs it. If the answer of a
+    /// server ends the process, only the note says which account it was.
+    pub(crate) fn allows_early_look_up(&self, did: &Did) -> bool {
+        let is_accused = || {
+            let suspects = self.suspects();
+            let mut keys = suspects.iter().flat_map(HashMap::keys);
+            keys.any(|key| key.did == did.as_str())
+        };
+        self.is_crash_loop.get() == Some(&false) && !is_accused()
+    }
+
     /// The jobs missed a deadline, and the database answers.
     pub(super) fn note_late(&self, jobs: Vec<JobKey>) {
         let mut late = self.late();
@@ -185,5 +205,48 @@ impl Isolation {
 
     fn suspects(&self) -> MutexGuard<'_, Option<HashMap<JobKey, SuspectedJob>>> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job on ann was in progress when a run ended.
+    fn isolation() -> Isolation {
+        let key = JobKey {
+            did: "did:plc:ann".to_owned(),
+            job: "replay".to_owned(),
+        };
+        let job = SuspectedJob {
+            key: key.clone(),
+            runs: 1,
+            set_aside_until: None,
+        };
+        let isolation = Isolation::default();
+        *isolation.suspects() = Some([(key, job)].into());
+        isolation
+    }
+
+    fn allowed(isolation: &Isolation) -> [bool; 2] {
+        ["did:plc:ann", "did:plc:bob"]
+            .map(|did| isolation.allows_early_look_up(&Did::parse(did).unwrap()))
+    }
+
+    /// Otherwise an answer that ends the process would end every run, and nothing would show whose it
+    /// is. Holds invariant 5.8.
+    #[test]
+    fn what_may_have_ended_runs_is_looked_up_only_by_jobs() {
+        let isolation = isolation();
+        assert_eq!(allowed(&isolation), [false, false], "it is not known yet");
+        isolation.note_crash_loop(false);
+        assert_eq!(allowed(&isolation), [false, true]);
+    }
+
+    #[test]
+    fn in_a_crash_loop_all_is_looked_up_only_by_jobs() {
+        let isolation = isolation();
+        isolation.note_crash_loop(true);
+        assert_eq!(allowed(&isolation), [false, false]);
     }
 }

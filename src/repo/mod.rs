@@ -108,6 +108,8 @@ pub struct Idleness {
     is_wake_pending: AtomicBool,
     /// No job is due or running.
     has_no_jobs: AtomicBool,
+    /// Replays wait for keys, and start when these are known.
+    awaits_keys: AtomicBool,
     /// No discovery is running.
     is_discovered: AtomicBool,
 }
@@ -134,7 +136,7 @@ impl Repositories {
             source_http,
             backfill,
         } = parts;
-        Arc::new(Self {
+        let repositories = Arc::new(Self {
             metrics: processor.metrics.clone(),
             processor,
             verification,
@@ -154,7 +156,21 @@ impl Repositories {
             stream_start: StreamStart::waiting_since(Instant::now()),
             wake_ups: Mutex::default(),
             budget,
-        })
+        });
+        let waiting = Arc::downgrade(&repositories);
+        repositories.verification.identities.on_expected(move || {
+            if let Some(repositories) = waiting.upgrade() {
+                repositories.note_key();
+            }
+        });
+        repositories
+    }
+
+    /// Wakes the RepositoriesActor soon if a replay waits for a key, because one may have come.
+    fn note_key(&self) {
+        if self.idleness.awaits_keys.load(Ordering::Acquire) {
+            self.wake_after(WAKE_UP_SPACING);
+        }
     }
 
     fn interest(&self) -> &Arc<Interest> {

@@ -66,6 +66,9 @@ pub trait RepoStore: Send + Sync + 'static {
         first.boxed()
     }
 
+    /// The bytes of all parked frames that wait for an answer of the PLC directory.
+    fn bytes_awaiting_directory(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
+
     /// Marks every tracked repository for a recheck if a gap has ended. Closes the gaps whose
     /// rechecks are done.
     fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
@@ -183,6 +186,8 @@ pub struct DueRepo {
     pub attempts: u32,
     /// Commits of it were verified, so its account had a DID document.
     pub was_verified: bool,
+    /// The number of its parked commits.
+    pub parked: u64,
 }
 
 /// Recent attempts to fetch a repository.

@@ -77,6 +77,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
         })
         .chain(warnings(status))
         .chain(parked_warning(status, now))
+        .chain(slowed_warnings(status, now))
         .collect();
     Readiness {
         ready: reasons.iter().all(|reason| reason.is_warning),
@@ -117,6 +118,23 @@ fn parked_warning(status: &Status, now: Timestamp) -> Option<Reason> {
             parked.repository.commits
         ),
         is_warning: true,
+    })
+}
+
+/// A source that is read more slowly, because too much waits for the PLC directory.
+fn slowed_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reason> {
+    status.sources.iter().filter_map(move |(id, source)| {
+        let slowed = source.slowed_by_directory.as_ref()?;
+        let seconds = elapsed(slowed.at, now).as_secs();
+        Some(Reason {
+            component: format!("source {id}"),
+            message: format!(
+                "it has been read more slowly for {seconds} s, because too many commits wait for \
+                 keys of the PLC directory: {}",
+                slowed.reason
+            ),
+            is_warning: true,
+        })
     })
 }
 
@@ -431,6 +449,22 @@ mod tests {
                 "repositories: the oldest parked commit has waited for 61 s (2 commits wait for a \
                  key, 5 for their repository)"
             ]
+        );
+    }
+
+    #[test]
+    fn a_source_that_is_slowed_down_for_the_directory_is_a_warning() {
+        let mut status = healthy();
+        source(&mut status).slowed_by_directory = Some(failure(7));
+        let readiness = readiness(&status, ago(0), &THRESHOLDS);
+        assert!(readiness.ready, "{readiness:?}");
+        let [reason] = &readiness.reasons[..] else {
+            panic!("{readiness:?}");
+        };
+        assert_eq!(
+            reason.message,
+            "it has been read more slowly for 7 s, because too many commits wait for keys of the PLC \
+             directory: it broke"
         );
     }
 

@@ -115,6 +115,8 @@ pub struct SourceStatus {
     pub last_frame_at: Option<Timestamp>,
     /// Since when, and why, hardly any frame can be read; `None` while frames can be read.
     pub unreadable: Option<Failure>,
+    /// Since when, and why, the source is read more slowly: too much waits for the PLC directory.
+    pub slowed_by_directory: Option<Failure>,
     /// The newest event read from the socket.
     pub received: Position,
     /// Everything up to here is durable in the tables. This is the cursor.

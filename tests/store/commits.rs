@@ -80,6 +80,11 @@ pub(crate) fn without_key(did: &str, n: u64) -> Effect {
     update(did, n, Predecessor::KeyUnavailable)
 }
 
+/// A commit whose key the PLC directory has not given yet.
+pub(crate) fn awaiting_directory(did: &str, n: u64) -> Effect {
+    with_chain(without_key(did, n), |chain| chain.awaits_directory = true)
+}
+
 /// A `#sync` at the `n`th rev, with the tree of commit `tree_of`.
 pub(crate) fn sync(did: &str, n: u64, tree_of: u64) -> Effect {
     let sync = update(did, n, Predecessor::Unstated);
@@ -99,6 +104,7 @@ fn update(did: &str, n: u64, predecessor: Predecessor) -> Effect {
             lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
+            awaits_directory: false,
             frame: frame(did, n),
         }),
         records: Vec::new(),

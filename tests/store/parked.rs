@@ -399,6 +399,36 @@ async fn a_replay_of_a_frame_that_was_dropped_meanwhile_is_not_counted() {
     assert_eq!(database.column(SUMS).await, none);
 }
 
+/// Holds invariant 4.12: a slow directory would have many repositories fetched.
+#[tokio::test]
+async fn what_waits_for_the_directory_has_no_limit_of_its_account() {
+    let large = |n| {
+        with_chain(awaiting_directory(ALICE, n), |chain| {
+            chain.frame = vec![0; 17_000].into();
+        })
+    };
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let frames: Vec<_> = (2..1003).map(large).collect();
+    database.apply(&frames).await;
+    database.apply(&[commit(ALICE, 1003, 1002)]).await;
+    assert_eq!(database.column(CAUSE).await, ["-"]);
+    let counted = format!("{ALICE} 1002 {}", frame(ALICE, 1003).len());
+    assert_eq!(database.column(COUNTED).await, [counted]);
+    let awaiting = database.store.bytes_awaiting_directory().await.unwrap();
+    assert_eq!(awaiting, 1001 * 17_000);
+
+    let effects = [commit(ALICE, 2, 1), put_by(ALICE, "b", 2)];
+    assert_eq!(
+        replay_first(&database, ALICE, &effects).await,
+        Replayed::Done
+    );
+    let counted = format!("{ALICE} 1001 {}", frame(ALICE, 1003).len());
+    assert_eq!(database.column(COUNTED).await, [counted]);
+    let awaiting = database.store.bytes_awaiting_directory().await.unwrap();
+    assert_eq!(awaiting, 1000 * 17_000);
+}
+
 #[tokio::test]
 async fn parked_frames_are_deleted_with_their_account() {
     let database = Database::new().await;

@@ -318,6 +318,12 @@ impl Ledger {
         (!state.entries.is_empty()).then_some(state.last_progress_at)
     }
 
+    /// The bytes of all frames that are in the ledger.
+    pub fn held_bytes(&self) -> usize {
+        let state = self.lock();
+        state.entries.iter().map(|entry| entry.frames.bytes()).sum()
+    }
+
     /// The bytes of all acked frames, in total.
     pub fn acked_bytes(&self) -> usize {
         self.lock().acked_bytes

@@ -323,10 +323,10 @@ impl<'a> Batch<'a> {
                 }
                 Decision::Parks => {
                     let is_fetched = known.repo.is_some_and(|repo| !repo.state.takes_commits());
-                    // A commit behind parked ones waits for what they wait for.
-                    let reason = match is_fetched {
-                        true => ParkedReason::Repository,
-                        false => ParkedReason::Key,
+                    let reason = match (is_fetched, update.awaits_directory) {
+                        (true, _) => ParkedReason::Repository,
+                        (false, true) => ParkedReason::Key,
+                        (false, false) => ParkedReason::Account,
                     };
                     draft.tracked_mut(did).park();
                     decided.parked.push(Parked { update, reason });

@@ -433,6 +433,8 @@ pub struct ChainUpdate {
     pub has_wanted_ops: bool,
     /// It says that its repository was empty before it, as a new account's first commit does.
     pub begins_empty: bool,
+    /// Its key is unavailable, because the PLC directory has not answered yet.
+    pub awaits_directory: bool,
     /// The frame, which is read again if it has to be parked.
     pub frame: Bytes,
 }

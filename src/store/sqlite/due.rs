@@ -28,6 +28,7 @@ struct Row {
     recheck_cause: Option<i64>,
     attempts: i64,
     was_verified: bool,
+    parked: i64,
 }
 
 pub(super) async fn due(
@@ -41,7 +42,8 @@ pub(super) async fn due(
          cause, recheck_cause, repos.attempts, \
          (rev IS NOT NULL AND state <> 'unverified_chain') OR EXISTS (SELECT 1 FROM records \
              WHERE uri > 'at://' || repos.did || '/' AND uri < 'at://' || repos.did || '0' \
-             AND verified <> 'none') AS was_verified \
+             AND verified <> 'none') AS was_verified, \
+         coalesce((SELECT commits FROM parked_repos WHERE did = repos.did), 0) AS parked \
          FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
          WHERE urgency = ?1 AND (repos.retry_at IS NULL OR repos.retry_at <= ?2 \
          OR repos.retry_at > ?3) ORDER BY repos.retry_at LIMIT ?4",
@@ -93,6 +95,7 @@ impl Row {
             recheck_cause: self.recheck_cause,
             attempts: count(self.attempts),
             was_verified: self.was_verified,
+            parked: self.parked.unsigned_abs(),
         })
     }
 }

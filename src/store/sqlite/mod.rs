@@ -262,6 +262,10 @@ impl RepoStore for SqliteStore {
         timely(due::parked(self, did, limit))
     }
 
+    fn bytes_awaiting_directory(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        timely(parked_counts::bytes_awaiting_directory(self))
+    }
+
     fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
         Box::pin(gaps::reconcile(self, now))
     }

@@ -30,7 +30,8 @@ static PARKED: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// The arguments of both: a JSON array of a key, a number of frames, and their bytes.
+/// The arguments of both: a JSON array of a key, a number of frames, and their bytes. `parked_repos`
+/// has the bytes that count towards the limits: those of frames that wait for the PLC directory do not.
 const ADD_TO_REPOS: &str = "INSERT INTO parked_repos (did, commits, bytes) \
      SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true \
      ON CONFLICT (did) DO UPDATE SET commits = commits + excluded.commits, \
@@ -80,8 +81,8 @@ const DROP_FRAMES: [&str; 4] = [
      WHERE gone.reason = parked_totals.reason",
     "UPDATE parked_repos SET commits = parked_repos.commits - gone.commits, \
      bytes = parked_repos.bytes - gone.bytes \
-     FROM (SELECT did, count(*) AS commits, sum(bytes) AS bytes FROM kept_parked_commits \
-     WHERE id IN (SELECT value FROM json_each(?)) GROUP BY did) AS gone \
+     FROM (SELECT did, count(*) AS commits, sum(iif(reason = 'key', 0, bytes)) AS bytes \
+     FROM kept_parked_commits WHERE id IN (SELECT value FROM json_each(?)) GROUP BY did) AS gone \
      WHERE gone.did = parked_repos.did",
     "DELETE FROM parked_repos WHERE commits < 1 AND did IN ( \
      SELECT did FROM kept_parked_commits WHERE id IN (SELECT value FROM json_each(?)))",
@@ -147,19 +148,25 @@ pub(super) fn push_added(script: &mut Script, source: &str, frames: &[Parked<'_>
             now.into(),
         ]);
     });
-    let dids = frames.iter().map(|parked| parked.update.did.as_str());
-    script.push(ADD_TO_REPOS, [sums(frames, dids)]);
-    let reasons = frames.iter().map(|parked| parked.reason.as_str());
-    script.push(ADD_TO_TOTALS, [sums(frames, reasons)]);
+    let of_repos = frames.iter().map(|parked| {
+        let did = parked.update.did.as_str();
+        (did, parked.counted_bytes())
+    });
+    script.push(ADD_TO_REPOS, [sums(of_repos)]);
+    let of_reasons = frames.iter().map(|parked| {
+        let bytes = parked.update.frame.len() as u64;
+        (parked.reason.as_str(), bytes)
+    });
+    script.push(ADD_TO_TOTALS, [sums(of_reasons)]);
 }
 
-/// The number and the bytes of `frames` for each of `keys`, as JSON.
-fn sums<'a>(frames: &[Parked<'_>], keys: impl Iterator<Item = &'a str>) -> Value {
+/// The number of frames and the sum of their bytes, for each key, as JSON.
+fn sums<'a>(frames: impl Iterator<Item = (&'a str, u64)>) -> Value {
     let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for (parked, key) in frames.iter().zip(keys) {
+    for (key, frame_bytes) in frames {
         let (commits, bytes) = sums.entry(key).or_default();
         *commits += 1;
-        *bytes += parked.update.frame.len() as u64;
+        *bytes += frame_bytes;
     }
     json(
         sums.iter()

@@ -1,4 +1,5 @@
-//! Counts the parked commits by what they wait for.
+//! Counts the parked commits by what they wait for, and the bytes of those that wait for the PLC
+//! directory.
 
 use super::SqliteStore;
 use crate::model::{ParkedCount, ParkedCounts, ParkedReason};
@@ -34,4 +35,12 @@ pub(super) async fn parked_counts(store: &SqliteStore) -> Result<ParkedCounts, S
         }
     }
     Ok(counts)
+}
+
+pub(super) async fn bytes_awaiting_directory(store: &SqliteStore) -> Result<u64, StoreError> {
+    let bytes: Option<i64> =
+        sqlx::query_scalar("SELECT bytes FROM parked_totals WHERE reason = 'key'")
+            .fetch_optional(store.reader())
+            .await?;
+    Ok(bytes.unwrap_or_default().unsigned_abs())
 }

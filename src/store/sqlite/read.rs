@@ -82,7 +82,8 @@ static READ: LazyLock<String> = LazyLock::new(|| {
     format!("SELECT ({})", columns.join("), ("))
 });
 
-const PARKED_BYTES: &str = "SELECT coalesce(sum(bytes), 0) FROM parked_totals";
+const PARKED_BYTES: &str = "SELECT coalesce(sum(bytes), 0) FROM parked_totals \
+     WHERE reason <> 'key'";
 const PARKED_OF: &str = "SELECT did, bytes FROM parked_repos \
      WHERE did IN (SELECT value FROM json_each(?))";
 const PARKED_FRAMES: &str = "SELECT parked.did, parked.seq, parked.frame FROM json_each(?) AS asked \

@@ -355,6 +355,10 @@ impl RepoStore for FaultyStore {
         self.act_soon(self.store.parked(did, limit)).boxed()
     }
 
+    fn bytes_awaiting_directory(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.act_soon(self.store.bytes_awaiting_directory()).boxed()
+    }
+
     fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
         let now = self.on_the_wall(now);
         self.act_soon(self.store.reconcile_gaps(now)).boxed()

@@ -4,6 +4,7 @@
 mod cache;
 mod directory;
 mod doubt;
+mod expected;
 mod hosts;
 mod refresh;
 mod scripted;

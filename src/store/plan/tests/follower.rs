@@ -171,6 +171,7 @@ impl Follower {
             lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
+            awaits_directory: false,
             frame: frame.clone(),
         });
         vec![Effect::Commit(Box::new(CommitEffect { chain, records }))]

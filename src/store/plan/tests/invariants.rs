@@ -82,6 +82,7 @@ fn commit(name: usize, n: u8, predecessor: Predecessor, records: Vec<RecordChang
         lacks_record: false,
         has_wanted_ops: true,
         begins_empty: false,
+        awaits_directory: false,
         frame: Bytes::from(format!("{name} {n}")),
     });
     Effect::Commit(Box::new(CommitEffect { chain, records }))
