@@ -9,6 +9,7 @@ mod discoveries;
 mod due;
 mod error;
 mod gaps;
+mod identities;
 mod inspect;
 mod interest;
 mod jobs;
@@ -41,6 +42,7 @@ pub use self::open::{Access, Options, check, path_of};
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
+use super::identity_store::IdentityStore;
 use super::repo_store::{
     Discovery, DueHandle, DueRepo, Held, HeldRange, JobKey, JobKind, ParkedCommit, RecentResyncs,
     Reconciled, RepoChange, RepoStore, Search, SuspectedJob, UnconfirmedStatus,
@@ -50,6 +52,7 @@ use super::{
     Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
 };
 use crate::atproto::syntax::Did;
+use crate::identity::{IdentityChange, StoredIdentity};
 use crate::model::{Gap, Position, RepoCounts, SourceId};
 use crate::store::plan::InterestSet;
 
@@ -194,6 +197,26 @@ impl Store for SqliteStore {
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.writer.close())
+    }
+}
+
+impl IdentityStore for SqliteStore {
+    fn load_identities(
+        &self,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<StoredIdentity>, StoreError>> {
+        timely(identities::load(self, limit))
+    }
+
+    fn save_identities<'a>(
+        &'a self,
+        take: &'a (dyn Fn() -> Vec<IdentityChange> + Send + Sync),
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
+        timely(identities::save(&self.writer, take))
+    }
+
+    fn trim_identities(&self, capacity: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        timely(identities::trim(&self.writer, capacity))
     }
 }
 
