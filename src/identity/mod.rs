@@ -10,6 +10,8 @@ mod breaker;
 pub mod cache;
 mod directory;
 pub mod document;
+pub mod export;
+pub mod import;
 pub mod locate;
 mod overdue;
 mod persistence;

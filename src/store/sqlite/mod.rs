@@ -10,6 +10,7 @@ mod due;
 mod error;
 mod gaps;
 mod identities;
+mod identity_imports;
 mod inspect;
 mod interest;
 mod jobs;
@@ -37,6 +38,7 @@ use sqlx::SqlitePool;
 use tokio::time::timeout;
 
 pub use self::account_status::AccountStatus;
+pub use self::identity_imports::ImportProgress;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
 pub use self::open::{Access, Options, check, path_of};
 use self::script::Script;
