@@ -71,6 +71,11 @@ pub struct Config {
     pub verify: Verify,
     #[serde(deserialize_with = "value::plc_url")]
     pub plc_url: Url,
+    /// `None` means the courtesy rate, which rises while the directory answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plc_requests_per_second: Option<u32>,
+    pub plc_parallelism: usize,
+    pub identity_cache: usize,
     pub backfill: bool,
     pub backfill_discovery: Discovering,
     #[serde(

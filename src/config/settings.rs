@@ -43,6 +43,15 @@ pub struct Settings {
     /// The PLC directory, which has the signing keys and hosts of did:plc accounts
     #[arg(long, value_name = "URL")]
     pub plc_url: Option<String>,
+    /// Requests to the PLC directory in a second; by default 20, rising to 100 while it answers
+    #[arg(long, value_name = "N")]
+    pub plc_requests_per_second: Option<u32>,
+    /// Number of parallel requests to the PLC directory
+    #[arg(long, value_name = "N")]
+    pub plc_parallelism: Option<u32>,
+    /// Number of identities (signing keys and hosts) to keep, in memory and in the database
+    #[arg(long, value_name = "N")]
+    pub identity_cache: Option<u32>,
     /// Fetch the records that are older than the stream's window, from all repositories that have
     /// any
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]

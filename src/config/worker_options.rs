@@ -25,6 +25,9 @@ impl From<&Config> for Options {
             verify: config.verify,
             network: NetworkOptions {
                 plc_url: config.plc_url.clone(),
+                plc_requests_per_second: config.plc_requests_per_second,
+                plc_parallelism: config.plc_parallelism,
+                identity_cache: config.identity_cache,
                 relay_index: config.directory_url.clone(),
                 allow_private_addresses: config.allow_private_addresses,
             },

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use hashlink::LruCache;
+use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -18,6 +19,8 @@ use super::breaker::DirectoryFault;
 use super::directory::{Consequence, DOUBTED_FOR, Directory};
 use super::document::Identity;
 use super::locate::is_plc;
+use super::overdue::Overdue;
+use super::persistence::Unsaved;
 use super::resolve::{Resolve, ResolveError, Unavailable};
 use crate::atproto::syntax::Did;
 use crate::net::pace::Rate;
@@ -56,10 +59,14 @@ pub struct Limits {
     pub retry_max: Duration,
     /// The shortest time between two refreshes of a DID.
     pub refresh_interval: Duration,
-    /// Concurrent requests: this many to the PLC plc, and this many to all other hosts
-    /// together.
+    /// Concurrent requests to the PLC directory.
+    pub plc_in_flight: usize,
+    /// Requests a second to the PLC directory, as the operator wants it. `None` means the courtesy
+    /// rate: `per_second`, rising to `most_per_second` while the directory answers.
+    pub plc_per_second: Option<u32>,
+    /// Concurrent requests to all other hosts together.
     pub in_flight: usize,
-    /// Requests a second in the long run, for each of the two.
+    /// Requests a second in the long run, to the PLC directory and to all other hosts.
     pub per_second: u32,
     /// The rate to which requests to the PLC directory rise while it answers. The rate of the others
     /// stays, because outsiders choose the hosts.
@@ -77,14 +84,14 @@ pub struct Limits {
 /// for the same answer, and each may stop waiting without effect on the others.
 #[derive(Clone)]
 pub struct Identities {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// No commit waits for what this clone is asked.
     is_in_background: bool,
 }
 
-struct Shared {
+pub(super) struct Shared {
     resolver: Box<dyn Resolve>,
-    limits: Limits,
+    pub(super) limits: Limits,
     entries: Mutex<LruCache<Did, Entry>>,
     /// Separate from the limiter for other hosts, because outsiders can name slow hosts, and these
     /// must not delay requests to the PLC plc.
@@ -93,13 +100,14 @@ struct Shared {
     /// Whether a task looks up a DID that had a document, to see whether the directory works.
     is_probing: AtomicBool,
     expected: Expected,
+    pub(super) overdue: Overdue,
+    pub(super) unsaved: Mutex<Unsaved>,
 }
 
 /// The cached state of one DID.
 #[derive(Default)]
-struct Entry {
-    /// The last definite answer, and until when it is valid.
-    answer: Option<(Answer, Instant)>,
+pub(super) struct Entry {
+    pub(super) answer: Option<Answered>,
     /// When the look-up began that found it.
     asked_at: Option<Instant>,
     failure: Option<Failure>,
@@ -108,9 +116,19 @@ struct Entry {
     /// It is kept when the rest is forgotten.
     allowance: Allowance,
     /// It had a document, so it exists, whatever a server says.
-    had_document: bool,
+    pub(super) had_document: bool,
     /// Since when its server says that there is no such DID.
     missing_since: Option<Instant>,
+    /// It waits for a refresh that no commit waits for.
+    pub(super) is_overdue: bool,
+}
+
+/// The last definite answer.
+pub(super) struct Answered {
+    pub(super) answer: Answer,
+    /// Until when it is valid.
+    pub(super) until: Instant,
+    pub(super) at: Timestamp,
 }
 
 /// Consecutive look-ups without an answer.
@@ -149,6 +167,8 @@ impl Default for Limits {
             retry_min: Duration::from_secs(2),
             retry_max: Duration::from_secs(5 * 60),
             refresh_interval: Duration::from_secs(5 * 60),
+            plc_in_flight: 16,
+            plc_per_second: None,
             in_flight: 16,
             per_second: 20,
             most_per_second: 100,
@@ -162,22 +182,17 @@ impl Default for Limits {
 
 impl Identities {
     pub fn new(resolver: impl Resolve, limits: Limits) -> Self {
-        let (slots, burst) = (limits.in_flight, limits.burst);
-        let rate = Rate {
-            initial: limits.per_second,
-            least: 1,
-            most: limits.most_per_second.max(limits.per_second),
-            burst,
-        };
-        let fixed = Rate::fixed(limits.per_second, burst);
+        let fixed = Rate::fixed(limits.per_second, limits.burst);
         let shared = Arc::new(Shared {
             resolver: Box::new(resolver),
             limits,
             entries: Mutex::new(LruCache::new(limits.capacity)),
-            plc: Directory::new(slots, rate),
-            hosts: RequestLimiter::new(slots, fixed),
+            plc: Directory::new(limits.plc_in_flight, limits.plc_rate()),
+            hosts: RequestLimiter::new(limits.in_flight, fixed),
             is_probing: AtomicBool::new(false),
             expected: Expected::default(),
+            overdue: Overdue::default(),
+            unsaved: Mutex::default(),
         });
         Self {
             shared,
@@ -211,16 +226,34 @@ impl Identities {
         self.answer(receiver).await
     }
 
-    /// The cached answer for `did`, without a look-up; `None` if there is none that is valid.
+    /// The cached answer for `did`, without waiting for a look-up; `None` if there is none.
+    ///
+    /// An identity that is no longer valid is used all the same, and refreshed in the background: a
+    /// new key shows in a signature that does not fit. The answer that there is no identity is used
+    /// only as long as it is valid.
     pub fn known(&self, did: &Did) -> Option<Known> {
         let mut entries = self.shared.entries();
-        let entry = entries.get(did)?;
+        let entry = entries.get_mut(did)?;
         let now = Instant::now();
-        let (answer, _) = entry.answer.as_ref().filter(|(_, until)| now < *until)?;
-        Some(Known {
-            answer: answer.clone(),
+        let answered = entry.answer.as_ref()?;
+        let is_valid = now < answered.until;
+        if !is_valid && answered.answer.is_err() {
+            return None;
+        }
+        let known = Known {
+            answer: answered.answer.clone(),
             was_refreshed: entry.was_refreshed(now, &self.shared.limits),
-        })
+        };
+        if !is_valid && self.may_look_up(did, entry, now) && !entry.is_overdue {
+            entry.is_overdue = self.refresh_behind(did);
+        }
+        Some(known)
+    }
+
+    /// Whether nothing speaks against a look-up now.
+    pub(super) fn may_look_up(&self, did: &Did, entry: &Entry, now: Instant) -> bool {
+        let is_paused = is_plc(did) && self.shared.plc.long_pause().is_some();
+        !is_paused && entry.look_up.is_none() && entry.wait(now).is_none_or(|rest| rest.is_zero())
     }
 
     /// Looks `did` up again, because the cached identity does not fit a signature. `None` if it was
@@ -273,6 +306,11 @@ impl Identities {
     /// Notes that `did` had a document in an earlier run, since commits of it were verified.
     pub fn assume_document(&self, did: &Did) {
         entry_of(&mut self.shared.entries(), did).had_document = true;
+    }
+
+    /// The number of DIDs that are kept.
+    pub fn capacity(&self) -> usize {
+        self.shared.limits.capacity
     }
 
     /// The PLC directory, for people.
@@ -328,7 +366,7 @@ impl Identities {
     }
 
     /// Joins the running look-up, or starts one.
-    fn join(
+    pub(super) fn join(
         &self,
         did: &Did,
         entry: &mut Entry,
@@ -375,7 +413,7 @@ fn entry_of<'a>(entries: &'a mut LruCache<Did, Entry>, did: &Did) -> &'a mut Ent
 // === impl Shared ===
 
 impl Shared {
-    fn entries(&self) -> MutexGuard<'_, LruCache<Did, Entry>> {
+    pub(super) fn entries(&self) -> MutexGuard<'_, LruCache<Did, Entry>> {
         // No code under the lock can panic between two changes that belong together.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -508,7 +546,9 @@ impl Shared {
                         entry.allowance.refund();
                     }
                     let answer = self.judge(did, entry, answer);
-                    entry.learn(&answer, look_up, &self.limits);
+                    if entry.learn(&answer, look_up, &self.limits) {
+                        self.unsaved().note(did, self.limits.capacity);
+                    }
                     answer
                 }
                 None => self.judge(did, &mut Entry::default(), answer),
@@ -580,14 +620,21 @@ impl LookUp {
 
 impl Entry {
     /// An answer that needs no look-up.
+    /// Whether [`Identities::known`] has an answer without a look-up.
+    fn is_known(&self, now: Instant) -> bool {
+        let answered = self.answer.as_ref();
+        answered.is_some_and(|answered| answered.answer.is_ok() || now < answered.until)
+    }
+
     fn answer_at(&self, now: Instant) -> Option<Answer> {
-        let known = self.answer.as_ref().filter(|(_, until)| now < *until);
-        let answer = known.map(|(answer, _)| answer.clone());
+        let known = self.answer.as_ref();
+        let known = known.filter(|answered| now < answered.until);
+        let answer = known.map(|answered| answered.answer.clone());
         answer.or_else(|| self.failure_at(now).map(Err))
     }
 
     /// How long no look-up is made, because the last one failed or there were too many.
-    fn wait(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         let of_failure = self.failure.as_ref();
         let of_failure = of_failure.map(|failure| failure.retry.saturating_duration_since(now));
         of_failure.max(self.allowance.wait(now))
@@ -609,10 +656,11 @@ impl Entry {
         awaited.is_some_and(|awaited| Arc::ptr_eq(awaited, look_up))
     }
 
-    fn learn(&mut self, answer: &Answer, look_up: &LookUp, limits: &Limits) {
+    /// Takes note of an answer. Returns whether it is definite.
+    fn learn(&mut self, answer: &Answer, look_up: &LookUp, limits: &Limits) -> bool {
         let now = Instant::now();
         if answer.as_ref().is_err_and(ResolveError::is_not_asked) {
-            return;
+            return false;
         }
         if let Err(error) = answer
             && error.is_unknown()
@@ -625,24 +673,44 @@ impl Entry {
                 since,
                 retry: now + limits.retry_delay(count, error.retry_after()),
             });
-            return;
+            return false;
         }
         let good_for = match answer {
             Ok(_) => limits.good_for,
             Err(_) => limits.bad_for,
         };
         self.failure = None;
-        self.answer = Some((answer.clone(), now + good_for));
+        self.answer = Some(Answered {
+            answer: answer.clone(),
+            until: now + good_for,
+            at: Timestamp::now(),
+        });
         self.asked_at = Some(look_up.started_at);
         if look_up.is_refresh {
             self.refreshed = Some(now);
         }
+        true
     }
 }
 
 // === impl Limits ===
 
 impl Limits {
+    /// The rate of requests to the PLC directory. It falls where the directory refuses requests, also
+    /// if an operator has set it.
+    fn plc_rate(&self) -> Rate {
+        let (initial, most) = match self.plc_per_second {
+            Some(rate) => (rate, rate),
+            None => (self.per_second, self.most_per_second.max(self.per_second)),
+        };
+        Rate {
+            initial,
+            least: 1,
+            most,
+            burst: self.burst.min(most),
+        }
+    }
+
     /// The delay before the next look-up after `before` earlier failures.
     fn retry_delay(&self, before: u32, asked_for: Option<Duration>) -> Duration {
         let doubled = self.retry_min.saturating_mul(1 << before.min(16));

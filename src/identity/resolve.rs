@@ -155,7 +155,8 @@ impl ResolveError {
 
 impl Resolver {
     /// Resolves within `deadline`, including redirects. The URL of the PLC directory may be private
-    /// even if `allow_private_addresses` is false.
+    /// even if `allow_private_addresses` is false. Keeps up to `connections` to the directory open,
+    /// so that a request does not have to wait for a new one.
     ///
     /// # Errors
     /// If the crypto provider supports no TLS version that rustls supports.
@@ -163,9 +164,10 @@ impl Resolver {
         plc_url: Url,
         allow_private_addresses: bool,
         deadline: Duration,
+        connections: usize,
     ) -> Result<Self, rustls::Error> {
         Ok(Self {
-            fetcher: Fetcher::new(allow_private_addresses)?,
+            fetcher: Fetcher::keeping(allow_private_addresses, connections)?,
             plc_url,
             allow_private_addresses,
             deadline,

@@ -13,6 +13,7 @@ mod fetch;
 mod handle;
 pub mod host;
 mod host_limiter;
+mod identities;
 pub mod isolation;
 mod job;
 mod replay;
@@ -36,6 +37,7 @@ pub use self::backfill_plan::{Backfill, Discovering, Summary};
 use self::host::Hosts;
 pub use self::host_limiter::HostLimiters;
 use self::host_limiter::NoSlot;
+use self::identities::KeptIdentities;
 use self::isolation::Isolation;
 pub use self::job::JobLog;
 use self::shares::Shares;
@@ -48,6 +50,7 @@ use crate::source::interest::Interest;
 use crate::source::process::Processor;
 use crate::source::process::verification::Verification;
 use crate::store::StoreError;
+use crate::store::identity_store::IdentityStore;
 use crate::store::plan::effect::Effect;
 use crate::store::repo_store::{RepoChange, RepoEvent, RepoStore};
 use crate::telemetry::dead_letters::DeadLetterLog;
@@ -69,6 +72,8 @@ pub struct Repositories {
     pub hosts: Arc<dyn Hosts>,
     pub host_clocks: Arc<HostClocks>,
     pub store: Arc<dyn RepoStore>,
+    /// `None` if identities do not outlive the process.
+    kept_identities: Option<KeptIdentities>,
     /// The request limits of each host.
     pub host_limiters: HostLimiters,
     /// The time that accounts and their hosts have taken.
@@ -96,6 +101,8 @@ pub struct Parts {
     pub hosts: Arc<dyn Hosts>,
     pub host_clocks: Arc<HostClocks>,
     pub store: Arc<dyn RepoStore>,
+    /// `None` if identities are not to outlive the process.
+    pub identity_store: Option<Arc<dyn IdentityStore>>,
     pub folder: PathBuf,
     pub source_http: Url,
     pub backfill: Backfill,
@@ -132,10 +139,14 @@ impl Repositories {
             hosts,
             host_clocks,
             store,
+            identity_store,
             folder,
             source_http,
             backfill,
         } = parts;
+        let identities = &verification.identities;
+        let kept_identities =
+            identity_store.map(|store| KeptIdentities::new(identities.clone(), store));
         let repositories = Arc::new(Self {
             metrics: processor.metrics.clone(),
             processor,
@@ -143,6 +154,7 @@ impl Repositories {
             hosts,
             host_clocks,
             store,
+            kept_identities,
             host_limiters: HostLimiters::default(),
             shares: Shares::default(),
             log: JobLog::default(),
@@ -170,6 +182,29 @@ impl Repositories {
     fn note_key(&self) {
         if self.idleness.awaits_keys.load(Ordering::Acquire) {
             self.wake_after(WAKE_UP_SPACING);
+        }
+    }
+
+    /// Takes the identities of earlier runs from the database.
+    pub async fn restore_identities(&self) {
+        if let Some(kept) = &self.kept_identities {
+            kept.restore().await;
+        }
+    }
+
+    /// Whether identities outlive the process.
+    pub fn keeps_identities(&self) -> bool {
+        self.kept_identities.is_some()
+    }
+
+    /// Writes the identities that were looked up since the last call to the database.
+    ///
+    /// # Errors
+    /// If the database takes nothing. They are written with the next call.
+    pub async fn save_identities(&self) -> Result<(), StoreError> {
+        match &self.kept_identities {
+            Some(kept) => kept.save().await,
+            None => Ok(()),
         }
     }
 

@@ -2,6 +2,7 @@
 //! store.
 
 mod datetime;
+pub mod identity_store;
 pub mod lock;
 pub mod plan;
 pub mod repo_store;

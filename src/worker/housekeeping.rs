@@ -1,5 +1,5 @@
 //! The HousekeepingActor: shows the budget, counts gaps and repositories, deletes the rows of removed
-//! accounts and dropped parked commits in pieces, purges old rows.
+//! accounts and dropped parked commits in pieces, purges old rows, saves identities.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,9 +29,11 @@ const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 const FIRST_PURGE: Duration = Duration::from_secs(60);
 const PURGE_DEADLINE: Duration = Duration::from_secs(60);
-/// How often the actor looks for accounts that were removed and for parked commits that were dropped. While there is one, a piece follows the
-/// other; others write between them.
+/// How often the actor looks for accounts that were removed and for parked commits that were dropped.
+/// While there is one, a piece follows the other; others write between them.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the identities that were looked up are saved.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// After this time a piece is tried again with half of its rows.
 const PIECE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -71,6 +73,8 @@ pub enum HousekeepingMessage {
     /// Delete a piece of the rows of removed accounts, or of dropped parked commits.
     Remove(PieceLimit),
     Purge,
+    /// Write the identities that were looked up.
+    SaveIdentities,
 }
 
 impl Actor for HousekeepingActor {
@@ -87,6 +91,10 @@ impl Actor for HousekeepingActor {
         myself.send_interval(COUNT_INTERVAL, || HousekeepingMessage::Count);
         myself.cast(HousekeepingMessage::Remove(PieceLimit::default()))?;
         myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
+        let repositories = household.repositories.as_ref();
+        if repositories.is_some_and(|repositories| repositories.keeps_identities()) {
+            myself.send_after(SAVE_INTERVAL, || HousekeepingMessage::SaveIdentities);
+        }
         Ok(household)
     }
 
@@ -117,6 +125,10 @@ impl Actor for HousekeepingActor {
             HousekeepingMessage::Purge => {
                 purge(household).await;
                 myself.send_after(PURGE_INTERVAL, || HousekeepingMessage::Purge);
+            }
+            HousekeepingMessage::SaveIdentities => {
+                save_identities(household).await;
+                myself.send_after(SAVE_INTERVAL, || HousekeepingMessage::SaveIdentities);
             }
         }
         Ok(())
@@ -259,6 +271,20 @@ async fn delete_piece(store: &dyn Store, limit: PieceLimit) -> Result<bool, Stor
         tracing::info!(did = piece.did, "all rows of a removed account are deleted");
     }
     Ok(true)
+}
+
+/// Saves the identities that were looked up. They are in memory, so nothing waits for it.
+async fn save_identities(household: &Household) {
+    let Some(repositories) = &household.repositories else {
+        return;
+    };
+    if let Err(error) = repositories.save_identities().await {
+        tracing::debug!(
+            %error,
+            retry_in_s = SAVE_INTERVAL.as_secs(),
+            "identities cannot be saved; they stay in memory, and are saved with the next ones"
+        );
+    }
 }
 
 async fn purge(household: &Household) {

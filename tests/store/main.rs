@@ -15,6 +15,7 @@ mod fixture;
 mod foreign;
 mod gaps;
 mod guards;
+mod identities;
 mod interest;
 mod jobs;
 mod judgements;

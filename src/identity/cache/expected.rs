@@ -49,7 +49,7 @@ impl Identities {
         let mut entries = self.shared.entries();
         let entry = entry_of(&mut entries, did);
         let now = Instant::now();
-        if entry.answer_at(now).is_some() {
+        if entry.is_known(now) {
             return;
         }
         let urgency = match entry.allowance.is_recent(now, FIRST_AGAIN_AFTER) {
@@ -90,9 +90,9 @@ impl Identities {
         };
         self.expect(did, commits.saturating_sub(expected));
         let entries = self.shared.entries();
-        let is_under_way = entries.peek(did).is_some_and(|entry| {
-            entry.look_up.is_some() && entry.answer_at(Instant::now()).is_none()
-        });
+        let is_under_way = entries
+            .peek(did)
+            .is_some_and(|entry| entry.look_up.is_some() && !entry.is_known(Instant::now()));
         is_under_way && is_plc(did)
     }
 
@@ -138,11 +138,10 @@ impl Identities {
         let Some(entry) = entries.peek(did) else {
             return true;
         };
-        let is_known = entry.answer.as_ref().is_some_and(|(_, until)| now < *until);
         let fails_alone = entry.failure.as_ref().is_some_and(|failure| {
             failure.count >= FAILS_ALONE && self.shared.plc.has_worked_since(failure.since)
         });
-        !is_known
+        !entry.is_known(now)
             && !fails_alone
             && entry.missing_since.is_none()
             && entry.allowance.wait(now).is_none()
@@ -156,7 +155,7 @@ impl Identities {
         let look_up = entry.look_up.as_ref()?;
         let queued = *look_up.queued();
         let is_awaited = is_plc(did)
-            && entry.answer_at(Instant::now()).is_none()
+            && !entry.is_known(Instant::now())
             && queued.urgency == Urgency::First
             && queued.commits > 0;
         is_awaited.then(|| look_up.sender.subscribe())

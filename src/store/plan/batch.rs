@@ -1,6 +1,6 @@
 //! Plans what a list of effects changes in the tables.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use jiff::Timestamp;
 
@@ -80,6 +80,7 @@ impl<'a> Batch<'a> {
         changes: &mut ChangeSet<'a>,
     ) -> Result<Option<usize>, ParkedNeeds> {
         changes.source = Some(self.source);
+        changes.changed_identities = self.changed_identities();
         changes.followed = self.order.cursor.filter(|_| !self.order.is_restarted);
         let has_new_gap = self.open_gaps(draft, changes);
         let view = draft.view;
@@ -218,6 +219,15 @@ impl<'a> Batch<'a> {
             }
         }
         removals
+    }
+
+    /// The accounts whose documents may have changed, whatever else is known of them.
+    fn changed_identities(&self) -> BTreeSet<&'a str> {
+        let changed = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Identity(change) => Some(change.did.as_str()),
+            _ => None,
+        });
+        changed.collect()
     }
 
     /// Records new gaps. Returns whether one of them lies within the followed stream.

@@ -21,6 +21,8 @@ pub struct ChangeSet<'a> {
     pub source: Option<&'a SourceId>,
     /// Rows of `accounts`, by DID.
     pub accounts: BTreeMap<&'a str, AccountRow>,
+    /// Accounts whose identity has changed, so that what is stored of it is void.
+    pub changed_identities: BTreeSet<&'a str>,
     /// Accounts that are removed: their records, the projections of these, their dead letters, and
     /// all of their parked frames.
     pub removals: BTreeMap<&'a str, Removal>,

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use super::multi_row::{Kind, MultiRow};
 use super::script::{Script, Value, json_array};
-use super::{parked, projections, records, removal};
+use super::{identities, parked, projections, records, removal};
 use crate::model::{DeadLetter, Resynced, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::{
@@ -140,6 +140,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     let ChangeSet {
         source,
         accounts,
+        changed_identities,
         removals,
         is_removing,
         ended_removal,
@@ -165,6 +166,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     script.push_rows(&ACCOUNTS, &accounts, |(did, account), values| {
         push_account(values, did, account, now);
     });
+    identities::push_void(script, changed_identities.iter().copied());
     removal::push_new(script, removals, *followed, now);
     if !confirmed.is_empty() {
         let uris = json_array(confirmed.iter().map(String::as_str));

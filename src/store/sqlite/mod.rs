@@ -9,6 +9,8 @@ mod discoveries;
 mod due;
 mod error;
 mod gaps;
+mod identities;
+mod identity_imports;
 mod inspect;
 mod interest;
 mod jobs;
@@ -36,11 +38,13 @@ use sqlx::SqlitePool;
 use tokio::time::timeout;
 
 pub use self::account_status::AccountStatus;
+pub use self::identity_imports::ImportProgress;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
 pub use self::open::{Access, Options, check, path_of};
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
+use super::identity_store::IdentityStore;
 use super::repo_store::{
     Discovery, DueHandle, DueRepo, Held, HeldRange, JobKey, JobKind, ParkedCommit, RecentResyncs,
     Reconciled, RepoChange, RepoStore, Search, SuspectedJob, UnconfirmedStatus,
@@ -50,6 +54,7 @@ use super::{
     Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
 };
 use crate::atproto::syntax::Did;
+use crate::identity::{IdentityChange, StoredIdentity};
 use crate::model::{Gap, Position, RepoCounts, SourceId, Trips};
 use crate::store::plan::InterestSet;
 
@@ -213,6 +218,26 @@ impl Store for SqliteStore {
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.writer.close())
+    }
+}
+
+impl IdentityStore for SqliteStore {
+    fn load_identities(
+        &self,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<StoredIdentity>, StoreError>> {
+        timely(identities::load(self, limit))
+    }
+
+    fn save_identities<'a>(
+        &'a self,
+        take: &'a (dyn Fn() -> Vec<IdentityChange> + Send + Sync),
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
+        timely(identities::save(&self.writer, take))
+    }
+
+    fn trim_identities(&self, capacity: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        timely(identities::trim(&self.writer, capacity))
     }
 }
 

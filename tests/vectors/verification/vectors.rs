@@ -49,6 +49,10 @@ fn signatures_are_valid_or_not_as_the_vectors_say() {
         let message = decode(&case.message_base64);
         let verified = key.verify(&message, &decode(&case.signature_base64));
         assert_eq!(verified.is_ok(), case.valid_signature, "{}", case.comment);
+        let multikey = case.public_key_did.trim_start_matches("did:key:");
+        let second =
+            simulated_network::key::verifies(multikey, &message, &decode(&case.signature_base64));
+        assert_eq!(verified.is_ok(), second, "{}", case.comment);
         let is_high = verified == Err(huddle_firehose::atproto::key::SignatureError::HighS);
         assert_eq!(is_high, case.tags.iter().any(|tag| tag == "high-s"));
     }
