@@ -43,15 +43,15 @@ async function send(socket, cursor) {
   let next = seqs.findIndex((seq) => seq > cursor)
   if (next < 0) next = seqs.length
   state.sent = next
-  let isGone = false
-  socket.on('close', () => { isGone = true })
+  let isGone = false, goOn = () => {}
+  socket.on('drain', () => goOn())
+  socket.on('close', () => { isGone = true; goOn() })
   while (next < seqs.length && !isGone) {
     const start = next ? ends[next - 1] : 0
     do next++
     while (next < seqs.length && ends[next] - start < SLAB)
-    if (!socket.write(stream.subarray(start, ends[next - 1]))) {
-      await new Promise((resolve) => { socket.once('drain', resolve); socket.once('close', resolve) })
-    }
+    const isFull = !socket.write(stream.subarray(start, ends[next - 1]))
+    if (isFull && !isGone) await new Promise((resolve) => { goOn = resolve })
     state.sent = next
   }
 }
