@@ -1,8 +1,8 @@
 //! Compares the worker with the bare limit of the same machine at the same time.
 //!
-//! `cargo bench` runs every row; `cargo bench -- unmatched` runs the rows with this name. Each
-//! round measures the bare limit and then the worker, so that other load on the machine affects
-//! both. A row shows the median of the rounds' ratios, and their spread.
+//! `cargo bench` runs every row; `cargo bench -- unmatched` runs the rows whose names begin so. Each
+//! round measures the bare limit and the worker one after the other, so that other load on the
+//! machine affects both. A row shows the median of the rounds' ratios, and their spread.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,14 +10,18 @@
 )]
 
 mod bare;
-mod chains;
+mod cold;
 mod commits;
 mod database;
+mod directory;
+mod follower;
 mod frames;
+mod kept;
 mod latency;
 mod memory;
 mod network;
 mod process;
+mod recording;
 mod replay;
 mod round;
 mod rows;
@@ -25,32 +29,38 @@ mod service;
 mod sift;
 mod startup;
 mod table;
+mod traffic;
+mod usage;
 mod verified;
+mod whole_network;
+mod writing;
 
 use rows::ROWS;
 
 /// Rounds for each row. The variable `ROUNDS` overrides it.
 const ROUNDS: usize = 5;
 
+/// What this program does in another process, by the first argument.
+const PROCESSES: [(&str, fn(&[String])); 4] = [
+    (directory::COMMAND, directory::serve),
+    (follower::COMMAND, follower::run),
+    (replay::COMMAND, replay::serve),
+    (sift::COMMAND, sift::run),
+];
+
 fn main() {
     let arguments: Vec<String> = std::env::args()
         .skip(1)
         .filter(|argument| argument != "--bench")
         .collect();
-    // The source runs in its own process, like a relay.
     if let [first, rest @ ..] = &arguments[..]
-        && first == replay::COMMAND
+        && let Some((_, run)) = PROCESSES.iter().find(|(command, _)| first == command)
     {
-        return replay::serve(rest);
-    }
-    if let [first, rest @ ..] = &arguments[..]
-        && first == sift::COMMAND
-    {
-        return sift::run(rest);
+        return run(rest);
     }
     let rounds = std::env::var("ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
     let named = |name: &str| {
-        arguments.is_empty() || arguments.iter().any(|part| name.contains(part.as_str()))
+        arguments.is_empty() || arguments.iter().any(|part| name.starts_with(part.as_str()))
     };
     table::print_head();
     for (name, measure) in ROWS {

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::database;
+use crate::{database, usage};
 
 pub(crate) struct Process {
     child: Child,
@@ -41,14 +41,7 @@ impl Process {
 
     /// The current and the largest resident set, in bytes.
     pub(crate) fn resident(&self) -> (u64, u64) {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(path).unwrap();
-        let field = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-            let kib = line.split_whitespace().nth(1).unwrap();
-            kib.parse::<u64>().unwrap() * 1024
-        };
-        (field("VmRSS:"), field("VmHWM:"))
+        usage::memory_of(&self.child.id().to_string())
     }
 }
 

@@ -7,7 +7,7 @@ use huddle_firehose::config::{Config, Verify};
 
 use crate::replay::Replay;
 use crate::round::Round;
-use crate::{bare, commits, database, frames, runtime, service, verified};
+use crate::{bare, cold, commits, database, follower, frames, runtime, verified, whole_network};
 
 /// Events of an unmatched round.
 const UNMATCHED: u64 = 1_500_000;
@@ -46,9 +46,12 @@ pub(crate) const ROWS: &[(&str, Measure)] = &[
     ("matched 1 %", || matched(MATCHED / 5, 99)),
     ("matched 10 %", || matched(MATCHED, 9)),
     ("matched 100 %", || matched(MATCHED, 0)),
-    ("verified", || verified::whole(Verify::Chain)),
-    ("verified, at level none", || verified::whole(Verify::None)),
-    ("verified, processor time added", verified::added),
+    ("verified", || verified::measure(Verify::Chain)),
+    ("verified, at level none", || {
+        verified::measure(Verify::None)
+    }),
+    ("cold", cold::measure),
+    ("whole network", whole_network::measure),
 ];
 
 /// Compared with a client that discards everything.
@@ -66,15 +69,17 @@ fn unmatched_beside(repos: u64, change: impl FnOnce(&mut Config)) -> Round {
 }
 
 fn unmatched_on(path: &Path, change: impl FnOnce(&mut Config)) -> Round {
-    let replay = Replay::start(&frames::unmatched(), UNMATCHED, 0);
-    let worker = service::follow(&replay, path, |config| {
+    let replay = Replay::start_held(&frames::unmatched(), UNMATCHED);
+    replay.release();
+    let bare = runtime().block_on(bare::read(replay.url.clone(), replay.count));
+    let worker = follower::follow(&replay, path, &[], |config| {
         config.collections = vec!["org.example.nothing".parse().unwrap()];
         change(config);
     });
     Round {
         events: replay.count,
-        bare: runtime().block_on(bare::read(replay.url.clone(), replay.count)),
-        worker: runtime().block_on(worker),
+        bare: Some(bare),
+        worker,
     }
 }
 
@@ -94,19 +99,20 @@ fn matched(count: usize, others: usize) -> Round {
     static COMMITS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     let commits = COMMITS.get_or_init(|| commits::matched(MATCHED))[..count].to_vec();
     let frames = frames::mixed(commits, others);
-    let replay = Replay::start(&frames, frames.len() as u64, 0);
+    let replay = Replay::start_held(&frames, frames.len() as u64);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("worker.db");
-    let worker = runtime().block_on(service::follow(&replay, &path, |_| {}));
+    let worker = follower::follow(&replay, &path, &[], |_| {});
     let bare = runtime().block_on(async {
         let rows = database::read(&path).await;
+        replay.release();
         let reading = tokio::spawn(bare::read(replay.url.clone(), replay.count));
         let writing = database::write(&folder.path().join("bare.db"), &rows).await;
         writing.max(reading.await.unwrap())
     });
     Round {
         events: replay.count,
-        bare,
+        bare: Some(bare),
         worker,
     }
 }

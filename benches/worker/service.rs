@@ -1,36 +1,16 @@
-//! The whole worker: a real socket, the supervisor tree, a SQLite file.
+//! The configuration of a measured worker, and how far it is.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use huddle_firehose::config::{Config, Layers, Verify};
-use huddle_firehose::worker;
 use huddle_firehose::worker::RunningWorker;
-use tokio::time::Instant;
 
 use crate::database;
-use crate::replay::Replay;
+use crate::directory::Directory;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
-
-/// The time until the cursor is behind everything that `replay` sends. The database at `path` must
-/// exist.
-pub(crate) async fn follow(
-    replay: &Replay,
-    path: &Path,
-    change: impl FnOnce(&mut Config),
-) -> Duration {
-    database::create(path).await;
-    let config = config(&replay.url, path, change);
-    let tree = worker::start((&config).into(), None).await.unwrap();
-    until_connected(&tree).await;
-    let started = Instant::now();
-    wait_for(&tree, replay.last_seq).await;
-    let elapsed = started.elapsed();
-    tree.drain().await.unwrap();
-    elapsed
-}
 
 pub(crate) fn config(source_url: &str, path: &Path, change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Layers::new().resolve().unwrap().config;
@@ -41,6 +21,13 @@ pub(crate) fn config(source_url: &str, path: &Path, change: impl FnOnce(&mut Con
     config.verify = Verify::None;
     change(&mut config);
     config
+}
+
+/// Verifies at level `chain`. `directory` has the documents.
+pub(crate) fn verify(config: &mut Config, directory: &Directory) {
+    config.verify = Verify::Chain;
+    config.plc_url = directory.url.parse().unwrap();
+    config.allow_private_addresses = true;
 }
 
 /// Waits until the worker is connected. Before that it loads the tracked repositories.
