@@ -390,11 +390,9 @@ async fn a_replay_of_a_frame_that_was_dropped_meanwhile_is_not_counted() {
     database
         .execute("INSERT INTO parked_drops SELECT did, max(id) FROM parked_commits; DELETE FROM parked_repos; UPDATE parked_totals SET commits = 0, bytes = 0")
         .await;
-    let change = RepoChange::Replayed {
-        parked,
-        effects: &[],
-    };
-    database.store.change(change).await.unwrap();
+    let replay = Replay::of_one(parked, &[]);
+    let replayed = database.store.change(RepoChange::Replayed(replay)).await;
+    replayed.unwrap();
     let none: [&str; 0] = [];
     assert_eq!(database.column(SUMS).await, none);
 }
