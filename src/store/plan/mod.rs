@@ -196,7 +196,7 @@ fn finish_replay<'a>(
     replay: Replay<'a>,
     stuck: Option<usize>,
 ) {
-    let count = stuck.map_or(replay.len(), |effect| replay.frame_of(effect));
+    let count = stuck.map_or(replay.count(), |effect| replay.frame_of(effect));
     changes.replayed = replay.ids(count).collect();
     changes.written.replayed = count as u64;
     if stuck.is_some() {

@@ -131,7 +131,8 @@ impl<'a> Replay<'a> {
         self.effects
     }
 
-    pub fn len(&self) -> usize {
+    /// The number of frames.
+    pub fn count(&self) -> usize {
         1 + self.rest.len()
     }
 

@@ -120,7 +120,7 @@ impl<'a> Needs<'a> {
                 needs.add_effects(replay.source(), replay.effects());
                 needs.repos.insert(replay.did().as_str());
                 needs.contents_of = Some(replay.did().as_str());
-                needs.replayed = replay.ids(replay.len()).collect();
+                needs.replayed = replay.ids(replay.count()).collect();
             }
             Task::Change(RepoChange::RemovalEnded { did, .. }) => {
                 needs.repos.insert(did);

@@ -214,7 +214,7 @@ async fn name_refused(
 
 /// Whether its parts are done one by one if it is refused.
 fn is_group(task: &Task<'_>) -> bool {
-    matches!(task, Task::Change(RepoChange::Replayed(replay)) if replay.len() > 1)
+    matches!(task, Task::Change(RepoChange::Replayed(replay)) if replay.count() > 1)
 }
 
 async fn try_alone(

@@ -176,7 +176,7 @@ impl Deleted {
 
 /// The statement that reads what the removals of a condition can delete next, as one row: sqlx returns
 /// rows one by one, which takes longer than deleting them. The arguments are those of
-/// [`arguments_of`], then the condition's.
+/// `arguments_of`, then the condition's.
 ///
 /// The character after '/' is '0', so an account's records are the URIs between both. Letters of later
 /// events stay, and so do those that were written after the removal.
@@ -221,7 +221,7 @@ fn arguments_of(limit: PieceLimit) -> Vec<Value> {
     [&rows, &rows, &bytes, &rows].map(Value::clone).into()
 }
 
-/// The result of the last statement, which is one of [`pieces_of`].
+/// The result of the last statement, which is one of `pieces_of!`.
 fn pieces(answers: Answers) -> Result<Vec<Piece>, sqlx::Error> {
     let row = answers.into_iter().next_back().into_iter().flatten().next();
     let row = row.ok_or(sqlx::Error::RowNotFound)?;
