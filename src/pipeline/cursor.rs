@@ -224,6 +224,7 @@ impl CursorState {
         if let Some(repositories) = &context.repositories {
             let is_crash_loop = history.crashes >= CRASH_LOOP;
             repositories.isolation.note_crash_loop(is_crash_loop);
+            repositories.wake();
         }
         // It is set already if an earlier CursorActor read it and died before it positioned the
         // ledger.

@@ -126,6 +126,11 @@ impl Isolation {
         let _first = self.is_crash_loop.set(is_crash_loop);
     }
 
+    /// Whether it is known how the runs before this one ended.
+    pub(super) fn knows_earlier_runs(&self) -> bool {
+        self.is_crash_loop.get().is_some()
+    }
+
     /// Whether the account may be looked up before a job is noted that needs it. If the answer of a
     /// server ends the process, only the note says which account it was.
     pub(crate) fn allows_early_look_up(&self, did: &Did) -> bool {
@@ -239,7 +244,9 @@ mod tests {
     fn what_may_have_ended_runs_is_looked_up_only_by_jobs() {
         let isolation = isolation();
         assert_eq!(allowed(&isolation), [false, false], "it is not known yet");
+        assert!(!isolation.knows_earlier_runs());
         isolation.note_crash_loop(false);
+        assert!(isolation.knows_earlier_runs());
         assert_eq!(allowed(&isolation), [false, true]);
     }
 

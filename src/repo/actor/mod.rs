@@ -253,6 +253,10 @@ impl RepositoriesState {
         self.panicked.retain(|_, until| Instant::now() < *until);
         self.end_those_over();
         repositories.isolation.load(&*repositories.store).await?;
+        // The CursorActor reads it, and wakes this actor.
+        if !repositories.isolation.knows_earlier_runs() {
+            return Ok(());
+        }
         let mut planned = Vec::new();
         // From now on no key is missed that comes.
         let awaiting = &repositories.idleness.awaits_keys;
