@@ -22,7 +22,7 @@ export async function startServer(script, file) {
   return { child, ...JSON.parse(line) }
 }
 
-// What the system used from its start until its end is recognised; wall time from its connection on.
+// What the system used from its start until its end is recognised; wall time from its first connection on.
 export async function measure(system, { recording, collections, dir, seconds }) {
   const source = await startServer('source.mjs', path.join(recording, 'frames.bin'))
   const directory = await startServer('directory.mjs', path.join(recording, 'plc.jsonl'))
@@ -76,8 +76,11 @@ function endOf(text, log) {
   const rule = rest.join(':')
   const newest = (samples) => samples.at(-1)
   if (kind === 'line') {
-    const pattern = new RegExp(rule, 'm')
-    return (samples) => pattern.test(fs.readFileSync(log, 'utf8')) && newest(samples)
+    const pattern = new RegExp(rule)
+    return (samples) => {
+      const line = fs.readFileSync(log, 'utf8').split('\n').find((text) => pattern.test(text))
+      return line !== undefined && { ...newest(samples), line }
+    }
   }
   if (kind === 'get') {
     const [url, ...words] = rule.split(' ')
