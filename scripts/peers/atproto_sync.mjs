@@ -10,7 +10,8 @@ const [service, plcUrl, lastSeq, collections] = process.argv.slice(2)
 const seen = { events: 0, kept: 0, errors: 0 }
 const firehose = new Firehose({
   service,
-  idResolver: new IdResolver({ plcUrl, didCache: new MemoryCache() }),
+  // Its own fetch refuses loopback.
+  idResolver: new IdResolver({ plcUrl, didCache: new MemoryCache(), fetch: globalThis.fetch }),
   filterCollections: collections.split(','),
   getCursor: () => 0,
   // There is no DNS on loopback, so handles cannot be verified.

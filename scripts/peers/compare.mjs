@@ -37,7 +37,9 @@ for (let round = 0; round < Number(options.rounds); round++) {
     const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'peers-'))
     try {
       const { recording, collections, seconds } = options
-      rounds.get(system.name).push(await measure(system, { recording, collections, dir, seconds: Number(seconds) }))
+      const run = await measure(system, { recording, collections, dir, seconds: Number(seconds) })
+      rounds.get(system.name).push(run)
+      if (run.line) console.error(`${system.name}: ${run.line}`)
       fs.rmSync(dir, { recursive: true })
     } catch (error) {
       console.error(error.message)

@@ -10,49 +10,50 @@ const SAMPLE_MS = 50
 const QUIET_SHARE = 0.05
 const TICKS_PER_SECOND = 100
 
-// Starts one of the two servers; returns it with the line of JSON that it printed.
-export async function startServer(script, file) {
+// Starts one of the two servers as a child that is added to `started`. Returns the JSON that it printed.
+async function startServer(started, script, file) {
   const child = spawn(process.execPath, [path.join(import.meta.dirname, script), file], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
+  started.push(child)
   const line = await new Promise((resolve, reject) => {
     child.stdout.once('data', (data) => resolve(data.toString()))
     child.once('exit', () => reject(new Error(`${script} ended`)))
   })
-  return { child, ...JSON.parse(line) }
+  return JSON.parse(line)
 }
 
-// What the system used from its start until its end is recognised; wall time from its connection on.
+// What the system used from its start until its end is recognised; wall time from its first connection on.
 export async function measure(system, { recording, collections, dir, seconds }) {
-  const source = await startServer('source.mjs', path.join(recording, 'frames.bin'))
-  const directory = await startServer('directory.mjs', path.join(recording, 'plc.jsonl'))
-  const values = {
-    url: `ws://127.0.0.1:${source.port}/xrpc/com.atproto.sync.subscribeRepos`,
-    source: `ws://127.0.0.1:${source.port}`,
-    http: `http://127.0.0.1:${source.port}`,
-    plc: `http://127.0.0.1:${directory.port}`,
-    last: source.lastSeq,
-    port: await freePort(),
-    dir,
-    collections: `'${collections}'`,
-  }
-  const fill = (text) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole)
-  if (system.prepare) spawnSync('sh', ['-c', fill(system.prepare)], { stdio: 'inherit' })
+  const started = []
   const log = path.join(dir, 'output.log')
-  const output = fs.openSync(log, 'a')
-  const child = spawn('sh', ['-c', fill(system.command)], { stdio: ['ignore', output, output] })
   try {
-    const hasEnded = endOf(fill(system.end), log)
-    const last = await watch(child, values.http, source.frames, hasEnded, seconds)
-    const { connectedAt } = await state(values.http)
-    const wall = (last.at - connectedAt) / 1000
-    return { ...last, wall, rate: source.frames / wall }
+    const source = await startServer(started, 'source.mjs', path.join(recording, 'frames.bin'))
+    const directory = await startServer(started, 'directory.mjs', path.join(recording, 'plc.jsonl'))
+    const http = `http://127.0.0.1:${source.port}`
+    const values = {
+      url: `ws://127.0.0.1:${source.port}/xrpc/com.atproto.sync.subscribeRepos`,
+      source: `ws://127.0.0.1:${source.port}`,
+      http,
+      plc: `http://127.0.0.1:${directory.port}`,
+      last: source.lastSeq,
+      port: await freePort(),
+      dir,
+      collections: `'${collections}'`,
+    }
+    const fill = (text) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole)
+    if (system.prepare) spawnSync('sh', ['-c', fill(system.prepare)], { stdio: 'inherit' })
+    const output = fs.openSync(log, 'a')
+    const child = spawn('sh', ['-c', fill(system.command)], { stdio: ['ignore', output, output] })
+    started.push(child)
+    const end = await watch(child, http, source.frames, endOf(fill(system.end), log), seconds)
+    const wall = (end.at - (await state(http)).connectedAt) / 1000
+    return { ...end, wall, rate: source.frames / wall }
   } catch (error) {
     throw new Error(`${system.name}: ${error.message}; its output: ${log}`)
   } finally {
-    await stop(child)
-    source.child.kill()
-    directory.child.kill()
+    // The system first: it must not see its source go.
+    for (const child of started.reverse()) await stop(child)
   }
 }
 
@@ -76,8 +77,11 @@ function endOf(text, log) {
   const rule = rest.join(':')
   const newest = (samples) => samples.at(-1)
   if (kind === 'line') {
-    const pattern = new RegExp(rule, 'm')
-    return (samples) => pattern.test(fs.readFileSync(log, 'utf8')) && newest(samples)
+    const pattern = new RegExp(rule)
+    return (samples) => {
+      const line = fs.readFileSync(log, 'utf8').split('\n').find((text) => pattern.test(text))
+      return line !== undefined && { ...newest(samples), line }
+    }
   }
   if (kind === 'get') {
     const [url, ...words] = rule.split(' ')

@@ -4,8 +4,8 @@
 //
 // Prints one line of JSON when it is ready: {"port", "frames", "lastSeq"}. A WebSocket of any path gets the
 // frames after the seq that `?cursor=` names, all of them without one. `GET /_state` answers with
-// {"connectedAt", "sent"}: when the newest client came (milliseconds since 1970), and how many frames were
-// handed to its socket.
+// {"connectedAt", "sent"}: when the first client came (milliseconds since 1970), and how many frames were
+// handed to the socket of the newest.
 import crypto from 'node:crypto'
 import fs from 'node:fs'
 import http from 'node:http'
@@ -39,7 +39,7 @@ function websocketHead(length) {
 }
 
 async function send(socket, cursor) {
-  state.connectedAt = Date.now()
+  state.connectedAt ??= Date.now()
   let next = seqs.findIndex((seq) => seq > cursor)
   if (next < 0) next = seqs.length
   state.sent = next
