@@ -16,8 +16,8 @@ use crate::atproto::json::json_of_length;
 use crate::store::plan::index_task::with_record;
 
 /// The bytes of arguments after which a statement takes no more rows, and a trip no more statements.
-/// The last row of a statement may exceed it. So of all rows that wait, no more than one long one
-/// exists in the form in which it is written.
+/// A row that is longer has a statement and a trip of its own. So of all rows that wait, no more than
+/// one long one exists in the form in which it is written.
 const TRIP_BYTES: usize = 256 << 10;
 
 /// An argument. The long ones are shared with the effects, and take memory of their own only while
@@ -86,6 +86,12 @@ impl Script {
             let before = arguments.len();
             values(row, &mut arguments);
             let of_row: usize = arguments[before..].iter().map(Value::weight).sum();
+            if of_row >= TRIP_BYTES && count > 0 {
+                // A statement of one row does not copy it.
+                let long = arguments.split_off(before);
+                self.push_filled(multi_row, count, std::mem::replace(&mut arguments, long));
+                (count, weight) = (0, 0);
+            }
             count += 1;
             weight += of_row;
             if count == multi_row.largest() || weight >= TRIP_BYTES {
@@ -380,8 +386,8 @@ mod tests {
             .into_trips()
             .map(|trip| trip.statements.len())
             .collect();
-        // The two short rows before the first long one share its statement.
-        assert_eq!(trips, [1, 1, 2]);
+        // No long row shares its statement.
+        assert_eq!(trips, [1, 1, 1, 2]);
     }
 
     #[tokio::test]
