@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -36,6 +36,10 @@ const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// After this time a piece is tried again with half of its rows.
 const PIECE_DEADLINE: Duration = Duration::from_secs(5);
+/// A piece that took longer is followed by one of half its rows, but at least [`FEWEST_ROWS`], so that
+/// others wait briefly on a slow machine too.
+const PIECE_TARGET: Duration = Duration::from_millis(200);
+const FEWEST_ROWS: u64 = 100;
 
 /// Does what is due at regular intervals.
 pub struct HousekeepingActor;
@@ -227,14 +231,15 @@ struct NextPiece {
     is_soon: bool,
 }
 
-/// Deletes a piece of the rows of removed accounts, or of dropped parked commits. One that took too
-/// long is tried again with half of its rows, so that it comes to an end on a slow disk too.
+/// Deletes a piece of the rows of removed accounts, or of dropped parked commits. One that met its
+/// deadline is tried again with half of its rows, so that it comes to an end on a slow disk too.
 async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
+    let began = Instant::now();
     let piece = timeout(PIECE_DEADLINE, delete_piece(&*household.store, limit));
     let full = PieceLimit::default();
     match piece.await.unwrap_or(Err(StoreError::Deadline)) {
         Ok(true) => {
-            let rows = (limit.rows * 2).min(full.rows);
+            let rows = rows_after(limit.rows, began.elapsed());
             NextPiece {
                 limit: PieceLimit { rows, ..full },
                 is_soon: true,
@@ -287,6 +292,16 @@ async fn save_identities(household: &Household) {
     }
 }
 
+/// The rows of the piece after one of at most `rows`, which took `elapsed`.
+fn rows_after(rows: u64, elapsed: Duration) -> u64 {
+    let most = PieceLimit::default().rows;
+    match elapsed {
+        slow if slow > PIECE_TARGET => rows.min((rows / 2).max(FEWEST_ROWS)),
+        fast if fast < PIECE_TARGET / 2 => (rows * 2).min(most),
+        _ => rows,
+    }
+}
+
 async fn purge(household: &Household) {
     let purged = timeout(PURGE_DEADLINE, household.store.purge(household.retention)).await;
     match purged {
@@ -309,5 +324,27 @@ async fn purge(household: &Household) {
             retry_in_s = PURGE_INTERVAL.as_secs(),
             "purge met its deadline; the next purge continues"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holds invariant 8.8.
+    #[test]
+    fn a_piece_after_a_slow_one_is_smaller_and_one_after_a_fast_one_larger() {
+        let most = PieceLimit::default().rows;
+        let slow = PIECE_TARGET + Duration::from_millis(1);
+        let fast = PIECE_TARGET / 4;
+        assert_eq!(rows_after(most, PIECE_TARGET), most);
+        assert_eq!(rows_after(most, slow), most / 2);
+        assert_eq!(rows_after(most / 2, fast), most);
+        assert_eq!(rows_after(most, fast), most);
+        // A slow piece of few rows is not slow because of its rows.
+        assert_eq!(rows_after(FEWEST_ROWS, slow), FEWEST_ROWS);
+        // After a deadline there may be fewer still. A slow piece does not make them more.
+        assert_eq!(rows_after(1, slow), 1);
+        assert_eq!(rows_after(1, fast), 2);
     }
 }

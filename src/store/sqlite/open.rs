@@ -18,8 +18,9 @@ use crate::testing::fault::{Faults, Point};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// The writer's page cache in KiB. A negative number means KiB to SQLite.
-const WRITER_CACHE_KIB: &str = "-16384";
+/// The writer's page cache in KiB. A negative number means KiB to SQLite. The pages of one long record
+/// fill it, beside the copies of the record itself.
+const WRITER_CACHE_KIB: &str = "-8192";
 
 /// Rows of a transaction's reads that are buffered before the database's thread waits for the
 /// reader.
