@@ -72,7 +72,7 @@ impl Decoding {
             delay,
         };
         let limits = Limits {
-            in_flight,
+            plc_in_flight: in_flight,
             ..Limits::default()
         };
         let identities = Identities::new(directory, limits);

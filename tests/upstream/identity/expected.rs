@@ -52,7 +52,7 @@ async fn the_keys_of_all_that_has_arrived_are_looked_up_at_the_same_time() {
 async fn the_account_with_most_commits_is_looked_up_before_quiet_ones_that_came_earlier() {
     let resolver = Scripted::with_delay(SECOND);
     let one_at_a_time = Limits {
-        in_flight: 1,
+        plc_in_flight: 1,
         ..limits()
     };
     let identities = resolver.cache(one_at_a_time);
