@@ -543,7 +543,7 @@ async fn what_is_parked_is_counted_as_it_comes_and_goes() {
         .await;
     let of_bob = frame(BOB, 3).len();
     counted(&[
-        format!("key 2 {}", bytes(2) + bytes(3)),
+        format!("account 2 {}", bytes(2) + bytes(3)),
         format!("repository 1 {of_bob}"),
     ])
     .await;
@@ -555,7 +555,7 @@ async fn what_is_parked_is_counted_as_it_comes_and_goes() {
         Replayed::Done
     );
     counted(&[
-        format!("key 1 {}", bytes(3)),
+        format!("account 1 {}", bytes(3)),
         format!("repository 1 {of_bob}"),
     ])
     .await;
