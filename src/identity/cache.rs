@@ -94,7 +94,7 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     entries: Mutex<LruCache<Did, Entry>>,
     /// Separate from the limiter for other hosts, because outsiders can name slow hosts, and these
-    /// must not delay requests to the PLC plc.
+    /// must not delay requests to the PLC directory.
     plc: Directory,
     hosts: RequestLimiter,
     /// Whether a task looks up a DID that had a document, to see whether the directory works.

@@ -38,7 +38,8 @@ struct UnderWay(Arc<Shared>);
 
 impl Identities {
     /// Looks `did` up, because this many of its commits have arrived and will need its key. Does
-    /// nothing if it is known, not in the PLC directory, or not to be looked up now.
+    /// nothing if it is known, not in the PLC directory, or not to be looked up now: it failed a short while
+    /// ago, or was looked up too often.
     ///
     /// A look-up that is noted nowhere must not be able to end the process again and again: the caller
     /// has asked `Isolation::allows_early_look_up`.
@@ -61,7 +62,8 @@ impl Identities {
             return;
         }
         let is_full = self.shared.expected.under_way.load(Ordering::Acquire) >= MOST_EXPECTED;
-        if is_full || entry.allowance.wait(now).is_some() {
+        let has_to_wait = entry.wait(now).is_some_and(|wait| !wait.is_zero());
+        if is_full || has_to_wait {
             return;
         }
         entry.allowance.spend(now);

@@ -124,6 +124,19 @@ async fn a_look_up_that_failed_is_not_waited_for() {
     assert_eq!(resolver.requests(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_look_up_that_failed_is_not_repeated_before_its_pause_is_over() {
+    let resolver = Scripted::with_delay(SECOND);
+    resolver.fail(&plc(1), Failure::Error(unavailable(None)));
+    let identities = resolver.cache(limits());
+    for _ in 0..5 {
+        identities.expect_parked(&plc(1), 7);
+        sleep(SECOND).await;
+    }
+    // The first took a second, and the pause after it two.
+    assert_eq!(resolver.requests(), 2);
+}
+
 /// The events of an account are read later than they arrive. A look-up between the two has what the
 /// event announces.
 #[tokio::test(start_paused = true)]
