@@ -2,6 +2,7 @@
 //! account that is not nullified counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -91,7 +92,7 @@ impl Import {
         }
         self.stored.insert(line.did.clone(), line.created_at);
         let stored = StoredIdentity {
-            identity,
+            identity: Arc::new(identity),
             looked_up_at: line.created_at,
         };
         self.changes.insert(line.did, IdentityChange::Store(stored));
@@ -155,11 +156,8 @@ mod tests {
             .into_iter()
             .map(|change| match change {
                 IdentityChange::Delete(did) => (did.to_string(), None),
-                IdentityChange::Store(stored) => {
-                    let Identity {
-                        did, signing_key, ..
-                    } = stored.identity;
-                    (did.to_string(), Some(signing_key))
+                IdentityChange::Store(StoredIdentity { identity, .. }) => {
+                    (identity.did.to_string(), Some(identity.signing_key.clone()))
                 }
             });
         changes.collect()

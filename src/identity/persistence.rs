@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::cache::{Answered, Entry, Identities, Limits, Shared};
-use super::document::Identity;
 use super::stored::{IdentityChange, StoredIdentity};
 use crate::atproto::syntax::Did;
 
@@ -53,7 +52,7 @@ impl Identities {
             }
             let left = time_left(looked_up_at, time, &self.shared.limits);
             entry.answer = Some(Answered {
-                answer: Ok(Arc::new(identity)),
+                answer: Ok(identity),
                 until: now + left,
                 at: looked_up_at,
             });
@@ -84,7 +83,7 @@ impl Identities {
             let answered = entries.peek(did)?.answer.as_ref()?;
             Some(match &answered.answer {
                 Ok(identity) => IdentityChange::Store(StoredIdentity {
-                    identity: Identity::clone(identity),
+                    identity: Arc::clone(identity),
                     looked_up_at: answered.at,
                 }),
                 Err(_) => IdentityChange::Delete(did.clone()),

@@ -1,5 +1,7 @@
 //! Identities as they survive a restart.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::document::Identity;
@@ -8,7 +10,7 @@ use crate::atproto::syntax::Did;
 /// An identity, and when it was looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredIdentity {
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     pub looked_up_at: Timestamp,
 }
 

@@ -1,16 +1,17 @@
 //! The table of identities: what it keeps, what voids a row, and how many rows it has. Holds
 //! invariant 9.14.
 
-use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::identity::{Identity, IdentityChange, StoredIdentity};
-use huddle_firehose::model::Position;
+use huddle_firehose::store::Store;
 use huddle_firehose::store::identity_store::IdentityStore;
 use huddle_firehose::store::plan::effect::{Effect, IdentityChange as IdentityEvent};
-use huddle_firehose::store::{Store, WriteBatch};
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use crate::fixture::*;
 
@@ -19,7 +20,7 @@ fn stored(did: &str, second: i64) -> StoredIdentity {
     identity.pds = Some("https://pds.example".parse().unwrap());
     identity.handle = Some("alice.example".to_owned());
     StoredIdentity {
-        identity,
+        identity: Arc::new(identity),
         looked_up_at: Timestamp::from_second(second).unwrap(),
     }
 }
@@ -86,28 +87,25 @@ async fn an_identity_event_voids_the_row_in_its_own_transaction() {
 
 /// An event that is taken note of in memory is applied to the tables later. What is saved between the
 /// two is void with the event; what is saved after it does not contain what was forgotten.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn no_event_is_applied_between_the_moment_identities_are_taken_and_their_commit() {
     let database = Arc::new(Database::new().await);
     let other = Arc::clone(&database);
-    let (begin, began) = tokio::sync::oneshot::channel();
+    let (begin, began) = oneshot::channel();
+    let (applied, is_applied) = mpsc::channel();
     let applying = tokio::spawn(async move {
         began.await.unwrap();
-        let source = source();
-        let batch = WriteBatch {
-            source: &source,
-            effects: &[event(ALICE, 7)],
-            position: Position { seq: 7, time: None },
-            sequence_restarted: false,
-        };
-        other.store.apply(&batch).await.unwrap();
+        other.try_apply(&[event(ALICE, 7)], 7).await.unwrap();
+        // The other end is gone once the identities are taken.
+        let _unheard = applied.send(());
     });
-    let begin = std::sync::Mutex::new(Some(begin));
+    let once = Mutex::new(Some((begin, is_applied)));
     let take = || {
-        begin.lock().unwrap().take().unwrap().send(()).unwrap();
-        // Much longer than the event would take.
-        std::thread::sleep(Duration::from_millis(200));
-        assert!(!applying.is_finished());
+        let (begin, is_applied) = once.lock().unwrap().take().unwrap();
+        begin.send(()).unwrap();
+        // Much longer than the event takes by itself.
+        let too_early = is_applied.recv_timeout(Duration::from_millis(500));
+        assert_eq!(too_early, Err(RecvTimeoutError::Timeout));
         vec![IdentityChange::Store(stored(ALICE, 10))]
     };
     database.store.save_identities(&take).await.unwrap();

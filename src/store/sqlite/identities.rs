@@ -1,6 +1,6 @@
 //! The table of identities: a cache of what the directory said, bounded by its rows.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use url::Url;
 
@@ -45,12 +45,13 @@ impl Row {
     fn into_stored(self) -> Option<StoredIdentity> {
         let did = Did::parse(&self.did).ok()?;
         let pds = self.pds.map(|pds| Url::parse(&pds)).transpose().ok()?;
+        let identity = Identity {
+            pds,
+            handle: self.handle,
+            ..Identity::new(did, self.signing_key)
+        };
         Some(StoredIdentity {
-            identity: Identity {
-                pds,
-                handle: self.handle,
-                ..Identity::new(did, self.signing_key)
-            },
+            identity: Arc::new(identity),
             looked_up_at: self.looked_up_at.parse().ok()?,
         })
     }

@@ -96,7 +96,8 @@ async fn stored(folder: &Folder) -> Vec<(String, String)> {
     let identities = store.load_identities(1_000_000).await.unwrap();
     let mut keys: Vec<(String, String)> = identities
         .into_iter()
-        .map(|stored| (stored.identity.did.to_string(), stored.identity.signing_key))
+        .map(|stored| stored.identity)
+        .map(|identity| (identity.did.to_string(), identity.signing_key.clone()))
         .collect();
     keys.sort();
     keys

@@ -1,6 +1,7 @@
 //! What of the cache survives a restart, and how an identity that is no longer valid is refreshed. Time
 //! is paused. Holds invariants 4.7 and 9.14.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_firehose::atproto::syntax::Did;
@@ -18,7 +19,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// An identity that was looked up so long ago.
 fn stored(did: &Did, age: SignedDuration) -> StoredIdentity {
     StoredIdentity {
-        identity: Identity::new(did.clone(), "stored key".to_owned()),
+        identity: Arc::new(Identity::new(did.clone(), "stored key".to_owned())),
         looked_up_at: Timestamp::now() - age,
     }
 }
@@ -46,11 +47,8 @@ fn unsaved(identities: &Identities) -> Vec<(Did, Option<String>)> {
     changes
         .map(|change| match change {
             IdentityChange::Delete(did) => (did, None),
-            IdentityChange::Store(stored) => {
-                let Identity {
-                    did, signing_key, ..
-                } = stored.identity;
-                (did, Some(signing_key))
+            IdentityChange::Store(StoredIdentity { identity, .. }) => {
+                (identity.did.clone(), Some(identity.signing_key.clone()))
             }
         })
         .collect()
