@@ -128,7 +128,7 @@ class Comparison:
         found = set(self.rows.execute(query, COLLECTIONS))
         # Commits that were parked for a key stay parked until the account is active again.
         query = """
-            SELECT DISTINCT did FROM parked_commits
+            SELECT DISTINCT did FROM kept_parked_commits
             WHERE did IN (SELECT did FROM accounts WHERE active = 0)
         """
         waiting = {did for (did,) in self.rows.execute(query)}

@@ -7,6 +7,7 @@ mod cursor;
 mod database;
 mod demo;
 mod flags;
+mod identities;
 mod migrate;
 mod mock_relay;
 mod output;
@@ -51,6 +52,9 @@ enum Command {
     Cursor(cursor::Command),
     /// Run the pipeline on a built-in recording, and show the resulting tables
     Demo(demo::Demo),
+    /// Fill the stored identities
+    #[command(subcommand)]
+    Identities(identities::Command),
     /// Update the schema of the database
     Migrate(Configuration),
     /// Serve a recording like a relay
@@ -85,6 +89,7 @@ impl Cli {
             Command::Config(command) => command.execute(),
             Command::Cursor(command) => command.execute(),
             Command::Demo(demo) => demo.execute(),
+            Command::Identities(command) => command.execute(),
             Command::Migrate(configuration) => migrate::execute(&configuration),
             Command::MockRelay(command) => command.execute(),
             Command::Record(command) => command.execute(),
@@ -235,6 +240,7 @@ mod tests {
             &["cursor", "set", "5"],
             &["cursor", "reset"],
             &["demo"],
+            &["identities", "import", "export.jsonl"],
             &["migrate"],
             &["mock-relay", "--file", "x"],
             &["record", "--out", "x"],

@@ -24,6 +24,8 @@ impl Contradiction {
 
 /// A frame has up to 5 MB, and must fit while others are in flight.
 const LEAST_MEMORY_BUDGET: u64 = mebibytes(8);
+/// So much may wait for the PLC directory at least.
+const LEAST_PARKED_LIMIT: u64 = mebibytes(16);
 
 /// All problems of `config`.
 pub(super) fn check(config: &Config) -> Vec<Contradiction> {
@@ -42,8 +44,15 @@ fn check_limits(config: &Config, found: &mut Vec<Contradiction>) {
         ("batch_frames", config.batch_frames as u64, 1, 65_536),
         ("checkpoint_events", config.checkpoint_events, 1, 1_000_000),
         ("decoders", config.decoders as u64, 1, 256),
+        (
+            "identity_cache",
+            config.identity_cache as u64,
+            1_000,
+            100_000_000,
+        ),
         ("index_batch", config.index_batch as u64, 1, 1_000),
         ("index_retries", config.index_retries.into(), 0, 100),
+        ("plc_parallelism", config.plc_parallelism as u64, 1, 1_000),
         ("restart_limit", config.restart_limit.into(), 1, 10_000),
         (
             "dead_letter_retention_days",
@@ -89,6 +98,12 @@ fn check_limits(config: &Config, found: &mut Vec<Contradiction>) {
         if value.is_zero() {
             found.push(Contradiction::new(&[key], "must be at least 1"));
         }
+    }
+    if config.plc_requests_per_second == Some(0) {
+        found.push(Contradiction::new(
+            &["plc_requests_per_second"],
+            "must be at least 1; leave it out for the courtesy rate",
+        ));
     }
     if config.stop_after_idle == Some(Duration::ZERO) {
         found.push(Contradiction::new(
@@ -153,6 +168,16 @@ fn check_memory(config: &Config, found: &mut Vec<Contradiction>) {
     }
     if config.batch_bytes == 0 {
         found.push(Contradiction::new(&["batch_bytes"], "must be at least 1"));
+    }
+    if config.parked_limit < LEAST_PARKED_LIMIT {
+        found.push(Contradiction::new(
+            &["parked_limit"],
+            format!(
+                "{} is less than {}; a single commit may have 2 MB",
+                format_bytes(config.parked_limit),
+                format_bytes(LEAST_PARKED_LIMIT),
+            ),
+        ));
     }
     if config.batch_bytes > config.memory_budget / 2 {
         found.push(Contradiction::new(
@@ -283,9 +308,13 @@ mod tests {
             ("dead_letter_retention_days", "0"),
             ("decoders", "0"),
             ("gap_retention_days", "0"),
+            ("identity_cache", "999"),
             ("index_batch", "1001"),
             ("index_retries", "101"),
             ("memory_budget", "'7MiB'"),
+            ("parked_limit", "'15MiB'"),
+            ("plc_parallelism", "0"),
+            ("plc_requests_per_second", "0"),
             ("restart_limit", "0"),
             ("stop_after_idle", "0"),
             ("stuck_after_ms", "0"),

@@ -100,7 +100,10 @@ mod tests {
 
     #[test]
     fn every_field_of_the_configuration_has_a_flag_and_every_flag_a_field() {
-        let layers = file("stop_after_idle = 5\ndirectory_url = 'https://directory.example'");
+        let layers = file(
+            "stop_after_idle = 5\ndirectory_url = 'https://directory.example'\n\
+             plc_requests_per_second = 5",
+        );
         let config = layers.resolve().unwrap().config;
         let fields: BTreeSet<_> = Table::try_from(&config).unwrap().keys().cloned().collect();
         assert_eq!(fields, Settings::keys().into_iter().collect());

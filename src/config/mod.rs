@@ -71,6 +71,11 @@ pub struct Config {
     pub verify: Verify,
     #[serde(deserialize_with = "value::plc_url")]
     pub plc_url: Url,
+    /// `None` means the courtesy rate, which rises while the directory answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plc_requests_per_second: Option<u32>,
+    pub plc_parallelism: usize,
+    pub identity_cache: usize,
     pub backfill: bool,
     pub backfill_discovery: Discovering,
     #[serde(
@@ -100,6 +105,9 @@ pub struct Config {
     /// Bytes.
     #[serde(with = "value::bytes")]
     pub batch_bytes: u64,
+    /// Bytes.
+    #[serde(with = "value::bytes")]
+    pub parked_limit: u64,
     #[serde(rename = "batch_wait_ms", with = "value::millis")]
     pub batch_wait: Duration,
     pub index_batch: usize,

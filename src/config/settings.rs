@@ -43,6 +43,15 @@ pub struct Settings {
     /// The PLC directory, which has the signing keys and hosts of did:plc accounts
     #[arg(long, value_name = "URL")]
     pub plc_url: Option<String>,
+    /// Requests to the PLC directory in a second; by default 20, rising to 100 while it answers
+    #[arg(long, value_name = "N")]
+    pub plc_requests_per_second: Option<u32>,
+    /// Number of parallel requests to the PLC directory
+    #[arg(long, value_name = "N")]
+    pub plc_parallelism: Option<u32>,
+    /// Number of identities (signing keys and hosts) to keep, in memory and in the database
+    #[arg(long, value_name = "N")]
+    pub identity_cache: Option<u32>,
     /// Fetch the records that are older than the stream's window, from all repositories that have
     /// any
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -93,6 +102,10 @@ pub struct Settings {
     /// Maximum size of a batch, in bytes or as 512KiB
     #[arg(long, value_name = "SIZE")]
     pub batch_bytes: Option<String>,
+    /// Limit of commits that wait in the database for keys of the PLC directory, in bytes or as 1GiB;
+    /// when it is reached, the source is read more slowly
+    #[arg(long, value_name = "SIZE")]
+    pub parked_limit: Option<String>,
     /// How long a frame waits for others to form a batch
     #[arg(long, value_name = "MS")]
     pub batch_wait_ms: Option<u32>,

@@ -25,6 +25,9 @@ impl From<&Config> for Options {
             verify: config.verify,
             network: NetworkOptions {
                 plc_url: config.plc_url.clone(),
+                plc_requests_per_second: config.plc_requests_per_second,
+                plc_parallelism: config.plc_parallelism,
+                identity_cache: config.identity_cache,
                 relay_index: config.directory_url.clone(),
                 allow_private_addresses: config.allow_private_addresses,
             },
@@ -62,6 +65,7 @@ fn pipeline(config: &Config) -> pipeline::Options {
             bytes: usize::try_from(config.batch_bytes).unwrap_or(usize::MAX),
         },
         batch_wait: config.batch_wait,
+        parked_limit: config.parked_limit,
         index_batch: config.index_batch,
         index_wait: config.index_wait,
         index_retries: config.index_retries,

@@ -1,5 +1,7 @@
 //! A bounded cache of identities, with limits on how often they are looked up.
 
+mod expected;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,19 +9,23 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use hashlink::LruCache;
+use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use self::expected::Expected;
 use super::allowance::Allowance;
 use super::breaker::DirectoryFault;
 use super::directory::{Consequence, DOUBTED_FOR, Directory};
 use super::document::Identity;
 use super::locate::is_plc;
+use super::overdue::Overdue;
+use super::persistence::Unsaved;
 use super::resolve::{Resolve, ResolveError, Unavailable};
 use crate::atproto::syntax::Did;
 use crate::net::pace::Rate;
 use crate::net::request_limiter::{Permit, RequestLimiter};
-use crate::net::slots::Urgency;
+use crate::net::slots::{Rank, Urgency};
 
 /// How often a look-up that waits for its turn checks whether a long pause has begun. A probe gives
 /// callers so much of a head start.
@@ -53,10 +59,14 @@ pub struct Limits {
     pub retry_max: Duration,
     /// The shortest time between two refreshes of a DID.
     pub refresh_interval: Duration,
-    /// Concurrent requests: this many to the PLC plc, and this many to all other hosts
-    /// together.
+    /// Concurrent requests to the PLC directory.
+    pub plc_in_flight: usize,
+    /// Requests a second to the PLC directory, as the operator wants it. `None` means the courtesy
+    /// rate: `per_second`, rising to `most_per_second` while the directory answers.
+    pub plc_per_second: Option<u32>,
+    /// Concurrent requests to all other hosts together.
     pub in_flight: usize,
-    /// Requests a second in the long run, for each of the two.
+    /// Requests a second in the long run, to the PLC directory and to all other hosts.
     pub per_second: u32,
     /// The rate to which requests to the PLC directory rise while it answers. The rate of the others
     /// stays, because outsiders choose the hosts.
@@ -74,43 +84,59 @@ pub struct Limits {
 /// for the same answer, and each may stop waiting without effect on the others.
 #[derive(Clone)]
 pub struct Identities {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// No commit waits for what this clone is asked.
     is_in_background: bool,
 }
 
-struct Shared {
+pub(super) struct Shared {
     resolver: Box<dyn Resolve>,
-    limits: Limits,
+    pub(super) limits: Limits,
     entries: Mutex<LruCache<Did, Entry>>,
     /// Separate from the limiter for other hosts, because outsiders can name slow hosts, and these
-    /// must not delay requests to the PLC plc.
+    /// must not delay requests to the PLC directory.
     plc: Directory,
     hosts: RequestLimiter,
     /// Whether a task looks up a DID that had a document, to see whether the directory works.
     is_probing: AtomicBool,
+    expected: Expected,
+    pub(super) overdue: Overdue,
+    pub(super) unsaved: Mutex<Unsaved>,
 }
 
 /// The cached state of one DID.
 #[derive(Default)]
-struct Entry {
-    /// The last definite answer, and until when it is valid.
-    answer: Option<(Answer, Instant)>,
+pub(super) struct Entry {
+    pub(super) answer: Option<Answered>,
+    /// When the look-up began that found it.
+    asked_at: Option<Instant>,
     failure: Option<Failure>,
     refreshed: Option<Instant>,
     look_up: Option<Arc<LookUp>>,
     /// It is kept when the rest is forgotten.
     allowance: Allowance,
     /// It had a document, so it exists, whatever a server says.
-    had_document: bool,
+    pub(super) had_document: bool,
     /// Since when its server says that there is no such DID.
     missing_since: Option<Instant>,
+    /// It waits for a refresh that no commit waits for.
+    pub(super) is_overdue: bool,
+}
+
+/// The last definite answer.
+pub(super) struct Answered {
+    pub(super) answer: Answer,
+    /// Until when it is valid.
+    pub(super) until: Instant,
+    pub(super) at: Timestamp,
 }
 
 /// Consecutive look-ups without an answer.
 struct Failure {
     error: ResolveError,
     count: u32,
+    /// When the first of them ended.
+    since: Instant,
     retry: Instant,
 }
 
@@ -118,9 +144,18 @@ struct Failure {
 struct LookUp {
     sender: watch::Sender<Option<Answer>>,
     is_refresh: bool,
-    urgency: Mutex<Urgency>,
-    /// Notified when a more urgent caller joins.
+    started_at: Instant,
+    queued: Mutex<Queued>,
+    /// Notified when its rank rises.
     raised: Notify,
+}
+
+/// What decides about the place of a look-up in the queue.
+#[derive(Clone, Copy, Debug)]
+struct Queued {
+    urgency: Urgency,
+    /// The number of commits that are expected to need the answer.
+    commits: u64,
 }
 
 impl Default for Limits {
@@ -132,6 +167,8 @@ impl Default for Limits {
             retry_min: Duration::from_secs(2),
             retry_max: Duration::from_secs(5 * 60),
             refresh_interval: Duration::from_secs(5 * 60),
+            plc_in_flight: 16,
+            plc_per_second: None,
             in_flight: 16,
             per_second: 20,
             most_per_second: 100,
@@ -145,21 +182,17 @@ impl Default for Limits {
 
 impl Identities {
     pub fn new(resolver: impl Resolve, limits: Limits) -> Self {
-        let (slots, burst) = (limits.in_flight, limits.burst);
-        let rate = Rate {
-            initial: limits.per_second,
-            least: 1,
-            most: limits.most_per_second.max(limits.per_second),
-            burst,
-        };
-        let fixed = Rate::fixed(limits.per_second, burst);
+        let fixed = Rate::fixed(limits.per_second, limits.burst);
         let shared = Arc::new(Shared {
             resolver: Box::new(resolver),
             limits,
             entries: Mutex::new(LruCache::new(limits.capacity)),
-            plc: Directory::new(slots, rate),
-            hosts: RequestLimiter::new(slots, fixed),
+            plc: Directory::new(limits.plc_in_flight, limits.plc_rate()),
+            hosts: RequestLimiter::new(limits.in_flight, fixed),
             is_probing: AtomicBool::new(false),
+            expected: Expected::default(),
+            overdue: Overdue::default(),
+            unsaved: Mutex::default(),
         });
         Self {
             shared,
@@ -193,16 +226,34 @@ impl Identities {
         self.answer(receiver).await
     }
 
-    /// The cached answer for `did`, without a look-up; `None` if there is none that is valid.
+    /// The cached answer for `did`, without waiting for a look-up; `None` if there is none.
+    ///
+    /// An identity that is no longer valid is used all the same, and refreshed in the background: a
+    /// new key shows in a signature that does not fit. The answer that there is no identity is used
+    /// only as long as it is valid.
     pub fn known(&self, did: &Did) -> Option<Known> {
         let mut entries = self.shared.entries();
-        let entry = entries.get(did)?;
+        let entry = entries.get_mut(did)?;
         let now = Instant::now();
-        let (answer, _) = entry.answer.as_ref().filter(|(_, until)| now < *until)?;
-        Some(Known {
-            answer: answer.clone(),
+        let answered = entry.answer.as_ref()?;
+        let is_valid = now < answered.until;
+        if !is_valid && answered.answer.is_err() {
+            return None;
+        }
+        let known = Known {
+            answer: answered.answer.clone(),
             was_refreshed: entry.was_refreshed(now, &self.shared.limits),
-        })
+        };
+        if !is_valid && self.may_look_up(did, entry, now) && !entry.is_overdue {
+            entry.is_overdue = self.refresh_behind(did);
+        }
+        Some(known)
+    }
+
+    /// Whether nothing speaks against a look-up now.
+    pub(super) fn may_look_up(&self, did: &Did, entry: &Entry, now: Instant) -> bool {
+        let is_paused = is_plc(did) && self.shared.plc.long_pause().is_some();
+        !is_paused && entry.look_up.is_none() && entry.wait(now).is_none_or(|rest| rest.is_zero())
     }
 
     /// Looks `did` up again, because the cached identity does not fit a signature. `None` if it was
@@ -257,6 +308,11 @@ impl Identities {
         entry_of(&mut self.shared.entries(), did).had_document = true;
     }
 
+    /// The number of DIDs that are kept.
+    pub fn capacity(&self) -> usize {
+        self.shared.limits.capacity
+    }
+
     /// The PLC directory, for people.
     pub fn directory(&self) -> String {
         self.shared.resolver.directory()
@@ -271,7 +327,25 @@ impl Identities {
     /// look-up may return the old state; only the callers that already wait for it get that answer.
     /// How often it was looked up is kept, because the account itself causes the events.
     pub fn forget(&self, did: &Did) {
+        Self::remove(&mut self.shared.entries(), did);
+    }
+
+    /// Like [`Self::forget`], because of an event that arrived at `event_at`. An answer whose look-up
+    /// began later has the change.
+    pub fn forget_before(&self, did: &Did, event_at: Instant) {
         let mut entries = self.shared.entries();
+        let Some(entry) = entries.peek_mut(did) else {
+            return;
+        };
+        let look_up = entry.look_up.as_ref();
+        if look_up.is_some_and(|look_up| look_up.started_at > event_at) {
+            entry.answer = None;
+        } else if entry.asked_at.is_none_or(|asked_at| asked_at <= event_at) {
+            Self::remove(&mut entries, did);
+        }
+    }
+
+    fn remove(entries: &mut LruCache<Did, Entry>, did: &Did) {
         if let Some(entry) = entries.remove(did) {
             let kept = Entry {
                 allowance: entry.allowance,
@@ -292,7 +366,7 @@ impl Identities {
     }
 
     /// Joins the running look-up, or starts one.
-    fn join(
+    pub(super) fn join(
         &self,
         did: &Did,
         entry: &mut Entry,
@@ -305,14 +379,18 @@ impl Identities {
             false => Urgency::First,
         };
         if let Some(look_up) = &entry.look_up {
-            look_up.raise(urgency);
+            look_up.raise(urgency, 0);
             return Ok(look_up.sender.subscribe());
         }
         if let Some(rest) = entry.allowance.wait(now) {
             return Err(Unavailable::TooOften(rest).into());
         }
         entry.allowance.spend(now);
-        Ok(self.shared.start(did, entry, is_refresh, urgency))
+        let queued = Queued {
+            urgency,
+            commits: 0,
+        };
+        Ok(self.shared.start(did, entry, is_refresh, queued))
     }
 
     async fn answer(&self, mut receiver: watch::Receiver<Option<Answer>>) -> Answer {
@@ -335,7 +413,7 @@ fn entry_of<'a>(entries: &'a mut LruCache<Did, Entry>, did: &Did) -> &'a mut Ent
 // === impl Shared ===
 
 impl Shared {
-    fn entries(&self) -> MutexGuard<'_, LruCache<Did, Entry>> {
+    pub(super) fn entries(&self) -> MutexGuard<'_, LruCache<Did, Entry>> {
         // No code under the lock can panic between two changes that belong together.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -346,13 +424,14 @@ impl Shared {
         did: &Did,
         entry: &mut Entry,
         is_refresh: bool,
-        urgency: Urgency,
+        queued: Queued,
     ) -> watch::Receiver<Option<Answer>> {
         let (sender, receiver) = watch::channel(None);
         let look_up = Arc::new(LookUp {
             sender,
             is_refresh,
-            urgency: Mutex::new(urgency),
+            started_at: Instant::now(),
+            queued: Mutex::new(queued),
             raised: Notify::new(),
         });
         entry.look_up = Some(Arc::clone(&look_up));
@@ -367,7 +446,7 @@ impl Shared {
         } else {
             &self.hosts
         };
-        let mut enter = Box::pin(limiter.enter_as(look_up.urgency()));
+        let mut enter = Box::pin(limiter.enter_as(look_up.rank()));
         let permit = loop {
             if let Some(rest) = self.plc.long_pause().filter(|_| is_plc) {
                 let paused = Err(Unavailable::Paused(rest).into());
@@ -378,7 +457,7 @@ impl Shared {
                 permit = &mut enter => break permit,
                 () = sleep(PAUSE_CHECK) => {}
                 () = look_up.raised.notified() => {
-                    enter = Box::pin(limiter.enter_as(look_up.urgency()));
+                    enter = Box::pin(limiter.enter_as(look_up.rank()));
                 }
                 () = look_up.sender.closed() => {
                     if self.is_abandoned(&did, &look_up) {
@@ -467,7 +546,9 @@ impl Shared {
                         entry.allowance.refund();
                     }
                     let answer = self.judge(did, entry, answer);
-                    entry.learn(&answer, look_up.is_refresh, &self.limits);
+                    if entry.learn(&answer, look_up, &self.limits) {
+                        self.unsaved().note(did, self.limits.capacity);
+                    }
                     answer
                 }
                 None => self.judge(did, &mut Entry::default(), answer),
@@ -511,17 +592,27 @@ impl Shared {
 // === impl LookUp ===
 
 impl LookUp {
-    fn urgency(&self) -> Urgency {
-        *self.urgency.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rank(&self) -> Rank {
+        let queued = *self.queued();
+        Rank::new(queued.urgency, queued.commits)
     }
 
-    /// Moves the look-up forward in the queue, if this is more urgent.
-    fn raise(&self, urgency: Urgency) {
-        let mut current = self.urgency.lock().unwrap_or_else(PoisonError::into_inner);
-        if urgency < *current {
-            *current = urgency;
+    /// Moves the look-up forward in the queue, if this is more urgent, or more commits wait for it.
+    fn raise(&self, urgency: Urgency, commits: u64) {
+        let before = self.rank();
+        {
+            let mut queued = self.queued();
+            queued.urgency = queued.urgency.min(urgency);
+            queued.commits = queued.commits.saturating_add(commits);
+        }
+        if self.rank() < before {
             self.raised.notify_one();
         }
+    }
+
+    fn queued(&self) -> MutexGuard<'_, Queued> {
+        // Every state of it is valid by itself.
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -529,14 +620,21 @@ impl LookUp {
 
 impl Entry {
     /// An answer that needs no look-up.
+    /// Whether [`Identities::known`] has an answer without a look-up.
+    fn is_known(&self, now: Instant) -> bool {
+        let answered = self.answer.as_ref();
+        answered.is_some_and(|answered| answered.answer.is_ok() || now < answered.until)
+    }
+
     fn answer_at(&self, now: Instant) -> Option<Answer> {
-        let known = self.answer.as_ref().filter(|(_, until)| now < *until);
-        let answer = known.map(|(answer, _)| answer.clone());
+        let known = self.answer.as_ref();
+        let known = known.filter(|answered| now < answered.until);
+        let answer = known.map(|answered| answered.answer.clone());
         answer.or_else(|| self.failure_at(now).map(Err))
     }
 
     /// How long no look-up is made, because the last one failed or there were too many.
-    fn wait(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         let of_failure = self.failure.as_ref();
         let of_failure = of_failure.map(|failure| failure.retry.saturating_duration_since(now));
         of_failure.max(self.allowance.wait(now))
@@ -558,37 +656,61 @@ impl Entry {
         awaited.is_some_and(|awaited| Arc::ptr_eq(awaited, look_up))
     }
 
-    fn learn(&mut self, answer: &Answer, is_refresh: bool, limits: &Limits) {
+    /// Takes note of an answer. Returns whether it is definite.
+    fn learn(&mut self, answer: &Answer, look_up: &LookUp, limits: &Limits) -> bool {
         let now = Instant::now();
         if answer.as_ref().is_err_and(ResolveError::is_not_asked) {
-            return;
+            return false;
         }
         if let Err(error) = answer
             && error.is_unknown()
         {
             let count = self.failure.as_ref().map_or(0, |failure| failure.count);
+            let since = self.failure.as_ref().map_or(now, |failure| failure.since);
             self.failure = Some(Failure {
                 error: error.clone(),
                 count: count.saturating_add(1),
+                since,
                 retry: now + limits.retry_delay(count, error.retry_after()),
             });
-            return;
+            return false;
         }
         let good_for = match answer {
             Ok(_) => limits.good_for,
             Err(_) => limits.bad_for,
         };
         self.failure = None;
-        self.answer = Some((answer.clone(), now + good_for));
-        if is_refresh {
+        self.answer = Some(Answered {
+            answer: answer.clone(),
+            until: now + good_for,
+            at: Timestamp::now(),
+        });
+        self.asked_at = Some(look_up.started_at);
+        if look_up.is_refresh {
             self.refreshed = Some(now);
         }
+        true
     }
 }
 
 // === impl Limits ===
 
 impl Limits {
+    /// The rate of requests to the PLC directory. It falls where the directory refuses requests, also
+    /// if an operator has set it.
+    fn plc_rate(&self) -> Rate {
+        let (initial, most) = match self.plc_per_second {
+            Some(rate) => (rate, rate),
+            None => (self.per_second, self.most_per_second.max(self.per_second)),
+        };
+        Rate {
+            initial,
+            least: 1,
+            most,
+            burst: self.burst.min(most),
+        }
+    }
+
     /// The delay before the next look-up after `before` earlier failures.
     fn retry_delay(&self, before: u32, asked_for: Option<Duration>) -> Duration {
         let doubled = self.retry_min.saturating_mul(1 << before.min(16));

@@ -108,6 +108,12 @@ impl Directory {
         is_old && !breaker.is_open() && breaker.has_answered_since(missing_since)
     }
 
+    /// Whether the directory has found a document since `time`, and works.
+    pub(super) fn has_worked_since(&self, time: Instant) -> bool {
+        let breaker = self.breaker();
+        !breaker.is_open() && breaker.has_answered_since(time)
+    }
+
     /// Whether the directory is believed that a DID is tombstoned: it has found others lately.
     pub(super) fn is_believed_tombstoned(&self, now: Instant) -> bool {
         let breaker = self.breaker();

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use multibase::Base;
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -16,10 +15,6 @@ const EXCERPT: usize = 128;
 const MAX_KEY_CHARS: usize = 128;
 
 const MAX_PDS_CHARS: usize = 512;
-
-/// Multicodec prefixes of compressed public keys.
-const SECP256K1: [u8; 2] = [0xe7, 0x01];
-const P256: [u8; 2] = [0x80, 0x24];
 
 /// The part of an account's identity that the worker needs: the signing key and the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +81,9 @@ impl Identity {
         let method = entry(&document, "verificationMethod", did, "#atproto")
             .ok_or(DocumentError::NoSigningKey)?;
         Ok(Self {
-            pds: entry(&document, "service", did, "#atproto_pds").and_then(pds),
-            handle: handle(&document),
+            pds: entry(&document, "service", did, "#atproto_pds")
+                .and_then(|service| pds(&service["type"], service["serviceEndpoint"].as_str()?)),
+            handle: handle(&document["alsoKnownAs"]),
             ..Self::new(did.clone(), signing_key(method)?)
         })
     }
@@ -125,43 +121,39 @@ fn signing_key(method: &Value) -> Result<String, DocumentError> {
     let kind = method["type"].as_str().unwrap_or_default();
     let text = method["publicKeyMultibase"].as_str().unwrap_or_default();
     let key = match kind {
-        "Multikey" => text.starts_with('z').then(|| text.to_owned()),
-        "EcdsaSecp256k1VerificationKey2019" => multikey(SECP256K1, text),
-        "EcdsaSecp256r1VerificationKey2019" => multikey(P256, text),
+        "Multikey" => is_multikey(text).then(|| text.to_owned()),
+        "EcdsaSecp256k1VerificationKey2019" | "EcdsaSecp256r1VerificationKey2019" => {
+            multikey(kind, text)
+        }
         _ => {
             return Err(DocumentError::SigningKeyType(
                 excerpt(kind, EXCERPT).to_owned(),
             ));
         }
     };
-    key.filter(|key| key.len() <= MAX_KEY_CHARS)
-        .ok_or_else(|| DocumentError::SigningKey(kind.to_owned()))
+    key.ok_or_else(|| DocumentError::SigningKey(kind.to_owned()))
+}
+
+/// Whether `text` may be a key. It is not yet checked to be a point of its curve.
+pub(super) fn is_multikey(text: &str) -> bool {
+    text.starts_with('z') && text.len() <= MAX_KEY_CHARS
 }
 
 /// Converts a key of an older type to a Multikey. The older types contain only the point,
 /// compressed or not, and the type names the curve.
-fn multikey(curve: [u8; 2], text: &str) -> Option<String> {
-    // Decoding base58 takes quadratic time.
-    if text.len() > MAX_KEY_CHARS {
-        return None;
-    }
-    let (_, point) = multibase::decode(text).ok()?;
-    let compressed = match point.as_slice() {
-        [2 | 3, x @ ..] if x.len() == 32 => point,
-        [4, xy @ ..] if xy.len() == 64 => {
-            let (x, y) = xy.split_at(32);
-            let sign_of_y = 2 + (y[31] & 1);
-            [&[sign_of_y], x].concat()
-        }
-        _ => return None,
-    };
-    let key = [curve.as_slice(), &compressed].concat();
-    Some(multibase::encode(Base::Base58Btc, key))
+fn multikey(kind: &str, text: &str) -> Option<String> {
+    let key = VerifyingKey::of_method(kind, text).ok()?;
+    Some(key.to_string())
 }
 
-fn pds(service: &Value) -> Option<Url> {
-    let endpoint = service["serviceEndpoint"].as_str()?;
-    if service["type"] != "AtprotoPersonalDataServer" || endpoint.len() > MAX_PDS_CHARS {
+/// The host of an account, given its service by type and endpoint.
+pub(super) fn pds(kind: &Value, endpoint: &str) -> Option<Url> {
+    (kind == "AtprotoPersonalDataServer").then(|| pds_url(endpoint))?
+}
+
+/// A usable URL of a host: without anything but scheme, name and port.
+pub(super) fn pds_url(endpoint: &str) -> Option<Url> {
+    if endpoint.len() > MAX_PDS_CHARS {
         return None;
     }
     let url = Url::parse(endpoint).ok()?;
@@ -173,8 +165,9 @@ fn pds(service: &Value) -> Option<Url> {
     (matches!(url.scheme(), "http" | "https") && is_bare).then_some(url)
 }
 
-fn handle(document: &Value) -> Option<String> {
-    document["alsoKnownAs"]
+/// The first name of the account that is a handle.
+pub(super) fn handle(also_known_as: &Value) -> Option<String> {
+    also_known_as
         .as_array()?
         .iter()
         .find_map(|name| name.as_str()?.strip_prefix("at://"))
@@ -184,7 +177,9 @@ fn handle(document: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use multibase::Base;
     use serde_json::json;
+    use simulated_network::key::SigningKey;
 
     use super::*;
 
@@ -296,26 +291,43 @@ mod tests {
 
     #[test]
     fn keys_of_the_older_types_become_multikeys() {
-        // Each pair is the same key: as a Multikey, and as a point.
-        let (_, k256) = multibase::decode(KEY).unwrap();
-        assert_eq!(k256[..2], SECP256K1);
-        let compressed = multibase::encode(Base::Base58Btc, &k256[2..]);
-        assert_eq!(multikey(SECP256K1, &compressed).as_deref(), Some(KEY));
-
-        for last_byte_of_y in [6, 7] {
-            let uncompressed = [&[4], [9; 32].as_slice(), &[5; 31], &[last_byte_of_y]].concat();
-            let expected = [&P256[..], &[2 + last_byte_of_y % 2], &[9; 32]].concat();
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..8 {
+            let key = SigningKey::generate(&mut random);
+            let (kind, compressed, uncompressed) = match &key {
+                SigningKey::K256(key) => (
+                    "EcdsaSecp256k1VerificationKey2019",
+                    key.verifying_key().to_encoded_point(true).to_bytes(),
+                    key.verifying_key().to_encoded_point(false).to_bytes(),
+                ),
+                SigningKey::P256(key) => (
+                    "EcdsaSecp256r1VerificationKey2019",
+                    key.verifying_key().to_encoded_point(true).to_bytes(),
+                    key.verifying_key().to_encoded_point(false).to_bytes(),
+                ),
+            };
             let mut document = document();
-            let method = &mut document["verificationMethod"][1];
-            method["type"] = "EcdsaSecp256r1VerificationKey2019".into();
-            method["publicKeyMultibase"] = multibase::encode(Base::Base58Btc, uncompressed).into();
-            let expected = multibase::encode(Base::Base58Btc, expected);
-            assert_eq!(parse(&document).unwrap().signing_key, expected);
-        }
+            let mut read = |point: &[u8]| {
+                let method = &mut document["verificationMethod"][1];
+                method["type"] = kind.into();
+                method["publicKeyMultibase"] = multibase::encode(Base::Base58Btc, point).into();
+                parse(&document).map(|identity| identity.signing_key)
+            };
+            assert_eq!(read(&compressed), Ok(key.public_multibase()));
+            assert_eq!(read(&uncompressed), Ok(key.public_multibase()));
 
-        let short = multibase::encode(Base::Base58Btc, [4; 64]);
-        for wrong in ["", "z0", &short, &"z1".repeat(500)] {
-            assert_eq!(multikey(SECP256K1, wrong), None, "{wrong}");
+            let mut off_curve = uncompressed.to_vec();
+            off_curve[40] ^= 1;
+            let mut hybrid = uncompressed.to_vec();
+            hybrid[0] = 6 + (hybrid[64] & 1);
+            for wrong in [&off_curve[..], &hybrid, &[4; 64], &[]] {
+                let refused = DocumentError::SigningKey(kind.to_owned());
+                assert_eq!(read(wrong), Err(refused), "{wrong:02x?}");
+            }
+        }
+        let long = "z1".repeat(500);
+        for wrong in ["", "z0", &long] {
+            assert_eq!(multikey("EcdsaSecp256k1VerificationKey2019", wrong), None);
         }
     }
 

@@ -10,10 +10,16 @@ mod breaker;
 pub mod cache;
 mod directory;
 pub mod document;
+pub mod export;
+pub mod import;
 pub mod locate;
+mod overdue;
+mod persistence;
 pub mod resolve;
+mod stored;
 
 pub use breaker::DirectoryFault;
 pub use cache::{Identities, Known, Limits};
 pub use document::Identity;
 pub use resolve::{Resolve, ResolveError, Resolver};
+pub use stored::{IdentityChange, StoredIdentity};

@@ -128,6 +128,18 @@ impl ResolveError {
         }
     }
 
+    /// Whether `did` waits for what all accounts share: an answer of the PLC directory, or this
+    /// process. The host of a `did:web` is its account's own, and so are an answer that is of no use
+    /// and a pause that its events have caused.
+    pub fn is_shared(&self, did: &Did) -> bool {
+        match self {
+            Self::Unavailable(Unavailable::TooOften(_)) => false,
+            Self::Unavailable(Unavailable::Fetch(error)) if error.wait().is_some() => true,
+            Self::Unavailable(_) => is_plc(did),
+            Self::Invalid(_) | Self::NotFound | Self::Tombstoned => false,
+        }
+    }
+
     /// The delay that the server asked for, if any.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -143,7 +155,8 @@ impl ResolveError {
 
 impl Resolver {
     /// Resolves within `deadline`, including redirects. The URL of the PLC directory may be private
-    /// even if `allow_private_addresses` is false.
+    /// even if `allow_private_addresses` is false. Keeps up to `connections` to the directory open,
+    /// so that a request does not have to wait for a new one.
     ///
     /// # Errors
     /// If the crypto provider supports no TLS version that rustls supports.
@@ -151,9 +164,10 @@ impl Resolver {
         plc_url: Url,
         allow_private_addresses: bool,
         deadline: Duration,
+        connections: usize,
     ) -> Result<Self, rustls::Error> {
         Ok(Self {
-            fetcher: Fetcher::new(allow_private_addresses)?,
+            fetcher: Fetcher::keeping(allow_private_addresses, connections)?,
             plc_url,
             allow_private_addresses,
             deadline,
@@ -209,5 +223,36 @@ fn read(did: &Did, answer: Result<Bytes, FetchError>) -> Result<Identity, Resolv
             status: 404 | 410, ..
         }) => Err(ResolveError::NotFound),
         Err(error) => Err(Unavailable::from(error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holds invariant 12.8.
+    #[test]
+    fn only_an_answer_that_the_directory_does_not_give_is_waited_for_by_all() {
+        let [plc, web] = ["did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", "did:web:a.example"];
+        let is_shared =
+            |error: ResolveError| [plc, web].map(|did| error.is_shared(&Did::parse(did).unwrap()));
+        let second = Duration::from_secs(1);
+        for error in [
+            Unavailable::Busy,
+            Unavailable::Missing,
+            Unavailable::Paused(second),
+            Unavailable::Fetch(FetchError::Transport("reset".to_owned())),
+        ] {
+            assert_eq!(is_shared(error.into()), [true, false]);
+        }
+        let no_descriptor = Unavailable::Fetch(FetchError::NoDescriptor);
+        assert_eq!(is_shared(no_descriptor.into()), [true, true]);
+        for error in [
+            ResolveError::from(Unavailable::TooOften(second)),
+            ResolveError::NotFound,
+            ResolveError::Tombstoned,
+        ] {
+            assert_eq!(is_shared(error), [false, false]);
+        }
     }
 }

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::parked::ParkedCounts;
+
 /// The tracked repositories, counted by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RepoCounts {
@@ -26,19 +28,6 @@ pub struct RepoCounts {
     /// The same by what they wait for.
     pub parked: ParkedCounts,
     pub backfill: BackfillCounts,
-}
-
-/// The parked commits, by what they wait for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ParkedCounts {
-    /// For their account's key.
-    pub key: u64,
-    /// For their repository to be fetched.
-    pub repository: u64,
-    /// For their account to be active again.
-    pub inactive: u64,
-    /// Since when the oldest one of an active account waits.
-    pub oldest_at: Option<Timestamp>,
 }
 
 /// The progress of the backfill.

@@ -157,18 +157,34 @@ impl Fetcher {
     /// # Errors
     /// If the crypto provider supports no TLS version that rustls supports.
     pub fn new(allow_private_addresses: bool) -> Result<Self, rustls::Error> {
-        let tls = tls::client_config()?;
-        Ok(Self::trusting(tls, allow_private_addresses))
+        Self::keeping(allow_private_addresses, IDLE_TO_OPERATORS)
     }
 
+    /// Like [`Self::new`], but keeps up to `connections` to each of the operator's hosts for reuse.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn keeping(
+        allow_private_addresses: bool,
+        connections: usize,
+    ) -> Result<Self, rustls::Error> {
+        let tls = tls::client_config()?;
+        Ok(Self::with(tls, allow_private_addresses, connections))
+    }
+
+    #[cfg(test)]
     pub(crate) fn trusting(tls: ClientConfig, allow_private_addresses: bool) -> Self {
+        Self::with(tls, allow_private_addresses, IDLE_TO_OPERATORS)
+    }
+
+    fn with(tls: ClientConfig, allow_private_addresses: bool, connections: usize) -> Self {
         let reach = if allow_private_addresses {
             Reach::Anywhere
         } else {
             Reach::PublicOnly
         };
         Self {
-            operators: Connections::new(Reach::Anywhere, tls.clone(), IDLE_TO_OPERATORS),
+            operators: Connections::new(Reach::Anywhere, tls.clone(), connections),
             outsiders: Connections::new(reach, tls, IDLE_TO_OUTSIDERS),
             clocks: Arc::default(),
             descriptor_log: Arc::new(SharedRateLimit::new(DESCRIPTOR_LOG_INTERVAL)),

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::pace::{Pace, Rate};
 use super::pause::{Admission, Pause, Ticket};
-use super::slots::{Slot, Slots, Urgency};
+use super::slots::{Rank, Slot, Slots, Urgency};
 
 /// Admits requests one by one. What became of them decides about the next ones.
 #[derive(Debug)]
@@ -52,9 +52,9 @@ impl RequestLimiter {
         self.enter_as(Urgency::Awaited).await
     }
 
-    /// Like [`Self::enter`], but before those that wait with less urgency.
-    pub(crate) async fn enter_as(&self, urgency: Urgency) -> Permit<'_> {
-        let slot = self.slots.acquire(urgency).await;
+    /// Like [`Self::enter`], but before those of a lower rank.
+    pub(crate) async fn enter_as(&self, rank: impl Into<Rank>) -> Permit<'_> {
+        let slot = self.slots.acquire(rank).await;
         let wait = self.state().pace.reserve(Instant::now());
         sleep(wait).await;
         loop {

@@ -1,6 +1,7 @@
 //! Slots for requests, of which urgent callers get theirs first.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -8,7 +9,6 @@ use tokio::sync::oneshot;
 /// Every so many grants the least urgent caller comes first, so that a flood of urgent ones does not
 /// keep it waiting for ever.
 const TURN: u64 = 4;
-const URGENCIES: usize = 3;
 
 /// How much a request matters. The first ones are the most urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +21,32 @@ pub(crate) enum Urgency {
     Background,
 }
 
-/// A number of slots, and the callers that wait for one: in their order, the urgent ones first.
+/// The place of a caller in the queue: by its urgency, and then by how much work waits for it. Among
+/// equals the first comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    urgency: Urgency,
+    /// The number of binary digits of the work, so that a caller that moves forward with growing work
+    /// moves seldom.
+    work: Reverse<u32>,
+}
+
+impl Rank {
+    pub(crate) fn new(urgency: Urgency, work: u64) -> Self {
+        Self {
+            urgency,
+            work: Reverse(u64::BITS - work.leading_zeros()),
+        }
+    }
+}
+
+impl From<Urgency> for Rank {
+    fn from(urgency: Urgency) -> Self {
+        Self::new(urgency, 0)
+    }
+}
+
+/// A number of slots, and the callers that wait for one: in the order of their ranks.
 #[derive(Debug)]
 pub(crate) struct Slots(Mutex<State>);
 
@@ -30,7 +55,8 @@ struct State {
     free: usize,
     grants: u64,
     next_number: u64,
-    waiting: [VecDeque<(u64, oneshot::Sender<()>)>; URGENCIES],
+    /// No queue is empty.
+    waiting: BTreeMap<Rank, VecDeque<(u64, oneshot::Sender<()>)>>,
 }
 
 /// An occupied slot. It is free again when this is dropped.
@@ -41,7 +67,7 @@ pub(crate) struct Slot(Arc<Slots>);
 struct Waiting {
     slots: Arc<Slots>,
     number: u64,
-    urgency: Urgency,
+    rank: Rank,
     grant: oneshot::Receiver<()>,
     is_taken: bool,
 }
@@ -52,12 +78,13 @@ impl Slots {
             free: slots,
             grants: 0,
             next_number: 0,
-            waiting: Default::default(),
+            waiting: BTreeMap::new(),
         })))
     }
 
     /// Waits for a slot. Dropping the future gives the place in the queue up.
-    pub(crate) async fn acquire(self: &Arc<Self>, urgency: Urgency) -> Slot {
+    pub(crate) async fn acquire(self: &Arc<Self>, rank: impl Into<Rank>) -> Slot {
+        let rank = rank.into();
         let mut waiting = {
             let mut state = self.state();
             // A free slot means that no caller waits.
@@ -68,11 +95,12 @@ impl Slots {
             let (sender, grant) = oneshot::channel();
             let number = state.next_number;
             state.next_number += 1;
-            state.waiting[urgency as usize].push_back((number, sender));
+            let queue = state.waiting.entry(rank).or_default();
+            queue.push_back((number, sender));
             Waiting {
                 slots: Arc::clone(self),
                 number,
-                urgency,
+                rank,
                 grant,
                 is_taken: false,
             }
@@ -103,12 +131,26 @@ impl State {
     fn next(&mut self) -> Option<oneshot::Sender<()>> {
         self.grants += 1;
         let is_turn_of_last = self.grants.is_multiple_of(TURN);
-        let mut queues = self.waiting.iter_mut().filter(|queue| !queue.is_empty());
-        let queue = match is_turn_of_last {
-            true => queues.next_back(),
-            false => queues.next(),
+        let mut queue = match is_turn_of_last {
+            true => self.waiting.last_entry(),
+            false => self.waiting.first_entry(),
+        }?;
+        let next = queue.get_mut().pop_front();
+        if queue.get().is_empty() {
+            queue.remove();
+        }
+        next.map(|(_, grant)| grant)
+    }
+
+    /// Removes a caller that gave up, if it still waits.
+    fn remove(&mut self, rank: Rank, number: u64) {
+        let Some(queue) = self.waiting.get_mut(&rank) else {
+            return;
         };
-        queue?.pop_front().map(|(_, grant)| grant)
+        queue.retain(|(waiting, _)| *waiting != number);
+        if queue.is_empty() {
+            self.waiting.remove(&rank);
+        }
     }
 }
 
@@ -123,11 +165,7 @@ impl Drop for Waiting {
         if self.is_taken {
             return;
         }
-        {
-            let mut state = self.slots.state();
-            let queue = &mut state.waiting[self.urgency as usize];
-            queue.retain(|(number, _)| *number != self.number);
-        }
+        self.slots.state().remove(self.rank, self.number);
         // From now on no grant arrives, so one that has arrived is passed on.
         self.grant.close();
         if self.grant.try_recv().is_ok() {
@@ -144,9 +182,12 @@ mod tests {
     use super::*;
 
     /// A caller that has begun to wait.
-    fn waits(slots: &Arc<Slots>, urgency: Urgency) -> BoxFuture<'static, Slot> {
+    fn waits(
+        slots: &Arc<Slots>,
+        rank: impl Into<Rank> + Send + 'static,
+    ) -> BoxFuture<'static, Slot> {
         let slots = Arc::clone(slots);
-        let mut waiting = async move { slots.acquire(urgency).await }.boxed();
+        let mut waiting = async move { slots.acquire(rank).await }.boxed();
         assert!((&mut waiting).now_or_never().is_none());
         waiting
     }
@@ -166,6 +207,23 @@ mod tests {
         assert!((&mut background).now_or_never().is_none());
         drop(slot);
         assert!((&mut background).now_or_never().is_some());
+    }
+
+    #[test]
+    fn of_equally_urgent_callers_the_one_with_most_work_comes_first() {
+        let slots = Slots::new(1);
+        let slot = slots.acquire(Urgency::First).now_or_never().unwrap();
+        let mut quiet = waits(&slots, Rank::new(Urgency::First, 1));
+        let mut hot = waits(&slots, Rank::new(Urgency::First, 900));
+        let mut less_urgent = waits(&slots, Rank::new(Urgency::Awaited, 1000));
+        drop(slot);
+        let slot = (&mut hot).now_or_never().unwrap();
+        assert!((&mut quiet).now_or_never().is_none());
+        drop(slot);
+        let slot = (&mut quiet).now_or_never().unwrap();
+        assert!((&mut less_urgent).now_or_never().is_none());
+        drop(slot);
+        assert!((&mut less_urgent).now_or_never().is_some());
     }
 
     #[test]

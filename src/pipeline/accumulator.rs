@@ -28,7 +28,7 @@ pub struct CommitPoint {
     pub position: Position,
 }
 
-/// Effects and cursor that become durable together.
+/// Effects and a cursor that become durable together.
 #[derive(Debug)]
 pub struct IndexBatch<L> {
     pub effects: Vec<Effect>,
@@ -38,19 +38,36 @@ pub struct IndexBatch<L> {
     pub completes: Vec<(L, Position)>,
     /// Whether its last effects are the beginning of the work that waits first.
     pub is_unfinished: bool,
+    /// Whether a handler has died with it in hand. Then no other batch shares its transaction.
+    pub is_suspect: bool,
 }
 
-/// Work that waits to be cut into transactions, in order.
+/// Work that waits to be cut into batches, in order.
 #[derive(Debug)]
 pub struct Accumulator<L> {
     waiting: VecDeque<IndexWork<L>>,
     load: Load,
-    /// The load of a full transaction.
+    /// The load of a full batch.
     size: usize,
 }
 
-/// The bytes of effects of a full transaction. The effects of one event may be more.
+/// The bytes of effects of a full batch. The effects of one event may be more.
 const TRANSACTION_BYTES: usize = 8 << 20;
+
+/// What a batch may hold.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    /// Chain updates, and other changes.
+    changes: usize,
+    bytes: usize,
+}
+
+impl Limit {
+    fn of(changes: usize) -> Self {
+        let bytes = TRANSACTION_BYTES;
+        Self { changes, bytes }
+    }
+}
 
 /// How much of a transaction effects fill. Chain updates and all other changes are counted
 /// separately, because a chain update is written together with the records of its commit.
@@ -69,6 +86,11 @@ impl<L> Accumulator<L> {
             load: Load::default(),
             size: size.max(1),
         }
+    }
+
+    /// The load of a full batch.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     pub fn push(&mut self, work: IndexWork<L>) {
@@ -97,32 +119,55 @@ impl<L> Accumulator<L> {
 
     /// Whether a transaction should be written now, without waiting for more effects.
     pub fn is_due(&self) -> bool {
-        self.load.fills(self.size) || self.waiting.iter().any(|work| work.is_suspect)
+        self.load.fills(Limit::of(self.size)) || self.waiting.iter().any(|work| work.is_suspect)
     }
 
-    /// Cuts the next transaction, with a load of about `size`. It holds only whole events. A
-    /// suspect batch is a transaction by itself.
+    /// Cuts the next batch, with a load of about `size`. It holds only whole events. A suspect batch
+    /// is cut by itself.
     pub fn cut(&mut self) -> Option<IndexBatch<L>> {
+        let limit = Limit::of(self.size);
+        let is_suspect = self.waiting.front()?.is_suspect;
+        self.cut_within(limit, true).map(|mut batch| {
+            batch.is_suspect = is_suspect;
+            batch
+        })
+    }
+
+    /// Cuts another batch for a group, if a full one waits that has no more bytes than `bytes` and
+    /// is not suspect.
+    pub fn cut_for_group(&mut self, bytes: usize) -> Option<IndexBatch<L>> {
+        let is_suspect = self.waiting.front()?.is_suspect;
+        if is_suspect || !self.load.fills(Limit::of(self.size)) {
+            return None;
+        }
+        let bytes = bytes.min(TRANSACTION_BYTES);
+        let changes = self.size;
+        self.cut_within(Limit { changes, bytes }, false)
+    }
+
+    /// `must`: the batch has the first event, even if that alone is beyond the limit.
+    fn cut_within(&mut self, limit: Limit, must: bool) -> Option<IndexBatch<L>> {
         let mut transaction = IndexBatch {
             effects: Vec::new(),
             position: self.waiting.front()?.position,
             sequence_restarted: false,
             completes: Vec::new(),
             is_unfinished: false,
+            is_suspect: false,
         };
         let mut load = Load::default();
         while let Some(work) = self.waiting.front_mut() {
             let is_first = transaction.effects.is_empty() && transaction.completes.is_empty();
-            if !is_first && (work.is_suspect || load.fills(self.size)) {
+            if !is_first && (work.is_suspect || load.fills(limit)) {
                 break;
             }
             let is_alone = work.is_suspect;
-            transaction.sequence_restarted |= work.sequence_restarted;
             let whole = load + Load::of(&work.effects);
-            if !whole.is_within(self.size) && !is_alone {
-                let Some(point) = work.commit_point_at(load, self.size, is_first) else {
+            if !whole.is_within(limit) && !is_alone {
+                let Some(point) = work.commit_point_at(load, limit, is_first && must) else {
                     break;
                 };
+                transaction.sequence_restarted |= work.sequence_restarted;
                 if point.effects < work.effects.len() {
                     transaction
                         .effects
@@ -137,6 +182,7 @@ impl<L> Accumulator<L> {
                 break;
             };
             load = whole;
+            transaction.sequence_restarted |= work.sequence_restarted;
             transaction.effects.extend(work.effects);
             transaction.position = work.position;
             transaction.completes.push((work.batch, work.position));
@@ -145,14 +191,16 @@ impl<L> Accumulator<L> {
             }
         }
         self.load = self.load - Load::of(&transaction.effects);
-        Some(transaction)
+        // An event may have no effects.
+        let is_cut = !transaction.completes.is_empty() || transaction.is_unfinished;
+        is_cut.then_some(transaction)
     }
 }
 
 impl<L> IndexWork<L> {
-    /// Returns the last commit point up to which `load` stays within `size`. If none fits and
+    /// Returns the last commit point up to which `load` stays within `limit`. If none fits and
     /// `must` is set, returns the first one. Effects after the last commit point are not divided.
-    fn commit_point_at(&self, mut load: Load, size: usize, must: bool) -> Option<CommitPoint> {
+    fn commit_point_at(&self, mut load: Load, limit: Limit, must: bool) -> Option<CommitPoint> {
         let end = CommitPoint {
             effects: self.effects.len(),
             position: self.position,
@@ -161,7 +209,7 @@ impl<L> IndexWork<L> {
         let mut counted = 0;
         for point in &self.commit_points {
             load = load + Load::of(&self.effects[counted..point.effects]);
-            if !load.is_within(size) {
+            if !load.is_within(limit) {
                 break;
             }
             (fitting, counted) = (Some(point), point.effects);
@@ -190,10 +238,11 @@ impl Load {
     fn of_one(effect: &Effect) -> Self {
         let bytes = effect.bytes();
         match effect {
+            // Either its records are written, or it is parked.
             Effect::Commit(commit) => Self {
                 chain_updates: usize::from(commit.chain.is_some()),
                 others: commit.records.len(),
-                bytes,
+                bytes: bytes.max(commit.chain.as_ref().map_or(0, |chain| chain.frame.len())),
             },
             _ => Self {
                 chain_updates: 0,
@@ -209,14 +258,19 @@ impl Load {
         self.chain_updates.max(self.others)
     }
 
-    /// Whether a transaction with this load is full.
-    fn fills(self, size: usize) -> bool {
-        self.size() >= size || self.bytes >= TRANSACTION_BYTES
+    /// The bytes that are written.
+    pub fn bytes(self) -> usize {
+        self.bytes
     }
 
-    /// Whether a transaction may have this load.
-    fn is_within(self, size: usize) -> bool {
-        self.size() <= size && self.bytes <= TRANSACTION_BYTES
+    /// Whether a batch with this load is full.
+    fn fills(self, limit: Limit) -> bool {
+        self.size() >= limit.changes || self.bytes >= limit.bytes
+    }
+
+    /// Whether a batch may have this load.
+    fn is_within(self, limit: Limit) -> bool {
+        self.size() <= limit.changes && self.bytes <= limit.bytes
     }
 
     /// The sum of both kinds.
@@ -291,6 +345,7 @@ mod tests {
                 lacks_record: false,
                 has_wanted_ops: true,
                 begins_empty: false,
+                awaits_directory: false,
                 frame: Bytes::new(),
             }),
             records: vec![record(seq); records],

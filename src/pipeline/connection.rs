@@ -11,6 +11,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
 use super::Context;
+use super::backlog::DirectoryBacklog;
 use super::cursor::CursorMessage;
 use crate::actor::{ActorContext, Arguments};
 use crate::atproto::skim::{Skim, skim};
@@ -45,6 +46,7 @@ pub struct ConnectionActorState {
     reconnect: Reconnect,
     silence: SilenceDetector,
     limits: BatchLimits,
+    backlog: DirectoryBacklog,
     connection: Option<Box<dyn Frames>>,
     /// What the connection was asked to begin with, if it has not delivered anything yet.
     requested: Option<Requested>,
@@ -95,6 +97,7 @@ impl Actor for ConnectionActor {
             reconnect: Reconnect::new(backoff, options.healthy_after),
             silence: SilenceDetector::try_new(silence, Instant::now())?,
             limits: options.batch,
+            backlog: DirectoryBacklog::default(),
             connection: None,
             requested: None,
             resume: ResumePoint::default(),
@@ -181,7 +184,8 @@ impl ConnectionActorState {
         Ok(())
     }
 
-    /// Reads one batch, as soon as the budget has room for it.
+    /// Reads one batch, as soon as the budget has room for it, and not too much waits for the PLC
+    /// directory.
     async fn read(&mut self, connection: &mut dyn Frames) -> Result<(), Loss> {
         if !self.context.budget.has_room() {
             let waited_from = Instant::now();
@@ -190,6 +194,10 @@ impl ConnectionActorState {
                 .metrics
                 .budget_wait_seconds
                 .record(waited_from.elapsed());
+            self.silence.wait_from(Instant::now());
+        }
+        if !self.backlog.has_room(&self.context) {
+            self.backlog.room(&self.context).await;
             self.silence.wait_from(Instant::now());
         }
         let mut prefilter =
@@ -220,11 +228,12 @@ impl ConnectionActorState {
         }
     }
 
-    fn enter(&mut self, prefilter: Prefilter) -> Result<(), Loss> {
+    fn enter(&mut self, mut prefilter: Prefilter) -> Result<(), Loss> {
         if prefilter.is_empty() {
             return Ok(());
         }
         self.requested = None;
+        self.note_heard_or_lost();
         let error = prefilter.last_frame().and_then(error_frame);
         let resume = prefilter.resume_point();
         self.resume = resume.unwrap_or(self.resume);
@@ -241,9 +250,19 @@ impl ConnectionActorState {
             self.reconnect.received();
         }
         let bytes = prefilter.weight();
+        self.backlog.note(prefilter.frame_bytes());
+        let commits = prefilter.commits();
         let segments = prefilter.into_segments();
         let charge = self.context.budget.charge(bytes);
         self.context.ledger.enter(segments, last_seq, charge);
+        // Only now: a look-up that begins after a frame was entered has what the frame announces.
+        if let Some(verification) = &self.context.processor.verification {
+            for (did, commits) in &commits {
+                if self.context.allows_early_look_up(did) {
+                    verification.identities.expect(did, *commits);
+                }
+            }
+        }
         match error {
             Some((name, reason)) => Err(self.error_frame_loss(&name, reason)),
             None => Ok(()),
@@ -261,6 +280,7 @@ impl ConnectionActorState {
 
     /// Drops the connection. Returns the delay before the next attempt.
     fn lose(&mut self, loss: Loss) -> Duration {
+        self.note_heard_or_lost();
         let Loss { advice, cause } = loss;
         let ignored = self
             .connection
@@ -277,6 +297,12 @@ impl ConnectionActorState {
             reason: cause.to_string(),
         });
         delay
+    }
+
+    fn note_heard_or_lost(&self) {
+        if let Some(repositories) = &self.context.repositories {
+            repositories.stream_start.note_heard_or_lost();
+        }
     }
 
     fn show(&self, connection: ConnectionState) {

@@ -13,6 +13,7 @@ use super::indexer::IndexerMessage;
 use super::messages::DecodedBatch;
 use super::options::Options;
 use crate::actor::address::Address;
+use crate::atproto::syntax::Did;
 use crate::delivery::budget::Budget;
 use crate::delivery::ledger::Ledger;
 use crate::repo::Repositories;
@@ -118,6 +119,12 @@ impl Context {
         context
     }
 
+    /// Whether the account may be looked up before a job needs its key.
+    pub(super) fn allows_early_look_up(&self, did: &Did) -> bool {
+        let repositories = self.repositories.as_ref();
+        repositories.is_none_or(|all| all.isolation.allows_early_look_up(did))
+    }
+
     /// When the source was first reached.
     pub fn first_connected_at(&self) -> Option<Instant> {
         self.connected_at.get().copied()
@@ -186,6 +193,9 @@ impl Context {
 
     /// Remembers the first connection; counts later ones as reconnects.
     pub(super) fn note_connected(&self, now: Instant) {
+        if let Some(repositories) = &self.repositories {
+            repositories.stream_start.note_connected(now);
+        }
         if self.connected_at.set(now).is_err() {
             let source = self.source.id();
             self.status

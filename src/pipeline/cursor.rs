@@ -56,6 +56,8 @@ pub struct CursorState {
     requested_again: Option<u64>,
     /// Whether this run has passed the events that were in flight when earlier runs crashed.
     is_past_crashes: bool,
+    /// The cursor could not be read.
+    is_unreadable: bool,
 }
 
 impl Actor for CursorActor {
@@ -75,6 +77,7 @@ impl Actor for CursorActor {
             written_at: Instant::now(),
             requested_again: None,
             is_past_crashes: false,
+            is_unreadable: false,
         })
     }
 
@@ -125,13 +128,18 @@ impl CursorState {
         let Some(durable) = self.load().await else {
             return false;
         };
-        let watermark = self.context.ledger.acked_through();
+        let ledger = &self.context.ledger;
+        let watermark = ledger.acked_through();
         if watermark.seq <= durable.seq {
+            // The first seqs may be no proven position yet, though their events are durable.
+            if ledger.received() > 0 && ledger.is_idle() {
+                self.note_stream_start();
+            }
             return true;
         }
         self.written_at = Instant::now();
         let batch = WriteBatch {
-            source: self.context.ledger.source(),
+            source: ledger.source(),
             effects: &[],
             position: watermark,
             sequence_restarted: false,
@@ -155,11 +163,13 @@ impl CursorState {
         }
         let ledger = &self.context.ledger;
         let loaded = within_deadline(self.context.store.load_cursor(ledger.source())).await;
-        self.show_database(loaded.as_ref().err());
+        self.show_reading(loaded.as_ref().err());
         let stored = loaded.ok()?;
+        let ledger = &self.context.ledger;
         if !ledger.is_positioned() {
             self.apply_crash_history().await?;
             ledger.restart_at(stored.position, self.gap_before(&stored));
+            self.report_change_of_source(&stored);
         }
         self.note_durable(stored.position);
         self.durable
@@ -211,6 +221,11 @@ impl CursorState {
             );
             context.ledger.hand_out_singly(context.budget.limit_bytes());
         }
+        if let Some(repositories) = &context.repositories {
+            let is_crash_loop = history.crashes >= CRASH_LOOP;
+            repositories.isolation.note_crash_loop(is_crash_loop);
+            repositories.wake();
+        }
         // It is set already if an earlier CursorActor read it and died before it positioned the
         // ledger.
         let _set = context.crash_history.set(history);
@@ -235,10 +250,32 @@ impl CursorState {
     /// Returns why events before the first one of a new source may be missing.
     fn gap_before(&self, stored: &StoredCursor) -> Option<GapCause> {
         match (stored.is_new, self.context.options.start) {
+            // What is tracked may have changed since the other source was left.
+            (true, _) if stored.follows.is_some() => Some(GapCause::SourceChanged),
             (true, Start::Live) => Some(GapCause::StartedLive),
-            (true, Start::Oldest) if stored.follows_another => Some(GapCause::SourceChanged),
             _ => None,
         }
+    }
+
+    /// Says that a new source follows another one, whose seqs have nothing to do with its own.
+    fn report_change_of_source(&self, stored: &StoredCursor) {
+        let Some((before, left_at)) = &stored.follows else {
+            return;
+        };
+        let begins_at = match self.context.options.start {
+            Start::Live => "its live end",
+            Start::Oldest => "its oldest event",
+        };
+        tracing::warn!(
+            source = %self.context.source.id(),
+            begins_at,
+            before = %before,
+            left_at_seq = left_at.seq,
+            left_at_time = left_at.time.map(tracing::field::display),
+            "another source is configured than before; it has a cursor and seqs of its own, and what \
+             happened between the two is recorded as a gap; the cursor of the source before is kept, \
+             and it continues there if it is configured again"
+        );
     }
 
     /// Returns where a connection resumes: after everything that was read, which the ledger
@@ -248,7 +285,9 @@ impl CursorState {
     async fn resume(&mut self) -> Option<Resume> {
         self.load().await?;
         let ledger = &self.context.ledger;
-        let joins_live = ledger.epoch().gap == Some(GapCause::StartedLive);
+        // Only a new source has a gap before its first event.
+        let is_new = ledger.epoch().gap.is_some();
+        let joins_live = is_new && self.context.options.start == Start::Live;
         let seq = ledger.received();
         Some(match self.requested_again {
             _ if seq == 0 && joins_live => Resume::Live,
@@ -300,7 +339,16 @@ impl CursorState {
 
     fn note_durable(&mut self, position: Position) {
         self.durable = Some(position);
+        if position.seq > 0 {
+            self.note_stream_start();
+        }
         self.show_cursor(position);
+    }
+
+    fn note_stream_start(&self) {
+        if let Some(repositories) = &self.context.repositories {
+            repositories.stream_start.note_durable();
+        }
     }
 
     fn show_cursor(&self, position: Position) {
@@ -310,6 +358,15 @@ impl CursorState {
                 .source_mut(source)
                 .set_applied(position, Timestamp::now());
         });
+    }
+
+    /// Shows whether the cursor can be read. That it can says nothing about writes: a full disk can be
+    /// read.
+    fn show_reading(&mut self, error: Option<&StoreError>) {
+        let was_unreadable = std::mem::replace(&mut self.is_unreadable, error.is_some());
+        if error.is_some() || was_unreadable {
+            self.show_database(error);
+        }
     }
 
     /// Shows whether the database works. While no event matches, only checkpoints notice a failure.

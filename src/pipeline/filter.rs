@@ -75,7 +75,8 @@ impl FilterState {
         Self {
             interest,
             reorder: Reorder::starting_at(epoch.first_frame),
-            guard: SequenceGuard::new(epoch.position, epoch.gap, context.options.upstream_window),
+            guard: SequenceGuard::new(epoch.position, epoch.gap, context.options.upstream_window)
+                .with_leaps(epoch.leaps),
             least_epoch: epoch.epoch,
             epoch,
             context,
@@ -129,6 +130,7 @@ impl FilterState {
             ..
         } = work;
         batch.lease.finish();
+        batch.lease.note_leaps(self.guard.leaps());
         let position = self.guard.position();
         self.note_received(position, events, kept);
         if effects.is_empty() && !sequence_restarted {

@@ -1,6 +1,6 @@
 //! The IndexerActor: gathers effects into transactions, and applies them one at a time, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use crate::delivery::backoff::Backoff;
 use crate::delivery::ledger::Lease;
 use crate::model::{GapCause, Position};
 use crate::pipeline::accumulator::{Accumulator, IndexBatch, IndexWork, Load};
+use crate::pipeline::group::{Group, Pace};
 use crate::store::plan::effect::{Effect, EffectPart, Rejection, writing_bytes};
 use crate::store::{StoreError, WriteBatch, Written};
 use crate::telemetry::dead_letters::DeadLetterLog;
@@ -57,6 +58,10 @@ pub struct IndexerState {
     retry_scheduled: bool,
     /// The transaction that is cut and not yet durable. Nothing overtakes it.
     current: Option<Current>,
+    /// The batches behind it of a group that was taken apart. They are written one by one before
+    /// another group forms.
+    apart: VecDeque<Group<DecodedBatch>>,
+    pace: Pace,
     backoff: Backoff,
     dead_letter_log: DeadLetterLog,
 }
@@ -69,7 +74,7 @@ enum Flush {
 }
 
 struct Current {
-    transaction: IndexBatch<DecodedBatch>,
+    group: Group<DecodedBatch>,
     /// How often each part of an effect was refused.
     refusals: BTreeMap<EffectPart, u32>,
     /// The last attempt missed its deadline. Whether the database or the transaction is why is not
@@ -77,6 +82,25 @@ struct Current {
     is_late: bool,
     /// How often it missed its deadline while the database answered others.
     misses: u32,
+}
+
+impl Current {
+    fn of(group: Group<DecodedBatch>) -> Self {
+        Self {
+            group,
+            refusals: BTreeMap::new(),
+            is_late: false,
+            misses: 0,
+        }
+    }
+
+    fn is_group(&self) -> bool {
+        self.group.batches() > 1
+    }
+
+    fn transaction(&mut self) -> &mut IndexBatch<DecodedBatch> {
+        &mut self.group.whole
+    }
 }
 
 impl Actor for IndexerActor {
@@ -97,6 +121,8 @@ impl Actor for IndexerActor {
             flush: Flush::None,
             retry_scheduled: false,
             current: None,
+            apart: VecDeque::new(),
+            pace: Pace::new(context.options.index_batch),
             dead_letter_log: DeadLetterLog::default(),
             backoff: Backoff::try_new(RETRY_MIN, RETRY_MAX, RETRY_JITTER, fastrand::Rng::new())?,
             context,
@@ -139,6 +165,7 @@ impl IndexerState {
             self.epoch = epoch;
             self.waiting.clear();
             self.current = None;
+            self.apart.clear();
         }
         self.waiting.push(work);
         self.show_depth();
@@ -153,7 +180,7 @@ impl IndexerState {
         if self.current.is_some() {
             self.retry_scheduled = true;
             myself.send_after(self.backoff.next_delay(), || IndexerMessage::Retry);
-        } else if self.waiting.is_due() {
+        } else if !self.apart.is_empty() || self.waiting.is_due() {
             self.flush_now(myself);
         } else if !self.waiting.is_empty() && matches!(self.flush, Flush::None) {
             let timer =
@@ -187,25 +214,36 @@ impl IndexerState {
         }
         let budget = self.context.budget.clone();
         let _work = budget
-            .reserve_work(writing_bytes(&current.transaction.effects))
+            .reserve_work(writing_bytes(&current.group.whole.effects))
             .await;
         self.mark_leases(&mut current, Lease::start);
         self.context.pass(Point::IndexerCut).await?;
         let started = Instant::now();
+        let transaction = &current.group.whole;
         let batch = WriteBatch {
             source: self.context.ledger.source(),
-            effects: &current.transaction.effects,
-            position: current.transaction.position,
-            sequence_restarted: current.transaction.sequence_restarted,
+            effects: &transaction.effects,
+            position: transaction.position,
+            sequence_restarted: transaction.sequence_restarted,
         };
-        let outcome = tokio::time::timeout(TRANSACTION_DEADLINE, self.context.store.apply(&batch));
-        match outcome.await {
+        let store = &self.context.store;
+        let write = match current.is_group() {
+            true => store.apply_group(&batch),
+            false => store.apply(&batch),
+        };
+        match tokio::time::timeout(TRANSACTION_DEADLINE, write).await {
             Ok(Ok(written)) => {
                 self.context.pass(Point::IndexerCommitted).await?;
                 self.complete(current, written, started);
             }
+            Ok(Err(StoreError::Rejected(_))) if current.is_group() => self.take_apart(current),
             Ok(Err(StoreError::Rejected(rejections))) => self.hold_refused(current, rejections),
             Ok(Err(error)) => self.hold_blocked(current, &error),
+            // It may be too large for this machine.
+            Err(_elapsed) if current.is_group() => {
+                self.context.note_blocked(&StoreError::Deadline);
+                self.take_apart(current);
+            }
             Err(_elapsed) => {
                 current.is_late = true;
                 self.hold_blocked(current, &StoreError::Deadline);
@@ -214,33 +252,48 @@ impl IndexerState {
         self.context.pass(Point::IndexerSettled).await
     }
 
+    /// The next batch of a group that was taken apart, or else the next group.
     fn cut(&mut self) -> Option<Current> {
-        let transaction = self.waiting.cut()?;
-        Some(Current {
-            refusals: BTreeMap::new(),
-            is_late: false,
-            misses: 0,
-            transaction,
-        })
+        let next = self.apart.pop_front();
+        let next = next.or_else(|| Group::cut(&mut self.waiting, self.pace));
+        next.map(Current::of)
     }
 
-    fn complete(&mut self, current: Current, written: Written, started: Instant) {
+    /// Has the batches of a group written one by one, because one of them is refused, or all of them
+    /// take too long.
+    fn take_apart(&mut self, current: Current) {
+        // Only the batches of an earlier group can be in the queue, and those are settled by now.
+        self.apart = current.group.into_batches();
+        if let Some(first) = self.apart.pop_front() {
+            self.hold(Current::of(first));
+        }
+    }
+
+    fn complete(&mut self, mut current: Current, written: Written, started: Instant) {
+        let load = Load::of(&current.group.whole.effects);
+        let took = started.elapsed();
+        self.pace.note(load.size(), took);
+        if current.group.whole.is_unfinished
+            && let Some(batch) = self.unfinished_batch()
+        {
+            batch.lease.finish();
+        }
         let context = &self.context;
         let metrics = &context.metrics;
-        let load = Load::of(&current.transaction.effects);
-        metrics.index_batch_size.record(load.size() as f64);
-        metrics.index_commit_seconds.record(started.elapsed());
-        for effect in &current.transaction.effects {
+        for load in current.group.loads() {
+            metrics.index_batch_size.record(load.size() as f64);
+        }
+        metrics
+            .index_group_batches
+            .record(current.group.batches() as f64);
+        metrics.index_commit_seconds.record(took);
+        let transaction = current.transaction();
+        for effect in &transaction.effects {
             for letter in effect.dead_letters() {
                 self.dead_letter_log.note(metrics, letter);
             }
         }
-        if current.transaction.is_unfinished
-            && let Some(batch) = self.waiting.first_batch()
-        {
-            batch.lease.finish();
-        }
-        for (batch, position) in current.transaction.completes {
+        for (batch, position) in std::mem::take(&mut transaction.completes) {
             metrics
                 .socket_to_commit_seconds
                 .record(batch.received_at.elapsed());
@@ -265,11 +318,11 @@ impl IndexerState {
         }
         let brings_gap = |effect: &Effect| matches!(effect, Effect::Gap(_));
         if let Some(repositories) = &context.repositories
-            && (written.leaves_work || current.transaction.effects.iter().any(brings_gap))
+            && (written.leaves_work || transaction.effects.iter().any(brings_gap))
         {
             repositories.wake();
         }
-        self.tell_cursor(current.transaction.position);
+        self.tell_cursor(current.group.whole.position);
         self.show_depth();
     }
 
@@ -287,7 +340,8 @@ impl IndexerState {
             .index_retries
             .increment(rejections.len() as u64);
         for Rejection { part, reason } in rejections {
-            let Some(effect) = current.transaction.effects.get_mut(part.effect) else {
+            let effects = &mut current.group.whole.effects;
+            let Some(effect) = effects.get_mut(part.effect) else {
                 continue;
             };
             let refusals = current.refusals.entry(part).or_default();
@@ -318,7 +372,7 @@ impl IndexerState {
         let misses = std::mem::take(&mut current.misses);
         let deadline_s = TRANSACTION_DEADLINE.as_secs();
         let error = format!("not written within {deadline_s} s in {misses} attempts");
-        let effects = current.transaction.effects.iter_mut();
+        let effects = current.group.whole.effects.iter_mut();
         if let Some(largest) = effects.max_by_key(|effect| effect.bytes())
             && largest.lighten(source, misses, &error)
         {
@@ -345,22 +399,32 @@ impl IndexerState {
 
     /// Calls `mark` on the lease of each batch that has a part in the transaction.
     fn mark_leases(&mut self, current: &mut Current, mark: fn(&mut Lease)) {
-        for (batch, _) in &mut current.transaction.completes {
+        for (batch, _) in &mut current.transaction().completes {
             mark(&mut batch.lease);
         }
-        if current.transaction.is_unfinished
-            && let Some(batch) = self.waiting.first_batch()
+        if current.group.whole.is_unfinished
+            && let Some(batch) = self.unfinished_batch()
         {
             mark(&mut batch.lease);
         }
     }
 
+    /// The batch of frames that a transaction has begun and not completed. The next batch of effects
+    /// that completes one completes it.
+    fn unfinished_batch(&mut self) -> Option<&mut DecodedBatch> {
+        let mut apart = self.apart.iter_mut();
+        let in_apart = apart.find_map(|group| group.whole.completes.first_mut());
+        match in_apart {
+            Some((batch, _)) => Some(batch),
+            None => self.waiting.first_batch(),
+        }
+    }
+
     fn show_depth(&self) {
-        let held = self
-            .current
-            .as_ref()
-            .map_or(0, |current| Load::of(&current.transaction.effects).total());
-        let depth = (held + self.waiting.depth()) as u64;
+        let current = self.current.as_ref().map(|current| &current.group);
+        let held = current.into_iter().chain(&self.apart);
+        let held = held.map(|group| Load::of(&group.whole.effects).total());
+        let depth = (held.sum::<usize>() + self.waiting.depth()) as u64;
         self.context
             .status
             .update(|status| status.queue.depth = depth);

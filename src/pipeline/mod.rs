@@ -4,11 +4,13 @@
 //! a value.
 
 pub mod accumulator;
+mod backlog;
 pub mod connection;
 mod context;
 pub mod cursor;
 pub mod decoder;
 pub mod filter;
+pub mod group;
 pub mod indexer;
 pub mod interest;
 pub mod messages;

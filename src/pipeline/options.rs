@@ -16,6 +16,8 @@ pub struct Options {
     pub decoders: usize,
     pub batch: BatchLimits,
     pub batch_wait: Duration,
+    /// Bytes.
+    pub parked_limit: u64,
     pub index_batch: usize,
     pub index_wait: Duration,
     pub index_retries: u32,

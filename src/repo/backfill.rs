@@ -7,19 +7,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use super::backfill_plan::{Discovering, Summary};
 use super::discovery::{Next, Searches, UNSUPPORTED_RETRY};
-use super::{NoSlot, Repositories};
+use super::isolation::Suspicion;
+use super::{NoSlot, Repositories, set_aside};
 use crate::actor::{ActorContext, Arguments};
 use crate::delivery::backoff::InvalidBackoff;
 use crate::net::http_client::{self, NamedBy};
 use crate::repo::host::{Host, HostError, Page};
 use crate::store::StoreError;
-use crate::store::repo_store::{Discovery, DiscoveryPage, RepoChange, Search};
+use crate::store::repo_store::{Discovery, DiscoveryPage, JobKey, RepoChange, Search};
 use crate::testing::fault::Point;
 
 /// How often the actor checks for a new discovery, which a command or a gap starts.
@@ -28,6 +30,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const DATABASE_RETRY: Duration = Duration::from_secs(2);
 /// The shortest pause before the next page.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+/// How often a search that is set aside is looked at again.
+const SET_ASIDE_LOOK: Duration = Duration::from_secs(60);
 /// How many searches may wait for a page at once, so that one whose server does not answer does not
 /// stop the others.
 const PAGES_AT_ONCE: usize = 4;
@@ -43,11 +47,36 @@ pub struct BackfillState {
     context: ActorContext<Repositories>,
     searches: Searches,
     /// The pages that are under way: at most one of each search.
-    pages: JoinSet<(Discovery, Result<Page, PageError>)>,
-    under_way: HashMap<Id, Search>,
+    pages: JoinSet<Result<Page, PageError>>,
+    under_way: HashMap<Id, Asked>,
+    /// Pages that came to an end, which is not noted yet.
+    ended: Vec<JobKey>,
+    /// Those of them that missed a deadline.
+    late: Vec<JobKey>,
     has_begun: bool,
     /// The relay index cannot list repositories by collection, only all of them.
     lists_all: bool,
+}
+
+/// A page that is asked for.
+struct Asked {
+    discovery: Discovery,
+    listing: Listing,
+    suspicion: Suspicion,
+}
+
+impl Asked {
+    /// The key under which the page is noted. One is under way for each search.
+    fn key(&self) -> JobKey {
+        key_of(&self.discovery.search)
+    }
+}
+
+fn key_of(search: &Search) -> JobKey {
+    JobKey {
+        did: search.as_str().to_owned(),
+        job: "page".to_owned(),
+    }
 }
 
 impl Actor for BackfillActor {
@@ -68,6 +97,8 @@ impl Actor for BackfillActor {
             searches: Searches::default(),
             pages: JoinSet::new(),
             under_way: HashMap::new(),
+            ended: Vec::new(),
+            late: Vec::new(),
             has_begun: false,
             lists_all: false,
         })
@@ -93,7 +124,6 @@ impl Actor for BackfillActor {
                 myself.send_after(DATABASE_RETRY, || Step);
             }
             Err(StepError::Backoff(error)) => return Err(error.into()),
-            Err(StepError::Page(error)) => return Err(error.into()),
         }
         Ok(())
     }
@@ -104,8 +134,6 @@ impl Actor for BackfillActor {
 enum StepError {
     #[error(transparent)]
     Backoff(#[from] InvalidBackoff),
-    #[error("the task that fetches a page failed: {0}")]
-    Page(#[from] JoinError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -119,6 +147,10 @@ enum PageError {
     RequestLimiter(#[from] NoSlot),
     #[error("the relay index has no listReposByCollection")]
     NoCollections,
+    #[error("the task that reads the page panicked")]
+    Panicked,
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl PageError {
@@ -138,7 +170,7 @@ impl PageError {
         match self {
             Self::RequestLimiter(no_slot) => Some(no_slot.wait()),
             Self::Host(error) => error.wait(),
-            Self::NoCollections => None,
+            Self::NoCollections | Self::Panicked | Self::Store(_) => None,
         }
     }
 
@@ -165,54 +197,138 @@ impl BackfillState {
             .iter()
             .all(|discovery| discovery.is_over || discovery.unsupported.is_some());
         repositories.idleness.set_discovered(is_discovered);
-        let wait = self.start_pages(repositories, &discoveries);
+        if !is_discovered && let Some(wait) = repositories.stream_start.wait(Instant::now()) {
+            return Ok(Some(wait));
+        }
+        repositories.isolation.load(&*repositories.store).await?;
+        let (planned, wait) = self.plan_pages(repositories, &discoveries);
+        self.start_pages(repositories, planned).await?;
         let wait = wait.clamp(SHORTEST_WAIT, LOOK_INTERVAL);
         if self.pages.is_empty() {
             return Ok(Some(wait));
         }
         if let Ok(Some(arrived)) = timeout(wait, self.pages.join_next_with_id()).await {
-            let id = arrived.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-            self.under_way.remove(&id);
-            let (_, (asked, page)) = arrived?;
-            self.conclude(repositories, &asked, page).await?;
+            let (id, page) = match arrived {
+                Ok((id, page)) => (id, page),
+                Err(error) => (error.id(), Err(PageError::Panicked)),
+            };
+            if let Some(asked) = self.under_way.remove(&id) {
+                let concluded = self.conclude(repositories, &asked.discovery, page).await;
+                self.note_end(repositories, &asked, &concluded);
+                concluded?;
+            }
         }
         Ok(None)
     }
 
-    /// Asks for the pages that are due. Returns when to look again.
-    fn start_pages(
+    /// Chooses the pages that are due. Returns also when to look again.
+    fn plan_pages(
         &mut self,
-        repositories: &Arc<Repositories>,
+        repositories: &Repositories,
         discoveries: &[Discovery],
-    ) -> Duration {
+    ) -> (Vec<Asked>, Duration) {
         let now = Instant::now();
-        while self.pages.len() < PAGES_AT_ONCE {
+        let mut planned: Vec<Asked> = Vec::new();
+        while self.pages.len() + planned.len() < PAGES_AT_ONCE {
             let is_idle = |discovery: &&Discovery| {
-                let mut under_way = self.under_way.values();
-                !under_way.any(|search| *search == discovery.search)
+                let mut asked = self.under_way.values().chain(&planned);
+                !asked.any(|asked| asked.discovery.search == discovery.search)
             };
             let idle: Vec<Discovery> = discoveries.iter().filter(is_idle).cloned().collect();
-            let next = match self.searches.next(&idle, now) {
+            let discovery = match self.searches.next(&idle, now) {
                 Next::Fetch(next) => next.clone(),
-                Next::Wait(until) => return until.duration_since(now),
-                Next::AllOver => return LOOK_INTERVAL,
+                Next::Wait(until) => return (planned, until.duration_since(now)),
+                Next::AllOver => return (planned, LOOK_INTERVAL),
             };
+            let search = &discovery.search;
+            let suspicion = repositories
+                .isolation
+                .suspicion(&key_of(search), Timestamp::now());
+            let mut others = self.under_way.values().chain(&planned);
+            let is_other_suspected = others.any(|other| other.suspicion == Suspicion::Suspected);
+            let wait = match suspicion {
+                Suspicion::SetAside => Some(SET_ASIDE_LOOK),
+                Suspicion::Suspected if is_other_suspected => Some(LOOK_INTERVAL),
+                _ => None,
+            };
+            if let Some(wait) = wait {
+                self.searches.put_off(search, now + wait);
+                continue;
+            }
             // All repositories are listed once, for the first of the collections.
-            let is_first = discoveries.first().map(|first| &first.search) == Some(&next.search);
+            let is_first = discoveries.first().map(|first| &first.search) == Some(search);
             let listing = match (self.lists_all, is_first) {
                 (false, _) => Listing::OfCollections,
                 (true, true) => Listing::All,
                 (true, false) => Listing::Nothing,
             };
-            let search = next.search.clone();
-            let repositories = Arc::clone(repositories);
-            let started = self.pages.spawn(async move {
-                let page = fetch_page(&repositories, &next, listing).await;
-                (next, page)
+            planned.push(Asked {
+                discovery,
+                listing,
+                suspicion,
             });
-            self.under_way.insert(started.id(), search);
         }
-        LOOK_INTERVAL
+        (planned, LOOK_INTERVAL)
+    }
+
+    /// Notes which pages begin and which have ended, and asks for them. A suspected one is noted when
+    /// it begins.
+    async fn start_pages(
+        &mut self,
+        repositories: &Arc<Repositories>,
+        planned: Vec<Asked>,
+    ) -> Result<(), StoreError> {
+        let unsuspected = planned
+            .iter()
+            .filter(|asked| asked.suspicion == Suspicion::None);
+        let started: Vec<JobKey> = unsuspected.map(Asked::key).collect();
+        if !started.is_empty() || !self.ended.is_empty() {
+            repositories.store.note_jobs(&started, &self.ended).await?;
+            repositories
+                .isolation
+                .note_late(std::mem::take(&mut self.late));
+            self.ended.clear();
+        }
+        for asked in planned {
+            if let Suspicion::Condemned(offence) = asked.suspicion {
+                set_aside::set_aside_search(
+                    repositories,
+                    &asked.discovery.search,
+                    &asked.key(),
+                    offence,
+                )
+                .await?;
+                continue;
+            }
+            let repositories = Arc::clone(repositories);
+            let (next, listing, key) = (asked.discovery.clone(), asked.listing, asked.key());
+            let is_suspected = asked.suspicion == Suspicion::Suspected;
+            let started = self.pages.spawn(async move {
+                let page = fetch_page(&repositories, &next, listing);
+                if !is_suspected {
+                    return page.await;
+                }
+                let (store, isolation) = (&*repositories.store, &repositories.isolation);
+                let page = async { Ok(page.await) };
+                isolation.run_alone(store, key, page).await?
+            });
+            self.under_way.insert(started.id(), asked);
+        }
+        Ok(())
+    }
+
+    /// Records that a page came to an end, which is noted with the next one.
+    fn note_end(
+        &mut self,
+        repositories: &Repositories,
+        asked: &Asked,
+        concluded: &Result<(), StepError>,
+    ) {
+        let key = asked.key();
+        let is_late = matches!(concluded, Err(StepError::Store(StoreError::Deadline)));
+        repositories.isolation.clear(&key, is_late);
+        self.late.extend(is_late.then(|| key.clone()));
+        self.ended.push(key);
     }
 
     /// Stores the page that `asked` asked for, or notes why there is none.
@@ -234,6 +350,7 @@ impl BackfillState {
                 }
                 return Ok(());
             }
+            Err(PageError::Store(error)) => return Err(error.into()),
             Err(error) => error,
         };
         let now = Instant::now();

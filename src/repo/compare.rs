@@ -21,8 +21,8 @@ use crate::store::plan::Moment;
 use crate::store::plan::effect::{Effect, RecordChange, writing_bytes};
 use crate::store::repo_store::{Held, HeldRange, RepoChange, SnapshotPart};
 
-/// Records that are compared at a time.
-const PART: usize = 100;
+/// Records that are compared at a time, and written by one transaction.
+const PART: usize = 500;
 /// The bytes of records after which a part is read and written.
 const PART_BYTES: usize = 1 << 20;
 

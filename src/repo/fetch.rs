@@ -19,7 +19,7 @@ use crate::repo::snapshot::{
     Limits, READING_MEMORY, Snapshot, SnapshotError, Spool, SpoolError, TRANSFER_MEMORY,
 };
 use crate::store::StoreError;
-use crate::store::repo_store::{DueRepo, HeldRange, JobKind};
+use crate::store::repo_store::{DueRepo, HeldRange, JobKind, WaitsFor};
 
 /// Rows that are read at a time.
 const ROWS: usize = 500;
@@ -109,6 +109,21 @@ impl FetchFailure {
         }
     }
 
+    /// What the repository waits for until the next attempt.
+    pub(super) fn waits_for(&self, did: &Did) -> WaitsFor {
+        let is_shared = match &self.error {
+            FetchError::Identity(error) => error.is_shared(did),
+            FetchError::Host(error) => error.wait().is_some(),
+            FetchError::Spool(error) => matches!(error, SpoolError::File(_)),
+            FetchError::ReaderPanicked | FetchError::Store(_) => true,
+            FetchError::Key(_)
+            | FetchError::Old { .. }
+            | FetchError::RequestLimiter(_)
+            | FetchError::Snapshot(_) => false,
+        };
+        WaitsFor::shared_if(is_shared)
+    }
+
     /// Whether no other host needs to be asked: the answer of an account's own host is final.
     fn is_final(&self) -> bool {
         let is_answer = matches!(
@@ -153,15 +168,21 @@ impl FetchFailure {
 }
 
 /// How long no job for this repository can do anything, as far as is known without a request: its
-/// directory or its host refuses requests for now. `None` means that a job may start.
-pub(super) fn wait(repositories: &Repositories, kind: JobKind, did: &Did) -> Option<Duration> {
+/// directory or its host refuses requests for now. With what it waits for, if that is known.
+/// `None` means that a job may start.
+pub(super) fn wait(
+    repositories: &Repositories,
+    kind: JobKind,
+    did: &Did,
+) -> Option<(Duration, Option<WaitsFor>)> {
     let identities = &repositories.verification.identities;
     let Some(known) = identities.known(did) else {
-        return identities.wait(did);
+        return identities.wait(did).map(|wait| (wait, None));
     };
     let identity = known.answer.ok().filter(|_| kind != JobKind::Replay)?;
     let host = own_host(&identity).unwrap_or_else(|| source(repositories));
-    repositories.host_limiters.of(&host.url).long_pause()
+    let pause = repositories.host_limiters.of(&host.url).long_pause()?;
+    Some((pause, Some(WaitsFor::Account)))
 }
 
 /// Asks whether the repository is still at the known head: the account's own host, or the source if

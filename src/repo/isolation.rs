@@ -1,20 +1,21 @@
 //! Jobs that may be why earlier runs ended without a word, and jobs that are never done in time.
 //!
-//! A job works on what others wrote: a parked commit, a repository, a document, an answer. One that
-//! ends the process leaves no trace in memory. So each job is noted in the tables before it starts
-//! (`jobs_in_progress`). What is left there of a run that ended without a word is suspected. Suspected
-//! jobs are done one at a time, while no frame is read alone; a job at which several runs ended is set
-//! aside.
+//! A job works on what others wrote: a parked commit, a repository, a document, a page of a search.
+//! One that ends the process leaves no trace in memory. So each job is noted in the tables before it
+//! starts (`jobs_in_progress`). What is left there of a run that ended without a word is suspected.
+//! Suspected jobs are done one at a time, while no frame is read alone; a job at which several runs
+//! ended is set aside.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
+use crate::atproto::syntax::Did;
 use crate::delivery::ledger::DELIVERY_FAILURE_LIMIT;
 use crate::store::StoreError;
 use crate::store::repo_store::{JobKey, RepoStore, SuspectedJob};
@@ -33,7 +34,11 @@ pub struct Isolation {
     late: Mutex<HashMap<JobKey, u32>>,
     /// `None` until they were read.
     suspects: Mutex<Option<HashMap<JobKey, SuspectedJob>>>,
+    /// Held while they are read, since several actors have jobs.
+    loading: tokio::sync::Mutex<()>,
     alone: Arc<tokio::sync::Mutex<()>>,
+    /// Whether several runs ended without a word before this one. Unset until that was read.
+    is_crash_loop: OnceLock<bool>,
 }
 
 /// What is known of a job that is due.
@@ -74,6 +79,7 @@ impl Isolation {
 
     /// Reads the suspected jobs, once in a run.
     pub(super) async fn load(&self, store: &dyn RepoStore) -> Result<(), StoreError> {
+        let _loading = self.loading.lock().await;
         if self.suspects().is_some() {
             return Ok(());
         }
@@ -102,6 +108,38 @@ impl Isolation {
             Some(_) => Suspicion::Suspected,
             None => Suspicion::None,
         }
+    }
+
+    /// Whether the job may be why a run ended, or missed a deadline.
+    pub(super) fn is_in_doubt(&self, key: &JobKey) -> bool {
+        let is_late = self.late().contains_key(key);
+        let suspects = self.suspects();
+        is_late
+            || suspects
+                .as_ref()
+                .is_some_and(|suspects| suspects.contains_key(key))
+    }
+
+    /// Notes whether several runs ended without a word before this one.
+    pub fn note_crash_loop(&self, is_crash_loop: bool) {
+        // The answer is the same for the whole run.
+        let _first = self.is_crash_loop.set(is_crash_loop);
+    }
+
+    /// Whether it is known how the runs before this one ended.
+    pub(super) fn knows_earlier_runs(&self) -> bool {
+        self.is_crash_loop.get().is_some()
+    }
+
+    /// Whether the account may be looked up before a job is noted that needs it. If the answer of a
+    /// server ends the process, only the note says which account it was.
+    pub(crate) fn allows_early_look_up(&self, did: &Did) -> bool {
+        let is_accused = || {
+            let suspects = self.suspects();
+            let mut keys = suspects.iter().flat_map(HashMap::keys);
+            keys.any(|key| key.did == did.as_str())
+        };
+        self.is_crash_loop.get() == Some(&false) && !is_accused()
     }
 
     /// The jobs missed a deadline, and the database answers.
@@ -172,5 +210,50 @@ impl Isolation {
 
     fn suspects(&self) -> MutexGuard<'_, Option<HashMap<JobKey, SuspectedJob>>> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job on ann was in progress when a run ended.
+    fn isolation() -> Isolation {
+        let key = JobKey {
+            did: "did:plc:ann".to_owned(),
+            job: "replay".to_owned(),
+        };
+        let job = SuspectedJob {
+            key: key.clone(),
+            runs: 1,
+            set_aside_until: None,
+        };
+        let isolation = Isolation::default();
+        *isolation.suspects() = Some([(key, job)].into());
+        isolation
+    }
+
+    fn allowed(isolation: &Isolation) -> [bool; 2] {
+        ["did:plc:ann", "did:plc:bob"]
+            .map(|did| isolation.allows_early_look_up(&Did::parse(did).unwrap()))
+    }
+
+    /// Otherwise an answer that ends the process would end every run, and nothing would show whose it
+    /// is. Holds invariant 5.8.
+    #[test]
+    fn what_may_have_ended_runs_is_looked_up_only_by_jobs() {
+        let isolation = isolation();
+        assert_eq!(allowed(&isolation), [false, false], "it is not known yet");
+        assert!(!isolation.knows_earlier_runs());
+        isolation.note_crash_loop(false);
+        assert!(isolation.knows_earlier_runs());
+        assert_eq!(allowed(&isolation), [false, true]);
+    }
+
+    #[test]
+    fn in_a_crash_loop_all_is_looked_up_only_by_jobs() {
+        let isolation = isolation();
+        isolation.note_crash_loop(true);
+        assert_eq!(allowed(&isolation), [false, false]);
     }
 }

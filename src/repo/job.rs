@@ -16,6 +16,7 @@ use crate::store::StoreError;
 use crate::store::plan::REST;
 use crate::store::repo_store::{
     DueRepo, JobKind, RecentResyncs, RepoChange, RepoEvent, Resync, ResyncCause, ResyncFailure,
+    WaitsFor,
 };
 use crate::telemetry::rate_limit::SharedRateLimit;
 
@@ -67,9 +68,11 @@ pub(super) async fn run(
             .identities
             .assume_document(&repo.did);
     }
-    let of_share = repositories.shares.wait(&repo.did, Instant::now());
-    if let Some(wait) = of_share.max(fetch::wait(repositories, kind, &repo.did)) {
-        return reschedule(repositories, repo, wait).await;
+    if let Some(wait) = repositories.shares.wait(&repo.did, Instant::now()) {
+        return reschedule(repositories, repo, wait, Some(WaitsFor::Account)).await;
+    }
+    if let Some((wait, waits_for)) = fetch::wait(repositories, kind, &repo.did) {
+        return reschedule(repositories, repo, wait, waits_for).await;
     }
     match kind {
         // What was replayed and compared so far is in the tables.
@@ -93,7 +96,8 @@ async fn yield_slot(repositories: &Repositories, repo: &DueRepo) -> Result<(), S
             "a job had to yield its slot to others; what waits for it is kept, and it starts again with more time"
         );
     }
-    reschedule(repositories, repo, YIELD_PAUSE).await
+    // That it yields does not tell what it waits for.
+    reschedule(repositories, repo, YIELD_PAUSE, None).await
 }
 
 /// Replays parked commits. If one breaks the chain, the tables have the repository fetched next.
@@ -114,15 +118,12 @@ async fn replay_parked_commits(
     }
     match drained {
         Drained::Empty => repositories.note(&repo.did, RepoEvent::FinishReplay).await,
-        Drained::Broken | Drained::Disputed { .. } => Ok(()),
-        Drained::Early => retry_later(repositories, repo, retry_at(repo.attempts, None)).await,
-        Drained::Unknown { error } => match error.wait() {
-            Some(wait) => reschedule(repositories, repo, wait).await,
-            None => {
-                let until = retry_at(repo.attempts, error.retry_after());
-                retry_later(repositories, repo, until).await
-            }
-        },
+        Drained::Ended | Drained::Broken | Drained::Disputed { .. } => Ok(()),
+        Drained::Early => {
+            let until = retry_at(repo.attempts, None);
+            retry_later(repositories, repo, until, WaitsFor::Account).await
+        }
+        Drained::Unknown { error } => wait_for_identity(repositories, repo, &error).await,
     }
 }
 
@@ -146,12 +147,15 @@ async fn compare_heads(
             repositories.note(&repo.did, event).await
         }
         Err(failure) => match failure.wait() {
-            Some(wait) => reschedule(repositories, repo, wait).await,
+            Some(wait) => {
+                let waits_for = failure.waits_for(&repo.did);
+                reschedule(repositories, repo, wait, Some(waits_for)).await
+            }
             None => {
                 tracing::debug!(did = %repo.did, error = %failure, "repository recheck failed; retrying later");
                 note_status(repositories, repo, &failure).await?;
                 let until = retry_after_failure(repositories, repo, &failure);
-                retry_later(repositories, repo, until).await
+                retry_later(repositories, repo, until, failure.waits_for(&repo.did)).await
             }
         },
     }?;
@@ -175,7 +179,10 @@ async fn resync(
     if let Some(allowed_at) = allowed_at
         && cause != ResyncCause::Operator
     {
-        let event = RepoEvent::Reschedule { until: allowed_at };
+        let event = RepoEvent::Reschedule {
+            until: allowed_at,
+            waits_for: Some(WaitsFor::Account),
+        };
         return repositories.note(&repo.did, event).await;
     }
     // Without the account's key and host nothing is fetched, so it is no attempt.
@@ -185,6 +192,7 @@ async fn resync(
     };
     let identity = match looked_up {
         Err(error) if error.is_unknown() => {
+            note_unknown(repositories, repo, &error);
             return wait_for_identity(repositories, repo, &error).await;
         }
         identity => identity,
@@ -207,7 +215,10 @@ async fn resync(
             (host, compared)
         }
         Err(failure) => match failure.wait() {
-            Some(wait) => return reschedule(repositories, repo, wait).await,
+            Some(wait) => {
+                let waits_for = failure.waits_for(&repo.did);
+                return reschedule(repositories, repo, wait, Some(waits_for)).await;
+            }
             None => (failure.host.clone(), Err(failure)),
         },
     };
@@ -224,6 +235,7 @@ async fn resync(
             error: failure.to_string(),
             is_throttled: failure.is_throttled(),
             is_gone: failure.is_gone(),
+            waits_for: failure.waits_for(&repo.did),
             retry_at: retry_after_failure(repositories, repo, &failure),
         }),
     };
@@ -262,30 +274,40 @@ async fn retry_later(
     repositories: &Repositories,
     repo: &DueRepo,
     until: Timestamp,
+    waits_for: WaitsFor,
 ) -> Result<(), StoreError> {
     let until = until.min(in_future(QUESTION_RETRY_MAX));
     repositories
-        .note(&repo.did, RepoEvent::RetryLater { until })
+        .note(&repo.did, RepoEvent::RetryLater { until, waits_for })
         .await
 }
 
-/// Retries a fetch whose account has no known key and host for now.
-async fn wait_for_identity(
-    repositories: &Repositories,
-    repo: &DueRepo,
-    error: &ResolveError,
-) -> Result<(), StoreError> {
-    if let Some(wait) = error.wait() {
-        return reschedule(repositories, repo, wait).await;
-    }
-    if let Some(suppressed) = repositories.log.failures.admit() {
+/// Logs that a fetch has to wait for the identity of its account.
+fn note_unknown(repositories: &Repositories, repo: &DueRepo, error: &ResolveError) {
+    if error.wait().is_none()
+        && let Some(suppressed) = repositories.log.failures.admit()
+    {
         tracing::warn!(
             did = %repo.did, attempts = repo.attempts + 1, %error, suppressed = nonzero(suppressed),
             "identity unknown; the repository is fetched when the look-up succeeds, retrying later"
         );
     }
-    let until = retry_at(repo.attempts, error.retry_after());
-    retry_later(repositories, repo, until).await
+}
+
+/// Retries a job whose account has no known key and host for now.
+async fn wait_for_identity(
+    repositories: &Repositories,
+    repo: &DueRepo,
+    error: &ResolveError,
+) -> Result<(), StoreError> {
+    let waits_for = WaitsFor::shared_if(error.is_shared(&repo.did));
+    match error.wait() {
+        Some(wait) => reschedule(repositories, repo, wait, Some(waits_for)).await,
+        None => {
+            let until = retry_at(repo.attempts, error.retry_after());
+            retry_later(repositories, repo, until, waits_for).await
+        }
+    }
 }
 
 /// Puts the job off, because nothing can be asked now. It is no attempt.
@@ -293,10 +315,11 @@ async fn reschedule(
     repositories: &Repositories,
     repo: &DueRepo,
     wait: Duration,
+    waits_for: Option<WaitsFor>,
 ) -> Result<(), StoreError> {
     let until = in_future(wait);
     repositories
-        .note(&repo.did, RepoEvent::Reschedule { until })
+        .note(&repo.did, RepoEvent::Reschedule { until, waits_for })
         .await?;
     repositories.wake_after(wait);
     Ok(())

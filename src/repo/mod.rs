@@ -13,12 +13,14 @@ mod fetch;
 mod handle;
 pub mod host;
 mod host_limiter;
+mod identities;
 pub mod isolation;
 mod job;
 mod replay;
 mod set_aside;
 mod shares;
 pub mod snapshot;
+mod stream_start;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -35,9 +37,11 @@ pub use self::backfill_plan::{Backfill, Discovering, Summary};
 use self::host::Hosts;
 pub use self::host_limiter::HostLimiters;
 use self::host_limiter::NoSlot;
+use self::identities::KeptIdentities;
 use self::isolation::Isolation;
 pub use self::job::JobLog;
 use self::shares::Shares;
+use self::stream_start::StreamStart;
 use crate::actor::address::Address;
 use crate::atproto::syntax::Did;
 use crate::delivery::budget::Budget;
@@ -46,6 +50,7 @@ use crate::source::interest::Interest;
 use crate::source::process::Processor;
 use crate::source::process::verification::Verification;
 use crate::store::StoreError;
+use crate::store::identity_store::IdentityStore;
 use crate::store::plan::effect::Effect;
 use crate::store::repo_store::{RepoChange, RepoEvent, RepoStore};
 use crate::telemetry::dead_letters::DeadLetterLog;
@@ -67,6 +72,8 @@ pub struct Repositories {
     pub hosts: Arc<dyn Hosts>,
     pub host_clocks: Arc<HostClocks>,
     pub store: Arc<dyn RepoStore>,
+    /// `None` if identities do not outlive the process.
+    kept_identities: Option<KeptIdentities>,
     /// The request limits of each host.
     pub host_limiters: HostLimiters,
     /// The time that accounts and their hosts have taken.
@@ -81,6 +88,7 @@ pub struct Repositories {
     pub address: Address<RepositoriesMessage>,
     pub backfill: Backfill,
     pub idleness: Idleness,
+    pub stream_start: StreamStart,
     /// When the RepositoriesActor will be woken, for jobs that wait for a server.
     wake_ups: Mutex<BTreeSet<Instant>>,
     pub budget: Arc<Budget>,
@@ -93,6 +101,8 @@ pub struct Parts {
     pub hosts: Arc<dyn Hosts>,
     pub host_clocks: Arc<HostClocks>,
     pub store: Arc<dyn RepoStore>,
+    /// `None` if identities are not to outlive the process.
+    pub identity_store: Option<Arc<dyn IdentityStore>>,
     pub folder: PathBuf,
     pub source_http: Url,
     pub backfill: Backfill,
@@ -105,6 +115,8 @@ pub struct Idleness {
     is_wake_pending: AtomicBool,
     /// No job is due or running.
     has_no_jobs: AtomicBool,
+    /// Replays wait for keys, and start when these are known.
+    awaits_keys: AtomicBool,
     /// No discovery is running.
     is_discovered: AtomicBool,
 }
@@ -127,17 +139,22 @@ impl Repositories {
             hosts,
             host_clocks,
             store,
+            identity_store,
             folder,
             source_http,
             backfill,
         } = parts;
-        Arc::new(Self {
+        let identities = &verification.identities;
+        let kept_identities =
+            identity_store.map(|store| KeptIdentities::new(identities.clone(), store));
+        let repositories = Arc::new(Self {
             metrics: processor.metrics.clone(),
             processor,
             verification,
             hosts,
             host_clocks,
             store,
+            kept_identities,
             host_limiters: HostLimiters::default(),
             shares: Shares::default(),
             log: JobLog::default(),
@@ -148,9 +165,47 @@ impl Repositories {
             address: Address::default(),
             backfill,
             idleness: Idleness::default(),
+            stream_start: StreamStart::waiting_since(Instant::now()),
             wake_ups: Mutex::default(),
             budget,
-        })
+        });
+        let waiting = Arc::downgrade(&repositories);
+        repositories.verification.identities.on_expected(move || {
+            if let Some(repositories) = waiting.upgrade() {
+                repositories.note_key();
+            }
+        });
+        repositories
+    }
+
+    /// Wakes the RepositoriesActor soon if a replay waits for a key, because one may have come.
+    fn note_key(&self) {
+        if self.idleness.awaits_keys.load(Ordering::Acquire) {
+            self.wake_after(WAKE_UP_SPACING);
+        }
+    }
+
+    /// Takes the identities of earlier runs from the database.
+    pub async fn restore_identities(&self) {
+        if let Some(kept) = &self.kept_identities {
+            kept.restore().await;
+        }
+    }
+
+    /// Whether identities outlive the process.
+    pub fn keeps_identities(&self) -> bool {
+        self.kept_identities.is_some()
+    }
+
+    /// Writes the identities that were looked up since the last call to the database.
+    ///
+    /// # Errors
+    /// If the database takes nothing. They are written with the next call.
+    pub async fn save_identities(&self) -> Result<(), StoreError> {
+        match &self.kept_identities {
+            Some(kept) => kept.save().await,
+            None => Ok(()),
+        }
     }
 
     fn interest(&self) -> &Arc<Interest> {

@@ -11,7 +11,8 @@ use crate::model::{DeadLetter, Stage};
 use crate::store::StoreError;
 use crate::store::plan::effect::{Effect, Recheck, RecheckReason};
 use crate::store::repo_store::{
-    JobKey, JobKind, ParkedCommit, RepoChange, RepoEvent, Resync, ResyncCause, ResyncFailure,
+    JobKey, JobKind, ParkedCommit, Replay, RepoChange, RepoEvent, Resync, ResyncCause,
+    ResyncFailure, Search, WaitsFor,
 };
 
 /// How long a job is set aside. Then it is tried once more.
@@ -54,6 +55,30 @@ pub(super) async fn set_aside(
     Ok(())
 }
 
+/// Sets aside a search at whose page several runs ended, or that is never stored in time. Nothing
+/// waits for it meanwhile. Its position is kept.
+pub(super) async fn set_aside_search(
+    repositories: &Repositories,
+    search: &Search,
+    key: &JobKey,
+    offence: Offence,
+) -> Result<(), StoreError> {
+    let store = &*repositories.store;
+    let until = in_future(SET_ASIDE_FOR);
+    store
+        .note_failed_page(search, &offence.to_string(), true)
+        .await?;
+    repositories.isolation.set_aside(store, key, until).await?;
+    tracing::error!(
+        search = search.as_str(),
+        reason = %offence,
+        %until,
+        "a search for repositories is set aside; its position is kept, it is not tried before that \
+         time, and everything else goes on"
+    );
+    Ok(())
+}
+
 /// Keeps a parked commit unread.
 async fn give_up(
     repositories: &Repositories,
@@ -82,10 +107,7 @@ async fn give_up(
         Effect::DeadLetter(Box::new(letter)),
         Effect::Recheck(recheck),
     ];
-    let change = RepoChange::Replayed {
-        parked,
-        effects: &effects,
-    };
+    let change = RepoChange::Replayed(Replay::of_one(parked, &effects));
     repositories.store.change(change).await?;
     repositories.note_dead_letters(&effects);
     Ok(())
@@ -108,6 +130,7 @@ async fn refuse(
             error: offence.to_string(),
             is_throttled: false,
             is_gone: false,
+            waits_for: WaitsFor::Account,
             retry_at: until,
         }),
     };

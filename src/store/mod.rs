@@ -2,6 +2,7 @@
 //! store.
 
 mod datetime;
+pub mod identity_store;
 pub mod lock;
 pub mod plan;
 pub mod repo_store;
@@ -14,7 +15,7 @@ pub use self::plan::{RepoState, Written};
 
 use futures_util::future::BoxFuture;
 
-use crate::model::{Gap, Position, SourceId};
+use crate::model::{Gap, Position, SourceId, Trips};
 use crate::store::plan::InterestSet;
 use crate::store::plan::effect::{Effect, Rejection};
 
@@ -23,6 +24,15 @@ pub trait Store: Send + Sync + 'static {
     /// Applies `batch` in one transaction, effects and cursor together: all of it or nothing.
     fn apply<'a>(&'a self, batch: &'a WriteBatch<'a>)
     -> BoxFuture<'a, Result<Written, StoreError>>;
+
+    /// Applies several batches, given as one, in one transaction. If the database refuses it, it is not
+    /// searched for the refused effects: [`StoreError::Rejected`] need not name any.
+    fn apply_group<'a>(
+        &'a self,
+        batch: &'a WriteBatch<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.apply(batch)
+    }
 
     /// Makes `set` the set of interest in force. One call does one piece of the work, in one
     /// transaction; the set is adopted once an answer is [`Adoption::Unchanged`] or
@@ -70,6 +80,10 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets how earlier runs ended, because this one works.
     fn forget_crashes<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// Deletes a piece of the parked commits that were dropped, in one transaction. Returns whether
+    /// there were any.
+    fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>>;
+
     /// Deletes a piece of the rows of accounts that were removed, in one transaction. `None` if no
     /// account is being removed.
     fn remove_piece(
@@ -77,11 +91,19 @@ pub trait Store: Send + Sync + 'static {
         limit: PieceLimit,
     ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>>;
 
+    /// Counts the removed accounts whose rows are still being deleted.
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
+
     /// Deletes rows whose retention is over.
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>>;
 
     /// The size of what was written and is not in the tables' file yet.
     fn log_bytes(&self) -> u64;
+
+    /// How many transactions were begun, and how many trips to the database they took.
+    fn trips(&self) -> Trips {
+        Trips::default()
+    }
 
     /// Moves all of it there, at the end of a run. Nothing is lost without it.
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
@@ -137,13 +159,13 @@ pub struct OpenGapCounts {
     pub interest_widened: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCursor {
     pub position: Position,
     /// No event of this source was ever applied, and its cursor was never set by hand.
     pub is_new: bool,
-    /// Another source was followed before this one.
-    pub follows_another: bool,
+    /// Of a new source: the one that was followed last before it, and its cursor.
+    pub follows: Option<(SourceId, Position)>,
 }
 
 /// The SHA-256 of a frame. It identifies frames without a seq too.

@@ -1,12 +1,14 @@
 //! The tables as the jobs on repositories use them: which repositories are due for a replay, a
 //! resync, a recheck or a backfill, and the results.
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 pub use super::plan::{
-    DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, RepoChange, RepoEvent,
-    Resync, ResyncCause, ResyncFailure, Search, SnapshotPart, UnconfirmedStatus,
+    DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, Replay, RepoChange,
+    RepoEvent, Resync, ResyncCause, ResyncFailure, Search, SnapshotPart, UnconfirmedStatus,
+    WaitsFor,
 };
 use super::{StoreError, Written};
 use crate::atproto::syntax::Did;
@@ -41,21 +43,35 @@ pub trait RepoStore: Send + Sync + 'static {
     /// `after`, up to `through`, at most `limit`.
     fn held<'a>(&'a self, range: HeldRange<'a>) -> BoxFuture<'a, Result<Vec<Held>, StoreError>>;
 
-    /// The length of the oldest parked frame of a repository.
-    fn first_parked_bytes<'a>(
+    /// The lengths of the oldest parked frames of a repository, at most `limit`.
+    fn parked_lengths<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<usize>, StoreError>>;
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<usize>, StoreError>>;
+
+    /// The oldest parked frames of a repository in their order, at most `limit`.
+    fn parked<'a>(
+        &'a self,
+        did: &'a Did,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<ParkedCommit>, StoreError>>;
 
     /// The oldest parked frame of a repository.
     fn first_parked<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>>;
+    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>> {
+        let first = async { Ok(self.parked(did, 1).await?.into_iter().next()) };
+        first.boxed()
+    }
+
+    /// The bytes of all parked frames that wait for an answer of the PLC directory.
+    fn bytes_awaiting_directory(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Marks every tracked repository for a recheck if a gap has ended. Closes the gaps whose
     /// rechecks are done.
-    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
+    fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>>;
 
     /// Returns tracked accounts with an unconfirmed status whose hosts are due to be asked.
     fn unconfirmed(
@@ -134,9 +150,10 @@ impl JobKind {
     pub const ALL: [Self; 4] = [Self::Replay, Self::Resync, Self::Recheck, Self::Backfill];
 }
 
-/// A job on an account or a repository.
+/// A job on an account, a repository or a search.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobKey {
+    /// The account; of a page of a search the name of the search.
     pub did: String,
     /// What is done: the text of the column `job`.
     pub job: String,
@@ -169,6 +186,8 @@ pub struct DueRepo {
     pub attempts: u32,
     /// Commits of it were verified, so its account had a DID document.
     pub was_verified: bool,
+    /// The number of its parked commits.
+    pub parked: u64,
 }
 
 /// Recent attempts to fetch a repository.

@@ -77,6 +77,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
         })
         .chain(warnings(status))
         .chain(parked_warning(status, now))
+        .chain(slowed_warnings(status, now))
         .collect();
     Readiness {
         ready: reasons.iter().all(|reason| reason.is_warning),
@@ -103,7 +104,7 @@ fn warnings(status: &Status) -> impl Iterator<Item = Reason> {
     })
 }
 
-/// A commit that waits for long although the directory and the hosts answer for others.
+/// A commit that waits for long, although not for its own account.
 fn parked_warning(status: &Status, now: Timestamp) -> Option<Reason> {
     let waiting = elapsed(status.oldest_parked_at()?, now);
     let parked = status.repositories.as_ref()?.parked;
@@ -113,10 +114,27 @@ fn parked_warning(status: &Status, now: Timestamp) -> Option<Reason> {
             "the oldest parked commit has waited for {} s ({} commits wait for a key, {} for their \
              repository)",
             waiting.as_secs(),
-            parked.key,
-            parked.repository
+            parked.key.commits,
+            parked.repository.commits
         ),
         is_warning: true,
+    })
+}
+
+/// A source that is read more slowly, because too much waits for the PLC directory.
+fn slowed_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reason> {
+    status.sources.iter().filter_map(move |(id, source)| {
+        let slowed = source.slowed_by_directory.as_ref()?;
+        let seconds = elapsed(slowed.at, now).as_secs();
+        Some(Reason {
+            component: format!("source {id}"),
+            message: format!(
+                "it has been read more slowly for {seconds} s, because too many commits wait for \
+                 keys of the PLC directory: {}",
+                slowed.reason
+            ),
+            is_warning: true,
+        })
     })
 }
 
@@ -143,7 +161,7 @@ fn directory_fault(status: &Status, now: Timestamp) -> Option<String> {
     let fault = status.directory.as_ref()?;
     let seconds = elapsed(fault.at, now).as_secs();
     let waiting = status.repositories.as_ref();
-    let waiting = waiting.map_or(0, |counts| counts.parked.key);
+    let waiting = waiting.map_or(0, |counts| counts.parked.key.commits);
     Some(format!(
         "the PLC directory {} has given no usable answer for {seconds} s, so commits whose keys are \
          not known wait ({waiting} so far): {}",
@@ -156,7 +174,6 @@ fn actor_fault(actor: &ActorStatus, now: Timestamp, thresholds: &Thresholds) -> 
     let reason = failure.map_or("unknown", |failure| &failure.reason);
     match actor.state {
         ActorState::Running => None,
-        ActorState::Stopped => Some("has stopped".to_owned()),
         ActorState::BackingOff => {
             let down = elapsed(failure?.at, now);
             (down > thresholds.actor_down)
@@ -375,7 +392,7 @@ mod tests {
                     reason: "it broke".to_owned(),
                 });
                 let mut counts = RepoCounts::default();
-                counts.parked.key = 3;
+                counts.parked.key.commits = 3;
                 status.repositories = Some(counts);
             }),
             [
@@ -398,11 +415,6 @@ mod tests {
             down_for(11),
             ["actor indexer: has been down for 11 s: it broke"]
         );
-        let stopped = faults(|status| {
-            let stopped = actor(ActorState::Stopped, None);
-            status.actors.insert("indexer".to_owned(), stopped);
-        });
-        assert_eq!(stopped, ["actor indexer: has stopped"]);
     }
 
     #[test]
@@ -422,8 +434,11 @@ mod tests {
         let parked_for = |seconds| {
             faults(|status| {
                 let mut counts = RepoCounts::default();
-                (counts.parked.key, counts.parked.repository) = (2, 5);
-                counts.parked.oldest_at = Some(ago(seconds));
+                counts.parked.key.commits = 2;
+                counts.parked.repository.commits = 5;
+                counts.parked.repository.oldest_at = Some(ago(seconds));
+                // Its account decides how long it waits.
+                counts.parked.account.oldest_at = Some(ago(3600));
                 status.repositories = Some(counts);
             })
         };
@@ -434,6 +449,22 @@ mod tests {
                 "repositories: the oldest parked commit has waited for 61 s (2 commits wait for a \
                  key, 5 for their repository)"
             ]
+        );
+    }
+
+    #[test]
+    fn a_source_that_is_slowed_down_for_the_directory_is_a_warning() {
+        let mut status = healthy();
+        source(&mut status).slowed_by_directory = Some(failure(7));
+        let readiness = readiness(&status, ago(0), &THRESHOLDS);
+        assert!(readiness.ready, "{readiness:?}");
+        let [reason] = &readiness.reasons[..] else {
+            panic!("{readiness:?}");
+        };
+        assert_eq!(
+            reason.message,
+            "it has been read more slowly for 7 s, because too many commits wait for keys of the PLC \
+             directory: it broke"
         );
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::model::{Position, RepoCounts, SourceId};
+use crate::model::{Position, RepoCounts, SourceId, Trips};
 use crate::telemetry::clocks::ClockStatus;
 
 /// The shared copy of the [`Status`].
@@ -49,15 +49,20 @@ pub struct Status {
     /// Since when, and why, the PLC directory gives no usable answers.
     pub directory: Option<DirectoryFailure>,
     pub budget: BudgetStatus,
+    /// Removed accounts whose rows are still being deleted.
+    pub pending_removals: u64,
     /// The size of the database's write-ahead log.
     pub wal_bytes: u64,
+    /// The transactions of the database.
+    pub writer: Trips,
     pub clock: ClockStatus,
 }
 
 impl Status {
-    /// Since when the oldest parked commit of an active account waits.
+    /// Since when the oldest parked commit waits that is late because of the worker, or of what all
+    /// accounts share.
     pub fn oldest_parked_at(&self) -> Option<Timestamp> {
-        self.repositories.as_ref()?.parked.oldest_at
+        self.repositories.as_ref()?.parked.lagging_since()
     }
 
     /// The status of `source`. Created if there is none yet.
@@ -79,7 +84,6 @@ pub enum ActorState {
     Running,
     /// Failed, and waiting for the end of its backoff.
     BackingOff,
-    Stopped,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -89,7 +93,7 @@ pub struct Failure {
 }
 
 /// A PLC directory that gives no usable answers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DirectoryFailure {
     /// Its URL.
     pub directory: String,
@@ -111,6 +115,8 @@ pub struct SourceStatus {
     pub last_frame_at: Option<Timestamp>,
     /// Since when, and why, hardly any frame can be read; `None` while frames can be read.
     pub unreadable: Option<Failure>,
+    /// Since when, and why, the source is read more slowly: too much waits for the PLC directory.
+    pub slowed_by_directory: Option<Failure>,
     /// The newest event read from the socket.
     pub received: Position,
     /// Everything up to here is durable in the tables. This is the cursor.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::directory_report::DirectoryReport;
 use super::housekeeping::Household;
 use super::options::Options;
 use crate::admin::http::HttpState;
@@ -95,6 +96,7 @@ impl Assembly {
             status: status.clone(),
             retention: options.retention,
             processor: processor.clone(),
+            directory_report: DirectoryReport::default(),
             faults: faults.clone(),
         });
         let context = pipeline::Context::new(pipeline::Parts {

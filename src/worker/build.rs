@@ -56,10 +56,17 @@ pub fn repositories(
     if options.verify == Verify::None {
         return Ok(None);
     }
+    let limits = Limits {
+        capacity: options.network.identity_cache,
+        plc_per_second: options.network.plc_requests_per_second,
+        plc_in_flight: options.network.plc_parallelism,
+        ..Limits::default()
+    };
     let resolver = Resolver::new(
         options.network.plc_url.clone(),
         options.network.allow_private_addresses,
         RESOLVE_DEADLINE,
+        limits.plc_in_flight,
     )?;
     let source_http = http_url(&options.source.url);
     let backfill = backfill(options, schemas);
@@ -69,10 +76,11 @@ pub fn repositories(
         host_clocks,
         verification: Arc::new(Verification::new(
             options.verify,
-            Identities::new(resolver, Limits::default()),
+            Identities::new(resolver, limits),
         )),
         hosts: Arc::new(HttpHosts::new(fetcher, Deadlines::default())),
         folder: store.folder(),
+        identity_store: Some(store.clone()),
         store,
         source_http,
         backfill,

@@ -1,14 +1,15 @@
 //! The HousekeepingActor: shows the budget, counts gaps and repositories, deletes the rows of removed
-//! accounts in pieces, purges old rows.
+//! accounts and dropped parked commits in pieces, purges old rows, saves identities.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use super::directory_report::DirectoryReport;
 use crate::delivery::budget::Budget;
 use crate::model::SourceId;
 use crate::repo::Repositories;
@@ -28,11 +29,17 @@ const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 const FIRST_PURGE: Duration = Duration::from_secs(60);
 const PURGE_DEADLINE: Duration = Duration::from_secs(60);
-/// How often the actor looks for accounts that were removed. While there is one, a piece follows the
-/// other; others write between them.
+/// How often the actor looks for accounts that were removed and for parked commits that were dropped.
+/// While there is one, a piece follows the other; others write between them.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the identities that were looked up are saved.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// After this time a piece is tried again with half of its rows.
 const PIECE_DEADLINE: Duration = Duration::from_secs(5);
+/// A piece that took longer is followed by one of half its rows, but at least [`FEWEST_ROWS`], so that
+/// others wait briefly on a slow machine too.
+const PIECE_TARGET: Duration = Duration::from_millis(200);
+const FEWEST_ROWS: u64 = 100;
 
 /// Does what is due at regular intervals.
 pub struct HousekeepingActor;
@@ -47,6 +54,7 @@ pub struct Household {
     pub status: StatusBoard,
     pub retention: Retention,
     pub processor: Arc<Processor>,
+    pub directory_report: DirectoryReport,
     pub faults: Faults,
 }
 
@@ -66,9 +74,11 @@ impl Household {
 pub enum HousekeepingMessage {
     Upkeep,
     Count,
-    /// Delete a piece of the rows of removed accounts.
+    /// Delete a piece of the rows of removed accounts, or of dropped parked commits.
     Remove(PieceLimit),
     Purge,
+    /// Write the identities that were looked up.
+    SaveIdentities,
 }
 
 impl Actor for HousekeepingActor {
@@ -85,6 +95,10 @@ impl Actor for HousekeepingActor {
         myself.send_interval(COUNT_INTERVAL, || HousekeepingMessage::Count);
         myself.cast(HousekeepingMessage::Remove(PieceLimit::default()))?;
         myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
+        let repositories = household.repositories.as_ref();
+        if repositories.is_some_and(|repositories| repositories.keeps_identities()) {
+            myself.send_after(SAVE_INTERVAL, || HousekeepingMessage::SaveIdentities);
+        }
         Ok(household)
     }
 
@@ -100,6 +114,7 @@ impl Actor for HousekeepingActor {
             HousekeepingMessage::Upkeep => upkeep(household).await,
             HousekeepingMessage::Count => {
                 count_gaps(household).await;
+                count_removals(household).await;
                 count_repositories(household).await;
                 compare_clocks(household);
             }
@@ -115,6 +130,10 @@ impl Actor for HousekeepingActor {
                 purge(household).await;
                 myself.send_after(PURGE_INTERVAL, || HousekeepingMessage::Purge);
             }
+            HousekeepingMessage::SaveIdentities => {
+                save_identities(household).await;
+                myself.send_after(SAVE_INTERVAL, || HousekeepingMessage::SaveIdentities);
+            }
         }
         Ok(())
     }
@@ -123,45 +142,28 @@ impl Actor for HousekeepingActor {
 async fn upkeep(household: &Household) {
     let in_flight = household.budget.in_flight_bytes();
     let directory = household.directory_fault();
-    let mut before = None;
     household.status.update(|status| {
         status.budget.limit_bytes = household.budget.limit_bytes() as u64;
         status.budget.in_flight_bytes = in_flight as u64;
-        before = std::mem::replace(&mut status.directory, directory.clone());
+        status.directory.clone_from(&directory);
         status.wal_bytes = household.store.log_bytes();
+        status.writer = household.store.trips();
     });
     household.prometheus.run_upkeep();
-    report_directory(household, before, directory).await;
+    report_directory(household, directory).await;
 }
 
-/// Says when the PLC directory stops to give usable answers, and when it gives some again.
-async fn report_directory(
-    household: &Household,
-    before: Option<DirectoryFailure>,
-    now: Option<DirectoryFailure>,
-) {
-    match (before, now) {
-        (None, Some(failure)) => {
-            // What waits may have come since the last count.
-            count_repositories(household).await;
-            let counts = household.status.snapshot().repositories.unwrap_or_default();
-            tracing::error!(
-                directory = failure.directory,
-                since = %failure.at,
-                reason = failure.reason,
-                parked_commits = counts.parked.key,
-                "the PLC directory gives no usable answer for any DID; commits whose keys are not \
-                 known stay parked, the worker is not ready, and the directory is asked now and then \
-                 until it answers"
-            );
-        }
-        (Some(failure), None) => tracing::info!(
-            directory = failure.directory,
-            failed_since = %failure.at,
-            "the PLC directory gives usable answers again; parked commits are verified next"
-        ),
-        _ => {}
-    }
+/// Tells the log of a failure of the PLC directory, and of its end.
+async fn report_directory(household: &Household, now: Option<DirectoryFailure>) {
+    let Some(news) = household.directory_report.news(now) else {
+        return;
+    };
+    // What waits may have come since the last count.
+    count_repositories(household).await;
+    let counts = household.status.snapshot().repositories.unwrap_or_default();
+    household
+        .directory_report
+        .tell(news, counts.parked.key.commits);
 }
 
 // Errors are ignored here: the actors that write to the database report that it does not answer.
@@ -175,6 +177,15 @@ async fn count_gaps(household: &Household) {
                 source.open_interest_gaps = open_gaps.interest_widened;
             });
         }
+    }
+}
+
+async fn count_removals(household: &Household) {
+    let counted = timeout(COUNT_DEADLINE, household.store.count_removals()).await;
+    if let Ok(Ok(removals)) = counted {
+        household
+            .status
+            .update(|status| status.pending_removals = removals);
     }
 }
 
@@ -220,23 +231,21 @@ struct NextPiece {
     is_soon: bool,
 }
 
-/// Deletes a piece of the rows of removed accounts. One that took too long is tried again with half
-/// of its rows, so that it comes to an end on a slow disk too.
+/// Deletes a piece of the rows of removed accounts, or of dropped parked commits. One that met its
+/// deadline is tried again with half of its rows, so that it comes to an end on a slow disk too.
 async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
-    let piece = timeout(PIECE_DEADLINE, household.store.remove_piece(limit));
+    let began = Instant::now();
+    let piece = timeout(PIECE_DEADLINE, delete_piece(&*household.store, limit));
     let full = PieceLimit::default();
     match piece.await.unwrap_or(Err(StoreError::Deadline)) {
-        Ok(Some(piece)) => {
-            if piece.is_last {
-                tracing::info!(did = piece.did, "all rows of a removed account are deleted");
-            }
-            let rows = (limit.rows * 2).min(full.rows);
+        Ok(true) => {
+            let rows = rows_after(limit.rows, began.elapsed());
             NextPiece {
                 limit: PieceLimit { rows, ..full },
                 is_soon: true,
             }
         }
-        Ok(None) => NextPiece {
+        Ok(false) => NextPiece {
             limit: full,
             is_soon: false,
         },
@@ -244,7 +253,7 @@ async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
             tracing::debug!(
                 %error,
                 rows = limit.rows,
-                "could not delete a piece of a removed account's rows; its rows stay hidden, trying again in 1 s"
+                "could not delete a piece of rows that are removed or dropped; they stay hidden, trying again in 1 s"
             );
             let rows = (limit.rows / 2).max(1);
             NextPiece {
@@ -252,6 +261,44 @@ async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
                 is_soon: false,
             }
         }
+    }
+}
+
+/// Deletes a piece. Returns whether there was one.
+async fn delete_piece(store: &dyn Store, limit: PieceLimit) -> Result<bool, StoreError> {
+    if store.drop_piece(limit).await? {
+        return Ok(true);
+    }
+    let Some(piece) = store.remove_piece(limit).await? else {
+        return Ok(false);
+    };
+    if piece.is_last {
+        tracing::info!(did = piece.did, "all rows of a removed account are deleted");
+    }
+    Ok(true)
+}
+
+/// Saves the identities that were looked up. They are in memory, so nothing waits for it.
+async fn save_identities(household: &Household) {
+    let Some(repositories) = &household.repositories else {
+        return;
+    };
+    if let Err(error) = repositories.save_identities().await {
+        tracing::debug!(
+            %error,
+            retry_in_s = SAVE_INTERVAL.as_secs(),
+            "identities cannot be saved; they stay in memory, and are saved with the next ones"
+        );
+    }
+}
+
+/// The rows of the piece after one of at most `rows`, which took `elapsed`.
+fn rows_after(rows: u64, elapsed: Duration) -> u64 {
+    let most = PieceLimit::default().rows;
+    match elapsed {
+        slow if slow > PIECE_TARGET => rows.min((rows / 2).max(FEWEST_ROWS)),
+        fast if fast < PIECE_TARGET / 2 => (rows * 2).min(most),
+        _ => rows,
     }
 }
 
@@ -277,5 +324,27 @@ async fn purge(household: &Household) {
             retry_in_s = PURGE_INTERVAL.as_secs(),
             "purge met its deadline; the next purge continues"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holds invariant 8.8.
+    #[test]
+    fn a_piece_after_a_slow_one_is_smaller_and_one_after_a_fast_one_larger() {
+        let most = PieceLimit::default().rows;
+        let slow = PIECE_TARGET + Duration::from_millis(1);
+        let fast = PIECE_TARGET / 4;
+        assert_eq!(rows_after(most, PIECE_TARGET), most);
+        assert_eq!(rows_after(most, slow), most / 2);
+        assert_eq!(rows_after(most / 2, fast), most);
+        assert_eq!(rows_after(most, fast), most);
+        // A slow piece of few rows is not slow because of its rows.
+        assert_eq!(rows_after(FEWEST_ROWS, slow), FEWEST_ROWS);
+        // After a deadline there may be fewer still. A slow piece does not make them more.
+        assert_eq!(rows_after(1, slow), 1);
+        assert_eq!(rows_after(1, fast), 2);
     }
 }

@@ -3,6 +3,7 @@
 mod assembly;
 mod build;
 mod children;
+mod directory_report;
 pub mod housekeeping;
 mod options;
 mod running;

@@ -55,6 +55,11 @@ pub struct FilterOptions {
 #[derive(Clone, Debug)]
 pub struct NetworkOptions {
     pub plc_url: Url,
+    /// `None` means the courtesy rate, which rises while the directory answers.
+    pub plc_requests_per_second: Option<u32>,
+    pub plc_parallelism: usize,
+    /// The number of identities that are kept.
+    pub identity_cache: usize,
     /// The relay index, which knows which repositories there are. `None` means the source.
     pub relay_index: Option<Url>,
     pub allow_private_addresses: bool,

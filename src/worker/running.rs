@@ -53,6 +53,9 @@ impl RunningWorker {
             drain_timeout,
             ..
         } = assembly;
+        if let Some(repositories) = &context.repositories {
+            repositories.restore_identities().await;
+        }
         let (work, status) = (
             Arc::new(PipelineWork(context.clone())),
             context.status.clone(),
@@ -146,11 +149,14 @@ async fn finish(context: &Context) {
     }
 }
 
-/// Notes that the jobs that were in progress did not end the run, and closes the database. If that
-/// fails, the next run does its jobs one at a time, or has a longer log to read.
+/// Notes that the jobs that were in progress did not end the run, saves the last identities, and closes
+/// the database. If that fails, the next run does its jobs one at a time, looks some accounts up again,
+/// or has a longer log to read.
 async fn end(context: &Context) {
     if let Some(repositories) = &context.repositories {
         let _noted = tokio::time::timeout(FINISH_DEADLINE, repositories.store.end_jobs()).await;
+        // What is not saved is looked up again.
+        let _saved = tokio::time::timeout(FINISH_DEADLINE, repositories.save_identities()).await;
     }
     match tokio::time::timeout(FINISH_DEADLINE, context.store.close()).await {
         Ok(Ok(())) => {}

@@ -81,6 +81,10 @@ where
         self.store.forget_crashes(source)
     }
 
+    fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.store.drop_piece(limit)
+    }
+
     fn remove_piece(
         &self,
         limit: PieceLimit,
@@ -94,6 +98,10 @@ where
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.store.close()
+    }
+
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.store.count_removals()
     }
 
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {

@@ -33,7 +33,7 @@ struct Counting<'a> {
     taken_bytes: &'a AtomicUsize,
 }
 
-/// The id of every [`Observed`] source.
+/// The id of every [`Observed`] source that is not [`Observed::named`].
 pub fn id() -> SourceId {
     SourceId::new("ws://relay.test/xrpc/com.atproto.sync.subscribeRepos")
 }
@@ -48,8 +48,13 @@ impl Observed {
     }
 
     pub fn with_options(url: &str, options: WebSocketOptions) -> Arc<Self> {
+        Self::named(id(), url, options)
+    }
+
+    /// A source with an id of its own.
+    pub fn named(id: SourceId, url: &str, options: WebSocketOptions) -> Arc<Self> {
         Arc::new(Self {
-            id: id(),
+            id,
             relay: WebSocketSource::try_new(url.parse().unwrap(), options).unwrap(),
             asked: Mutex::default(),
             taken_bytes: Arc::default(),

@@ -160,7 +160,7 @@ impl Store for ScriptedStore {
             Ok(StoredCursor {
                 position: state.cursor,
                 is_new: !state.is_known,
-                follows_another: false,
+                follows: None,
             })
         }
         .boxed()
@@ -227,6 +227,10 @@ impl Store for ScriptedStore {
         .boxed()
     }
 
+    fn drop_piece(&self, _limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async { Ok(false) }.boxed()
+    }
+
     fn remove_piece(
         &self,
         _limit: PieceLimit,
@@ -240,6 +244,10 @@ impl Store for ScriptedStore {
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async { Ok(()) }.boxed()
+    }
+
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        async { Ok(0) }.boxed()
     }
 
     fn purge<'a>(&'a self, _retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {

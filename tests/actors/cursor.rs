@@ -9,6 +9,7 @@ use huddle_firehose::model::{GapCause, Position};
 use huddle_firehose::pipeline::Context;
 use huddle_firehose::pipeline::cursor::{CRASH_LOOP, CursorActor, CursorMessage};
 use huddle_firehose::source::Resume;
+use jiff::Timestamp;
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorRef, RpcReplyPort};
 use test_support::neighbours;
@@ -195,23 +196,52 @@ async fn after_repeated_crashes_frames_are_handed_out_one_by_one() {
     assert_eq!(cursor.context.status.snapshot().unfinished_runs, CRASH_LOOP);
 }
 
+impl Cursor {
+    /// Kills the actor, and starts another one.
+    async fn restart(self) -> Self {
+        self.actor.kill();
+        eventually("the end of the actor", || {
+            self.actor.get_status() == ractor::ActorStatus::Stopped
+        })
+        .await;
+        let arguments = arguments_for(&self.context);
+        let (actor, _) = Actor::spawn(None, CursorActor, arguments).await.unwrap();
+        Self { actor, ..self }
+    }
+}
+
+/// A full disk can be read. Only a write tells that writes succeed again.
+#[tokio::test(start_paused = true)]
+async fn a_new_cursor_actor_that_reads_the_cursor_does_not_say_that_writes_succeed() {
+    let cursor = Cursor::start(ScriptedStore::at(at(7))).await;
+    cursor.resume().await;
+    let status = cursor.context.status.clone();
+    let reason = "database or disk is full";
+    status.update(|status| {
+        status.queue.set_blocked(reason, Timestamp::now());
+    });
+    let cursor = cursor.restart().await;
+    assert_eq!(cursor.resume().await, Some(Resume::With(7)));
+    let blocked = || {
+        status
+            .snapshot()
+            .queue
+            .blocked
+            .map(|blocked| blocked.reason)
+    };
+    assert_eq!(blocked().as_deref(), Some(reason));
+    lease(&cursor.context, 8).ack(at(8));
+    cursor.later().await;
+    assert_eq!(blocked(), None, "a checkpoint was written");
+}
+
 /// Holds invariant 3.2: a new CursorActor keeps the state of the ledger.
 #[tokio::test(start_paused = true)]
 async fn a_new_cursor_actor_does_not_reposition_the_ledger() {
     let cursor = Cursor::start(ScriptedStore::at(at(7))).await;
     cursor.resume().await;
     let lease = lease(&cursor.context, 8);
-    cursor.actor.kill();
-    eventually("the end of the actor", || {
-        cursor.actor.get_status() == ractor::ActorStatus::Stopped
-    })
-    .await;
-    let arguments = arguments_for(&cursor.context);
-    let (successor, _) = Actor::spawn(None, CursorActor, arguments).await.unwrap();
-    let cursor = Cursor {
-        actor: successor,
-        ..cursor
-    };
+    let cursor = cursor.restart().await;
     assert_eq!(cursor.resume().await, Some(Resume::With(8)));
     assert!(!lease.is_stale());
 }

@@ -18,7 +18,7 @@ use huddle_firehose::store::plan::effect::{
 use ractor::{Actor, ActorRef};
 use test_support::neighbours::{Neighbour, arguments_for};
 use test_support::running_worker::config;
-use test_support::scripted_store::{Answer, ScriptedStore, unavailable};
+use test_support::scripted_store::{Answer, ScriptedStore, Transaction, unavailable};
 use tokio::time::Instant;
 
 use crate::pipeline_parts::{at, context, decoded, effects, leased};
@@ -213,6 +213,71 @@ async fn a_transaction_without_an_answer_is_tried_again() {
     indexer.tells_cursor(at(2)).await;
     assert_eq!(indexer.store.tries().len(), 2);
     assert_eq!(indexer.acked_seq(), 2);
+}
+
+fn sizes(transactions: &[Transaction]) -> Vec<usize> {
+    let effects = transactions.iter().map(|transaction| &transaction.effects);
+    effects.map(Vec::len).collect()
+}
+
+/// Holds invariant 8.11. Time stands still, so each group may be twice as large as the one before.
+#[tokio::test(start_paused = true)]
+async fn while_there_is_a_backlog_several_batches_are_one_transaction() {
+    let mut indexer = Indexer::start().await;
+    indexer.index(1..=1520);
+    for seq in [100, 300, 700, 1500, 1520] {
+        indexer.tells_cursor(at(seq)).await;
+    }
+    let written = indexer.store.written();
+    assert_eq!(sizes(&written), [100, 200, 400, 800, 20]);
+    let all = written.into_iter().flat_map(|written| written.effects);
+    assert_eq!(all.collect::<Vec<_>>(), effects(1..=1520));
+    assert_eq!(indexer.acked_seq(), 1520);
+}
+
+/// Holds invariant 5.9: a refused group is written batch by batch, only the refused one is searched,
+/// and no group forms before it is settled.
+#[tokio::test(start_paused = true)]
+async fn a_refused_group_is_taken_apart_and_only_one_effect_becomes_a_dead_letter() {
+    let mut indexer = Indexer::start().await;
+    indexer.index(1..=100);
+    indexer.tells_cursor(at(100)).await;
+    let of_group = [Answer::Error(StoreError::Rejected(Vec::new()))];
+    let of_batch = (0..=RETRIES).map(|_| refusal(1));
+    indexer
+        .store
+        .answer_next(of_group.into_iter().chain(of_batch));
+    indexer.index(101..=700);
+    for seq in [200, 300, 700] {
+        indexer.tells_cursor(at(seq)).await;
+    }
+    let tries = indexer.store.tries();
+    assert_eq!(sizes(&tries), [100, 200, 100, 100, 100, 100, 100, 100, 400]);
+    let written = indexer.store.written();
+    assert_eq!(sizes(&written), [100, 100, 100, 400]);
+    let letters = |transaction: &Transaction| {
+        let letters = transaction.effects.iter().flat_map(Effect::dead_letters);
+        letters.map(|letter| letter.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(letters(&written[1]), [Some(102)]);
+    assert_eq!(written.iter().flat_map(letters).count(), 1);
+    assert_eq!(indexer.acked_seq(), 700);
+}
+
+/// Holds invariant 8.11: what is too large for one transaction is written in smaller ones.
+#[tokio::test(start_paused = true)]
+async fn a_group_that_misses_its_deadline_is_taken_apart() {
+    let mut indexer = Indexer::start().await;
+    indexer.index(1..=100);
+    indexer.tells_cursor(at(100)).await;
+    indexer.store.answer_next([Answer::Never]);
+    indexer.index(101..=300);
+    for seq in [200, 300] {
+        indexer.tells_cursor(at(seq)).await;
+    }
+    assert_eq!(sizes(&indexer.store.tries()), [100, 200, 100, 100]);
+    let blocked = indexer.context.status.snapshot().queue.blocked;
+    assert!(blocked.is_none());
 }
 
 /// A commit of one record, with `bytes` of it.

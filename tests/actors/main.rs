@@ -10,4 +10,5 @@ mod cursor;
 mod decoder;
 mod filter;
 mod indexer;
+mod keys;
 mod pipeline_parts;

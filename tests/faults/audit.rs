@@ -55,6 +55,7 @@ impl Audit {
         let Some(reached) = self.history.oracle.reached(cursor.seq, cursor.time) else {
             return;
         };
+        self.upstream.note_reached(reached);
         let history = self.history.clone();
         let changes = &history.oracle.changes()[self.changes..];
         let refusals = &history.oracle.refusals()[self.refusals..];

@@ -143,7 +143,7 @@ impl Store for ModelStore {
             StoredCursor {
                 position: tables.cursor,
                 is_new: !tables.is_known,
-                follows_another: false,
+                follows: None,
             }
         };
         self.act(load).boxed()
@@ -197,6 +197,10 @@ impl Store for ModelStore {
         self.act(|| self.state().runs = Runs::default()).boxed()
     }
 
+    fn drop_piece(&self, _limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async { Ok(false) }.boxed()
+    }
+
     fn remove_piece(
         &self,
         _limit: PieceLimit,
@@ -210,6 +214,10 @@ impl Store for ModelStore {
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async { Ok(()) }.boxed()
+    }
+
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        async { Ok(0) }.boxed()
     }
 
     fn purge<'a>(&'a self, _retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {

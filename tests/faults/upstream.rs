@@ -33,6 +33,8 @@ struct State {
     /// The part of them that was missed before there was a cursor that could show it.
     missed_at_first: BTreeSet<Moment>,
     has_cursor: bool,
+    /// The event at the durable cursor, as far as it is known.
+    reached: Option<Moment>,
 }
 
 struct UpstreamFrames {
@@ -56,6 +58,7 @@ impl Upstream {
                 missed: BTreeSet::new(),
                 missed_at_first: BTreeSet::new(),
                 has_cursor: false,
+                reached: None,
             })),
         }
     }
@@ -85,6 +88,11 @@ impl Upstream {
         self.state().has_cursor = true;
     }
 
+    /// The durable cursor is at this event.
+    pub(crate) fn note_reached(&self, moment: Moment) {
+        self.state().reached = Some(moment);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -109,13 +117,15 @@ impl Source for Upstream {
             let mut state = self.state();
             let sequence = state.sequence;
             for &seq in follower.missed() {
+                let moment = Moment { sequence, seq };
                 // An event that is only requested again was not missed.
-                if resume == Resume::With(seq) {
+                let is_known = state.reached.is_some_and(|reached| moment <= reached);
+                if is_known || resume == Resume::With(seq) {
                     continue;
                 }
-                state.missed.insert(Moment { sequence, seq });
+                state.missed.insert(moment);
                 if !state.has_cursor {
-                    state.missed_at_first.insert(Moment { sequence, seq });
+                    state.missed_at_first.insert(moment);
                 }
             }
             let frames = UpstreamFrames {

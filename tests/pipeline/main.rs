@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod backpressure;
+mod change_of_source;
 mod child;
 mod crash;
 mod crash_points;

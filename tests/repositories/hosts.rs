@@ -102,6 +102,42 @@ async fn a_repository_that_waits_for_its_host_has_made_no_attempt() {
     verified.compare().await;
 }
 
+/// Holds invariant 12.8.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_whose_own_host_gives_no_answer_are_counted_apart() {
+    let verified = few_accounts_with_offers().await;
+    let endpoints = [
+        Endpoint::GetRepo,
+        Endpoint::GetRepoStatus,
+        Endpoint::GetLatestCommit,
+    ];
+    for server in [&verified.http, &verified.mirror] {
+        for endpoint in endpoints {
+            server.misbehave(endpoint, Mishap::Status(500), u64::MAX);
+        }
+    }
+    // One needs its repository. The other is compared with it, because another key signed it.
+    miss_a_deletion(&verified, 0);
+    verified.tell(|network| network.emit_foreign_commit(1, D));
+    verified
+        .until("both wait for their accounts", async || {
+            verified.waiting_for_their_accounts().await == 2
+        })
+        .await;
+    assert_eq!(
+        (verified.waiting(0).await, verified.waiting(1).await),
+        (1, 1)
+    );
+    for server in [&verified.http, &verified.mirror] {
+        for endpoint in endpoints {
+            server.behave(endpoint);
+        }
+    }
+    verified.until_settled().await;
+    assert_eq!(verified.waiting_for_their_accounts().await, 0);
+    verified.compare().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_refuses_some_requests_is_asked_again_a_moment_later() {
     let verified = few_accounts_with_offers().await;

@@ -35,6 +35,7 @@ async fn an_unreachable_plc_directory_parks_only_the_commits_of_accounts_it_is_a
         })
         .await;
     assert_eq!(verified.waiting(0).await, 2);
+    assert_eq!(verified.waiting_for_their_accounts().await, 0);
 
     verified.http.behave(Endpoint::DidDocument);
     verified.until_settled().await;
@@ -236,4 +237,40 @@ async fn a_good_commit_is_applied_whenever_its_key_comes_and_whatever_is_behind_
         assert_eq!(repo.state, "synchronized");
         assert_eq!(verified.dead_letters().await.len(), 1);
     }
+}
+
+/// Holds invariant 9.14.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_no_account_is_looked_up_again() {
+    let verified = few_accounts_with_offers().await;
+    let before = verified.http.requests(Endpoint::DidDocument);
+    let verified = verified.restart(|_| {}).await;
+    verified.tell(|network| {
+        network.write(0, &[D], &[A]);
+        network.write(1, &[D], &[A]);
+    });
+    verified.until_settled().await;
+    assert_eq!(verified.http.requests(Endpoint::DidDocument), before);
+    assert_eq!(verified.verify_errors(), [""; 0]);
+    verified.compare().await;
+}
+
+/// Nothing has told the worker. The signature shows it, and costs one look-up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_replaced_while_the_worker_was_down_is_found_by_its_first_commit() {
+    let verified = few_accounts_with_offers().await;
+    let before = verified.http.requests(Endpoint::DidDocument);
+    verified.withhold(|network| network.replace_key(0));
+    let verified = verified.restart(|_| {}).await;
+    verified.tell(|network| network.write(0, &[D], &[A]));
+    verified.until_settled().await;
+    assert_eq!(verified.http.requests(Endpoint::DidDocument), before + 1);
+    assert!(verified.dead_letters().await.is_empty());
+
+    // The new key is kept, too.
+    let verified = verified.restart(|_| {}).await;
+    verified.tell(|network| network.write(0, &[E], &[]));
+    verified.until_settled().await;
+    assert_eq!(verified.http.requests(Endpoint::DidDocument), before + 1);
+    verified.compare().await;
 }

@@ -1,7 +1,7 @@
 //! Runs that ended without a word while a job was in progress. Holds invariant 5.8.
 
 use huddle_firehose::repo::isolation::CONDEMNED_AFTER;
-use huddle_firehose::store::repo_store::{JobKey, RepoStore};
+use huddle_firehose::store::repo_store::{JobKey, RepoStore, Search};
 use huddle_firehose::store::sqlite::SqliteStore;
 use simulated_network::mishap::{Endpoint, Mishap};
 use test_support::simulation::verified::Verified;
@@ -137,4 +137,86 @@ async fn a_job_is_noted_while_it_is_in_progress() {
         })
         .await;
     verified.compare().await;
+}
+
+const BOOKINGS: &str = "com.huddle.booking";
+const OFFERS: &str = "com.huddle.slotOffer";
+
+/// Restarts the worker with two searches, after `runs` runs that ended while a page of the first one
+/// was in progress.
+async fn restart_after_ends_at_a_page(verified: Verified, runs: u32) -> Verified {
+    let searches = [BOOKINGS, OFFERS].map(|name| Search::parse(name).unwrap());
+    let page = JobKey {
+        did: BOOKINGS.to_owned(),
+        job: "page".to_owned(),
+    };
+    let end_runs = async |store: &SqliteStore| {
+        store.begin_discovery(&searches, true).await.unwrap();
+        for _ in 0..runs {
+            store.note_jobs(&[page.clone()], &[]).await.unwrap();
+            store.begin_jobs().await.unwrap();
+        }
+    };
+    verified.restart_after(end_runs, |_| {}).await
+}
+
+const OVER: &str = "SELECT count(*) FROM discoveries WHERE ended_at IS NOT NULL";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_at_whose_page_runs_ended_is_set_aside_and_holds_up_no_other() {
+    let verified = few_accounts_with_offers().await;
+    let verified = restart_after_ends_at_a_page(verified, CONDEMNED_AFTER).await;
+    let set_aside = "SELECT count(*) FROM suspected_jobs WHERE set_aside_until IS NOT NULL";
+    verified
+        .until("one is over and the other is set aside", async || {
+            verified.count(OVER).await == 1 && verified.count(set_aside).await == 1
+        })
+        .await;
+    let error = "SELECT count(*) FROM discoveries \
+                 WHERE collection = 'com.huddle.booking' AND error LIKE '%ended without a word%'";
+    assert_eq!(verified.count(error).await, 1);
+    // Nothing waits for it, also after a restart.
+    let verified = verified.restart(|_| {}).await;
+    verified.until_settled().await;
+    assert_eq!(verified.count(OVER).await, 1);
+    assert_eq!(verified.count(set_aside).await, 1);
+    assert_eq!(verified.http.requests(Endpoint::ListReposByCollection), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_was_in_progress_when_a_run_ended_is_read_and_cleared() {
+    let verified = few_accounts_with_offers().await;
+    let verified = restart_after_ends_at_a_page(verified, 1).await;
+    verified
+        .until(
+            "both searches are over, and nothing is suspected",
+            async || verified.count(OVER).await == 2 && verified.count(SUSPECTED).await == 0,
+        )
+        .await;
+    assert_eq!(verified.http.requests(Endpoint::ListReposByCollection), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_is_noted_while_it_is_in_progress() {
+    let verified = few_accounts_with_offers().await;
+    verified
+        .http
+        .misbehave(Endpoint::ListReposByCollection, Mishap::Held, 1);
+    let offers = Search::parse(OFFERS).unwrap();
+    let begun = verified
+        .store
+        .begin_discovery(std::slice::from_ref(&offers), true)
+        .await;
+    begun.unwrap();
+    verified
+        .until("a response is pending", async || verified.http.held() > 0)
+        .await;
+    let noted = "SELECT count(*) FROM jobs_in_progress WHERE job = 'page'";
+    assert_eq!(verified.count(noted).await, 1);
+    verified.http.release();
+    verified
+        .until("its end is noted", async || {
+            verified.count(OVER).await == 1 && verified.count(noted).await == 0
+        })
+        .await;
 }

@@ -7,6 +7,7 @@ mod accounts;
 mod backfill;
 mod breaks;
 mod clocks;
+mod cold_start;
 mod deaths;
 mod expansion;
 mod hosts;

@@ -3,7 +3,7 @@
 
 use huddle_firehose::model::Position;
 use huddle_firehose::store::plan::effect::{Effect, EffectPart};
-use huddle_firehose::store::repo_store::{RepoChange, RepoEvent, RepoStore};
+use huddle_firehose::store::repo_store::{Replay, RepoChange, RepoEvent, RepoStore};
 use huddle_firehose::store::{Store, StoreError};
 
 use crate::commits::*;
@@ -363,10 +363,8 @@ async fn a_refused_commit_behind_a_parked_one_waits_for_its_replay() {
             }
             let parked = database.store.first_parked(&did(ALICE)).await.unwrap();
             let good = [first_commit(ALICE, 1), put_by(ALICE, "a", 1)];
-            let replayed = RepoChange::Replayed {
-                parked: &parked.unwrap(),
-                effects: &commits(&good),
-            };
+            let (parked, good) = (parked.unwrap(), commits(&good));
+            let replayed = RepoChange::Replayed(Replay::of_one(&parked, &good));
             database.store.change(replayed).await.unwrap();
             database.note(ALICE, RepoEvent::FinishReplay).await;
             assert_eq!(database.column(ROWS).await, ["a 1"]);

@@ -13,7 +13,7 @@ use huddle_firehose::store::plan::effect::{
     RecordDelete,
 };
 use huddle_firehose::store::repo_store::{
-    DueRepo, JobKind, RepoChange, RepoEvent, RepoStore, Resync, ResyncFailure,
+    DueRepo, JobKind, RepoChange, RepoEvent, RepoStore, Resync, ResyncFailure, WaitsFor,
 };
 use jiff::Timestamp;
 
@@ -80,6 +80,11 @@ pub(crate) fn without_key(did: &str, n: u64) -> Effect {
     update(did, n, Predecessor::KeyUnavailable)
 }
 
+/// A commit whose key the PLC directory has not given yet.
+pub(crate) fn awaiting_directory(did: &str, n: u64) -> Effect {
+    with_chain(without_key(did, n), |chain| chain.awaits_directory = true)
+}
+
 /// A `#sync` at the `n`th rev, with the tree of commit `tree_of`.
 pub(crate) fn sync(did: &str, n: u64, tree_of: u64) -> Effect {
     let sync = update(did, n, Predecessor::Unstated);
@@ -99,6 +104,7 @@ fn update(did: &str, n: u64, predecessor: Predecessor) -> Effect {
             lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
+            awaits_directory: false,
             frame: frame(did, n),
         }),
         records: Vec::new(),
@@ -168,6 +174,7 @@ pub(crate) fn failed(did: &str, retry_at: u64) -> Resync {
         error: "the host is on fire".to_owned(),
         is_throttled: false,
         is_gone: false,
+        waits_for: WaitsFor::Account,
         retry_at: second(retry_at),
     };
     resync(did, Err(failure))
@@ -197,7 +204,9 @@ impl Database {
     }
 
     pub(crate) async fn retry_later(&self, name: &str, until: Timestamp) {
-        self.note(name, RepoEvent::RetryLater { until }).await;
+        let waits_for = WaitsFor::Shared;
+        self.note(name, RepoEvent::RetryLater { until, waits_for })
+            .await;
     }
 
     pub(crate) async fn begin_resync(&self, name: &str) {

@@ -33,7 +33,7 @@ async fn a_fresh_install_starts_at_zero_and_is_new() {
     let expected = StoredCursor {
         position: Position::default(),
         is_new: true,
-        follows_another: false,
+        follows: None,
     };
     assert_eq!(load(&database, &source()).await, expected);
     assert_eq!(load(&database, &source()).await, expected);
@@ -70,8 +70,9 @@ async fn the_first_source_takes_the_row_main_and_another_gets_its_own() {
 
     let cursor = load(&database, &other).await;
     assert_eq!(cursor.position, Position::default());
-    assert!(cursor.is_new && cursor.follows_another);
-    assert!(!load(&database, &source()).await.follows_another);
+    assert!(cursor.is_new);
+    assert_eq!(cursor.follows, Some((source(), at(5))));
+    assert_eq!(load(&database, &source()).await.follows, None);
 
     advance(&database, &other, at(3), false).await;
     let rows: Vec<_> = database
@@ -92,6 +93,21 @@ async fn the_first_source_takes_the_row_main_and_another_gets_its_own() {
     );
 }
 
+/// It was configured, and not reached before the other one was configured. Holds invariant 6.1.
+#[tokio::test]
+async fn a_new_source_follows_the_one_whose_cursor_moved_last_whichever_was_seen_first() {
+    let database = Database::new().await;
+    let others = ["wss://second.example/", "wss://third.example/"].map(SourceId::new);
+    let [second, third] = &others;
+    for known in [&source(), second, third] {
+        assert_eq!(load(&database, known).await.follows, None);
+    }
+    advance(&database, second, at(5), false).await;
+    advance(&database, third, at(3), false).await;
+    let expected = Some((third.clone(), at(3)));
+    assert_eq!(load(&database, &source()).await.follows, expected);
+}
+
 #[tokio::test]
 async fn a_source_that_was_never_loaded_is_claimed_by_its_first_batch() {
     let database = Database::new().await;
@@ -108,7 +124,8 @@ async fn a_cursor_without_a_source_is_claimed() {
         .await;
     let cursor = load(&database, &source()).await;
     assert_eq!(cursor.position.seq, 42);
-    assert!(!cursor.is_new && !cursor.follows_another);
+    assert!(!cursor.is_new);
+    assert_eq!(cursor.follows, None);
 }
 
 #[tokio::test]

@@ -207,7 +207,10 @@ async fn repositories_are_counted_by_state() {
         .apply(&[without_key(parked, 2), without_key(parked, 3)])
         .await;
     let counted = database.store.repo_counts().await.unwrap();
-    assert_eq!(counted.parked.key + counted.parked.repository, 3);
+    assert_eq!(
+        counted.parked.key.commits + counted.parked.repository.commits,
+        3
+    );
     let expected = RepoCounts {
         tracked: 6,
         desynchronized: 1,

@@ -3,6 +3,7 @@
 use huddle_firehose::model::GapCause;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repo_store::RepoStore;
+use jiff::Timestamp;
 
 use crate::fixture::*;
 
@@ -77,16 +78,48 @@ async fn gaps_that_overlap_are_one() {
     );
 }
 
+/// Nothing more comes of the source, so nothing else would end its gap.
+#[tokio::test]
+async fn a_gap_of_a_source_that_was_left_ends_when_another_one_is_followed() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[outdated(5, None)]).await;
+    let rechecks = async || {
+        database
+            .store
+            .reconcile_gaps(Timestamp::now())
+            .await
+            .unwrap()
+            .rechecks
+    };
+    assert_eq!(rechecks().await, None);
+    database
+        .execute(
+            "INSERT INTO firehose_cursor (id, source, cursor, updated_at) \
+             VALUES ('wss://other.example/', 'wss://other.example/', '7', unixepoch() + 1)",
+        )
+        .await;
+    assert_eq!(rechecks().await, Some(1));
+}
+
 /// Repositories that were compared already may have changed in the later gap.
 #[tokio::test]
 async fn a_gap_whose_repositories_are_being_compared_takes_in_no_other() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
     database.apply(&[outdated(5, Some(9))]).await;
-    database.store.reconcile_gaps().await.unwrap();
+    database
+        .store
+        .reconcile_gaps(Timestamp::now())
+        .await
+        .unwrap();
     database.apply(&[outdated(6, Some(12))]).await;
     assert_eq!(open_gaps(&database).await.len(), 2);
-    let reconciled = database.store.reconcile_gaps().await.unwrap();
+    let reconciled = database
+        .store
+        .reconcile_gaps(Timestamp::now())
+        .await
+        .unwrap();
     assert_eq!(reconciled.rechecks, Some(1));
 }
 

@@ -259,15 +259,27 @@ async fn the_gap_is_not_closed_before_every_repository_is_marked_and_fetched() {
     database.adopt(&offers()).await;
     assert!(matches!(database.piece(&all()).await, Adoption::Began(_)));
     while database.piece(&all()).await == Adoption::Continues {
-        let reconciled = database.store.reconcile_gaps().await.unwrap();
+        let reconciled = database
+            .store
+            .reconcile_gaps(Timestamp::now())
+            .await
+            .unwrap();
         assert_eq!(reconciled.closed, []);
     }
     for name in [ALICE, BOB] {
-        let reconciled = database.store.reconcile_gaps().await.unwrap();
+        let reconciled = database
+            .store
+            .reconcile_gaps(Timestamp::now())
+            .await
+            .unwrap();
         assert_eq!(reconciled.closed, []);
         database.resync(name, 20).await;
     }
-    let reconciled = database.store.reconcile_gaps().await.unwrap();
+    let reconciled = database
+        .store
+        .reconcile_gaps(Timestamp::now())
+        .await
+        .unwrap();
     let resolution = &reconciled.closed[0].resolution;
     assert!(
         resolution.starts_with("compared 2 repositories, fetched 2"),
@@ -374,7 +386,11 @@ async fn an_unknown_repository_that_commits_under_a_wider_set_is_fetched() {
     database.adopt(&all()).await;
     database.resync(ALICE, 3).await;
     // Also after the gap was closed.
-    database.store.reconcile_gaps().await.unwrap();
+    database
+        .store
+        .reconcile_gaps(Timestamp::now())
+        .await
+        .unwrap();
     database
         .apply(&[commit(BOB, 5, 4), put_by(BOB, "b", 5)])
         .await;

@@ -4,6 +4,7 @@
 use huddle_firehose::model::GapCause;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repo_store::RepoStore;
+use jiff::Timestamp;
 
 use crate::commits::*;
 use crate::fixture::*;
@@ -47,7 +48,11 @@ async fn chains_of_three_accounts_that_break_are_a_gap_for_all_accounts() {
     assert_eq!(written.lost_stretch.unwrap().accounts, 3);
     assert_eq!(database.column(GAPS).await, ["source_lost 3..23"]);
     // The accounts that are silent are compared too.
-    let reconciled = database.store.reconcile_gaps().await.unwrap();
+    let reconciled = database
+        .store
+        .reconcile_gaps(Timestamp::now())
+        .await
+        .unwrap();
     assert_eq!(reconciled.rechecks, Some(5));
 }
 

@@ -245,13 +245,8 @@ async fn frequent_queries_use_an_index() {
             "records_by_collection",
         ),
         (
-            "SELECT * FROM visible_records WHERE did = 'x'",
-            "records_by_did",
-        ),
-        (
-            "DELETE FROM records WHERE did IN (SELECT value FROM json_each('[]')) \
-             AND time <= (SELECT removed_at FROM accounts WHERE accounts.did = records.did)",
-            "records_by_did",
+            "SELECT * FROM visible_records WHERE uri > 'at://x/' AND uri < 'at://x0'",
+            "sqlite_autoindex_records_1 (uri>? AND uri<?)",
         ),
         (
             "DELETE FROM booking_requests WHERE uri IN (SELECT uri FROM booking_requests \

@@ -1,10 +1,13 @@
 //! Parked commits keep their order, and later commits do not overtake them. Holds invariants 4.6
 //! and 7.3.
 
+use huddle_firehose::model::ParkedReason;
 use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::Effect;
-use huddle_firehose::store::repo_store::{ParkedCommit, RepoChange, RepoEvent, RepoStore};
-use huddle_firehose::store::{StoreError, Written};
+use huddle_firehose::store::repo_store::{
+    ParkedCommit, Replay, RepoChange, RepoEvent, RepoStore, WaitsFor,
+};
+use huddle_firehose::store::{PieceLimit, Store, StoreError, Written};
 
 use crate::commits::*;
 use crate::fixture::*;
@@ -30,7 +33,7 @@ async fn replay(
 ) -> Result<Written, StoreError> {
     let parked = &first(database, name).await;
     let effects = &commits(effects);
-    let change = RepoChange::Replayed { parked, effects };
+    let change = RepoChange::Replayed(Replay::of_one(parked, effects));
     database.store.change(change).await
 }
 
@@ -228,9 +231,99 @@ async fn a_refused_frame_stays_parked() {
     assert_eq!(database.contents().await, contents);
 }
 
+/// Holds invariant 7.3.
+#[tokio::test]
+async fn several_frames_are_replayed_in_one_transaction_up_to_one_that_does_not_follow() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let parked: Vec<Effect> = (2..=6).map(|n| without_key(ALICE, n)).collect();
+    database.apply(&parked).await;
+    let frames = database.store.parked(&did(ALICE), 10).await.unwrap();
+    assert_eq!(frames.len(), 5);
+    // The fourth names another tree before it.
+    let before = [1, 2, 3, 9, 5];
+    let mut effects = Vec::new();
+    let mut ends = Vec::new();
+    for (n, before) in (2..=6).zip(before) {
+        effects.extend(commits(&[commit(ALICE, n, before), put_by(ALICE, "b", n)]));
+        effects.push(dead_letter(n));
+        ends.push(effects.len());
+    }
+    let replay = Replay::of(&frames, &effects, &ends).unwrap();
+    let written = database.store.change(RepoChange::Replayed(replay)).await;
+    let written = written.unwrap();
+    assert_eq!((written.replayed, written.parked), (3, 1));
+    assert!(!written.ends_replay);
+    assert_eq!(database.column(ROWS).await, ["a 1", "b 4"]);
+    assert_eq!(database.column(PARKED).await, ["5", "6"]);
+    let broken = [head(ALICE, 4, "desynchronized parked")];
+    assert_eq!(database.column(HEADS).await, broken);
+    let letters = "SELECT seq || '' FROM dead_letters ORDER BY seq";
+    assert_eq!(database.column(letters).await, ["2", "3", "4"]);
+    let counts =
+        "SELECT commits || ' ' || (SELECT sum(commits) FROM parked_totals) FROM parked_repos";
+    assert_eq!(database.column(counts).await, ["2 2"]);
+
+    // A fetch brings the repository to commit 5. What is left then follows, and the replay is over.
+    database.resync(ALICE, 5).await;
+    let frames = database.store.parked(&did(ALICE), 10).await.unwrap();
+    let effects = commits(&[
+        commit(ALICE, 5, 4),
+        put_by(ALICE, "b", 5),
+        commit(ALICE, 6, 5),
+        put_by(ALICE, "b", 6),
+    ]);
+    let replay = Replay::of(&frames, &effects, &[1, 2]).unwrap();
+    let written = database.store.change(RepoChange::Replayed(replay)).await;
+    let written = written.unwrap();
+    assert_eq!((written.replayed, written.ends_replay), (2, true));
+    assert_eq!(database.column(ROWS).await, ["a 1", "b 6"]);
+    let expected = [head(ALICE, 6, "synchronized")];
+    assert_eq!(database.column(HEADS).await, expected);
+    assert_eq!(
+        database.number("SELECT count(*) FROM parked_repos").await,
+        0
+    );
+}
+
+/// Holds invariant 5.9.
+#[tokio::test]
+async fn refused_frames_are_not_searched_together() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database
+        .apply(&[without_key(ALICE, 2), without_key(ALICE, 3)])
+        .await;
+    database
+        .execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON records WHEN NEW.rkey = 'poison' \
+             BEGIN SELECT RAISE(ABORT, 'poisoned'); END",
+        )
+        .await;
+    let contents = database.contents().await;
+    let frames = database.store.parked(&did(ALICE), 10).await.unwrap();
+    let effects = commits(&[
+        commit(ALICE, 2, 1),
+        put_by(ALICE, "b", 2),
+        commit(ALICE, 3, 2),
+        put_by(ALICE, "poison", 3),
+    ]);
+    let replay = Replay::of(&frames, &effects, &[1, 2]).unwrap();
+    let replayed = database.store.change(RepoChange::Replayed(replay)).await;
+    let Err(StoreError::Rejected(rejections)) = replayed else {
+        panic!("it was not refused: {replayed:?}");
+    };
+    assert_eq!(rejections, []);
+    assert_eq!(database.contents().await, contents);
+    // One by one, only the second is refused.
+    let effects = commits(&[commit(ALICE, 2, 1), put_by(ALICE, "b", 2)]);
+    let replayed = replay_first(&database, ALICE, &effects).await;
+    assert_eq!(replayed, Replayed::Done);
+}
+
 /// Beyond the limit they would only use disk space: a fetch gives the same result.
 #[tokio::test]
-async fn beyond_the_limit_parked_frames_are_dropped_and_the_repository_fetched() {
+async fn beyond_the_limit_parked_frames_are_dropped_in_pieces_and_the_repository_fetched() {
     let large = |n| {
         with_chain(without_key(ALICE, n), |chain| {
             chain.frame = vec![0; 17_000].into();
@@ -247,14 +340,91 @@ async fn beyond_the_limit_parked_frames_are_dropped_and_the_repository_fetched()
 
     let frames: Vec<_> = (902..1003).map(large).collect();
     database.apply(&frames).await;
-    assert_eq!(database.number(of_alice).await, 0);
+    // The transaction deletes the first 4 MiB.
+    assert_eq!(database.number(of_alice).await, 900 - 246);
     let expected = [
         head(ALICE, 1, "desynchronized"),
         head(BOB, 1, "synchronized parked"),
     ];
     assert_eq!(database.column(HEADS).await, expected);
     assert_eq!(database.column(CAUSE).await, ["overflow", "-"]);
-    assert_eq!(database.column(PARKED).await, ["2"]);
+
+    // What is left is gone for readers and for limits, and new frames are parked behind it.
+    assert_eq!(
+        database.store.first_parked(&did(ALICE)).await.unwrap(),
+        None
+    );
+    let counted = async || database.store.repo_counts().await.unwrap();
+    assert_eq!(counted().await.parked_commits, 1);
+    database.apply(&[large(2), large(1003)]).await;
+    assert_eq!(counted().await.parked_commits, 3);
+    assert_eq!(counted().await.parked.repository.commits, 2);
+    let parked = database.store.first_parked(&did(ALICE)).await.unwrap();
+    let newest = "SELECT max(id) FROM parked_commits";
+    assert_eq!(parked.unwrap().id, database.number(newest).await - 1);
+
+    let database = database.reopen().await;
+    let mut pieces = Vec::new();
+    let limit = PieceLimit {
+        rows: 200,
+        ..PieceLimit::default()
+    };
+    while database.store.drop_piece(limit).await.unwrap() {
+        pieces.push(database.number(of_alice).await);
+    }
+    assert_eq!(pieces, [456, 256, 56, 2]);
+    assert_eq!(database.column(PARKED).await, ["2", "1003", "2"]);
+    assert_eq!(
+        database.column(COUNTED).await,
+        database.column(RECOUNTED).await
+    );
+}
+
+/// Its frame is deleted in a piece. Holds invariant 4.11.
+#[tokio::test]
+async fn a_replay_of_a_frame_that_was_dropped_meanwhile_is_not_counted() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    database.apply(&[without_key(ALICE, 2)]).await;
+    let parked = &first(&database, ALICE).await;
+    database
+        .execute("INSERT INTO parked_drops SELECT did, max(id) FROM parked_commits; DELETE FROM parked_repos; UPDATE parked_totals SET commits = 0, bytes = 0")
+        .await;
+    let replay = Replay::of_one(parked, &[]);
+    let replayed = database.store.change(RepoChange::Replayed(replay)).await;
+    replayed.unwrap();
+    let none: [&str; 0] = [];
+    assert_eq!(database.column(SUMS).await, none);
+}
+
+/// Holds invariant 4.12: a slow directory would have many repositories fetched.
+#[tokio::test]
+async fn what_waits_for_the_directory_has_no_limit_of_its_account() {
+    let large = |n| {
+        with_chain(awaiting_directory(ALICE, n), |chain| {
+            chain.frame = vec![0; 17_000].into();
+        })
+    };
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let frames: Vec<_> = (2..1003).map(large).collect();
+    database.apply(&frames).await;
+    database.apply(&[commit(ALICE, 1003, 1002)]).await;
+    assert_eq!(database.column(CAUSE).await, ["-"]);
+    let counted = format!("{ALICE} 1002 {}", frame(ALICE, 1003).len());
+    assert_eq!(database.column(COUNTED).await, [counted]);
+    let awaiting = database.store.bytes_awaiting_directory().await.unwrap();
+    assert_eq!(awaiting, 1001 * 17_000);
+
+    let effects = [commit(ALICE, 2, 1), put_by(ALICE, "b", 2)];
+    assert_eq!(
+        replay_first(&database, ALICE, &effects).await,
+        Replayed::Done
+    );
+    let counted = format!("{ALICE} 1001 {}", frame(ALICE, 1003).len());
+    assert_eq!(database.column(COUNTED).await, [counted]);
+    let awaiting = database.store.bytes_awaiting_directory().await.unwrap();
+    assert_eq!(awaiting, 1000 * 17_000);
 }
 
 #[tokio::test]
@@ -288,17 +458,61 @@ async fn parked_commits_are_counted_by_what_they_wait_for() {
             put_by(CAROL, "b", 2),
         ])
         .await;
-    let parked = database.store.repo_counts().await.unwrap().parked;
-    assert_eq!((parked.key, parked.repository, parked.inactive), (3, 0, 0));
-    assert!(parked.oldest_at.is_some());
+    let counted = async || {
+        let parked = database.store.repo_counts().await.unwrap().parked;
+        let commits = ParkedReason::ALL.map(|reason| parked.of(reason).commits);
+        (commits, parked.lagging_since().is_some())
+    };
+    assert_eq!(counted().await, ([0, 0, 3, 0], true));
     database
         .execute("UPDATE repos SET state = 'desynchronized', cause = 'since' WHERE did LIKE '%bob'")
         .await;
     database
         .execute("INSERT OR REPLACE INTO accounts (did, active, status) SELECT did, 0, 'suspended' FROM repos WHERE did LIKE '%carol'")
         .await;
-    let parked = database.store.repo_counts().await.unwrap().parked;
-    assert_eq!((parked.key, parked.repository, parked.inactive), (1, 1, 1));
+    assert_eq!(counted().await, ([0, 1, 1, 1], true));
+}
+
+/// Its owner can have them wait for ever. Holds invariant 12.8.
+#[tokio::test]
+async fn parked_commits_that_wait_for_their_own_account_are_no_lag() {
+    const WEB: &str = "did:web:alice.example";
+    let database = Database::new().await;
+    database.track(&[BOB, WEB]).await;
+    let counted = async || {
+        let parked = database.store.repo_counts().await.unwrap().parked;
+        let is_lag = parked.lagging_since().is_some();
+        (parked.account.commits, parked.key.commits, is_lag)
+    };
+    // The document of a did:web is at its own host.
+    database
+        .apply(&[without_key(WEB, 2), put_by(WEB, "b", 2)])
+        .await;
+    assert_eq!(counted().await, (1, 0, false));
+
+    database
+        .apply(&[without_key(BOB, 2), put_by(BOB, "b", 2)])
+        .await;
+    assert_eq!(counted().await, (1, 1, true));
+    let until = second(90);
+    for (waits_for, expected) in [
+        (WaitsFor::Account, (2, 0, false)),
+        (WaitsFor::Shared, (1, 1, true)),
+    ] {
+        database
+            .note(BOB, RepoEvent::RetryLater { until, waits_for })
+            .await;
+        assert_eq!(counted().await, expected);
+    }
+    database.request_resync(BOB, ResyncCause::Operator).await;
+    assert!(counted().await.2, "its fetch was not tried yet");
+    database.begin_resync(BOB).await;
+    assert!(!counted().await.2, "its host is asked");
+    database.end_resync(&failed(BOB, 90)).await;
+    assert!(!counted().await.2, "its host gave no answer");
+    database.begin_resync(BOB).await;
+    database.end_resync(&resynced(BOB, 9)).await;
+    assert_eq!(counted().await, (1, 1, true));
 }
 
 const SUMS: &str = "SELECT reason || ' ' || commits || ' ' || bytes FROM parked_totals \
@@ -329,9 +543,8 @@ async fn what_is_parked_is_counted_as_it_comes_and_goes() {
         .await;
     let of_bob = frame(BOB, 3).len();
     counted(&[
-        format!("fetch 1 {of_bob}"),
-        format!("key 1 {}", bytes(2)),
-        format!("order 1 {}", bytes(3)),
+        format!("account 2 {}", bytes(2) + bytes(3)),
+        format!("repository 1 {of_bob}"),
     ])
     .await;
     // The same frame again is no other one.
@@ -341,7 +554,11 @@ async fn what_is_parked_is_counted_as_it_comes_and_goes() {
         replay_first(&database, ALICE, &effects).await,
         Replayed::Done
     );
-    counted(&[format!("fetch 1 {of_bob}"), format!("order 1 {}", bytes(3))]).await;
+    counted(&[
+        format!("account 1 {}", bytes(3)),
+        format!("repository 1 {of_bob}"),
+    ])
+    .await;
     database
         .apply(&[
             account(ALICE, Some("deleted"), 4),

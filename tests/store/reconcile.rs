@@ -7,7 +7,7 @@ use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repo_store::{
     DiscoveryPage, HostStatus, JobKind, Reconciled, RepoChange, RepoEvent, RepoStore, Search,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::commits::*;
 use crate::fixture::*;
@@ -19,7 +19,11 @@ fn outdated(from_seq: u64, to_seq: Option<u64>) -> Effect {
 }
 
 async fn reconcile(database: &Database) -> Reconciled {
-    database.store.reconcile_gaps().await.unwrap()
+    database
+        .store
+        .reconcile_gaps(Timestamp::now())
+        .await
+        .unwrap()
 }
 
 /// The resolutions of the gaps that can be closed now.
@@ -160,6 +164,21 @@ async fn a_gap_before_a_new_sequence_ends_when_an_event_of_it_is_applied() {
     assert_eq!(reconcile(&database).await, Reconciled::default());
     database.try_apply(&[], 3).await.unwrap();
     assert_eq!(reconcile(&database).await.rechecks, Some(1));
+}
+
+/// A connection that began too early may bring too little to decide about it.
+#[tokio::test]
+async fn a_gap_of_a_connection_that_began_too_early_ends_after_a_minute() {
+    let database = Database::new().await;
+    database.track(&[ALICE]).await;
+    let early = gap(GapCause::SequenceReset, 5, None);
+    database.try_apply(&[Effect::Gap(early)], 5).await.unwrap();
+    let now = Timestamp::now();
+    for (seconds, expected) in [(30, None), (61, Some(1))] {
+        let later = now + SignedDuration::from_secs(seconds);
+        let reconciled = database.store.reconcile_gaps(later).await.unwrap();
+        assert_eq!(reconciled.rechecks, expected, "after {seconds} s");
+    }
 }
 
 #[tokio::test]

@@ -46,6 +46,8 @@ async fn a_large_account_is_deleted_in_pieces_and_others_write_between_them() {
     database.try_apply(&[deletion], 2).await.unwrap();
     // The transaction that removes the account deletes the first piece.
     assert_eq!(database.number(ROWS_OF_ALICE).await, 2500);
+    let pending = async || database.store.count_removals().await.unwrap();
+    assert_eq!(pending().await, 1);
     let mut pieces = Vec::new();
     let mut seq = 2;
     while let Some(piece) = piece(&database).await {
@@ -61,6 +63,7 @@ async fn a_large_account_is_deleted_in_pieces_and_others_write_between_them() {
         [(1000, false), (1000, false), (500, true)],
         "rows of each transaction"
     );
+    assert_eq!(pending().await, 0);
     for rows in [
         ROWS_OF_ALICE,
         PENDING,

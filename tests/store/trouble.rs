@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use huddle_firehose::model::Position;
 use huddle_firehose::store::plan::effect::Effect;
+use huddle_firehose::store::repo_store::{JobKind, RepoStore};
 use huddle_firehose::store::{Store, StoreError, WriteBatch};
+use jiff::Timestamp;
 use sqlx::Executor;
 
+use crate::commits::*;
 use crate::fixture::*;
 
 const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON records WHEN NEW.rkey = 'poison' \
@@ -25,6 +28,34 @@ fn assert_unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) {
         matches!(result, Err(StoreError::Unavailable(_))),
         "{result:?}"
     );
+}
+
+/// A hand may write any number. It must not make the rows behind it unreadable.
+#[tokio::test]
+async fn a_count_below_zero_counts_as_zero_and_stops_nothing() {
+    for attempts in [-1, i64::MAX] {
+        let database = Database::new().await;
+        database.track(&[ALICE]).await;
+        let edit = format!(
+            "UPDATE repos SET attempts = {attempts}, recheck_cause = 0, retry_at = NULL; \
+             INSERT INTO accounts (did, active, status, is_unconfirmed, attempts) \
+             VALUES ('{ALICE}', 0, 'deactivated', 1, {attempts}); \
+             INSERT INTO suspected_jobs (did, job, runs) VALUES ('{ALICE}', 'fetch', {attempts})"
+        );
+        let edited = sqlx::raw_sql(sqlx::AssertSqlSafe(edit))
+            .execute(&mut database.other_process().await)
+            .await;
+        edited.unwrap();
+        let now = Timestamp::now();
+        let store = &database.store;
+        let due = store.due(JobKind::Recheck, now, 9).await.unwrap();
+        let unconfirmed = store.unconfirmed(now, 9).await.unwrap();
+        assert_eq!((due.len(), unconfirmed.len()), (1, 1), "{attempts}");
+        assert_eq!(store.begin_jobs().await.unwrap().len(), 1);
+        // One more is counted on.
+        database.retry_later(ALICE, now).await;
+        database.apply(&[put_by(ALICE, "b", 4)]).await;
+    }
 }
 
 /// An error may quote what a stranger sent.

@@ -289,13 +289,17 @@ async fn a_takedown_by_the_source_holds_until_the_source_says_active() {
         assert!(!question.is_held);
         answer(&database, &question, HostStatus::Active).await;
         assert_eq!(database.column(STATUS).await, held);
-        // Neither a commit nor a job has its host asked.
+        // A commit has nothing asked, and a job only the source.
         database
             .apply(&[commit(ALICE, 5, 1), put_by(ALICE, "b", 5)])
             .await;
+        assert!(unconfirmed(&database, 1_000_000).await.is_empty());
         database
             .note(ALICE, RepoEvent::Suspend { until: second(9) })
             .await;
+        let question = unconfirmed(&database, 0).await.remove(0);
+        assert!(question.is_held);
+        answer(&database, &question, HostStatus::Deleted).await;
         assert!(unconfirmed(&database, 1_000_000).await.is_empty());
         assert!(database.column(VISIBLE).await.is_empty());
 
@@ -347,6 +351,24 @@ async fn after_a_gap_the_source_is_asked_whether_it_still_holds_an_account() {
         assert_eq!(database.column(ROWS).await, ["a 1"]);
         assert!(unconfirmed(&database, 1_000_000).await.is_empty());
     }
+}
+
+/// Its end may have been missed in a gap that was over before the repository was found.
+#[tokio::test]
+async fn the_source_is_asked_about_a_hold_that_is_older_than_the_repository() {
+    let database = Database::new().await;
+    database
+        .apply(&[unconfirmed_status(ALICE, Some("takendown"), 3)])
+        .await;
+    assert!(unconfirmed(&database, 1_000_000).await.is_empty());
+    database.request_resync(ALICE, ResyncCause::Backfill).await;
+    assert!(!database.due_repos(0).await[0].is_active);
+    let until = second(1_000);
+    database.note(ALICE, RepoEvent::Suspend { until }).await;
+    let question = unconfirmed(&database, 0).await.remove(0);
+    assert!(question.is_held);
+    answer(&database, &question, HostStatus::Active).await;
+    assert!(database.due_repos(0).await[0].is_active);
 }
 
 async fn override_by_operator(database: &Database, is_shown: bool) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::model::RepoCounts;
+use crate::model::{RepoCounts, Trips};
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{
     ActorStatus, BudgetStatus, DirectoryFailure, QueueStatus, SourceStatus, Status,
@@ -24,7 +24,9 @@ pub(super) struct Report<'a> {
     repositories: Option<&'a RepoCounts>,
     directory: Option<&'a DirectoryFailure>,
     budget: &'a BudgetStatus,
+    pending_removals: u64,
     wal_bytes: u64,
+    writer: Trips,
     clock: &'a ClockStatus,
 }
 
@@ -52,7 +54,9 @@ impl<'a> Report<'a> {
             repositories,
             directory,
             budget,
+            pending_removals,
             wal_bytes,
+            writer,
             clock,
         } = status;
         let oldest_parked_at = status.oldest_parked_at();
@@ -76,7 +80,9 @@ impl<'a> Report<'a> {
             repositories: repositories.as_ref(),
             directory: directory.as_ref(),
             budget,
+            pending_removals: *pending_removals,
             wal_bytes: *wal_bytes,
+            writer: *writer,
             clock,
         }
     }

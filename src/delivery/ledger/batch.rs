@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::{FrameSpan, Lease};
+use crate::delivery::sequence::Leaps;
 use crate::model::{GapCause, Position};
 
 /// The start of an epoch. Stages discard everything that was handed out in an earlier epoch.
@@ -13,6 +14,8 @@ pub struct EpochStart {
     pub first_frame: u64,
     /// The acked position before that frame.
     pub position: Position,
+    /// What is known of leaps at that position.
+    pub leaps: Leaps,
     /// Why events between `position` and the first event may be missing; `None` if none are
     /// missing.
     pub gap: Option<GapCause>,

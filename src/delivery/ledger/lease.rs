@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{EpochStart, Ledger};
+use crate::delivery::sequence::Leaps;
 use crate::model::Position;
 
 /// The obligation to ack a batch. If it is dropped without an ack, the batch is unacked again and
@@ -17,6 +18,8 @@ pub struct Lease {
     pub(super) delivery_failures: u32,
     pub(super) in_progress: bool,
     pub(super) marker: ProgressMarker,
+    /// What is known of leaps after the batch.
+    pub(super) leaps: Leaps,
     pub(super) acked: bool,
 }
 
@@ -57,6 +60,12 @@ impl Lease {
     pub fn finish(&mut self) {
         self.in_progress = false;
         self.marker.is_at(NOWHERE);
+    }
+
+    /// Notes what is known of leaps after the batch. The ledger keeps it with the position, so that a
+    /// stage that starts anew does not need more witnesses of a leap than its predecessor.
+    pub fn note_leaps(&mut self, leaps: Leaps) {
+        self.leaps = leaps;
     }
 
     /// Acks the batch: its effects are durable, or it has none. `position` is the position after

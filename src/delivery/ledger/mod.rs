@@ -28,6 +28,7 @@ pub use self::lease::{Lease, ProgressMarker};
 pub use self::span::FrameSpan;
 use super::budget::Charge;
 use crate::delivery::segment::Segment;
+use crate::delivery::sequence::Leaps;
 use crate::model::{GapCause, Position, SourceId};
 
 /// After this many failed deliveries, a batch is cut in two.
@@ -62,6 +63,8 @@ struct State {
     next_lease: u64,
     received: u64,
     acked_through: Position,
+    /// What is known of leaps at that position.
+    leaps: Leaps,
     last_progress_at: Instant,
     last_entered_at: Option<Instant>,
     delivery_failures_total: u64,
@@ -85,7 +88,7 @@ struct Entry {
 enum EntryState {
     Unacked,
     Leased { lease: u64 },
-    Acked { position: Position },
+    Acked { position: Position, leaps: Leaps },
 }
 
 // === impl Ledger ===
@@ -105,6 +108,7 @@ impl Ledger {
                 next_lease: 0,
                 received: 0,
                 acked_through: Position::default(),
+                leaps: Leaps::default(),
                 last_progress_at: Instant::now(),
                 last_entered_at: None,
                 delivery_failures_total: 0,
@@ -197,6 +201,7 @@ impl Ledger {
                 delivery_failures: entry.delivery_failures,
                 in_progress: false,
                 marker: ProgressMarker::nowhere(),
+                leaps: Leaps::default(),
                 acked: false,
             },
             frames: entry.frames.clone(),
@@ -250,6 +255,7 @@ impl Ledger {
                 return false;
             }
             state.acked_through = position;
+            state.leaps = Leaps::default();
             state.received = position.seq;
             state.positioned = true;
             state.begin_epoch(gap);
@@ -312,6 +318,12 @@ impl Ledger {
         (!state.entries.is_empty()).then_some(state.last_progress_at)
     }
 
+    /// The bytes of all frames that are in the ledger.
+    pub fn held_bytes(&self) -> usize {
+        let state = self.lock();
+        state.entries.iter().map(|entry| entry.frames.bytes()).sum()
+    }
+
     /// The bytes of all acked frames, in total.
     pub fn acked_bytes(&self) -> usize {
         self.lock().acked_bytes
@@ -328,7 +340,8 @@ impl Ledger {
             let Some(index) = state.leased(lease) else {
                 return;
             };
-            state.entries[index].state = EntryState::Acked { position };
+            let leaps = lease.leaps;
+            state.entries[index].state = EntryState::Acked { position, leaps };
             state.last_progress_at = Instant::now();
             state.pop_acked();
         }
@@ -402,6 +415,7 @@ impl State {
             epoch: self.epoch.epoch + 1,
             first_frame: self.first_unacked(),
             position: self.acked_through,
+            leaps: self.leaps,
             gap,
         };
         self.paused = !self.positioned;
@@ -416,10 +430,10 @@ impl State {
     }
 
     fn pop_acked(&mut self) {
-        while let Some(EntryState::Acked { position }) =
+        while let Some(EntryState::Acked { position, leaps }) =
             self.entries.front().map(|entry| &entry.state)
         {
-            self.acked_through = *position;
+            (self.acked_through, self.leaps) = (*position, *leaps);
             let acked = self.entries.pop_front();
             self.acked_bytes += acked.map_or(0, |entry| entry.frames.bytes());
         }

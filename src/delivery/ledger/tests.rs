@@ -1,10 +1,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
 use crate::delivery::budget::Budget;
+use crate::delivery::sequence::{Observation, Seen, SequenceGuard};
 
 struct Bench {
     ledger: Arc<Ledger>,
@@ -35,6 +38,8 @@ impl Bench {
         self.ledger.lease_next().expect("something is unacked")
     }
 }
+
+const WINDOW: Duration = Duration::from_secs(3600);
 
 fn frame() -> Segment {
     Segment::Frame(Bytes::from_static(b"0123456789"))
@@ -144,6 +149,38 @@ fn an_epoch_hands_out_all_unacked_batches_and_voids_the_old_leases() {
     second.lease.ack(at(2));
     assert_eq!(bench.ledger.acked_through(), at(1));
     assert_eq!(bench.lease().frames.numbers(), 1..2);
+}
+
+/// Otherwise a stage that starts behind the first witness of a leap would wait for one more than there
+/// are.
+#[test]
+fn an_epoch_begins_with_what_was_known_of_leaps_at_its_position() {
+    let mut bench = Bench::new();
+    bench.enter(1);
+    bench.enter(1);
+    let mut guard = SequenceGuard::new(Position::default(), None, WINDOW);
+    let see = |guard: &mut SequenceGuard, seq| {
+        let seen = Seen {
+            position: at(seq),
+            account: None,
+            is_next: true,
+            at: Instant::now(),
+        };
+        guard.observe(seen, Timestamp::MAX)
+    };
+    let mut first = bench.lease();
+    assert_eq!(see(&mut guard, 1 << 40), Observation::Leap);
+    first.lease.note_leaps(guard.leaps());
+    first.lease.ack(guard.position());
+    bench.ledger.begin_epoch();
+
+    let start = bench.ledger.epoch();
+    assert_eq!((start.first_frame, start.position.seq), (1, 0));
+    let guard = SequenceGuard::new(start.position, None, WINDOW);
+    let mut guard = guard.with_leaps(start.leaps);
+    assert_eq!(see(&mut guard, (1 << 40) + 1), Observation::Leap);
+    assert_ne!(see(&mut guard, (1 << 40) + 2), Observation::Leap);
+    assert_eq!(guard.position().seq, (1 << 40) + 2);
 }
 
 #[test]

@@ -19,8 +19,8 @@ const MARGIN: u64 = 16;
 const LONGEST_STEP: u64 = 1 << 40;
 
 /// Tells steps from leaps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Leaps {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaps {
     /// The longest step that is no leap.
     longest_step: u64,
     held: Option<Witnesses>,

@@ -27,13 +27,13 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use self::known::KnownEvents;
-use self::leap::{Leaps, Step};
+use self::leap::Step;
 use self::witnesses::Witnesses;
 use crate::delivery::segment::Requested;
 use crate::model::{Gap, GapCause, Position};
 
 pub(crate) use self::leap::LONG_STEP;
-pub use self::leap::ResumePoint;
+pub use self::leap::{Leaps, ResumePoint};
 pub use self::witnesses::{Account, Seen};
 
 /// How much later than the sequence an event with a lower seq may be to count as a replay. The
@@ -74,6 +74,9 @@ enum Reconnection {
     Open {
         requested: Requested,
         below: Option<Below>,
+        /// It began with the event before that one, as some servers do, so a lower event says nothing
+        /// about the connection.
+        has_begun: bool,
         /// A leap came first and opened the gap. If the connection then begins as it was asked to,
         /// the leap was wrong, and there is no gap.
         has_leapt: bool,
@@ -122,6 +125,16 @@ impl SequenceGuard {
         }
     }
 
+    /// Continues with what an earlier guard knew of leaps at this position.
+    pub fn with_leaps(self, leaps: Leaps) -> Self {
+        Self { leaps, ..self }
+    }
+
+    /// What is known of leaps at this position.
+    pub fn leaps(&self) -> Leaps {
+        self.leaps
+    }
+
     /// The next event arrives on a new connection.
     pub fn note_reconnect(&mut self, requested: Requested) {
         if self.position == Position::default() {
@@ -136,6 +149,7 @@ impl SequenceGuard {
         self.reconnection = Reconnection::Open {
             requested,
             below,
+            has_begun: false,
             has_leapt,
         };
     }
@@ -184,6 +198,7 @@ impl SequenceGuard {
         let Reconnection::Open {
             requested,
             below,
+            has_begun,
             has_leapt,
         } = self.reconnection
         else {
@@ -202,10 +217,14 @@ impl SequenceGuard {
             Some(_) => seq < self.position.seq,
         };
         if is_below && seq < self.position.seq {
-            return self.observe_below(below, seen, latest_credible);
+            return match has_begun {
+                true => self.observe_in_line(seen, latest_credible, false),
+                false => self.observe_below(below, seen, latest_credible),
+            };
         }
         if below.is_none() && seq < requested.seq {
             // Servers may begin one event before the requested one.
+            self.note_begun(seen.position);
             return Observation::Replay;
         }
         self.reconnection = Reconnection::Passed;
@@ -230,10 +249,23 @@ impl SequenceGuard {
             self.reconnection = Reconnection::Open {
                 requested,
                 below,
+                has_begun,
                 has_leapt: has_leapt || !has_pending,
             };
         }
         observed
+    }
+
+    /// The connection begins with the event before the requested one, unless that is of another
+    /// sequence, which would be later than the last event.
+    fn note_begun(&mut self, event: Position) {
+        let is_earlier =
+            |(last, now): (Timestamp, Timestamp)| now.duration_since(last) <= signed(REPLAY_SLACK);
+        let times = self.position.time.zip(event.time);
+        let is_of_sequence = self.known.has(event) || times.is_some_and(is_earlier);
+        if let Reconnection::Open { has_begun, .. } = &mut self.reconnection {
+            *has_begun |= is_of_sequence;
+        }
     }
 
     /// The connection begins with the event that it was asked to begin with, if the time is the

@@ -282,6 +282,35 @@ fn a_connection_that_begins_with_the_last_event_continues_the_sequence() {
     assert_eq!(observe(&mut guard, at(1001, 20 * HOUR)), ADVANCE);
 }
 
+/// The clocks of few accounts may be far behind, so the time of a single event says little.
+#[test]
+fn an_event_that_is_repeated_behind_the_one_before_the_requested_one_is_no_gap() {
+    let mut guard = guard_at(at(1000, 0));
+    let quiet_ones = [(1001, 1, "ann"), (1002, 2, "bob"), (1003, 3, "eve")];
+    for (seq, second, account) in quiet_ones {
+        observe_of(&mut guard, at(seq, second), Some(account));
+    }
+    for (seq, second) in [(1005, 60), (1006, 61)] {
+        observe_of(&mut guard, at(seq, second), Some("tom"));
+    }
+    reconnect(&mut guard);
+    assert_eq!(observe(&mut guard, at(1005, 60)), Observation::Replay);
+    // It was not observed the first time, because nothing in it is kept.
+    assert_eq!(observe(&mut guard, at(1004, 59)), Observation::Replay);
+    assert_eq!(guard.position(), at(1006, 61));
+    assert_eq!(observe(&mut guard, at(1006, 61)), Observation::Replay);
+    assert_eq!(observe(&mut guard, at(1007, 62)), ADVANCE);
+}
+
+/// The event before the requested one is later than the last event, so it is of another sequence.
+#[test]
+fn a_sequence_that_begins_anew_just_before_the_requested_event_is_a_gap() {
+    let mut guard = guard_at_reconnect();
+    assert_eq!(observe(&mut guard, at(999, HOUR)), Observation::Replay);
+    let next = observe(&mut guard, at(1000, HOUR + 1));
+    assert_eq!(cause(&next), Some(GapCause::SequenceReset));
+}
+
 #[test]
 fn a_start_before_the_requested_event_is_a_gap_until_the_replay_joins_up() {
     for end in [at(1000, 0), at(1001, 1)] {

@@ -36,7 +36,7 @@ impl Account {
 }
 
 /// Events with ascending seqs that say the same.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Witnesses {
     first: Position,
     last_seq: u64,

@@ -24,13 +24,19 @@ pub(super) async fn read(
     let _alone = context.single_frame_lock.lock().await;
     let digest = digest(&batch.frames);
     if crashes_with(context, &digest) >= DELIVERY_FAILURE_LIMIT {
-        return Ok(batch_decoder::give_up(context, &batch.frames));
+        return Ok(batch_decoder::give_up(
+            context,
+            &batch.frames,
+            batch.received_at,
+        ));
     }
     mark(context, Some(digest)).await;
     batch.lease.start();
     let (frames, marker) = (batch.frames.clone(), batch.lease.marker());
-    let beside = context.clone();
-    let decoded = beside_the_runtime(move || batch_decoder::read(&beside, &frames, &marker)).await;
+    let (beside, received_at) = (context.clone(), batch.received_at);
+    let decoded =
+        beside_the_runtime(move || batch_decoder::read(&beside, &frames, received_at, &marker));
+    let decoded = decoded.await;
     mark(context, None).await;
     decoded
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::counts::FrameCounts;
 use crate::atproto::event::Event;
@@ -27,9 +28,15 @@ pub(super) struct DecodedSpan {
     pub(super) last: Option<Position>,
 }
 
-/// Reads `frames`. `marker` gets the number of each frame before it is read.
-pub(super) fn read(context: &Context, frames: &FrameSpan, marker: &ProgressMarker) -> DecodedSpan {
-    let mut decoder = BatchDecoder::new(context);
+/// Reads `frames`, which came at `received_at`. `marker` gets the number of each frame before it is
+/// read.
+pub(super) fn read(
+    context: &Context,
+    frames: &FrameSpan,
+    received_at: Instant,
+    marker: &ProgressMarker,
+) -> DecodedSpan {
+    let mut decoder = BatchDecoder::new(context, received_at);
     for (number, segment) in frames.numbers().zip(frames.segments()) {
         match segment {
             Segment::ReconnectMarker(requested) => decoder.note_reconnect(*requested),
@@ -45,8 +52,8 @@ pub(super) fn read(context: &Context, frames: &FrameSpan, marker: &ProgressMarke
 }
 
 /// Notes the positions of `frames`, of which none has to be read.
-pub(super) fn skip(context: &Context, frames: &FrameSpan) -> DecodedSpan {
-    let mut decoder = BatchDecoder::new(context);
+pub(super) fn skip(context: &Context, frames: &FrameSpan, received_at: Instant) -> DecodedSpan {
+    let mut decoder = BatchDecoder::new(context, received_at);
     for segment in frames.segments() {
         match segment {
             Segment::ReconnectMarker(requested) => decoder.note_reconnect(*requested),
@@ -58,8 +65,8 @@ pub(super) fn skip(context: &Context, frames: &FrameSpan) -> DecodedSpan {
 }
 
 /// Keeps `frames` unread, as dead letters.
-pub(super) fn give_up(context: &Context, frames: &FrameSpan) -> DecodedSpan {
-    let mut decoder = BatchDecoder::new(context);
+pub(super) fn give_up(context: &Context, frames: &FrameSpan, received_at: Instant) -> DecodedSpan {
+    let mut decoder = BatchDecoder::new(context, received_at);
     for frame in frames.frames() {
         decoder.give_up(frame);
     }
@@ -68,6 +75,7 @@ pub(super) fn give_up(context: &Context, frames: &FrameSpan) -> DecodedSpan {
 
 struct BatchDecoder<'a> {
     context: &'a Context,
+    received_at: Instant,
     interest: Arc<Interest>,
     items: Vec<DecodedItem>,
     /// Its time is parsed only when no later position follows.
@@ -80,10 +88,11 @@ struct BatchDecoder<'a> {
 }
 
 impl<'a> BatchDecoder<'a> {
-    fn new(context: &'a Context) -> Self {
+    fn new(context: &'a Context, received_at: Instant) -> Self {
         Self {
             interest: context.interest.current(),
             context,
+            received_at,
             items: Vec::new(),
             last: None,
             observed: 0,
@@ -140,7 +149,8 @@ impl<'a> BatchDecoder<'a> {
             event => {
                 let position = event.position();
                 self.note_time(&event);
-                let effects = self.context.processor.effects_of(event, evidence, frame);
+                let processor = &self.context.processor;
+                let effects = processor.effects_of(event, evidence, frame, self.received_at);
                 if effects.is_empty() {
                     return;
                 }

@@ -9,6 +9,7 @@
 mod alone;
 mod batch_decoder;
 mod counts;
+mod keys;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -71,6 +72,7 @@ impl Actor for DecoderActor {
     ) -> Result<(), ActorProcessingErr> {
         state.wakeup().take();
         if let Some(mut batch) = state.context.ledger.lease_next() {
+            keys::wait(&state.context, &batch).await;
             let _busy = state.context.begin(Point::DecoderLeased).await?;
             let decoded = state.read(&mut batch).await?;
             state.pass_on(batch, decoded);
@@ -91,14 +93,15 @@ impl DecoderState {
 
     async fn read(&self, batch: &mut FrameBatch) -> Result<DecodedSpan, JoinError> {
         let context = self.context.shared().clone();
+        let received_at = batch.received_at;
         if batch.is_redelivery {
             context.metrics.redelivered.increment(1);
         }
         if batch.is_poison {
-            return Ok(batch_decoder::give_up(&context, &batch.frames));
+            return Ok(batch_decoder::give_up(&context, &batch.frames, received_at));
         }
         if batch.frames.frames().next().is_none() {
-            return Ok(batch_decoder::skip(&context, &batch.frames));
+            return Ok(batch_decoder::skip(&context, &batch.frames, received_at));
         }
         let _work = context
             .budget
@@ -109,7 +112,8 @@ impl DecoderState {
         }
         batch.lease.start();
         let (frames, marker) = (batch.frames.clone(), batch.lease.marker());
-        beside_the_runtime(move || batch_decoder::read(&context, &frames, &marker)).await
+        beside_the_runtime(move || batch_decoder::read(&context, &frames, received_at, &marker))
+            .await
     }
 
     fn pass_on(&self, mut batch: FrameBatch, decoded: DecodedSpan) {

@@ -24,7 +24,7 @@ use crate::atproto::syntax::Did;
 use crate::delivery::backoff::Backoff;
 use crate::net::registrable::registrable_host;
 use crate::store::StoreError;
-use crate::store::repo_store::{JobKey, JobKind};
+use crate::store::repo_store::{DueRepo, JobKey, JobKind};
 use crate::testing::fault::Point;
 
 /// How often the actor looks for jobs that become due by time alone.
@@ -122,6 +122,11 @@ impl Job {
             Self::LookUpHandle => 2,
         }
     }
+}
+
+/// The key of the job that replays the parked commits of an account.
+pub(super) fn replay_key(did: &Did) -> JobKey {
+    Job::Repository(JobKind::Replay).key(did)
 }
 
 impl Actor for RepositoriesActor {
@@ -248,12 +253,26 @@ impl RepositoriesState {
         self.panicked.retain(|_, until| Instant::now() < *until);
         self.end_those_over();
         repositories.isolation.load(&*repositories.store).await?;
+        // The CursorActor reads it, and wakes this actor.
+        if !repositories.isolation.knows_earlier_runs() {
+            return Ok(());
+        }
         let mut planned = Vec::new();
+        // From now on no key is missed that comes.
+        let awaiting = &repositories.idleness.awaits_keys;
+        awaiting.store(true, Ordering::Release);
+        let mut awaits_keys = false;
         for kind in JobKind::ALL {
             let job = Job::Repository(kind);
             if let Some(limit) = self.limit(job) {
-                let due = repositories.store.due(kind, now, limit).await?;
+                let limit = limit + hidden(repositories, kind);
+                let mut due = repositories.store.due(kind, now, limit).await?;
                 let are_all = due.len() < limit;
+                if kind == JobKind::Replay {
+                    let found = due.len();
+                    due.retain(|repo| !awaits_key(repositories, repo));
+                    awaits_keys = due.len() < found;
+                }
                 let work = move |repositories: Arc<Repositories>, repo, yields| async move {
                     job::run(&repositories, kind, &repo, &yields).await
                 };
@@ -280,7 +299,8 @@ impl RepositoriesState {
             self.plan_fairly(&mut planned, job, due, work);
         }
         self.start(repositories, myself, planned).await?;
-        let has_no_jobs = self.running_jobs.is_empty();
+        awaiting.store(awaits_keys, Ordering::Release);
+        let has_no_jobs = self.running_jobs.is_empty() && !awaits_keys;
         repositories
             .idleness
             .has_no_jobs
@@ -296,6 +316,27 @@ impl Running {
     }
 }
 
+/// How many repositories that are due cannot start at most, because they wait for keys.
+fn hidden(repositories: &Repositories, kind: JobKind) -> usize {
+    match kind {
+        JobKind::Replay => repositories.verification.identities.count_expected(),
+        JobKind::Resync | JobKind::Recheck | JobKind::Backfill => 0,
+    }
+}
+
+/// Whether the replay has to wait for a key of the PLC directory, which is being looked up. It takes no
+/// slot meanwhile, so replays whose keys are known do not stand behind it.
+fn awaits_key(repositories: &Repositories, repo: &DueRepo) -> bool {
+    let identities = &repositories.verification.identities;
+    if !repo.is_active || !repositories.isolation.allows_early_look_up(&repo.did) {
+        return false;
+    }
+    if repo.was_verified {
+        identities.assume_document(&repo.did);
+    }
+    identities.expect_parked(&repo.did, repo.parked)
+}
+
 /// The registrable host of an account, if it is known without a look-up.
 fn host_of(repositories: &Repositories, did: &Did) -> Option<String> {
     let known = repositories.verification.identities.known(did)?;
@@ -304,7 +345,7 @@ fn host_of(repositories: &Repositories, did: &Did) -> Option<String> {
 }
 
 async fn reconcile_gaps(repositories: &Repositories) {
-    match repositories.store.reconcile_gaps().await {
+    match repositories.store.reconcile_gaps(Timestamp::now()).await {
         Ok(reconciled) => {
             if let Some(repos) = reconciled.rechecks {
                 tracing::info!(

@@ -16,7 +16,9 @@ use crate::repo::isolation::Suspicion;
 use crate::repo::shares::{self, Holder, Refusal};
 use crate::repo::{RETRY_JITTER, Repositories, in_future, set_aside};
 use crate::store::StoreError;
-use crate::store::repo_store::{DueHandle, DueRepo, JobKey, JobKind, RepoEvent, UnconfirmedStatus};
+use crate::store::repo_store::{
+    DueHandle, DueRepo, JobKey, JobKind, RepoEvent, UnconfirmedStatus, WaitsFor,
+};
 
 /// The deadline of a job. Each step of a job has a deadline of its own; this one is a safeguard.
 const JOB_DEADLINE: Duration = Duration::from_secs(2 * 3600);
@@ -203,9 +205,10 @@ impl RepositoriesState {
             return Ok(());
         }
         for did in refused.iter().take(MOST_PUT_OFF) {
+            let waits_for = Some(WaitsFor::Account);
             let until = in_future(PUT_OFF.mul_f64(1.0 + RETRY_JITTER * fastrand::f64()));
             repositories
-                .note(did, RepoEvent::Reschedule { until })
+                .note(did, RepoEvent::Reschedule { until, waits_for })
                 .await?;
         }
         Ok(())

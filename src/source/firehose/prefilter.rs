@@ -5,11 +5,13 @@
 //! memory, no allocation and no mailbox message. The other frames are copied out of the socket's
 //! buffer, so the buffer can be reused.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::atproto::syntax::Did;
 use crate::delivery::segment::{RawPosition, Requested, Segment, SkippedRun};
 use crate::delivery::sequence::{LONG_STEP, ResumePoint};
 use crate::source::firehose::decode::{About, Peek, peek};
@@ -47,6 +49,8 @@ pub struct Prefilter {
     resume: ResumePoint,
     has_seq: bool,
     has_unplaced: bool,
+    /// How many kept commits each repository has. Their keys will be needed.
+    commits: BTreeMap<Did, u64>,
     /// The number of further frames that keep individual positions.
     observed: u8,
 }
@@ -67,6 +71,7 @@ impl Prefilter {
             has_seq: false,
             observed: 0,
             has_unplaced: false,
+            commits: BTreeMap::new(),
         }
     }
 
@@ -103,6 +108,16 @@ impl Prefilter {
         self.has_unplaced
     }
 
+    /// The repositories of the kept commits and `#sync`s, and how many each of them has.
+    pub fn commits(&mut self) -> BTreeMap<Did, u64> {
+        std::mem::take(&mut self.commits)
+    }
+
+    /// The bytes of the kept frames.
+    pub fn frame_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+
     /// The bytes that the segments take until they are applied, with what they expand to.
     pub fn weight(&self) -> usize {
         let segments: usize = self.segments.iter().map(Segment::weight).sum();
@@ -125,6 +140,13 @@ impl Prefilter {
         }
         self.segments
             .push(Segment::Frame(Bytes::copy_from_slice(frame)));
+    }
+
+    fn note_commit(&mut self, repo: &str) {
+        // The decoders say what is wrong with a repository that has no DID.
+        if let Ok(did) = Did::parse(repo) {
+            *self.commits.entry(did).or_default() += 1;
+        }
     }
 
     fn note_seq(&mut self, seq: u64) {
@@ -171,6 +193,12 @@ impl FrameSink for Prefilter {
                     (Some(tracked), About::Commit(repo)) => tracked.insert(repo),
                     (Some(tracked), About::Status(did)) => tracked.announce(did),
                     _ => {}
+                }
+                // Where nothing is tracked, nothing is verified, and no key is needed.
+                if let About::Commit(repo) | About::Repository(repo) = about
+                    && self.interest.tracked().is_some()
+                {
+                    self.note_commit(repo);
                 }
                 self.keep(&frame, seq, effects);
             }
@@ -371,6 +399,22 @@ mod tests {
         prefilter.take(commit("com.huddle.booking/a", 8));
         announce_others(ANNOUNCED);
         assert!(tracked.contains(DID));
+    }
+
+    #[test]
+    fn the_commits_of_each_repository_are_counted_where_their_keys_are_needed() {
+        let pattern = "com.huddle.*".parse().unwrap();
+        let tracked = Arc::new(Tracked::with_announced());
+        let verified = Interest::new([pattern]).tracking(tracked);
+        let verified = Prefilter::new(Arc::new(verified), LIMITS);
+        for (mut prefilter, expected) in [(verified, vec![2]), (prefilter(), Vec::new())] {
+            prefilter.take(unwanted_at(7));
+            prefilter.take(commit("com.huddle.booking/a", 8));
+            // Of a repository that is tracked now.
+            prefilter.take(unwanted_at(9));
+            let counts: Vec<u64> = prefilter.commits().into_values().collect();
+            assert_eq!(counts, expected);
+        }
     }
 
     #[test]

@@ -97,6 +97,7 @@ mod tests {
             lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
+            awaits_directory: false,
             frame: bytes::Bytes::new(),
         })
     }

@@ -8,6 +8,7 @@ pub mod verification;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::atproto::event::{Change, Commit, Event, PutAction, RecordOp};
 use crate::atproto::mst::empty_root;
@@ -45,12 +46,13 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// The effects of `event`, which arrived as `frame`.
+    /// The effects of `event`, which arrived as `frame` at `received_at`.
     pub(crate) fn effects_of(
         &self,
         event: Event,
         evidence: Option<&Evidence>,
         frame: &Bytes,
+        received_at: Instant,
     ) -> Vec<Effect> {
         let event = event.not_later_than(self.clock.latest_credible());
         let Some(verification) = &self.verification else {
@@ -65,7 +67,8 @@ impl Processor {
                 self.effects_of_outcome(event, evidence, outcome, frame)
             }
             (Event::Identity(identity), None) => {
-                verification.identities.forget(&identity.did);
+                let identities = &verification.identities;
+                identities.forget_before(&identity.did, received_at);
                 self.rules.identity_change(identity).into_iter().collect()
             }
             (event @ Event::Account(_), None) => {
@@ -152,6 +155,11 @@ impl Processor {
     ) -> Option<ChainUpdate> {
         let Position { seq, time } = event.position()?;
         let commit = evidence.commit();
+        let awaits_directory = predecessor == Predecessor::KeyUnavailable
+            && self
+                .verification
+                .as_ref()
+                .is_some_and(|verification| verification.identities.awaits_directory(&commit.did));
         Some(ChainUpdate {
             did: commit.did.clone(),
             rev: commit.rev.clone(),
@@ -163,6 +171,7 @@ impl Processor {
             lacks_record: lacks_record(event),
             has_wanted_ops: has_wanted_ops(event),
             begins_empty: begins_empty(event),
+            awaits_directory,
             frame: frame.clone(),
         })
     }

@@ -248,9 +248,9 @@ impl AccountRow {
         }
     }
 
-    /// Has its host asked whether the account is still inactive, unless the source holds it.
+    /// Has it asked whether the account is still inactive: its host, or the source, if that holds it.
     pub(super) fn ask_again(&mut self) {
-        self.is_unconfirmed |= !self.is_held();
+        self.is_unconfirmed = true;
     }
 
     fn is_suspected(&self) -> bool {

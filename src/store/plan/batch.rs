@@ -1,6 +1,6 @@
 //! Plans what a list of effects changes in the tables.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use jiff::Timestamp;
 
@@ -12,12 +12,12 @@ use super::draft::Draft;
 use super::gaps::{GapRow, Gaps, is_within_the_stream};
 use super::lost_stretch::{Breaks, OpenGap};
 use super::order::{Event, Order};
-use super::parked::{Parked, ParkedNeeds, ParkedReason, Parking};
+use super::parked::{Parked, ParkedNeeds, Parking};
 use super::records::{Guard, RecordWrite, Removals, last_changes, newest_commits, refreshed, rows};
 use super::repository::RepoRow;
 use super::resync_cause::ResyncCause;
 use crate::atproto::syntax::Did;
-use crate::model::{DeadLetter, SourceId};
+use crate::model::{DeadLetter, ParkedReason, SourceId};
 use crate::store::plan::effect::{
     ChainUpdate, CommitEffect, Effect, Predecessor, Recheck, RecheckReason,
 };
@@ -64,17 +64,23 @@ struct Decided<'a> {
     wrong_sinces: u64,
     /// A repository has to be rechecked or fetched.
     leaves_work: bool,
+    /// The effect at which a replay is stuck.
+    stuck: Option<usize>,
 }
 
 impl<'a> Batch<'a> {
     /// Accounts come first. So a deletion in the batch also removes earlier records of the same
     /// batch, at any place in it.
+    ///
+    /// Returns the index of the effect at which a replay is stuck, if it is: that commit does not follow
+    /// from the head of its repository. Nothing behind it is decided.
     pub(super) fn plan(
         &self,
         draft: &mut Draft<'a>,
         changes: &mut ChangeSet<'a>,
-    ) -> Result<(), ParkedNeeds> {
+    ) -> Result<Option<usize>, ParkedNeeds> {
         changes.source = Some(self.source);
+        changes.changed_identities = self.changed_identities();
         changes.followed = self.order.cursor.filter(|_| !self.order.is_restarted);
         let has_new_gap = self.open_gaps(draft, changes);
         let view = draft.view;
@@ -93,7 +99,7 @@ impl<'a> Batch<'a> {
             park(draft, changes, &decided.parked)?;
         }
         self.note_commits(draft, &decided);
-        self.add_dead_letters(draft, changes);
+        self.add_dead_letters(draft, changes, decided.stuck);
 
         let written = &mut changes.written;
         written.records = changes.records.len() as u64;
@@ -106,7 +112,7 @@ impl<'a> Batch<'a> {
             || decided.leaves_work
             || written.parked > 0
             || written.lost_stretch.is_some();
-        Ok(())
+        Ok(decided.stuck)
     }
 
     /// Applies the statuses and handles. Returns whether a repository has to be fetched because its
@@ -215,6 +221,15 @@ impl<'a> Batch<'a> {
         removals
     }
 
+    /// The accounts whose documents may have changed, whatever else is known of them.
+    fn changed_identities(&self) -> BTreeSet<&'a str> {
+        let changed = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Identity(change) => Some(change.did.as_str()),
+            _ => None,
+        });
+        changed.collect()
+    }
+
     /// Records new gaps. Returns whether one of them lies within the followed stream.
     fn open_gaps(&self, draft: &Draft<'a>, changes: &mut ChangeSet<'a>) -> bool {
         let mut gaps = Gaps::new(draft.view.gaps.clone());
@@ -262,7 +277,7 @@ impl<'a> Batch<'a> {
         breaks: &mut Breaks<'_>,
     ) -> Decided<'a> {
         let mut decided = Decided::default();
-        for effect in self.effects {
+        for (index, effect) in self.effects.iter().enumerate() {
             let commit = match effect {
                 Effect::Commit(commit) => commit,
                 Effect::Recheck(recheck) => {
@@ -318,10 +333,10 @@ impl<'a> Batch<'a> {
                 }
                 Decision::Parks => {
                     let is_fetched = known.repo.is_some_and(|repo| !repo.state.takes_commits());
-                    let reason = match (has_key, is_fetched) {
-                        (_, true) => ParkedReason::Fetch,
-                        (false, false) => ParkedReason::Key,
-                        (true, false) => ParkedReason::Order,
+                    let reason = match (is_fetched, update.awaits_directory) {
+                        (true, _) => ParkedReason::Repository,
+                        (false, true) => ParkedReason::Key,
+                        (false, false) => ParkedReason::Account,
                     };
                     draft.tracked_mut(did).park();
                     decided.parked.push(Parked { update, reason });
@@ -329,7 +344,7 @@ impl<'a> Batch<'a> {
                 Decision::Breaks(broken) => {
                     self.note_break(draft, update, broken, breaks);
                     draft.tracked_mut(did).break_chain(broken);
-                    let reason = ParkedReason::Fetch;
+                    let reason = ParkedReason::Repository;
                     decided.parked.push(Parked { update, reason });
                 }
                 Decision::Forks => {
@@ -338,6 +353,11 @@ impl<'a> Batch<'a> {
                 }
             }
             decided.fresh.push(update);
+            if self.origin == Origin::Replay && !decided.parked.is_empty() {
+                // The frames behind it are replayed after it.
+                decided.stuck = Some(index);
+                break;
+            }
         }
         decided
     }
@@ -382,9 +402,9 @@ impl<'a> Batch<'a> {
 
     /// The open gaps of the source, with those of this batch.
     fn open_gaps_of(&self, draft: &Draft<'a>, changes: &ChangeSet<'a>) -> Vec<OpenGap> {
-        let new = changes.gaps.iter().filter(|gap| gap.is_open);
-        let known = draft.view.open_gaps.iter().cloned();
-        known.chain(new.map(OpenGap::of)).collect()
+        let gaps = draft.view.gaps.iter().chain(&changes.gaps);
+        let open = gaps.filter(|gap| gap.is_open);
+        open.map(OpenGap::of).collect()
     }
 
     fn write_records(
@@ -456,9 +476,17 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn add_dead_letters(&self, draft: &Draft<'a>, changes: &mut ChangeSet<'a>) {
+    /// `stuck`: the effect at which a replay is stuck. The letters behind it come with its own replay.
+    fn add_dead_letters(
+        &self,
+        draft: &Draft<'a>,
+        changes: &mut ChangeSet<'a>,
+        stuck: Option<usize>,
+    ) {
         let mut known = HashSet::new();
-        for letter in self.effects.iter().flat_map(Effect::dead_letters) {
+        let count = stuck.map_or(self.effects.len(), |last| last + 1);
+        let effects = &self.effects[..count];
+        for letter in effects.iter().flat_map(Effect::dead_letters) {
             if self.is_removed(draft, letter) {
                 continue;
             }
@@ -504,7 +532,7 @@ fn park<'a>(
     if updates.is_empty() {
         return Ok(());
     }
-    let Some(parked) = &draft.view.parked else {
+    let Some(parked) = draft.view.parked.get() else {
         let removed = draft.removals.keys().copied();
         return Err(ParkedNeeds::of(updates, removed));
     };

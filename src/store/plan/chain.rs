@@ -200,6 +200,7 @@ mod tests {
             lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
+            awaits_directory: false,
             frame: Bytes::new(),
         }
     }

@@ -21,6 +21,8 @@ pub struct ChangeSet<'a> {
     pub source: Option<&'a SourceId>,
     /// Rows of `accounts`, by DID.
     pub accounts: BTreeMap<&'a str, AccountRow>,
+    /// Accounts whose identity has changed, so that what is stored of it is void.
+    pub changed_identities: BTreeSet<&'a str>,
     /// Accounts that are removed: their records, the projections of these, their dead letters, and
     /// all of their parked frames.
     pub removals: BTreeMap<&'a str, Removal>,
@@ -43,8 +45,8 @@ pub struct ChangeSet<'a> {
     pub repos: BTreeMap<&'a str, RepoRow>,
     /// Repositories that are no longer tracked.
     pub untracked: BTreeSet<&'a str>,
-    /// A parked frame that was replayed.
-    pub replayed: Option<i64>,
+    /// Parked frames that were replayed.
+    pub replayed: Vec<i64>,
     /// Repositories whose parked frames are dropped.
     pub unparked_repos: BTreeSet<&'a str>,
     /// Frames that are parked, in their order.
@@ -83,6 +85,10 @@ pub struct Written {
     pub dead_letters: u64,
     /// Commits that were parked, or stay parked.
     pub parked: u64,
+    /// Parked frames that were replayed.
+    pub replayed: u64,
+    /// They were the last of their repository, which takes commits of the stream again.
+    pub ends_replay: bool,
     /// Commits that follow by their tree, but name a wrong rev before them.
     pub wrong_sinces: u64,
     /// A repository has a job due.

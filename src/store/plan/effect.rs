@@ -48,17 +48,26 @@ pub enum RecordChange {
     Upsert(Box<RecordUpsert>),
 }
 
+/// The bytes of short rows after which a statement takes no more of them.
+pub const STATEMENT_BYTES: usize = 1 << 20;
+/// The bytes of rows after which the database is sent no more of them at a time, so that the memory that
+/// writing takes has a limit. A single row may be longer.
+pub const TRIP_BYTES: usize = 4 << 20;
+/// What an effect may become besides its records: the columns of its rows.
+const ROW_BYTES: usize = 1 << 10;
+
 /// The bytes that writing `effects` takes for a moment.
 pub fn writing_bytes(effects: &[Effect]) -> usize {
     let longest = effects.iter().map(Effect::longest_row).max();
-    writing_bytes_of(longest.unwrap_or_default())
+    let rows = effects.iter().map(Effect::rows_bytes).sum::<usize>();
+    writing_bytes_of(longest.unwrap_or_default(), rows)
 }
 
-/// The bytes that writing rows of at most so many bytes takes for a moment: of rows that are short, a
-/// statement full, and else one row, as it is sent, as the database copies it, and as it is stored.
-pub fn writing_bytes_of(longest_row: usize) -> usize {
-    const STATEMENT: usize = 1 << 20;
-    3 * longest_row.max(STATEMENT)
+/// The bytes that writing rows of so many bytes takes for a moment, the longest of which has so many: of
+/// rows that are short, as many as are sent at a time, and else one row, as it is sent, as the database
+/// copies it, and as it is stored.
+pub fn writing_bytes_of(longest_row: usize, rows: usize) -> usize {
+    3 * longest_row.max(rows.min(TRIP_BYTES)).max(STATEMENT_BYTES)
 }
 
 impl Effect {
@@ -91,6 +100,18 @@ impl Effect {
             Self::DeadLetter(letter) => bytes_of(letter),
             _ => 0,
         }
+    }
+
+    /// The bytes of all of its rows.
+    fn rows_bytes(&self) -> usize {
+        let (parked, rows) = match self {
+            Self::Commit(commit) => {
+                let parked = commit.chain.as_ref().map(|chain| chain.frame.len());
+                (parked.unwrap_or_default(), 1 + commit.records.len())
+            }
+            _ => (0, 1),
+        };
+        self.bytes().max(parked) + rows * ROW_BYTES
     }
 
     /// The effect of records whose chain is not checked.
@@ -412,6 +433,8 @@ pub struct ChainUpdate {
     pub has_wanted_ops: bool,
     /// It says that its repository was empty before it, as a new account's first commit does.
     pub begins_empty: bool,
+    /// Its key is unavailable, because the PLC directory has not answered yet.
+    pub awaits_directory: bool,
     /// The frame, which is read again if it has to be parked.
     pub frame: Bytes,
 }

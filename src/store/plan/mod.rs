@@ -41,14 +41,14 @@ pub use self::interest_change::{InterestChange, InterestStep, unkept_since};
 pub use self::interest_set::InterestSet;
 pub use self::lost_stretch::{BreakChanges, ChainBreak, LostStretch, OpenGap};
 pub use self::order::{AsOf, Moment};
-pub use self::parked::{Parked, ParkedNeeds, ParkedReason, ParkedView};
+pub use self::parked::{Parked, ParkedNeeds, ParkedView};
 pub use self::records::{RecordRow, RecordWrite};
 pub(crate) use self::repository::REST;
-pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, transition};
+pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, WaitsFor, transition};
 pub use self::resync_cause::ResyncCause;
 pub use self::search::Search;
 pub use self::task::{
-    DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, RepoChange, Resync,
+    DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, Replay, RepoChange, Resync,
     ResyncFailure, SnapshotPart, Task, UnconfirmedStatus,
 };
 pub use self::view::{HeldRecord, Needs, View};
@@ -82,7 +82,7 @@ const TIME_TO_BEGIN: SignedDuration = SignedDuration::from_secs(10);
 ///
 /// # Errors
 /// Returns the keys of parked frames that have to be read first, where the task parks commits and
-/// `view.parked` is `None`.
+/// `view.parked` is not set.
 pub fn plan<'a>(
     view: &'a View,
     task: &Task<'a>,
@@ -114,11 +114,10 @@ pub fn plan<'a>(
         } => {
             batch(source, effects, Origin::Stream, through).plan(&mut draft, &mut changes)?;
         }
-        Task::Change(RepoChange::Replayed { parked, effects }) => {
-            batch(&parked.source, effects, Origin::Replay, None).plan(&mut draft, &mut changes)?;
-            if changes.written.parked == 0 {
-                finish_replay(&mut draft, &mut changes, parked);
-            }
+        Task::Change(RepoChange::Replayed(replay)) => {
+            let batch = batch(replay.source(), replay.effects(), Origin::Replay, None);
+            let stuck = batch.plan(&mut draft, &mut changes)?;
+            finish_replay(&mut draft, &mut changes, replay, stuck);
         }
         Task::Change(RepoChange::Snapshot(part)) => {
             changes.confirmed = confirmed_uris(part)
@@ -189,15 +188,27 @@ fn after(now: Timestamp, delay: SignedDuration) -> String {
     sortable(now.saturating_add(delay).unwrap_or(Timestamp::MAX))
 }
 
-/// A parked frame was applied, or was stale.
-fn finish_replay<'a>(draft: &mut Draft<'a>, changes: &mut ChangeSet<'a>, parked: &'a ParkedCommit) {
-    let did = parked.did.as_str();
-    changes.replayed = Some(parked.id);
-    let is_of_repo = |row: &RecordRow<'_>| row.write.version().did == parked.did;
+/// The frames before the one with the effect `stuck` were applied, or were stale. It and those behind
+/// it stay parked.
+fn finish_replay<'a>(
+    draft: &mut Draft<'a>,
+    changes: &mut ChangeSet<'a>,
+    replay: Replay<'a>,
+    stuck: Option<usize>,
+) {
+    let count = stuck.map_or(replay.count(), |effect| replay.frame_of(effect));
+    changes.replayed = replay.ids(count).collect();
+    changes.written.replayed = count as u64;
+    if stuck.is_some() {
+        return;
+    }
+    let did = replay.did().as_str();
+    let is_of_repo = |row: &RecordRow<'_>| row.write.version().did.as_str() == did;
     let contents = Contents {
         has_records: draft.view.contents.has_records || changes.records.values().any(is_of_repo),
         ..draft.view.contents
     };
+    changes.written.ends_replay = !contents.has_parked;
     if let Some(repo) = draft.repo(did).cloned() {
         draft.set_repo(did, repo.after_replay(contents));
     }
@@ -227,8 +238,8 @@ fn change_repo<'a>(
             if draft.account(did).is_none_or(|account| account.is_active) {
                 return;
             }
-            // A status that arrived while the repository was not tracked was never confirmed, so
-            // the host is asked now.
+            // A status that arrived while the repository was not tracked was never confirmed, and its
+            // end may have been missed in a gap, so the host or the source is asked now.
             draft.account_mut(did).ask_again();
             // It is fetched when the account is active again, which brings the same.
             if draft.repo(did).is_some_and(|repo| repo.has_parked) {

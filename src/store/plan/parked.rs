@@ -4,11 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 
+use crate::model::ParkedReason;
 use crate::store::plan::effect::ChainUpdate;
 
 /// The most bytes of frames that are parked: of one repository, and of all together. If one is
 /// exceeded, the repository's frames are dropped and it is fetched as a whole, which gives the same
 /// result.
+///
+/// Frames that wait for the PLC directory do not count. It is shared by all, so a slow directory would
+/// have many repositories fetched at once. Instead less is read while much waits for it: see
+/// `pipeline/backlog.rs`.
 const MAX_OF_ONE: u64 = 16 << 20;
 const MAX_OF_ALL: u64 = 1 << 30;
 
@@ -24,34 +29,12 @@ pub struct ParkedNeeds {
 /// What is parked already.
 #[derive(Clone, Debug, Default)]
 pub struct ParkedView {
-    /// Bytes of all frames.
+    /// Bytes of all frames that count.
     pub total: u64,
-    /// Bytes of the frames of each requested repository.
+    /// Bytes of the frames that count, of each requested repository.
     pub bytes: HashMap<String, u64>,
     /// The requested frames that are stored.
     pub frames: HashSet<(String, u64, Bytes)>,
-}
-
-/// Why a commit is parked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParkedReason {
-    /// Its repository has to be fetched.
-    Fetch,
-    /// The key of its account is unavailable.
-    Key,
-    /// It comes behind commits that are parked.
-    Order,
-}
-
-impl ParkedReason {
-    /// The text of the column `reason`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fetch => "fetch",
-            Self::Key => "key",
-            Self::Order => "order",
-        }
-    }
 }
 
 /// A commit to park.
@@ -59,6 +42,18 @@ impl ParkedReason {
 pub struct Parked<'a> {
     pub update: &'a ChainUpdate,
     pub reason: ParkedReason,
+}
+
+impl Parked<'_> {
+    /// The bytes that count towards the limits.
+    pub fn counted_bytes(&self) -> u64 {
+        match self.reason {
+            ParkedReason::Key => 0,
+            ParkedReason::Account | ParkedReason::Inactive | ParkedReason::Repository => {
+                self.update.frame.len() as u64
+            }
+        }
+    }
 }
 
 /// The frames to add, and the repositories to drop.
@@ -112,14 +107,15 @@ impl<'a> Parking<'a> {
             if is_stored || !known_frames.insert((did, update.seq, &update.frame)) {
                 continue;
             }
-            *bytes += update.frame.len() as u64;
-            total += update.frame.len() as u64;
+            *bytes += parked_now.counted_bytes();
+            total += parked_now.counted_bytes();
             added.push(*parked_now);
         }
         let is_full = total > MAX_OF_ALL;
         let overflowing: BTreeSet<&str> = bytes
             .into_iter()
-            .filter_map(|(did, bytes)| (is_full || bytes > MAX_OF_ONE).then_some(did))
+            .filter(|(_, bytes)| *bytes > MAX_OF_ONE || (is_full && *bytes > 0))
+            .map(|(did, _)| did)
             .collect();
         added.retain(|parked| !overflowing.contains(parked.update.did.as_str()));
         Self { added, overflowing }
@@ -147,6 +143,7 @@ mod tests {
             lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
+            awaits_directory: false,
             frame: Bytes::from_static(b"frame"),
         }
     }
@@ -157,7 +154,7 @@ mod tests {
     }
 
     fn parked<const N: usize>(updates: [&ChainUpdate; N]) -> [Parked<'_>; N] {
-        let reason = ParkedReason::Key;
+        let reason = ParkedReason::Account;
         updates.map(|update| Parked { update, reason })
     }
 
@@ -190,6 +187,28 @@ mod tests {
         assert!(parking.added.is_empty());
         let dids: Vec<&str> = parking.overflowing.into_iter().collect();
         assert_eq!(dids, ["did:plc:alice", "did:plc:bob"]);
+    }
+
+    /// Holds invariant 4.12.
+    #[test]
+    fn what_waits_for_the_directory_is_never_dropped() {
+        let view = ParkedView {
+            total: MAX_OF_ALL,
+            ..ParkedView::default()
+        };
+        let frame = Bytes::from(vec![0; MAX_OF_ONE as usize + 1]);
+        let alice = ChainUpdate {
+            frame,
+            ..update("alice", 1)
+        };
+        let reason = ParkedReason::Key;
+        let update = &alice;
+        let parking = Parking::of(&[Parked { update, reason }], &view, |_| false);
+        assert_eq!(seqs(&parking), [1]);
+        assert!(parking.overflowing.is_empty());
+        let reason = ParkedReason::Account;
+        let parking = Parking::of(&[Parked { update, reason }], &view, |_| false);
+        assert!(parking.added.is_empty());
     }
 
     #[test]

@@ -89,13 +89,34 @@ pub struct RepoRow {
     pub retry_at: Option<String>,
     /// Failed attempts since the last success.
     pub attempts: u32,
+    /// Its job waits for what is its account's own.
+    pub waits_for_account: bool,
+}
+
+/// What the job of a repository waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// What is its account's own: its host or that of its `did:web`, the time of its rev, or the end
+    /// of a pause that its own events or fetches have caused.
+    Account,
+    /// This process, or the PLC directory.
+    Shared,
+}
+
+impl WaitsFor {
+    pub fn shared_if(is_shared: bool) -> Self {
+        match is_shared {
+            true => Self::Shared,
+            false => Self::Account,
+        }
+    }
 }
 
 /// What the RepositoriesActor reports of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepoEvent<'a> {
-    /// Its fetch begins. Commits that arrive meanwhile are parked. The fetch also answers every
-    /// recheck that was requested before.
+    /// Its fetch begins, and waits for its host. Commits that arrive meanwhile are parked. The fetch
+    /// also answers every recheck that was requested before.
     BeginResync,
     /// A recheck with this cause found it at the known head.
     ConfirmRecheck { recheck_cause: Option<i64> },
@@ -105,10 +126,17 @@ pub enum RepoEvent<'a> {
     FinishReplay,
     /// It has to be fetched as a whole, in any state.
     RequestResync { cause: ResyncCause },
-    /// Its job is rescheduled until then, because no slot was free.
-    Reschedule { until: Timestamp },
+    /// Its job is rescheduled until then, because no slot was free. `waits_for` is `None` if that says
+    /// nothing new.
+    Reschedule {
+        until: Timestamp,
+        waits_for: Option<WaitsFor>,
+    },
     /// Its job failed and is retried then.
-    RetryLater { until: Timestamp },
+    RetryLater {
+        until: Timestamp,
+        waits_for: WaitsFor,
+    },
     /// Its account is not active. No job runs for it until the account is active again, or until
     /// then. Its parked commits are dropped.
     Suspend { until: Timestamp },
@@ -142,6 +170,7 @@ pub fn transition(
         RepoEvent::BeginResync => {
             next.state = RepoState::Resyncing;
             next.recheck_cause = None;
+            next.waits_for_account = true;
         }
         RepoEvent::ConfirmRecheck { recheck_cause } => {
             if next.recheck_cause == recheck_cause {
@@ -157,14 +186,18 @@ pub fn transition(
             next.recheck_cause = None;
             next.retry_at = None;
         }
-        RepoEvent::Reschedule { until } => {
+        RepoEvent::Reschedule { until, waits_for } => {
             if matches!(next.state, RepoState::Desynchronized | RepoState::Resyncing) {
                 next.state = RepoState::Throttled;
             }
             next.retry_at = Some(sortable(until));
+            if let Some(waits_for) = waits_for {
+                next.waits_for_account = waits_for == WaitsFor::Account;
+            }
         }
-        RepoEvent::RetryLater { until } => {
+        RepoEvent::RetryLater { until, waits_for } => {
             next.retry_at = Some(sortable(until));
+            next.waits_for_account = waits_for == WaitsFor::Account;
             next.attempts += 1;
         }
         RepoEvent::Suspend { until } => {
@@ -202,6 +235,7 @@ impl RepoRow {
             recheck_cause: None,
             retry_at: None,
             attempts: 0,
+            waits_for_account: false,
         }
     }
 
@@ -236,6 +270,7 @@ impl RepoRow {
     fn forget_attempts(&mut self) {
         self.retry_at = None;
         self.attempts = 0;
+        self.waits_for_account = false;
     }
 
     // === Changes from the stream ===
@@ -411,6 +446,7 @@ impl RepoRow {
                         false => RepoState::Desynchronized,
                     };
                     self.retry_at = Some(sortable(failure.retry_at));
+                    self.waits_for_account = failure.waits_for == WaitsFor::Account;
                     self.attempts += 1;
                 }
                 let has_evidence = self.rev.is_some() || self.has_parked || contents.has_records;

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::repository::RepoEvent;
+use super::repository::WaitsFor;
 use super::resync_cause::ResyncCause;
 use super::search::Search;
 use crate::atproto::syntax::Did;
@@ -29,9 +30,7 @@ impl<'a> Task<'a> {
             Self::Batch {
                 source, effects, ..
             } => Some((source, effects)),
-            Self::Change(RepoChange::Replayed { parked, effects }) => {
-                Some((&parked.source, effects))
-            }
+            Self::Change(RepoChange::Replayed(replay)) => Some((replay.source(), replay.effects())),
             Self::Change(RepoChange::Snapshot(part)) => Some((part.source, part.effects)),
             Self::Change(_) => None,
         }
@@ -72,18 +71,85 @@ pub enum RepoChange<'a> {
         did: &'a str,
         removal: i64,
     },
-    /// A parked frame was processed again. Its effects are applied, and it is no longer parked. If
-    /// it does not follow from the head, it stays parked, and its repository has to be fetched.
-    Replayed {
-        parked: &'a ParkedCommit,
-        effects: &'a [Effect],
-    },
+    /// Parked frames were processed again. Their effects are applied, and they are no longer parked. One
+    /// that does not follow from the head stays parked, with all behind it, and its repository has to be
+    /// fetched.
+    Replayed(Replay<'a>),
     Repo {
         did: &'a Did,
         event: RepoEvent<'a>,
     },
     /// A part of a fetched repository.
     Snapshot(&'a SnapshotPart<'a>),
+}
+
+/// The oldest parked frames of a repository, in their order and from one source, and their effects.
+#[derive(Clone, Copy, Debug)]
+pub struct Replay<'a> {
+    first: &'a ParkedCommit,
+    rest: &'a [ParkedCommit],
+    effects: &'a [Effect],
+    /// The number of effects up to the end of each frame. The last frame may be left out: all effects
+    /// that are left are its.
+    ends: &'a [usize],
+}
+
+impl<'a> Replay<'a> {
+    pub fn of_one(parked: &'a ParkedCommit, effects: &'a [Effect]) -> Self {
+        Self {
+            first: parked,
+            rest: &[],
+            effects,
+            ends: &[],
+        }
+    }
+
+    /// `ends` has the number of effects up to the end of each frame. `None` if there is no frame.
+    pub fn of(
+        parked: &'a [ParkedCommit],
+        effects: &'a [Effect],
+        ends: &'a [usize],
+    ) -> Option<Self> {
+        let (first, rest) = parked.split_first()?;
+        Some(Self {
+            first,
+            rest,
+            effects,
+            ends,
+        })
+    }
+
+    pub fn did(&self) -> &'a Did {
+        &self.first.did
+    }
+
+    pub fn source(&self) -> &'a SourceId {
+        &self.first.source
+    }
+
+    pub fn effects(&self) -> &'a [Effect] {
+        self.effects
+    }
+
+    /// The number of frames.
+    pub fn count(&self) -> usize {
+        1 + self.rest.len()
+    }
+
+    /// The ids of the first `count` frames.
+    pub(super) fn ids(&self, count: usize) -> impl Iterator<Item = i64> + use<'a> {
+        let (first, rest) = (self.first, self.rest);
+        std::iter::once(first)
+            .chain(rest)
+            .take(count)
+            .map(|parked| parked.id)
+    }
+
+    /// The index of the frame that has the effect with this index.
+    pub(super) fn frame_of(&self, effect: usize) -> usize {
+        let frame = self.ends.partition_point(|end| *end <= effect);
+        frame.min(self.rest.len())
+    }
 }
 
 /// A part of a repository.
@@ -115,6 +181,7 @@ pub struct ResyncFailure {
     pub is_throttled: bool,
     /// There is no such repository. If nothing of it is kept, it may be forgotten.
     pub is_gone: bool,
+    pub waits_for: WaitsFor,
     pub retry_at: Timestamp,
 }
 

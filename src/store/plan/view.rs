@@ -1,12 +1,13 @@
 //! What a plan has to know of the tables, and the keys that are read for it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::OnceLock;
 
 use super::account::AccountRow;
 use super::dead_letters::{Fingerprint, fingerprint};
 use super::discovery::DiscoveryRow;
 use super::gaps::GapRow;
-use super::lost_stretch::{ChainBreak, OpenGap};
+use super::lost_stretch::ChainBreak;
 use super::parked::ParkedView;
 use super::repository::{Contents, RepoRow};
 use super::task::{RepoChange, SnapshotPart, Task};
@@ -29,8 +30,6 @@ pub struct View {
     pub is_behind_gap: bool,
     /// The breaks of the chains of [`Needs::chains_of`].
     pub breaks: Vec<ChainBreak>,
-    /// The open gaps of [`Needs::chains_of`].
-    pub open_gaps: Vec<OpenGap>,
     /// The set of interest was wider at some time than before. If nothing is known of a repository,
     /// its earlier commits may not have been wanted when they came.
     pub was_interest_widened: bool,
@@ -48,7 +47,7 @@ pub struct View {
     /// The durable cursor of [`Needs::source`].
     pub cursor: Option<u64>,
     /// Read only if a plan asks for it, because most batches park nothing.
-    pub parked: Option<ParkedView>,
+    pub parked: OnceLock<ParkedView>,
 }
 
 /// The part of a row of `records` that guards later changes.
@@ -85,13 +84,13 @@ pub struct Needs<'a> {
     pub gaps: Option<(&'a SourceId, BTreeSet<u64>)>,
     /// The collection whose discovery is read.
     pub discovery: Option<&'a str>,
-    /// The source whose chains are checked.
+    /// The source whose chains are checked. An open gap explains a break, so [`Self::gaps`] has them.
     pub chains_of: Option<&'a SourceId>,
     pub dead_letters: BTreeSet<Fingerprint>,
     /// The repository for which the presence of records and parked frames is read.
     pub contents_of: Option<&'a str>,
-    /// The parked frame that does not count there.
-    pub replayed: Option<i64>,
+    /// The parked frames that do not count there.
+    pub replayed: BTreeSet<i64>,
 }
 
 impl<'a> Needs<'a> {
@@ -117,11 +116,11 @@ impl<'a> Needs<'a> {
             Task::Change(
                 RepoChange::HostRefused { did, .. } | RepoChange::Override { did, .. },
             ) => needs.add_account(did),
-            Task::Change(RepoChange::Replayed { parked, effects }) => {
-                needs.add_effects(&parked.source, effects);
-                needs.repos.insert(parked.did.as_str());
-                needs.contents_of = Some(parked.did.as_str());
-                needs.replayed = Some(parked.id);
+            Task::Change(RepoChange::Replayed(replay)) => {
+                needs.add_effects(replay.source(), replay.effects());
+                needs.repos.insert(replay.did().as_str());
+                needs.contents_of = Some(replay.did().as_str());
+                needs.replayed = replay.ids(replay.count()).collect();
             }
             Task::Change(RepoChange::RemovalEnded { did, .. }) => {
                 needs.repos.insert(did);
@@ -146,6 +145,7 @@ impl<'a> Needs<'a> {
                 Effect::Commit(commit) => {
                     if commit.chain.is_some() {
                         self.chains_of = Some(source);
+                        self.gaps.get_or_insert((source, BTreeSet::new()));
                     }
                     self.add_commit(commit);
                 }

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::SqliteStore;
 use super::due::{latest_retry, parse_did};
+use super::{SqliteStore, count};
 use crate::atproto::syntax::Did;
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
@@ -20,7 +20,7 @@ struct Row {
     held_status: Option<String>,
     is_overridden: bool,
     suspected_status: Option<String>,
-    attempts: u32,
+    attempts: i64,
 }
 
 pub(super) async fn unconfirmed(
@@ -52,7 +52,7 @@ pub(super) async fn unconfirmed(
             held_status: row.held_status,
             is_overridden: row.is_overridden,
             suspected_status: row.suspected_status,
-            attempts: row.attempts,
+            attempts: count(row.attempts),
             ..AccountRow::default()
         };
         Ok(account.question(did))

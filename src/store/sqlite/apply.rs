@@ -12,7 +12,7 @@ use super::{commit, cursor, read, removal};
 use crate::model::{Gap, Position, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{Effect, EffectPart, Rejection};
-use crate::store::plan::{Moment, Needs, RepoChange, Task, plan};
+use crate::store::plan::{ChangeSet, Moment, Needs, RepoChange, Task, View, plan};
 use crate::store::{PieceLimit, RemovalPiece, StoreError, WriteBatch, Written};
 use crate::testing::fault::Point;
 
@@ -26,6 +26,27 @@ struct CursorMove<'a> {
 }
 
 pub(super) async fn apply(writer: &Writer, batch: &WriteBatch<'_>) -> Result<Written, StoreError> {
+    let (task, cursor) = parts_of(batch);
+    settle(writer, &task, Some(cursor)).await
+}
+
+/// Like [`apply`], but does not look for what is refused: the batches are applied one by one then.
+pub(super) async fn apply_group(
+    writer: &Writer,
+    batch: &WriteBatch<'_>,
+) -> Result<Written, StoreError> {
+    let (task, cursor) = parts_of(batch);
+    match perform(writer, &task, Some(cursor)).await {
+        Err(Failure::Refused(error)) => {
+            tracing::debug!(%error, "the database refused a group of batches; they are written one by one");
+            Err(StoreError::Rejected(Vec::new()))
+        }
+        Err(Failure::Store(error)) => Err(error),
+        Ok(written) => Ok(written),
+    }
+}
+
+fn parts_of<'a>(batch: &WriteBatch<'a>) -> (Task<'a>, CursorMove<'a>) {
     let task = Task::Batch {
         source: batch.source,
         effects: batch.effects,
@@ -36,7 +57,7 @@ pub(super) async fn apply(writer: &Writer, batch: &WriteBatch<'_>) -> Result<Wri
         position: batch.position,
         is_forced: batch.sequence_restarted,
     };
-    perform(writer, &task, Some(cursor)).await
+    (task, cursor)
 }
 
 /// Deletes a piece of the rows of removed accounts. `None` if no account is being removed.
@@ -55,7 +76,7 @@ pub(super) async fn remove_piece(
 }
 
 pub(super) async fn change(writer: &Writer, change: RepoChange<'_>) -> Result<Written, StoreError> {
-    perform(writer, &Task::Change(change), None).await
+    settle(writer, &Task::Change(change), None).await
 }
 
 /// Moves the cursor to `position`, in either direction, and records `gap`.
@@ -76,29 +97,39 @@ pub(super) async fn move_cursor(
         position,
         is_forced: true,
     };
-    perform(writer, &task, Some(cursor)).await?;
+    settle(writer, &task, Some(cursor)).await?;
     Ok(())
 }
 
-/// Takes two trips to the database as a rule, for any number of rows.
-async fn perform(
+/// Runs a task, and names its refused effects if there are any.
+async fn settle(
     writer: &Writer,
     task: &Task<'_>,
     cursor: Option<CursorMove<'_>>,
 ) -> Result<Written, StoreError> {
+    match perform(writer, task, cursor).await {
+        Ok(written) => Ok(written),
+        Err(Failure::Store(error)) => Err(error),
+        Err(Failure::Refused(error)) => Err(name_refused(writer, task, error).await?),
+    }
+}
+
+/// Takes two trips to the database as a rule: one reads, one writes. Where commits are parked or
+/// accounts are removed it takes a third. Arguments beyond the limit of a trip take more.
+async fn perform(
+    writer: &Writer,
+    task: &Task<'_>,
+    cursor: Option<CursorMove<'_>>,
+) -> Result<Written, Failure> {
     let now = Timestamp::now();
     let mut script = Script::default();
     read::push(&mut script, &Needs::of(task));
     let (mut transaction, answers) = writer.begin_with(script).await?;
-    let mut view = read::view(answers)?;
-    let cursor_before = view.cursor;
-    let changes = loop {
-        match plan(&view, task, Moment::at(now)) {
-            Ok(changes) => break changes,
-            Err(needs) => view.parked = Some(read::parked(&mut transaction, &needs).await?),
-        }
-    };
-    transaction.pass(Point::StoreWriting).await?;
+    let view = read::view(answers).map_err(StoreError::from)?;
+    let changes = decide(&mut transaction, &view, task, now).await;
+    let changes = changes.map_err(StoreError::from)?;
+    let writing = transaction.pass(Point::StoreWriting).await;
+    writing.map_err(StoreError::from)?;
     let mut script = Script::default();
     commit::push(&mut script, &changes, &sortable(now));
     if let Some(cursor) = cursor {
@@ -107,17 +138,34 @@ async fn perform(
             position,
             is_forced,
         } = cursor;
-        cursor::push_advance(&mut script, source, cursor_before, position, is_forced);
+        cursor::push_advance(&mut script, source, view.cursor, position, is_forced);
     }
     let dids: Vec<&str> = changes.removals.keys().copied().collect();
-    let committed = match dids.is_empty() {
-        true => transaction.commit_with(script).await,
-        false => removal::commit_with(transaction, script, &dids).await,
-    };
-    match committed {
-        Ok(()) => Ok(changes.written),
-        Err(Failure::Store(error)) => Err(error),
-        Err(Failure::Refused(error)) => Err(name_refused(writer, task, error).await?),
+    // What was read about parked frames has taken the third trip already. Then the housekeeping
+    // deletes the rows of the removed accounts.
+    match dids.is_empty() || view.parked.get().is_some() {
+        true => transaction.commit_with(script).await?,
+        false => removal::commit_with(transaction, script, &dids).await?,
+    }
+    Ok(changes.written)
+}
+
+/// Plans what `task` writes. Reads what is parked if the plan asks for it.
+async fn decide<'a>(
+    transaction: &mut Transaction<'_>,
+    view: &'a View,
+    task: &Task<'a>,
+    now: Timestamp,
+) -> Result<ChangeSet<'a>, sqlx::Error> {
+    loop {
+        match plan(view, task, Moment::at(now)) {
+            Ok(changes) => return Ok(changes),
+            Err(needs) => {
+                let parked = read::parked(transaction, &needs).await?;
+                // Nothing else sets it.
+                let _set = view.parked.set(parked);
+            }
+        }
     }
 }
 
@@ -134,6 +182,9 @@ async fn name_refused(
     let Some((source, effects)) = task.effects() else {
         return Ok(error.into());
     };
+    if is_group(task) {
+        return Ok(StoreError::Rejected(Vec::new()));
+    }
     let mut rejections = Vec::new();
     let mut trial = writer.begin().await?;
     for (index, effect) in effects.iter().enumerate() {
@@ -161,6 +212,11 @@ async fn name_refused(
     Ok(StoreError::Rejected(rejections))
 }
 
+/// Whether its parts are done one by one if it is refused.
+fn is_group(task: &Task<'_>) -> bool {
+    matches!(task, Task::Change(RepoChange::Replayed(replay)) if replay.count() > 1)
+}
+
 async fn try_alone(
     trial: &mut Transaction<'_>,
     source: &SourceId,
@@ -174,13 +230,8 @@ async fn try_alone(
     };
     let mut script = Script::default();
     read::push(&mut script, &Needs::of(&task));
-    let mut view = read::view(trial.run(script).await?)?;
-    let changes = loop {
-        match plan(&view, &task, Moment::at(now)) {
-            Ok(changes) => break changes,
-            Err(needs) => view.parked = Some(read::parked(trial, &needs).await?),
-        }
-    };
+    let view = read::view(trial.run(script).await?)?;
+    let changes = decide(trial, &view, &task, now).await?;
     let mut script = Script::default();
     commit::push(&mut script, &changes, &sortable(now));
     trial.run(script).await?;

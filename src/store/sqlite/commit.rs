@@ -2,9 +2,9 @@
 
 use std::sync::LazyLock;
 
-use super::multi_row::MultiRow;
+use super::multi_row::{Kind, MultiRow};
 use super::script::{Script, Value, json_array};
-use super::{parked, projections, records, removal};
+use super::{identities, parked, projections, records, removal};
 use crate::model::{DeadLetter, Resynced, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::{
@@ -77,18 +77,20 @@ static REPOS: LazyLock<MultiRow> = LazyLock::new(|| {
             "attempts",
             "updated_at",
             "is_proven",
+            "waits_for_account",
         ],
         "ON CONFLICT (did) DO UPDATE SET rev = excluded.rev, data = excluded.data, \
          seq = excluded.seq, source = excluded.source, time = excluded.time, \
          state = excluded.state, cause = excluded.cause, is_whole = excluded.is_whole, \
          has_parked = excluded.has_parked, recheck_cause = excluded.recheck_cause, \
          retry_at = excluded.retry_at, attempts = excluded.attempts, \
-         updated_at = excluded.updated_at, is_proven = excluded.is_proven",
+         updated_at = excluded.updated_at, is_proven = excluded.is_proven, \
+         waits_for_account = excluded.waits_for_account",
     )
 });
 
 static DEAD_LETTERS: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
+    MultiRow::with_long(
         "INSERT INTO dead_letters",
         &[
             "fingerprint",
@@ -102,6 +104,11 @@ static DEAD_LETTERS: LazyLock<MultiRow> = LazyLock::new(|| {
             "raw",
             "attempts",
             "created_at",
+        ],
+        &[
+            ("fingerprint", Kind::Bytes),
+            ("task", Kind::LongText),
+            ("raw", Kind::Bytes),
         ],
         "",
     )
@@ -133,6 +140,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     let ChangeSet {
         source,
         accounts,
+        changed_identities,
         removals,
         is_removing,
         ended_removal,
@@ -158,6 +166,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     script.push_rows(&ACCOUNTS, &accounts, |(did, account), values| {
         push_account(values, did, account, now);
     });
+    identities::push_void(script, changed_identities.iter().copied());
     removal::push_new(script, removals, *followed, now);
     if !confirmed.is_empty() {
         let uris = json_array(confirmed.iter().map(String::as_str));
@@ -196,9 +205,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     if let Some(id) = *ended_removal {
         script.push("DELETE FROM account_removals WHERE id = ?", [id.into()]);
     }
-    if let Some(id) = *replayed {
-        parked::push_replayed(script, id);
-    }
+    parked::push_replayed(script, replayed);
     parked::push_dropped(script, unparked_repos.iter().copied());
     parked::push_added(script, source, new_parked, now);
     for gap in gaps {
@@ -291,6 +298,7 @@ fn push_repo(values: &mut Vec<Value>, did: &str, repo: &RepoRow, now: &str) {
         repo.attempts.into(),
         now.into(),
         repo.is_proven.into(),
+        repo.waits_for_account.into(),
     ]);
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::count;
 use super::writer::Writer;
 use crate::model::SourceId;
 use crate::store::{CrashHistory, FrameDigest, StoreError};
@@ -29,7 +30,7 @@ pub(super) async fn begin_run(
     .bind(source.as_str())
     .execute(&mut *transaction)
     .await?;
-    let runs: u32 = sqlx::query_scalar(
+    let runs: i64 = sqlx::query_scalar(
         "INSERT INTO unfinished_runs (source, runs) VALUES (?, 1) \
          ON CONFLICT (source) DO UPDATE SET runs = runs + 1, in_hand = NULL \
          RETURNING runs",
@@ -37,14 +38,14 @@ pub(super) async fn begin_run(
     .bind(source.as_str())
     .fetch_one(&mut *transaction)
     .await?;
-    let suspects: Vec<(Vec<u8>, u32)> =
+    let suspects: Vec<(Vec<u8>, i64)> =
         sqlx::query_as("SELECT frame_sha256, crashes FROM crash_suspects WHERE source = ?")
             .bind(source.as_str())
             .fetch_all(&mut *transaction)
             .await?;
     transaction.commit().await?;
     Ok(CrashHistory {
-        crashes: runs.saturating_sub(1),
+        crashes: count(runs).saturating_sub(1),
         suspects: by_digest(suspects),
     })
 }
@@ -79,8 +80,8 @@ pub(super) async fn forget(writer: &Writer, source: &SourceId) -> Result<(), Sto
 
 /// Converts the rows. Values that are no digest are left out: only an outsider can have written
 /// them.
-fn by_digest(rows: Vec<(Vec<u8>, u32)>) -> BTreeMap<FrameDigest, u32> {
+fn by_digest(rows: Vec<(Vec<u8>, i64)>) -> BTreeMap<FrameDigest, u32> {
     rows.into_iter()
-        .filter_map(|(digest, crashes)| Some((digest.try_into().ok()?, crashes)))
+        .filter_map(|(digest, crashes)| Some((digest.try_into().ok()?, count(crashes))))
         .collect()
 }

@@ -8,6 +8,10 @@ use crate::store::{StoreError, StoredCursor};
 
 /// Appends the statements that give `source` a row if it has none: the row 'main' if no source has
 /// claimed it, otherwise a new one.
+///
+/// The row 'main' without a source is that of a new database, or of a version that knew one source
+/// only. A source that has a row does not take it: its own cursor is what it has applied, and whose
+/// seq is in 'main' is unknown.
 pub(super) fn push_claim(script: &mut Script, source: &SourceId) {
     let id = source.as_str();
     script.push(
@@ -27,24 +31,43 @@ pub(super) async fn load(
     connection: &mut SqliteConnection,
     source: &SourceId,
 ) -> Result<StoredCursor, StoreError> {
-    let (cursor, event_time, moved, follows_another): (String, Option<String>, bool, bool) =
-        sqlx::query_as(
-            "SELECT cursor, event_time, moved, EXISTS ( \
-                 SELECT 1 FROM firehose_cursor AS earlier \
-                 WHERE earlier.rowid < firehose_cursor.rowid \
-                 AND CAST(earlier.cursor AS INTEGER) > 0) \
-             FROM firehose_cursor WHERE source = ?",
-        )
-        .bind(source.as_str())
-        .fetch_one(&mut *connection)
-        .await?;
+    let (cursor, event_time, moved): (String, Option<String>, bool) =
+        sqlx::query_as("SELECT cursor, event_time, moved FROM firehose_cursor WHERE source = ?")
+            .bind(source.as_str())
+            .fetch_one(&mut *connection)
+            .await?;
     let position = position(&cursor, event_time.as_deref())?;
+    // An operator may have set the cursor by SQL, without the column `moved`.
+    let is_new = !moved && position.seq == 0;
     Ok(StoredCursor {
         position,
-        // An operator may have set the cursor by SQL, without the column `moved`.
-        is_new: !moved && position.seq == 0,
-        follows_another,
+        is_new,
+        follows: match is_new {
+            true => last_followed(connection, source).await?,
+            false => None,
+        },
     })
+}
+
+/// The source other than `source` whose cursor moved last. It may have been configured after
+/// `source`, which was not reached then.
+async fn last_followed(
+    connection: &mut SqliteConnection,
+    source: &SourceId,
+) -> Result<Option<(SourceId, Position)>, StoreError> {
+    let last: Option<(String, String, Option<String>)> = sqlx::query_as(
+        "SELECT source, cursor, event_time FROM firehose_cursor \
+         WHERE source <> ? AND CAST(cursor AS INTEGER) > 0 \
+         ORDER BY updated_at DESC, rowid DESC LIMIT 1",
+    )
+    .bind(source.as_str())
+    .fetch_optional(connection)
+    .await?;
+    let Some((last, cursor, event_time)) = last else {
+        return Ok(None);
+    };
+    let position = position(&cursor, event_time.as_deref())?;
+    Ok(Some((SourceId::new(&last), position)))
 }
 
 /// Appends the statements that move the cursor from `before` to `position`. It moves back only if

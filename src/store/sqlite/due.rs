@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::SqliteStore;
+use super::{SqliteStore, count};
 use crate::atproto::syntax::Did;
 use crate::model::SourceId;
 use crate::store::StoreError;
@@ -26,8 +26,9 @@ struct Row {
     status_as_of: Option<String>,
     cause: Option<String>,
     recheck_cause: Option<i64>,
-    attempts: u32,
+    attempts: i64,
     was_verified: bool,
+    parked: i64,
 }
 
 pub(super) async fn due(
@@ -41,7 +42,8 @@ pub(super) async fn due(
          cause, recheck_cause, repos.attempts, \
          (rev IS NOT NULL AND state <> 'unverified_chain') OR EXISTS (SELECT 1 FROM records \
              WHERE uri > 'at://' || repos.did || '/' AND uri < 'at://' || repos.did || '0' \
-             AND verified <> 'none') AS was_verified \
+             AND verified <> 'none') AS was_verified, \
+         coalesce((SELECT commits FROM parked_repos WHERE did = repos.did), 0) AS parked \
          FROM repos LEFT JOIN accounts ON accounts.did = repos.did \
          WHERE urgency = ?1 AND (repos.retry_at IS NULL OR repos.retry_at <= ?2 \
          OR repos.retry_at > ?3) ORDER BY repos.retry_at LIMIT ?4",
@@ -91,8 +93,9 @@ impl Row {
             status_as_of: time(self.status_as_of),
             cause: self.cause.as_deref().and_then(ResyncCause::parse),
             recheck_cause: self.recheck_cause,
-            attempts: self.attempts,
+            attempts: count(self.attempts),
             was_verified: self.was_verified,
+            parked: self.parked.unsigned_abs(),
         })
     }
 }
@@ -101,37 +104,45 @@ pub(super) fn parse_did(did: &str) -> Result<Did, StoreError> {
     Did::parse(did).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
-pub(super) async fn first_parked_bytes(
+/// As one row: sqlx returns rows one by one, and each may wake the waiting task.
+pub(super) async fn parked_lengths(
     store: &SqliteStore,
     did: &Did,
-) -> Result<Option<usize>, StoreError> {
-    let bytes: Option<i64> =
-        sqlx::query_scalar("SELECT bytes FROM parked_commits WHERE did = ? ORDER BY id LIMIT 1")
-            .bind(did.as_str())
-            .fetch_optional(store.reader())
-            .await?;
-    Ok(bytes.map(|bytes| usize::try_from(bytes).unwrap_or_default()))
-}
-
-pub(super) async fn first_parked(
-    store: &SqliteStore,
-    did: &Did,
-) -> Result<Option<ParkedCommit>, StoreError> {
-    let row: Option<ParkedRow> = sqlx::query_as(
-        "SELECT id, rev, data, parked_commits.source, frame FROM parked_commits \
-         LEFT JOIN repos ON repos.did = parked_commits.did AND state = 'synchronized' \
-         WHERE parked_commits.did = ? ORDER BY id LIMIT 1",
+    limit: usize,
+) -> Result<Vec<usize>, StoreError> {
+    let lengths: String = sqlx::query_scalar(
+        "SELECT json_group_array(bytes) FROM ( \
+         SELECT bytes FROM kept_parked_commits WHERE did = ? ORDER BY id LIMIT ?)",
     )
     .bind(did.as_str())
-    .fetch_optional(store.reader())
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_one(store.reader())
     .await?;
-    Ok(row.map(|row| ParkedCommit {
+    serde_json::from_str(&lengths).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+pub(super) async fn parked(
+    store: &SqliteStore,
+    did: &Did,
+    limit: usize,
+) -> Result<Vec<ParkedCommit>, StoreError> {
+    let rows: Vec<ParkedRow> = sqlx::query_as(
+        "SELECT id, rev, data, parked.source, frame FROM kept_parked_commits AS parked \
+         LEFT JOIN repos ON repos.did = parked.did AND state = 'synchronized' \
+         WHERE parked.did = ? ORDER BY id LIMIT ?",
+    )
+    .bind(did.as_str())
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(store.reader())
+    .await?;
+    let parked = rows.into_iter().map(|row| ParkedCommit {
         id: row.id,
         did: did.clone(),
         known_head: row.rev.zip(row.data),
         source: SourceId::new(&row.source),
         frame: row.frame.into(),
-    }))
+    });
+    Ok(parked.collect())
 }
 
 /// A row of `parked_commits`, with the head of its repository.

@@ -1,16 +1,19 @@
 //! Reconciles gaps: marks repositories for a recheck, and closes the gaps whose rechecks are done.
 
+use jiff::{SignedDuration, Timestamp};
 use sqlx::sqlite::SqliteConnection;
 
 use super::writer::Writer;
-use super::{SqliteStore, integer, now, timely};
+use super::{SqliteStore, integer, timely};
 use crate::store::StoreError;
+use crate::store::datetime::sortable;
 use crate::store::repo_store::{ClosedGap, Reconciled};
 
 /// The gaps that have ended and did not start rechecks yet. The gap before a server's new sequence
 /// never gets an end: it counts as ended when an event of the new sequence is applied. So does one
-/// whose end the process did not live to see, when the cursor has moved, and one of a connection
-/// that began too early and brings too little to decide about it.
+/// whose end the process did not live to see, when the cursor has moved, one of a connection
+/// that began too early and brings too little to decide about it, and one of a source that was left
+/// for another one before its end was known. The argument `?1` is the time a minute ago.
 macro_rules! ended {
     () => {
         "closed_at IS NULL AND recheck_started_at IS NULL AND (to_seq IS NOT NULL OR (\
@@ -18,9 +21,14 @@ macro_rules! ended {
              SELECT source FROM firehose_cursor WHERE cursor <> '0')) OR (\
          cause = 'sequence_reset' AND source IN (\
              SELECT source FROM firehose_cursor WHERE CAST(cursor AS INTEGER) <> from_seq)) OR (\
-         cause = 'sequence_reset' AND opened_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 minute')))"
+         cause = 'sequence_reset' AND opened_at < ?1) \
+         OR (cause <> 'interest_widened' AND EXISTS (SELECT 1 FROM firehose_cursor AS other \
+             WHERE other.source <> gaps.source AND CAST(other.cursor AS INTEGER) > 0 \
+             AND other.updated_at > unixepoch(gaps.opened_at))))"
     };
 }
+
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 /// The number of repositories that one transaction marks for a recheck.
 const PIECE: i64 = 5000;
@@ -30,7 +38,10 @@ const ATTEMPTS_TO_WAIT_FOR: u32 = 10;
 
 /// Marks every tracked repository for a recheck if gaps have ended. Closes the gaps whose rechecks
 /// are done.
-pub(super) async fn reconcile(store: &SqliteStore) -> Result<Reconciled, StoreError> {
+pub(super) async fn reconcile(
+    store: &SqliteStore,
+    now: Timestamp,
+) -> Result<Reconciled, StoreError> {
     let is_open: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM gaps WHERE closed_at IS NULL)")
             .fetch_one(store.reader())
@@ -38,17 +49,18 @@ pub(super) async fn reconcile(store: &SqliteStore) -> Result<Reconciled, StoreEr
     if !is_open {
         return Ok(Reconciled::default());
     }
-    let now = now();
     Ok(Reconciled {
-        rechecks: mark_for_recheck(store, &now).await?,
-        closed: timely(close(&store.writer, &now)).await?,
+        rechecks: mark_for_recheck(store, now).await?,
+        closed: timely(close(&store.writer, &sortable(now))).await?,
     })
 }
 
 /// Marks repositories in pieces, so that no piece delays the writers of events for long. After a
 /// crash in between, all pieces are marked again.
-async fn mark_for_recheck(store: &SqliteStore, now: &str) -> Result<Option<u64>, StoreError> {
+async fn mark_for_recheck(store: &SqliteStore, now: Timestamp) -> Result<Option<u64>, StoreError> {
+    let a_minute_ago = sortable(now.saturating_sub(MINUTE).unwrap_or(Timestamp::MIN));
     let new: Option<i64> = sqlx::query_scalar(concat!("SELECT max(id) FROM gaps WHERE ", ended!()))
+        .bind(&a_minute_ago)
         .fetch_one(store.reader())
         .await?;
     let Some(newest) = new else {
@@ -59,7 +71,9 @@ async fn mark_for_recheck(store: &SqliteStore, now: &str) -> Result<Option<u64>,
         marked += count;
         after = through;
     }
-    timely(note_rechecks(&store.writer, newest, marked, now)).await?;
+    let now = sortable(now);
+    let noting = note_rechecks(&store.writer, newest, marked, &now, &a_minute_ago);
+    timely(noting).await?;
     Ok(Some(marked))
 }
 
@@ -108,6 +122,7 @@ async fn note_rechecks(
     newest: i64,
     marked: u64,
     now: &str,
+    a_minute_ago: &str,
 ) -> Result<(), StoreError> {
     let mut transaction = writer.begin().await?;
     // Only a discovery finds the records that unknown repositories created in the gap. One that
@@ -123,9 +138,10 @@ async fn note_rechecks(
     .execute(&mut *transaction)
     .await?;
     sqlx::query(concat!(
-        "UPDATE gaps SET recheck_started_at = ?, recheck_repos = ? WHERE id <= ? AND ",
+        "UPDATE gaps SET recheck_started_at = ?2, recheck_repos = ?3 WHERE id <= ?4 AND ",
         ended!()
     ))
+    .bind(a_minute_ago)
     .bind(now)
     .bind(integer(marked))
     .bind(newest)

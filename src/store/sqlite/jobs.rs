@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::count;
 use super::script::{Script, Value};
 use super::writer::Writer;
 use crate::store::StoreError;
@@ -13,7 +14,7 @@ use crate::store::repo_store::{JobKey, SuspectedJob};
 struct Row {
     did: String,
     job: String,
-    runs: u32,
+    runs: i64,
     set_aside_until: Option<String>,
 }
 
@@ -36,7 +37,7 @@ pub(super) async fn begin(writer: &Writer) -> Result<Vec<SuspectedJob>, StoreErr
             did: row.did,
             job: row.job,
         },
-        runs: row.runs,
+        runs: count(row.runs),
         set_aside_until: row.set_aside_until.and_then(|time| time.parse().ok()),
     });
     Ok(jobs.collect())

@@ -9,6 +9,8 @@ mod discoveries;
 mod due;
 mod error;
 mod gaps;
+mod identities;
+mod identity_imports;
 mod inspect;
 mod interest;
 mod jobs;
@@ -36,11 +38,13 @@ use sqlx::SqlitePool;
 use tokio::time::timeout;
 
 pub use self::account_status::AccountStatus;
+pub use self::identity_imports::ImportProgress;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
 pub use self::open::{Access, Options, check, path_of};
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
+use super::identity_store::IdentityStore;
 use super::repo_store::{
     Discovery, DueHandle, DueRepo, Held, HeldRange, JobKey, JobKind, ParkedCommit, RecentResyncs,
     Reconciled, RepoChange, RepoStore, Search, SuspectedJob, UnconfirmedStatus,
@@ -50,7 +54,8 @@ use super::{
     Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
 };
 use crate::atproto::syntax::Did;
-use crate::model::{Gap, Position, RepoCounts, SourceId};
+use crate::identity::{IdentityChange, StoredIdentity};
+use crate::model::{Gap, Position, RepoCounts, SourceId, Trips};
 use crate::store::plan::InterestSet;
 
 /// The deadline of a query or a transaction about repositories.
@@ -127,6 +132,13 @@ impl Store for SqliteStore {
         Box::pin(apply::apply(&self.writer, batch))
     }
 
+    fn apply_group<'a>(
+        &'a self,
+        batch: &'a WriteBatch<'a>,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        Box::pin(apply::apply_group(&self.writer, batch))
+    }
+
     fn adopt_interest<'a>(
         &'a self,
         source: &'a SourceId,
@@ -177,11 +189,19 @@ impl Store for SqliteStore {
         Box::pin(crashes::forget(&self.writer, source))
     }
 
+    fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(parked::drop_piece(self, limit))
+    }
+
     fn remove_piece(
         &self,
         limit: PieceLimit,
     ) -> BoxFuture<'_, Result<Option<RemovalPiece>, StoreError>> {
         Box::pin(apply::remove_piece(&self.writer, limit))
+    }
+
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(removal::count(self))
     }
 
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
@@ -192,8 +212,32 @@ impl Store for SqliteStore {
         self.writer.wal_bytes()
     }
 
+    fn trips(&self) -> Trips {
+        self.writer.trips()
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.writer.close())
+    }
+}
+
+impl IdentityStore for SqliteStore {
+    fn load_identities(
+        &self,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<StoredIdentity>, StoreError>> {
+        timely(identities::load(self, limit))
+    }
+
+    fn save_identities<'a>(
+        &'a self,
+        take: &'a (dyn Fn() -> Vec<IdentityChange> + Send + Sync),
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
+        timely(identities::save(&self.writer, take))
+    }
+
+    fn trim_identities(&self, capacity: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        timely(identities::trim(&self.writer, capacity))
     }
 }
 
@@ -227,22 +271,28 @@ impl RepoStore for SqliteStore {
         timely(resync_history::held(self, range))
     }
 
-    fn first_parked_bytes<'a>(
+    fn parked_lengths<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<usize>, StoreError>> {
-        timely(due::first_parked_bytes(self, did))
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<usize>, StoreError>> {
+        timely(due::parked_lengths(self, did, limit))
     }
 
-    fn first_parked<'a>(
+    fn parked<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>> {
-        timely(due::first_parked(self, did))
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<ParkedCommit>, StoreError>> {
+        timely(due::parked(self, did, limit))
     }
 
-    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
-        Box::pin(gaps::reconcile(self))
+    fn bytes_awaiting_directory(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        timely(parked_counts::bytes_awaiting_directory(self))
+    }
+
+    fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
+        Box::pin(gaps::reconcile(self, now))
     }
 
     fn unconfirmed(
@@ -328,6 +378,12 @@ fn timely<'a, T: Send + 'a>(
 /// The current time, for the columns that record when a row was written. No guard depends on it.
 fn now() -> String {
     sortable(Timestamp::now())
+}
+
+/// A count that a hand may have edited: a number that is none must not make the row unreadable, and
+/// there is room to count on.
+fn count(number: i64) -> u32 {
+    u32::try_from(number.clamp(0, i64::from(i32::MAX))).unwrap_or_default()
 }
 
 /// Converts `number` to SQLite's integer. No seq reaches 2^63: the protocol limits them to 2^53.

@@ -18,15 +18,16 @@ use crate::testing::fault::{Faults, Point};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// The writer's page cache in KiB. A negative number means KiB to SQLite.
-const WRITER_CACHE_KIB: &str = "-16384";
+/// The writer's page cache in KiB. A negative number means KiB to SQLite. The pages of one long record
+/// fill it, beside the copies of the record itself.
+const WRITER_CACHE_KIB: &str = "-8192";
 
 /// Rows of a transaction's reads that are buffered before the database's thread waits for the
 /// reader.
 const READ_ROWS: usize = 1024;
 
-/// Prepared statements that the writer keeps. A script of many rows takes some hundred KiB, and a
-/// steady load has a handful of scripts.
+/// Prepared scripts that the writer keeps, by their whole text. Which tables a transaction writes decides
+/// on its text, the number of rows does not: a steady load has a handful of scripts.
 const SCRIPTS: usize = 64;
 
 /// Options that differ from [`SqliteStore::open`].

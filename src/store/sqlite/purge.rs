@@ -86,7 +86,8 @@ const ACCOUNT_DAYS: u32 = 7;
 /// The oldest rows of accounts, and whether something of the account is kept.
 const OLD_ACCOUNTS: &str = "SELECT did, \
      EXISTS (SELECT 1 FROM repos WHERE repos.did = accounts.did) \
-     OR EXISTS (SELECT 1 FROM records WHERE records.did = accounts.did) \
+     OR EXISTS (SELECT 1 FROM records WHERE uri > 'at://' || accounts.did || '/' \
+     AND uri < 'at://' || accounts.did || '0') \
      OR EXISTS (SELECT 1 FROM account_removals AS removals WHERE removals.did = accounts.did) \
      AS is_kept \
      FROM accounts WHERE updated_at < ? ORDER BY updated_at LIMIT 1000";

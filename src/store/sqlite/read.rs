@@ -3,22 +3,23 @@
 //! sqlx returns rows one by one, and each may wake the waiting task. So one statement returns one
 //! row, in which each table is a JSON array of rows.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteRow;
 
+use super::count;
 use super::script::{Answers, Script, Value, json_array};
 use super::writer::Transaction;
 use crate::atproto::verify::Level;
 use crate::model::{Judgement, SourceId};
 use crate::store::plan::{
     AccountRow, AsOf, ChainBreak, Contents, DiscoveryRow, Fingerprint, GapRow, HeldRecord, Needs,
-    OpenGap, ParkedNeeds, ParkedView, RepoRow, RepoState, ResyncCause, View,
+    ParkedNeeds, ParkedView, RepoRow, RepoState, ResyncCause, View,
 };
 
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
@@ -40,7 +41,8 @@ static READ: LazyLock<String> = LazyLock::new(|| {
              AND (removed_at IS NOT NULL OR active = 0 OR suspected_status IS NOT NULL)"
         ),
         "SELECT json_group_array(json_array(did, rev, data, seq, source, time, state, cause, \
-         is_whole, has_parked, recheck_cause, retry_at, attempts, is_proven)) FROM repos \
+         is_whole, has_parked, recheck_cause, retry_at, attempts, is_proven, waits_for_account)) \
+         FROM repos \
          WHERE did IN (SELECT value FROM json_each(?))"
             .to_owned(),
         "SELECT json_group_array(json_array(uri, rev, coalesce(cid, refused_cid), judgement, verified, \
@@ -59,8 +61,13 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT json_group_array(hex(fingerprint)) FROM dead_letters \
          WHERE fingerprint IN (SELECT unhex(value) FROM json_each(?))"
             .to_owned(),
-        "SELECT EXISTS (SELECT 1 FROM records WHERE did = ?)".to_owned(),
-        "SELECT EXISTS (SELECT 1 FROM parked_commits WHERE did = ? AND id IS NOT ?)".to_owned(),
+        // Behind the character '/' comes '0'.
+        "SELECT EXISTS (SELECT 1 FROM records \
+         WHERE uri > 'at://' || ? || '/' AND uri < 'at://' || ? || '0')"
+            .to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM kept_parked_commits WHERE did = ? \
+         AND id NOT IN (SELECT value FROM json_each(?)))"
+            .to_owned(),
         "SELECT CAST(cursor AS INTEGER) FROM firehose_cursor WHERE source = ?".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM interest_sets WHERE is_widened = 1)".to_owned(),
         "SELECT EXISTS (SELECT 1 FROM stale_records)".to_owned(),
@@ -70,19 +77,17 @@ static READ: LazyLock<String> = LazyLock::new(|| {
         "SELECT json_group_array(json_array(did, held_seq, held_time, seq, time, noted_at, \
          held_since, used_at)) FROM chain_breaks WHERE source = ?"
             .to_owned(),
-        "SELECT json_group_array(json_array(cause, from_seq, to_seq)) FROM gaps \
-         WHERE source = ? AND closed_at IS NULL"
-            .to_owned(),
         "SELECT EXISTS (SELECT 1 FROM account_removals)".to_owned(),
     ];
     format!("SELECT ({})", columns.join("), ("))
 });
 
-const PARKED_BYTES: &str = "SELECT coalesce(sum(bytes), 0) FROM parked_totals";
+const PARKED_BYTES: &str = "SELECT coalesce(sum(bytes), 0) FROM parked_totals \
+     WHERE reason <> 'key'";
 const PARKED_OF: &str = "SELECT did, bytes FROM parked_repos \
      WHERE did IN (SELECT value FROM json_each(?))";
 const PARKED_FRAMES: &str = "SELECT parked.did, parked.seq, parked.frame FROM json_each(?) AS asked \
-     JOIN parked_commits AS parked ON parked.did = json_extract(asked.value, '$[0]') \
+     JOIN kept_parked_commits AS parked ON parked.did = json_extract(asked.value, '$[0]') \
      AND parked.seq = json_extract(asked.value, '$[1]')";
 
 /// Appends the statements that read `needs`.
@@ -105,10 +110,10 @@ pub(super) fn push(script: &mut Script, needs: &Needs<'_>) {
             json_array(fingerprints.iter().map(String::as_str)),
             needs.contents_of.into(),
             needs.contents_of.into(),
-            needs.replayed.into(),
+            needs.contents_of.into(),
+            Value::Text(serde_json::json!(needs.replayed).to_string()),
             needs.source.map(SourceId::as_str).into(),
             needs.discovery.into(),
-            needs.chains_of.map(SourceId::as_str).into(),
             needs.chains_of.map(SourceId::as_str).into(),
         ],
     );
@@ -131,7 +136,6 @@ pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
             .into_iter()
             .map(Break::into_row)
             .collect(),
-        open_gaps: rows(&answer, 14)?.into_iter().map(Open::into_row).collect(),
         gaps: rows(&answer, 5)?.into_iter().map(Gap::into_row).collect(),
         dead_letters: fingerprints.iter().filter_map(|hex| unhex(hex)).collect(),
         contents: Contents {
@@ -143,10 +147,10 @@ pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
             .next()
             .map(Discovery::into_row),
         cursor: cursor.map(i64::unsigned_abs),
-        parked: None,
+        parked: OnceLock::new(),
         was_interest_widened: answer.try_get(10)?,
         has_stale_records: answer.try_get(11)?,
-        has_removals: answer.try_get(15)?,
+        has_removals: answer.try_get(14)?,
     })
 }
 
@@ -163,8 +167,7 @@ pub(super) async fn parked(
     );
     let frames = serde_json::json!(needs.frames).to_string();
     script.push(PARKED_FRAMES, [Value::Text(frames)]);
-    let connection: &mut SqliteConnection = transaction;
-    let mut answers = script.run(connection).await?.into_iter();
+    let mut answers = transaction.run(script).await?.into_iter();
     let mut next = || answers.next().unwrap_or_default();
     let mut parked = ParkedView::default();
     for row in next() {
@@ -207,6 +210,7 @@ struct Account {
     is_unconfirmed: bool,
     suspected_status: Option<String>,
     retry_at: Option<String>,
+    #[serde(deserialize_with = "attempts")]
     attempts: u32,
     handle_due_at: Option<String>,
     as_of_source: Option<String>,
@@ -266,9 +270,12 @@ struct Repo {
     has_parked: bool,
     recheck_cause: Option<i64>,
     retry_at: Option<String>,
+    #[serde(deserialize_with = "attempts")]
     attempts: u32,
     #[serde(deserialize_with = "flag")]
     is_proven: bool,
+    #[serde(deserialize_with = "flag")]
+    waits_for_account: bool,
 }
 
 impl Repo {
@@ -289,6 +296,7 @@ impl Repo {
             recheck_cause: self.recheck_cause,
             retry_at: self.retry_at,
             attempts: self.attempts,
+            waits_for_account: self.waits_for_account,
         };
         (self.did, row)
     }
@@ -406,27 +414,13 @@ impl Break {
     }
 }
 
-/// The fields are in the order of the columns.
-#[derive(Deserialize)]
-struct Open {
-    cause: String,
-    from_seq: i64,
-    to_seq: Option<i64>,
-}
-
-impl Open {
-    fn into_row(self) -> OpenGap {
-        OpenGap {
-            cause: self.cause,
-            from_seq: self.from_seq.unsigned_abs(),
-            to_seq: self.to_seq.map(i64::unsigned_abs),
-        }
-    }
-}
-
 /// SQLite has numbers in the place of booleans.
 fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     i64::deserialize(deserializer).map(|number| number != 0)
+}
+
+fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    i64::deserialize(deserializer).map(count)
 }
 
 fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, sqlx::Error> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use super::commit::ERROR_CHARS;
-use super::multi_row::MultiRow;
+use super::multi_row::{Kind, MultiRow};
 use super::script::{Script, Value};
 use crate::atproto::verify::Level;
 use crate::model::Validity;
@@ -14,7 +14,7 @@ use crate::store::plan::{RecordRow, RecordWrite};
 use crate::telemetry::excerpt::excerpt;
 
 static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
+    MultiRow::with_long(
         "INSERT INTO records",
         &[
             "uri",
@@ -37,6 +37,7 @@ static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
             "judgement",
             "refused_cid",
         ],
+        &[("record", Kind::LongText), ("record_cbor", Kind::Bytes)],
         "ON CONFLICT (uri) DO UPDATE SET cid = excluded.cid, rev = excluded.rev, \
          seq = excluded.seq, source = excluded.source, time = excluded.time, \
          record = excluded.record, record_cbor = excluded.record_cbor, \

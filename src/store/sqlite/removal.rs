@@ -7,10 +7,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
+use sqlx::Row;
+
 use super::commit::push_deletion;
-use super::script::{Script, Value, json_array};
+use super::script::{Answers, Script, Value, json_array};
 use super::writer::{Failure, Transaction, Writer};
-use super::{integer, parked};
+use super::{SqliteStore, integer, parked};
 use crate::store::plan::{RecordRow, Removal};
 use crate::store::{PieceLimit, RemovalPiece, StoreError};
 
@@ -70,24 +73,32 @@ pub(super) fn push_after_records(script: &mut Script, records: &BTreeMap<String,
 }
 
 /// Runs `script`, which removes the accounts `dids`, deletes a first piece of their rows, and commits.
+/// The housekeeping deletes what is left.
 pub(super) async fn commit_with(
     transaction: Transaction<'_>,
-    script: Script,
+    mut script: Script,
     dids: &[&str],
 ) -> Result<(), Failure> {
-    let mut transaction = transaction.run_or_roll_back(script).await?;
-    let mut left = PieceLimit::default();
-    for row in newest(&mut transaction, dids).await? {
-        let deleted = delete_piece(&mut transaction, &row, left).await?;
+    let limit = PieceLimit::default();
+    let mut arguments = arguments_of(limit);
+    arguments.push(json_array(dids.iter().copied()));
+    script.push(PIECES_OF_NEWEST, arguments);
+    let (transaction, answers) = transaction.run_or_roll_back(script).await?;
+    let pieces = pieces(answers).map_err(StoreError::from)?;
+    let mut script = Script::default();
+    let mut left = limit;
+    for piece in &pieces {
+        let deleted = push_piece(&mut script, piece, left);
         if !deleted.is_last {
             break;
         }
-        let mut script = Script::default();
-        script.push("DELETE FROM account_removals WHERE id = ?", [row.id.into()]);
-        run(&mut transaction, script).await?;
+        script.push(
+            "DELETE FROM account_removals WHERE id = ?",
+            [piece.id.into()],
+        );
         left = deleted.rest_of(left);
     }
-    Ok(transaction.commit().await?)
+    transaction.commit_with(script).await
 }
 
 /// Deletes the next piece. Returns it with the id of its removal; `None` if there is none. A removal
@@ -98,35 +109,51 @@ pub(super) async fn piece(
     writer: &Writer,
     limit: PieceLimit,
 ) -> Result<Option<(RemovalPiece, i64)>, StoreError> {
-    let mut transaction = writer.begin().await?;
-    let oldest = sqlx::query_as("SELECT * FROM account_removals ORDER BY id LIMIT 1");
-    let oldest: Option<Row> = oldest.fetch_optional(&mut *transaction).await?;
-    let Some(row) = oldest else {
+    let mut script = Script::default();
+    script.push(PIECE_OF_OLDEST, arguments_of(limit));
+    let (transaction, answers) = writer.begin_with(script).await?;
+    let Some(piece) = pieces(answers)?.into_iter().next() else {
         transaction.rollback().await?;
         return Ok(None);
     };
-    let deleted = delete_piece(&mut transaction, &row, limit).await?;
-    transaction.commit().await?;
-    let piece = RemovalPiece {
-        did: row.did,
+    let mut script = Script::default();
+    let deleted = push_piece(&mut script, &piece, limit);
+    transaction
+        .commit_with(script)
+        .await
+        .map_err(Failure::into_store)?;
+    let of_removal = RemovalPiece {
+        did: piece.did,
         rows: deleted.rows,
         bytes: deleted.bytes,
         is_last: deleted.is_last,
     };
-    Ok(Some((piece, row.id)))
+    Ok(Some((of_removal, piece.id)))
 }
 
-/// A row of `account_removals`.
-#[derive(sqlx::FromRow)]
-struct Row {
+/// Counts the removals that are under way.
+pub(super) async fn count(store: &SqliteStore) -> Result<u64, StoreError> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM account_removals")
+        .fetch_one(store.reader())
+        .await?;
+    Ok(count.unsigned_abs())
+}
+
+/// What a removal can delete next.
+#[derive(Deserialize)]
+struct Piece {
     id: i64,
     did: String,
-    removed_at: Option<String>,
-    removed_source: Option<String>,
-    removed_seq: Option<i64>,
-    letters_through: i64,
+    /// The URI up to which records are deleted already.
     done_through: String,
-    began_at: String,
+    /// The last URI of the next records, their number and their bytes. `None` if there are no more.
+    records: (Option<String>, u64, u64),
+    /// There are records behind them.
+    has_more_records: u8,
+    /// The ids of the next dead letters, and their bytes.
+    letters: Vec<(i64, u64)>,
+    /// The most rows that were read of each.
+    most: u64,
 }
 
 /// What was deleted.
@@ -147,14 +174,77 @@ impl Deleted {
     }
 }
 
-/// The removals of `dids` that have just begun.
-async fn newest(transaction: &mut Transaction<'_>, dids: &[&str]) -> Result<Vec<Row>, StoreError> {
-    let query = sqlx::query_as(
-        "SELECT * FROM account_removals WHERE id IN (SELECT max(id) FROM account_removals \
-         WHERE did IN (SELECT value FROM json_each(?)) GROUP BY did) ORDER BY id",
-    );
-    let dids = serde_json::Value::from(dids).to_string();
-    Ok(query.bind(dids).fetch_all(&mut **transaction).await?)
+/// The statement that reads what the removals of a condition can delete next, as one row: sqlx returns
+/// rows one by one, which takes longer than deleting them. The arguments are those of
+/// `arguments_of`, then the condition's.
+///
+/// The character after '/' is '0', so an account's records are the URIs between both. Letters of later
+/// events stay, and so do those that were written after the removal.
+macro_rules! pieces_of {
+    ($condition:literal) => {
+        concat!(
+            "SELECT json_group_array(json_object('id', id, 'did', did, 'done_through', done_through, \
+             'records', json(records), 'letters', json(letters), 'most', most, \
+             'has_more_records', EXISTS (SELECT 1 FROM records AS more \
+             WHERE more.uri > piece.records ->> 0 AND more.uri < 'at://' || piece.did || '0'))) FROM ( \
+             SELECT id, did, done_through, ? AS most, \
+             (SELECT json_array(max(uri), count(*), coalesce(sum(bytes), 0)) FROM ( \
+             SELECT uri, bytes, sum(bytes) OVER (ORDER BY uri) AS bytes_through FROM ( \
+             SELECT uri, coalesce(octet_length(record), 0) + coalesce(octet_length(record_cbor), 0) \
+             AS bytes FROM records WHERE uri > removal.done_through \
+             AND uri < 'at://' || removal.did || '0' ORDER BY uri LIMIT ?)) \
+             WHERE bytes_through <= ? OR bytes_through = bytes) AS records, \
+             (SELECT json_group_array(json_array(id, bytes)) FROM ( \
+             SELECT id, octet_length(raw) + coalesce(octet_length(task), 0) AS bytes \
+             FROM dead_letters AS letter WHERE letter.did = removal.did \
+             AND id <= removal.letters_through AND created_at <= removal.began_at \
+             AND (removal.removed_at IS NULL OR letter.source IS NOT removal.removed_source \
+             OR coalesce(letter.seq, 0) <= removal.removed_seq) ORDER BY id LIMIT ?)) AS letters \
+             FROM account_removals AS removal WHERE ",
+            $condition,
+            " ORDER BY id) AS piece"
+        )
+    };
+}
+
+const PIECE_OF_OLDEST: &str = pieces_of!("id = (SELECT min(id) FROM account_removals)");
+
+/// The argument of the condition: a JSON array of DIDs.
+const PIECES_OF_NEWEST: &str = pieces_of!(
+    "id IN (SELECT max(id) FROM account_removals \
+     WHERE did IN (SELECT value FROM json_each(?)) GROUP BY did)"
+);
+
+fn arguments_of(limit: PieceLimit) -> Vec<Value> {
+    let rows = integer(limit.rows).into();
+    let bytes = integer(limit.bytes).into();
+    [&rows, &rows, &bytes, &rows].map(Value::clone).into()
+}
+
+/// The result of the last statement, which is one of `pieces_of!`.
+fn pieces(answers: Answers) -> Result<Vec<Piece>, sqlx::Error> {
+    let row = answers.into_iter().next_back().into_iter().flatten().next();
+    let row = row.ok_or(sqlx::Error::RowNotFound)?;
+    let text: &str = row.try_get(0)?;
+    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// The first letters that are within `limit`, and at least one unless no row is left of the limit.
+/// The bool says whether they are all that there are.
+fn within(piece: &Piece, limit: PieceLimit) -> (Vec<i64>, u64, bool) {
+    let mut bytes = 0;
+    let mut ids = Vec::new();
+    for (id, of_letter) in &piece.letters {
+        let is_full = ids.len() as u64 >= limit.rows;
+        if is_full || (bytes > 0 && bytes + of_letter > limit.bytes) {
+            break;
+        }
+        bytes += of_letter;
+        ids.push(*id);
+    }
+    let are_all_read = (piece.letters.len() as u64) < piece.most;
+    let are_all = are_all_read && ids.len() == piece.letters.len();
+    (ids, bytes, are_all)
 }
 
 /// The statement that deletes the rows of a piece from a table.
@@ -171,48 +261,6 @@ macro_rules! of_piece {
     };
 }
 
-async fn delete_piece(
-    transaction: &mut Transaction<'_>,
-    row: &Row,
-    limit: PieceLimit,
-) -> Result<Deleted, StoreError> {
-    let mut deleted = delete_records(transaction, row, limit).await?;
-    if deleted.is_last {
-        let letters = delete_letters(transaction, row, deleted.rest_of(limit)).await?;
-        deleted.rows += letters.rows;
-        deleted.bytes += letters.bytes;
-        deleted.is_last = letters.is_last;
-    }
-    Ok(deleted)
-}
-
-/// The first letters that are within `limit`, and at least one unless nothing is left of the limit.
-/// `rows` are ids with their bytes, as many as the limit allows. The bool says whether they are all
-/// that there is.
-fn within(rows: Vec<(i64, i64)>, limit: PieceLimit) -> (Vec<i64>, u64, bool) {
-    let is_last = (rows.len() as u64) < limit.rows;
-    let count = rows.len();
-    let mut bytes = 0;
-    let mut keys = Vec::new();
-    for (key, of_row) in rows {
-        if bytes > 0 && bytes + of_row.unsigned_abs() > limit.bytes {
-            break;
-        }
-        bytes += of_row.unsigned_abs();
-        keys.push(key);
-    }
-    let is_last = is_last && keys.len() == count;
-    (keys, bytes, is_last)
-}
-
-/// The end of the next piece of the account's records, their number and their bytes, as one row: sqlx
-/// returns rows one by one, which takes longer than deleting them.
-const PIECE: &str = "SELECT max(uri), count(*), coalesce(sum(bytes), 0) FROM ( \
-     SELECT uri, bytes, sum(bytes) OVER (ORDER BY uri) AS bytes_through FROM ( \
-     SELECT uri, coalesce(octet_length(record), 0) + coalesce(octet_length(record_cbor), 0) AS bytes \
-     FROM records WHERE uri > ?1 AND uri < ?2 ORDER BY uri LIMIT ?3)) \
-     WHERE bytes_through <= ?4 OR bytes_through = bytes";
-
 /// Deletes the records of a piece that are removed. A projection, and what is known of a stale record,
 /// are deleted with the record. The arguments of each: the beginning and the end of the piece, the DID,
 /// the removal.
@@ -224,79 +272,26 @@ const OF_PIECE: [&str; 5] = [
     of_piece!("records"),
 ];
 
-async fn delete_records(
-    transaction: &mut Transaction<'_>,
-    row: &Row,
-    limit: PieceLimit,
-) -> Result<Deleted, StoreError> {
-    // '0' is the character after '/'.
-    let end = format!("at://{}0", row.did);
-    let (through, rows, bytes): (Option<String>, i64, i64) = sqlx::query_as(PIECE)
-        .bind(&row.done_through)
-        .bind(&end)
-        .bind(integer(limit.rows))
-        .bind(integer(limit.bytes))
-        .fetch_one(&mut **transaction)
-        .await?;
-    let Some(through) = through else {
-        let is_last = limit.rows > 0;
-        return Ok(Deleted {
-            is_last,
-            ..Deleted::default()
-        });
+/// Appends the statements that delete `piece`. Nothing of it is deleted if `limit`, the rest of that
+/// with which it was read, is too small.
+fn push_piece(script: &mut Script, piece: &Piece, limit: PieceLimit) -> Deleted {
+    let (through, rows, bytes) = &piece.records;
+    let of_records = Deleted {
+        rows: *rows,
+        bytes: *bytes,
+        is_last: piece.has_more_records == 0,
     };
-    let mut script = Script::default();
-    for statement in OF_PIECE {
-        script.push(
-            statement,
-            [
-                row.done_through.as_str().into(),
-                through.as_str().into(),
-                row.did.as_str().into(),
-                row.id.into(),
-            ],
-        );
+    if let Some(through) = through {
+        let is_whole_limit = limit.rows == piece.most;
+        if !is_whole_limit && (*rows > limit.rows || *bytes > limit.bytes) {
+            return Deleted::default();
+        }
+        push_records(script, piece, through);
+        if !of_records.is_last {
+            return of_records;
+        }
     }
-    script.push(
-        "UPDATE account_removals SET done_through = ? WHERE id = ?",
-        [through.as_str().into(), row.id.into()],
-    );
-    run(transaction, script).await?;
-    let is_last =
-        sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM records WHERE uri > ? AND uri < ?)")
-            .bind(&through)
-            .bind(&end)
-            .fetch_one(&mut **transaction)
-            .await?;
-    Ok(Deleted {
-        rows: rows.unsigned_abs(),
-        bytes: bytes.unsigned_abs(),
-        is_last,
-    })
-}
-
-/// Letters of later events stay, and so do those that were written after the removal.
-const LETTERS: &str = "SELECT id, octet_length(raw) + coalesce(octet_length(task), 0) \
-     FROM dead_letters WHERE did = ?1 AND id <= ?2 AND created_at <= ?3 \
-     AND (?4 IS NULL OR source IS NOT ?5 OR coalesce(seq, 0) <= ?6) LIMIT ?7";
-
-async fn delete_letters(
-    transaction: &mut Transaction<'_>,
-    row: &Row,
-    limit: PieceLimit,
-) -> Result<Deleted, StoreError> {
-    let found: Vec<(i64, i64)> = sqlx::query_as(LETTERS)
-        .bind(&row.did)
-        .bind(row.letters_through)
-        .bind(&row.began_at)
-        .bind(&row.removed_at)
-        .bind(&row.removed_source)
-        .bind(row.removed_seq)
-        .bind(integer(limit.rows))
-        .fetch_all(&mut **transaction)
-        .await?;
-    let (ids, bytes, is_last) = within(found, limit);
-    let mut script = Script::default();
+    let (ids, bytes, is_last) = within(piece, of_records.rest_of(limit));
     if !ids.is_empty() {
         let json = serde_json::Value::from(ids.as_slice()).to_string();
         script.push(
@@ -304,15 +299,27 @@ async fn delete_letters(
             [Value::Text(json)],
         );
     }
-    run(transaction, script).await?;
-    Ok(Deleted {
-        rows: ids.len() as u64,
-        bytes,
+    Deleted {
+        rows: of_records.rows + ids.len() as u64,
+        bytes: of_records.bytes + bytes,
         is_last,
-    })
+    }
 }
 
-async fn run(transaction: &mut Transaction<'_>, script: Script) -> Result<(), StoreError> {
-    transaction.run(script).await?;
-    Ok(())
+fn push_records(script: &mut Script, piece: &Piece, through: &str) {
+    for statement in OF_PIECE {
+        script.push(
+            statement,
+            [
+                piece.done_through.as_str().into(),
+                through.into(),
+                piece.did.as_str().into(),
+                piece.id.into(),
+            ],
+        );
+    }
+    script.push(
+        "UPDATE account_removals SET done_through = ? WHERE id = ?",
+        [through.into(), piece.id.into()],
+    );
 }

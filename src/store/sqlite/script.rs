@@ -9,16 +9,16 @@
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Arguments, AssertSqlSafe, Either, Executor};
+use sqlx::{Arguments as _, AssertSqlSafe, Either, Executor};
 
-use super::multi_row::{Fitting, MultiRow};
+use super::multi_row::MultiRow;
 use crate::atproto::json::json_of_length;
+use crate::store::plan::effect::{STATEMENT_BYTES, TRIP_BYTES};
 use crate::store::plan::index_task::with_record;
 
-/// The bytes of arguments after which a statement takes no more rows, and a trip no more statements.
-/// The last row of a statement may exceed it. So of all rows that wait, no more than one long one
-/// exists in the form in which it is written.
-const TRIP_BYTES: usize = 256 << 10;
+/// A row with more bytes of arguments is a statement of its own. So of all rows that wait, no more than
+/// one long one exists in the form in which it is written.
+const LONG_ROW: usize = 64 << 10;
 
 /// An argument. The long ones are shared with the effects, and take memory of their own only while
 /// they are sent.
@@ -44,7 +44,15 @@ pub(super) enum Value {
 #[derive(Debug)]
 struct Statement {
     text: &'static str,
-    arguments: Vec<Value>,
+    arguments: Arguments,
+}
+
+#[derive(Debug)]
+enum Arguments {
+    /// One for each placeholder.
+    Single(Vec<Value>),
+    /// The values of the columns of rows, one row after the other.
+    Rows(&'static MultiRow, Vec<Value>),
 }
 
 /// Statements and their arguments; see the module.
@@ -69,42 +77,46 @@ struct Miscounted {
 impl Script {
     /// Appends a statement. `text` has anonymous placeholders (`?`) only, and no `?` in a literal.
     pub(super) fn push(&mut self, text: &'static str, arguments: impl Into<Vec<Value>>) {
-        let arguments = arguments.into();
+        let arguments = Arguments::Single(arguments.into());
         self.statements.push(Statement { text, arguments });
     }
 
-    /// Appends statements that write `rows`. `values` turns each row into one value for each
-    /// column.
+    /// Appends statements that write `rows`, in their order. `values` turns each row into one value for
+    /// each column.
     pub(super) fn push_rows<T>(
         &mut self,
         multi_row: &'static MultiRow,
         rows: &[T],
         mut values: impl FnMut(&T, &mut Vec<Value>),
     ) {
-        let (mut arguments, mut count, mut weight) = (Vec::new(), 0, 0);
+        let (mut waiting, mut weight) = (Vec::new(), 0);
         for row in rows {
-            let before = arguments.len();
-            values(row, &mut arguments);
-            let of_row: usize = arguments[before..].iter().map(Value::weight).sum();
-            count += 1;
+            let before = waiting.len();
+            values(row, &mut waiting);
+            let of_row: usize = waiting[before..].iter().map(Value::weight).sum();
+            if of_row > LONG_ROW {
+                let long = waiting.split_off(before);
+                self.push_many(multi_row, std::mem::take(&mut waiting));
+                self.push(multi_row.one(), long);
+                weight = 0;
+                continue;
+            }
             weight += of_row;
-            if count == multi_row.largest() || weight >= TRIP_BYTES {
-                self.push_filled(multi_row, count, std::mem::take(&mut arguments));
-                (count, weight) = (0, 0);
+            if weight >= STATEMENT_BYTES {
+                self.push_many(multi_row, std::mem::take(&mut waiting));
+                weight = 0;
             }
         }
-        if count > 0 {
-            self.push_filled(multi_row, count, arguments);
-        }
+        self.push_many(multi_row, waiting);
     }
 
-    /// Appends the statement for `count` rows.
-    fn push_filled(&mut self, multi_row: &'static MultiRow, count: usize, mut values: Vec<Value>) {
-        // Unused places are NULL. A row that is too short or too long is noticed when the arguments
-        // are counted.
-        let Fitting { statement, padding } = multi_row.fitting(count);
-        values.extend(std::iter::repeat_n(Value::Null, padding));
-        self.push(statement, values);
+    fn push_many(&mut self, multi_row: &'static MultiRow, values: Vec<Value>) {
+        if !values.is_empty() {
+            self.statements.push(Statement {
+                text: multi_row.many(),
+                arguments: Arguments::Rows(multi_row, values),
+            });
+        }
     }
 
     pub(super) fn followed_by(mut self, other: Self) -> Self {
@@ -119,19 +131,11 @@ impl Script {
         })
     }
 
-    /// Runs all statements, in one trip as long as their arguments are short.
+    /// Runs all statements in one trip.
     pub(super) async fn run(
         self,
         connection: &mut SqliteConnection,
     ) -> Result<Answers, sqlx::Error> {
-        let mut answers = Vec::new();
-        for trip in self.into_trips() {
-            answers.extend(trip.run_in_one(connection).await?);
-        }
-        Ok(answers)
-    }
-
-    async fn run_in_one(self, connection: &mut SqliteConnection) -> Result<Answers, sqlx::Error> {
         let (text, arguments) = self.join()?;
         let mut answers = vec![Vec::new()];
         let query = sqlx::query_with(AssertSqlSafe(text), arguments);
@@ -152,7 +156,7 @@ impl Script {
     }
 
     /// The scripts whose arguments together are not longer than one trip takes.
-    fn into_trips(self) -> impl Iterator<Item = Self> {
+    pub(super) fn into_trips(self) -> impl Iterator<Item = Self> {
         let mut statements = self.statements.into_iter().peekable();
         std::iter::from_fn(move || {
             let mut trip = Self::default();
@@ -176,16 +180,19 @@ impl Script {
                 .map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
             text.push_str(statement.text);
             text.push(';');
-            for argument in statement.arguments {
-                let added = match argument {
-                    Value::Null => all.add(None::<i64>),
-                    Value::Integer(number) => all.add(number),
-                    Value::Text(text) => all.add(text),
-                    Value::Blob(bytes) => all.add(Vec::from(bytes)),
-                    Value::Json { cbor, bytes } => all.add(json(&cbor, bytes)?),
-                    Value::Task { task, record } => all.add(with_record(&task, &record)),
-                };
-                added.map_err(sqlx::Error::Encode)?;
+            match statement.arguments {
+                Arguments::Single(arguments) => {
+                    for argument in arguments {
+                        argument.add_to(&mut all)?;
+                    }
+                }
+                Arguments::Rows(multi_row, values) => {
+                    let encoded = multi_row.encode(values)?;
+                    for bytes in encoded.bytes {
+                        all.add(bytes).map_err(sqlx::Error::Encode)?;
+                    }
+                    all.add(encoded.json).map_err(sqlx::Error::Encode)?;
+                }
             }
         }
         Ok((text, all))
@@ -199,6 +206,44 @@ fn json(cbor: &[u8], bytes: usize) -> Result<String, sqlx::Error> {
 }
 
 impl Value {
+    fn add_to(self, all: &mut SqliteArguments) -> Result<(), sqlx::Error> {
+        let added = match self {
+            Self::Null => all.add(None::<i64>),
+            Self::Integer(number) => all.add(number),
+            Self::Text(text) => all.add(text),
+            Self::Blob(bytes) => all.add(Vec::from(bytes)),
+            Self::Json { cbor, bytes } => all.add(json(&cbor, bytes)?),
+            Self::Task { task, record } => all.add(with_record(&task, &record)),
+        };
+        added.map_err(sqlx::Error::Encode)
+    }
+
+    /// Appends its bytes; returns whether it has any, or is NULL.
+    ///
+    /// # Errors
+    /// If it is a number, which is a bug of the worker.
+    pub(super) fn push_bytes(self, bytes: &mut Vec<u8>) -> Result<bool, sqlx::Error> {
+        match self {
+            Self::Null => return Ok(false),
+            Self::Integer(_) => {
+                let error = "a number in a column of bytes";
+                return Err(sqlx::Error::Protocol(error.to_owned()));
+            }
+            Self::Text(text) => bytes.extend_from_slice(text.as_bytes()),
+            Self::Blob(blob) => bytes.extend_from_slice(&blob),
+            Self::Json {
+                cbor,
+                bytes: length,
+            } => {
+                bytes.extend_from_slice(json(&cbor, length)?.as_bytes());
+            }
+            Self::Task { task, record } => {
+                bytes.extend_from_slice(with_record(&task, &record).as_bytes());
+            }
+        }
+        Ok(true)
+    }
+
     /// The bytes that it takes while it is sent.
     fn weight(&self) -> usize {
         match self {
@@ -214,12 +259,22 @@ impl Value {
 
 impl Statement {
     fn weight(&self) -> usize {
-        self.arguments.iter().map(Value::weight).sum()
+        let (Arguments::Single(values) | Arguments::Rows(_, values)) = &self.arguments;
+        values.iter().map(Value::weight).sum()
     }
 
     fn check(&self) -> Result<(), Miscounted> {
-        let placeholders = self.text.bytes().filter(|byte| *byte == b'?').count();
-        let arguments = self.arguments.len();
+        let (placeholders, arguments) = match &self.arguments {
+            Arguments::Single(values) => {
+                let placeholders = self.text.bytes().filter(|byte| *byte == b'?').count();
+                (placeholders, values.len())
+            }
+            // The arguments are made of whole rows.
+            Arguments::Rows(multi_row, values) => {
+                let columns = multi_row.columns();
+                (values.len().div_ceil(columns) * columns, values.len())
+            }
+        };
         let text = self.text;
         match placeholders == arguments {
             true => Ok(()),
@@ -373,15 +428,25 @@ mod tests {
         let mut script = Script::default();
         let lengths = [10, 10, TRIP_BYTES, TRIP_BYTES, 10, 10];
         script.push_rows(&TEXTS, &lengths, |length, values| {
-            values.extend([Value::Null, Bytes::from(vec![0; *length]).as_ref().into()]);
+            values.extend([Value::Null, "x".repeat(*length).into()]);
         });
         script.push("SELECT 1", []);
         let trips: Vec<usize> = script
             .into_trips()
             .map(|trip| trip.statements.len())
             .collect();
-        // The two short rows before the first long one share its statement.
-        assert_eq!(trips, [1, 1, 2]);
+        assert_eq!(trips, [1, 1, 1, 2]);
+    }
+
+    /// Holds invariant 4.12.
+    #[test]
+    fn short_rows_beyond_the_bytes_of_a_trip_take_another() {
+        let mut script = Script::default();
+        let rows = vec![(); 9 << 10];
+        script.push_rows(&PAIRS, &rows, |(), values| {
+            values.extend([Value::Null, "x".repeat(1000).into()]);
+        });
+        assert_eq!(script.into_trips().count(), 3);
     }
 
     #[tokio::test]

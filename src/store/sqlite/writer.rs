@@ -8,6 +8,7 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -17,6 +18,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::error::is_refusal;
 use super::script::{Answers, Script};
 use super::wal::Wal;
+use crate::model::Trips;
 use crate::store::StoreError;
 use crate::testing::fault::{Faults, Injected, Point};
 
@@ -32,7 +34,39 @@ pub(super) struct Writer {
     file: FileIdentity,
     wal: Wal,
     faults: Faults,
+    counts: Counts,
     idle: Mutex<Option<SqliteConnection>>,
+}
+
+/// The transactions and trips so far.
+#[derive(Debug, Default)]
+struct Counts {
+    transactions: AtomicU64,
+    trips: AtomicU64,
+}
+
+impl Counts {
+    fn note_transaction(&self) {
+        self.transactions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn note_trip(&self) {
+        self.trips.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Runs `script`, in as few trips as its length allows.
+    async fn send(
+        &self,
+        script: Script,
+        connection: &mut SqliteConnection,
+    ) -> Result<Answers, sqlx::Error> {
+        let mut answers = Answers::new();
+        for trip in script.into_trips() {
+            self.note_trip();
+            answers.extend(trip.run(connection).await?);
+        }
+        Ok(answers)
+    }
 }
 
 /// A transaction that holds the write lock. Dropping it rolls back.
@@ -40,6 +74,7 @@ pub(super) struct Transaction<'a> {
     connection: SqliteConnection,
     slot: MutexGuard<'a, Option<SqliteConnection>>,
     faults: &'a Faults,
+    counts: &'a Counts,
 }
 
 impl Writer {
@@ -59,6 +94,7 @@ impl Writer {
             // If the file disappears, an empty file in its place would silently lose data.
             options: options.create_if_missing(false),
             faults,
+            counts: Counts::default(),
             idle: Mutex::new(Some(connection)),
         })
     }
@@ -74,6 +110,7 @@ impl Writer {
             wal: Wal::of(options.get_filename(), busy_timeout),
             options: options.read_only(true),
             faults,
+            counts: Counts::default(),
             idle: Mutex::new(None),
         })
     }
@@ -85,6 +122,13 @@ impl Writer {
     /// The size of the write-ahead log.
     pub(super) fn wal_bytes(&self) -> u64 {
         self.wal.bytes()
+    }
+
+    pub(super) fn trips(&self) -> Trips {
+        Trips {
+            transactions: self.counts.transactions.load(Ordering::Relaxed),
+            trips: self.counts.trips.load(Ordering::Relaxed),
+        }
     }
 
     /// Empties the write-ahead log and closes the connection. A later transaction opens another one.
@@ -127,12 +171,14 @@ impl Writer {
             true => (begin, script),
             false => (begin.followed_by(script), Script::default()),
         };
-        let begun = begin.run(&mut connection).await?;
+        self.counts.note_transaction();
+        let begun = self.counts.send(begin, &mut connection).await?;
         let mut answers: Answers = begun.into_iter().skip(1).collect();
         let mut transaction = Transaction {
             connection,
             slot,
             faults: &self.faults,
+            counts: &self.counts,
         };
         transaction.pass(Point::StoreBegun).await?;
         answers.extend(transaction.run(rest).await?);
@@ -157,12 +203,12 @@ impl Transaction<'_> {
     /// each of them may fail.
     pub(super) async fn run(&mut self, script: Script) -> Result<Answers, sqlx::Error> {
         if !self.faults.are_planned() {
-            return script.run(&mut self.connection).await;
+            return self.counts.send(script, &mut self.connection).await;
         }
         let mut answers = Answers::new();
         for statement in script.into_single() {
             self.pass(Point::StoreWriting).await?;
-            answers.extend(statement.run(&mut self.connection).await?);
+            answers.extend(self.counts.send(statement, &mut self.connection).await?);
         }
         Ok(answers)
     }
@@ -180,7 +226,7 @@ impl Transaction<'_> {
                 script.followed_by(commit)
             }
         };
-        let mut transaction = self.run_or_roll_back(script).await?;
+        let (mut transaction, _answers) = self.run_or_roll_back(script).await?;
         match ends_by_itself {
             true => transaction.commit().await?,
             false => *transaction.slot = Some(transaction.connection),
@@ -189,9 +235,12 @@ impl Transaction<'_> {
     }
 
     /// Runs `script`, and goes on. If `script` is refused, the transaction is rolled back.
-    pub(super) async fn run_or_roll_back(mut self, script: Script) -> Result<Self, Failure> {
+    pub(super) async fn run_or_roll_back(
+        mut self,
+        script: Script,
+    ) -> Result<(Self, Answers), Failure> {
         match self.run(script).await {
-            Ok(_) => Ok(self),
+            Ok(answers) => Ok((self, answers)),
             Err(error) if is_refusal(&error) => {
                 self.rollback().await?;
                 Err(Failure::Refused(error))
@@ -217,6 +266,7 @@ impl Transaction<'_> {
     }
 
     async fn end(mut self, statement: &'static str) -> Result<(), StoreError> {
+        self.counts.note_trip();
         self.connection.execute(statement).await?;
         *self.slot = Some(self.connection);
         Ok(())
@@ -231,8 +281,10 @@ impl Deref for Transaction<'_> {
     }
 }
 
+/// Each use is a statement that is sent by itself.
 impl DerefMut for Transaction<'_> {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
+        self.counts.note_trip();
         &mut self.connection
     }
 }
@@ -243,6 +295,16 @@ pub(super) enum Failure {
     /// The database refuses the script, and would refuse it again.
     Refused(sqlx::Error),
     Store(StoreError),
+}
+
+impl Failure {
+    /// The error of a script that holds no effects, so that none of them can be at fault.
+    pub(super) fn into_store(self) -> StoreError {
+        match self {
+            Self::Refused(error) => error.into(),
+            Self::Store(error) => error,
+        }
+    }
 }
 
 impl From<StoreError> for Failure {
@@ -340,8 +402,9 @@ mod tests {
             passed.push(plan.writing.swap(0, Ordering::SeqCst));
         }
         // One statement reads. The first batch gives the source its row and moves the cursor. The
-        // second moves the cursor and removes an account.
-        assert_eq!(passed, [1 + 1 + 3, 1 + 1 + 7]);
+        // second moves the cursor, removes an account, drops its parked commits, and reads which rows of
+        // the account can be deleted.
+        assert_eq!(passed, [1 + 1 + 3, 1 + 1 + 10]);
         assert_eq!(plan.committing.load(Ordering::SeqCst), 2);
     }
 

@@ -34,9 +34,10 @@ pub struct Metrics {
     /// Seconds that the socket waited for the byte budget, with one sample for each wait. Its
     /// `_sum` is the time lost to backpressure.
     pub budget_wait_seconds: Histogram,
-    /// Index tasks in one transaction, or the chain updates of repositories if there are more of
-    /// these.
+    /// Index tasks of one batch, or the chain updates of repositories if there are more of these.
     pub index_batch_size: Histogram,
+    /// Batches in one transaction.
+    pub index_group_batches: Histogram,
     /// Seconds.
     pub index_commit_seconds: Histogram,
     pub index_retries: Counter,
@@ -66,6 +67,7 @@ impl Metrics {
             verified_chain: verified(Level::Chain),
             budget_wait_seconds: registry.histogram(names::BUDGET_WAIT_SECONDS),
             index_batch_size: registry.histogram(names::INDEX_BATCH_SIZE),
+            index_group_batches: registry.histogram(names::INDEX_GROUP_BATCHES),
             index_commit_seconds: registry.histogram(names::INDEX_COMMIT_SECONDS),
             index_retries: registry.counter(names::INDEX_RETRIES_TOTAL, &[]),
             redelivered: registry.counter(names::REDELIVERED_TOTAL, &[]),

@@ -31,6 +31,9 @@ const TASKS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000.0,
 ];
 
+/// One to the most batches of `index_batch`'s default in a group.
+const BATCHES: &[f64] = &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0];
+
 macro_rules! families {
     ($($constant:ident = $name:literal, $kind:expr, $help:literal;)*) => {
         $(pub(super) const $constant: &str = $name;)*
@@ -70,9 +73,11 @@ families! {
     IN_FLIGHT_BYTES = "huddle_in_flight_bytes", Kind::Gauge,
         "Bytes charged to the byte budget";
     INDEX_BATCH_SIZE = "huddle_index_batch_size", Kind::Histogram(TASKS),
-        "Index tasks in one transaction, or its chain updates if there are more of these";
+        "Index tasks of one batch, or its chain updates if there are more of these; a transaction may hold several batches";
     INDEX_COMMIT_SECONDS = "huddle_index_commit_seconds", Kind::Histogram(SECONDS),
         "Duration of transactions, from begin to commit";
+    INDEX_GROUP_BATCHES = "huddle_index_group_batches", Kind::Histogram(BATCHES),
+        "Batches in one transaction: more than one while there is a backlog";
     INDEX_RETRIES_TOTAL = "huddle_index_retries_total", Kind::Counter,
         "Times that the database refused an effect; each is followed by another attempt or, beyond index_retries, by a dead letter. A database that takes nothing at all is huddle_database_blocked";
     KEY_UNAVAILABLE_TOTAL = "huddle_key_unavailable_total", Kind::Counter,
@@ -82,11 +87,13 @@ families! {
     MATCHED_TOTAL = "huddle_matched_total", Kind::Counter,
         "Events that the filter kept";
     OLDEST_PARKED_SECONDS = "huddle_oldest_parked_seconds", Kind::Gauge,
-        "How long the oldest parked commit of an active account has waited, 0 if there is none";
+        "How long the oldest parked commit has waited, by what it waits for; 0 if there is none";
     PARKED_COMMITS = "huddle_parked_commits", Kind::Gauge,
-        "Parked commits, by what they wait for: their account's key, their repository to be fetched, or their account to be active again. Formerly huddle_waiting_commits";
+        "Parked commits, by what they wait for: key (of their account, from the PLC directory), repository (to be fetched), account (its own host, or something else of its own), inactive (their account to be active again). Formerly huddle_waiting_commits";
+    PENDING_REMOVALS = "huddle_pending_removals", Kind::Gauge,
+        "Removed accounts whose rows are still being deleted, in pieces; no reader sees these rows";
     PROCESSING_LAG_SECONDS = "huddle_processing_lag_seconds", Kind::Gauge,
-        "How far the tables are behind the newest event received, parked commits included; NaN if unknown";
+        "How far the tables are behind the newest event received, including parked commits that wait for a key or a repository; NaN if unknown";
     QUEUE_DEPTH = "huddle_queue_depth", Kind::Gauge,
         "Effects waiting for a transaction";
     RECEIVED_BYTES_TOTAL = "huddle_received_bytes_total", Kind::Counter,
@@ -114,9 +121,13 @@ families! {
     SOCKET_TO_COMMIT_SECONDS = "huddle_socket_to_commit_seconds", Kind::Histogram(SECONDS),
         "From the arrival of a batch's first frame to the commit of its effects";
     SOURCE_LAG_SECONDS = "huddle_source_lag_seconds", Kind::Gauge,
-        "How far the tables are behind the source, parked commits and events not yet received included; NaN if unknown, 0 if the source is quiet";
+        "How far the tables are behind the source, including events not yet received, and parked commits that wait for a key or a repository; NaN if unknown, 0 if the source is quiet";
     TRACKED_REPOS = "huddle_tracked_repos", Kind::Gauge,
         "Tracked repositories. Formerly huddle_repos{state=\"tracked\"}";
+    TRANSACTIONS_TOTAL = "huddle_transactions_total", Kind::Counter,
+        "Transactions that were begun in the database";
+    TRANSACTION_TRIPS_TOTAL = "huddle_transaction_trips_total", Kind::Counter,
+        "How often a transaction sent something to the database's thread and waited for the answer";
     VERIFIED_TOTAL = "huddle_verified_total", Kind::Counter,
         "Verified commits, by level";
     VERIFY_ERRORS_TOTAL = "huddle_verify_errors_total", Kind::Counter,

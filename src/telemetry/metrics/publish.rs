@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Metrics, names};
-use crate::model::RepoCounts;
+use crate::model::{ParkedReason, RepoCounts};
 use crate::telemetry::log;
 use crate::telemetry::status::{ConnectionState, SourceStatus, Status};
 
@@ -14,6 +14,7 @@ impl Metrics {
         let gauge = |name, value| self.registry.gauge(name, &[]).set(value);
         gauge(names::BUDGET_LIMIT_BYTES, status.budget.limit_bytes as f64);
         gauge(names::IN_FLIGHT_BYTES, status.budget.in_flight_bytes as f64);
+        gauge(names::PENDING_REMOVALS, status.pending_removals as f64);
         gauge(names::WAL_BYTES, status.wal_bytes as f64);
         gauge(names::QUEUE_DEPTH, status.queue.depth as f64);
         gauge(
@@ -21,6 +22,13 @@ impl Metrics {
             flag(status.queue.blocked.is_some()),
         );
         gauge(names::DIRECTORY_FAILING, flag(status.directory.is_some()));
+        let writer = &status.writer;
+        for (name, count) in [
+            (names::TRANSACTIONS_TOTAL, writer.transactions),
+            (names::TRANSACTION_TRIPS_TOTAL, writer.trips),
+        ] {
+            self.registry.counter(name, &[]).absolute(count);
+        }
         let dropped = log::dropped();
         for (reason, lines) in [
             ("queue_full", dropped.queue_full),
@@ -45,19 +53,15 @@ impl Metrics {
     }
 
     fn publish_repositories(&self, counts: &RepoCounts, now: Timestamp) {
-        for (reason, count) in [
-            ("key", counts.parked.key),
-            ("repository", counts.parked.repository),
-            ("inactive", counts.parked.inactive),
-        ] {
-            let labels = [("reason", reason)];
-            let gauge = self.registry.gauge(names::PARKED_COMMITS, &labels);
-            gauge.set(count as f64);
+        for reason in ParkedReason::ALL {
+            let count = counts.parked.of(reason);
+            let oldest = count.oldest_at;
+            let oldest = oldest.map(|oldest| now.duration_since(oldest).as_secs_f64().max(0.0));
+            let labels = [("reason", reason.as_str())];
+            let gauge = |name| self.registry.gauge(name, &labels);
+            gauge(names::PARKED_COMMITS).set(count.commits as f64);
+            gauge(names::OLDEST_PARKED_SECONDS).set(oldest.unwrap_or_default());
         }
-        let oldest = counts.parked.oldest_at;
-        let oldest = oldest.map(|oldest| now.duration_since(oldest).as_secs_f64().max(0.0));
-        let gauge = self.registry.gauge(names::OLDEST_PARKED_SECONDS, &[]);
-        gauge.set(oldest.unwrap_or_default());
         let backfill = &counts.backfill;
         for (name, state, count) in [
             (names::REPOS, "desynchronized", counts.desynchronized),
@@ -129,7 +133,7 @@ fn flag(set: bool) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ParkedCounts, Position};
+    use crate::model::{ParkedCount, ParkedCounts, Position};
     use crate::telemetry::status::Failure;
 
     fn at(seconds: i64) -> Timestamp {
@@ -154,6 +158,7 @@ mod tests {
         source.set_applied(position(8, 90), at(102));
         let mut status = Status::default();
         status.queue.depth = 7;
+        status.pending_removals = 2;
         status.queue.blocked = Some(Failure {
             at: at(1),
             reason: "disk full".to_owned(),
@@ -163,8 +168,14 @@ mod tests {
         status.repositories = Some(RepoCounts {
             tracked: 12,
             parked: ParkedCounts {
-                key: 4,
-                oldest_at: Some(at(150)),
+                key: ParkedCount {
+                    commits: 4,
+                    oldest_at: Some(at(150)),
+                },
+                account: ParkedCount {
+                    commits: 1,
+                    oldest_at: Some(at(2)),
+                },
                 ..ParkedCounts::default()
             },
             ..RepoCounts::default()
@@ -175,10 +186,13 @@ mod tests {
         let text = text.render();
         for line in [
             "huddle_queue_depth 7",
+            "huddle_pending_removals 2",
             "huddle_tracked_repos 12",
             "huddle_parked_commits{reason=\"key\"} 4",
             "huddle_parked_commits{reason=\"inactive\"} 0",
-            "huddle_oldest_parked_seconds 50",
+            "huddle_parked_commits{reason=\"account\"} 1",
+            "huddle_oldest_parked_seconds{reason=\"key\"} 50",
+            "huddle_oldest_parked_seconds{reason=\"account\"} 198",
             "huddle_directory_failing 0",
             "huddle_database_blocked 1",
             "huddle_connected{source=\"wss://relay/\"} 1",

@@ -301,9 +301,15 @@ impl Verified {
     pub async fn waiting(&self, number: usize) -> i64 {
         let did = self.did(number);
         self.count(&format!(
-            "SELECT count(*) FROM parked_commits WHERE did = '{did}'"
+            "SELECT count(*) FROM kept_parked_commits WHERE did = '{did}'"
         ))
         .await
+    }
+
+    /// The repositories whose parked commits wait for what is their account's own.
+    pub async fn waiting_for_their_accounts(&self) -> i64 {
+        let query = "SELECT count(*) FROM repos WHERE has_parked = 1 AND waits_for_account = 1";
+        self.count(query).await
     }
 
     /// The visible records of an account.

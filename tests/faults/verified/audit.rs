@@ -107,6 +107,7 @@ impl Audit {
         let Some(reached) = oracle.reached(cursor.seq, cursor.time) else {
             return;
         };
+        self.upstream.note_reached(reached);
         if tables.has_gap {
             return;
         }
@@ -193,7 +194,7 @@ impl Shown {
             .await
             .unwrap();
         let waiting = sqlx::query_scalar(
-            "SELECT count(*) FROM parked_commits WHERE did NOT IN ( \
+            "SELECT count(*) FROM kept_parked_commits WHERE did NOT IN ( \
              SELECT did FROM accounts WHERE active = 0)",
         );
         Self {

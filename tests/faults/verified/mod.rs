@@ -19,9 +19,13 @@ use std::ops::Range;
 const SEEDS: u64 = 8;
 
 /// Schedules that once lost something, with what lost it.
-const LOST_ONCE: [u64; 1] = [
+const LOST_ONCE: [u64; 5] = [
     // An account was inactive while the discovery passed it, and returned later.
     700_018,
+    // A takedown ended in a gap that was over before the repository was found.
+    9_300_298,
+    // Repositories were searched for and fetched before the stream had begun.
+    9_301_489, 9_302_218, 9_303_001,
 ];
 
 fn seeds(part: u64) -> Range<u64> {

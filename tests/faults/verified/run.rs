@@ -128,6 +128,7 @@ impl Run {
             hosts: Arc::new(hosts),
             host_clocks: Arc::default(),
             store: store.clone(),
+            identity_store: None,
             folder: self.folder.path().to_owned(),
             source_http: relay.parse().unwrap(),
             backfill: Backfill {

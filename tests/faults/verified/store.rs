@@ -193,11 +193,13 @@ impl FaultyStore {
                     RepoEvent::Suspend { until } => RepoEvent::Suspend {
                         until: self.on_the_wall(until),
                     },
-                    RepoEvent::RetryLater { until } => RepoEvent::RetryLater {
+                    RepoEvent::RetryLater { until, waits_for } => RepoEvent::RetryLater {
                         until: self.on_the_wall(until),
+                        waits_for,
                     },
-                    RepoEvent::Reschedule { until } => RepoEvent::Reschedule {
+                    RepoEvent::Reschedule { until, waits_for } => RepoEvent::Reschedule {
                         until: self.on_the_wall(until),
+                        waits_for,
                     },
                     event => event,
                 };
@@ -277,6 +279,10 @@ impl Store for FaultyStore {
         self.act(self.store.forget_crashes(source)).boxed()
     }
 
+    fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.act(self.store.drop_piece(limit)).boxed()
+    }
+
     fn remove_piece(
         &self,
         limit: PieceLimit,
@@ -291,6 +297,10 @@ impl Store for FaultyStore {
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         // The store of a run serves the next one too.
         async { Ok(()) }.boxed()
+    }
+
+    fn count_removals(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.act(self.store.count_removals()).boxed()
     }
 
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
@@ -329,22 +339,29 @@ impl RepoStore for FaultyStore {
         self.act_soon(self.store.held(range)).boxed()
     }
 
-    fn first_parked_bytes<'a>(
+    fn parked_lengths<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<usize>, StoreError>> {
-        self.act_soon(self.store.first_parked_bytes(did)).boxed()
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<usize>, StoreError>> {
+        self.act_soon(self.store.parked_lengths(did, limit)).boxed()
     }
 
-    fn first_parked<'a>(
+    fn parked<'a>(
         &'a self,
         did: &'a Did,
-    ) -> BoxFuture<'a, Result<Option<ParkedCommit>, StoreError>> {
-        self.act_soon(self.store.first_parked(did)).boxed()
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<ParkedCommit>, StoreError>> {
+        self.act_soon(self.store.parked(did, limit)).boxed()
     }
 
-    fn reconcile_gaps(&self) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
-        self.act_soon(self.store.reconcile_gaps()).boxed()
+    fn bytes_awaiting_directory(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.act_soon(self.store.bytes_awaiting_directory()).boxed()
+    }
+
+    fn reconcile_gaps(&self, now: Timestamp) -> BoxFuture<'_, Result<Reconciled, StoreError>> {
+        let now = self.on_the_wall(now);
+        self.act_soon(self.store.reconcile_gaps(now)).boxed()
     }
 
     fn unconfirmed(

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod database;
+mod identities;
 mod output;
 mod replay;
 mod service;

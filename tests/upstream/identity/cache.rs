@@ -27,6 +27,16 @@ fn limits() -> Limits {
     }
 }
 
+/// The DID with this number, of very many.
+fn numbered(number: usize) -> Did {
+    let letters = format!("{number:024}");
+    let letters: String = letters
+        .chars()
+        .map(|digit| char::from(digit as u8 - b'0' + b'a'))
+        .collect();
+    did(&format!("did:plc:{letters}"))
+}
+
 /// Asks in the background.
 fn ask(
     identities: &Identities,
@@ -158,6 +168,7 @@ async fn a_request_without_a_waiting_caller_still_serves_later_callers() {
 async fn the_number_of_concurrent_requests_is_limited() {
     let resolver = Scripted::with_delay(SECOND);
     let limits = Limits {
+        plc_in_flight: 4,
         in_flight: 4,
         ..limits()
     };
@@ -190,10 +201,36 @@ async fn requests_follow_each_other_no_faster_than_allowed() {
     assert_eq!(resolver.requests(), 25);
 }
 
+/// The courtesy rate would rise while the directory answers, and begin with a burst.
+#[tokio::test(start_paused = true)]
+async fn the_rate_that_an_operator_has_set_is_kept_whatever_it_is() {
+    for (rate, seconds) in [(1, 60), (5000, 3)] {
+        let resolver = Scripted::default();
+        let limits = Limits {
+            plc_per_second: Some(rate),
+            capacity: 1_000_000,
+            ..Limits::default()
+        };
+        let identities = resolver.cache(limits);
+        let start = Instant::now();
+        for number in 0..rate as usize * seconds {
+            identities.get(&numbered(number)).await.unwrap();
+        }
+        // The first of them begins at once, and a few of the others with it.
+        let taken = start.elapsed().as_millis();
+        let seconds = seconds as u128 * 1000;
+        assert!(
+            (seconds - 1000..=seconds).contains(&taken),
+            "{rate}: {taken} ms"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn slow_hosts_do_not_delay_the_plc_directory() {
     let resolver = Scripted::with_delay(SECOND);
     let limits = Limits {
+        plc_in_flight: 1,
         in_flight: 1,
         ..limits()
     };
@@ -222,6 +259,7 @@ async fn no_caller_waits_for_ever() {
 async fn callers_that_stop_waiting_leave_no_queue() {
     let resolver = Scripted::with_delay(20 * SECOND);
     let limits = Limits {
+        plc_in_flight: 1,
         in_flight: 1,
         ..limits()
     };
@@ -287,6 +325,7 @@ fn order(resolver: &Scripted, dids: &[Did]) -> Vec<usize> {
 async fn look_ups_that_commits_wait_for_come_first_and_those_of_newcomers_before_them() {
     let resolver = Scripted::with_delay(SECOND);
     let identities = resolver.cache(Limits {
+        plc_in_flight: 1,
         in_flight: 1,
         ..limits()
     });
@@ -315,6 +354,7 @@ async fn look_ups_that_commits_wait_for_come_first_and_those_of_newcomers_before
 async fn a_look_up_in_the_background_moves_forward_when_a_commit_waits_for_it() {
     let resolver = Scripted::with_delay(SECOND);
     let identities = resolver.cache(Limits {
+        plc_in_flight: 1,
         in_flight: 1,
         ..limits()
     });

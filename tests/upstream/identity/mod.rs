@@ -4,8 +4,10 @@
 mod cache;
 mod directory;
 mod doubt;
+mod expected;
 mod hosts;
 mod refresh;
+mod restart;
 mod scripted;
 
 use std::time::Duration;
@@ -46,7 +48,7 @@ fn document(did: &Did) -> String {
 
 fn resolver(plc_url: &str, allow_private_addresses: bool, deadline: Duration) -> Resolver {
     let plc_url = Url::parse(plc_url).unwrap();
-    Resolver::new(plc_url, allow_private_addresses, deadline).unwrap()
+    Resolver::new(plc_url, allow_private_addresses, deadline, 4).unwrap()
 }
 
 async fn resolve(plc_url: &str, did: &Did) -> Result<Identity, ResolveError> {

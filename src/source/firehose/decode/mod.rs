@@ -168,6 +168,8 @@ pub enum Peek<'a> {
 pub enum About<'a> {
     /// A commit of this repository that names a wanted record.
     Commit(&'a str),
+    /// A commit or a `#sync` of this repository that names no wanted record.
+    Repository(&'a str),
     /// The status of this account.
     Status(&'a str),
     Other,
@@ -213,7 +215,11 @@ pub fn peek<'a>(frame: &'a [u8], interest: &Interest) -> Peek<'a> {
         (Kind::Commit, seq, Some(repo)) if names_wanted(interest, &envelope) => {
             kept_with(seq, About::Commit(repo), most_effects(&envelope))
         }
-        (Kind::Commit, seq, _) => kept_with(seq, About::Other, most_effects(&envelope)),
+        (Kind::Commit, seq, repo) => {
+            let about = repo.map_or(About::Other, About::Repository);
+            kept_with(seq, about, most_effects(&envelope))
+        }
+        (Kind::Sync, seq, Some(repo)) => kept(seq, About::Repository(repo)),
         (Kind::Account, seq, Some(did)) => kept(seq, About::Status(did)),
         (_, seq, _) => kept(seq, About::Other),
     }

@@ -25,8 +25,8 @@ use crate::store::datetime::sortable;
 use crate::store::plan::REST;
 use crate::store::plan::effect::{ChainUpdate, CommitEffect, Effect, Predecessor};
 use crate::store::plan::{
-    DiscoveryPage, HostStatus, RepoChange, RepoEvent, RepoRow, RepoState, Resync, ResyncFailure,
-    Search, SnapshotPart,
+    DiscoveryPage, HostStatus, Replay, RepoChange, RepoEvent, RepoRow, RepoState, Resync,
+    ResyncFailure, Search, SnapshotPart, WaitsFor,
 };
 
 /// More rounds of work than any network here needs.
@@ -171,6 +171,7 @@ impl Follower {
             lacks_record: false,
             has_wanted_ops: true,
             begins_empty: false,
+            awaits_directory: false,
             frame: frame.clone(),
         });
         vec![Effect::Commit(Box::new(CommitEffect { chain, records }))]
@@ -250,15 +251,14 @@ impl Follower {
     }
 
     fn replay(&mut self, did: &str) {
-        let Some(parked) = self.tables.first_parked(did) else {
+        let parked = self.tables.parked(did, 1);
+        let Some(parked) = parked.first() else {
             self.tables.note(did, RepoEvent::FinishReplay);
             return;
         };
         let effects = self.effects_of(&parked.frame, true);
-        self.tables.change(RepoChange::Replayed {
-            parked: &parked,
-            effects: &effects,
-        });
+        self.tables
+            .change(RepoChange::Replayed(Replay::of_one(parked, &effects)));
     }
 
     fn fetch(&mut self, network: &Network, did: &str) {
@@ -274,6 +274,7 @@ impl Follower {
                 error: status.to_owned(),
                 is_throttled: false,
                 is_gone: status == "deleted",
+                waits_for: WaitsFor::Account,
                 retry_at: Timestamp::UNIX_EPOCH,
             };
             self.end_resync(&did, Err(failure));

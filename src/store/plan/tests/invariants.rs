@@ -16,7 +16,9 @@ use crate::store::plan::effect::{
     AccountChange, ChainUpdate, CommitEffect, Effect, IdentityChange, Predecessor, Recheck,
     RecheckReason, RecordChange, RecordDelete, RecordUpsert, RecordVersion,
 };
-use crate::store::plan::{Contents, RepoChange, RepoEvent, RepoRow, RepoState, transition};
+use crate::store::plan::{
+    Contents, Replay, RepoChange, RepoEvent, RepoRow, RepoState, WaitsFor, transition,
+};
 
 const NAMES: [&str; 2] = ["did:plc:alice", "did:plc:bob"];
 
@@ -80,6 +82,7 @@ fn commit(name: usize, n: u8, predecessor: Predecessor, records: Vec<RecordChang
         lacks_record: false,
         has_wanted_ops: true,
         begins_empty: false,
+        awaits_directory: false,
         frame: Bytes::from(format!("{name} {n}")),
     });
     Effect::Commit(Box::new(CommitEffect { chain, records }))
@@ -309,29 +312,32 @@ fn without_key(effect: &Effect) -> Effect {
     }
 }
 
-/// Replays what is parked, as far as it follows.
-fn replay(tables: &mut Tables, effects: &[(Effect, bool)]) {
+/// Replays what is parked, as far as it follows, so many frames at a time.
+fn replay(tables: &mut Tables, effects: &[(Effect, bool)], together: usize) {
     let takes_commits = |tables: &Tables| {
         let repo = tables.repos.get(NAMES[0]);
         repo.is_some_and(|repo| repo.has_parked && repo.state.takes_commits())
     };
     while takes_commits(tables) {
-        let Some(parked) = tables.first_parked(NAMES[0]) else {
-            tables.note(NAMES[0], RepoEvent::FinishReplay);
-            return;
-        };
-        let of_frame = effects.iter().filter(|(effect, _)| match effect {
-            Effect::Commit(commit) => commit
-                .chain
-                .as_ref()
-                .is_some_and(|chain| chain.frame == parked.frame),
-            _ => false,
-        });
-        let effects: Vec<Effect> = of_frame.map(|(effect, _)| effect.clone()).collect();
-        tables.change(RepoChange::Replayed {
-            parked: &parked,
-            effects: &effects,
-        });
+        let parked = tables.parked(NAMES[0], together);
+        let (mut of_frames, mut ends) = (Vec::new(), Vec::new());
+        for parked in &parked {
+            let of_frame = effects.iter().filter(|(effect, _)| match effect {
+                Effect::Commit(commit) => commit
+                    .chain
+                    .as_ref()
+                    .is_some_and(|chain| chain.frame == parked.frame),
+                _ => false,
+            });
+            of_frames.extend(of_frame.map(|(effect, _)| effect.clone()));
+            ends.push(of_frames.len());
+        }
+        match Replay::of(&parked, &of_frames, &ends) {
+            Some(replay) => {
+                tables.change(RepoChange::Replayed(replay));
+            }
+            None => tables.note(NAMES[0], RepoEvent::FinishReplay),
+        }
     }
 }
 
@@ -377,6 +383,7 @@ proptest! {
     fn whenever_a_key_comes_the_tables_end_the_same(
         arrivals in arrivals(),
         lengths in vec(1_usize..4, 1..6),
+        together in 1_usize..5,
     ) {
         let effects = effects_of_arrivals(&arrivals);
         let mut at_hand = Tables::default();
@@ -391,7 +398,7 @@ proptest! {
             if let Arrival::KeysCome = arrival {
                 late.apply(&batch);
                 batch.clear();
-                replay(&mut late, &effects);
+                replay(&mut late, &effects, together);
                 continue;
             }
             let (effect, is_at_hand) = rest.next().unwrap();
@@ -403,7 +410,7 @@ proptest! {
             }
         }
         late.apply(&batch);
-        replay(&mut late, &effects);
+        replay(&mut late, &effects, together);
         prop_assert_eq!(late, at_hand);
     }
 
@@ -546,7 +553,8 @@ proptest! {
             RepoEvent::ConfirmRecheck { recheck_cause },
             RepoEvent::FinishReplay,
             RepoEvent::RequestResync { cause: ResyncCause::Operator },
-            RepoEvent::Reschedule { until },
+            RepoEvent::Reschedule { until, waits_for: None },
+            RepoEvent::Reschedule { until, waits_for: Some(WaitsFor::Account) },
             RepoEvent::Suspend { until },
             RepoEvent::Untrack,
         ] {

@@ -14,8 +14,8 @@ use crate::store::plan::effect::{Effect, RecordChange};
 use crate::store::plan::order::Order;
 use crate::store::plan::{
     AccountRow, ChainBreak, ChangeSet, Contents, Fingerprint, GapRow, HeldRecord, Moment, Needs,
-    OpenGap, ParkedCommit, ParkedNeeds, ParkedView, RecordRow, RecordWrite, Removal, RepoChange,
-    RepoEvent, RepoRow, Task, View, Written, plan,
+    ParkedCommit, ParkedNeeds, ParkedView, RecordRow, RecordWrite, Removal, RepoChange, RepoEvent,
+    RepoRow, Task, View, Written, plan,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -112,16 +112,13 @@ impl Tables {
     fn perform(&mut self, task: &Task<'_>) -> Written {
         // Later than the times and revs of all tests.
         let moment = Moment::at(Timestamp::from_second(4_000_000_000).unwrap());
-        let mut view = self.view(&Needs::of(task));
+        let view = self.view(&Needs::of(task));
         let changes = loop {
             match plan(&view, task, moment) {
                 Ok(changes) => break changes,
                 Err(needs) => {
-                    assert!(
-                        view.parked.is_none(),
-                        "the plan asks for parked frames twice"
-                    );
-                    view.parked = Some(self.parked_view(&needs));
+                    let asked_first = view.parked.set(self.parked_view(&needs));
+                    assert!(asked_first.is_ok(), "the plan asks for parked frames twice");
                 }
             }
         };
@@ -130,16 +127,17 @@ impl Tables {
         written
     }
 
-    /// The oldest parked frame of a repository.
-    pub(super) fn first_parked(&self, did: &str) -> Option<ParkedCommit> {
-        let (id, parked) = self.parked.iter().find(|(_, parked)| parked.did == did)?;
-        Some(ParkedCommit {
+    /// The oldest parked frames of a repository.
+    pub(super) fn parked(&self, did: &str, limit: usize) -> Vec<ParkedCommit> {
+        let of_repo = self.parked.iter().filter(|(_, parked)| parked.did == did);
+        let of_repo = of_repo.map(|(id, parked)| ParkedCommit {
             id: *id,
             did: Did::parse(did).unwrap(),
             known_head: None,
             source: source(),
             frame: parked.frame.clone(),
-        })
+        });
+        of_repo.take(limit).collect()
     }
 
     pub(super) fn records_of(&self, did: &str) -> impl Iterator<Item = (&String, &Record)> {
@@ -190,21 +188,12 @@ impl Tables {
         }
         if needs.chains_of.is_some() {
             view.breaks = self.breaks.values().cloned().collect();
-            view.open_gaps = self
-                .gaps
-                .iter()
-                .map(|gap| OpenGap {
-                    cause: gap.cause.clone(),
-                    from_seq: gap.from_seq,
-                    to_seq: gap.to_seq,
-                })
-                .collect();
         }
         let known = needs.dead_letters.intersection(&self.dead_letters);
         view.dead_letters = known.copied().collect();
         if let Some(did) = needs.contents_of {
             let is_other =
-                |(id, parked): (&i64, &Parked)| parked.did == did && Some(*id) != needs.replayed;
+                |(id, parked): (&i64, &Parked)| parked.did == did && !needs.replayed.contains(id);
             view.contents = Contents {
                 has_records: self.records_of(did).next().is_some(),
                 has_parked: self.parked.iter().any(is_other),
@@ -269,7 +258,7 @@ impl Tables {
         }
         self.repos
             .retain(|did, _| !changes.untracked.contains(did.as_str()));
-        if let Some(id) = &changes.replayed {
+        for id in &changes.replayed {
             self.parked.remove(id);
         }
         self.parked

@@ -1,0 +1,148 @@
+//! The table of identities: a cache of what the directory said, bounded by its rows.
+
+use std::sync::LazyLock;
+
+use url::Url;
+
+use super::SqliteStore;
+use super::multi_row::MultiRow;
+use super::script::{Script, Value, json_array};
+use super::writer::{Failure, Transaction, Writer};
+use crate::atproto::syntax::Did;
+use crate::identity::{Identity, IdentityChange, StoredIdentity};
+use crate::store::StoreError;
+use crate::store::datetime::sortable;
+
+static IDENTITIES: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "INSERT INTO identities",
+        &[
+            "did",
+            "signing_key",
+            "pds",
+            "handle",
+            "looked_up_at",
+            "is_imported",
+        ],
+        "ON CONFLICT (did) DO UPDATE SET signing_key = excluded.signing_key, \
+         pds = excluded.pds, handle = excluded.handle, looked_up_at = excluded.looked_up_at, \
+         is_imported = excluded.is_imported",
+    )
+});
+
+/// A row of `identities`.
+#[derive(sqlx::FromRow)]
+struct Row {
+    did: String,
+    signing_key: String,
+    pds: Option<String>,
+    handle: Option<String>,
+    looked_up_at: String,
+}
+
+impl Row {
+    /// `None` if another program wrote it. The account is then looked up.
+    fn into_stored(self) -> Option<StoredIdentity> {
+        let did = Did::parse(&self.did).ok()?;
+        let pds = self.pds.map(|pds| Url::parse(&pds)).transpose().ok()?;
+        Some(StoredIdentity {
+            identity: Identity {
+                pds,
+                handle: self.handle,
+                ..Identity::new(did, self.signing_key)
+            },
+            looked_up_at: self.looked_up_at.parse().ok()?,
+        })
+    }
+}
+
+pub(super) async fn load(
+    store: &SqliteStore,
+    limit: usize,
+) -> Result<Vec<StoredIdentity>, StoreError> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT did, signing_key, pds, handle, looked_up_at FROM identities \
+         ORDER BY looked_up_at DESC LIMIT ?1",
+    )
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(store.reader())
+    .await?;
+    Ok(rows
+        .into_iter()
+        .rev()
+        .filter_map(Row::into_stored)
+        .collect())
+}
+
+pub(super) async fn save(
+    writer: &Writer,
+    take: &(dyn Fn() -> Vec<IdentityChange> + Send + Sync),
+) -> Result<usize, StoreError> {
+    let transaction = writer.begin().await?;
+    let changes = take();
+    let mut script = Script::default();
+    push(&mut script, &changes, false);
+    commit(transaction, script).await?;
+    Ok(changes.len())
+}
+
+/// Appends the statements that write `changes`.
+pub(super) fn push(script: &mut Script, changes: &[IdentityChange], is_imported: bool) {
+    let stored: Vec<&StoredIdentity> = changes
+        .iter()
+        .filter_map(|change| match change {
+            IdentityChange::Store(stored) => Some(stored),
+            IdentityChange::Delete(_) => None,
+        })
+        .collect();
+    script.push_rows(&IDENTITIES, &stored, |stored, values| {
+        push_row(values, stored, is_imported);
+    });
+    let deleted = changes.iter().filter_map(|change| match change {
+        IdentityChange::Delete(did) => Some(did.as_str()),
+        IdentityChange::Store(_) => None,
+    });
+    push_void(script, deleted);
+}
+
+/// Appends the statement that deletes the identities of `dids`, if there are any.
+pub(super) fn push_void<'a>(script: &mut Script, dids: impl Iterator<Item = &'a str>) {
+    let mut dids = dids.peekable();
+    if dids.peek().is_some() {
+        let statement = "DELETE FROM identities WHERE did IN (SELECT value FROM json_each(?))";
+        script.push(statement, [json_array(dids)]);
+    }
+}
+
+fn push_row(values: &mut Vec<Value>, stored: &StoredIdentity, is_imported: bool) {
+    let identity = &stored.identity;
+    values.extend([
+        identity.did.as_str().into(),
+        identity.signing_key.as_str().into(),
+        identity.pds.as_ref().map(Url::as_str).into(),
+        identity.handle.as_deref().into(),
+        sortable(stored.looked_up_at).into(),
+        is_imported.into(),
+    ]);
+}
+
+pub(super) async fn trim(writer: &Writer, capacity: usize) -> Result<u64, StoreError> {
+    let mut transaction = writer.begin().await?;
+    let deleted = sqlx::query(
+        "DELETE FROM identities WHERE did IN (SELECT did FROM identities ORDER BY looked_up_at \
+         LIMIT max(0, (SELECT count(*) FROM identities) - ?1))",
+    )
+    .bind(i64::try_from(capacity).unwrap_or(i64::MAX))
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(deleted.rows_affected())
+}
+
+pub(super) async fn commit(transaction: Transaction<'_>, script: Script) -> Result<(), StoreError> {
+    match transaction.commit_with(script).await {
+        Ok(()) => Ok(()),
+        Err(Failure::Store(error)) => Err(error),
+        Err(Failure::Refused(error)) => Err(error.into()),
+    }
+}
