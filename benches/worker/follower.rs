@@ -44,7 +44,11 @@ pub(crate) fn follow(
     known: &[Did],
     change: impl FnOnce(&mut Config),
 ) -> Usage {
-    let config = service::config(&replay.url, path, change);
+    let config = service::config(&replay.url, path, |config| {
+        // The source says nothing before it is released.
+        config.silence_min = config.silence_max;
+        change(config);
+    });
     std::fs::write(config_of(path), settings(&config).to_string()).unwrap();
     std::fs::write(
         known_of(path),

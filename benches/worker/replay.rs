@@ -144,8 +144,8 @@ fn wait_until(due: Instant) {
     std::thread::sleep(due.saturating_duration_since(Instant::now()));
 }
 
-/// Waits until the client disconnects.
+/// Waits until the client disconnects. Until then its pings are answered.
 fn until_closed(mut socket: Socket) -> io::Result<()> {
-    let _closed = socket.read();
+    while socket.read().is_ok() {}
     Ok(())
 }

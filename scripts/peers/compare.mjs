@@ -43,6 +43,7 @@ for (let round = 0; round < Number(options.rounds); round++) {
       fs.rmSync(dir, { recursive: true })
     } catch (error) {
       console.error(error.message)
+      process.exitCode = 1
     }
   }
 }
