@@ -190,7 +190,14 @@ async fn parked_for_a_key(tree: &RunningWorker) -> u64 {
     let Some(repositories) = &tree.context().repositories else {
         return 0;
     };
-    repositories.store.repo_counts().await.unwrap().parked.key
+    repositories
+        .store
+        .repo_counts()
+        .await
+        .unwrap()
+        .parked
+        .key
+        .commits
 }
 
 /// Looks up the accounts that the file at `path` lists, one a line.

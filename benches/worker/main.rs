@@ -40,8 +40,11 @@ use rows::ROWS;
 /// Rounds for each row. The variable `ROUNDS` overrides it.
 const ROUNDS: usize = 5;
 
+/// A process of the benchmark, with the arguments behind its name.
+type Process = fn(&[String]);
+
 /// What this program does in another process, by the first argument.
-const PROCESSES: [(&str, fn(&[String])); 4] = [
+const PROCESSES: [(&str, Process); 4] = [
     (directory::COMMAND, directory::serve),
     (follower::COMMAND, follower::run),
     (replay::COMMAND, replay::serve),

@@ -153,7 +153,10 @@ async fn restart_after_ends_at_a_page(verified: Verified, runs: u32) -> Verified
     let end_runs = async |store: &SqliteStore| {
         store.begin_discovery(&searches, true).await.unwrap();
         for _ in 0..runs {
-            store.note_jobs(&[page.clone()], &[]).await.unwrap();
+            store
+                .note_jobs(std::slice::from_ref(&page), &[])
+                .await
+                .unwrap();
             store.begin_jobs().await.unwrap();
         }
     };
