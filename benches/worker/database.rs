@@ -176,6 +176,44 @@ pub(crate) async fn fill(path: &Path, rows: u64) {
     }
 }
 
+pub(crate) const LARGE_ACCOUNT: &str = "did:plc:large00000000000000000000";
+
+/// A database in which [`LARGE_ACCOUNT`] has `rows` records, each of them an offer.
+pub(crate) async fn fill_account(path: &Path, rows: u64) {
+    create(path).await;
+    let mut connection = connect(path).await;
+    for statement in [
+        "INSERT INTO records (uri, did, collection, rkey, cid, rev, seq, source, time, record, \
+         record_cbor, validity, first_indexed_at, last_indexed_at, verified) \
+         SELECT printf('at://%s/com.huddle.slotOffer/3k%011d', ?2, value), ?2, 'com.huddle.slotOffer', \
+         printf('3k%011d', value), 'bafyreidfayvfuwqa7qlnopdjiqrxzs6blmoeu4rujcjtnci5beludirz2a', \
+         '3mptbypluud2a', 1, '', '2026-08-04T14:38:07.877Z', \
+         json_object('title', hex(zeroblob(100))), zeroblob(150), 'valid', '', '', 'none' FROM series",
+        "INSERT INTO offers_index (uri, did, rkey, cid, rev, title, starts_at, ends_at, tags, status, \
+         created_at, indexed_at) \
+         SELECT uri, did, rkey, cid, rev, 'Offer', '2999-01-01T10:00:00.000Z', \
+         '2999-01-01T11:00:00.000Z', '[]', 'open', time, time FROM records \
+         WHERE did = ?2 ORDER BY uri LIMIT ?1",
+    ] {
+        let series = "WITH RECURSIVE series(value) AS \
+             (SELECT 1 UNION ALL SELECT value + 1 FROM series WHERE value < ?1)";
+        sqlx::query(AssertSqlSafe(format!("{series} {statement}")))
+            .bind(rows as i64)
+            .bind(LARGE_ACCOUNT)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+}
+
+/// Rows of a removed account are left.
+pub(crate) async fn is_removing(connection: &mut SqliteConnection) -> bool {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM account_removals)")
+        .fetch_one(connection)
+        .await
+        .unwrap()
+}
+
 /// The number of rows; `rows` is a table with an optional condition.
 pub(crate) async fn count(path: &Path, rows: &str) -> usize {
     let mut connection = connect(path).await;
@@ -191,13 +229,13 @@ pub(crate) fn url(path: &Path) -> String {
 }
 
 /// Uses the settings of the worker's writer.
-async fn connect(path: &Path) -> SqliteConnection {
+pub(crate) async fn connect(path: &Path) -> SqliteConnection {
     SqliteConnectOptions::new()
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
         .pragma("wal_autocheckpoint", "10000")
-        .pragma("cache_size", "-16384")
+        .pragma("cache_size", "-8192")
         .statement_cache_capacity(500)
         .connect()
         .await

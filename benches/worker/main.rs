@@ -22,6 +22,7 @@ mod memory;
 mod network;
 mod process;
 mod recording;
+mod removal;
 mod replay;
 mod round;
 mod rows;
@@ -71,8 +72,9 @@ fn main() {
             table::print_row(name, &(0..rounds).map(|_| measure()).collect::<Vec<_>>());
         }
     }
-    let others: [(&str, fn()); 3] = [
+    let others: [(&str, fn()); 4] = [
         ("latency", latency::measure),
+        ("removal", removal::measure),
         ("memory", memory::measure),
         ("startup", startup::measure),
     ];

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch::{own_host, source};
+use super::isolation::Progress;
 use super::{Repositories, in_future, retry_at};
 use crate::identity::ResolveError;
 use crate::repo::host::{HostError, RepoError, hosting_status};
@@ -17,7 +18,7 @@ pub(super) async fn run(
     repositories: &Repositories,
     unconfirmed: &UnconfirmedStatus,
     yields: &CancellationToken,
-) -> Result<(), StoreError> {
+) -> Result<Progress, StoreError> {
     let asked = async {
         match unconfirmed.is_held {
             true => ask_source(repositories, unconfirmed).await,
@@ -48,7 +49,10 @@ pub(super) async fn run(
         answer,
     };
     repositories.store.change(change).await?;
-    Ok(())
+    Ok(match host_status {
+        Some(_) => Progress::Done,
+        None => Progress::DueAgain,
+    })
 }
 
 async fn ask_own_host(repositories: &Repositories, unconfirmed: &UnconfirmedStatus) -> HostStatus {

@@ -51,6 +51,8 @@ pub struct BackfillState {
     under_way: HashMap<Id, Asked>,
     /// Pages that came to an end, which is not noted yet.
     ended: Vec<JobKey>,
+    /// Those of them that were stored.
+    cleared: Vec<JobKey>,
     /// Those of them that missed a deadline.
     late: Vec<JobKey>,
     has_begun: bool,
@@ -98,6 +100,7 @@ impl Actor for BackfillActor {
             pages: JoinSet::new(),
             under_way: HashMap::new(),
             ended: Vec::new(),
+            cleared: Vec::new(),
             late: Vec::new(),
             has_begun: false,
             lists_all: false,
@@ -213,8 +216,9 @@ impl BackfillState {
                 Err(error) => (error.id(), Err(PageError::Panicked)),
             };
             if let Some(asked) = self.under_way.remove(&id) {
+                let has_page = page.is_ok();
                 let concluded = self.conclude(repositories, &asked.discovery, page).await;
-                self.note_end(repositories, &asked, &concluded);
+                self.note_end(repositories, &asked, has_page, &concluded);
                 concluded?;
             }
         }
@@ -283,11 +287,14 @@ impl BackfillState {
             .filter(|asked| asked.suspicion == Suspicion::None);
         let started: Vec<JobKey> = unsuspected.map(Asked::key).collect();
         if !started.is_empty() || !self.ended.is_empty() {
-            repositories.store.note_jobs(&started, &self.ended).await?;
+            let (ended, cleared) = (&self.ended, &self.cleared);
+            let store = &repositories.store;
+            store.note_jobs(&started, ended, cleared).await?;
             repositories
                 .isolation
                 .note_late(std::mem::take(&mut self.late));
             self.ended.clear();
+            self.cleared.clear();
         }
         for asked in planned {
             if let Suspicion::Condemned(offence) = asked.suspicion {
@@ -317,17 +324,24 @@ impl BackfillState {
         Ok(())
     }
 
-    /// Records that a page came to an end, which is noted with the next one.
+    /// Records that a page came to an end, which is noted with the next one. A search for which there
+    /// was no page stays suspected.
     fn note_end(
         &mut self,
         repositories: &Repositories,
         asked: &Asked,
+        has_page: bool,
         concluded: &Result<(), StepError>,
     ) {
         let key = asked.key();
-        let is_late = matches!(concluded, Err(StepError::Store(StoreError::Deadline)));
-        repositories.isolation.clear(&key, is_late);
-        self.late.extend(is_late.then(|| key.clone()));
+        if has_page && concluded.is_ok() {
+            repositories.isolation.clear_suspicion(&key);
+            self.cleared.push(key.clone());
+        }
+        match concluded {
+            Err(StepError::Store(StoreError::Deadline)) => self.late.push(key.clone()),
+            _ => repositories.isolation.clear_lateness(&key),
+        }
         self.ended.push(key);
     }
 

@@ -2,6 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
+use super::isolation::Progress;
 use super::{Repositories, in_future, retry_at};
 use crate::identity::resolve::Unavailable;
 use crate::store::StoreError;
@@ -16,7 +17,7 @@ pub(super) async fn run(
     repositories: &Repositories,
     due: &DueHandle,
     yields: &CancellationToken,
-) -> Result<(), StoreError> {
+) -> Result<Progress, StoreError> {
     let identities = repositories.verification.identities.in_background();
     let looked_up = tokio::select! {
         looked_up = identities.get(&due.did) => looked_up,
@@ -33,5 +34,8 @@ pub(super) async fn run(
     };
     let change = RepoChange::HandleAnswered { due, answer };
     repositories.store.change(change).await?;
-    Ok(())
+    Ok(match answer {
+        HandleAnswer::Found(_) => Progress::Done,
+        HandleAnswer::Unknown(_) => Progress::DueAgain,
+    })
 }

@@ -27,6 +27,16 @@ pub const CONDEMNED_AFTER: u32 = 1 + DELIVERY_FAILURE_LIMIT;
 /// the process as a rule, and may wait for a slow host.
 const ALONE_FOR: Duration = Duration::from_secs(30);
 
+/// How a job ended that met no error of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It did its work.
+    Done,
+    /// It waits for something, or it failed. It may not have come to what ends the process: whether it
+    /// does, its account and its host can decide. So it stays suspected.
+    DueAgain,
+}
+
 /// Which jobs are suspected or late, and the lock of what is handled alone.
 #[derive(Debug, Default)]
 pub struct Isolation {
@@ -155,13 +165,15 @@ impl Isolation {
         self.suspects().as_ref().map_or(0, HashMap::len)
     }
 
-    /// The job came to an end, so it does not end the process.
-    pub(super) fn clear(&self, ended: &JobKey, is_late: bool) {
-        if !is_late {
-            self.late().remove(ended);
-        }
+    /// The job ended within its deadlines.
+    pub(super) fn clear_lateness(&self, job: &JobKey) {
+        self.late().remove(job);
+    }
+
+    /// The job did its work, so it does not end the process.
+    pub(super) fn clear_suspicion(&self, job: &JobKey) {
         if let Some(suspects) = self.suspects().as_mut() {
-            suspects.remove(ended);
+            suspects.remove(job);
         }
     }
 
@@ -193,7 +205,7 @@ impl Isolation {
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let alone: OwnedMutexGuard<()> = self.alone().lock_owned().await;
-        store.note_jobs(&[key], &[]).await?;
+        store.note_jobs(&[key], &[], &[]).await?;
         let mut work = std::pin::pin!(work);
         match timeout(ALONE_FOR, &mut work).await {
             Ok(done) => done,

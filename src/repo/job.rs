@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch::{self, FetchFailure};
+use super::isolation::Progress;
 use super::replay::{self, Drained};
 use super::{REFUSED_RETRY_MIN, Repositories, compare, in_future, retry_at, retry_delay};
 use crate::identity::ResolveError;
@@ -45,10 +46,11 @@ pub(super) async fn run(
     kind: JobKind,
     repo: &DueRepo,
     yields: &CancellationToken,
-) -> Result<(), StoreError> {
+) -> Result<Progress, StoreError> {
     let interest = repositories.interest();
     if !interest.wants_did(repo.did.as_str()) {
-        return repositories.note(&repo.did, RepoEvent::Untrack).await;
+        repositories.note(&repo.did, RepoEvent::Untrack).await?;
+        return Ok(Progress::Done);
     }
     // A due repository is tracked from now on, so that all of its commits are read, also before one
     // arrives.
@@ -58,9 +60,10 @@ pub(super) async fn run(
     if !repo.is_active {
         let until = Timestamp::now().saturating_add(REST);
         let until = until.unwrap_or(Timestamp::MAX);
-        return repositories
+        repositories
             .note(&repo.did, RepoEvent::Suspend { until })
-            .await;
+            .await?;
+        return Ok(Progress::DueAgain);
     }
     if repo.was_verified {
         repositories
@@ -81,7 +84,10 @@ pub(super) async fn run(
             () = yields.cancelled() => yield_slot(repositories, repo).await,
         },
         JobKind::Recheck => tokio::select! {
-            done = compare_heads(repositories, repo, ResyncCause::Gap) => done.map(drop),
+            compared = compare_heads(repositories, repo, ResyncCause::Gap) => Ok(match compared? {
+                Compared::Equal | Compared::Different => Progress::Done,
+                Compared::Unknown => Progress::DueAgain,
+            }),
             () = yields.cancelled() => yield_slot(repositories, repo).await,
         },
         JobKind::Resync | JobKind::Backfill => resync(repositories, repo, yields).await,
@@ -89,7 +95,7 @@ pub(super) async fn run(
 }
 
 /// Puts a job off that had to yield its slot to others.
-async fn yield_slot(repositories: &Repositories, repo: &DueRepo) -> Result<(), StoreError> {
+async fn yield_slot(repositories: &Repositories, repo: &DueRepo) -> Result<Progress, StoreError> {
     if let Some(suppressed) = repositories.log.yields.admit() {
         tracing::info!(
             did = %repo.did, suppressed = nonzero(suppressed),
@@ -104,21 +110,28 @@ async fn yield_slot(repositories: &Repositories, repo: &DueRepo) -> Result<(), S
 async fn replay_parked_commits(
     repositories: &Repositories,
     repo: &DueRepo,
-) -> Result<(), StoreError> {
+) -> Result<Progress, StoreError> {
     let mut drained = replay::drain(repositories, &repo.did, false).await?;
     if let Drained::Disputed { known_rev } = drained {
         let repo = DueRepo {
             rev: known_rev,
             ..repo.clone()
         };
-        if !compare_heads(repositories, &repo, ResyncCause::Disputed).await? {
-            return Ok(());
+        match compare_heads(repositories, &repo, ResyncCause::Disputed).await? {
+            Compared::Equal => {}
+            Compared::Different => return Ok(Progress::Done),
+            Compared::Unknown => return Ok(Progress::DueAgain),
         }
         drained = replay::drain(repositories, &repo.did, true).await?;
     }
     match drained {
-        Drained::Empty => repositories.note(&repo.did, RepoEvent::FinishReplay).await,
-        Drained::Ended | Drained::Broken | Drained::Disputed { .. } => Ok(()),
+        Drained::Empty => {
+            repositories
+                .note(&repo.did, RepoEvent::FinishReplay)
+                .await?;
+            Ok(Progress::Done)
+        }
+        Drained::Ended | Drained::Broken | Drained::Disputed { .. } => Ok(Progress::Done),
         Drained::Early => {
             let until = retry_at(repo.attempts, None);
             retry_later(repositories, repo, until, WaitsFor::Account).await
@@ -127,39 +140,50 @@ async fn replay_parked_commits(
     }
 }
 
+/// How the repository's head compares with its host's.
+enum Compared {
+    Equal,
+    Different,
+    /// The comparison is due again.
+    Unknown,
+}
+
 /// Compares the repository's head with its host. If they differ, it has to be fetched because of
-/// `cause`. Returns whether they are equal.
+/// `cause`.
 async fn compare_heads(
     repositories: &Repositories,
     repo: &DueRepo,
     cause: ResyncCause,
-) -> Result<bool, StoreError> {
-    let compared = fetch::is_at_known_head(repositories, repo).await;
-    let is_same = matches!(compared, Ok(true));
-    match compared {
+) -> Result<Compared, StoreError> {
+    match fetch::is_at_known_head(repositories, repo).await {
         Ok(true) => {
             let recheck_cause = repo.recheck_cause;
             let event = RepoEvent::ConfirmRecheck { recheck_cause };
-            repositories.note(&repo.did, event).await
+            repositories.note(&repo.did, event).await?;
+            Ok(Compared::Equal)
         }
         Ok(false) => {
             let event = RepoEvent::RequestResync { cause };
-            repositories.note(&repo.did, event).await
+            repositories.note(&repo.did, event).await?;
+            Ok(Compared::Different)
         }
         Err(failure) => match failure.wait() {
             Some(wait) => {
                 let waits_for = failure.waits_for(&repo.did);
-                reschedule(repositories, repo, wait, Some(waits_for)).await
+                reschedule(repositories, repo, wait, Some(waits_for))
+                    .await
+                    .map(|_due_again| Compared::Unknown)
             }
             None => {
                 tracing::debug!(did = %repo.did, error = %failure, "repository recheck failed; retrying later");
                 note_status(repositories, repo, &failure).await?;
                 let until = retry_after_failure(repositories, repo, &failure);
-                retry_later(repositories, repo, until, failure.waits_for(&repo.did)).await
+                retry_later(repositories, repo, until, failure.waits_for(&repo.did))
+                    .await
+                    .map(|_due_again| Compared::Unknown)
             }
         },
-    }?;
-    Ok(is_same)
+    }
 }
 
 /// Fetches a repository, and makes the tables equal to it.
@@ -167,7 +191,7 @@ async fn resync(
     repositories: &Repositories,
     repo: &DueRepo,
     yields: &CancellationToken,
-) -> Result<(), StoreError> {
+) -> Result<Progress, StoreError> {
     let store = &repositories.store;
     // The text of another version is no cause that this one knows. Only an operator's request may
     // exceed the hourly limit.
@@ -183,7 +207,8 @@ async fn resync(
             until: allowed_at,
             waits_for: Some(WaitsFor::Account),
         };
-        return repositories.note(&repo.did, event).await;
+        repositories.note(&repo.did, event).await?;
+        return Ok(Progress::DueAgain);
     }
     // Without the account's key and host nothing is fetched, so it is no attempt.
     let looked_up = tokio::select! {
@@ -226,6 +251,10 @@ async fn resync(
     if let Err(failure) = &outcome {
         note_status(repositories, repo, failure).await?;
     }
+    let progress = match outcome {
+        Ok(_) => Progress::Done,
+        Err(_) => Progress::DueAgain,
+    };
     let resync = Resync {
         did: repo.did.clone(),
         cause,
@@ -241,7 +270,8 @@ async fn resync(
     };
     repositories
         .note(&resync.did, RepoEvent::EndResync(&resync))
-        .await
+        .await?;
+    Ok(progress)
 }
 
 /// When a job that failed is retried.
@@ -275,11 +305,12 @@ async fn retry_later(
     repo: &DueRepo,
     until: Timestamp,
     waits_for: WaitsFor,
-) -> Result<(), StoreError> {
+) -> Result<Progress, StoreError> {
     let until = until.min(in_future(QUESTION_RETRY_MAX));
     repositories
         .note(&repo.did, RepoEvent::RetryLater { until, waits_for })
-        .await
+        .await?;
+    Ok(Progress::DueAgain)
 }
 
 /// Logs that a fetch has to wait for the identity of its account.
@@ -299,7 +330,7 @@ async fn wait_for_identity(
     repositories: &Repositories,
     repo: &DueRepo,
     error: &ResolveError,
-) -> Result<(), StoreError> {
+) -> Result<Progress, StoreError> {
     let waits_for = WaitsFor::shared_if(error.is_shared(&repo.did));
     match error.wait() {
         Some(wait) => reschedule(repositories, repo, wait, Some(waits_for)).await,
@@ -316,13 +347,13 @@ async fn reschedule(
     repo: &DueRepo,
     wait: Duration,
     waits_for: Option<WaitsFor>,
-) -> Result<(), StoreError> {
+) -> Result<Progress, StoreError> {
     let until = in_future(wait);
     repositories
         .note(&repo.did, RepoEvent::Reschedule { until, waits_for })
         .await?;
     repositories.wake_after(wait);
-    Ok(())
+    Ok(Progress::DueAgain)
 }
 
 /// If the account's own host reports the account as inactive, stores that status as a suspicion,

@@ -111,12 +111,13 @@ pub trait RepoStore: Send + Sync + 'static {
     /// once in a run, before its first job.
     fn begin_jobs(&self) -> BoxFuture<'_, Result<Vec<SuspectedJob>, StoreError>>;
 
-    /// Records that the jobs `started` begin now, and that the jobs `ended` are over, however they
-    /// ended: these are no longer suspected.
+    /// Records that the jobs `started` begin now, that the jobs `ended` are no longer in progress,
+    /// however they ended, and that the jobs `cleared` are no longer suspected.
     fn note_jobs<'a>(
         &'a self,
         started: &'a [JobKey],
         ended: &'a [JobKey],
+        cleared: &'a [JobKey],
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Records that a job is not tried before `until`.

@@ -9,6 +9,7 @@ use test_support::simulation::verified::Verified;
 use super::{A, B, D, E, POST, few_accounts_with_offers};
 
 const SUSPECTED: &str = "SELECT count(*) FROM suspected_jobs";
+const IN_PROGRESS: &str = "SELECT count(*) FROM jobs_in_progress";
 
 /// Restarts the worker after `runs` runs that ended while the job was in progress for each of the
 /// accounts.
@@ -25,7 +26,7 @@ async fn restart_after_ends(
     let keys: Vec<JobKey> = numbers.iter().map(key).collect();
     let end_runs = async |store: &SqliteStore| {
         for _ in 0..runs {
-            store.note_jobs(&keys, &[]).await.unwrap();
+            store.note_jobs(&keys, &[], &[]).await.unwrap();
             store.begin_jobs().await.unwrap();
         }
     };
@@ -103,12 +104,37 @@ async fn jobs_that_were_in_progress_when_a_run_ended_are_done_and_cleared() {
         assert_eq!(verified.resyncs(number).await.len(), 1);
     }
     assert_eq!(verified.count(SUSPECTED).await, 0);
-    assert_eq!(
-        verified
-            .count("SELECT count(*) FROM jobs_in_progress")
-            .await,
-        0
-    );
+    assert_eq!(verified.count(IN_PROGRESS).await, 0);
+    verified.compare().await;
+}
+
+/// Its host decides whether the job comes to what ends the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspected_job_that_fails_stays_suspected_until_it_has_done_its_work() {
+    let verified = few_accounts_with_offers().await;
+    let mishap = Mishap::Status(500);
+    verified.http.misbehave(Endpoint::GetRepo, mishap, u64::MAX);
+    let verified = restart_after_ends(verified, &[0], "fetch", 1).await;
+    verified.withhold(|network| network.write(0, &[D], &[B]));
+    verified.tell(|network| network.write(0, &[POST], &[]));
+    verified
+        .until("a fetch has failed", async || {
+            !verified.resyncs(0).await.is_empty()
+        })
+        .await;
+    verified
+        .until("its end is noted", async || {
+            verified.count(IN_PROGRESS).await == 0
+        })
+        .await;
+    assert_eq!(verified.count(SUSPECTED).await, 1);
+    verified.http.behave(Endpoint::GetRepo);
+    verified.until_settled().await;
+    verified
+        .until("it is cleared", async || {
+            verified.count(SUSPECTED).await == 0
+        })
+        .await;
     verified.compare().await;
 }
 
@@ -130,10 +156,7 @@ async fn a_job_is_noted_while_it_is_in_progress() {
     verified.until_settled().await;
     verified
         .until("its end is noted", async || {
-            verified
-                .count("SELECT count(*) FROM jobs_in_progress")
-                .await
-                == 0
+            verified.count(IN_PROGRESS).await == 0
         })
         .await;
     verified.compare().await;

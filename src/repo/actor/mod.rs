@@ -17,6 +17,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::isolation::Progress;
 use super::shares::Holder;
 use super::{RETRY_JITTER, Repositories, account_status, handle, job};
 use crate::actor::{ActorContext, Arguments};
@@ -51,10 +52,12 @@ pub enum RepositoriesMessage {
 
 pub struct RepositoriesState {
     context: ActorContext<Repositories>,
-    jobs: JoinSet<Result<(), StoreError>>,
+    jobs: JoinSet<Result<Progress, StoreError>>,
     running_jobs: HashMap<Id, Running>,
-    /// Jobs that came to an end, which is not noted yet.
+    /// Jobs that ended, which is not noted yet.
     ended: Vec<JobKey>,
+    /// Those of them that did their work.
+    cleared: Vec<JobKey>,
     /// Those of them that missed a deadline.
     late: Vec<JobKey>,
     /// Some jobs may be put off: once for each look by time, so that the writes are few.
@@ -148,6 +151,7 @@ impl Actor for RepositoriesActor {
             jobs: JoinSet::new(),
             running_jobs: HashMap::new(),
             ended: Vec::new(),
+            cleared: Vec::new(),
             late: Vec::new(),
             may_put_off: false,
             panicked: HashMap::new(),
@@ -205,13 +209,12 @@ impl RepositoriesState {
             let did = ended_job.as_ref().map(|running| running.did.clone());
             let key = ended_job.and_then(|running| running.key);
             let is_late = matches!(&ended, Ok((_, Err(StoreError::Deadline))));
-            if let Some(key) = &key {
-                self.context.isolation.clear(key, is_late);
-                self.late.extend(is_late.then(|| key.clone()));
+            let is_done = matches!(&ended, Ok((_, Ok(Progress::Done))));
+            if let Some(key) = key {
+                self.note_end(key, is_done, is_late);
             }
-            self.ended.extend(key);
             match ended {
-                Ok((_, Ok(()))) => self.backoff.reset(),
+                Ok((_, Ok(_))) => self.backoff.reset(),
                 Ok((_, Err(error))) => self.pause(&error),
                 Err(error) => {
                     let panicked = did.as_ref().map(Did::as_str);
@@ -225,6 +228,19 @@ impl RepositoriesState {
                 }
             }
         }
+    }
+
+    fn note_end(&mut self, job: JobKey, is_done: bool, is_late: bool) {
+        let isolation = &self.context.isolation;
+        if is_done {
+            isolation.clear_suspicion(&job);
+            self.cleared.push(job.clone());
+        }
+        match is_late {
+            true => self.late.push(job.clone()),
+            false => isolation.clear_lateness(&job),
+        }
+        self.ended.push(job);
     }
 
     /// Starts no jobs for a while. The writers of events report that the database fails.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Job, RepositoriesMessage, RepositoriesState, Running, host_of};
 use crate::atproto::syntax::Did;
-use crate::repo::isolation::Suspicion;
+use crate::repo::isolation::{Progress, Suspicion};
 use crate::repo::shares::{self, Holder, Refusal};
 use crate::repo::{RETRY_JITTER, Repositories, in_future, set_aside};
 use crate::store::StoreError;
@@ -30,7 +30,8 @@ const PUT_OFF: Duration = Duration::from_secs(5);
 /// The most jobs that are put off at a time.
 const MOST_PUT_OFF: usize = 16;
 
-type Work = Box<dyn FnOnce(Arc<Repositories>) -> BoxFuture<'static, Result<(), StoreError>> + Send>;
+type Work =
+    Box<dyn FnOnce(Arc<Repositories>) -> BoxFuture<'static, Result<Progress, StoreError>> + Send>;
 
 /// A job that starts as soon as that is noted.
 pub(super) struct Planned {
@@ -105,7 +106,7 @@ impl RepositoriesState {
         work: impl Fn(Arc<Repositories>, D, CancellationToken) -> F + Copy + Send + 'static,
     ) -> Vec<Did>
     where
-        F: Future<Output = Result<(), StoreError>> + Send + 'static,
+        F: Future<Output = Result<Progress, StoreError>> + Send + 'static,
     {
         let repositories = self.context.shared().clone();
         let now = Instant::now();
@@ -227,11 +228,15 @@ impl RepositoriesState {
             .filter(|planned| planned.suspicion == Suspicion::None);
         let started: Vec<JobKey> = unsuspected.map(|planned| planned.key.clone()).collect();
         if !started.is_empty() || !self.ended.is_empty() {
-            repositories.store.note_jobs(&started, &self.ended).await?;
+            let store = &repositories.store;
+            store
+                .note_jobs(&started, &self.ended, &self.cleared)
+                .await?;
             repositories
                 .isolation
                 .note_late(std::mem::take(&mut self.late));
             self.ended.clear();
+            self.cleared.clear();
         }
         for planned in planned {
             self.spawn(myself, planned);
@@ -267,6 +272,7 @@ impl RepositoriesState {
                         let kind = job.kind();
                         set_aside::set_aside(&repositories, &key_of_job, &did_of_job, kind, offence)
                             .await
+                            .map(|()| Progress::Done)
                     }
                     Suspicion::None | Suspicion::SetAside => work(repositories.clone()).await,
                 }

@@ -43,14 +43,11 @@ pub(super) async fn begin(writer: &Writer) -> Result<Vec<SuspectedJob>, StoreErr
     Ok(jobs.collect())
 }
 
-/// Jobs that came to an end are no longer in progress, and no longer suspected. The argument of each
-/// is a JSON array of pairs of a DID and a job.
-const ENDED: [&str; 2] = [
-    "DELETE FROM jobs_in_progress \
-     WHERE (did, job) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
-    "DELETE FROM suspected_jobs \
-     WHERE (did, job) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
-];
+/// The argument of each is a JSON array of pairs of a DID and a job.
+const ENDED: &str = "DELETE FROM jobs_in_progress \
+     WHERE (did, job) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))";
+const CLEARED: &str = "DELETE FROM suspected_jobs \
+     WHERE (did, job) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))";
 const STARTED: &str = "INSERT INTO jobs_in_progress (did, job) \
      SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true ON CONFLICT DO NOTHING";
 
@@ -58,15 +55,13 @@ pub(super) async fn note(
     writer: &Writer,
     started: &[JobKey],
     ended: &[JobKey],
+    cleared: &[JobKey],
 ) -> Result<(), StoreError> {
     let mut script = Script::default();
-    if !ended.is_empty() {
-        for statement in ENDED {
-            script.push(statement, [pairs(ended)]);
+    for (statement, jobs) in [(ENDED, ended), (CLEARED, cleared), (STARTED, started)] {
+        if !jobs.is_empty() {
+            script.push(statement, [pairs(jobs)]);
         }
-    }
-    if !started.is_empty() {
-        script.push(STARTED, [pairs(started)]);
     }
     let (transaction, _answers) = writer.begin_with(script).await?;
     transaction.commit().await

@@ -345,8 +345,9 @@ impl RepoStore for SqliteStore {
         &'a self,
         started: &'a [JobKey],
         ended: &'a [JobKey],
+        cleared: &'a [JobKey],
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(jobs::note(&self.writer, started, ended))
+        timely(jobs::note(&self.writer, started, ended, cleared))
     }
 
     fn set_aside<'a>(

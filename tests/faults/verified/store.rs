@@ -413,8 +413,10 @@ impl RepoStore for FaultyStore {
         &'a self,
         started: &'a [JobKey],
         ended: &'a [JobKey],
+        cleared: &'a [JobKey],
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.act_soon(self.store.note_jobs(started, ended)).boxed()
+        self.act_soon(self.store.note_jobs(started, ended, cleared))
+            .boxed()
     }
 
     fn set_aside<'a>(
