@@ -112,8 +112,9 @@ async fn jobs_that_were_in_progress_when_a_run_ended_are_done_and_cleared() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspected_job_that_fails_stays_suspected_until_it_has_done_its_work() {
     let verified = few_accounts_with_offers().await;
-    let mishap = Mishap::Status(500);
-    verified.http.misbehave(Endpoint::GetRepo, mishap, u64::MAX);
+    for server in [&verified.http, &verified.mirror] {
+        server.misbehave(Endpoint::GetRepo, Mishap::Status(500), u64::MAX);
+    }
     let verified = restart_after_ends(verified, &[0], "fetch", 1).await;
     verified.withhold(|network| network.write(0, &[D], &[B]));
     verified.tell(|network| network.write(0, &[POST], &[]));
@@ -128,7 +129,9 @@ async fn a_suspected_job_that_fails_stays_suspected_until_it_has_done_its_work()
         })
         .await;
     assert_eq!(verified.count(SUSPECTED).await, 1);
-    verified.http.behave(Endpoint::GetRepo);
+    for server in [&verified.http, &verified.mirror] {
+        server.behave(Endpoint::GetRepo);
+    }
     verified.until_settled().await;
     verified
         .until("it is cleared", async || {
@@ -177,7 +180,7 @@ async fn restart_after_ends_at_a_page(verified: Verified, runs: u32) -> Verified
         store.begin_discovery(&searches, true).await.unwrap();
         for _ in 0..runs {
             store
-                .note_jobs(std::slice::from_ref(&page), &[])
+                .note_jobs(std::slice::from_ref(&page), &[], &[])
                 .await
                 .unwrap();
             store.begin_jobs().await.unwrap();
