@@ -161,6 +161,20 @@ async fn the_host_of_an_untracked_account_is_not_asked() {
     assert!(unconfirmed(&database, 1_000_000).await.is_empty());
 }
 
+/// Otherwise what it wrote would be hidden, and never removed.
+#[tokio::test]
+async fn the_host_of_an_account_is_asked_whose_first_commit_is_in_the_same_batch() {
+    let database = Database::new().await;
+    database
+        .apply(&[
+            without_key(ALICE, 2),
+            unconfirmed_status(ALICE, Some("deleted"), 3),
+        ])
+        .await;
+    let question = unconfirmed(&database, 0).await.remove(0);
+    assert_eq!(question.status.as_deref(), Some("deleted"));
+}
+
 #[tokio::test]
 async fn a_repository_is_not_due_until_its_account_is_active_again() {
     let (database, unconfirmed) = tracked_with_unconfirmed_deletion().await;

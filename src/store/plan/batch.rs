@@ -136,8 +136,11 @@ impl<'a> Batch<'a> {
                     self.bring_back(draft, did, statuses.was_inactive(), wants_history);
             }
         }
+        // A repository that is tracked from this batch on is tracked too.
+        let chains = self.commits().filter_map(|commit| commit.chain.as_ref());
+        let of_batch: BTreeSet<&str> = chains.map(|chain| chain.did.as_str()).collect();
         for (did, statuses) in &accounts.statuses {
-            let is_tracked = draft.repo(did).is_some();
+            let is_tracked = draft.repo(did).is_some() || of_batch.contains(did);
             let account = draft.account_mut(did);
             account.take_statuses(statuses, order, is_tracked);
         }
