@@ -49,8 +49,9 @@ for name in gap gap-backfill; do
   query "$work/$name.db" "SELECT 'gap ' || id, cause, from_seq || ' to ' || to_seq FROM gaps"
 done
 rejoined=${#started[@]}
-follow gap --stop-after-idle 15
-follow gap-backfill --backfill true --stop-after-idle 15
+# A host that refuses a repository is asked again after 30 s, before the account is hidden.
+follow gap --stop-after-idle 40
+follow gap-backfill --backfill true --stop-after-idle 40
 wait "$traffic"
 for pid in "${started[@]:rejoined:2}"; do wait "$pid"; done
 
