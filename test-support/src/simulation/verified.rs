@@ -269,10 +269,12 @@ impl Verified {
     /// Starts the discovery of repositories again.
     pub async fn look_again(&self) {
         let store = &self.store;
-        self.until("the searches are known", async || {
-            !store.discoveries().await.unwrap().is_empty()
-        })
-        .await;
+        if self.config.backfill {
+            self.until("the searches are known", async || {
+                !store.discoveries().await.unwrap().is_empty()
+            })
+            .await;
+        }
         let discoveries = store.discoveries().await.unwrap();
         let searches: Vec<Search> = discoveries
             .into_iter()
