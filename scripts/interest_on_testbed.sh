@@ -90,9 +90,16 @@ shown() { # name
 }
 printf '\n== at level commit\n'
 diff <(shown chain) <(shown commit) && echo equal || failed=1
+# An imported repository changes without a commit. Only its #sync tells, and level none fetches nothing.
+imported() {
+  python3 -c 'import json, sys
+for account in json.load(open(sys.argv[1]))["accounts"]:
+    if "import-repo" in account["special"]:
+        print("at://" + account["did"] + "/")' "$work/oracle.json"
+}
 printf '\n== at level none\n'
-wrong=$(LC_ALL=C comm -13 <(shown chain) <(shown none) | wc -l)
-echo "records that are not there: $wrong"
+wrong=$(LC_ALL=C comm -13 <(shown chain) <(shown none) | grep -vcFf <(imported) || true)
+echo "records that are not there, except of imported repositories: $wrong"
 [[ $wrong == 0 ]] || failed=1
 open=$(query "$work/none.db" "SELECT count(*) FROM gaps WHERE cause = 'interest_widened' AND closed_at IS NULL")
 [[ $open == 1 ]] || { echo "at level none $open gaps are open"; failed=1; }

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use huddle_firehose::atproto::syntax::Did;
-use huddle_firehose::config::{Config, Layers, Settings};
+use huddle_firehose::config::{Config, Layers};
 use huddle_firehose::worker;
 use huddle_firehose::worker::RunningWorker;
-use toml::{Table, Value};
+use toml::Table;
 
 use crate::replay::Replay;
 use crate::usage::{Meter, Usage};
@@ -24,10 +24,6 @@ pub(crate) const COMMAND: &str = "follow";
 
 /// Look-ups at once. They have a deadline together with those that wait before them.
 const LOOK_UPS: usize = 1_000;
-/// A directory on loopback takes more than the courtesy that plc.directory gets. An older worker
-/// does not have these settings.
-const FAST_DIRECTORY: [(&str, i64); 2] =
-    [("plc_requests_per_second", 10_000), ("plc_parallelism", 64)];
 /// How often the process checks whether commits are still parked. Each check is a query.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 /// A worker that took less than this part of a core for so long waits for something that does not
@@ -49,7 +45,7 @@ pub(crate) fn follow(
         config.silence_min = config.silence_max;
         change(config);
     });
-    std::fs::write(config_of(path), settings(&config).to_string()).unwrap();
+    std::fs::write(config_of(path), Table::try_from(&config).unwrap().to_string()).unwrap();
     std::fs::write(
         known_of(path),
         known
@@ -65,18 +61,6 @@ pub(crate) fn follow(
     let usage = serde_json::from_str(&process.read_line()).unwrap();
     assert!(process.child.wait().unwrap().success());
     usage
-}
-
-/// `config` as a TOML file, with the fast directory.
-fn settings(config: &Config) -> Table {
-    let mut settings = Table::try_from(config).unwrap();
-    let known = Settings::keys();
-    for (setting, value) in FAST_DIRECTORY {
-        if known.iter().any(|known| known == setting) {
-            settings.insert(setting.to_owned(), Value::Integer(value));
-        }
-    }
-    settings
 }
 
 /// The metrics that the worker of the database at `path` had at its end.

@@ -12,6 +12,10 @@ use crate::directory::Directory;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
+/// A directory on loopback takes more than the courtesy that plc.directory gets.
+const PLC_REQUESTS_PER_SECOND: u32 = 10_000;
+const PLC_PARALLELISM: usize = 64;
+
 pub(crate) fn config(source_url: &str, path: &Path, change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Layers::new().resolve().unwrap().config;
     config.database_url = database::url(path);
@@ -27,6 +31,8 @@ pub(crate) fn config(source_url: &str, path: &Path, change: impl FnOnce(&mut Con
 pub(crate) fn verify(config: &mut Config, directory: &Directory) {
     config.verify = Verify::Chain;
     config.plc_url = directory.url.parse().unwrap();
+    config.plc_requests_per_second = Some(PLC_REQUESTS_PER_SECOND);
+    config.plc_parallelism = PLC_PARALLELISM;
     config.allow_private_addresses = true;
 }
 
