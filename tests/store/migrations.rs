@@ -249,6 +249,10 @@ async fn frequent_queries_use_an_index() {
             "sqlite_autoindex_records_1 (uri>? AND uri<?)",
         ),
         (
+            "SELECT * FROM visible_records WHERE did = 'x'",
+            "records_by_did",
+        ),
+        (
             "DELETE FROM booking_requests WHERE uri IN (SELECT uri FROM booking_requests \
              WHERE status IN ('cancelled', 'completed', 'declined') AND indexed_at < 'x' \
              LIMIT 1000)",

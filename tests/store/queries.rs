@@ -18,7 +18,7 @@ const DOCUMENTED: [(&str, &[&str]); 13] = [
         &["bookings", "booking_statistics"],
     ),
     ("FROM visible_records WHERE collection =", &[]),
-    ("FROM visible_records WHERE uri >", &[]),
+    ("FROM visible_records WHERE did =", &[]),
     ("FROM accounts WHERE active = 0", &["accounts"]),
     ("FROM repos WHERE urgency IS NOT NULL", &[]),
     ("FROM dead_letters", &["dead_letters"]),
