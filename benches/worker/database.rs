@@ -176,6 +176,23 @@ pub(crate) async fn fill(path: &Path, rows: u64) {
     }
 }
 
+/// Adds the identities of the repositories of [`fill`], as they were looked up just now.
+pub(crate) async fn fill_identities(path: &Path, rows: u64) {
+    let mut connection = connect(path).await;
+    sqlx::query(
+        "WITH RECURSIVE series(value) AS \
+         (SELECT 1 UNION ALL SELECT value + 1 FROM series WHERE value < ?) \
+         INSERT INTO identities (did, signing_key, pds, handle, looked_up_at) \
+         SELECT printf('did:plc:other%019d', value), \
+         'zQ3shXjHeiBuRCKmM36cuYnm7YEMzhGnCmCyW92sRJ9pribSF', 'https://pds.example', \
+         printf('other%d.example', value), strftime('%Y-%m-%dT%H:%M:%fZ', 'now') FROM series",
+    )
+    .bind(rows as i64)
+    .execute(&mut connection)
+    .await
+    .unwrap();
+}
+
 pub(crate) const LARGE_ACCOUNT: &str = "did:plc:large00000000000000000000";
 
 /// A database in which [`LARGE_ACCOUNT`] has `rows` records, each of them an offer.

@@ -45,7 +45,11 @@ pub(crate) fn follow(
         config.silence_min = config.silence_max;
         change(config);
     });
-    std::fs::write(config_of(path), Table::try_from(&config).unwrap().to_string()).unwrap();
+    std::fs::write(
+        config_of(path),
+        Table::try_from(&config).unwrap().to_string(),
+    )
+    .unwrap();
     std::fs::write(
         known_of(path),
         known

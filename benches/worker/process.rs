@@ -12,13 +12,18 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `run` on the database at `path`, with additional `options`.
+    /// Starts `run` on the database at `path`, with additional `options`. It verifies at level `none`,
+    /// since the frames of most rows are not signed.
     pub(crate) fn run(source_url: &str, path: &Path, options: &[&str]) -> Self {
+        Self::run_at("none", source_url, path, options)
+    }
+
+    /// The same at another level.
+    pub(crate) fn run_at(level: &str, source_url: &str, path: &Path, options: &[&str]) -> Self {
         let listen = free_address();
         let child = Command::new(env!("CARGO_BIN_EXE_huddle-firehose"))
             .args(["run", "--source-url", source_url, "--listen", &listen])
-            // The frames of the benchmark are not signed.
-            .args(["--verify", "none"])
+            .args(["--verify", level])
             .args(["--database-url", &database::url(path)])
             .args(options)
             .stdout(Stdio::null())

@@ -323,10 +323,19 @@ async fn load_tracked(context: &Context) -> Result<(), Loss> {
     if tracked.is_loaded() {
         return Ok(());
     }
-    let dids = repositories.store.tracked().await.map_err(|error| {
-        Loss::failure(format!("the tracked repositories cannot be read: {error}"))
-    })?;
-    tracked.load(dids.iter().map(String::as_str));
+    let mut last = String::new();
+    loop {
+        let page = repositories.store.tracked_behind(&last).await;
+        let page = page.map_err(|error| {
+            Loss::failure(format!("the tracked repositories cannot be read: {error}"))
+        })?;
+        tracked.add(page.iter().map(String::as_str));
+        match page.into_iter().next_back() {
+            Some(did) => last = did,
+            None => break,
+        }
+    }
+    tracked.set_loaded();
     Ok(())
 }
 

@@ -61,13 +61,17 @@ impl Tracked {
         self.write().track(self.key.hash_one(did));
     }
 
-    /// Adds the tracked repositories of the tables. Before that, the set is not complete.
-    pub fn load<'a>(&self, dids: impl IntoIterator<Item = &'a str>) {
+    /// Adds tracked repositories of the tables.
+    pub fn add<'a>(&self, dids: impl IntoIterator<Item = &'a str>) {
         let mut hashes = self.write();
         for did in dids {
             hashes.track(self.key.hash_one(did));
         }
-        drop(hashes);
+    }
+
+    /// Notes that all tracked repositories of the tables are added. Before that, the set is not
+    /// complete.
+    pub fn set_loaded(&self) {
         self.is_loaded.store(true, Ordering::Release);
     }
 
@@ -130,8 +134,9 @@ mod tests {
     fn it_contains_the_inserted_dids() {
         let tracked = Tracked::default();
         tracked.insert("did:plc:ann");
+        tracked.add(["did:plc:bob", "did:web:eve.example"]);
         assert!(!tracked.is_loaded());
-        tracked.load(["did:plc:bob", "did:web:eve.example"]);
+        tracked.set_loaded();
         assert!(tracked.is_loaded());
         for did in ["did:plc:ann", "did:plc:bob", "did:web:eve.example"] {
             assert!(tracked.contains(did), "{did}");

@@ -17,8 +17,24 @@ use crate::model::{Judgement, RepoCounts};
 /// The tables of whole repositories. Each call is one transaction, like a call to
 /// [`Store`](super::Store).
 pub trait RepoStore: Send + Sync + 'static {
+    /// The DIDs of the next tracked repositories behind `did`, in order. There are none at the end.
+    fn tracked_behind<'a>(&'a self, did: &'a str)
+    -> BoxFuture<'a, Result<Vec<String>, StoreError>>;
+
     /// The DIDs of all tracked repositories.
-    fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
+    fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        Box::pin(async {
+            let mut all = Vec::new();
+            loop {
+                let last = all.last().map_or("", String::as_str);
+                let page = self.tracked_behind(last).await?;
+                if page.is_empty() {
+                    return Ok(all);
+                }
+                all.extend(page);
+            }
+        })
+    }
 
     /// Returns up to `limit` repositories that are due now for this kind of job. Those that were
     /// never tried come first.

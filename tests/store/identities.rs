@@ -73,6 +73,20 @@ async fn what_is_saved_is_there_after_a_restart_the_oldest_first() {
     assert_eq!(load(&database).await, [stored(ALICE, 30), stored(BOB, 40)]);
 }
 
+/// Many were looked up at the same time, as from an export.
+#[tokio::test]
+async fn more_identities_than_a_page_has_are_all_read_in_order() {
+    let database = Database::new().await;
+    let all: Vec<_> = (0..11_000)
+        .map(|number| stored(&format!("did:plc:{number:05}"), number / 3_000))
+        .collect();
+    store_all(&database, &all).await;
+    let loaded = database.store.load_identities(20_000).await.unwrap();
+    assert_eq!(loaded, all);
+    let newest = database.store.load_identities(10_500).await.unwrap();
+    assert_eq!(newest, all[500..]);
+}
+
 #[tokio::test]
 async fn an_identity_event_voids_the_row_in_its_own_transaction() {
     let database = Database::new().await;

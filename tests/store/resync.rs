@@ -185,6 +185,21 @@ async fn a_missing_repository_without_kept_data_is_forgotten_in_the_end() {
 }
 
 #[tokio::test]
+async fn more_tracked_repositories_than_a_page_has_are_all_read() {
+    let database = Database::new().await;
+    database
+        .execute(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers \
+             WHERE n < 20001) \
+             INSERT INTO repos (did, state, updated_at) \
+             SELECT printf('did:plc:%05d', n), 'synchronized', '2026' FROM numbers",
+        )
+        .await;
+    let expected: Vec<_> = (1..=20_001).map(|n| format!("did:plc:{n:05}")).collect();
+    assert_eq!(database.store.tracked().await.unwrap(), expected);
+}
+
+#[tokio::test]
 async fn a_fetch_that_a_crash_interrupted_is_due_again() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;

@@ -10,10 +10,23 @@ use crate::store::datetime::sortable;
 use crate::store::plan::Moment;
 use crate::store::repo_store::{DueRepo, JobKind, ParkedCommit, ResyncCause};
 
-pub(super) async fn tracked(store: &SqliteStore) -> Result<Vec<String>, StoreError> {
-    Ok(sqlx::query_scalar("SELECT did FROM repos")
-        .fetch_all(store.reader())
-        .await?)
+/// The DIDs of a page of tracked repositories.
+const TRACKED_PAGE: i64 = 10_000;
+
+/// A page is one row, since sqlx returns rows one by one.
+pub(super) async fn tracked_behind(
+    store: &SqliteStore,
+    did: &str,
+) -> Result<Vec<String>, StoreError> {
+    let page: String = sqlx::query_scalar(
+        "SELECT json_group_array(did) FROM \
+         (SELECT did FROM repos WHERE did > ?1 ORDER BY did LIMIT ?2)",
+    )
+    .bind(did)
+    .bind(TRACKED_PAGE)
+    .fetch_one(store.reader())
+    .await?;
+    serde_json::from_str(&page).map_err(|error| sqlx::Error::Decode(error.into()).into())
 }
 
 /// A row of `repos` as it is stored.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use serde::Deserialize;
 use url::Url;
 
 use super::SqliteStore;
@@ -30,8 +31,11 @@ static IDENTITIES: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// A row of `identities`.
-#[derive(sqlx::FromRow)]
+/// The identities of a page.
+const PAGE: usize = 5_000;
+
+/// A row of `identities`. The fields are in the order of the columns of a page.
+#[derive(Deserialize)]
 struct Row {
     did: String,
     signing_key: String,
@@ -61,18 +65,39 @@ pub(super) async fn load(
     store: &SqliteStore,
     limit: usize,
 ) -> Result<Vec<StoredIdentity>, StoreError> {
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT did, signing_key, pds, handle, looked_up_at FROM identities \
-         ORDER BY looked_up_at DESC LIMIT ?1",
+    let mut newest_first = Vec::new();
+    let mut left = limit;
+    // '~' is behind every time and every DID.
+    let mut last = ("~".to_owned(), "~".to_owned());
+    while left > 0 {
+        let rows = page(store, &last, left.min(PAGE)).await?;
+        left -= rows.len().min(left);
+        let Some(row) = rows.last() else { break };
+        last = (row.looked_up_at.clone(), row.did.clone());
+        newest_first.extend(rows.into_iter().filter_map(Row::into_stored));
+    }
+    newest_first.reverse();
+    Ok(newest_first)
+}
+
+/// The next identities that were looked up before `last`, its time and its DID. A page is one row,
+/// since sqlx returns rows one by one.
+async fn page(
+    store: &SqliteStore,
+    last: &(String, String),
+    limit: usize,
+) -> Result<Vec<Row>, StoreError> {
+    let page: String = sqlx::query_scalar(
+        "SELECT json_group_array(json_array(did, signing_key, pds, handle, looked_up_at)) FROM ( \
+         SELECT did, signing_key, pds, handle, looked_up_at FROM identities \
+         WHERE (looked_up_at, did) < (?1, ?2) ORDER BY looked_up_at DESC, did DESC LIMIT ?3)",
     )
+    .bind(&last.0)
+    .bind(&last.1)
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .fetch_all(store.reader())
+    .fetch_one(store.reader())
     .await?;
-    Ok(rows
-        .into_iter()
-        .rev()
-        .filter_map(Row::into_stored)
-        .collect())
+    serde_json::from_str(&page).map_err(|error| sqlx::Error::Decode(error.into()).into())
 }
 
 pub(super) async fn save(

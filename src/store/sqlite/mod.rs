@@ -242,8 +242,11 @@ impl IdentityStore for SqliteStore {
 }
 
 impl RepoStore for SqliteStore {
-    fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        Box::pin(due::tracked(self))
+    fn tracked_behind<'a>(
+        &'a self,
+        did: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        timely(due::tracked_behind(self, did))
     }
 
     fn due(

@@ -309,8 +309,11 @@ impl Store for FaultyStore {
 }
 
 impl RepoStore for FaultyStore {
-    fn tracked(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        self.act_soon(self.store.tracked()).boxed()
+    fn tracked_behind<'a>(
+        &'a self,
+        did: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        self.act_soon(self.store.tracked_behind(did)).boxed()
     }
 
     fn due(
