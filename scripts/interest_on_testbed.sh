@@ -76,6 +76,8 @@ backfill() { # collections
 echo "== a backfill of one collection, and of all"
 backfill com.huddle.slotOffer
 backfill "$all"
+# A repository that its host has refused is asked about again after 30 s. Until then the gap is open.
+worker_run "$work/backfill.db" flag --start live --stop-after-idle 40 2>>"$work/backfill.log"
 
 for name in chain commit none denied backfill; do
   echo "$name:"
