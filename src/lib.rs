@@ -12,11 +12,14 @@ pub mod worker;
 // Restarts failed actors.
 pub mod supervisor;
 
-// The actors of one source.
-pub mod pipeline;
-
 // The operator's endpoints over HTTP.
 pub mod admin;
+
+// What operators ask for, and what carries it out.
+pub mod command;
+
+// The actors of one source.
+pub mod pipeline;
 
 // What a transaction writes, and the SQLite store.
 pub mod store;

@@ -9,7 +9,7 @@ use huddle_firehose::store::StoreError;
 use huddle_firehose::store::lock::{DatabaseLock, LockError};
 use huddle_firehose::store::sqlite::{Access, Options, SqliteStore, check, path_of};
 
-/// The commands of a worker, beside which a request to it can be made.
+/// The commands of a worker, which takes commands.
 const WORKERS: [&str; 2] = ["run", "backfill"];
 
 /// Takes the lock of the database, for `command`, which writes.
@@ -47,30 +47,18 @@ pub(super) async fn open_to_write(
     Ok((open(config, Access::Migrate).await?, lock))
 }
 
-/// Opens an existing database for a request to the worker on it, or to the next one. Without a
-/// worker, returns the lock too.
-pub(super) async fn open_for_request(
-    config: &Config,
-    command: &str,
-) -> anyhow::Result<(SqliteStore, Option<DatabaseLock>)> {
-    match open_to_write(config, command).await {
-        Ok((store, lock)) => Ok((store, Some(lock))),
-        Err(error) if is_held_by_worker(&error) => Ok((open(config, Access::Write).await?, None)),
-        Err(error) => Err(error),
-    }
-}
-
 /// Opens the database beside the worker that has it.
 pub(super) async fn open_beside_worker(
     config: &Config,
     command: &str,
 ) -> anyhow::Result<SqliteStore> {
-    match open_for_request(config, command).await? {
-        (store, None) => Ok(store),
-        (_, Some(_lock)) => bail!(
+    match open_to_write(config, command).await {
+        Ok(_) => bail!(
             "no worker runs on {}; start one with `run`, or leave out --beside",
             path_of(&config.database_url)?.display()
         ),
+        Err(error) if is_held_by_worker(&error) => open(config, Access::Write).await,
+        Err(error) => Err(error),
     }
 }
 
@@ -85,7 +73,8 @@ fn named(error: StoreError, path: &Path) -> anyhow::Error {
     }
 }
 
-fn is_held_by_worker(error: &anyhow::Error) -> bool {
+/// Whether the lock is held by a worker.
+pub(super) fn is_held_by_worker(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {
         Some(LockError::Held { holder, .. }) => holder
             .as_ref()

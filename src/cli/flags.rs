@@ -11,14 +11,31 @@ const SOURCE: [&str; 2] = ["database_url", "source_url"];
 
 /// The commands that make use of a few settings only. All settings are accepted everywhere, so that
 /// one set of flags fits all commands.
-const SMALL_COMMANDS: [(&[&str], &[&str]); 8] = [
+const SMALL_COMMANDS: [(&[&str], &[&str]); 25] = [
     (&["account"], &DATABASE),
+    (&["backfill", "cancel"], &DATABASE),
+    (&["backfill", "pause"], &DATABASE),
+    (&["backfill", "resume"], &DATABASE),
+    (&["backfill", "start"], &DATABASE),
+    (&["commands", "audit"], &DATABASE),
+    (&["commands", "list"], &DATABASE),
     (&["config", "check"], &[]),
     (&["config", "print"], &[]),
+    (&["config", "reset"], &DATABASE),
+    (&["config", "set"], &DATABASE),
     (&["cursor", "show"], &DATABASE),
     (&["cursor", "set"], &SOURCE),
     (&["cursor", "reset"], &SOURCE),
+    (&["cursor", "rewind"], &SOURCE),
+    (&["drain"], &DATABASE),
+    (&["log-level"], &DATABASE),
     (&["migrate"], &DATABASE),
+    (&["repo", "recheck"], &DATABASE),
+    (&["repo", "show"], &DATABASE),
+    (&["repo", "untrack"], &DATABASE),
+    (&["source", "pause"], &SOURCE),
+    (&["source", "reconnect"], &SOURCE),
+    (&["source", "resume"], &SOURCE),
     (&["status"], &DATABASE),
 ];
 

@@ -14,10 +14,12 @@ mod origin;
 mod print;
 mod problem;
 mod resolve;
+mod run_time;
 mod settings;
 mod value;
 mod worker_options;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -91,10 +93,16 @@ pub struct Config {
     pub request_retention_days: u32,
     pub dead_letter_retention_days: u32,
     pub gap_retention_days: u32,
+    pub audit_retention_days: u32,
 
     pub listen: ListenAddress,
     #[serde(deserialize_with = "value::list")]
     pub allowed_hosts: Vec<String>,
+    /// `None` means that commands are taken on the control socket only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<ListenAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_tokens_file: Option<PathBuf>,
     pub log_format: LogFormat,
 
     pub decoders: usize,

@@ -79,6 +79,9 @@ pub struct Settings {
     /// Days after which a gap that was closed is deleted
     #[arg(long, value_name = "DAYS")]
     pub gap_retention_days: Option<u32>,
+    /// Age in days at which a command and a row of the audit are deleted
+    #[arg(long, value_name = "DAYS")]
+    pub audit_retention_days: Option<u32>,
 
     /// Address and port for /metrics, /healthz, /readyz and /status
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -86,6 +89,12 @@ pub struct Settings {
     /// Names by which the endpoints may be requested, besides IP addresses and localhost
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub allowed_hosts: Option<Vec<String>>,
+    /// Address and port on which commands are taken over HTTP; by default only on the control socket
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin_listen: Option<String>,
+    /// The file with the digests of the tokens for that address: see `admin token new`
+    #[arg(long, value_name = "FILE")]
+    pub admin_tokens_file: Option<String>,
     /// The format of the log on standard error
     #[arg(long)]
     pub log_format: Option<LogFormat>,

@@ -48,6 +48,7 @@ impl From<&Config> for Options {
                 inactive_request_days: config.request_retention_days,
                 dead_letter_days: config.dead_letter_retention_days,
                 closed_gap_days: config.gap_retention_days,
+                audit_days: config.audit_retention_days,
             },
             thresholds: thresholds(config),
             drain_timeout: config.drain_timeout,

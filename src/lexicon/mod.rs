@@ -15,6 +15,6 @@ mod validate;
 
 pub use data_model::DataValue;
 pub use documents::SchemaError;
-pub use policy::{Policies, Policy};
+pub use policy::{Policies, Policy, PolicyError};
 pub use schemas::{Schemas, Validation};
 pub use validate::ValidationError;

@@ -1,5 +1,6 @@
 //! The words that all rooms share.
 
+mod command;
 mod cursor;
 mod dead_letter;
 mod gap;
@@ -10,6 +11,10 @@ mod repo_counts;
 mod trips;
 mod validity;
 
+pub use self::command::{
+    AuditEntry, AuditOutcome, AuditRow, CommandEnd, CommandRow, CommandState, CursorMark,
+    NewCommand, Pause, Receipt, RunTimeSetting, Submitted,
+};
 pub use self::cursor::{CursorError, cursor_of, with_cursor};
 pub use self::dead_letter::{DeadLetter, Stage};
 pub use self::gap::{Gap, GapCause};

@@ -87,6 +87,8 @@ pub struct Repositories {
     pub source_http: Url,
     pub address: Address<RepositoriesMessage>,
     pub backfill: Backfill,
+    /// An operator has paused the backfill.
+    is_backfill_paused: AtomicBool,
     pub idleness: Idleness,
     pub stream_start: StreamStart,
     /// When the RepositoriesActor will be woken, for jobs that wait for a server.
@@ -164,6 +166,7 @@ impl Repositories {
             source_http,
             address: Address::default(),
             backfill,
+            is_backfill_paused: AtomicBool::new(false),
             idleness: Idleness::default(),
             stream_start: StreamStart::waiting_since(Instant::now()),
             wake_ups: Mutex::default(),
@@ -183,6 +186,18 @@ impl Repositories {
         if self.idleness.awaits_keys.load(Ordering::Acquire) {
             self.wake_after(WAKE_UP_SPACING);
         }
+    }
+
+    /// Pauses or resumes the searches for repositories, and the fetches of those whose past is wanted.
+    pub fn pause_backfill(&self, is_paused: bool) {
+        let was_paused = self.is_backfill_paused.swap(is_paused, Ordering::AcqRel);
+        if was_paused && !is_paused {
+            self.wake();
+        }
+    }
+
+    fn is_backfill_paused(&self) -> bool {
+        self.is_backfill_paused.load(Ordering::Acquire)
     }
 
     /// Takes the identities of earlier runs from the database.

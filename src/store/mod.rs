@@ -217,6 +217,8 @@ pub struct Retention {
     pub dead_letter_days: u32,
     /// Days after which a gap that was closed is purged.
     pub closed_gap_days: u32,
+    /// Age, in days, at which a command and a row of the audit are purged.
+    pub audit_days: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -226,6 +228,8 @@ pub struct Purged {
     pub dead_letters: u64,
     pub resyncs: u64,
     pub closed_gaps: u64,
+    pub commands: u64,
+    pub audit_rows: u64,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -78,6 +78,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
         .chain(warnings(status))
         .chain(parked_warning(status, now))
         .chain(slowed_warnings(status, now))
+        .chain(pause_warnings(status))
         .collect();
     Readiness {
         ready: reasons.iter().all(|reason| reason.is_warning),
@@ -138,6 +139,20 @@ fn slowed_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reas
     })
 }
 
+/// A source that an operator has paused.
+fn pause_warnings(status: &Status) -> impl Iterator<Item = Reason> {
+    status.sources.iter().filter_map(|(id, source)| {
+        let ConnectionState::Paused { since, by } = &source.connection else {
+            return None;
+        };
+        Some(Reason {
+            component: format!("source {id}"),
+            message: format!("has been paused since {since} by {by}; nothing is read from it"),
+            is_warning: true,
+        })
+    })
+}
+
 fn worker_fault(status: &Status) -> Option<String> {
     if status.draining {
         Some("is draining".to_owned())
@@ -188,7 +203,7 @@ fn connection_fault(
     thresholds: &Thresholds,
 ) -> Option<String> {
     match &source.connection {
-        ConnectionState::Connected { .. } => None,
+        ConnectionState::Connected { .. } | ConnectionState::Paused { .. } => None,
         ConnectionState::Starting => Some("has not been dialled yet".to_owned()),
         ConnectionState::Stopped => Some("has been stopped".to_owned()),
         ConnectionState::Connecting => disconnection(source, now, thresholds),
@@ -324,6 +339,21 @@ mod tests {
             faults(|status| source(status).connection = ConnectionState::Stopped),
             ["source wss://relay: has been stopped"]
         );
+    }
+
+    #[test]
+    fn a_paused_source_is_a_warning() {
+        let mut status = healthy();
+        let pause = ConnectionState::Paused {
+            since: "2026-11-28T05:00:00.000Z".to_owned(),
+            by: "uid 0".to_owned(),
+        };
+        source(&mut status).set_connection(pause, ago(500));
+        let readiness = readiness(&status, ago(0), &THRESHOLDS);
+        assert!(readiness.ready);
+        let message =
+            "has been paused since 2026-11-28T05:00:00.000Z by uid 0; nothing is read from it";
+        assert_eq!(readiness.reasons[0].message, message);
     }
 
     #[test]

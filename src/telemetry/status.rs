@@ -135,7 +135,9 @@ impl SourceStatus {
     /// Sets the state of the connection.
     pub fn set_connection(&mut self, connection: ConnectionState, now: Timestamp) {
         self.disconnected_since = match connection {
-            ConnectionState::Connected { .. } | ConnectionState::Starting => None,
+            ConnectionState::Connected { .. }
+            | ConnectionState::Paused { .. }
+            | ConnectionState::Starting => None,
             _ => self.disconnected_since.or(Some(now)),
         };
         self.connection = connection;
@@ -231,6 +233,11 @@ pub enum ConnectionState {
     BackingOff {
         until: Timestamp,
         reason: String,
+    },
+    /// An operator has paused it.
+    Paused {
+        since: String,
+        by: String,
     },
     Stopped,
 }

@@ -5,12 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
+use super::children::Role;
 use super::directory_report::DirectoryReport;
-use super::housekeeping::Household;
+use super::doors::AdminDoor;
+use super::housekeeping::{Household, Marks};
 use super::options::Options;
+use crate::admin::api::ApiState;
+use crate::admin::api_actor::{ApiDoor, Entry};
+use crate::admin::control::ControlSocket;
 use crate::admin::http::HttpState;
 use crate::admin::http_actor::Endpoints;
+use crate::command::{Commands, Live, Scope};
 use crate::delivery::budget::Budget;
 use crate::pipeline;
 use crate::repo::{self, Repositories};
@@ -30,6 +37,10 @@ pub struct Assembly {
     pub household: Arc<Household>,
     /// `None` if there are no endpoints.
     pub endpoints: Option<Arc<Endpoints>>,
+    /// `None` if no commands are taken.
+    pub commands: Option<Arc<Commands>>,
+    /// Where commands are taken.
+    pub doors: Vec<(Role, Arc<ApiDoor>)>,
     pub policy: Policy,
     pub drain_timeout: Duration,
 }
@@ -43,8 +54,18 @@ pub struct Parts {
     /// `None` at level `none`.
     pub repositories: Option<repo::Parts>,
     pub listener: Option<TcpListener>,
+    /// `None` if no commands are taken.
+    pub control: Option<ControlParts>,
     /// Empty outside of tests.
     pub faults: Faults,
+}
+
+/// What a worker takes commands with.
+pub struct ControlParts {
+    /// Without a worker.
+    pub scope: Scope,
+    pub socket: Option<ControlSocket>,
+    pub admin: Option<AdminDoor>,
 }
 
 impl Assembly {
@@ -56,6 +77,7 @@ impl Assembly {
             rules,
             repositories,
             listener,
+            control,
             faults,
         } = parts;
         let (metrics, prometheus) = Metrics::new();
@@ -75,6 +97,7 @@ impl Assembly {
         });
         let repositories =
             repositories.map(|parts| Repositories::new(parts, processor.clone(), budget.clone()));
+        let allowed_hosts: Arc<[String]> = options.allowed_hosts.into();
         let endpoints = listener.map(|listener| {
             Arc::new(Endpoints {
                 listener,
@@ -83,9 +106,13 @@ impl Assembly {
                     prometheus: prometheus.clone(),
                     status: status.clone(),
                     thresholds: options.thresholds,
-                    allowed_hosts: options.allowed_hosts.into(),
+                    allowed_hosts: allowed_hosts.clone(),
                 },
             })
+        });
+        let marks = control.as_ref().map(|parts| Marks {
+            store: parts.scope.store.clone(),
+            window: options.pipeline.upstream_window,
         });
         let household = Arc::new(Household {
             store: store.clone(),
@@ -97,6 +124,7 @@ impl Assembly {
             retention: options.retention,
             processor: processor.clone(),
             directory_report: DirectoryReport::default(),
+            marks,
             faults: faults.clone(),
         });
         let context = pipeline::Context::new(pipeline::Parts {
@@ -109,12 +137,51 @@ impl Assembly {
             status,
             faults,
         });
+        let commands = control
+            .as_ref()
+            .map(|parts| parts.commands(context.clone()));
+        let doors = match (control, &commands) {
+            (Some(parts), Some(commands)) => parts.doors(commands, &allowed_hosts),
+            _ => Vec::new(),
+        };
         Self {
             context,
             household,
             endpoints,
+            commands,
+            doors,
             policy: options.policy,
             drain_timeout: options.drain_timeout,
         }
+    }
+}
+
+impl ControlParts {
+    fn commands(&self, context: Arc<pipeline::Context>) -> Arc<Commands> {
+        Commands::new(Scope {
+            live: Some(Live {
+                context,
+                asked: watch::Sender::new(None),
+            }),
+            ..self.scope.clone()
+        })
+    }
+
+    fn doors(
+        self,
+        commands: &Arc<Commands>,
+        allowed_hosts: &Arc<[String]>,
+    ) -> Vec<(Role, Arc<ApiDoor>)> {
+        let door = |role, entry, tokens| {
+            let state = ApiState::new(commands.clone(), tokens, allowed_hosts.clone());
+            (role, Arc::new(ApiDoor { entry, state }))
+        };
+        let socket = self
+            .socket
+            .map(|socket| door(Role::Control, Entry::Socket(socket), None));
+        let admin = self.admin.map(|AdminDoor { listener, tokens }| {
+            door(Role::Admin, Entry::Address(listener), Some(tokens))
+        });
+        socket.into_iter().chain(admin).collect()
     }
 }

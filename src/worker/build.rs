@@ -9,6 +9,7 @@ use url::Url;
 use super::options::{Options, SourceOptions};
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Nsid;
+use crate::command::{self, Scope};
 use crate::identity::{Identities, Limits, Resolver};
 use crate::lexicon::{SchemaError, Schemas};
 use crate::net::http_client::Fetcher;
@@ -20,6 +21,7 @@ use crate::source::interest::Interest;
 use crate::source::process::records::Rules;
 use crate::source::process::verification::{Verification, Verify};
 use crate::source::tracked::Tracked;
+use crate::store::StoreError;
 use crate::store::sqlite::SqliteStore;
 
 /// The deadline of one identity lookup.
@@ -139,6 +141,27 @@ fn http_url(url: &Url) -> Url {
     let _set = http.set_scheme(scheme);
     http.set_path("/");
     http
+}
+
+/// Builds what commands are carried out with, while no pipeline runs.
+///
+/// # Errors
+/// If the database fails, or holds a setting that this version does not know.
+pub async fn scope(
+    options: &Options,
+    schemas: &Schemas,
+    store: Arc<SqliteStore>,
+) -> Result<Scope, StoreError> {
+    let configured = options.kept();
+    let kept = command::in_force(&store, &configured).await?;
+    Ok(Scope {
+        store,
+        verify: options.verify,
+        configured,
+        backfill: backfill(&options.clone().keeping(kept), schemas),
+        is_logged: true,
+        live: None,
+    })
 }
 
 /// Builds the rules that `options` sets for events of `source`.

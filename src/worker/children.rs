@@ -10,7 +10,9 @@ use super::housekeeping::HousekeepingActor;
 use crate::actor::Arguments;
 use crate::actor::address::Address;
 use crate::actor::progress::Progress;
+use crate::admin::api_actor::ApiActor;
 use crate::admin::http_actor::HttpActor;
+use crate::command::CommandActor;
 use crate::pipeline;
 use crate::pipeline::connection::ConnectionActor;
 use crate::pipeline::cursor::CursorActor;
@@ -33,7 +35,10 @@ pub enum Role {
     Repositories,
     Backfill,
     Housekeeping,
+    Commands,
     Http,
+    Control,
+    Admin,
 }
 
 /// All children, downstream first, so that each finds the actors to which it sends.
@@ -61,6 +66,27 @@ pub(super) fn children(assembly: &Assembly) -> Vec<ChildSpec> {
         );
         children.push(http);
     }
+    children.extend(command_children(assembly));
+    children
+}
+
+/// The actor that carries out commands, and the one that takes them.
+fn command_children(assembly: &Assembly) -> Vec<ChildSpec> {
+    let Some(commands) = &assembly.commands else {
+        return Vec::new();
+    };
+    let faults = &assembly.context.faults;
+    let carries_out = ChildSpec::new(
+        Role::Commands.to_string(),
+        || CommandActor,
+        arguments_with(commands.clone(), faults.clone()),
+        publish(&commands.address),
+    );
+    let mut children = vec![addressed(carries_out, &commands.address)];
+    children.extend(assembly.doors.iter().map(|(role, door)| {
+        let door = door.clone();
+        ChildSpec::new(role.to_string(), || ApiActor, move |_| door.clone(), |_| {})
+    }));
     children
 }
 
@@ -184,7 +210,10 @@ impl fmt::Display for Role {
             Self::Repositories => f.write_str("repositories"),
             Self::Backfill => f.write_str("backfill"),
             Self::Housekeeping => f.write_str("housekeeping"),
+            Self::Commands => f.write_str("commands"),
             Self::Http => f.write_str("http"),
+            Self::Control => f.write_str("control"),
+            Self::Admin => f.write_str("admin"),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::{Instant, timeout};
 
@@ -14,6 +15,7 @@ use crate::delivery::budget::Budget;
 use crate::model::SourceId;
 use crate::repo::Repositories;
 use crate::source::process::Processor;
+use crate::store::sqlite::SqliteStore;
 use crate::store::{PieceLimit, Purged, Retention, Store, StoreError};
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{DirectoryFailure, StatusBoard};
@@ -32,6 +34,9 @@ const PURGE_DEADLINE: Duration = Duration::from_secs(60);
 /// How often the actor looks for accounts that were removed and for parked commits that were dropped.
 /// While there is one, a piece follows the other; others write between them.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is noted where the cursors stand, and when for the first time.
+const MARK_INTERVAL: Duration = Duration::from_secs(60);
+const FIRST_MARK: Duration = Duration::from_secs(1);
 /// How often the identities that were looked up are saved.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// After this time a piece is tried again with half of its rows.
@@ -55,7 +60,15 @@ pub struct Household {
     pub retention: Retention,
     pub processor: Arc<Processor>,
     pub directory_report: DirectoryReport,
+    /// `None` if cursors are not marked.
+    pub marks: Option<Marks>,
     pub faults: Faults,
+}
+
+/// Where the marks of the cursors are kept, and for how long.
+pub struct Marks {
+    pub store: Arc<SqliteStore>,
+    pub window: Duration,
 }
 
 impl Household {
@@ -74,6 +87,8 @@ impl Household {
 pub enum HousekeepingMessage {
     Upkeep,
     Count,
+    /// Note where the cursors stand.
+    MarkCursors,
     /// Delete a piece of the rows of removed accounts, or of dropped parked commits.
     Remove(PieceLimit),
     Purge,
@@ -95,6 +110,10 @@ impl Actor for HousekeepingActor {
         myself.send_interval(COUNT_INTERVAL, || HousekeepingMessage::Count);
         myself.cast(HousekeepingMessage::Remove(PieceLimit::default()))?;
         myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
+        if household.marks.is_some() {
+            myself.send_after(FIRST_MARK, || HousekeepingMessage::MarkCursors);
+            myself.send_interval(MARK_INTERVAL, || HousekeepingMessage::MarkCursors);
+        }
         let repositories = household.repositories.as_ref();
         if repositories.is_some_and(|repositories| repositories.keeps_identities()) {
             myself.send_after(SAVE_INTERVAL, || HousekeepingMessage::SaveIdentities);
@@ -118,6 +137,7 @@ impl Actor for HousekeepingActor {
                 count_repositories(household).await;
                 compare_clocks(household);
             }
+            HousekeepingMessage::MarkCursors => mark_cursors(household).await,
             HousekeepingMessage::Remove(limit) => {
                 let next = remove_piece(household, limit).await;
                 let message = move || HousekeepingMessage::Remove(next.limit);
@@ -198,6 +218,16 @@ async fn count_repositories(household: &Household) {
         household
             .status
             .update(|status| status.repositories = Some(counts));
+    }
+}
+
+/// Notes where the cursors stand. A mark that fails is missing, and another follows in a minute.
+async fn mark_cursors(household: &Household) {
+    let Some(Marks { store, window }) = &household.marks else {
+        return;
+    };
+    if let Err(error) = store.mark_cursors(Timestamp::now(), *window).await {
+        tracing::debug!(%error, "the cursors were not marked; trying again in a minute");
     }
 }
 
@@ -312,6 +342,8 @@ async fn purge(household: &Household) {
             dead_letters = purged.dead_letters,
             resyncs = purged.resyncs,
             closed_gaps = purged.closed_gaps,
+            commands = purged.commands,
+            audit_rows = purged.audit_rows,
             "purged rows older than their retention"
         ),
         Ok(Err(error)) => tracing::warn!(

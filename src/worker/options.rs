@@ -6,6 +6,7 @@ use url::Url;
 
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
+use crate::command::KeptSettings;
 use crate::lexicon::Policies;
 use crate::pipeline;
 use crate::repo::Discovering;
@@ -33,6 +34,38 @@ pub struct Options {
     pub retention: Retention,
     pub thresholds: Thresholds,
     pub drain_timeout: Duration,
+}
+
+impl Options {
+    /// The settings that may be changed while a worker runs.
+    pub fn kept(&self) -> KeptSettings {
+        KeptSettings {
+            collections: self.filter.collections.clone(),
+            dids_allow: self.filter.dids_allow.clone(),
+            dids_deny: self.filter.dids_deny.clone(),
+            validation: self.validation.clone(),
+        }
+    }
+
+    /// These options with other values of those settings.
+    #[must_use]
+    pub fn keeping(self, kept: KeptSettings) -> Self {
+        let KeptSettings {
+            collections,
+            dids_allow,
+            dids_deny,
+            validation,
+        } = kept;
+        Self {
+            filter: FilterOptions {
+                collections,
+                dids_allow,
+                dids_deny,
+            },
+            validation,
+            ..self
+        }
+    }
 }
 
 /// The source to follow, and how to dial it.

@@ -1,5 +1,6 @@
 //! The handle of a running worker: wait for its end, kill an actor, drain it.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use ractor::rpc::CallResult;
 
 use super::assembly::Assembly;
 use super::children::{Role, children};
+use crate::command::{Asked, Commands};
 use crate::pipeline::Context;
 use crate::pipeline::cursor::CursorMessage;
 use crate::supervisor::{Tree, TreeError, Work};
@@ -21,6 +23,8 @@ const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 pub struct RunningWorker {
     prometheus: PrometheusHandle,
     context: Arc<Context>,
+    /// `None` if no commands are taken.
+    commands: Option<Arc<Commands>>,
     tree: Tree,
     drain_timeout: Duration,
 }
@@ -49,12 +53,17 @@ impl RunningWorker {
         let Assembly {
             context,
             household,
+            commands,
             policy,
             drain_timeout,
             ..
         } = assembly;
         if let Some(repositories) = &context.repositories {
             repositories.restore_identities().await;
+        }
+        if let Some(commands) = &commands {
+            // If the database fails, the CommandActor brings the pauses into force.
+            let _shown = commands.scope.show_pauses().await;
         }
         let (work, status) = (
             Arc::new(PipelineWork(context.clone())),
@@ -64,6 +73,7 @@ impl RunningWorker {
         Ok(Self {
             prometheus: household.prometheus.clone(),
             context,
+            commands,
             tree,
             drain_timeout,
         })
@@ -81,6 +91,27 @@ impl RunningWorker {
     /// Kills an actor, as a fault would.
     pub fn kill(&self, role: Role) {
         self.tree.kill(&role.to_string());
+    }
+
+    pub fn commands(&self) -> Option<&Arc<Commands>> {
+        self.commands.as_ref()
+    }
+
+    /// Waits until a command asks something of the process.
+    pub fn asked(&self) -> impl Future<Output = Asked> + use<> {
+        let live = self.commands.as_ref();
+        let live = live.and_then(|commands| commands.scope.live.as_ref());
+        let asked = live.map(|live| live.asked.subscribe());
+        async move {
+            let Some(mut asked) = asked else {
+                return pending().await;
+            };
+            // The sender lives as long as the actors.
+            match asked.wait_for(Option::is_some).await.map(|asked| *asked) {
+                Ok(Some(asked)) => asked,
+                Ok(None) | Err(_) => pending().await,
+            }
+        }
     }
 
     /// Waits until the supervisor gives up. Returns the reason.

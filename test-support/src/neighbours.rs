@@ -45,6 +45,7 @@ pub fn context_with(
         store,
         repositories: None,
         listener: None,
+        control: None,
         faults,
     };
     Assembly::new(parts).context

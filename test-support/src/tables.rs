@@ -49,11 +49,11 @@ impl Database {
     pub fn copy(&self) -> Self {
         let copy = Self::new();
         for entry in self.0.path().read_dir().unwrap() {
-            let (from, name) = entry
-                .map(|entry| (entry.path(), entry.file_name()))
-                .unwrap();
-            // The first process that opens the file makes a new index of the log.
-            if name != "huddle.db-shm" {
+            let entry = entry.unwrap();
+            let (from, name) = (entry.path(), entry.file_name());
+            // The first process that opens the file makes a new index of the log. A worker makes a
+            // control socket.
+            if entry.file_type().unwrap().is_file() && name != "huddle.db-shm" {
                 std::fs::copy(from, copy.0.path().join(name)).unwrap();
             }
         }

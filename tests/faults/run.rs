@@ -131,6 +131,7 @@ impl Run {
             store: self.store.clone(),
             repositories: None,
             listener: None,
+            control: None,
             faults: Faults::planned(self.schedule.clone()),
         })
     }

@@ -48,6 +48,7 @@ impl Operated {
             source,
             store: Arc::new(store),
             listener: Some(listener),
+            control: None,
             faults: Faults::default(),
         });
         let tree = RunningWorker::start(assembly).await.unwrap();

@@ -9,6 +9,7 @@
 
 mod host;
 mod listener;
+mod origin;
 mod places;
 mod report;
 
@@ -30,8 +31,13 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::health::{Thresholds, readiness};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusBoard;
-use listener::{LimitedListener, PlaceOf};
+use listener::PlaceOf;
 use report::Report;
+
+pub(super) use self::host::refusal as refused_host;
+pub(super) use self::listener::{Limited, LimitedListener};
+pub(super) use self::origin::is_foreign;
+pub(super) use self::places::{Place, Places};
 
 /// The data of the answers.
 #[derive(Clone, Debug)]
@@ -109,6 +115,10 @@ async fn admit(
 ) -> Response {
     place.complete_request();
     match host::refusal(&request, &state.allowed_hosts) {
+        None if is_foreign(request.headers()) => {
+            let error = "a page of another origin may not make requests";
+            (StatusCode::FORBIDDEN, Json(json!({ "error": error }))).into_response()
+        }
         None => next.run(request).await,
         Some(code) => {
             let error = "the Host is no IP address, not localhost, and not in allowed_hosts";

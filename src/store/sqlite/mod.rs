@@ -2,9 +2,12 @@
 
 mod account_status;
 mod apply;
+mod audit;
+mod commands;
 mod commit;
 mod crashes;
 mod cursor;
+mod cursor_marks;
 mod discoveries;
 mod due;
 mod error;
@@ -14,17 +17,22 @@ mod identity_imports;
 mod inspect;
 mod interest;
 mod jobs;
+mod lists;
+mod moments;
 mod multi_row;
 mod open;
 mod parked;
 mod parked_counts;
+mod pauses;
 mod projections;
 mod purge;
 mod read;
 mod recognise;
 mod records;
 mod removal;
+mod repo_report;
 mod resync_history;
+mod run_time_settings;
 mod script;
 mod wal;
 mod writer;
@@ -38,9 +46,14 @@ use sqlx::SqlitePool;
 use tokio::time::timeout;
 
 pub use self::account_status::AccountStatus;
+pub use self::audit::PAGE;
+pub use self::commands::Cancelled;
 pub use self::identity_imports::ImportProgress;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
+pub use self::lists::{GapRow, LetterFilter, LetterRow, RepoListRow};
+pub use self::moments::{News, Seen};
 pub use self::open::{Access, Options, check, path_of};
+pub use self::repo_report::RepoSummary;
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
@@ -160,7 +173,13 @@ impl Store for SqliteStore {
         position: Position,
         gap: Option<&'a Gap>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(apply::move_cursor(&self.writer, source, position, gap))
+        Box::pin(apply::move_cursor(
+            &self.writer,
+            source,
+            position,
+            gap,
+            None,
+        ))
     }
 
     fn count_open_gaps<'a>(
@@ -259,7 +278,7 @@ impl RepoStore for SqliteStore {
     }
 
     fn change<'a>(&'a self, change: RepoChange<'a>) -> BoxFuture<'a, Result<Written, StoreError>> {
-        timely(apply::change(&self.writer, change))
+        timely(apply::change(&self.writer, change, None))
     }
 
     fn resyncs_since<'a>(
@@ -319,7 +338,7 @@ impl RepoStore for SqliteStore {
         searches: &'a [Search],
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(discoveries::begin(self, searches, anew))
+        timely(discoveries::begin(self, searches, anew, None))
     }
 
     fn note_failed_page<'a>(

@@ -27,6 +27,12 @@ const RESYNCS: &str = "DELETE FROM resyncs WHERE id IN ( \
 const CLOSED_GAPS: &str = "DELETE FROM gaps WHERE id IN ( \
      SELECT id FROM gaps WHERE closed_at < ? LIMIT 1000)";
 
+const ENDED_COMMANDS: &str = "DELETE FROM commands WHERE id IN ( \
+     SELECT id FROM commands WHERE ended_at < ? LIMIT 1000)";
+
+const AUDIT_ROWS: &str = "DELETE FROM audit WHERE id IN ( \
+     SELECT id FROM audit WHERE at < ? LIMIT 1000)";
+
 /// Rows that were written while our clock was ahead. Their age counts from now on.
 const FROM_THE_FUTURE: [&str; 4] = [
     "UPDATE booking_requests SET indexed_at = ?2 WHERE uri IN ( \
@@ -51,6 +57,7 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
         in_chunks(writer, statement, &[&latest, &sortable(now)]).await?;
     }
     let accounts = purge_accounts(writer, now).await?;
+    let audit_limit = days_before(now, retention.audit_days);
     Ok(Purged {
         accounts,
         booking_requests: delete_before(
@@ -77,6 +84,8 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
             days_before(now, retention.closed_gap_days),
         )
         .await?,
+        commands: delete_before(writer, ENDED_COMMANDS, audit_limit).await?,
+        audit_rows: delete_before(writer, AUDIT_ROWS, audit_limit).await?,
     })
 }
 

@@ -143,6 +143,7 @@ impl Run {
             rules,
             repositories: Some(repositories),
             listener: None,
+            control: None,
             faults: Faults::planned(self.schedule.clone()),
         })
     }

@@ -1,5 +1,6 @@
 //! Tests the program from outside: its output, its exit codes, its endpoints.
 
+mod commands;
 mod configuration;
 mod database;
 mod identities;
