@@ -309,6 +309,11 @@ fn a_sequence_that_begins_anew_just_before_the_requested_event_is_a_gap() {
     assert_eq!(observe(&mut guard, at(999, HOUR)), Observation::Replay);
     let next = observe(&mut guard, at(1000, HOUR + 1));
     assert_eq!(cause(&next), Some(GapCause::SequenceReset));
+    // A lower one need not wait for others, as one on a connection that has begun as asked would.
+    let mut guard = guard_at_reconnect();
+    assert_eq!(observe(&mut guard, at(999, HOUR)), Observation::Replay);
+    let next = observe(&mut guard, at(990, HOUR + 1));
+    assert_eq!(cause(&next), Some(GapCause::SequenceReset));
 }
 
 #[test]
