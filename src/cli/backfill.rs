@@ -8,7 +8,6 @@ use clap::{ArgAction, Args};
 use tokio::time::{MissedTickBehavior, interval};
 
 use huddle_firehose::config::Config;
-use huddle_firehose::lexicon::Schemas;
 use huddle_firehose::model::BackfillCounts;
 use huddle_firehose::pipeline::interest::adopt;
 use huddle_firehose::store::plan::InterestSet;
@@ -54,7 +53,8 @@ impl Backfill {
     }
 
     async fn run(&self, config: Config) -> anyhow::Result<()> {
-        let backfill = worker::backfill(&(&config).into(), &Schemas::embedded()?);
+        let options: worker::Options = (&config).into();
+        let backfill = worker::backfill(&options, &worker::lexicons(&options)?.schemas);
         let searches = backfill.searches();
         if searches.is_empty() {
             bail!(

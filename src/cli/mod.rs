@@ -2,17 +2,22 @@
 
 mod account;
 mod backfill;
+mod backup;
+mod check;
 mod config;
 mod cursor;
 mod database;
 mod demo;
+mod doctor;
 mod flags;
 mod identities;
+mod lexicon;
 mod migrate;
 mod mock_relay;
 mod output;
 mod progress;
 mod record;
+mod reprocess;
 mod resync;
 mod run;
 mod signals;
@@ -44,6 +49,8 @@ pub(crate) struct Cli {
 enum Command {
     Account(account::AccountCommand),
     Backfill(backfill::Backfill),
+    Backup(backup::BackupCommand),
+    Check(check::Check),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -52,15 +59,21 @@ enum Command {
     Cursor(cursor::Command),
     /// Run the pipeline on a built-in recording, and show the resulting tables
     Demo(demo::Demo),
+    /// Look whether a worker with this configuration can do its work here, and say what to do
+    Doctor(Configuration),
     /// Fill the stored identities
     #[command(subcommand)]
     Identities(identities::Command),
+    /// Check, show and index the lexicons of collections
+    #[command(subcommand)]
+    Lexicon(lexicon::Command),
     /// Update the schema of the database
     Migrate(Configuration),
     /// Serve a recording like a relay
     MockRelay(mock_relay::MockRelayCommand),
     /// Write a source's raw frames to a file
     Record(record::Record),
+    Reprocess(reprocess::Reprocess),
     Resync(resync::ResyncCommand),
     /// Follow the source and keep the tables up to date
     Run(Configuration),
@@ -86,13 +99,18 @@ impl Cli {
         match self.command {
             Command::Account(command) => command.execute(),
             Command::Backfill(backfill) => backfill.execute(),
+            Command::Backup(command) => command.execute(),
+            Command::Check(command) => command.execute(),
             Command::Config(command) => command.execute(),
             Command::Cursor(command) => command.execute(),
             Command::Demo(demo) => demo.execute(),
+            Command::Doctor(configuration) => doctor::execute(&configuration),
             Command::Identities(command) => command.execute(),
+            Command::Lexicon(command) => command.execute(),
             Command::Migrate(configuration) => migrate::execute(&configuration),
             Command::MockRelay(command) => command.execute(),
             Command::Record(command) => command.execute(),
+            Command::Reprocess(command) => command.execute(),
             Command::Resync(command) => command.execute(),
             Command::Run(configuration) => run::execute(&configuration),
             Command::Status(configuration) => status::execute(&configuration),
@@ -118,6 +136,14 @@ struct Configuration {
 
 impl Configuration {
     fn load(&self) -> Result<Loaded, ConfigError> {
+        let loaded = self.load_without_lexicons()?;
+        configuration::check_lexicons(&loaded)?;
+        Ok(loaded)
+    }
+
+    /// Loads the configuration for a command that repairs lexicon documents, or tells their
+    /// problems by itself.
+    fn load_without_lexicons(&self) -> Result<Loaded, ConfigError> {
         configuration::load(self.config.as_deref(), std::env::vars_os(), &self.settings)
     }
 
@@ -234,16 +260,24 @@ mod tests {
         for command in [
             &["account", "did:plc:ann"][..],
             &["backfill"],
+            &["backup", "copy.db"],
+            &["check"],
             &["config", "check"],
             &["config", "print"],
             &["cursor", "show"],
             &["cursor", "set", "5"],
             &["cursor", "reset"],
             &["demo"],
+            &["doctor"],
             &["identities", "import", "export.jsonl"],
+            &["lexicon", "check"],
+            &["lexicon", "fetch", "com.example.note"],
+            &["lexicon", "index", "com.example.note", "title"],
+            &["lexicon", "show", "com.example.note"],
             &["migrate"],
             &["mock-relay", "--file", "x"],
             &["record", "--out", "x"],
+            &["reprocess", "--all"],
             &["resync", "did:plc:ann"],
             &["run"],
             &["status"],

@@ -53,6 +53,7 @@ fn check_limits(config: &Config, found: &mut Vec<Contradiction>) {
         ("index_batch", config.index_batch as u64, 1, 1_000),
         ("index_retries", config.index_retries.into(), 0, 100),
         ("plc_parallelism", config.plc_parallelism as u64, 1, 1_000),
+        ("recheck_sample", config.recheck_sample.into(), 1, 100_000),
         ("restart_limit", config.restart_limit.into(), 1, 10_000),
         (
             "dead_letter_retention_days",
@@ -103,6 +104,12 @@ fn check_limits(config: &Config, found: &mut Vec<Contradiction>) {
         found.push(Contradiction::new(
             &["plc_requests_per_second"],
             "must be at least 1; leave it out for the courtesy rate",
+        ));
+    }
+    if config.recheck_interval_hours == Some(0) {
+        found.push(Contradiction::new(
+            &["recheck_interval_hours"],
+            "must be at least 1; leave it out to compare repositories only when there is a reason",
         ));
     }
     if config.stop_after_idle == Some(Duration::ZERO) {
@@ -315,6 +322,8 @@ mod tests {
             ("parked_limit", "'15MiB'"),
             ("plc_parallelism", "0"),
             ("plc_requests_per_second", "0"),
+            ("recheck_interval_hours", "0"),
+            ("recheck_sample", "0"),
             ("restart_limit", "0"),
             ("stop_after_idle", "0"),
             ("stuck_after_ms", "0"),

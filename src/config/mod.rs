@@ -8,6 +8,7 @@
 
 mod check;
 mod layers;
+mod lexicons;
 mod load;
 mod near_miss;
 mod origin;
@@ -18,12 +19,14 @@ mod settings;
 mod value;
 mod worker_options;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use layers::Layers;
+pub use lexicons::check_lexicons;
 pub use load::{load, log_format};
 pub use origin::Origin;
 pub use problem::{ConfigError, Problem};
@@ -39,6 +42,7 @@ pub use crate::telemetry::log::LogFormat;
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
 use crate::lexicon::Policies;
+use crate::net::dns::DnsServer;
 
 /// All settings, typed and within their limits.
 ///
@@ -66,6 +70,8 @@ pub struct Config {
     pub dids_allow: Vec<Did>,
     #[serde(deserialize_with = "value::list")]
     pub dids_deny: Vec<Did>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lexicons: Option<PathBuf>,
     #[serde(with = "value::validation")]
     pub validation: Policies,
     pub verify: Verify,
@@ -75,6 +81,8 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plc_requests_per_second: Option<u32>,
     pub plc_parallelism: usize,
+    #[serde(deserialize_with = "value::list")]
+    pub dns_servers: Vec<DnsServer>,
     pub identity_cache: usize,
     pub backfill: bool,
     pub backfill_discovery: Discovering,
@@ -91,6 +99,10 @@ pub struct Config {
     pub request_retention_days: u32,
     pub dead_letter_retention_days: u32,
     pub gap_retention_days: u32,
+    /// `None` means never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recheck_interval_hours: Option<u32>,
+    pub recheck_sample: u32,
 
     pub listen: ListenAddress,
     #[serde(deserialize_with = "value::list")]

@@ -3,6 +3,7 @@
 mod cursor;
 mod dead_letter;
 mod gap;
+mod handle_status;
 mod judgement;
 mod parked;
 mod position;
@@ -13,6 +14,7 @@ mod validity;
 pub use self::cursor::{CursorError, cursor_of, with_cursor};
 pub use self::dead_letter::{DeadLetter, Stage};
 pub use self::gap::{Gap, GapCause};
+pub use self::handle_status::HandleStatus;
 pub use self::judgement::Judgement;
 pub use self::parked::{ParkedCount, ParkedCounts, ParkedReason};
 pub use self::position::{Position, SourceId};

@@ -1,6 +1,7 @@
 //! What every network request needs: addresses, redirects, TLS, the HTTP client, limits.
 
 pub mod address;
+pub mod dns;
 pub mod host_clocks;
 pub mod http_client;
 pub(crate) mod pace;

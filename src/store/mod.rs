@@ -2,9 +2,11 @@
 //! store.
 
 mod datetime;
+pub mod handle_store;
 pub mod identity_store;
 pub mod lock;
 pub mod plan;
+pub mod rejudge_store;
 pub mod repo_store;
 pub mod sqlite;
 
@@ -258,6 +260,13 @@ pub enum StoreError {
     /// There is no such file, and it was not to be created.
     #[error("there is no database at {path}; `run` or `migrate` creates it", path = .0.display())]
     Missing(PathBuf),
+
+    /// A lexicon needs a name that something else has.
+    #[error(
+        "the view of the lexicon {collection} needs the name {name}, which the database has for \
+         something that this program did not make; rename or drop that, or leave the lexicon out"
+    )]
+    NameTaken { name: String, collection: String },
 
     /// The schema is older, and was not to be changed.
     #[error(

@@ -78,6 +78,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
         .chain(warnings(status))
         .chain(parked_warning(status, now))
         .chain(slowed_warnings(status, now))
+        .chain(rules_warning(status))
         .collect();
     Readiness {
         ready: reasons.iter().all(|reason| reason.is_warning),
@@ -135,6 +136,20 @@ fn slowed_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reas
             ),
             is_warning: true,
         })
+    })
+}
+
+/// Records that were judged by other rules than those in force.
+fn rules_warning(status: &Status) -> Option<Reason> {
+    let outdated = &status.outdated_collections;
+    (!outdated.is_empty()).then(|| Reason {
+        component: "database".to_owned(),
+        message: format!(
+            "records of {} were judged by other lexicons or policies than those in force; \
+             `reprocess --invalid` judges those again that were invalid",
+            outdated.join(", ")
+        ),
+        is_warning: true,
     })
 }
 
@@ -299,6 +314,21 @@ mod tests {
 
     fn source(status: &mut Status) -> &mut SourceStatus {
         status.sources.get_mut("wss://relay").unwrap()
+    }
+
+    #[test]
+    fn records_that_were_judged_by_other_rules_are_a_warning() {
+        let mut status = healthy();
+        status.outdated_collections = vec!["com.example.note".to_owned()];
+        let readiness = readiness(&status, ago(0), &THRESHOLDS);
+        assert!(readiness.ready);
+        let reason = readiness.reasons.last().unwrap();
+        assert!(reason.is_warning);
+        assert!(
+            reason.message.contains("`reprocess --invalid`"),
+            "{}",
+            reason.message
+        );
     }
 
     #[test]

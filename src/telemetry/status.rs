@@ -53,6 +53,8 @@ pub struct Status {
     pub pending_removals: u64,
     /// The size of the database's write-ahead log.
     pub wal_bytes: u64,
+    /// Collections of which records were judged by other lexicons, policies or code than are in force.
+    pub outdated_collections: Vec<String>,
     /// The transactions of the database.
     pub writer: Trips,
     pub clock: ClockStatus,

@@ -97,6 +97,7 @@ impl Assembly {
             retention: options.retention,
             processor: processor.clone(),
             directory_report: DirectoryReport::default(),
+            recheck: options.recheck,
             faults: faults.clone(),
         });
         let context = pipeline::Context::new(pipeline::Parts {

@@ -18,6 +18,7 @@ use crate::pipeline::decoder::DecoderActor;
 use crate::pipeline::filter::FilterActor;
 use crate::pipeline::indexer::IndexerActor;
 use crate::repo::backfill::BackfillActor;
+use crate::repo::handles::HandlesActor;
 use crate::repo::{Repositories, RepositoriesActor};
 use crate::supervisor::ChildSpec;
 use crate::testing::fault::Faults;
@@ -32,6 +33,7 @@ pub enum Role {
     Connection,
     Repositories,
     Backfill,
+    Handles,
     Housekeeping,
     Http,
 }
@@ -42,6 +44,14 @@ pub(super) fn children(assembly: &Assembly) -> Vec<ChildSpec> {
     let mut children = pipeline_tail(context);
     if let Some(repositories) = &context.repositories {
         children.extend(repository_children(repositories, &context.faults));
+        if let Some(verifier) = repositories.handles() {
+            children.push(ChildSpec::new(
+                Role::Handles.to_string(),
+                || HandlesActor,
+                move |_| verifier.clone(),
+                |_| {},
+            ));
+        }
     }
     let household = assembly.household.clone();
     let housekeeping = ChildSpec::new(
@@ -183,6 +193,7 @@ impl fmt::Display for Role {
             Self::Connection => f.write_str("connection"),
             Self::Repositories => f.write_str("repositories"),
             Self::Backfill => f.write_str("backfill"),
+            Self::Handles => f.write_str("handles"),
             Self::Housekeeping => f.write_str("housekeeping"),
             Self::Http => f.write_str("http"),
         }

@@ -55,7 +55,16 @@ pub struct Household {
     pub retention: Retention,
     pub processor: Arc<Processor>,
     pub directory_report: DirectoryReport,
+    pub recheck: Option<RecheckPlan>,
     pub faults: Faults,
+}
+
+/// How often repositories are compared with their hosts although nothing speaks against them, and how
+/// many each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecheckPlan {
+    pub interval: Duration,
+    pub repositories: u32,
 }
 
 impl Household {
@@ -77,6 +86,8 @@ pub enum HousekeepingMessage {
     /// Delete a piece of the rows of removed accounts, or of dropped parked commits.
     Remove(PieceLimit),
     Purge,
+    /// Have some repositories compared with their hosts.
+    Recheck(RecheckPlan),
     /// Write the identities that were looked up.
     SaveIdentities,
 }
@@ -95,6 +106,9 @@ impl Actor for HousekeepingActor {
         myself.send_interval(COUNT_INTERVAL, || HousekeepingMessage::Count);
         myself.cast(HousekeepingMessage::Remove(PieceLimit::default()))?;
         myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
+        if let Some(plan) = household.recheck {
+            myself.send_after(plan.interval, move || HousekeepingMessage::Recheck(plan));
+        }
         let repositories = household.repositories.as_ref();
         if repositories.is_some_and(|repositories| repositories.keeps_identities()) {
             myself.send_after(SAVE_INTERVAL, || HousekeepingMessage::SaveIdentities);
@@ -130,12 +144,30 @@ impl Actor for HousekeepingActor {
                 purge(household).await;
                 myself.send_after(PURGE_INTERVAL, || HousekeepingMessage::Purge);
             }
+            HousekeepingMessage::Recheck(plan) => {
+                recheck(household, plan).await;
+                myself.send_after(plan.interval, move || HousekeepingMessage::Recheck(plan));
+            }
             HousekeepingMessage::SaveIdentities => {
                 save_identities(household).await;
                 myself.send_after(SAVE_INTERVAL, || HousekeepingMessage::SaveIdentities);
             }
         }
         Ok(())
+    }
+}
+
+/// A sample that cannot be marked now is one less; the next one comes after the interval.
+async fn recheck(household: &Household, plan: RecheckPlan) {
+    let Some(repositories) = &household.repositories else {
+        return;
+    };
+    let marked = repositories.store.recheck_sample(plan.repositories);
+    if let Ok(Ok(repositories)) = timeout(COUNT_DEADLINE, marked).await {
+        tracing::debug!(
+            repositories,
+            "some repositories are compared with their hosts"
+        );
     }
 }
 

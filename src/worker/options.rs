@@ -1,12 +1,15 @@
 //! The options of a worker.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
+use super::housekeeping::RecheckPlan;
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
 use crate::lexicon::Policies;
+use crate::net::dns::DnsServer;
 use crate::pipeline;
 use crate::repo::Discovering;
 use crate::source::process::verification::Verify;
@@ -19,6 +22,7 @@ use crate::telemetry::health::Thresholds;
 pub struct Options {
     pub source: SourceOptions,
     pub filter: FilterOptions,
+    pub lexicons: Option<PathBuf>,
     pub validation: Policies,
     pub verify: Verify,
     pub network: NetworkOptions,
@@ -31,6 +35,8 @@ pub struct Options {
     pub pipeline: pipeline::Options,
     pub policy: Policy,
     pub retention: Retention,
+    /// `None`: repositories are compared only when something speaks against them.
+    pub recheck: Option<RecheckPlan>,
     pub thresholds: Thresholds,
     pub drain_timeout: Duration,
 }
@@ -58,6 +64,8 @@ pub struct NetworkOptions {
     /// `None` means the courtesy rate, which rises while the directory answers.
     pub plc_requests_per_second: Option<u32>,
     pub plc_parallelism: usize,
+    /// Empty means those of the system.
+    pub dns_servers: Vec<DnsServer>,
     /// The number of identities that are kept.
     pub identity_cache: usize,
     /// The relay index, which knows which repositories there are. `None` means the source.

@@ -14,6 +14,7 @@
 )]
 
 pub mod connection_losses;
+pub mod dns_server;
 pub mod foreign_network;
 pub mod fuzz_checks;
 pub mod guarded_store;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod command_line;
+mod handles;
 mod identities;
 mod log_calls;
 mod operator_http;

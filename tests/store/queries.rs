@@ -4,7 +4,11 @@ use crate::fixture::*;
 
 /// Each query of the documentation, by a part of its text, with what it reads as a whole: it asks for
 /// all rows of that, or for the newest by their id.
-const DOCUMENTED: [(&str, &[&str]); 13] = [
+const DOCUMENTED: [(&str, &[&str]); 14] = [
+    (
+        "FROM open_offers AS o LEFT JOIN visible_accounts",
+        &["offers_index"],
+    ),
     ("FROM open_offers", &[]),
     ("WHERE starts_at >=", &[]),
     ("FROM offers_index WHERE did =", &[]),

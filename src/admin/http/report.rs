@@ -26,6 +26,7 @@ pub(super) struct Report<'a> {
     budget: &'a BudgetStatus,
     pending_removals: u64,
     wal_bytes: u64,
+    outdated_collections: &'a [String],
     writer: Trips,
     clock: &'a ClockStatus,
 }
@@ -56,6 +57,7 @@ impl<'a> Report<'a> {
             budget,
             pending_removals,
             wal_bytes,
+            outdated_collections,
             writer,
             clock,
         } = status;
@@ -82,6 +84,7 @@ impl<'a> Report<'a> {
             budget,
             pending_removals: *pending_removals,
             wal_bytes: *wal_bytes,
+            outdated_collections,
             writer: *writer,
             clock,
         }

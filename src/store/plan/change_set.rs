@@ -57,6 +57,8 @@ pub struct ChangeSet<'a> {
     pub breaks: BreakChanges,
     /// Dead letters that are new.
     pub dead_letters: Vec<(Fingerprint, &'a DeadLetter)>,
+    /// Ids of dead letters whose records are kept now.
+    pub resolved_letters: Vec<i64>,
     /// A finished attempt to fetch a repository.
     pub resync: Option<&'a Resync>,
     /// The row of `discoveries` of a collection.

@@ -14,7 +14,7 @@ use super::task::{RepoChange, SnapshotPart, Task};
 use crate::atproto::syntax::Did;
 use crate::atproto::verify::Level;
 use crate::model::{DeadLetter, Judgement, SourceId};
-use crate::store::plan::effect::{CommitEffect, Effect, RecordChange};
+use crate::store::plan::effect::{CommitEffect, Effect, RecordChange, RecordVersion};
 
 /// The rows of the keys that a task needs. A key that was not requested counts as absent.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +110,7 @@ impl<'a> Needs<'a> {
             Task::Change(RepoChange::HostAnswered { unconfirmed, .. }) => {
                 needs.add_account(&unconfirmed.did);
             }
+            Task::Change(RepoChange::HandleChecked(check)) => needs.add_account(&check.did),
             Task::Change(RepoChange::HandleAnswered { due, .. }) => {
                 needs.accounts.insert(due.did.as_str());
             }
@@ -121,6 +122,16 @@ impl<'a> Needs<'a> {
                 needs.repos.insert(replay.did().as_str());
                 needs.contents_of = Some(replay.did().as_str());
                 needs.replayed = replay.ids(replay.count()).collect();
+            }
+            Task::Change(RepoChange::Rejudged(part)) => {
+                for record in part.records {
+                    needs
+                        .uris
+                        .extend(record.change.version().map(RecordVersion::uri));
+                    if let Some(letter) = &record.letter {
+                        needs.add_letter(part.source, letter);
+                    }
+                }
             }
             Task::Change(RepoChange::RemovalEnded { did, .. }) => {
                 needs.repos.insert(did);

@@ -41,6 +41,9 @@ static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
             "hold_as_of",
             "hold_as_of_seq",
             "hold_as_of_source",
+            "handle_status",
+            "handle_checked_at",
+            "handle_check_at",
         ],
         "ON CONFLICT (did) DO UPDATE SET handle = excluded.handle, \
          handle_as_of = excluded.handle_as_of, handle_as_of_seq = excluded.handle_as_of_seq, \
@@ -54,7 +57,10 @@ static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
          handle_as_of_source = excluded.handle_as_of_source, \
          removed_seq = excluded.removed_seq, removed_source = excluded.removed_source, \
          hold_as_of = excluded.hold_as_of, hold_as_of_seq = excluded.hold_as_of_seq, \
-         hold_as_of_source = excluded.hold_as_of_source",
+         hold_as_of_source = excluded.hold_as_of_source, \
+         handle_status = excluded.handle_status, \
+         handle_checked_at = excluded.handle_checked_at, \
+         handle_check_at = excluded.handle_check_at",
     )
 });
 
@@ -157,6 +163,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         gaps,
         breaks,
         dead_letters,
+        resolved_letters,
         resync,
         discovery,
         written: _,
@@ -223,6 +230,11 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     script.push_rows(&DEAD_LETTERS, dead_letters, |letter, values| {
         push_dead_letter(values, source, letter, now);
     });
+    if !resolved_letters.is_empty() {
+        let statement = "DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))";
+        let ids = serde_json::json!(resolved_letters).to_string();
+        script.push(statement, [ids.into()]);
+    }
     if let Some(resync) = resync {
         push_resync(script, resync, now);
     }
@@ -273,7 +285,12 @@ fn push_account(values: &mut Vec<Value>, did: &str, account: &AccountRow, now: &
     let hold_as_of = account.hold_as_of.as_ref();
     push_as_of(values, hold_as_of);
     let source = hold_as_of.and_then(|as_of| as_of.source.as_deref());
-    values.push(source.into());
+    values.extend([
+        source.into(),
+        account.handle_status.as_str().into(),
+        account.handle_checked_at.as_deref().into(),
+        account.handle_check_at.as_deref().into(),
+    ]);
 }
 
 fn push_as_of(values: &mut Vec<Value>, as_of: Option<&AsOf>) {

@@ -2,6 +2,8 @@
 
 mod account_status;
 mod apply;
+mod backup;
+mod check;
 mod commit;
 mod crashes;
 mod cursor;
@@ -9,11 +11,13 @@ mod discoveries;
 mod due;
 mod error;
 mod gaps;
+mod handles;
 mod identities;
 mod identity_imports;
 mod inspect;
 mod interest;
 mod jobs;
+mod lexicon_views;
 mod multi_row;
 mod open;
 mod parked;
@@ -23,6 +27,7 @@ mod purge;
 mod read;
 mod recognise;
 mod records;
+mod rejudge;
 mod removal;
 mod resync_history;
 mod script;
@@ -38,13 +43,18 @@ use sqlx::SqlitePool;
 use tokio::time::timeout;
 
 pub use self::account_status::AccountStatus;
+pub use self::backup::{Backup, BackupError};
+pub use self::check::Checked;
 pub use self::identity_imports::ImportProgress;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
+pub use self::lexicon_views::ViewChanges;
 pub use self::open::{Access, Options, check, path_of};
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
+use super::handle_store::{HandleStore, UncheckedPage};
 use super::identity_store::IdentityStore;
+use super::rejudge_store::{RejudgeStore, Selection, StoredPage};
 use super::repo_store::{
     Discovery, DueHandle, DueRepo, Held, HeldRange, JobKey, JobKind, ParkedCommit, RecentResyncs,
     Reconciled, RepoChange, RepoStore, Search, SuspectedJob, UnconfirmedStatus,
@@ -55,7 +65,7 @@ use super::{
 };
 use crate::atproto::syntax::Did;
 use crate::identity::{IdentityChange, StoredIdentity};
-use crate::model::{Gap, Position, RepoCounts, SourceId, Trips};
+use crate::model::{Gap, Judgement, Position, RepoCounts, SourceId, Trips};
 use crate::store::plan::InterestSet;
 
 /// The deadline of a query or a transaction about repositories.
@@ -262,6 +272,10 @@ impl RepoStore for SqliteStore {
         timely(apply::change(&self.writer, change))
     }
 
+    fn recheck_sample(&self, count: u32) -> BoxFuture<'_, Result<u64, StoreError>> {
+        timely(due::recheck_sample(self, count))
+    }
+
     fn resyncs_since<'a>(
         &'a self,
         did: &'a Did,
@@ -367,6 +381,55 @@ impl RepoStore for SqliteStore {
 
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {
         timely(discoveries::counts(self))
+    }
+}
+
+impl HandleStore for SqliteStore {
+    fn unchecked_handles<'a>(
+        &'a self,
+        after: &'a str,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<UncheckedPage, StoreError>> {
+        timely(handles::unchecked(self, after, now, limit))
+    }
+}
+
+impl RejudgeStore for SqliteStore {
+    fn stored<'a>(
+        &'a self,
+        selection: &'a Selection,
+        after: &'a str,
+        limit: PieceLimit,
+    ) -> BoxFuture<'a, Result<StoredPage<String>, StoreError>> {
+        timely(rejudge::stored(self, selection, after, limit))
+    }
+
+    fn refused<'a>(
+        &'a self,
+        selection: &'a Selection,
+        after: i64,
+        limit: PieceLimit,
+    ) -> BoxFuture<'a, Result<StoredPage<i64>, StoreError>> {
+        timely(rejudge::refused(self, selection, after, limit))
+    }
+
+    fn kept_collections(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        Box::pin(rejudge::kept_collections(self))
+    }
+
+    fn compare_rules<'a>(
+        &'a self,
+        rules: &'a [(String, Judgement)],
+    ) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        Box::pin(rejudge::compare_rules(self, rules))
+    }
+
+    fn note_rules<'a>(
+        &'a self,
+        rules: &'a [(String, Judgement)],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(rejudge::note_rules(self, rules))
     }
 }
 

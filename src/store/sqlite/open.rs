@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Connection, Executor, SqlitePool};
 
 use super::recognise::{Contents, has_wal, recognise};
 use super::writer::Writer;
-use super::{SqliteStore, wal};
+use super::{SqliteStore, lexicon_views, wal};
 use crate::store::StoreError;
 use crate::testing::fault::{Faults, Point};
 
@@ -119,7 +119,11 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
         .pragma("journal_size_limit", wal::LIMIT.to_string())
         .pragma("cache_size", WRITER_CACHE_KIB);
 
+    let is_current = matches!(contents, Contents::Ours { is_current: true });
     let writer = Writer::open(writing, busy_timeout, faults.clone(), async |connection| {
+        if !is_current {
+            lexicon_views::drop_all(connection).await?;
+        }
         migrate(connection, &faults).await
     })
     .await?;

@@ -99,7 +99,8 @@ const FORGET: &str = "DELETE FROM accounts WHERE did IN (SELECT value FROM json_
      AND NOT (active = 0 AND status IN ('takendown', 'suspended'))";
 
 const FORGET_HANDLE: &str = "UPDATE accounts SET handle = NULL, handle_as_of = NULL, \
-     handle_as_of_seq = NULL, handle_due_at = NULL, updated_at = ?2 \
+     handle_as_of_seq = NULL, handle_due_at = NULL, handle_status = 'unknown', \
+     handle_checked_at = NULL, handle_check_at = NULL, updated_at = ?2 \
      WHERE did IN (SELECT value FROM json_each(?1))";
 
 /// Rows that are still needed are looked at again after the same time.

@@ -16,7 +16,7 @@ use super::count;
 use super::script::{Answers, Script, Value, json_array};
 use super::writer::Transaction;
 use crate::atproto::verify::Level;
-use crate::model::{Judgement, SourceId};
+use crate::model::{HandleStatus, Judgement, SourceId};
 use crate::store::plan::{
     AccountRow, AsOf, ChainBreak, Contents, DiscoveryRow, Fingerprint, GapRow, HeldRecord, Needs,
     ParkedNeeds, ParkedView, RepoRow, RepoState, ResyncCause, View,
@@ -25,7 +25,8 @@ use crate::store::plan::{
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
      as_of, as_of_seq, removed_at, held_status, is_overridden, is_unconfirmed, suspected_status, \
      retry_at, attempts, handle_due_at, as_of_source, handle_as_of_source, removed_seq, \
-     removed_source, hold_as_of, hold_as_of_seq, hold_as_of_source)";
+     removed_source, hold_as_of, hold_as_of_seq, hold_as_of_source, handle_status, \
+     handle_checked_at, handle_check_at)";
 
 /// The text is the same for all keys, so it is prepared once. [`view`] reads its columns.
 static READ: LazyLock<String> = LazyLock::new(|| {
@@ -220,6 +221,9 @@ struct Account {
     hold_as_of: Option<String>,
     hold_as_of_seq: Option<i64>,
     hold_as_of_source: Option<String>,
+    handle_status: String,
+    handle_checked_at: Option<String>,
+    handle_check_at: Option<String>,
 }
 
 impl Account {
@@ -243,6 +247,9 @@ impl Account {
             retry_at: self.retry_at,
             attempts: self.attempts,
             handle_due_at: self.handle_due_at,
+            handle_status: HandleStatus::parse(&self.handle_status),
+            handle_checked_at: self.handle_checked_at,
+            handle_check_at: self.handle_check_at,
         };
         (self.did, row)
     }

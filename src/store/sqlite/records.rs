@@ -63,7 +63,11 @@ pub(super) fn push(
 }
 
 fn push_values(values: &mut Vec<Value>, source: &str, row: RecordRow<'_>, now: &str) {
-    let RecordRow { write, verified } = row;
+    let RecordRow {
+        write,
+        verified,
+        indexed_at,
+    } = row;
     let version = write.version();
     let (upsert, refusal) = match write {
         RecordWrite::Delete(_) => (None, None),
@@ -89,7 +93,7 @@ fn push_values(values: &mut Vec<Value>, source: &str, row: RecordRow<'_>, now: &
             .or(refused_because)
             .into(),
         now.into(),
-        now.into(),
+        indexed_at.unwrap_or(now).into(),
         upsert.is_none().into(),
         verified.map_or("none", Level::as_str).into(),
         judgement.into(),

@@ -3,10 +3,13 @@
 mod configuration;
 mod database;
 mod identities;
+mod lexicon_fetch;
+mod lexicons;
 mod output;
 mod replay;
 mod service;
 mod two_writers;
+mod upkeep;
 
 use std::process::{Command, Output};
 
