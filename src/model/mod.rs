@@ -1,7 +1,9 @@
 //! The words that all rooms share.
 
+mod change;
 mod cursor;
 mod dead_letter;
+mod feed;
 mod gap;
 mod judgement;
 mod parked;
@@ -10,8 +12,10 @@ mod repo_counts;
 mod trips;
 mod validity;
 
+pub use self::change::{Change, ChangedAccount, ChangedRecord, ChangedRow};
 pub use self::cursor::{CursorError, cursor_of, with_cursor};
 pub use self::dead_letter::{DeadLetter, Stage};
+pub use self::feed::{Epoch, Feed, FeedPosition, InvalidPosition, RandomId};
 pub use self::gap::{Gap, GapCause};
 pub use self::judgement::Judgement;
 pub use self::parked::{ParkedCount, ParkedCounts, ParkedReason};

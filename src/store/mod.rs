@@ -1,6 +1,7 @@
 //! The tables and the cursor: the traits of a store, the plan of a transaction, and the SQLite
 //! store.
 
+pub mod change_feed;
 mod datetime;
 pub mod identity_store;
 pub mod lock;
@@ -9,13 +10,14 @@ pub mod repo_store;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::path::PathBuf;
 
 pub use self::plan::{RepoState, Written};
 
 use futures_util::future::BoxFuture;
 
-use crate::model::{Gap, Position, SourceId, Trips};
+use crate::model::{Change, Feed, Gap, Position, SourceId, Trips};
 use crate::store::plan::InterestSet;
 use crate::store::plan::effect::{Effect, Rejection};
 
@@ -83,6 +85,12 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes a piece of the parked commits that were dropped, in one transaction. Returns whether
     /// there were any.
     fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Gives numbers of the change feed to a piece of the rows that an earlier version wrote, in one
+    /// transaction. Returns whether there were any.
+    fn number_piece(&self, _limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(ready(Ok(false)))
+    }
 
     /// Deletes a piece of the rows of accounts that were removed, in one transaction. `None` if no
     /// account is being removed.
@@ -196,6 +204,17 @@ impl Default for PieceLimit {
             bytes: 4 << 20,
         }
     }
+}
+
+/// Consecutive changes of the feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangePage {
+    /// In the order of their numbers.
+    pub changes: Vec<Change>,
+    /// The number up to which the page goes. The last change may have a lower one.
+    pub through: u64,
+    /// The feed, in the same state of the database.
+    pub feed: Feed,
 }
 
 /// What one call of [`Store::remove_piece`] deleted.

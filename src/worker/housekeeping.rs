@@ -235,7 +235,7 @@ struct NextPiece {
 /// deadline is tried again with half of its rows, so that it comes to an end on a slow disk too.
 async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
     let began = Instant::now();
-    let piece = timeout(PIECE_DEADLINE, delete_piece(&*household.store, limit));
+    let piece = timeout(PIECE_DEADLINE, do_piece(&*household.store, limit));
     let full = PieceLimit::default();
     match piece.await.unwrap_or(Err(StoreError::Deadline)) {
         Ok(true) => {
@@ -253,7 +253,7 @@ async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
             tracing::debug!(
                 %error,
                 rows = limit.rows,
-                "could not delete a piece of rows that are removed or dropped; they stay hidden, trying again in 1 s"
+                "could not do a piece of the work on removed, dropped or unnumbered rows; trying again in 1 s"
             );
             let rows = (limit.rows / 2).max(1);
             NextPiece {
@@ -264,9 +264,9 @@ async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
     }
 }
 
-/// Deletes a piece. Returns whether there was one.
-async fn delete_piece(store: &dyn Store, limit: PieceLimit) -> Result<bool, StoreError> {
-    if store.drop_piece(limit).await? {
+/// Deletes a piece, or gives its rows their numbers of the change feed. Returns whether there was one.
+async fn do_piece(store: &dyn Store, limit: PieceLimit) -> Result<bool, StoreError> {
+    if store.drop_piece(limit).await? || store.number_piece(limit).await? {
         return Ok(true);
     }
     let Some(piece) = store.remove_piece(limit).await? else {

@@ -28,8 +28,9 @@ const TABLES: [&str; 9] = [
 ];
 
 /// Columns with the time when a row was written, or a number in the order of writing.
-const CLOCKS: &str = "'closed_at', 'created_at', 'first_indexed_at', 'id', 'indexed_at', \
-                      'last_indexed_at', 'opened_at', 'updated_at'";
+const CLOCKS: &str = "'change', 'closed_at', 'created_at', 'first_indexed_at', 'id', 'indexed_at', \
+                      'last_indexed_at', 'opened_at', 'removal_change', \
+                      'updated_at'";
 
 /// Tables whose `created_at` or `id` is not such a column.
 const CLOCKLESS: &str = "'booking_requests', 'bookings', 'firehose_cursor', 'offers_index'";

@@ -11,6 +11,7 @@ mod commits;
 mod crashes;
 mod cursor;
 mod discoveries;
+mod feed;
 mod fixture;
 mod foreign;
 mod gaps;

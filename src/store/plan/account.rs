@@ -43,6 +43,8 @@ pub struct AccountRow {
     pub attempts: u32,
     /// When the handle is taken from the account's document; `None` means never.
     pub handle_due_at: Option<String>,
+    /// It has a number in the change feed: a record of the account was kept once.
+    pub is_in_feed: bool,
 }
 
 /// What an answer to a question about a status means for the account's repository.
@@ -74,6 +76,7 @@ impl Default for AccountRow {
             retry_at: None,
             attempts: 0,
             handle_due_at: None,
+            is_in_feed: false,
         }
     }
 }

@@ -174,6 +174,8 @@ pub fn plan<'a>(
             changes.discovery = row.map(|row| (page.search.as_str(), row));
         }
     }
+    changes.last_change = view.last_change;
+    changes.entering = draft.entering(&changes);
     draft.conclude(&mut changes);
     Ok(changes)
 }

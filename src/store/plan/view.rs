@@ -20,7 +20,8 @@ use crate::store::plan::effect::{CommitEffect, Effect, RecordChange};
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// By DID. All of [`Needs::accounts`]. Of [`Needs::guards`] only those that are or once were
-    /// inactive, suspected or deleted: commits of the others change nothing here.
+    /// inactive, suspected or deleted, and those that are not in the change feed: commits of the others
+    /// change nothing here.
     pub accounts: HashMap<String, AccountRow>,
     /// By DID.
     pub repos: HashMap<String, RepoRow>,
@@ -46,6 +47,8 @@ pub struct View {
     pub contents: Contents,
     /// The durable cursor of [`Needs::source`].
     pub cursor: Option<u64>,
+    /// The last number of the change feed that was given out.
+    pub last_change: u64,
     /// Read only if a plan asks for it, because most batches park nothing.
     pub parked: OnceLock<ParkedView>,
 }

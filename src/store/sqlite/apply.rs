@@ -9,7 +9,7 @@ use super::error::is_refusal;
 use super::script::Script;
 use super::writer::{Failure, Transaction, Writer};
 use super::{commit, cursor, read, removal};
-use crate::model::{Gap, Position, SourceId};
+use crate::model::{DeadLetter, Gap, Position, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{Effect, EffectPart, Rejection};
 use crate::store::plan::{ChangeSet, Moment, Needs, RepoChange, Task, View, plan};
@@ -98,6 +98,23 @@ pub(super) async fn move_cursor(
         is_forced: true,
     };
     settle(writer, &task, Some(cursor)).await?;
+    Ok(())
+}
+
+/// Keeps what `sink` refuses. The letter's source is the sink.
+pub(super) async fn keep_letter(
+    writer: &Writer,
+    sink: &str,
+    letter: DeadLetter,
+) -> Result<(), StoreError> {
+    let source = SourceId::new(&format!("sink:{sink}"));
+    let effects = [Effect::DeadLetter(Box::new(letter))];
+    let task = Task::Batch {
+        source: &source,
+        effects: &effects,
+        through: None,
+    };
+    settle(writer, &task, None).await?;
     Ok(())
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::LazyLock;
 
+use super::feed::Numbers;
 use super::multi_row::{Kind, MultiRow};
 use super::script::{Script, Value, json_array};
-use super::{identities, parked, projections, records, removal};
+use super::{feed, identities, parked, projections, records, removal};
 use crate::model::{DeadLetter, Resynced, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::{
@@ -41,6 +42,7 @@ static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
             "hold_as_of",
             "hold_as_of_seq",
             "hold_as_of_source",
+            "change",
         ],
         "ON CONFLICT (did) DO UPDATE SET handle = excluded.handle, \
          handle_as_of = excluded.handle_as_of, handle_as_of_seq = excluded.handle_as_of_seq, \
@@ -54,7 +56,7 @@ static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
          handle_as_of_source = excluded.handle_as_of_source, \
          removed_seq = excluded.removed_seq, removed_source = excluded.removed_source, \
          hold_as_of = excluded.hold_as_of, hold_as_of_seq = excluded.hold_as_of_seq, \
-         hold_as_of_source = excluded.hold_as_of_source",
+         hold_as_of_source = excluded.hold_as_of_source, change = excluded.change",
     )
 });
 
@@ -140,6 +142,8 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     let ChangeSet {
         source,
         accounts,
+        entering,
+        last_change,
         changed_identities,
         removals,
         is_removing,
@@ -163,25 +167,30 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     } = changes;
     let source = source.map_or("", SourceId::as_str);
     let accounts: Vec<(&&str, &AccountRow)> = accounts.iter().collect();
+    let mut numbers = Numbers::after(*last_change);
     script.push_rows(&ACCOUNTS, &accounts, |(did, account), values| {
         push_account(values, did, account, now);
+        // An account's number comes before those of its records.
+        values.push(account.is_in_feed.then(|| numbers.next()).into());
     });
+    feed::push_entering(script, &mut numbers, &accounts, entering);
+    feed::push_removals(script, removals);
     identities::push_void(script, changed_identities.iter().copied());
     removal::push_new(script, removals, *followed, now);
-    if !confirmed.is_empty() {
-        let uris = json_array(confirmed.iter().map(String::as_str));
-        let statement = "UPDATE records SET verified = 'chain' \
-                         WHERE uri IN (SELECT value FROM json_each(?))";
-        script.push(statement, [uris]);
-    }
+    feed::push_confirmed(script, &mut numbers, confirmed);
+    feed::push_refreshed(script, &mut numbers, refreshed);
     if *is_removing {
         removal::push_before_records(script, records);
     }
-    records::push(script, source, records, now);
+    records::push(script, &mut numbers, source, records, now);
     if *is_removing {
         removal::push_after_records(script, records);
     }
     projections::push(script, records, now);
+    numbers.push_last(script);
+    if let Some(did) = *refreshed_repo {
+        feed::push_refreshed_repo(script, did);
+    }
     push_deletion(
         script,
         "DELETE FROM stale_records WHERE uri IN (SELECT value FROM json_each(?))",

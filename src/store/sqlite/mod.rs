@@ -2,12 +2,14 @@
 
 mod account_status;
 mod apply;
+mod changes;
 mod commit;
 mod crashes;
 mod cursor;
 mod discoveries;
 mod due;
 mod error;
+mod feed;
 mod gaps;
 mod identities;
 mod identity_imports;
@@ -26,6 +28,7 @@ mod records;
 mod removal;
 mod resync_history;
 mod script;
+mod sink_positions;
 mod wal;
 mod writer;
 
@@ -191,6 +194,10 @@ impl Store for SqliteStore {
 
     fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
         Box::pin(parked::drop_piece(self, limit))
+    }
+
+    fn number_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(feed::number_piece(self, limit))
     }
 
     fn remove_piece(

@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::feed::RESERVE;
 use super::writer::Writer;
 use crate::store::datetime::sortable;
 use crate::store::{Purged, Retention, StoreError};
@@ -93,14 +94,17 @@ const OLD_ACCOUNTS: &str = "SELECT did, \
      FROM accounts WHERE updated_at < ? ORDER BY updated_at LIMIT 1000";
 
 /// A status that hides what may come later stays, and so does an operator's word. The bare row of a
-/// deleted account goes: a replay of the stream that brings back its commits brings the deletion too.
+/// deleted account goes: a replay of the stream that brings back its commits brings the deletion too. A row
+/// in the change feed stays, since it tells the readers of the feed what was removed.
 const FORGET: &str = "DELETE FROM accounts WHERE did IN (SELECT value FROM json_each(?1)) \
-     AND held_status IS NULL AND is_overridden = 0 \
+     AND held_status IS NULL AND is_overridden = 0 AND change IS NULL \
      AND NOT (active = 0 AND status IN ('takendown', 'suspended'))";
 
 const FORGET_HANDLE: &str = "UPDATE accounts SET handle = NULL, handle_as_of = NULL, \
-     handle_as_of_seq = NULL, handle_due_at = NULL, updated_at = ?2 \
-     WHERE did IN (SELECT value FROM json_each(?1))";
+     handle_as_of_seq = NULL, handle_due_at = NULL, updated_at = ?2, \
+     change = iif(change IS NULL OR handle IS NULL, change, \
+     (SELECT last FROM change_feed) + 1 + named.key) \
+     FROM json_each(?1) AS named WHERE accounts.did = named.value";
 
 /// Rows that are still needed are looked at again after the same time.
 const KEEP: &str = "UPDATE accounts SET updated_at = ?2 \
@@ -129,6 +133,8 @@ async fn purge_accounts(writer: &Writer, now: Timestamp) -> Result<u64, StoreErr
             let statement = sqlx::query(statement).bind(dids).bind(&now);
             statement.execute(&mut *transaction).await?;
         }
+        let reserve = sqlx::query(RESERVE).bind(dids(false));
+        reserve.execute(&mut *transaction).await?;
         transaction.commit().await?;
         if (old.len() as u64) < CHUNK {
             return Ok(deleted);
