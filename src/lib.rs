@@ -18,6 +18,9 @@ pub mod pipeline;
 // The operator's endpoints over HTTP.
 pub mod admin;
 
+// What follows the change feed: Postgres.
+pub mod sink;
+
 // What a transaction writes, and the SQLite store.
 pub mod store;
 

@@ -64,17 +64,20 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Says what was read and waits in the tables.
+/// Says what was read and waits in the tables, and how many rows each sink does not have.
 async fn log_end(context: &pipeline::Context) {
+    let sinks_behind = sinks_behind(context);
+    let sinks_behind = sinks_behind.as_deref();
     let Some(repositories) = &context.repositories else {
-        return tracing::info!("stopped; everything that was read is applied");
+        return tracing::info!(sinks_behind, "stopped; everything that was read is applied");
     };
     let counts = tokio::time::timeout(COUNT_LIMIT, repositories.store.repo_counts()).await;
     match counts {
         Ok(Ok(counts)) if counts.parked_commits == 0 && counts.desynchronized == 0 => {
-            tracing::info!("stopped; everything that was read is applied");
+            tracing::info!(sinks_behind, "stopped; everything that was read is applied");
         }
         Ok(Ok(counts)) => tracing::info!(
+            sinks_behind,
             parked_commits = counts.parked_commits,
             repositories_with_parked_commits = counts.with_parked,
             repositories_to_fetch = counts.desynchronized,
@@ -82,9 +85,21 @@ async fn log_end(context: &pipeline::Context) {
              repository; the next start goes on with it"
         ),
         Ok(Err(_)) | Err(_) => tracing::info!(
+            sinks_behind,
             "stopped; everything that was read is stored; the database did not tell what waits"
         ),
     }
+}
+
+/// `None` if there are no sinks.
+fn sinks_behind(context: &pipeline::Context) -> Option<String> {
+    let sinks = context.status.snapshot().sinks;
+    let behind = sinks.iter().map(|(name, sink)| match sink.behind {
+        Some(behind) => format!("{name}: {behind}"),
+        None => format!("{name}: unknown"),
+    });
+    let behind: Vec<String> = behind.collect();
+    (!behind.is_empty()).then(|| behind.join(", "))
 }
 
 pub(super) async fn drain(tree: RunningWorker, signals: &mut StopSignals) -> anyhow::Result<()> {

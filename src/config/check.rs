@@ -1,5 +1,6 @@
 //! Checks limits of settings, and contradictions between them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub(super) fn check(config: &Config) -> Vec<Contradiction> {
     check_filter(config, &mut found);
     check_backfill(config, &mut found);
     check_endpoints(config, &mut found);
+    check_sinks(config, &mut found);
     found
 }
 
@@ -191,6 +193,19 @@ fn check_memory(config: &Config, found: &mut Vec<Contradiction>) {
     }
 }
 
+fn check_sinks(config: &Config, found: &mut Vec<Contradiction>) {
+    let names = config.sink.iter().map(|sink| &sink.name);
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = names.into_iter().find(|name| !seen.insert(*name)) {
+        found.push(Contradiction::new(
+            &["sink"],
+            format!(
+                "two sinks have the name {twice:?}; name them: NAME=URL, or `name` in the table"
+            ),
+        ));
+    }
+}
+
 fn check_endpoints(config: &Config, found: &mut Vec<Contradiction>) {
     if let Some(wrong) = config.allowed_hosts.iter().find(|host| !is_host_name(host)) {
         found.push(Contradiction::new(
@@ -316,6 +331,7 @@ mod tests {
             ("plc_parallelism", "0"),
             ("plc_requests_per_second", "0"),
             ("restart_limit", "0"),
+            ("sink", "['postgres://a', 'postgres://b']"),
             ("stop_after_idle", "0"),
             ("stuck_after_ms", "0"),
             ("upstream_window_hours", "0"),

@@ -18,6 +18,7 @@ mod settings;
 mod value;
 mod worker_options;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,7 @@ pub use crate::telemetry::log::LogFormat;
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
 use crate::lexicon::Policies;
+use crate::sink::SinkOptions;
 
 /// All settings, typed and within their limits.
 ///
@@ -91,10 +93,14 @@ pub struct Config {
     pub request_retention_days: u32,
     pub dead_letter_retention_days: u32,
     pub gap_retention_days: u32,
+    #[serde(with = "value::sinks")]
+    pub sink: Vec<SinkOptions>,
 
     pub listen: ListenAddress,
     #[serde(deserialize_with = "value::list")]
     pub allowed_hosts: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes_token_file: Option<PathBuf>,
     pub log_format: LogFormat,
 
     pub decoders: usize,

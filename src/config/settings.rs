@@ -79,6 +79,10 @@ pub struct Settings {
     /// Days after which a gap that was closed is deleted
     #[arg(long, value_name = "DAYS")]
     pub gap_retention_days: Option<u32>,
+    /// A sink that follows the tables: postgres://USER@HOST/DATABASE?schema=NAME. May be repeated, and is
+    /// added to the sinks of the file
+    #[arg(long, value_name = "[NAME=]URL")]
+    pub sink: Option<Vec<String>>,
 
     /// Address and port for /metrics, /healthz, /readyz and /status
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -86,6 +90,9 @@ pub struct Settings {
     /// Names by which the endpoints may be requested, besides IP addresses and localhost
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub allowed_hosts: Option<Vec<String>>,
+    /// The file with the token that a request for /changes must have; without it there is no /changes
+    #[arg(long, value_name = "FILE")]
+    pub changes_token_file: Option<String>,
     /// The format of the log on standard error
     #[arg(long)]
     pub log_format: Option<LogFormat>,

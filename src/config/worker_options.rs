@@ -35,6 +35,7 @@ impl From<&Config> for Options {
             backfill_discovery: config.backfill_discovery,
             database_url: config.database_url.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
+            changes_token_file: config.changes_token_file.clone(),
             memory_budget: usize::try_from(config.memory_budget).unwrap_or(usize::MAX),
             pipeline: pipeline(config),
             policy: Policy {
@@ -51,6 +52,7 @@ impl From<&Config> for Options {
             },
             thresholds: thresholds(config),
             drain_timeout: config.drain_timeout,
+            sinks: config.sink.clone(),
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod host_clocks;
 pub mod http_client;
+pub mod http_poster;
 pub(crate) mod pace;
 mod pause;
 pub mod redirect;

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::future::ready;
 use std::path::PathBuf;
 
+pub(crate) use self::datetime::sortable;
 pub use self::plan::{RepoState, Written};
 
 use futures_util::future::BoxFuture;

@@ -31,7 +31,7 @@ pub struct Readiness {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// `worker`, `database`, `directory`, `repositories`, `actor NAME` or `source ID`.
+    /// `worker`, `database`, `directory`, `repositories`, `actor NAME`, `sink NAME` or `source ID`.
     pub component: String,
     pub message: String,
     /// The worker is ready all the same.
@@ -78,6 +78,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
         .chain(warnings(status))
         .chain(parked_warning(status, now))
         .chain(slowed_warnings(status, now))
+        .chain(sink_warnings(status, now))
         .collect();
     Readiness {
         ready: reasons.iter().all(|reason| reason.is_warning),
@@ -132,6 +133,23 @@ fn slowed_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reas
                 "it has been read more slowly for {seconds} s, because too many commits wait for \
                  keys of the PLC directory: {}",
                 slowed.reason
+            ),
+            is_warning: true,
+        })
+    })
+}
+
+/// A sink that takes nothing. The worker goes on, and a restart of it would help nothing.
+fn sink_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reason> {
+    status.sinks.iter().filter_map(move |(name, sink)| {
+        let seconds = elapsed(sink.failing_since?, now).as_secs();
+        let reason = sink.last_error.as_deref().unwrap_or("unknown");
+        Some(Reason {
+            component: format!("sink {name}"),
+            message: format!(
+                "it has taken nothing for {seconds} s; its changes wait in the database ({} rows so \
+                 far): {reason}",
+                sink.behind.unwrap_or_default()
             ),
             is_warning: true,
         })

@@ -44,6 +44,9 @@ pub enum Point {
     IndexerSettled,
     RepositoriesStart,
     RepositoriesMessage,
+    SinkStart,
+    /// Before a sink does its next step.
+    SinkStep,
     /// The supervisor is about to start a child.
     Spawn,
     /// The child is running and reachable; the ledger does not know yet.

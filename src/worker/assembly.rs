@@ -9,16 +9,19 @@ use jiff::Timestamp;
 use super::directory_report::DirectoryReport;
 use super::housekeeping::Household;
 use super::options::Options;
-use crate::admin::http::HttpState;
+use crate::admin::http::{ChangesApi, HttpState};
 use crate::admin::http_actor::Endpoints;
 use crate::delivery::budget::Budget;
 use crate::pipeline;
 use crate::repo::{self, Repositories};
+use crate::sink;
+use crate::sink::actor::SinkContext;
 use crate::source::Source;
 use crate::source::clock::SourceClock;
 use crate::source::process::Processor;
 use crate::source::process::records::Rules;
 use crate::store::Store;
+use crate::store::change_feed::ChangeFeed;
 use crate::supervisor::Policy;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusBoard;
@@ -30,6 +33,7 @@ pub struct Assembly {
     pub household: Arc<Household>,
     /// `None` if there are no endpoints.
     pub endpoints: Option<Arc<Endpoints>>,
+    pub sinks: Vec<Arc<SinkContext>>,
     pub policy: Policy,
     pub drain_timeout: Duration,
 }
@@ -39,6 +43,10 @@ pub struct Parts {
     pub options: Options,
     pub source: Arc<dyn Source>,
     pub store: Arc<dyn Store>,
+    /// What the sinks follow; `None` if the store has no feed.
+    pub feed: Option<Arc<dyn ChangeFeed>>,
+    /// What a request for `/changes` must have; `None` if there is no `/changes`.
+    pub changes_token: Option<String>,
     pub rules: Rules,
     /// `None` at level `none`.
     pub repositories: Option<repo::Parts>,
@@ -53,6 +61,8 @@ impl Assembly {
             options,
             source,
             store,
+            feed,
+            changes_token,
             rules,
             repositories,
             listener,
@@ -61,7 +71,7 @@ impl Assembly {
         let (metrics, prometheus) = Metrics::new();
         let status = StatusBoard::default();
         status.update(|status| status.started_at = Some(Timestamp::now()));
-        let budget = Budget::new(options.memory_budget);
+        let budget = Budget::with_sinks(options.memory_budget, options.sinks.len());
         let verification = repositories
             .as_ref()
             .map(|parts| parts.verification.clone());
@@ -75,6 +85,8 @@ impl Assembly {
         });
         let repositories =
             repositories.map(|parts| Repositories::new(parts, processor.clone(), budget.clone()));
+        let changes = feed.clone().zip(changes_token);
+        let changes = changes.map(|(feed, token)| ChangesApi::new(feed, &token));
         let endpoints = listener.map(|listener| {
             Arc::new(Endpoints {
                 listener,
@@ -84,8 +96,16 @@ impl Assembly {
                     status: status.clone(),
                     thresholds: options.thresholds,
                     allowed_hosts: options.allowed_hosts.into(),
+                    changes,
                 },
             })
+        });
+        let retention = sink::Retention {
+            request_days: options.retention.inactive_request_days,
+        };
+        let retries = options.pipeline.index_retries;
+        let sinks = feed.map(|feed| {
+            SinkContext::all(&options.sinks, retention, retries, &feed, &budget, &status)
         });
         let household = Arc::new(Household {
             store: store.clone(),
@@ -113,6 +133,7 @@ impl Assembly {
             context,
             household,
             endpoints,
+            sinks: sinks.unwrap_or_default(),
             policy: options.policy,
             drain_timeout: options.drain_timeout,
         }

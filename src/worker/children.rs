@@ -19,6 +19,7 @@ use crate::pipeline::filter::FilterActor;
 use crate::pipeline::indexer::IndexerActor;
 use crate::repo::backfill::BackfillActor;
 use crate::repo::{Repositories, RepositoriesActor};
+use crate::sink::actor::{SinkActor, SinkContext};
 use crate::supervisor::ChildSpec;
 use crate::testing::fault::Faults;
 
@@ -34,6 +35,8 @@ pub enum Role {
     Backfill,
     Housekeeping,
     Http,
+    /// By its place among the sinks.
+    Sink(usize),
 }
 
 /// All children, downstream first, so that each finds the actors to which it sends.
@@ -51,6 +54,8 @@ pub(super) fn children(assembly: &Assembly) -> Vec<ChildSpec> {
         |_| {},
     );
     children.push(housekeeping);
+    let sinks = assembly.sinks.iter().enumerate();
+    children.extend(sinks.map(|(index, sink)| sink_child(index, sink, &context.faults)));
     children.push(connection(context));
     if let Some(endpoints) = assembly.endpoints.clone() {
         let http = ChildSpec::new(
@@ -139,6 +144,16 @@ fn repository_children(repositories: &Arc<Repositories>, faults: &Faults) -> [Ch
     [addressed(jobs, address), backfill]
 }
 
+fn sink_child(index: usize, sink: &Arc<SinkContext>, faults: &Faults) -> ChildSpec {
+    let child = ChildSpec::new(
+        Role::Sink(index).to_string(),
+        || SinkActor,
+        arguments_with(sink.clone(), faults.clone()),
+        publish(&sink.address),
+    );
+    addressed(child, &sink.address)
+}
+
 fn arguments_with<C: Send + Sync + 'static>(
     shared: Arc<C>,
     faults: Faults,
@@ -185,6 +200,7 @@ impl fmt::Display for Role {
             Self::Backfill => f.write_str("backfill"),
             Self::Housekeeping => f.write_str("housekeeping"),
             Self::Http => f.write_str("http"),
+            Self::Sink(index) => write!(f, "sink-{index}"),
         }
     }
 }

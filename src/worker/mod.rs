@@ -9,6 +9,7 @@ mod options;
 mod running;
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use self::assembly::{Assembly, Parts};
@@ -34,11 +35,37 @@ pub enum StartError {
     #[error("the database {url} cannot be opened: {error}")]
     Store { url: String, error: StoreError },
 
+    #[error("changes_token_file: {path}: {reason}", path = path.display())]
+    Token { path: PathBuf, reason: String },
+
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 
     #[error(transparent)]
     Worker(#[from] WorkerError),
+}
+
+/// The fewest characters of a token, so that it is not guessed.
+const SHORTEST_TOKEN: usize = 16;
+
+fn changes_token(options: &Options) -> Result<Option<String>, StartError> {
+    let Some(path) = &options.changes_token_file else {
+        return Ok(None);
+    };
+    let refuse = |reason: String| StartError::Token {
+        path: path.clone(),
+        reason,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+    let token = text.trim();
+    match token.len() >= SHORTEST_TOKEN {
+        true => Ok(Some(token.to_owned())),
+        false => Err(refuse(format!(
+            "the token has {} characters; it needs {SHORTEST_TOKEN} at least, such as those of \
+             `openssl rand -hex 16`",
+            token.len()
+        ))),
+    }
 }
 
 /// Opens the database that `options` name, brings its schema up to date, and starts the actors.
@@ -56,6 +83,7 @@ pub async fn start(
             url: options.database_url.clone(),
             error,
         })?;
+    let changes_token = changes_token(&options)?;
     let source = source(&options)?;
     let rules = rules(&options, source.as_ref())?;
     let store = Arc::new(store);
@@ -63,6 +91,8 @@ pub async fn start(
     let assembly = Assembly::new(Parts {
         options,
         source,
+        feed: Some(store.clone()),
+        changes_token,
         store,
         rules,
         repositories,

@@ -1,5 +1,6 @@
 //! The options of a worker.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
@@ -9,6 +10,7 @@ use crate::atproto::syntax::Did;
 use crate::lexicon::Policies;
 use crate::pipeline;
 use crate::repo::Discovering;
+use crate::sink::SinkOptions;
 use crate::source::process::verification::Verify;
 use crate::store::Retention;
 use crate::supervisor::Policy;
@@ -26,6 +28,8 @@ pub struct Options {
     pub backfill_discovery: Discovering,
     pub database_url: String,
     pub allowed_hosts: Vec<String>,
+    /// The file with the token of `/changes`; `None` if there is no `/changes`.
+    pub changes_token_file: Option<PathBuf>,
     /// Bytes.
     pub memory_budget: usize,
     pub pipeline: pipeline::Options,
@@ -33,6 +37,7 @@ pub struct Options {
     pub retention: Retention,
     pub thresholds: Thresholds,
     pub drain_timeout: Duration,
+    pub sinks: Vec<SinkOptions>,
 }
 
 /// The source to follow, and how to dial it.

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::rpc::CallResult;
+use tokio::time::Instant;
 
 use super::assembly::Assembly;
 use super::children::{Role, children};
 use crate::pipeline::Context;
 use crate::pipeline::cursor::CursorMessage;
+use crate::sink::actor::{SinkContext, SinkMessage};
 use crate::supervisor::{Tree, TreeError, Work};
 use crate::testing::fault::Point;
 
@@ -22,6 +24,7 @@ pub struct RunningWorker {
     prometheus: PrometheusHandle,
     context: Arc<Context>,
     tree: Tree,
+    sinks: Vec<Arc<SinkContext>>,
     drain_timeout: Duration,
 }
 
@@ -49,6 +52,7 @@ impl RunningWorker {
         let Assembly {
             context,
             household,
+            sinks,
             policy,
             drain_timeout,
             ..
@@ -65,6 +69,7 @@ impl RunningWorker {
             prometheus: household.prometheus.clone(),
             context,
             tree,
+            sinks,
             drain_timeout,
         })
     }
@@ -89,9 +94,10 @@ impl RunningWorker {
     }
 
     /// Waits until the source was reached and has been silent for `idle`, everything that it sent
-    /// is applied, and no repository has a job due.
+    /// is applied, no repository has a job due, and each sink has everything.
     pub fn silence(&self, idle: Duration) -> impl Future<Output = ()> + use<> {
         let context = self.context.clone();
+        let sinks = self.sinks.clone();
         async move {
             loop {
                 let quiet_since = context
@@ -101,6 +107,7 @@ impl RunningWorker {
                 if quiet_since.is_some_and(|since| since.elapsed() >= idle)
                     && context.ledger.is_idle()
                     && has_no_jobs(&context)
+                    && have_everything(&sinks).await
                 {
                     return;
                 }
@@ -118,9 +125,11 @@ impl RunningWorker {
         let Self {
             context,
             mut tree,
+            sinks,
             drain_timeout,
             ..
         } = self;
+        let began = Instant::now();
         context.status.update(|status| status.draining = true);
         context.stop_reading.cancel();
         // The ConnectionActor may still hold a batch. The next start reads it again.
@@ -129,9 +138,31 @@ impl RunningWorker {
             finished = tokio::time::timeout(drain_timeout, finish(&context)) => finished,
             error = tree.failed() => return Err(error.into()),
         };
+        let left = drain_timeout.saturating_sub(began.elapsed());
+        // What a sink does not take in time is delivered by the next start.
+        let _late = tokio::time::timeout(left, finish_sinks(&sinks)).await;
         tree.stop("drained").await;
         end(&context).await;
         finished.map_err(|_elapsed| WorkerError::DrainDeadline(drain_timeout))
+    }
+}
+
+/// Whether each sink has everything that was written. Rows of an earlier version are not in the feed
+/// before they have numbers.
+async fn have_everything(sinks: &[Arc<SinkContext>]) -> bool {
+    let Some(first) = sinks.first() else {
+        return true;
+    };
+    sinks.iter().all(|sink| sink.is_caught_up())
+        && matches!(first.feed.is_numbered().await, Ok(true))
+}
+
+/// Waits until no sink has a delivery on its way.
+async fn finish_sinks(sinks: &[Arc<SinkContext>]) {
+    for sink in sinks {
+        if let Some(actor) = sink.address.current() {
+            let _ended = actor.call(SinkMessage::Finish, None).await;
+        }
     }
 }
 

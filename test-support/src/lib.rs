@@ -20,6 +20,7 @@ pub mod guarded_store;
 pub mod mock_relay;
 pub mod neighbours;
 pub mod observed_source;
+pub mod postgres;
 pub mod record_json;
 pub mod recorded_frames;
 pub mod running_worker;

@@ -43,6 +43,8 @@ pub fn context_with(
         options,
         source,
         store,
+        feed: None,
+        changes_token: None,
         repositories: None,
         listener: None,
         faults,

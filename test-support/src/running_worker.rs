@@ -86,6 +86,8 @@ impl Worker {
             rules: worker::rules(&options, source.as_ref()).unwrap(),
             options,
             source: source.clone(),
+            feed: None,
+            changes_token: None,
             store: Arc::new(store),
             repositories: None,
             listener: None,

@@ -54,6 +54,11 @@ impl Program {
         program
     }
 
+    /// The address of the endpoints.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Waits for the next log line whose message begins with `message`.
     pub async fn logs(&mut self, message: &str) -> Value {
         loop {

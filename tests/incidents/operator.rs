@@ -47,6 +47,8 @@ impl Operated {
             options,
             source,
             store: Arc::new(store),
+            feed: None,
+            changes_token: None,
             listener: Some(listener),
             faults: Faults::default(),
         });

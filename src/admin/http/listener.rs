@@ -12,7 +12,7 @@ use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::places::{Place, PlaceGuard, Places};
@@ -26,6 +26,10 @@ const MOST_REQUEST_BYTES: usize = 64 << 10;
 
 /// The deadline of a connection, from the accept to the last byte of the answer.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The deadline of a part of an answer that waits for what is to come. It is longer than the longest
+/// heartbeat.
+const STREAM_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The delay after an accept that failed, as it does without free descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -110,6 +114,14 @@ impl<S> Limited<S> {
         }
     }
 
+    /// A client that reads a stream has more time for the next part.
+    fn note_written(&mut self, outcome: &Poll<io::Result<usize>>) {
+        if outcome.is_ready() && self.place.place().is_stream() {
+            let next = Instant::now() + STREAM_DEADLINE;
+            self.deadline.as_mut().reset(next);
+        }
+    }
+
     /// Returns the outcome of an operation on the stream, or an error if the stream is over.
     fn limit<T>(
         &mut self,
@@ -154,6 +166,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note_written(&outcome);
         self.limit(context, outcome)
     }
 
@@ -163,6 +176,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.note_written(&outcome);
         self.limit(context, outcome)
     }
 
@@ -184,7 +198,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -208,6 +221,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_reads_nothing_is_dropped_at_the_deadline() {
         let (_peer, mut limited, _places) = limited().await;
+        let error = limited.write_all(&[0; 65]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_lasts_as_long_as_its_peer_reads_it() {
+        let (mut peer, mut limited, _places) = limited().await;
+        limited.place.place().allow_stream();
+        let mut buffer = [0; 64];
+        for _ in 0..10 {
+            limited.write_all(&[0; 64]).await.unwrap();
+            tokio::time::advance(DEADLINE).await;
+            peer.read_exact(&mut buffer).await.unwrap();
+        }
+        limited.write_all(&[0; 64]).await.unwrap();
         let error = limited.write_all(&[0; 65]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }

@@ -5,8 +5,10 @@
 //! | `/metrics` | Prometheus text, see [`metrics`](crate::telemetry::metrics) |
 //! | `/healthz` | 200 while the process lives |
 //! | `/readyz` | 200 or 503, and the reasons as JSON, see [`health`](crate::telemetry::health) |
+//! | `/changes` | the change feed, if a token is configured: see `changes` |
 //! | `/status` | the [`Status`](crate::telemetry::status::Status) as JSON, with each source's lag |
 
+mod changes;
 mod host;
 mod listener;
 mod places;
@@ -30,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::health::{Thresholds, readiness};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusBoard;
+pub use changes::ChangesApi;
+
 use listener::{LimitedListener, PlaceOf};
 use report::Report;
 
@@ -42,6 +46,8 @@ pub struct HttpState {
     pub thresholds: Thresholds,
     /// The names that are served besides IP addresses and `localhost`.
     pub allowed_hosts: Arc<[String]>,
+    /// `None`: there is no `/changes`.
+    pub changes: Option<ChangesApi>,
 }
 
 /// Answers on `listener` until `stop`, then finishes the answers that have begun.
@@ -65,6 +71,7 @@ fn router(state: HttpState) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/changes", get(changes::changes))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(from_fn_with_state(state.clone(), admit))

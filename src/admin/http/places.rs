@@ -42,6 +42,8 @@ pub(super) struct Place {
     /// It was read from, and there was nothing to read.
     is_waiting: AtomicBool,
     is_request_complete: AtomicBool,
+    /// Its answer waits for what is to come.
+    is_stream: AtomicBool,
     closed: CancellationToken,
 }
 
@@ -98,6 +100,7 @@ impl Places {
             taken_at: now,
             is_waiting: AtomicBool::new(false),
             is_request_complete: AtomicBool::new(false),
+            is_stream: AtomicBool::new(false),
             closed: CancellationToken::new(),
         });
         let number = open.next;
@@ -143,6 +146,15 @@ impl Place {
     /// To be called when there is nothing to read.
     pub(super) fn note_waiting(&self) {
         self.is_waiting.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets the answer take any time, as long as the client reads it.
+    pub(super) fn allow_stream(&self) {
+        self.is_stream.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.is_stream.load(Ordering::Relaxed)
     }
 
     fn is_complete(&self) -> bool {
