@@ -80,7 +80,8 @@ CREATE TABLE account_removals (
     feed text COLLATE "C" NOT NULL,
     epoch text COLLATE "C",
     change bigint,
-    removed_at timestamptz NOT NULL,
+    -- NULL: the deletion has no time that counts for another feed.
+    removed_at timestamptz,
     -- The URI up to which records are deleted.
     done_through text COLLATE "C" NOT NULL,
     PRIMARY KEY (did, feed)

@@ -12,9 +12,9 @@ use super::origin::{ENVIRONMENT_PREFIX, Origin, variable_name};
 use super::problem::Problem;
 use super::settings::Settings;
 
-/// Variables with the `HUDDLE_` prefix that are not settings: the path of the file, and a variable
-/// that the test suite passes to the programs that it starts.
-const OTHER_VARIABLES: [&str; 2] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA"];
+/// Variables with the `HUDDLE_` prefix that are not settings: the path of the file, and variables of
+/// the test suite.
+const OTHER_VARIABLES: [&str; 3] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA", "HUDDLE_TEST_POSTGRES"];
 
 /// Settings of which each layer adds to the layers before.
 const ADDED: [&str; 1] = ["sink"];

@@ -309,7 +309,7 @@ fn count_within(changes: &[Change], most: usize, limit: PieceLimit) -> usize {
 }
 
 fn is_removal(change: &Change) -> bool {
-    matches!(&change.row, ChangedRow::Account(account) if account.removed_at.is_some())
+    matches!(&change.row, ChangedRow::Account(account) if account.removal_change.is_some() || account.removed_at.is_some())
 }
 
 fn dead_letter(change: &Change, reason: &str, attempts: u32) -> DeadLetter {

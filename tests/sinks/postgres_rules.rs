@@ -101,6 +101,38 @@ async fn records_that_survive_a_removal_are_there_in_the_end() {
     assert_eq!(schema.column(STATES).await.len(), 4);
 }
 
+/// An account of which no event spoke is deleted by the word of its host, which names no time. A handle
+/// that is not known has none either.
+#[tokio::test]
+async fn a_removal_and_a_row_without_a_time_are_taken() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let worker = Worker::new().await;
+    let unknown_handle = huddle_firehose::store::plan::effect::IdentityChange {
+        did: huddle_firehose::atproto::syntax::Did::parse(BOB).unwrap(),
+        handle: None,
+        seq: 1,
+        time: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let unknown_handle = huddle_firehose::store::plan::effect::Effect::Identity(unknown_handle);
+    let effects = vec![unknown_handle, put(ALICE, "a", 2), put(BOB, "b", 3)];
+    worker.apply(effects, 3).await;
+    let mut sink = follower(&schema, &worker.store, "postgres");
+    follow(&mut sink).await;
+    assert_follows(&schema, &worker.database.path()).await;
+    let mut stranger = worker.database.stranger().await;
+    let removal = "DELETE FROM records WHERE did = 'did:plc:alice'; \
+                   UPDATE change_feed SET last = last + 1; \
+                   INSERT INTO accounts (did, active, status, updated_at, change, removal_change) \
+                   SELECT 'did:plc:alice', 0, 'deleted', '2026-01-01T00:00:00.000Z', last, last \
+                   FROM change_feed";
+    sqlx::raw_sql(removal).execute(&mut stranger).await.unwrap();
+    follow(&mut sink).await;
+    assert_follows(&schema, &worker.database.path()).await;
+    assert_eq!(schema.column(STATES).await, ["did:plc:bob b 3"]);
+}
+
 #[tokio::test]
 async fn a_process_that_was_replaced_writes_nothing_more() {
     let Some(schema) = Schema::new().await else {

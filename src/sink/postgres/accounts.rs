@@ -14,7 +14,7 @@ const NEW_REMOVALS: &str = "SELECT item.did \
      FROM UNNEST($2::text[], $3::text[], $4::text[], $5::bigint[]) \
      AS item (did, removed_at, removal_epoch, removal_change) \
      LEFT JOIN accounts AS held ON held.did = item.did \
-     WHERE item.removed_at IS NOT NULL AND ROW (held.removal_feed, held.removal_epoch, \
+     WHERE (item.removed_at IS NOT NULL OR item.removal_change IS NOT NULL) AND ROW (held.removal_feed, held.removal_epoch, \
      held.removal_change, held.removed_at) IS DISTINCT FROM \
      ROW ($1::text, item.removal_epoch, item.removal_change, item.removed_at::timestamptz)";
 
@@ -24,7 +24,7 @@ macro_rules! later_removal {
     ($column:literal) => {
         concat!(
             $column,
-            " = CASE WHEN excluded.removed_at IS NOT NULL AND (held.removed_at IS NULL \
+            " = CASE WHEN excluded.removal_feed IS NOT NULL AND (held.removed_at IS NULL \
              OR held.removal_feed = excluded.feed OR excluded.removed_at >= held.removed_at) \
              THEN excluded.",
             $column,
@@ -42,7 +42,8 @@ const WRITE: &str = concat!(
      removal_feed, removal_epoch, removal_change, feed, epoch, change) \
      SELECT item.did, item.handle, item.active, item.status, item.as_of::timestamptz, \
      item.updated_at::timestamptz, item.removed_at::timestamptz, \
-     CASE WHEN item.removed_at IS NOT NULL THEN $1::text END, item.removal_epoch, \
+     CASE WHEN item.removed_at IS NOT NULL OR item.removal_change IS NOT NULL \
+     THEN $1::text END, item.removal_epoch, \
      item.removal_change, $1::text, item.epoch, item.change \
      FROM UNNEST($2::text[], $3::text[], $4::smallint[], $5::text[], $6::text[], $7::text[], \
      $8::text[], $9::text[], $10::bigint[], $11::text[], $12::bigint[]) \
@@ -112,7 +113,7 @@ async fn new_removals(
 ) -> Result<HashSet<String>, SinkError> {
     let removed = changes.iter().map(|(_, account)| *account);
     let removed: Vec<&ChangedAccount> = removed
-        .filter(|account| account.removed_at.is_some())
+        .filter(|account| account.removed_at.is_some() || account.removal_change.is_some())
         .collect();
     if removed.is_empty() {
         return Ok(HashSet::new());

@@ -34,9 +34,11 @@ const RECORDS: &str = "SELECT change, uri, did, collection, rkey, cid, rev, seq,
      SELECT 1 FROM removed_records \
      WHERE removed_records.did = records.did AND removed_records.uri = records.uri)";
 
+/// A row that no event has set, such as one of a handle that is not known, has the time of its writing.
 const ACCOUNTS: &str = "SELECT change, did, active, status, handle, removed_at, removal_change, \
-     min(max(coalesce(as_of, ''), coalesce(handle_as_of, ''), coalesce(hold_as_of, ''), \
-     coalesce(removed_at, '')), updated_at) AS time, updated_at \
+     coalesce(nullif(min(max(coalesce(as_of, ''), coalesce(handle_as_of, ''), \
+     coalesce(hold_as_of, ''), coalesce(removed_at, '')), updated_at), ''), updated_at) AS time, \
+     updated_at \
      FROM accounts WHERE change > ?1 AND change <= ?2";
 
 #[derive(sqlx::FromRow)]
