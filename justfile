@@ -105,3 +105,4 @@ testbed directory:
     scripts/gap_on_testbed.sh "$1"
     scripts/interest_on_testbed.sh "$1"
     scripts/migration_on_testbed.sh "$1"
+    scripts/postgres_on_testbed.sh "$1"

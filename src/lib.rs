@@ -12,11 +12,17 @@ pub mod worker;
 // Restarts failed actors.
 pub mod supervisor;
 
+// The operator's endpoints over HTTP.
+pub mod admin;
+
+// What operators ask for, and what carries it out.
+pub mod command;
+
 // The actors of one source.
 pub mod pipeline;
 
-// The operator's endpoints over HTTP.
-pub mod admin;
+// What follows the change feed: Postgres, webhooks.
+pub mod sink;
 
 // What a transaction writes, and the SQLite store.
 pub mod store;

@@ -252,7 +252,7 @@ pub(crate) async fn connect(path: &Path) -> SqliteConnection {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
         .pragma("wal_autocheckpoint", "10000")
-        .pragma("cache_size", "-8192")
+        .pragma("cache_size", "-4096")
         .statement_cache_capacity(500)
         .connect()
         .await

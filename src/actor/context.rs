@@ -55,6 +55,10 @@ impl<C> ActorContext<C> {
         &self.shared
     }
 
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
     /// Begins a handler, and is its first step. The actor counts as busy until the guard is
     /// dropped.
     ///

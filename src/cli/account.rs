@@ -3,12 +3,11 @@
 use clap::{ArgAction, Args};
 
 use huddle_firehose::atproto::syntax::Did;
-use huddle_firehose::config::Verify;
-use huddle_firehose::store::repo_store::{RepoChange, RepoStore};
+use huddle_firehose::command::Command;
 use huddle_firehose::store::sqlite::AccountStatus;
 use huddle_firehose::telemetry::excerpt::shown;
 
-use super::{Configuration, database, print, runtime};
+use super::{Configuration, database, print, request, runtime};
 
 /// Show the status of an account, or show the account although the source holds it
 ///
@@ -37,18 +36,14 @@ impl AccountCommand {
         let config = self.configuration.load_and_log()?;
         runtime()?.block_on(async {
             let did = &self.did;
-            let (store, _lock) = match self.active || self.clear {
-                true => database::open_for_request(&config, "account").await?,
-                false => (database::open_to_read(&config).await?, None),
-            };
             if self.active || self.clear {
-                let change = RepoChange::Override {
-                    did,
+                let command = Command::Account {
+                    did: did.clone(),
                     is_shown: self.active,
-                    is_fetched: config.verify != Verify::None,
                 };
-                store.change(change).await?;
+                request::give(&config, "account", command, None).await?;
             }
+            let store = database::open_to_read(&config).await?;
             let status = store.account_status(did).await?;
             Ok(print(&line(did, status.as_ref()))?)
         })

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use clap::{ArgAction, Args};
+use clap::{ArgAction, Args, Subcommand};
 use tokio::time::{MissedTickBehavior, interval};
 
+use huddle_firehose::command::{Asked, Command};
 use huddle_firehose::config::Config;
-use huddle_firehose::lexicon::Schemas;
 use huddle_firehose::model::BackfillCounts;
 use huddle_firehose::pipeline::interest::adopt;
 use huddle_firehose::store::plan::InterestSet;
@@ -19,8 +19,9 @@ use huddle_firehose::worker;
 
 use super::progress::{ProgressLine, bar};
 use super::run::drain;
+use super::service::{Service, admin_door};
 use super::signals::StopSignals;
-use super::{Configuration, database, print, runtime};
+use super::{Configuration, database, print, request, runtime};
 
 const INTERVAL: Duration = Duration::from_millis(250);
 /// How long one call does pieces of a change of the set of interest.
@@ -33,7 +34,10 @@ const SLOW_INTERVAL: Duration = Duration::from_secs(5);
 /// Runs the worker, including live events, until the backfill is complete. An interrupted backfill
 /// continues where it stopped.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Backfill {
+    #[command(subcommand)]
+    act: Option<Act>,
     /// Leave the work to a worker that already runs on this database, and only show its progress
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = false, hide_default_value = true)]
@@ -42,8 +46,49 @@ pub(crate) struct Backfill {
     configuration: Configuration,
 }
 
+/// Acts on the backfill of the worker that runs, or of the next one.
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Have the worker find and fetch them, and return at once
+    Start(Given),
+    /// Search for no repositories, and fetch none because its past is wanted, until it is resumed
+    Pause(Given),
+    /// Go on with what was paused
+    Resume(Given),
+    /// End the searches, and forget the repositories that are not fetched yet
+    Cancel(Given),
+}
+
+#[derive(Args, Debug)]
+struct Given {
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    configuration: Configuration,
+}
+
+impl Act {
+    fn execute(&self) -> anyhow::Result<()> {
+        let (name, command, given) = match self {
+            Self::Start(given) => ("backfill start", Command::BackfillStart {}, given),
+            Self::Pause(given) => ("backfill pause", Command::BackfillPause {}, given),
+            Self::Resume(given) => ("backfill resume", Command::BackfillResume {}, given),
+            Self::Cancel(given) => ("backfill cancel", Command::BackfillCancel {}, given),
+        };
+        let config = given.configuration.load_and_log()?;
+        runtime()?.block_on(async {
+            let row = request::give(&config, name, command, given.reason.clone()).await?;
+            request::show(&row)
+        })
+    }
+}
+
 impl Backfill {
     pub(crate) fn execute(mut self) -> anyhow::Result<()> {
+        if let Some(act) = &self.act {
+            return act.execute();
+        }
         self.configuration.settings.backfill = Some(true);
         let config = self.configuration.load_for_worker()?;
         let runtime = runtime()?;
@@ -54,7 +99,8 @@ impl Backfill {
     }
 
     async fn run(&self, config: Config) -> anyhow::Result<()> {
-        let backfill = worker::backfill(&(&config).into(), &Schemas::embedded()?);
+        let options: worker::Options = (&config).into();
+        let backfill = worker::backfill(&options, &worker::lexicons(&options)?.schemas);
         let searches = backfill.searches();
         if searches.is_empty() {
             bail!(
@@ -95,13 +141,27 @@ impl Backfill {
                 _signal = signals.next() => Ok(()),
             };
         }
-        let mut tree = worker::start((&config).into(), None).await?;
-        tokio::select! {
-            error = tree.failed() => return Err(error.into()),
-            result = show_until_over(store) => result?,
-            signal = signals.next() => tracing::info!(reason = signal, "draining"),
+        let service = Service::new(&config, None, admin_door(&config)?)?;
+        loop {
+            let mut tree = service.start().await?;
+            let asked = tree.asked();
+            let ends = tokio::select! {
+                error = tree.failed() => return Err(error.into()),
+                result = show_until_over(store.clone()) => {
+                    result?;
+                    true
+                }
+                signal = signals.next() => {
+                    tracing::info!(reason = signal, "draining");
+                    true
+                }
+                asked = asked => asked == Asked::Drain,
+            };
+            drain(tree, &mut signals).await?;
+            if ends {
+                return Ok(());
+            }
         }
-        drain(tree, &mut signals).await
     }
 }
 

@@ -9,7 +9,7 @@ use huddle_firehose::store::StoreError;
 use huddle_firehose::store::lock::{DatabaseLock, LockError};
 use huddle_firehose::store::sqlite::{Access, Options, SqliteStore, check, path_of};
 
-/// The commands of a worker, beside which a request to it can be made.
+/// The commands of a worker, which takes commands.
 const WORKERS: [&str; 2] = ["run", "backfill"];
 
 /// Takes the lock of the database, for `command`, which writes.
@@ -85,7 +85,8 @@ fn named(error: StoreError, path: &Path) -> anyhow::Error {
     }
 }
 
-fn is_held_by_worker(error: &anyhow::Error) -> bool {
+/// Whether the lock is held by a worker.
+pub(super) fn is_held_by_worker(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {
         Some(LockError::Held { holder, .. }) => holder
             .as_ref()

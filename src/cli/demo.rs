@@ -1,6 +1,7 @@
 //! `demo`: the real pipeline, from a relay in this process to a SQLite file.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -9,7 +10,7 @@ use clap::Args;
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
-use huddle_firehose::config::{Config, Layers, LogFormat, Settings, Verify};
+use huddle_firehose::config::{Config, Layers, LogFormat, Settings, Verify, check_lexicons};
 use huddle_firehose::store::sqlite::{SqliteStore, path_of};
 use huddle_firehose::telemetry::log;
 use huddle_firehose::telemetry::status::{SourceStatus, StatusBoard};
@@ -36,6 +37,12 @@ pub(crate) struct Demo {
     /// Events per second
     #[arg(long, value_name = "EVENTS", default_value = "120")]
     rate: NonZeroU32,
+    /// Collections to keep: an NSID, or a prefix such as com.huddle.*
+    #[arg(long, value_name = "PATTERN,…", value_delimiter = ',')]
+    collections: Option<Vec<String>>,
+    /// Folder with lexicon documents: each collection that they describe has a view
+    #[arg(long, value_name = "DIR")]
+    lexicons: Option<PathBuf>,
 }
 
 impl Demo {
@@ -94,9 +101,13 @@ impl Demo {
         let mut layers = Layers::new();
         layers.flags(&Settings {
             database_url: Some(database_url),
+            collections: self.collections.clone(),
+            lexicons: self.lexicons.clone(),
             ..Settings::default()
         });
-        let mut config = layers.resolve()?.config;
+        let loaded = layers.resolve()?;
+        check_lexicons(&loaded)?;
+        let mut config = loaded.config;
         config.source_url = relay.url().parse()?;
         // The demo makes no network requests, and the accounts that signed the recording do not
         // exist any more. So it cannot verify anything.
@@ -154,9 +165,16 @@ async fn summary(database_url: &str) -> anyhow::Result<String> {
     ] {
         text += &format!("{table:<28} {rows:>7}\n");
     }
+    let views = store.count_view_rows().await?;
+    if !views.is_empty() {
+        text += &format!("\n{:<28} {:>7}\n", "view", "rows");
+    }
+    for (view, rows) in &views {
+        text += &format!("{view:<28} {rows:>7}\n");
+    }
+    let shown = views.first().map_or("offers_index", |(view, _)| view);
     let file = path_of(database_url)?;
     let file = file.display();
-    text +=
-        &format!("\nThe database is {file}; try: sqlite3 {file} 'SELECT * FROM offers_index'\n");
+    text += &format!("\nThe database is {file}; try: sqlite3 {file} 'SELECT * FROM {shown}'\n");
     Ok(text)
 }

@@ -9,16 +9,45 @@ const DATABASE: [&str; 1] = ["database_url"];
 /// Those of a command that also needs to know the source.
 const SOURCE: [&str; 2] = ["database_url", "source_url"];
 
+/// Those of a command about lexicons.
+const LEXICONS: [&str; 1] = ["lexicons"];
+/// Those of a command about lexicons that works on the database.
+const LEXICONS_AND_DATABASE: [&str; 2] = ["lexicons", "database_url"];
+
 /// The commands that make use of a few settings only. All settings are accepted everywhere, so that
 /// one set of flags fits all commands.
-const SMALL_COMMANDS: [(&[&str], &[&str]); 8] = [
+const SMALL_COMMANDS: &[(&[&str], &[&str])] = &[
     (&["account"], &DATABASE),
+    (&["backfill", "cancel"], &DATABASE),
+    (&["backfill", "pause"], &DATABASE),
+    (&["backfill", "resume"], &DATABASE),
+    (&["backfill", "start"], &DATABASE),
+    (&["backup"], &DATABASE),
+    (&["check"], &DATABASE),
+    (&["commands", "audit"], &DATABASE),
+    (&["commands", "list"], &DATABASE),
     (&["config", "check"], &[]),
     (&["config", "print"], &[]),
+    (&["config", "reset"], &DATABASE),
+    (&["config", "set"], &DATABASE),
     (&["cursor", "show"], &DATABASE),
     (&["cursor", "set"], &SOURCE),
     (&["cursor", "reset"], &SOURCE),
+    (&["cursor", "rewind"], &SOURCE),
+    (&["drain"], &DATABASE),
+    (&["lexicon", "check"], &LEXICONS),
+    (&["lexicon", "fetch"], &LEXICONS),
+    (&["lexicon", "index"], &LEXICONS_AND_DATABASE),
+    (&["lexicon", "show"], &LEXICONS),
+    (&["log-level"], &DATABASE),
     (&["migrate"], &DATABASE),
+    (&["repo", "recheck"], &DATABASE),
+    (&["repo", "show"], &DATABASE),
+    (&["repo", "untrack"], &DATABASE),
+    (&["reprocess"], &LEXICONS_AND_DATABASE),
+    (&["source", "pause"], &SOURCE),
+    (&["source", "reconnect"], &SOURCE),
+    (&["source", "resume"], &SOURCE),
     (&["status"], &DATABASE),
 ];
 

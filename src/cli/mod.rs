@@ -1,21 +1,34 @@
 //! The commands, one file for each.
 
 mod account;
+mod admin;
 mod backfill;
+mod backup;
+mod check;
+mod commands;
 mod config;
 mod cursor;
 mod database;
 mod demo;
+mod doctor;
 mod flags;
 mod identities;
+mod lexicon;
 mod migrate;
 mod mock_relay;
 mod output;
+mod process;
 mod progress;
 mod record;
+mod repo;
+mod reprocess;
+mod request;
 mod resync;
 mod run;
+mod service;
 mod signals;
+mod source;
+mod span;
 mod status;
 
 use std::ffi::OsString;
@@ -43,8 +56,16 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Account(account::AccountCommand),
-    Backfill(backfill::Backfill),
-    /// Show or check the configuration
+    /// Make tokens for the HTTP interface that takes commands
+    #[command(subcommand)]
+    Admin(admin::Command),
+    Backfill(Box<backfill::Backfill>),
+    Backup(backup::BackupCommand),
+    Check(check::Check),
+    /// Show what was asked of the worker
+    #[command(subcommand)]
+    Commands(commands::Command),
+    /// Show, check or change the configuration
     #[command(subcommand)]
     Config(config::Command),
     /// Show or move the cursor
@@ -52,18 +73,32 @@ enum Command {
     Cursor(cursor::Command),
     /// Run the pipeline on a built-in recording, and show the resulting tables
     Demo(demo::Demo),
+    /// Look whether a worker with this configuration can do its work here, and say what to do
+    Doctor(Configuration),
+    Drain(process::Drain),
     /// Fill the stored identities
     #[command(subcommand)]
     Identities(identities::Command),
+    /// Check, show and index the lexicons of collections
+    #[command(subcommand)]
+    Lexicon(lexicon::Command),
+    LogLevel(process::LogLevel),
     /// Update the schema of the database
     Migrate(Configuration),
     /// Serve a recording like a relay
     MockRelay(mock_relay::MockRelayCommand),
     /// Write a source's raw frames to a file
     Record(record::Record),
+    /// Show a repository, compare it with its host, or forget what is due for it
+    #[command(subcommand)]
+    Repo(repo::Command),
+    Reprocess(reprocess::Reprocess),
     Resync(resync::ResyncCommand),
     /// Follow the source and keep the tables up to date
     Run(Configuration),
+    /// Pause, resume or reconnect the source
+    #[command(subcommand)]
+    Source(source::Command),
     /// Show the contents of the database: cursors, tables, gaps, dead letters
     Status(Configuration),
 }
@@ -85,16 +120,27 @@ impl Cli {
     pub(crate) fn execute(self) -> anyhow::Result<()> {
         match self.command {
             Command::Account(command) => command.execute(),
+            Command::Admin(command) => command.execute(),
             Command::Backfill(backfill) => backfill.execute(),
+            Command::Backup(command) => command.execute(),
+            Command::Check(command) => command.execute(),
+            Command::Commands(command) => command.execute(),
             Command::Config(command) => command.execute(),
             Command::Cursor(command) => command.execute(),
             Command::Demo(demo) => demo.execute(),
+            Command::Doctor(configuration) => doctor::execute(&configuration),
+            Command::Drain(drain) => drain.execute(),
             Command::Identities(command) => command.execute(),
+            Command::Lexicon(command) => command.execute(),
+            Command::LogLevel(command) => command.execute(),
             Command::Migrate(configuration) => migrate::execute(&configuration),
             Command::MockRelay(command) => command.execute(),
             Command::Record(command) => command.execute(),
+            Command::Repo(command) => command.execute(),
+            Command::Reprocess(command) => command.execute(),
             Command::Resync(command) => command.execute(),
             Command::Run(configuration) => run::execute(&configuration),
+            Command::Source(command) => command.execute(),
             Command::Status(configuration) => status::execute(&configuration),
         }
     }
@@ -118,6 +164,14 @@ struct Configuration {
 
 impl Configuration {
     fn load(&self) -> Result<Loaded, ConfigError> {
+        let loaded = self.load_without_lexicons()?;
+        configuration::check_lexicons(&loaded)?;
+        Ok(loaded)
+    }
+
+    /// Loads the configuration for a command that repairs lexicon documents, or tells their
+    /// problems by itself.
+    fn load_without_lexicons(&self) -> Result<Loaded, ConfigError> {
         configuration::load(self.config.as_deref(), std::env::vars_os(), &self.settings)
     }
 
@@ -233,19 +287,45 @@ mod tests {
     fn every_command_takes_the_database_by_both_flags() {
         for command in [
             &["account", "did:plc:ann"][..],
+            &["admin", "token", "new", "ann", "--role", "read"],
             &["backfill"],
+            &["backfill", "cancel"],
+            &["backfill", "pause"],
+            &["backfill", "resume"],
+            &["backfill", "start"],
+            &["backup", "copy.db"],
+            &["check"],
+            &["commands", "audit"],
+            &["commands", "list"],
             &["config", "check"],
             &["config", "print"],
+            &["config", "reset", "collections"],
+            &["config", "set", "collections", "*"],
             &["cursor", "show"],
             &["cursor", "set", "5"],
             &["cursor", "reset"],
+            &["cursor", "rewind", "--by", "1h"],
             &["demo"],
+            &["doctor"],
+            &["drain"],
             &["identities", "import", "export.jsonl"],
+            &["lexicon", "check"],
+            &["lexicon", "fetch", "com.example.note"],
+            &["lexicon", "index", "com.example.note", "title"],
+            &["lexicon", "show", "com.example.note"],
+            &["log-level", "debug"],
             &["migrate"],
             &["mock-relay", "--file", "x"],
             &["record", "--out", "x"],
+            &["repo", "recheck", "did:plc:ann"],
+            &["repo", "show", "ann.example"],
+            &["repo", "untrack", "did:plc:ann"],
+            &["reprocess", "--all"],
             &["resync", "did:plc:ann"],
             &["run"],
+            &["source", "pause"],
+            &["source", "reconnect"],
+            &["source", "resume"],
             &["status"],
         ] {
             for flag in ["--database", "--database-url"] {

@@ -1,5 +1,6 @@
 //! Checks limits of settings, and contradictions between them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub(super) fn check(config: &Config) -> Vec<Contradiction> {
     check_filter(config, &mut found);
     check_backfill(config, &mut found);
     check_endpoints(config, &mut found);
+    check_sinks(config, &mut found);
     found
 }
 
@@ -53,10 +55,17 @@ fn check_limits(config: &Config, found: &mut Vec<Contradiction>) {
         ("index_batch", config.index_batch as u64, 1, 1_000),
         ("index_retries", config.index_retries.into(), 0, 100),
         ("plc_parallelism", config.plc_parallelism as u64, 1, 1_000),
+        ("recheck_sample", config.recheck_sample.into(), 1, 100_000),
         ("restart_limit", config.restart_limit.into(), 1, 10_000),
         (
             "dead_letter_retention_days",
             config.dead_letter_retention_days.into(),
+            1,
+            36_500,
+        ),
+        (
+            "audit_retention_days",
+            config.audit_retention_days.into(),
             1,
             36_500,
         ),
@@ -103,6 +112,12 @@ fn check_limits(config: &Config, found: &mut Vec<Contradiction>) {
         found.push(Contradiction::new(
             &["plc_requests_per_second"],
             "must be at least 1; leave it out for the courtesy rate",
+        ));
+    }
+    if config.recheck_interval_hours == Some(0) {
+        found.push(Contradiction::new(
+            &["recheck_interval_hours"],
+            "must be at least 1; leave it out to compare repositories only when there is a reason",
         ));
     }
     if config.stop_after_idle == Some(Duration::ZERO) {
@@ -191,7 +206,33 @@ fn check_memory(config: &Config, found: &mut Vec<Contradiction>) {
     }
 }
 
+fn check_sinks(config: &Config, found: &mut Vec<Contradiction>) {
+    let names = config.sink.iter().map(|sink| &sink.name);
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = names.into_iter().find(|name| !seen.insert(*name)) {
+        found.push(Contradiction::new(
+            &["sink"],
+            format!(
+                "two sinks have the name {twice:?}; name them: NAME=URL, or `name` in the table"
+            ),
+        ));
+    }
+}
+
 fn check_endpoints(config: &Config, found: &mut Vec<Contradiction>) {
+    if config.admin_listen.is_some() && config.admin_tokens_file.is_none() {
+        found.push(Contradiction::new(
+            &["admin_listen", "admin_tokens_file"],
+            "without a file of tokens every request would be refused; `admin token new` makes one",
+        ));
+    }
+    let has_same_address = config.admin_listen.as_ref() == Some(&config.listen);
+    if has_same_address && !config.listen.has_any_port() {
+        found.push(Contradiction::new(
+            &["admin_listen", "listen"],
+            "both have the same address; listen stays read-only",
+        ));
+    }
     if let Some(wrong) = config.allowed_hosts.iter().find(|host| !is_host_name(host)) {
         found.push(Contradiction::new(
             &["allowed_hosts"],
@@ -226,6 +267,16 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         warnings.push(format!(
             "listen: other machines can reach {} without authentication",
             config.listen
+        ));
+    }
+    if let Some(admin) = config
+        .admin_listen
+        .as_ref()
+        .filter(|address| !address.is_loopback())
+    {
+        warnings.push(format!(
+            "admin_listen: other machines can reach {admin}, and tokens are sent unencrypted; put a \
+             proxy with TLS before it"
         ));
     }
     if config.allow_private_addresses {
@@ -273,6 +324,14 @@ mod tests {
         for (text, keys) in [
             ("batch_bytes = '33MiB'", ["batch_bytes", "memory_budget"]),
             (
+                "admin_listen = '127.0.0.1:9'",
+                ["admin_listen", "admin_tokens_file"],
+            ),
+            (
+                "listen = '[::1]:9'\nadmin_listen = '[::1]:9'\nadmin_tokens_file = 'tokens'",
+                ["admin_listen", "listen"],
+            ),
+            (
                 "reconnect_min_ms = 60001",
                 ["reconnect_min_ms", "reconnect_max_ms"],
             ),
@@ -300,6 +359,7 @@ mod tests {
     fn each_limit_names_its_key() {
         for (key, value) in [
             ("allowed_hosts", "['http://a:80']"),
+            ("audit_retention_days", "0"),
             ("batch_frames", "0"),
             ("batch_bytes", "0"),
             ("checkpoint_events", "0"),
@@ -315,7 +375,10 @@ mod tests {
             ("parked_limit", "'15MiB'"),
             ("plc_parallelism", "0"),
             ("plc_requests_per_second", "0"),
+            ("recheck_interval_hours", "0"),
+            ("recheck_sample", "0"),
             ("restart_limit", "0"),
+            ("sink", "['postgres://a', 'postgres://b']"),
             ("stop_after_idle", "0"),
             ("stuck_after_ms", "0"),
             ("upstream_window_hours", "0"),
@@ -345,12 +408,13 @@ mod tests {
         layers.file(
             Path::new("huddle.toml"),
             "listen = '0.0.0.0:80'\nsource_url = 'ws://pds.example'\nplc_url = 'http://[::1]:2582'\n\
-             allow_private_addresses = true",
+             allow_private_addresses = true\nadmin_listen = '0.0.0.0:81'\nadmin_tokens_file = 't'",
         );
         let warnings = layers.resolve().unwrap().warnings;
-        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
         assert!(warnings[0].starts_with("listen: "));
-        assert!(warnings[1].starts_with("private addresses allowed: "));
-        assert!(warnings[2].starts_with("source_url: "));
+        assert!(warnings[1].starts_with("admin_listen: "));
+        assert!(warnings[2].starts_with("private addresses allowed: "));
+        assert!(warnings[3].starts_with("source_url: "));
     }
 }

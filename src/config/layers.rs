@@ -12,9 +12,12 @@ use super::origin::{ENVIRONMENT_PREFIX, Origin, variable_name};
 use super::problem::Problem;
 use super::settings::Settings;
 
-/// Variables with the `HUDDLE_` prefix that are not settings: the path of the file, and a variable
-/// that the test suite passes to the programs that it starts.
-const OTHER_VARIABLES: [&str; 2] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA"];
+/// Variables with the `HUDDLE_` prefix that are not settings: the path of the file, and variables of
+/// the test suite.
+const OTHER_VARIABLES: [&str; 3] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA", "HUDDLE_TEST_POSTGRES"];
+
+/// Settings of which each layer adds to the layers before.
+const ADDED: [&str; 1] = ["sink"];
 
 /// Names that are not settings, and that a variable may be meant to have.
 const OTHER_KEYS: [&str; 2] = ["config", "database"];
@@ -136,7 +139,12 @@ impl Layers {
         }
     }
 
-    fn set(&mut self, key: &str, value: Value, origin: Origin) {
+    fn set(&mut self, key: &str, mut value: Value, origin: Origin) {
+        if ADDED.contains(&key)
+            && let Some(before) = self.values.remove(key)
+        {
+            value = joined(before, value);
+        }
         self.values.insert(key.to_owned(), value);
         self.origins.insert(key.to_owned(), origin);
     }
@@ -152,6 +160,17 @@ impl Layers {
             message: message.trim_end().to_owned(),
         });
     }
+}
+
+/// The elements of both values. A value that is no list is one element.
+fn joined(before: Value, after: Value) -> Value {
+    let elements = |value: Value| match value {
+        Value::Array(elements) => elements,
+        value => vec![value],
+    };
+    let (mut all, more) = (elements(before), elements(after));
+    all.extend(more);
+    Value::Array(all)
 }
 
 /// Guesses the TOML type of a variable's text. This is safe, because no setting accepts both

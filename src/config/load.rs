@@ -102,7 +102,9 @@ mod tests {
     fn every_field_of_the_configuration_has_a_flag_and_every_flag_a_field() {
         let layers = file(
             "stop_after_idle = 5\ndirectory_url = 'https://directory.example'\n\
-             plc_requests_per_second = 5",
+             plc_requests_per_second = 5\nadmin_listen = '127.0.0.1:9'\n\
+             admin_tokens_file = 'tokens'\nlexicons = 'lexicons'\nrecheck_interval_hours = 24\n\
+             changes_token_file = 'token'",
         );
         let config = layers.resolve().unwrap().config;
         let fields: BTreeSet<_> = Table::try_from(&config).unwrap().keys().cloned().collect();

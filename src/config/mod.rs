@@ -8,22 +8,26 @@
 
 mod check;
 mod layers;
+mod lexicons;
 mod load;
 mod near_miss;
 mod origin;
 mod print;
 mod problem;
 mod resolve;
+mod run_time;
 mod settings;
 mod value;
 mod worker_options;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use layers::Layers;
+pub use lexicons::check_lexicons;
 pub use load::{load, log_format};
 pub use origin::Origin;
 pub use problem::{ConfigError, Problem};
@@ -39,6 +43,8 @@ pub use crate::telemetry::log::LogFormat;
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
 use crate::lexicon::Policies;
+use crate::net::dns::DnsServer;
+use crate::sink::SinkOptions;
 
 /// All settings, typed and within their limits.
 ///
@@ -66,6 +72,8 @@ pub struct Config {
     pub dids_allow: Vec<Did>,
     #[serde(deserialize_with = "value::list")]
     pub dids_deny: Vec<Did>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lexicons: Option<PathBuf>,
     #[serde(with = "value::validation")]
     pub validation: Policies,
     pub verify: Verify,
@@ -75,6 +83,8 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plc_requests_per_second: Option<u32>,
     pub plc_parallelism: usize,
+    #[serde(deserialize_with = "value::list")]
+    pub dns_servers: Vec<DnsServer>,
     pub identity_cache: usize,
     pub backfill: bool,
     pub backfill_discovery: Discovering,
@@ -91,10 +101,24 @@ pub struct Config {
     pub request_retention_days: u32,
     pub dead_letter_retention_days: u32,
     pub gap_retention_days: u32,
+    pub audit_retention_days: u32,
+    /// `None` means never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recheck_interval_hours: Option<u32>,
+    pub recheck_sample: u32,
+    #[serde(with = "value::sinks")]
+    pub sink: Vec<SinkOptions>,
 
     pub listen: ListenAddress,
     #[serde(deserialize_with = "value::list")]
     pub allowed_hosts: Vec<String>,
+    /// `None` means that commands are taken on the control socket only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<ListenAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_tokens_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes_token_file: Option<PathBuf>,
     pub log_format: LogFormat,
 
     pub decoders: usize,

@@ -11,6 +11,11 @@ pub enum Origin {
     Environment,
     File(PathBuf),
     Flag,
+    /// An operator has changed it while the worker ran.
+    RunTime {
+        by: String,
+        at: String,
+    },
 }
 
 impl Origin {
@@ -21,6 +26,7 @@ impl Origin {
             Self::Environment => format!("environment {}", variable_name(key)),
             Self::File(path) => format!("file {}", path.display()),
             Self::Flag => format!("flag {}", flag_name(key)),
+            Self::RunTime { by, at } => format!("run time, by {by} at {at}"),
         }
     }
 }

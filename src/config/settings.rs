@@ -1,5 +1,7 @@
 //! The settings of the command line.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -34,6 +36,9 @@ pub struct Settings {
     /// Keep no records of these accounts
     #[arg(long, value_name = "DID,…", value_delimiter = ',')]
     pub dids_deny: Option<Vec<String>>,
+    /// Folder with lexicon documents, besides those of the program: every *.json in it and below it
+    #[arg(long, value_name = "DIR")]
+    pub lexicons: Option<PathBuf>,
     /// What to do with invalid records (reject, flag, off), for all collections or by pattern
     #[arg(long, value_name = "[PATTERN=]POLICY,…", value_delimiter = ',')]
     pub validation: Option<Vec<String>>,
@@ -49,6 +54,10 @@ pub struct Settings {
     /// Number of parallel requests to the PLC directory
     #[arg(long, value_name = "N")]
     pub plc_parallelism: Option<u32>,
+    /// DNS servers to ask for handles and lexicons: IP addresses, with or without a port; by default
+    /// those of the system
+    #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',')]
+    pub dns_servers: Option<Vec<String>>,
     /// Number of identities (signing keys and hosts) to keep, in memory and in the database
     #[arg(long, value_name = "N")]
     pub identity_cache: Option<u32>,
@@ -79,6 +88,20 @@ pub struct Settings {
     /// Days after which a gap that was closed is deleted
     #[arg(long, value_name = "DAYS")]
     pub gap_retention_days: Option<u32>,
+    /// Age in days at which a command and a row of the audit are deleted
+    #[arg(long, value_name = "DAYS")]
+    pub audit_retention_days: Option<u32>,
+    /// How often some repositories are compared with their hosts although nothing speaks against
+    /// them; by default never
+    #[arg(long, value_name = "HOURS")]
+    pub recheck_interval_hours: Option<u32>,
+    /// How many repositories that are, chosen at random
+    #[arg(long, value_name = "N")]
+    pub recheck_sample: Option<u32>,
+    /// A sink that follows the tables: postgres://USER@HOST/DATABASE?schema=NAME. May be repeated, and is
+    /// added to the sinks of the file
+    #[arg(long, value_name = "[NAME=]URL")]
+    pub sink: Option<Vec<String>>,
 
     /// Address and port for /metrics, /healthz, /readyz and /status
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -86,6 +109,15 @@ pub struct Settings {
     /// Names by which the endpoints may be requested, besides IP addresses and localhost
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub allowed_hosts: Option<Vec<String>>,
+    /// Address and port on which commands are taken over HTTP; by default only on the control socket
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin_listen: Option<String>,
+    /// The file with the digests of the tokens for that address: see `admin token new`
+    #[arg(long, value_name = "FILE")]
+    pub admin_tokens_file: Option<String>,
+    /// The file with the token that a request for /changes must have; without it there is no /changes
+    #[arg(long, value_name = "FILE")]
+    pub changes_token_file: Option<String>,
     /// The format of the log on standard error
     #[arg(long)]
     pub log_format: Option<LogFormat>,

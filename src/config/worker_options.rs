@@ -1,11 +1,14 @@
 //! What a configuration tells the worker.
 
+use std::time::Duration;
+
 use super::Config;
 use crate::pipeline;
 use crate::source::frame_sink::BatchLimits;
 use crate::store::Retention;
 use crate::supervisor::Policy;
 use crate::telemetry::health::Thresholds;
+use crate::worker::housekeeping::RecheckPlan;
 use crate::worker::{FilterOptions, NetworkOptions, Options, SourceOptions};
 
 impl From<&Config> for Options {
@@ -21,12 +24,14 @@ impl From<&Config> for Options {
                 dids_allow: config.dids_allow.clone(),
                 dids_deny: config.dids_deny.clone(),
             },
+            lexicons: config.lexicons.clone(),
             validation: config.validation.clone(),
             verify: config.verify,
             network: NetworkOptions {
                 plc_url: config.plc_url.clone(),
                 plc_requests_per_second: config.plc_requests_per_second,
                 plc_parallelism: config.plc_parallelism,
+                dns_servers: config.dns_servers.clone(),
                 identity_cache: config.identity_cache,
                 relay_index: config.directory_url.clone(),
                 allow_private_addresses: config.allow_private_addresses,
@@ -35,6 +40,7 @@ impl From<&Config> for Options {
             backfill_discovery: config.backfill_discovery,
             database_url: config.database_url.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
+            changes_token_file: config.changes_token_file.clone(),
             memory_budget: usize::try_from(config.memory_budget).unwrap_or(usize::MAX),
             pipeline: pipeline(config),
             policy: Policy {
@@ -48,9 +54,15 @@ impl From<&Config> for Options {
                 inactive_request_days: config.request_retention_days,
                 dead_letter_days: config.dead_letter_retention_days,
                 closed_gap_days: config.gap_retention_days,
+                audit_days: config.audit_retention_days,
             },
+            recheck: config.recheck_interval_hours.map(|hours| RecheckPlan {
+                interval: Duration::from_secs(3600 * u64::from(hours)),
+                repositories: config.recheck_sample,
+            }),
             thresholds: thresholds(config),
             drain_timeout: config.drain_timeout,
+            sinks: config.sink.clone(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! database is slow, and outsiders would fill it with bytes that expand. So what is charged is what
 //! bytes become, and it is charged before they do. The socket is read only while there is room.
 //!
-//! The budget has three shares. None of them borrows from another, so what fills one stops no other.
+//! The budget has three shares, and one for each sink. None of them borrows from another, so what fills one stops no other.
 //!
 //! - *Frames*, three eighths: what was read and is not applied yet, with what its effects take. A
 //!   frame is charged when it is read, once and for all its time. The share may be overdrawn by one
@@ -12,6 +12,8 @@
 //! - *Repositories*, three eighths: what a repository takes while it arrives, and then while it is
 //!   read. Nothing is held between the two, so a slow host delays transfers only.
 //! - *Work*, a quarter: what exists only for a moment, while a frame is decoded or rows are written.
+//! - *Sinks*, if there are any, an eighth, which is taken from the frames: what is on its way to a sink.
+//!   Each sink has its part, since it may wait for a server that does not answer.
 //!
 //! Nothing can wait for itself. A task reserves its part of a share in one step, while it holds
 //! nothing of that share. A holder of *work* waits for no share, and a holder of *repositories* only
@@ -37,6 +39,8 @@ pub struct Budget {
     freed: Notify,
     repositories: Share,
     work: Share,
+    /// The bytes of each sink.
+    of_sink: usize,
 }
 
 /// A share of which parts are reserved.
@@ -48,15 +52,22 @@ struct Share {
 
 impl Budget {
     pub fn new(limit_bytes: usize) -> Arc<Self> {
+        Self::with_sinks(limit_bytes, 0)
+    }
+
+    /// A budget of which `sinks` have a share too: together an eighth, which is taken from the frames.
+    pub fn with_sinks(limit_bytes: usize, sinks: usize) -> Arc<Self> {
         let eighth = limit_bytes / 8;
+        let of_sinks = if sinks == 0 { 0 } else { eighth };
         Arc::new(Self {
             limit: limit_bytes,
-            frames_limit: limit_bytes - 5 * eighth,
+            frames_limit: limit_bytes - 5 * eighth - of_sinks,
             frames: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
             freed: Notify::new(),
             repositories: Share::of(3 * eighth),
             work: Share::of(2 * eighth),
+            of_sink: of_sinks / sinks.max(1),
         })
     }
 
@@ -103,6 +114,15 @@ impl Budget {
     /// Reserves `bytes` for work that waits for nothing else. Waits until they are free.
     pub async fn reserve_work(self: &Arc<Self>, bytes: usize) -> Reservation {
         self.reserve(&self.work, bytes).await
+    }
+
+    /// A share for one sink. No other sink takes anything of it.
+    pub fn sink_share(self: &Arc<Self>) -> SinkShare {
+        SinkShare {
+            budget: self.clone(),
+            share: Arc::new(Share::of(self.of_sink)),
+            bytes: self.of_sink,
+        }
     }
 
     async fn reserve(self: &Arc<Self>, share: &Share, bytes: usize) -> Reservation {
@@ -153,6 +173,26 @@ impl Drop for Charge {
     fn drop(&mut self) {
         self.budget.frames.fetch_sub(self.bytes, Ordering::AcqRel);
         self.budget.freed.notify_waiters();
+    }
+}
+
+/// The share of one sink. It holds a page of changes at a time.
+#[derive(Clone, Debug)]
+pub struct SinkShare {
+    budget: Arc<Budget>,
+    share: Arc<Share>,
+    bytes: usize,
+}
+
+impl SinkShare {
+    /// The bytes that a page of changes may have. While it is sent it exists several times.
+    pub fn page_bytes(&self) -> usize {
+        (self.bytes / 4).max(1)
+    }
+
+    /// Reserves the share for a page. Waits until the page before is dropped.
+    pub async fn reserve(&self) -> Reservation {
+        self.budget.reserve(&self.share, self.bytes).await
     }
 }
 
@@ -224,6 +264,27 @@ mod tests {
         let reservable = budget.repositories.size + budget.work.size;
         let reservable = reservable as usize * PERMIT_BYTES;
         assert_eq!(budget.frames_limit + reservable, budget.limit_bytes());
+    }
+
+    /// Holds invariant 11.14.
+    #[tokio::test]
+    async fn each_sink_has_a_share_of_its_own_and_all_of_them_are_within_the_budget() {
+        let budget = Budget::with_sinks(64 << 20, 2);
+        let reservable = budget.repositories.size + budget.work.size;
+        let reservable = reservable as usize * PERMIT_BYTES;
+        let shares = [budget.sink_share(), budget.sink_share()];
+        let of_sinks: usize = shares.iter().map(|share| share.bytes).sum();
+        assert_eq!(
+            budget.frames_limit + reservable + of_sinks,
+            budget.limit_bytes()
+        );
+        let _page = shares[0].reserve().await;
+        assert!(shares[0].reserve().now_or_never().is_none());
+        let _other = shares[1].reserve().now_or_never().expect("its own");
+        let _work = budget
+            .reserve_work(1)
+            .now_or_never()
+            .expect("a share of its own");
     }
 
     /// Holds invariant 4.9.

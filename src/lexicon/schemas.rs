@@ -6,12 +6,14 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::data_model::DataValue;
-use super::documents::{Definition, DefinitionSource, Document, SchemaError, absolute};
+use super::documents::{Definition, DefinitionSource, Document, SchemaError};
+use super::fault::join;
+use super::refs::{MissingRef, absolute};
 use super::validate::{ValidationError, Validator};
 use crate::atproto::syntax::Nsid;
 
 /// The documents in `lexicons/`.
-const EMBEDDED: [&str; 4] = [
+pub(super) const EMBEDDED: [&str; 4] = [
     include_str!("../../lexicons/com/atproto/repo/strongRef.json"),
     include_str!("../../lexicons/com/huddle/booking.json"),
     include_str!("../../lexicons/com/huddle/bookingRequest.json"),
@@ -22,7 +24,7 @@ const EMBEDDED: [&str; 4] = [
 #[derive(Debug)]
 pub struct Schemas {
     /// The key is `nsid` for a document's main definition, otherwise `nsid#name`.
-    definitions: HashMap<String, Definition>,
+    definitions: BTreeMap<String, Definition>,
     /// For each collection, the fingerprint of all definitions that decide on its records.
     fingerprints: HashMap<String, String>,
 }
@@ -48,13 +50,21 @@ impl Schemas {
     /// If one is not a valid document, if one occurs twice, or if one refers to a definition that
     /// none of them contains. Open unions may refer to missing definitions.
     pub fn load<'a>(documents: impl IntoIterator<Item = &'a str>) -> Result<Self, SchemaError> {
-        let (mut definitions, mut sources) = (HashMap::new(), HashMap::new());
-        for json in documents {
+        let documents: Result<Vec<_>, _> = documents.into_iter().map(Document::parse).collect();
+        let schemas = Self::of(documents?)?;
+        let missing = schemas.missing_refs().next();
+        missing.map_or(Ok(schemas), Err)
+    }
+
+    /// The schemas of `documents`. Does not check that everything is there that they refer to.
+    pub(super) fn of(documents: impl IntoIterator<Item = Document>) -> Result<Self, SchemaError> {
+        let (mut definitions, mut sources) = (BTreeMap::new(), HashMap::new());
+        for document in documents {
             let Document {
                 id,
                 defs,
                 sources: sources_of,
-            } = Document::parse(json)?;
+            } = document;
             for (name, source) in sources_of {
                 sources.insert(absolute(&id, &format!("#{name}")), source);
             }
@@ -69,7 +79,6 @@ impl Schemas {
             definitions,
             fingerprints: HashMap::new(),
         };
-        schemas.check_refs()?;
         let collections = schemas.collections().into_iter();
         schemas.fingerprints = collections
             .map(|collection| {
@@ -113,23 +122,26 @@ impl Schemas {
         }
     }
 
-    fn check_refs(&self) -> Result<(), SchemaError> {
+    /// The definition with this absolute name.
+    pub(super) fn definition(&self, name: &str) -> Option<&Definition> {
+        self.definitions.get(name)
+    }
+
+    /// The references to definitions that are not here.
+    pub(super) fn missing_refs(&self) -> impl Iterator<Item = SchemaError> {
         let is_defined = |name: &str| {
-            self.definitions
-                .get(name)
+            self.definition(name)
                 .is_some_and(|definition| !matches!(definition, Definition::Endpoint))
         };
-        for (name, definition) in &self.definitions {
-            if let Some(missing) = definition.missing_ref(&is_defined) {
-                let (document, definition) = name.split_once('#').unwrap_or((name, "main"));
-                return Err(SchemaError::Definition {
-                    document: document.to_owned(),
-                    definition: definition.to_owned(),
-                    reason: format!("refers to {missing}, which no document defines"),
-                });
-            }
-        }
-        Ok(())
+        self.definitions.iter().flat_map(move |(name, definition)| {
+            let (document, definition_name) = name.split_once('#').unwrap_or((name, "main"));
+            let missing = definition.missing_refs(&is_defined).into_iter();
+            missing.map(move |MissingRef { path, name }| SchemaError::MissingRef {
+                document: document.to_owned(),
+                path: join(&join("defs", definition_name), &path),
+                name,
+            })
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Validates values against their schemas: <https://atproto.com/specs/lexicon>,
 //! <https://atproto.com/specs/data-model>.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use unicode_segmentation::UnicodeSegmentation;
@@ -57,11 +57,11 @@ type Outcome = Result<(), ValidationError>;
 
 /// Validates values against schemas that may refer to `definitions`.
 pub(super) struct Validator<'a> {
-    definitions: &'a HashMap<String, Definition>,
+    definitions: &'a BTreeMap<String, Definition>,
 }
 
 impl<'a> Validator<'a> {
-    pub(super) fn new(definitions: &'a HashMap<String, Definition>) -> Self {
+    pub(super) fn new(definitions: &'a BTreeMap<String, Definition>) -> Self {
         Self { definitions }
     }
 
@@ -153,7 +153,7 @@ impl<'a> Validator<'a> {
         }
     }
 
-    /// A missing definition is an unknown variant of an open union: see `Schemas::check_refs`.
+    /// A missing definition is an unknown variant of an open union: see `Schemas::missing_refs`.
     fn definition<'v>(&self, name: &str, value: impl DataValue<'v>, depth: usize) -> Outcome {
         match self.definitions.get(name) {
             None | Some(Definition::Endpoint) => Ok(()),

@@ -41,6 +41,8 @@ pub enum Stage {
     Index,
     /// It killed every actor that processed it.
     Poison,
+    /// A sink refused it for good.
+    Sink,
     /// The lexicon of its collection refused it, or its `$type` is wrong.
     Validate,
     /// It is not proven to belong to its account's repository.
@@ -48,10 +50,11 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Decode,
         Self::Index,
         Self::Poison,
+        Self::Sink,
         Self::Validate,
         Self::Verify,
     ];
@@ -61,6 +64,7 @@ impl Stage {
             Self::Decode => "decode",
             Self::Index => "index",
             Self::Poison => "poison",
+            Self::Sink => "sink",
             Self::Validate => "validate",
             Self::Verify => "verify",
         }

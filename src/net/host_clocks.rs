@@ -27,6 +27,12 @@ impl HostClocks {
         }
     }
 
+    /// By how much each server that was asked is ahead of our clock.
+    pub fn told(&self) -> Vec<(String, SignedDuration)> {
+        let servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.iter().cloned().collect()
+    }
+
     /// By how much the servers are ahead of our clock, in the median; negative if they are behind.
     pub fn ahead(&self) -> Option<SignedDuration> {
         let servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);

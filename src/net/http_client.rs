@@ -33,7 +33,7 @@ use crate::net::redirect::{RedirectError, Route};
 use crate::net::{retry_after, tls};
 use crate::telemetry::rate_limit::SharedRateLimit;
 
-const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+pub(crate) const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 /// Short, so that there is time to try the other addresses of a host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -392,7 +392,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-fn causes(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
     let causes: Vec<_> = chain(error).map(ToString::to_string).collect();
     causes.join(": ")
 }

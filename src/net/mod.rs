@@ -1,8 +1,10 @@
 //! What every network request needs: addresses, redirects, TLS, the HTTP client, limits.
 
 pub mod address;
+pub mod dns;
 pub mod host_clocks;
 pub mod http_client;
+pub mod http_poster;
 pub(crate) mod pace;
 mod pause;
 pub mod redirect;

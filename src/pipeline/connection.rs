@@ -2,17 +2,18 @@
 //! allows, and enters what it reads into the ledger.
 
 use std::fmt;
+use std::future::pending;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
-use super::Context;
 use super::backlog::DirectoryBacklog;
 use super::cursor::CursorMessage;
+use super::{Context, Wanted};
 use crate::actor::{ActorContext, Arguments};
 use crate::atproto::skim::{Skim, skim};
 use crate::delivery::backoff::Backoff;
@@ -37,7 +38,7 @@ const JITTER: f64 = 0.3;
 /// Owns the connection of one source.
 pub struct ConnectionActor;
 
-/// Asks to dial, or to read a batch.
+/// Asks to wait, to dial, or to read a batch.
 #[derive(Debug)]
 pub struct Step;
 
@@ -48,6 +49,8 @@ pub struct ConnectionActorState {
     limits: BatchLimits,
     backlog: DirectoryBacklog,
     connection: Option<Box<dyn Frames>>,
+    /// When the source is dialled again after a loss.
+    dial_at: Option<Instant>,
     /// What the connection was asked to begin with, if it has not delivered anything yet.
     requested: Option<Requested>,
     /// Where the next connection resumes.
@@ -99,6 +102,7 @@ impl Actor for ConnectionActor {
             limits: options.batch,
             backlog: DirectoryBacklog::default(),
             connection: None,
+            dial_at: None,
             requested: None,
             resume: ResumePoint::default(),
             resumed_at: 0,
@@ -114,26 +118,57 @@ impl Actor for ConnectionActor {
     ) -> Result<(), ActorProcessingErr> {
         state.context.pass(Point::ConnectionStep).await?;
         let stop = state.context.stop_reading.clone();
-        let outcome = tokio::select! {
+        let mut wanted = state.context.control.subscribe();
+        let is_paused = state.obey(&wanted.borrow_and_update());
+        tokio::select! {
             () = stop.cancelled() => {
                 state.connection = None;
                 state.show(ConnectionState::Stopped);
                 return Ok(());
             }
-            outcome = state.step() => outcome,
-        };
-        match outcome {
-            Ok(()) => myself.cast(Step)?,
-            Err(loss) => {
-                let delay = state.lose(loss);
-                myself.send_after(delay, || Step);
+            // What was read is in the ledger, and the next connection resumes behind it.
+            _changed = wanted.changed() => {
+                state.connection = None;
+                state.dial_at = None;
             }
+            () = state.advance(is_paused) => {}
         }
+        myself.cast(Step)?;
         Ok(())
     }
 }
 
 impl ConnectionActorState {
+    /// Shows a pause, and drops the connection in it. Returns whether there is one.
+    fn obey(&mut self, wanted: &Wanted) -> bool {
+        let Some(pause) = &wanted.pause else {
+            return false;
+        };
+        self.connection = None;
+        self.show(ConnectionState::Paused {
+            since: pause.since.clone(),
+            by: pause.actor.clone(),
+        });
+        true
+    }
+
+    /// Waits until the next attempt to connect, dials, or reads a batch. In a pause it waits without
+    /// end.
+    async fn advance(&mut self, is_paused: bool) {
+        if is_paused {
+            return pending().await;
+        }
+        if let Some(dial_at) = self.dial_at {
+            sleep_until(dial_at).await;
+            self.dial_at = None;
+            return;
+        }
+        if let Err(loss) = self.step().await {
+            let delay = self.lose(loss);
+            self.dial_at = Some(Instant::now() + delay);
+        }
+    }
+
     async fn step(&mut self) -> Result<(), Loss> {
         match self.connection.take() {
             None => self.dial().await,

@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::control::SourceControl;
 use super::cursor::CursorMessage;
 use super::decoder::Wakeup;
 use super::indexer::IndexerMessage;
@@ -45,6 +46,8 @@ pub struct Context {
     pub status: StatusBoard,
     /// Cancelled when a drain begins.
     pub stop_reading: CancellationToken,
+    /// What an operator asks of the connection.
+    pub control: SourceControl,
     /// One wakeup for each decoder.
     pub decoders: Arc<[Wakeup]>,
     pub filter: Address<DecodedBatch>,
@@ -90,6 +93,7 @@ impl Context {
             decoders: (0..options.decoders).map(|_| Wakeup::default()).collect(),
             interest: InterestInForce::new(processor.rules.interest.clone()),
             stop_reading: CancellationToken::new(),
+            control: SourceControl::default(),
             filter: Address::default(),
             indexer: Address::default(),
             cursor: Address::default(),

@@ -7,6 +7,7 @@ pub mod accumulator;
 mod backlog;
 pub mod connection;
 mod context;
+mod control;
 pub mod cursor;
 pub mod decoder;
 pub mod filter;
@@ -17,4 +18,5 @@ pub mod messages;
 mod options;
 
 pub use self::context::{Context, Parts};
+pub use self::control::{SourceControl, Wanted};
 pub use self::options::{Options, Start};

@@ -191,6 +191,11 @@ impl BackfillState {
     /// the next one; `None` if there may be one at once.
     async fn step(&mut self) -> Result<Option<Duration>, StepError> {
         let repositories = &self.context.shared().clone();
+        if repositories.is_backfill_paused() {
+            // Nothing that waits for the searches waits for these.
+            repositories.idleness.set_discovered(true);
+            return Ok(Some(LOOK_INTERVAL));
+        }
         if repositories.backfill.is_wanted && !self.has_begun {
             self.begin(repositories).await?;
         }

@@ -11,12 +11,16 @@ mod compare;
 mod discovery;
 mod fetch;
 mod handle;
+pub mod handles;
 pub mod host;
 mod host_limiter;
 mod identities;
 pub mod isolation;
 mod job;
+pub mod published_lexicon;
+pub mod record_proof;
 mod replay;
+pub mod reprocess;
 mod set_aside;
 mod shares;
 pub mod snapshot;
@@ -25,7 +29,7 @@ mod stream_start;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -34,6 +38,7 @@ use url::Url;
 
 pub use self::actor::{RepositoriesActor, RepositoriesMessage};
 pub use self::backfill_plan::{Backfill, Discovering, Summary};
+use self::handles::HandleVerifier;
 use self::host::Hosts;
 pub use self::host_limiter::HostLimiters;
 use self::host_limiter::NoSlot;
@@ -45,11 +50,13 @@ use self::stream_start::StreamStart;
 use crate::actor::address::Address;
 use crate::atproto::syntax::Did;
 use crate::delivery::budget::Budget;
+use crate::identity::HandleResolver;
 use crate::net::host_clocks::HostClocks;
 use crate::source::interest::Interest;
 use crate::source::process::Processor;
 use crate::source::process::verification::Verification;
 use crate::store::StoreError;
+use crate::store::handle_store::HandleStore;
 use crate::store::identity_store::IdentityStore;
 use crate::store::plan::effect::Effect;
 use crate::store::repo_store::{RepoChange, RepoEvent, RepoStore};
@@ -87,12 +94,16 @@ pub struct Repositories {
     pub source_http: Url,
     pub address: Address<RepositoriesMessage>,
     pub backfill: Backfill,
+    /// An operator has paused the backfill.
+    is_backfill_paused: AtomicBool,
     pub idleness: Idleness,
     pub stream_start: StreamStart,
     /// When the RepositoriesActor will be woken, for jobs that wait for a server.
     wake_ups: Mutex<BTreeSet<Instant>>,
     pub budget: Arc<Budget>,
     pub metrics: Metrics,
+    /// Set if handles are verified.
+    handles: OnceLock<Arc<HandleVerifier>>,
 }
 
 /// The parts of [`Repositories`].
@@ -164,10 +175,12 @@ impl Repositories {
             source_http,
             address: Address::default(),
             backfill,
+            is_backfill_paused: AtomicBool::new(false),
             idleness: Idleness::default(),
             stream_start: StreamStart::waiting_since(Instant::now()),
             wake_ups: Mutex::default(),
             budget,
+            handles: OnceLock::new(),
         });
         let waiting = Arc::downgrade(&repositories);
         repositories.verification.identities.on_expected(move || {
@@ -178,11 +191,40 @@ impl Repositories {
         repositories
     }
 
+    /// Has the handles of accounts verified, once the actors run.
+    pub fn verify_handles(&self, store: Arc<dyn HandleStore>, resolver: HandleResolver) {
+        let identities = self.verification.identities.clone();
+        let verifier = HandleVerifier {
+            store,
+            identities,
+            resolver,
+        };
+        // It is called once, before the actors start.
+        let _set = self.handles.set(Arc::new(verifier));
+    }
+
+    /// What verifies handles, if they are verified.
+    pub fn handles(&self) -> Option<Arc<HandleVerifier>> {
+        self.handles.get().cloned()
+    }
+
     /// Wakes the RepositoriesActor soon if a replay waits for a key, because one may have come.
     fn note_key(&self) {
         if self.idleness.awaits_keys.load(Ordering::Acquire) {
             self.wake_after(WAKE_UP_SPACING);
         }
+    }
+
+    /// Pauses or resumes the searches for repositories, and the fetches of those whose past is wanted.
+    pub fn pause_backfill(&self, is_paused: bool) {
+        let was_paused = self.is_backfill_paused.swap(is_paused, Ordering::AcqRel);
+        if was_paused && !is_paused {
+            self.wake();
+        }
+    }
+
+    fn is_backfill_paused(&self) -> bool {
+        self.is_backfill_paused.load(Ordering::Acquire)
     }
 
     /// Takes the identities of earlier runs from the database.

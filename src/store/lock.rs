@@ -117,7 +117,8 @@ fn lock_of(path: &Path) -> PathBuf {
     lock.into()
 }
 
-fn real_path(path: &Path) -> PathBuf {
+/// The path of a database without links, whether it exists or not.
+pub(crate) fn real_path(path: &Path) -> PathBuf {
     if let Ok(real) = path.canonicalize() {
         return real;
     }

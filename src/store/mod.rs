@@ -1,21 +1,26 @@
 //! The tables and the cursor: the traits of a store, the plan of a transaction, and the SQLite
 //! store.
 
+pub mod change_feed;
 mod datetime;
+pub mod handle_store;
 pub mod identity_store;
 pub mod lock;
 pub mod plan;
+pub mod rejudge_store;
 pub mod repo_store;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::path::PathBuf;
 
+pub(crate) use self::datetime::sortable;
 pub use self::plan::{RepoState, Written};
 
 use futures_util::future::BoxFuture;
 
-use crate::model::{Gap, Position, SourceId, Trips};
+use crate::model::{Change, Feed, Gap, Position, SourceId, Trips};
 use crate::store::plan::InterestSet;
 use crate::store::plan::effect::{Effect, Rejection};
 
@@ -83,6 +88,12 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes a piece of the parked commits that were dropped, in one transaction. Returns whether
     /// there were any.
     fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Gives numbers of the change feed to a piece of the rows that an earlier version wrote, in one
+    /// transaction. Returns whether there were any.
+    fn number_piece(&self, _limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(ready(Ok(false)))
+    }
 
     /// Deletes a piece of the rows of accounts that were removed, in one transaction. `None` if no
     /// account is being removed.
@@ -198,6 +209,17 @@ impl Default for PieceLimit {
     }
 }
 
+/// Consecutive changes of the feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangePage {
+    /// In the order of their numbers.
+    pub changes: Vec<Change>,
+    /// The number up to which the page goes. The last change may have a lower one.
+    pub through: u64,
+    /// The feed, in the same state of the database.
+    pub feed: Feed,
+}
+
 /// What one call of [`Store::remove_piece`] deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemovalPiece {
@@ -217,6 +239,8 @@ pub struct Retention {
     pub dead_letter_days: u32,
     /// Days after which a gap that was closed is purged.
     pub closed_gap_days: u32,
+    /// Age, in days, at which a command and a row of the audit are purged.
+    pub audit_days: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -226,6 +250,8 @@ pub struct Purged {
     pub dead_letters: u64,
     pub resyncs: u64,
     pub closed_gaps: u64,
+    pub commands: u64,
+    pub audit_rows: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -258,6 +284,13 @@ pub enum StoreError {
     /// There is no such file, and it was not to be created.
     #[error("there is no database at {path}; `run` or `migrate` creates it", path = .0.display())]
     Missing(PathBuf),
+
+    /// A lexicon needs a name that something else has.
+    #[error(
+        "the view of the lexicon {collection} needs the name {name}, which the database has for \
+         something that this program did not make; rename or drop that, or leave the lexicon out"
+    )]
+    NameTaken { name: String, collection: String },
 
     /// The schema is older, and was not to be changed.
     #[error(

@@ -48,6 +48,13 @@ pub trait RepoStore: Send + Sync + 'static {
     /// Applies a change to a repository or an account.
     fn change<'a>(&'a self, change: RepoChange<'a>) -> BoxFuture<'a, Result<Written, StoreError>>;
 
+    /// Has up to `count` repositories compared with their hosts, which are chosen at random among those
+    /// that are whole and of which nothing is due. Returns how many there are.
+    fn recheck_sample(&self, count: u32) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let _none = count;
+        async { Ok(0) }.boxed()
+    }
+
     /// Counts the attempts to fetch a repository since then.
     fn resyncs_since<'a>(
         &'a self,

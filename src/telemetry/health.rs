@@ -31,7 +31,7 @@ pub struct Readiness {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// `worker`, `database`, `directory`, `repositories`, `actor NAME` or `source ID`.
+    /// `worker`, `database`, `directory`, `repositories`, `actor NAME`, `sink NAME` or `source ID`.
     pub component: String,
     pub message: String,
     /// The worker is ready all the same.
@@ -78,6 +78,9 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
         .chain(warnings(status))
         .chain(parked_warning(status, now))
         .chain(slowed_warnings(status, now))
+        .chain(pause_warnings(status))
+        .chain(rules_warning(status))
+        .chain(sink_warnings(status, now))
         .collect();
     Readiness {
         ready: reasons.iter().all(|reason| reason.is_warning),
@@ -138,6 +141,51 @@ fn slowed_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reas
     })
 }
 
+/// A source that an operator has paused.
+fn pause_warnings(status: &Status) -> impl Iterator<Item = Reason> {
+    status.sources.iter().filter_map(|(id, source)| {
+        let ConnectionState::Paused { since, by } = &source.connection else {
+            return None;
+        };
+        Some(Reason {
+            component: format!("source {id}"),
+            message: format!("has been paused since {since} by {by}; nothing is read from it"),
+            is_warning: true,
+        })
+    })
+}
+
+/// A sink that takes nothing. The worker goes on, and a restart of it would help nothing.
+fn sink_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reason> {
+    status.sinks.iter().filter_map(move |(name, sink)| {
+        let seconds = elapsed(sink.failing_since?, now).as_secs();
+        let reason = sink.last_error.as_deref().unwrap_or("unknown");
+        Some(Reason {
+            component: format!("sink {name}"),
+            message: format!(
+                "it has taken nothing for {seconds} s; its changes wait in the database ({} rows so \
+                 far): {reason}",
+                sink.behind.unwrap_or_default()
+            ),
+            is_warning: true,
+        })
+    })
+}
+
+/// Records that were judged by other rules than those in force.
+fn rules_warning(status: &Status) -> Option<Reason> {
+    let outdated = &status.outdated_collections;
+    (!outdated.is_empty()).then(|| Reason {
+        component: "database".to_owned(),
+        message: format!(
+            "records of {} were judged by other lexicons or policies than those in force; \
+             `reprocess --invalid` judges those again that were invalid",
+            outdated.join(", ")
+        ),
+        is_warning: true,
+    })
+}
+
 fn worker_fault(status: &Status) -> Option<String> {
     if status.draining {
         Some("is draining".to_owned())
@@ -188,7 +236,7 @@ fn connection_fault(
     thresholds: &Thresholds,
 ) -> Option<String> {
     match &source.connection {
-        ConnectionState::Connected { .. } => None,
+        ConnectionState::Connected { .. } | ConnectionState::Paused { .. } => None,
         ConnectionState::Starting => Some("has not been dialled yet".to_owned()),
         ConnectionState::Stopped => Some("has been stopped".to_owned()),
         ConnectionState::Connecting => disconnection(source, now, thresholds),
@@ -302,6 +350,21 @@ mod tests {
     }
 
     #[test]
+    fn records_that_were_judged_by_other_rules_are_a_warning() {
+        let mut status = healthy();
+        status.outdated_collections = vec!["com.example.note".to_owned()];
+        let readiness = readiness(&status, ago(0), &THRESHOLDS);
+        assert!(readiness.ready);
+        let reason = readiness.reasons.last().unwrap();
+        assert!(reason.is_warning);
+        assert!(
+            reason.message.contains("`reprocess --invalid`"),
+            "{}",
+            reason.message
+        );
+    }
+
+    #[test]
     fn a_silent_source_is_ready() {
         assert_eq!(faults(|_| ()), Vec::<String>::new());
     }
@@ -324,6 +387,21 @@ mod tests {
             faults(|status| source(status).connection = ConnectionState::Stopped),
             ["source wss://relay: has been stopped"]
         );
+    }
+
+    #[test]
+    fn a_paused_source_is_a_warning() {
+        let mut status = healthy();
+        let pause = ConnectionState::Paused {
+            since: "2026-11-28T05:00:00.000Z".to_owned(),
+            by: "uid 0".to_owned(),
+        };
+        source(&mut status).set_connection(pause, ago(500));
+        let readiness = readiness(&status, ago(0), &THRESHOLDS);
+        assert!(readiness.ready);
+        let message =
+            "has been paused since 2026-11-28T05:00:00.000Z by uid 0; nothing is read from it";
+        assert_eq!(readiness.reasons[0].message, message);
     }
 
     #[test]

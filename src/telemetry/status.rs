@@ -53,9 +53,13 @@ pub struct Status {
     pub pending_removals: u64,
     /// The size of the database's write-ahead log.
     pub wal_bytes: u64,
+    /// Collections of which records were judged by other lexicons, policies or code than are in force.
+    pub outdated_collections: Vec<String>,
     /// The transactions of the database.
     pub writer: Trips,
     pub clock: ClockStatus,
+    /// The sinks by name.
+    pub sinks: BTreeMap<String, SinkStatus>,
 }
 
 impl Status {
@@ -135,7 +139,9 @@ impl SourceStatus {
     /// Sets the state of the connection.
     pub fn set_connection(&mut self, connection: ConnectionState, now: Timestamp) {
         self.disconnected_since = match connection {
-            ConnectionState::Connected { .. } | ConnectionState::Starting => None,
+            ConnectionState::Connected { .. }
+            | ConnectionState::Paused { .. }
+            | ConnectionState::Starting => None,
             _ => self.disconnected_since.or(Some(now)),
         };
         self.connection = connection;
@@ -232,6 +238,11 @@ pub enum ConnectionState {
         until: Timestamp,
         reason: String,
     },
+    /// An operator has paused it.
+    Paused {
+        since: String,
+        by: String,
+    },
     Stopped,
 }
 
@@ -256,6 +267,55 @@ impl QueueStatus {
         let is_news = blocked.reason != reason;
         reason.clone_into(&mut blocked.reason);
         is_news
+    }
+}
+
+/// How far a sink has followed the change feed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SinkStatus {
+    /// Where it is, without what is secret.
+    pub url: String,
+    pub state: SinkState,
+    /// It has every change up to this number; `None` until that is known.
+    pub position: Option<u64>,
+    /// The rows that it does not have, counted up to a million; `None` until they are counted.
+    pub behind: Option<u64>,
+    /// When the oldest row was written that it does not have; `None` if it has everything.
+    pub oldest_undelivered_at: Option<Timestamp>,
+    /// Rows that it took since the start.
+    pub delivered: u64,
+    /// Attempts that failed since the start.
+    pub errors: u64,
+    pub last_error: Option<String>,
+    pub last_success_at: Option<Timestamp>,
+    /// Since when it takes nothing; `None` while it does.
+    pub failing_since: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkState {
+    #[default]
+    Starting,
+    Following,
+    /// It takes nothing, and is asked again later.
+    BackingOff,
+}
+
+impl SinkStatus {
+    pub fn of(url: String) -> Self {
+        Self {
+            url,
+            ..Self::default()
+        }
+    }
+
+    /// How far it is behind the tables, in seconds; `None` if that is unknown.
+    pub fn lag_seconds(&self, now: Timestamp) -> Option<f64> {
+        match (self.behind?, self.oldest_undelivered_at) {
+            (0, _) => Some(0.0),
+            (_, oldest) => Some(now.duration_since(oldest?).as_secs_f64().max(0.0)),
+        }
     }
 }
 
@@ -368,6 +428,18 @@ mod tests {
         assert!(queue.set_blocked("full", at(3)));
         let blocked = queue.blocked.unwrap();
         assert_eq!((blocked.at, blocked.reason.as_str()), (at(1), "full"));
+    }
+
+    #[test]
+    fn the_lag_of_a_sink_is_the_age_of_the_oldest_row_that_it_does_not_have() {
+        let mut sink = SinkStatus::of("postgres://db".to_owned());
+        assert_eq!(sink.lag_seconds(at(60)), None);
+        sink.behind = Some(3);
+        assert_eq!(sink.lag_seconds(at(60)), None);
+        sink.oldest_undelivered_at = Some(at(50));
+        assert_eq!(sink.lag_seconds(at(60)), Some(10.0));
+        sink.behind = Some(0);
+        assert_eq!(sink.lag_seconds(at(60)), Some(0.0));
     }
 
     #[test]

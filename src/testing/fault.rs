@@ -10,6 +10,11 @@ use std::time::Duration;
 pub enum Point {
     BackfillStart,
     BackfillStep,
+    /// A command is noted as running, and nothing of it is done.
+    CommandBegun,
+    /// What became of a command, or of a piece of it, is durable.
+    CommandEnded,
+    CommandStart,
     ConnectionStart,
     /// Before the connection dials or reads.
     ConnectionStep,
@@ -44,6 +49,9 @@ pub enum Point {
     IndexerSettled,
     RepositoriesStart,
     RepositoriesMessage,
+    SinkStart,
+    /// Before a sink does its next step.
+    SinkStep,
     /// The supervisor is about to start a child.
     Spawn,
     /// The child is running and reachable; the ledger does not know yet.

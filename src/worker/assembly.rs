@@ -5,20 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
+use super::children::Role;
 use super::directory_report::DirectoryReport;
-use super::housekeeping::Household;
+use super::doors::AdminDoor;
+use super::housekeeping::{Household, Marks};
 use super::options::Options;
-use crate::admin::http::HttpState;
+use crate::admin::api::ApiState;
+use crate::admin::api_actor::{ApiDoor, Entry};
+use crate::admin::control::ControlSocket;
+use crate::admin::http::{ChangesApi, HttpState};
 use crate::admin::http_actor::Endpoints;
+use crate::command::{Commands, Live, Scope};
 use crate::delivery::budget::Budget;
 use crate::pipeline;
 use crate::repo::{self, Repositories};
+use crate::sink;
+use crate::sink::actor::SinkContext;
 use crate::source::Source;
 use crate::source::clock::SourceClock;
 use crate::source::process::Processor;
 use crate::source::process::records::Rules;
 use crate::store::Store;
+use crate::store::change_feed::ChangeFeed;
 use crate::supervisor::Policy;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusBoard;
@@ -30,6 +40,11 @@ pub struct Assembly {
     pub household: Arc<Household>,
     /// `None` if there are no endpoints.
     pub endpoints: Option<Arc<Endpoints>>,
+    /// `None` if no commands are taken.
+    pub commands: Option<Arc<Commands>>,
+    /// Where commands are taken.
+    pub doors: Vec<(Role, Arc<ApiDoor>)>,
+    pub sinks: Vec<Arc<SinkContext>>,
     pub policy: Policy,
     pub drain_timeout: Duration,
 }
@@ -39,12 +54,26 @@ pub struct Parts {
     pub options: Options,
     pub source: Arc<dyn Source>,
     pub store: Arc<dyn Store>,
+    /// What the sinks follow; `None` if the store has no feed.
+    pub feed: Option<Arc<dyn ChangeFeed>>,
+    /// What a request for `/changes` must have; `None` if there is no `/changes`.
+    pub changes_token: Option<String>,
     pub rules: Rules,
     /// `None` at level `none`.
     pub repositories: Option<repo::Parts>,
     pub listener: Option<TcpListener>,
+    /// `None` if no commands are taken.
+    pub control: Option<ControlParts>,
     /// Empty outside of tests.
     pub faults: Faults,
+}
+
+/// What a worker takes commands with.
+pub struct ControlParts {
+    /// Without a worker.
+    pub scope: Scope,
+    pub socket: Option<ControlSocket>,
+    pub admin: Option<AdminDoor>,
 }
 
 impl Assembly {
@@ -53,15 +82,18 @@ impl Assembly {
             options,
             source,
             store,
+            feed,
+            changes_token,
             rules,
             repositories,
             listener,
+            control,
             faults,
         } = parts;
         let (metrics, prometheus) = Metrics::new();
         let status = StatusBoard::default();
         status.update(|status| status.started_at = Some(Timestamp::now()));
-        let budget = Budget::new(options.memory_budget);
+        let budget = Budget::with_sinks(options.memory_budget, options.sinks.len());
         let verification = repositories
             .as_ref()
             .map(|parts| parts.verification.clone());
@@ -75,6 +107,9 @@ impl Assembly {
         });
         let repositories =
             repositories.map(|parts| Repositories::new(parts, processor.clone(), budget.clone()));
+        let allowed_hosts: Arc<[String]> = options.allowed_hosts.into();
+        let changes = feed.clone().zip(changes_token);
+        let changes = changes.map(|(feed, token)| ChangesApi::new(feed, &token));
         let endpoints = listener.map(|listener| {
             Arc::new(Endpoints {
                 listener,
@@ -83,9 +118,21 @@ impl Assembly {
                     prometheus: prometheus.clone(),
                     status: status.clone(),
                     thresholds: options.thresholds,
-                    allowed_hosts: options.allowed_hosts.into(),
+                    allowed_hosts: allowed_hosts.clone(),
+                    changes,
                 },
             })
+        });
+        let marks = control.as_ref().map(|parts| Marks {
+            store: parts.scope.store.clone(),
+            window: options.pipeline.upstream_window,
+        });
+        let retention = sink::Retention {
+            request_days: options.retention.inactive_request_days,
+        };
+        let retries = options.pipeline.index_retries;
+        let sinks = feed.map(|feed| {
+            SinkContext::all(&options.sinks, retention, retries, &feed, &budget, &status)
         });
         let household = Arc::new(Household {
             store: store.clone(),
@@ -97,6 +144,8 @@ impl Assembly {
             retention: options.retention,
             processor: processor.clone(),
             directory_report: DirectoryReport::default(),
+            marks,
+            recheck: options.recheck,
             faults: faults.clone(),
         });
         let context = pipeline::Context::new(pipeline::Parts {
@@ -109,12 +158,52 @@ impl Assembly {
             status,
             faults,
         });
+        let commands = control
+            .as_ref()
+            .map(|parts| parts.commands(context.clone()));
+        let doors = match (control, &commands) {
+            (Some(parts), Some(commands)) => parts.doors(commands, &allowed_hosts),
+            _ => Vec::new(),
+        };
         Self {
             context,
             household,
             endpoints,
+            commands,
+            doors,
+            sinks: sinks.unwrap_or_default(),
             policy: options.policy,
             drain_timeout: options.drain_timeout,
         }
+    }
+}
+
+impl ControlParts {
+    fn commands(&self, context: Arc<pipeline::Context>) -> Arc<Commands> {
+        Commands::new(Scope {
+            live: Some(Live {
+                context,
+                asked: watch::Sender::new(None),
+            }),
+            ..self.scope.clone()
+        })
+    }
+
+    fn doors(
+        self,
+        commands: &Arc<Commands>,
+        allowed_hosts: &Arc<[String]>,
+    ) -> Vec<(Role, Arc<ApiDoor>)> {
+        let door = |role, entry, tokens| {
+            let state = ApiState::new(commands.clone(), tokens, allowed_hosts.clone());
+            (role, Arc::new(ApiDoor { entry, state }))
+        };
+        let socket = self
+            .socket
+            .map(|socket| door(Role::Control, Entry::Socket(socket), None));
+        let admin = self.admin.map(|AdminDoor { listener, tokens }| {
+            door(Role::Admin, Entry::Address(listener), Some(tokens))
+        });
+        socket.into_iter().chain(admin).collect()
     }
 }

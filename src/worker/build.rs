@@ -9,10 +9,13 @@ use url::Url;
 use super::options::{Options, SourceOptions};
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Nsid;
-use crate::identity::{Identities, Limits, Resolver};
-use crate::lexicon::{SchemaError, Schemas};
+use crate::command::{self, Scope};
+use crate::identity::{HandleResolver, Identities, Limits, Resolver};
+use crate::lexicon::{LexiconErrors, Lexicons, Schemas};
+use crate::net::dns::Dns;
 use crate::net::http_client::Fetcher;
 use crate::repo::host::{Deadlines, HttpHosts};
+use crate::repo::published_lexicon::Authorities;
 use crate::repo::{self, Backfill};
 use crate::source::Source;
 use crate::source::firehose::websocket::{InvalidSource, WebSocketOptions, WebSocketSource};
@@ -20,10 +23,14 @@ use crate::source::interest::Interest;
 use crate::source::process::records::Rules;
 use crate::source::process::verification::{Verification, Verify};
 use crate::source::tracked::Tracked;
+use crate::store::StoreError;
 use crate::store::sqlite::SqliteStore;
 
 /// The deadline of one identity lookup.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The deadline of a request to the host of a handle.
+const HANDLE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Builds the source that `options` names.
 ///
@@ -62,12 +69,7 @@ pub fn repositories(
         plc_in_flight: options.network.plc_parallelism,
         ..Limits::default()
     };
-    let resolver = Resolver::new(
-        options.network.plc_url.clone(),
-        options.network.allow_private_addresses,
-        RESOLVE_DEADLINE,
-        limits.plc_in_flight,
-    )?;
+    let resolver = resolver(options)?;
     let source_http = http_url(&options.source.url);
     let backfill = backfill(options, schemas);
     let fetcher = Fetcher::new(options.network.allow_private_addresses)?;
@@ -85,6 +87,47 @@ pub fn repositories(
         source_http,
         backfill,
     }))
+}
+
+fn resolver(options: &Options) -> Result<Resolver, rustls::Error> {
+    let network = &options.network;
+    Resolver::new(
+        network.plc_url.clone(),
+        network.allow_private_addresses,
+        RESOLVE_DEADLINE,
+        network.plc_parallelism,
+    )
+}
+
+/// How handles are verified. `None` if they are not: in a test network that names no DNS server, whose
+/// handles the public DNS does not know.
+///
+/// # Errors
+/// If TLS cannot be set up.
+pub(super) fn handle_resolver(options: &Options) -> Result<Option<HandleResolver>, rustls::Error> {
+    let network = &options.network;
+    if network.allow_private_addresses && network.dns_servers.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(HandleResolver::new(
+        Dns::new(&network.dns_servers),
+        Fetcher::new(network.allow_private_addresses)?,
+        network.allow_private_addresses,
+        HANDLE_DEADLINE,
+    )))
+}
+
+/// Where published lexicons are found.
+///
+/// # Errors
+/// If TLS cannot be set up.
+pub fn authorities(options: &Options) -> Result<Authorities, rustls::Error> {
+    let fetcher = Fetcher::new(options.network.allow_private_addresses)?;
+    Ok(Authorities {
+        dns: Dns::new(&options.network.dns_servers),
+        resolver: resolver(options)?,
+        hosts: HttpHosts::new(fetcher, Deadlines::default()),
+    })
 }
 
 /// How a backfill with these options finds accounts.
@@ -141,11 +184,45 @@ fn http_url(url: &Url) -> Url {
     http
 }
 
+/// Builds what commands are carried out with, while no pipeline runs.
+///
+/// # Errors
+/// If the database fails, or holds a setting that this version does not know.
+pub async fn scope(
+    options: &Options,
+    schemas: &Schemas,
+    store: Arc<SqliteStore>,
+) -> Result<Scope, StoreError> {
+    let configured = options.kept();
+    let kept = command::in_force(&store, &configured).await?;
+    Ok(Scope {
+        store,
+        verify: options.verify,
+        configured,
+        backfill: backfill(&options.clone().keeping(kept), schemas),
+        is_logged: true,
+        live: None,
+    })
+}
+
+/// Reads the lexicon documents of the program, and those in the folder that `options` name.
+///
+/// # Errors
+/// If a document is invalid.
+pub fn lexicons(options: &Options) -> Result<Lexicons, LexiconErrors> {
+    Lexicons::load(options.lexicons.as_deref())
+}
+
 /// Builds the rules that `options` sets for events of `source`.
 ///
 /// # Errors
-/// If an embedded lexicon is invalid.
-pub fn rules(options: &Options, source: &dyn Source) -> Result<Rules, SchemaError> {
+/// If a lexicon document is invalid.
+pub fn rules(options: &Options, source: &dyn Source) -> Result<Rules, LexiconErrors> {
+    Ok(rules_with(options, source, lexicons(options)?.schemas))
+}
+
+/// Builds the rules that `options` sets for events of `source`, with `schemas`.
+pub(super) fn rules_with(options: &Options, source: &dyn Source, schemas: Schemas) -> Rules {
     let interest = Interest::new(options.filter.collections.iter().cloned())
         .allowing(options.filter.dids_allow.iter().cloned())
         .denying(options.filter.dids_deny.iter().cloned());
@@ -161,10 +238,10 @@ pub fn rules(options: &Options, source: &dyn Source) -> Result<Rules, SchemaErro
                 }))
         }
     };
-    Ok(Rules {
+    Rules {
         source: source.id().clone(),
         interest: Arc::new(interest),
-        schemas: Schemas::embedded()?,
+        schemas,
         policies: options.validation.clone(),
-    })
+    }
 }

@@ -10,7 +10,9 @@ use super::housekeeping::HousekeepingActor;
 use crate::actor::Arguments;
 use crate::actor::address::Address;
 use crate::actor::progress::Progress;
+use crate::admin::api_actor::ApiActor;
 use crate::admin::http_actor::HttpActor;
+use crate::command::CommandActor;
 use crate::pipeline;
 use crate::pipeline::connection::ConnectionActor;
 use crate::pipeline::cursor::CursorActor;
@@ -18,7 +20,9 @@ use crate::pipeline::decoder::DecoderActor;
 use crate::pipeline::filter::FilterActor;
 use crate::pipeline::indexer::IndexerActor;
 use crate::repo::backfill::BackfillActor;
+use crate::repo::handles::HandlesActor;
 use crate::repo::{Repositories, RepositoriesActor};
+use crate::sink::actor::{SinkActor, SinkContext};
 use crate::supervisor::ChildSpec;
 use crate::testing::fault::Faults;
 
@@ -32,8 +36,14 @@ pub enum Role {
     Connection,
     Repositories,
     Backfill,
+    Handles,
     Housekeeping,
+    Commands,
     Http,
+    Control,
+    Admin,
+    /// By its place among the sinks.
+    Sink(usize),
 }
 
 /// All children, downstream first, so that each finds the actors to which it sends.
@@ -42,6 +52,14 @@ pub(super) fn children(assembly: &Assembly) -> Vec<ChildSpec> {
     let mut children = pipeline_tail(context);
     if let Some(repositories) = &context.repositories {
         children.extend(repository_children(repositories, &context.faults));
+        if let Some(verifier) = repositories.handles() {
+            children.push(ChildSpec::new(
+                Role::Handles.to_string(),
+                || HandlesActor,
+                move |_| verifier.clone(),
+                |_| {},
+            ));
+        }
     }
     let household = assembly.household.clone();
     let housekeeping = ChildSpec::new(
@@ -51,6 +69,8 @@ pub(super) fn children(assembly: &Assembly) -> Vec<ChildSpec> {
         |_| {},
     );
     children.push(housekeeping);
+    let sinks = assembly.sinks.iter().enumerate();
+    children.extend(sinks.map(|(index, sink)| sink_child(index, sink, &context.faults)));
     children.push(connection(context));
     if let Some(endpoints) = assembly.endpoints.clone() {
         let http = ChildSpec::new(
@@ -61,6 +81,27 @@ pub(super) fn children(assembly: &Assembly) -> Vec<ChildSpec> {
         );
         children.push(http);
     }
+    children.extend(command_children(assembly));
+    children
+}
+
+/// The actor that carries out commands, and the one that takes them.
+fn command_children(assembly: &Assembly) -> Vec<ChildSpec> {
+    let Some(commands) = &assembly.commands else {
+        return Vec::new();
+    };
+    let faults = &assembly.context.faults;
+    let carries_out = ChildSpec::new(
+        Role::Commands.to_string(),
+        || CommandActor,
+        arguments_with(commands.clone(), faults.clone()),
+        publish(&commands.address),
+    );
+    let mut children = vec![addressed(carries_out, &commands.address)];
+    children.extend(assembly.doors.iter().map(|(role, door)| {
+        let door = door.clone();
+        ChildSpec::new(role.to_string(), || ApiActor, move |_| door.clone(), |_| {})
+    }));
     children
 }
 
@@ -139,6 +180,16 @@ fn repository_children(repositories: &Arc<Repositories>, faults: &Faults) -> [Ch
     [addressed(jobs, address), backfill]
 }
 
+fn sink_child(index: usize, sink: &Arc<SinkContext>, faults: &Faults) -> ChildSpec {
+    let child = ChildSpec::new(
+        Role::Sink(index).to_string(),
+        || SinkActor,
+        arguments_with(sink.clone(), faults.clone()),
+        publish(&sink.address),
+    );
+    addressed(child, &sink.address)
+}
+
 fn arguments_with<C: Send + Sync + 'static>(
     shared: Arc<C>,
     faults: Faults,
@@ -183,8 +234,13 @@ impl fmt::Display for Role {
             Self::Connection => f.write_str("connection"),
             Self::Repositories => f.write_str("repositories"),
             Self::Backfill => f.write_str("backfill"),
+            Self::Handles => f.write_str("handles"),
             Self::Housekeeping => f.write_str("housekeeping"),
+            Self::Commands => f.write_str("commands"),
             Self::Http => f.write_str("http"),
+            Self::Control => f.write_str("control"),
+            Self::Admin => f.write_str("admin"),
+            Self::Sink(index) => write!(f, "sink-{index}"),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::{Instant, timeout};
 
@@ -14,6 +15,7 @@ use crate::delivery::budget::Budget;
 use crate::model::SourceId;
 use crate::repo::Repositories;
 use crate::source::process::Processor;
+use crate::store::sqlite::SqliteStore;
 use crate::store::{PieceLimit, Purged, Retention, Store, StoreError};
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{DirectoryFailure, StatusBoard};
@@ -32,6 +34,9 @@ const PURGE_DEADLINE: Duration = Duration::from_secs(60);
 /// How often the actor looks for accounts that were removed and for parked commits that were dropped.
 /// While there is one, a piece follows the other; others write between them.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is noted where the cursors stand, and when for the first time.
+const MARK_INTERVAL: Duration = Duration::from_secs(60);
+const FIRST_MARK: Duration = Duration::from_secs(1);
 /// How often the identities that were looked up are saved.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// After this time a piece is tried again with half of its rows.
@@ -55,7 +60,24 @@ pub struct Household {
     pub retention: Retention,
     pub processor: Arc<Processor>,
     pub directory_report: DirectoryReport,
+    /// `None` if cursors are not marked.
+    pub marks: Option<Marks>,
+    pub recheck: Option<RecheckPlan>,
     pub faults: Faults,
+}
+
+/// Where the marks of the cursors are kept, and for how long.
+pub struct Marks {
+    pub store: Arc<SqliteStore>,
+    pub window: Duration,
+}
+
+/// How often repositories are compared with their hosts although nothing speaks against them, and how
+/// many each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecheckPlan {
+    pub interval: Duration,
+    pub repositories: u32,
 }
 
 impl Household {
@@ -74,9 +96,13 @@ impl Household {
 pub enum HousekeepingMessage {
     Upkeep,
     Count,
+    /// Note where the cursors stand.
+    MarkCursors,
     /// Delete a piece of the rows of removed accounts, or of dropped parked commits.
     Remove(PieceLimit),
     Purge,
+    /// Have some repositories compared with their hosts.
+    Recheck(RecheckPlan),
     /// Write the identities that were looked up.
     SaveIdentities,
 }
@@ -95,6 +121,13 @@ impl Actor for HousekeepingActor {
         myself.send_interval(COUNT_INTERVAL, || HousekeepingMessage::Count);
         myself.cast(HousekeepingMessage::Remove(PieceLimit::default()))?;
         myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
+        if household.marks.is_some() {
+            myself.send_after(FIRST_MARK, || HousekeepingMessage::MarkCursors);
+            myself.send_interval(MARK_INTERVAL, || HousekeepingMessage::MarkCursors);
+        }
+        if let Some(plan) = household.recheck {
+            myself.send_after(plan.interval, move || HousekeepingMessage::Recheck(plan));
+        }
         let repositories = household.repositories.as_ref();
         if repositories.is_some_and(|repositories| repositories.keeps_identities()) {
             myself.send_after(SAVE_INTERVAL, || HousekeepingMessage::SaveIdentities);
@@ -118,6 +151,7 @@ impl Actor for HousekeepingActor {
                 count_repositories(household).await;
                 compare_clocks(household);
             }
+            HousekeepingMessage::MarkCursors => mark_cursors(household).await,
             HousekeepingMessage::Remove(limit) => {
                 let next = remove_piece(household, limit).await;
                 let message = move || HousekeepingMessage::Remove(next.limit);
@@ -130,12 +164,30 @@ impl Actor for HousekeepingActor {
                 purge(household).await;
                 myself.send_after(PURGE_INTERVAL, || HousekeepingMessage::Purge);
             }
+            HousekeepingMessage::Recheck(plan) => {
+                recheck(household, plan).await;
+                myself.send_after(plan.interval, move || HousekeepingMessage::Recheck(plan));
+            }
             HousekeepingMessage::SaveIdentities => {
                 save_identities(household).await;
                 myself.send_after(SAVE_INTERVAL, || HousekeepingMessage::SaveIdentities);
             }
         }
         Ok(())
+    }
+}
+
+/// A sample that cannot be marked now is one less; the next one comes after the interval.
+async fn recheck(household: &Household, plan: RecheckPlan) {
+    let Some(repositories) = &household.repositories else {
+        return;
+    };
+    let marked = repositories.store.recheck_sample(plan.repositories);
+    if let Ok(Ok(repositories)) = timeout(COUNT_DEADLINE, marked).await {
+        tracing::debug!(
+            repositories,
+            "some repositories are compared with their hosts"
+        );
     }
 }
 
@@ -201,6 +253,16 @@ async fn count_repositories(household: &Household) {
     }
 }
 
+/// Notes where the cursors stand. A mark that fails is missing, and another follows in a minute.
+async fn mark_cursors(household: &Household) {
+    let Some(Marks { store, window }) = &household.marks else {
+        return;
+    };
+    if let Err(error) = store.mark_cursors(Timestamp::now(), *window).await {
+        tracing::debug!(%error, "the cursors were not marked; trying again in a minute");
+    }
+}
+
 /// Shows how our clock compares with those of the source and of the hosts. Nothing else follows
 /// from it.
 fn compare_clocks(household: &Household) {
@@ -235,7 +297,7 @@ struct NextPiece {
 /// deadline is tried again with half of its rows, so that it comes to an end on a slow disk too.
 async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
     let began = Instant::now();
-    let piece = timeout(PIECE_DEADLINE, delete_piece(&*household.store, limit));
+    let piece = timeout(PIECE_DEADLINE, do_piece(&*household.store, limit));
     let full = PieceLimit::default();
     match piece.await.unwrap_or(Err(StoreError::Deadline)) {
         Ok(true) => {
@@ -253,7 +315,7 @@ async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
             tracing::debug!(
                 %error,
                 rows = limit.rows,
-                "could not delete a piece of rows that are removed or dropped; they stay hidden, trying again in 1 s"
+                "could not do a piece of the work on removed, dropped or unnumbered rows; trying again in 1 s"
             );
             let rows = (limit.rows / 2).max(1);
             NextPiece {
@@ -264,9 +326,9 @@ async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
     }
 }
 
-/// Deletes a piece. Returns whether there was one.
-async fn delete_piece(store: &dyn Store, limit: PieceLimit) -> Result<bool, StoreError> {
-    if store.drop_piece(limit).await? {
+/// Deletes a piece, or gives its rows their numbers of the change feed. Returns whether there was one.
+async fn do_piece(store: &dyn Store, limit: PieceLimit) -> Result<bool, StoreError> {
+    if store.drop_piece(limit).await? || store.number_piece(limit).await? {
         return Ok(true);
     }
     let Some(piece) = store.remove_piece(limit).await? else {
@@ -312,6 +374,8 @@ async fn purge(household: &Household) {
             dead_letters = purged.dead_letters,
             resyncs = purged.resyncs,
             closed_gaps = purged.closed_gaps,
+            commands = purged.commands,
+            audit_rows = purged.audit_rows,
             "purged rows older than their retention"
         ),
         Ok(Err(error)) => tracing::warn!(

@@ -1,14 +1,19 @@
 //! The options of a worker.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
+use super::housekeeping::RecheckPlan;
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
+use crate::command::KeptSettings;
 use crate::lexicon::Policies;
+use crate::net::dns::DnsServer;
 use crate::pipeline;
 use crate::repo::Discovering;
+use crate::sink::SinkOptions;
 use crate::source::process::verification::Verify;
 use crate::store::Retention;
 use crate::supervisor::Policy;
@@ -19,6 +24,7 @@ use crate::telemetry::health::Thresholds;
 pub struct Options {
     pub source: SourceOptions,
     pub filter: FilterOptions,
+    pub lexicons: Option<PathBuf>,
     pub validation: Policies,
     pub verify: Verify,
     pub network: NetworkOptions,
@@ -26,13 +32,50 @@ pub struct Options {
     pub backfill_discovery: Discovering,
     pub database_url: String,
     pub allowed_hosts: Vec<String>,
+    /// The file with the token of `/changes`; `None` if there is no `/changes`.
+    pub changes_token_file: Option<PathBuf>,
     /// Bytes.
     pub memory_budget: usize,
     pub pipeline: pipeline::Options,
     pub policy: Policy,
     pub retention: Retention,
+    /// `None`: repositories are compared only when something speaks against them.
+    pub recheck: Option<RecheckPlan>,
     pub thresholds: Thresholds,
     pub drain_timeout: Duration,
+    pub sinks: Vec<SinkOptions>,
+}
+
+impl Options {
+    /// The settings that may be changed while a worker runs.
+    pub fn kept(&self) -> KeptSettings {
+        KeptSettings {
+            collections: self.filter.collections.clone(),
+            dids_allow: self.filter.dids_allow.clone(),
+            dids_deny: self.filter.dids_deny.clone(),
+            validation: self.validation.clone(),
+        }
+    }
+
+    /// These options with other values of those settings.
+    #[must_use]
+    pub fn keeping(self, kept: KeptSettings) -> Self {
+        let KeptSettings {
+            collections,
+            dids_allow,
+            dids_deny,
+            validation,
+        } = kept;
+        Self {
+            filter: FilterOptions {
+                collections,
+                dids_allow,
+                dids_deny,
+            },
+            validation,
+            ..self
+        }
+    }
 }
 
 /// The source to follow, and how to dial it.
@@ -58,6 +101,8 @@ pub struct NetworkOptions {
     /// `None` means the courtesy rate, which rises while the directory answers.
     pub plc_requests_per_second: Option<u32>,
     pub plc_parallelism: usize,
+    /// Empty means those of the system.
+    pub dns_servers: Vec<DnsServer>,
     /// The number of identities that are kept.
     pub identity_cache: usize,
     /// The relay index, which knows which repositories there are. `None` means the source.

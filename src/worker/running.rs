@@ -1,15 +1,19 @@
 //! The handle of a running worker: wait for its end, kill an actor, drain it.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::rpc::CallResult;
+use tokio::time::Instant;
 
 use super::assembly::Assembly;
 use super::children::{Role, children};
+use crate::command::{Asked, Commands};
 use crate::pipeline::Context;
 use crate::pipeline::cursor::CursorMessage;
+use crate::sink::actor::{SinkContext, SinkMessage};
 use crate::supervisor::{Tree, TreeError, Work};
 use crate::testing::fault::Point;
 
@@ -21,7 +25,10 @@ const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 pub struct RunningWorker {
     prometheus: PrometheusHandle,
     context: Arc<Context>,
+    /// `None` if no commands are taken.
+    commands: Option<Arc<Commands>>,
     tree: Tree,
+    sinks: Vec<Arc<SinkContext>>,
     drain_timeout: Duration,
 }
 
@@ -49,12 +56,18 @@ impl RunningWorker {
         let Assembly {
             context,
             household,
+            commands,
+            sinks,
             policy,
             drain_timeout,
             ..
         } = assembly;
         if let Some(repositories) = &context.repositories {
             repositories.restore_identities().await;
+        }
+        if let Some(commands) = &commands {
+            // If the database fails, the CommandActor brings the pauses into force.
+            let _shown = commands.scope.show_pauses().await;
         }
         let (work, status) = (
             Arc::new(PipelineWork(context.clone())),
@@ -64,7 +77,9 @@ impl RunningWorker {
         Ok(Self {
             prometheus: household.prometheus.clone(),
             context,
+            commands,
             tree,
+            sinks,
             drain_timeout,
         })
     }
@@ -83,15 +98,37 @@ impl RunningWorker {
         self.tree.kill(&role.to_string());
     }
 
+    pub fn commands(&self) -> Option<&Arc<Commands>> {
+        self.commands.as_ref()
+    }
+
+    /// Waits until a command asks something of the process.
+    pub fn asked(&self) -> impl Future<Output = Asked> + use<> {
+        let live = self.commands.as_ref();
+        let live = live.and_then(|commands| commands.scope.live.as_ref());
+        let asked = live.map(|live| live.asked.subscribe());
+        async move {
+            let Some(mut asked) = asked else {
+                return pending().await;
+            };
+            // The sender lives as long as the actors.
+            match asked.wait_for(Option::is_some).await.map(|asked| *asked) {
+                Ok(Some(asked)) => asked,
+                Ok(None) | Err(_) => pending().await,
+            }
+        }
+    }
+
     /// Waits until the supervisor gives up. Returns the reason.
     pub async fn failed(&mut self) -> WorkerError {
         self.tree.failed().await.into()
     }
 
     /// Waits until the source was reached and has been silent for `idle`, everything that it sent
-    /// is applied, and no repository has a job due.
+    /// is applied, no repository has a job due, and each sink has everything.
     pub fn silence(&self, idle: Duration) -> impl Future<Output = ()> + use<> {
         let context = self.context.clone();
+        let sinks = self.sinks.clone();
         async move {
             loop {
                 let quiet_since = context
@@ -101,6 +138,7 @@ impl RunningWorker {
                 if quiet_since.is_some_and(|since| since.elapsed() >= idle)
                     && context.ledger.is_idle()
                     && has_no_jobs(&context)
+                    && have_everything(&sinks).await
                 {
                     return;
                 }
@@ -118,9 +156,11 @@ impl RunningWorker {
         let Self {
             context,
             mut tree,
+            sinks,
             drain_timeout,
             ..
         } = self;
+        let began = Instant::now();
         context.status.update(|status| status.draining = true);
         context.stop_reading.cancel();
         // The ConnectionActor may still hold a batch. The next start reads it again.
@@ -129,9 +169,31 @@ impl RunningWorker {
             finished = tokio::time::timeout(drain_timeout, finish(&context)) => finished,
             error = tree.failed() => return Err(error.into()),
         };
+        let left = drain_timeout.saturating_sub(began.elapsed());
+        // What a sink does not take in time is delivered by the next start.
+        let _late = tokio::time::timeout(left, finish_sinks(&sinks)).await;
         tree.stop("drained").await;
         end(&context).await;
         finished.map_err(|_elapsed| WorkerError::DrainDeadline(drain_timeout))
+    }
+}
+
+/// Whether each sink has everything that was written. Rows of an earlier version are not in the feed
+/// before they have numbers.
+async fn have_everything(sinks: &[Arc<SinkContext>]) -> bool {
+    let Some(first) = sinks.first() else {
+        return true;
+    };
+    sinks.iter().all(|sink| sink.is_caught_up())
+        && matches!(first.feed.is_numbered().await, Ok(true))
+}
+
+/// Waits until no sink has a delivery on its way.
+async fn finish_sinks(sinks: &[Arc<SinkContext>]) {
+    for sink in sinks {
+        if let Some(actor) = sink.address.current() {
+            let _ended = actor.call(SinkMessage::Finish, None).await;
+        }
     }
 }
 

@@ -14,12 +14,14 @@
 )]
 
 pub mod connection_losses;
+pub mod dns_server;
 pub mod foreign_network;
 pub mod fuzz_checks;
 pub mod guarded_store;
 pub mod mock_relay;
 pub mod neighbours;
 pub mod observed_source;
+pub mod postgres;
 pub mod record_json;
 pub mod recorded_frames;
 pub mod running_worker;

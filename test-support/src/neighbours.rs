@@ -43,8 +43,11 @@ pub fn context_with(
         options,
         source,
         store,
+        feed: None,
+        changes_token: None,
         repositories: None,
         listener: None,
+        control: None,
         faults,
     };
     Assembly::new(parts).context

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_firehose::config::{Config, Layers, Verify};
+use huddle_firehose::lexicon::Schemas;
 use huddle_firehose::store::Store;
+use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::telemetry::health::{Readiness, Thresholds, readiness};
 use huddle_firehose::telemetry::status::{ActorState, SourceStatus, Status};
 use huddle_firehose::testing::fault::Faults;
@@ -13,7 +15,7 @@ use huddle_firehose::testing::mock_relay::MockRelay;
 use huddle_firehose::worker;
 use huddle_firehose::worker::Role;
 use huddle_firehose::worker::RunningWorker;
-use huddle_firehose::worker::{Assembly, Parts};
+use huddle_firehose::worker::{Assembly, ControlParts, Parts};
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
@@ -86,9 +88,47 @@ impl Worker {
             rules: worker::rules(&options, source.as_ref()).unwrap(),
             options,
             source: source.clone(),
+            feed: None,
+            changes_token: None,
             store: Arc::new(store),
             repositories: None,
             listener: None,
+            control: None,
+            faults,
+        });
+        let tree = RunningWorker::start(assembly).await.unwrap();
+        Self {
+            tree,
+            source,
+            thresholds,
+        }
+    }
+
+    /// Like [`Self::start_at`], with a CommandActor on the tables of `store`.
+    pub async fn start_with_commands(
+        config: Config,
+        source: Arc<Observed>,
+        store: Arc<SqliteStore>,
+        faults: Faults,
+    ) -> Self {
+        let options = worker::Options::from(&config);
+        let thresholds = options.thresholds;
+        let schemas = Schemas::embedded().unwrap();
+        let scope = worker::scope(&options, &schemas, store.clone()).await;
+        let assembly = Assembly::new(Parts {
+            rules: worker::rules(&options, source.as_ref()).unwrap(),
+            options,
+            source: source.clone(),
+            feed: None,
+            changes_token: None,
+            store,
+            repositories: None,
+            listener: None,
+            control: Some(ControlParts {
+                scope: scope.unwrap(),
+                socket: None,
+                admin: None,
+            }),
             faults,
         });
         let tree = RunningWorker::start(assembly).await.unwrap();

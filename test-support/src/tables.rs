@@ -28,8 +28,9 @@ const TABLES: [&str; 9] = [
 ];
 
 /// Columns with the time when a row was written, or a number in the order of writing.
-const CLOCKS: &str = "'closed_at', 'created_at', 'first_indexed_at', 'id', 'indexed_at', \
-                      'last_indexed_at', 'opened_at', 'updated_at'";
+const CLOCKS: &str = "'change', 'closed_at', 'created_at', 'first_indexed_at', 'id', 'indexed_at', \
+                      'last_indexed_at', 'opened_at', 'removal_change', \
+                      'updated_at'";
 
 /// Tables whose `created_at` or `id` is not such a column.
 const CLOCKLESS: &str = "'booking_requests', 'bookings', 'firehose_cursor', 'offers_index'";
@@ -49,11 +50,11 @@ impl Database {
     pub fn copy(&self) -> Self {
         let copy = Self::new();
         for entry in self.0.path().read_dir().unwrap() {
-            let (from, name) = entry
-                .map(|entry| (entry.path(), entry.file_name()))
-                .unwrap();
-            // The first process that opens the file makes a new index of the log.
-            if name != "huddle.db-shm" {
+            let entry = entry.unwrap();
+            let (from, name) = (entry.path(), entry.file_name());
+            // The first process that opens the file makes a new index of the log. A worker makes a
+            // control socket.
+            if entry.file_type().unwrap().is_file() && name != "huddle.db-shm" {
                 std::fs::copy(from, copy.0.path().join(name)).unwrap();
             }
         }
@@ -214,4 +215,13 @@ pub fn assert_same<T: Ord + Debug>(what: &str, found: &BTreeSet<T>, expected: &B
         missing.is_empty() && unexpected.is_empty(),
         "{what}: missing {missing:#?}, unexpected {unexpected:#?}"
     );
+}
+
+/// The number of migrations of the embedded database.
+pub fn migrations() -> u32 {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations");
+    let entries = std::fs::read_dir(folder).unwrap();
+    let is_migration = |name: &std::ffi::OsStr| name.to_string_lossy().ends_with(".sql");
+    let count = entries.filter(|entry| is_migration(&entry.as_ref().unwrap().file_name()));
+    u32::try_from(count.count()).unwrap()
 }

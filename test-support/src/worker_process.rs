@@ -29,6 +29,8 @@ pub fn command(program: impl AsRef<OsStr>) -> std::process::Command {
 pub struct Program {
     pub child: Child,
     address: String,
+    /// Empty without `admin_listen`.
+    admin_address: String,
     log: Lines<BufReader<ChildStderr>>,
 }
 
@@ -44,6 +46,7 @@ impl Program {
         let mut program = Self {
             child,
             address: String::new(),
+            admin_address: String::new(),
             log,
         };
         let starting = program.logs("starting").await;
@@ -51,7 +54,19 @@ impl Program {
             .as_str()
             .unwrap()
             .clone_into(&mut program.address);
+        let admin = starting["admin_listen"].as_str().unwrap_or_default();
+        admin.clone_into(&mut program.admin_address);
         program
+    }
+
+    /// The address on which commands are taken.
+    pub fn admin_address(&self) -> &str {
+        &self.admin_address
+    }
+
+    /// The address of the endpoints.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Waits for the next log line whose message begins with `message`.

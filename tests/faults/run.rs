@@ -129,8 +129,11 @@ impl Run {
             options: (&self.config).into(),
             source: self.upstream.clone(),
             store: self.store.clone(),
+            feed: None,
+            changes_token: None,
             repositories: None,
             listener: None,
+            control: None,
             faults: Faults::planned(self.schedule.clone()),
         })
     }

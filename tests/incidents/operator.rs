@@ -47,7 +47,10 @@ impl Operated {
             options,
             source,
             store: Arc::new(store),
+            feed: None,
+            changes_token: None,
             listener: Some(listener),
+            control: None,
             faults: Faults::default(),
         });
         let tree = RunningWorker::start(assembly).await.unwrap();

@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::command::Command as Given;
+use huddle_firehose::model::NewCommand;
 use huddle_firehose::store::Store;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
@@ -17,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use test_support::observed_source::{self, Observed};
 use test_support::running_worker::{Worker, config};
 use test_support::tables::Database;
-use test_support::waiting::eventually;
+use test_support::waiting::{SLOT_TIMEOUT, eventually};
 use tokio::process::{Child, Command};
 
 const ORDERS: &str = "HUDDLE_CHILD_ORDERS";
@@ -34,6 +37,9 @@ pub(crate) struct Orders {
     pub(crate) lingers: Duration,
     /// It is drained when its cursor is here.
     pub(crate) until: u64,
+    /// It gives itself so many commands, unless they were given before, and is drained when they are
+    /// over.
+    pub(crate) commands: u32,
 }
 
 impl Orders {
@@ -45,6 +51,7 @@ impl Orders {
             dies_at: None,
             lingers: Duration::ZERO,
             until,
+            commands: 0,
         }
     }
 
@@ -94,12 +101,45 @@ async fn process() {
     // After repeated crashes at one frame that frame is a suspect. Here no frame is the cause.
     store.forget_crashes(&observed_source::id()).await.unwrap();
     let source = Observed::at_url(&orders.relay);
-    let worker = Worker::start_at(config(), source, store, faults).await;
+    let worker = match orders.commands {
+        0 => Worker::start_at(config(), source, store, faults).await,
+        commands => {
+            let store = Arc::new(store);
+            let worker = Worker::start_with_commands(config(), source, store.clone(), faults).await;
+            give_commands(&worker, &store, commands).await;
+            worker
+        }
+    };
     eventually("the cursor is far enough", || {
         worker.source_status().applied.seq >= orders.until
     })
     .await;
     worker.drain().await;
+}
+
+/// Gives commands, and waits until they are over.
+async fn give_commands(worker: &Worker, store: &SqliteStore, count: u32) {
+    for n in 0..count {
+        let command = Given::Account {
+            did: Did::parse(&format!("did:plc:account{n}")).unwrap(),
+            is_shown: true,
+        };
+        let (kind, arguments) = command.into_parts().unwrap();
+        let new = NewCommand {
+            kind,
+            arguments,
+            actor: "the child".to_owned(),
+            reason: None,
+            idempotency_key: Some(n.to_string()),
+        };
+        store.submit_command(&new).await.unwrap();
+    }
+    let commands = worker.tree.commands().unwrap();
+    commands.wake();
+    for row in store.open_commands().await.unwrap() {
+        let row = commands.ended(row.id, SLOT_TIMEOUT).await.unwrap().unwrap();
+        assert!(row.state.is_ended(), "{row:?}");
+    }
 }
 
 /// Ends the process, as a crash would: nothing is dropped, closed or written.

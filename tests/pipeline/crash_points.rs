@@ -6,7 +6,7 @@ use huddle_firehose::testing::fault::Point;
 use test_support::mock_relay::{relay_with, unhurried};
 use test_support::recorded_frames::{frames, last_seq};
 use test_support::running_worker::undisturbed;
-use test_support::tables::{Database, assert_same_tables};
+use test_support::tables::{Database, assert_same_tables, migrations};
 use test_support::waiting::soon;
 
 use crate::child::{Orders, ended_itself};
@@ -115,11 +115,8 @@ async fn a_process_that_dies_at_any_point_leaves_whole_events_and_loses_nothing(
 async fn a_process_that_dies_between_two_migrations_leaves_whole_ones_and_the_next_goes_on() {
     let relay = relay_with(Vec::new(), unhurried()).await;
     let history = History::recorded().await;
-    let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations"));
-    let migrations = u32::try_from(migrations.unwrap().count()).unwrap();
-
     let mut victim = Victim::new();
-    for pass in 1..=migrations {
+    for pass in 1..=migrations() {
         let orders = Orders::new(&relay, &victim.database, 0);
         let dies = victim.dies(orders, Point::StoreMigrating, pass, &history);
         assert!(dies.await, "at the start of migration {pass}");

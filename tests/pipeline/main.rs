@@ -5,6 +5,7 @@
 mod backpressure;
 mod change_of_source;
 mod child;
+mod command_deaths;
 mod crash;
 mod crash_points;
 mod database;

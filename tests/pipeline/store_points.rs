@@ -12,7 +12,7 @@ use test_support::mock_relay::{relay_with, unhurried};
 use test_support::observed_source::Observed;
 use test_support::recorded_frames::{frames, last_seq};
 use test_support::running_worker::{Worker, config, undisturbed};
-use test_support::tables::{Database, assert_same_tables};
+use test_support::tables::{Database, assert_same_tables, migrations};
 use test_support::waiting::eventually;
 
 /// Strikes once, at one pass of a point.
@@ -113,7 +113,5 @@ async fn a_migration_that_fails_is_an_error_at_the_start_and_the_next_start_goes
     let applied = "SELECT CAST(count(*) AS TEXT) FROM _sqlx_migrations";
     assert_eq!(database.rows(applied).await, ["4"]);
     drop(database.store().await);
-    let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations"));
-    let migrations = migrations.unwrap().count().to_string();
-    assert_eq!(database.rows(applied).await, [migrations]);
+    assert_eq!(database.rows(applied).await, [migrations().to_string()]);
 }

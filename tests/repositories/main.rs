@@ -8,6 +8,7 @@ mod backfill;
 mod breaks;
 mod clocks;
 mod cold_start;
+mod commands;
 mod deaths;
 mod expansion;
 mod hosts;

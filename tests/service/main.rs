@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod admin_http;
+mod changes;
 mod command_line;
+mod handles;
 mod identities;
 mod log_calls;
 mod operator_http;

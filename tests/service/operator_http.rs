@@ -35,6 +35,7 @@ impl Server {
             status: status.clone(),
             thresholds: worker::Options::from(&config).thresholds,
             allowed_hosts: ["huddle".to_owned()].into(),
+            changes: None,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

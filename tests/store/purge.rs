@@ -11,6 +11,7 @@ const RETENTION: Retention = Retention {
     inactive_request_days: 30,
     dead_letter_days: 90,
     closed_gap_days: 90,
+    audit_days: 365,
 };
 
 const OFFER: &str = "at://did:plc:alice/com.huddle.slotOffer/o";
@@ -80,6 +81,8 @@ async fn old_dead_letters_are_purged_however_many() {
         dead_letters: 2100,
         resyncs: 0,
         closed_gaps: 0,
+        commands: 0,
+        audit_rows: 0,
     };
     assert_eq!(purged, expected);
     assert_eq!(database.store.dead_letter_count().await.unwrap(), 1);
@@ -160,6 +163,7 @@ async fn a_retention_longer_than_the_calendar_purges_nothing() {
         inactive_request_days: u32::MAX,
         dead_letter_days: u32::MAX,
         closed_gap_days: u32::MAX,
+        audit_days: u32::MAX,
     };
     assert_eq!(
         database.store.purge(forever).await.unwrap(),
@@ -202,4 +206,23 @@ async fn the_age_of_a_row_from_the_future_counts_from_now_on() {
     let is_of_now = "SELECT count(*) FROM dead_letters \
          WHERE abs(julianday('now') - julianday(created_at)) < 1";
     assert_eq!(database.number(is_of_now).await, 1);
+}
+
+/// Holds invariant 13.2.
+#[tokio::test]
+async fn commands_and_audit_rows_are_purged_after_their_own_time_and_open_commands_stay() {
+    let database = Database::new().await;
+    database
+        .execute(
+            "INSERT INTO commands (kind, arguments, actor, created_at, state, ended_at) VALUES \
+             ('drain', '{}', 'test', '2020-01-01T00:00:00.000Z', 'done', '2020-01-01T00:00:00.000Z'), \
+             ('drain', '{}', 'test', '2020-01-01T00:00:00.000Z', 'queued', NULL); \
+             INSERT INTO audit (at, actor, action, target, outcome) VALUES \
+             ('2020-01-01T00:00:00.000Z', 'test', 'drain', '', 'ok');",
+        )
+        .await;
+    let purged = database.store.purge(RETENTION).await.unwrap();
+    assert_eq!((purged.commands, purged.audit_rows), (1, 1));
+    let left = database.store.open_commands().await.unwrap();
+    assert_eq!(left.len(), 1);
 }

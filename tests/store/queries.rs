@@ -4,7 +4,11 @@ use crate::fixture::*;
 
 /// Each query of the documentation, by a part of its text, with what it reads as a whole: it asks for
 /// all rows of that, or for the newest by their id.
-const DOCUMENTED: [(&str, &[&str]); 13] = [
+const DOCUMENTED: [(&str, &[&str]); 15] = [
+    (
+        "FROM open_offers AS o LEFT JOIN visible_accounts",
+        &["offers_index"],
+    ),
     ("FROM open_offers", &[]),
     ("WHERE starts_at >=", &[]),
     ("FROM offers_index WHERE did =", &[]),
@@ -19,6 +23,7 @@ const DOCUMENTED: [(&str, &[&str]); 13] = [
     ),
     ("FROM visible_records WHERE collection =", &[]),
     ("FROM visible_records WHERE did =", &[]),
+    ("FROM records WHERE change >", &[]),
     ("FROM accounts WHERE active = 0", &["accounts"]),
     ("FROM repos WHERE urgency IS NOT NULL", &[]),
     ("FROM dead_letters", &["dead_letters"]),
@@ -83,4 +88,18 @@ async fn whether_a_record_is_being_removed_is_asked_by_its_key() {
         plan.contains("sqlite_autoindex_records_1 (uri>? AND uri<?)"),
         "{plan}"
     );
+}
+
+#[tokio::test]
+async fn the_change_feed_is_read_in_its_order_without_sorting() {
+    let database = Database::new().await;
+    for table in ["records", "accounts"] {
+        let query = format!("SELECT * FROM {table} WHERE change > 5 ORDER BY change LIMIT 10");
+        let plan = database.plan(&query).await;
+        assert!(
+            plan.contains(&format!("{table}_by_change (change>?)")),
+            "{plan}"
+        );
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
 }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use axum::http::{HeaderMap, Request, StatusCode, Version, header};
 
 /// The status with which `request` is refused.
-pub(super) fn refusal<B>(request: &Request<B>, allowed: &[String]) -> Option<StatusCode> {
+pub(in crate::admin) fn refusal<B>(request: &Request<B>, allowed: &[String]) -> Option<StatusCode> {
     let hosts = host_headers(request.headers());
     let authority = request
         .uri()

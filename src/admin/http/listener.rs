@@ -12,10 +12,11 @@ use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::places::{Place, PlaceGuard, Places};
+use crate::command::Caller;
 
 /// More than operators, a scraper and a load balancer need, so that a request which takes a moment
 /// to arrive is not the oldest yet when clients that send slowly come again and again.
@@ -31,16 +32,20 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Has at most [`MOST_CONNECTIONS`] open.
-pub(super) struct LimitedListener {
+pub(in crate::admin) struct LimitedListener {
     listener: TcpListener,
     places: Arc<Places>,
 }
 
 impl LimitedListener {
     pub(super) fn new(listener: TcpListener) -> Self {
+        Self::with_places(listener, MOST_CONNECTIONS)
+    }
+
+    pub(in crate::admin) fn with_places(listener: TcpListener, most: usize) -> Self {
         Self {
             listener,
-            places: Places::new(MOST_CONNECTIONS),
+            places: Places::new(most),
         }
     }
 }
@@ -91,23 +96,42 @@ impl Connected<IncomingStream<'_, LimitedListener>> for PlaceOf {
 
 /// A stream that fails when its deadline has passed, whether its peer sends the request too slowly
 /// or reads the answer too slowly, and when its place is needed for another connection.
-pub(super) struct Limited<S> {
+pub(in crate::admin) struct Limited<S> {
     stream: S,
     deadline: Pin<Box<Sleep>>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     place: PlaceGuard,
     read_bytes: usize,
+    /// Who is at the other end, where the socket says so.
+    caller: Option<Caller>,
 }
 
 impl<S> Limited<S> {
-    fn new(stream: S, place: PlaceGuard) -> Self {
+    pub(in crate::admin) fn new(stream: S, place: PlaceGuard) -> Self {
         Self {
             stream,
             deadline: Box::pin(sleep(DEADLINE)),
             closed: Box::pin(place.place().closed().clone().cancelled_owned()),
             place,
             read_bytes: 0,
+            caller: None,
         }
+    }
+
+    /// The stream of this caller.
+    pub(in crate::admin) fn of(self, caller: Caller) -> Self {
+        Self {
+            caller: Some(caller),
+            ..self
+        }
+    }
+
+    pub(in crate::admin) fn caller(&self) -> Option<&Caller> {
+        self.caller.as_ref()
+    }
+
+    pub(in crate::admin) fn place(&self) -> &Arc<Place> {
+        self.place.place()
     }
 
     /// Returns the outcome of an operation on the stream, or an error if the stream is over.
@@ -128,6 +152,27 @@ impl<S> Limited<S> {
     }
 }
 
+impl<S> Limited<S> {
+    /// The deadline of an answer without end is that of each write.
+    fn note_written<T>(&mut self, outcome: &Poll<T>) {
+        if outcome.is_ready() && self.place.place().is_stream() {
+            self.deadline.as_mut().reset(Instant::now() + DEADLINE);
+        }
+    }
+
+    /// An answer without end is over when its place is needed, and when a write takes too long.
+    fn limit_stream<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.closed.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        outcome
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -143,6 +188,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
         if outcome.is_pending() {
             self.place.place().note_waiting();
         }
+        // The peer of a long answer has nothing more to send.
+        if self.place.place().is_stream() && outcome.is_pending() {
+            return self.limit_stream(context, outcome);
+        }
         self.limit(context, outcome)
     }
 }
@@ -154,6 +203,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note_written(&outcome);
         self.limit(context, outcome)
     }
 
@@ -163,6 +213,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.note_written(&outcome);
         self.limit(context, outcome)
     }
 
@@ -184,7 +235,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -208,6 +258,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_reads_nothing_is_dropped_at_the_deadline() {
         let (_peer, mut limited, _places) = limited().await;
+        let error = limited.write_all(&[0; 65]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_lasts_as_long_as_its_peer_reads_it() {
+        let (mut peer, mut limited, _places) = limited().await;
+        limited.place.place().begin_stream();
+        let mut buffer = [0; 64];
+        for _ in 0..10 {
+            limited.write_all(&[0; 64]).await.unwrap();
+            tokio::time::advance(DEADLINE).await;
+            peer.read_exact(&mut buffer).await.unwrap();
+        }
+        limited.write_all(&[0; 64]).await.unwrap();
         let error = limited.write_all(&[0; 65]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }

@@ -5,10 +5,13 @@
 //! | `/metrics` | Prometheus text, see [`metrics`](crate::telemetry::metrics) |
 //! | `/healthz` | 200 while the process lives |
 //! | `/readyz` | 200 or 503, and the reasons as JSON, see [`health`](crate::telemetry::health) |
+//! | `/changes` | the change feed, if a token is configured: see `changes` |
 //! | `/status` | the [`Status`](crate::telemetry::status::Status) as JSON, with each source's lag |
 
+mod changes;
 mod host;
 mod listener;
+mod origin;
 mod places;
 mod report;
 
@@ -30,8 +33,15 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::health::{Thresholds, readiness};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusBoard;
-use listener::{LimitedListener, PlaceOf};
+pub use changes::ChangesApi;
+
+use listener::PlaceOf;
 use report::Report;
+
+pub(super) use self::host::refusal as refused_host;
+pub(super) use self::listener::{Limited, LimitedListener};
+pub(super) use self::origin::is_foreign;
+pub(super) use self::places::{Place, Places};
 
 /// The data of the answers.
 #[derive(Clone, Debug)]
@@ -42,6 +52,8 @@ pub struct HttpState {
     pub thresholds: Thresholds,
     /// The names that are served besides IP addresses and `localhost`.
     pub allowed_hosts: Arc<[String]>,
+    /// `None`: there is no `/changes`.
+    pub changes: Option<ChangesApi>,
 }
 
 /// Answers on `listener` until `stop`, then finishes the answers that have begun.
@@ -65,6 +77,7 @@ fn router(state: HttpState) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/changes", get(changes::changes))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(from_fn_with_state(state.clone(), admit))
@@ -109,6 +122,10 @@ async fn admit(
 ) -> Response {
     place.complete_request();
     match host::refusal(&request, &state.allowed_hosts) {
+        None if is_foreign(request.headers()) => {
+            let error = "a page of another origin may not make requests";
+            (StatusCode::FORBIDDEN, Json(json!({ "error": error }))).into_response()
+        }
         None => next.run(request).await,
         Some(code) => {
             let error = "the Host is no IP address, not localhost, and not in allowed_hosts";

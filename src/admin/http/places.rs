@@ -22,7 +22,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// has to go, unless it has just come, or was not read from yet. So a client that sends its request
 /// at once is answered, however many clients send theirs slowly.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(in crate::admin) struct Places {
     most: usize,
     open: Mutex<Open>,
     released: Notify,
@@ -37,24 +37,26 @@ struct Open {
 
 /// The place of one connection.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(in crate::admin) struct Place {
     taken_at: Instant,
     /// It was read from, and there was nothing to read.
     is_waiting: AtomicBool,
     is_request_complete: AtomicBool,
+    /// Its answer has no end. Their number is limited otherwise.
+    is_stream: AtomicBool,
     closed: CancellationToken,
 }
 
 /// Gives the place back when it is dropped.
 #[derive(Debug)]
-pub(super) struct PlaceGuard {
+pub(in crate::admin) struct PlaceGuard {
     number: u64,
     place: Arc<Place>,
     places: Arc<Places>,
 }
 
 impl Places {
-    pub(super) fn new(most: usize) -> Arc<Self> {
+    pub(in crate::admin) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
             most,
             open: Mutex::default(),
@@ -64,7 +66,7 @@ impl Places {
 
     /// Takes a place. If all are taken, it is that of the oldest request that is not complete, or
     /// of an answer that takes too long.
-    pub(super) async fn take(self: &Arc<Self>) -> PlaceGuard {
+    pub(in crate::admin) async fn take(self: &Arc<Self>) -> PlaceGuard {
         loop {
             let released = self.released.notified();
             tokio::pin!(released);
@@ -81,7 +83,7 @@ impl Places {
     }
 
     /// Closes the oldest connection whose request is not complete, if there is one.
-    pub(super) fn close_oldest_incomplete(&self) {
+    pub(in crate::admin) fn close_oldest_incomplete(&self) {
         self.close_oldest(|place| !place.is_complete());
     }
 
@@ -98,6 +100,7 @@ impl Places {
             taken_at: now,
             is_waiting: AtomicBool::new(false),
             is_request_complete: AtomicBool::new(false),
+            is_stream: AtomicBool::new(false),
             closed: CancellationToken::new(),
         });
         let number = open.next;
@@ -151,7 +154,7 @@ impl Place {
 
     fn has_to_go(&self, now: Instant) -> bool {
         let was_heard = self.is_complete() || self.is_waiting.load(Ordering::Relaxed);
-        was_heard && now >= self.goes_at()
+        was_heard && !self.is_stream() && now >= self.goes_at()
     }
 
     fn goes_at(&self) -> Instant {
@@ -163,8 +166,17 @@ impl Place {
     }
 
     /// To be called when the request was read.
-    pub(super) fn complete_request(&self) {
+    pub(in crate::admin) fn complete_request(&self) {
         self.is_request_complete.store(true, Ordering::Relaxed);
+    }
+
+    /// To be called when an answer without end begins.
+    pub(in crate::admin) fn begin_stream(&self) {
+        self.is_stream.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.is_stream.load(Ordering::Relaxed)
     }
 
     pub(super) fn closed(&self) -> &CancellationToken {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::model::{RepoCounts, Trips};
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{
-    ActorStatus, BudgetStatus, DirectoryFailure, QueueStatus, SourceStatus, Status,
+    ActorStatus, BudgetStatus, DirectoryFailure, QueueStatus, SinkStatus, SourceStatus, Status,
 };
 
 /// The status, with the values that depend on the time.
@@ -26,8 +26,10 @@ pub(super) struct Report<'a> {
     budget: &'a BudgetStatus,
     pending_removals: u64,
     wal_bytes: u64,
+    outdated_collections: &'a [String],
     writer: Trips,
     clock: &'a ClockStatus,
+    sinks: BTreeMap<&'a str, SinkReport<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -39,6 +41,14 @@ struct SourceReport<'a> {
     processing_lag_seconds: Option<f64>,
     /// How far the tables are behind the source; `null` if it is unknown.
     source_lag_seconds: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct SinkReport<'a> {
+    #[serde(flatten)]
+    sink: &'a SinkStatus,
+    /// How far it is behind the tables; `null` if it is unknown.
+    lag_seconds: Option<f64>,
 }
 
 impl<'a> Report<'a> {
@@ -56,9 +66,15 @@ impl<'a> Report<'a> {
             budget,
             pending_removals,
             wal_bytes,
+            outdated_collections,
             writer,
             clock,
+            sinks,
         } = status;
+        let sinks = sinks.iter().map(|(name, sink)| {
+            let lag_seconds = sink.lag_seconds(now);
+            (name.as_str(), SinkReport { sink, lag_seconds })
+        });
         let oldest_parked_at = status.oldest_parked_at();
         let sources = sources.iter().map(|(id, source)| {
             let report = SourceReport {
@@ -82,8 +98,10 @@ impl<'a> Report<'a> {
             budget,
             pending_removals: *pending_removals,
             wal_bytes: *wal_bytes,
+            outdated_collections,
             writer: *writer,
             clock,
+            sinks: sinks.collect(),
         }
     }
 }

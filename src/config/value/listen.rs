@@ -48,6 +48,11 @@ impl ListenAddress {
         }
     }
 
+    /// Whether the system chooses the port.
+    pub fn has_any_port(&self) -> bool {
+        self.0.ends_with(":0")
+    }
+
     fn host(&self) -> &str {
         self.0.rsplit_once(':').map_or("", |(host, _port)| host)
     }

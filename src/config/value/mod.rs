@@ -6,6 +6,7 @@ pub(super) mod bytes;
 mod duration;
 mod list;
 mod listen;
+pub(super) mod sinks;
 mod url;
 pub(super) mod validation;
 

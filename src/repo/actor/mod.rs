@@ -280,6 +280,9 @@ impl RepositoriesState {
         let mut awaits_keys = false;
         for kind in JobKind::ALL {
             let job = Job::Repository(kind);
+            if kind == JobKind::Backfill && repositories.is_backfill_paused() {
+                continue;
+            }
             if let Some(limit) = self.limit(job) {
                 let limit = limit + hidden(repositories, kind);
                 let mut due = repositories.store.due(kind, now, limit).await?;

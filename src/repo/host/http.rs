@@ -16,11 +16,14 @@ use url::Url;
 
 use super::{Host, HostError, Hosts, LatestCommit, Page, RepoStatus, car};
 use crate::atproto::car::is_address;
-use crate::atproto::syntax::{Did, Nsid, StatusWord, Tid};
+use crate::atproto::syntax::{Did, Nsid, RecordKey, StatusWord, Tid};
 use crate::net::http_client::{FetchError, Fetcher, read_whole};
 
 /// The longest JSON answer, in bytes. An entry of a page has about 200 bytes.
 const MAX_ANSWER: usize = 4 << 20;
+
+/// The longest answer with a record: the record itself, the commit, and the nodes between them.
+const MAX_RECORD_ANSWER: usize = 2 << 20;
 
 /// The number of repositories to request for a page. All methods allow this number.
 const PAGE: &str = "1000";
@@ -89,6 +92,29 @@ impl Default for Deadlines {
 impl HttpHosts {
     pub fn new(fetcher: Fetcher, deadlines: Deadlines) -> Self {
         Self { fetcher, deadlines }
+    }
+
+    /// `com.atproto.sync.getRecord`: a CAR, which is not verified yet.
+    ///
+    /// # Errors
+    /// If there is no answer, or one that is too long.
+    pub async fn record(
+        &self,
+        host: &Host,
+        did: &Did,
+        collection: &Nsid,
+        rkey: &RecordKey,
+    ) -> Result<Bytes, HostError> {
+        let query = [
+            ("did", did.as_str()),
+            ("collection", collection.as_str()),
+            ("rkey", rkey.as_str()),
+        ];
+        let answer = async {
+            let response = self.get(host, "getRecord", &query).await?;
+            Ok(read_whole(response.into_body(), MAX_RECORD_ANSWER).await?)
+        };
+        within(self.deadlines.answer, answer).await
     }
 
     async fn latest_commit(&self, host: &Host, did: &Did) -> Result<LatestCommit, HostError> {

@@ -120,24 +120,51 @@ impl Rules {
                     .entry((*cid, collection))
                     .or_insert_with(|| self.judge(collection, record));
                 let judged = judged.clone();
-                let (judged, refusal) = match judged {
-                    Ok(judged) => (judged, None),
-                    Err(refusal) => (Judged::default(), Some(refusal)),
-                };
-                let upsert = RecordUpsert {
-                    version,
-                    cid: *cid,
-                    cbor: record.clone(),
-                    json_bytes: judged.json_bytes,
-                    validity: judged.validity,
-                    judgement: self.judgement_of(collection),
-                    projection: judged.projection,
-                };
-                match refusal {
-                    None => records.push(RecordChange::Upsert(Box::new(upsert))),
-                    Some(refusal) => self.refuse(upsert, refusal, records),
-                }
+                let (change, letter) = self.change_of(version, *cid, record, judged, &self.source);
+                records.extend(letter.map(|letter| RecordChange::DeadLetter(Box::new(letter))));
+                records.push(change);
             }
+        }
+    }
+
+    /// Judges a record again that is stored as this version, of an event of `source`. Returns what
+    /// becomes of it, and the dead letter if it is refused.
+    pub fn judge_again(
+        &self,
+        version: RecordVersion,
+        cid: Cid,
+        record: &Bytes,
+        source: &SourceId,
+    ) -> (RecordChange, Option<DeadLetter>) {
+        let judged = self.judge(version.collection.as_str(), record);
+        self.change_of(version, cid, record, judged, source)
+    }
+
+    fn change_of(
+        &self,
+        version: RecordVersion,
+        cid: Cid,
+        record: &Bytes,
+        judged: Result<Judged, Refusal>,
+        source: &SourceId,
+    ) -> (RecordChange, Option<DeadLetter>) {
+        let judgement = self.judgement_of(version.collection.as_str());
+        let (judged, refusal) = match judged {
+            Ok(judged) => (judged, None),
+            Err(refusal) => (Judged::default(), Some(refusal)),
+        };
+        let upsert = RecordUpsert {
+            version,
+            cid,
+            cbor: record.clone(),
+            json_bytes: judged.json_bytes,
+            validity: judged.validity,
+            judgement,
+            projection: judged.projection,
+        };
+        match refusal {
+            None => (RecordChange::Upsert(Box::new(upsert)), None),
+            Some(refusal) => refuse(upsert, refusal, source),
         }
     }
 
@@ -149,6 +176,25 @@ impl Rules {
             Policy::Flag | Policy::Reject => self.schemas.fingerprint(collection),
         };
         Judgement::of([policy.as_str(), schema, huddle::PROJECTION_VERSION])
+    }
+
+    /// Identifies all rules by which records are judged.
+    pub fn digest(&self) -> Judgement {
+        let policies = self.policies.rules();
+        let collections = self.schemas.collections();
+        let schemas = collections.iter().flat_map(|collection| {
+            [
+                collection.as_str(),
+                self.schemas.fingerprint(collection.as_str()),
+            ]
+        });
+        let policies = policies.iter().map(String::as_str);
+        Judgement::of(
+            [huddle::PROJECTION_VERSION]
+                .into_iter()
+                .chain(policies)
+                .chain(schemas),
+        )
     }
 
     /// Judges a record of `collection`.
@@ -209,23 +255,28 @@ impl Rules {
                 .map_err(|error| error.to_string()),
         }
     }
+}
 
-    /// Refuses a record. The old row is not valid any more, so a tombstone replaces it. The record
-    /// is kept as a dead letter.
-    fn refuse(&self, upsert: RecordUpsert, refusal: Refusal, records: &mut Vec<RecordChange>) {
-        let task = IndexTask::upsert(&upsert, &self.source, 1);
-        records.push(RecordChange::DeadLetter(Box::new(DeadLetter {
-            task: serde_json::to_string(&task).ok(),
-            raw: upsert.cbor.clone(),
-            ..dead_letter(&upsert.version, refusal.stage, refusal.reason.clone())
-        })));
-        records.push(RecordChange::Refuse(Box::new(RecordRefusal {
-            version: upsert.version,
-            cid: upsert.cid,
-            judgement: upsert.judgement,
-            reason: refusal.reason,
-        })));
-    }
+/// Refuses a record. The old row is not valid any more, so a tombstone replaces it. The record is kept
+/// as a dead letter.
+fn refuse(
+    upsert: RecordUpsert,
+    refusal: Refusal,
+    source: &SourceId,
+) -> (RecordChange, Option<DeadLetter>) {
+    let task = IndexTask::upsert(&upsert, source, 1);
+    let letter = DeadLetter {
+        task: serde_json::to_string(&task).ok(),
+        raw: upsert.cbor.clone(),
+        ..dead_letter(&upsert.version, refusal.stage, refusal.reason.clone())
+    };
+    let refusal = RecordRefusal {
+        version: upsert.version,
+        cid: upsert.cid,
+        judgement: upsert.judgement,
+        reason: refusal.reason,
+    };
+    (RecordChange::Refuse(Box::new(refusal)), Some(letter))
 }
 
 /// What the rules say of a record that is kept.

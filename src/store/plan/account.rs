@@ -9,8 +9,9 @@
 use std::collections::BTreeMap;
 
 use super::order::{AsOf, Event, Order};
-use super::task::{DueHandle, HandleAnswer, HostStatus, UnconfirmedStatus};
+use super::task::{DueHandle, HandleAnswer, HandleCheck, HostStatus, UnconfirmedStatus};
 use crate::atproto::syntax::Did;
+use crate::model::HandleStatus;
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{AccountChange, DELETED, Effect};
 
@@ -43,6 +44,14 @@ pub struct AccountRow {
     pub attempts: u32,
     /// When the handle is taken from the account's document; `None` means never.
     pub handle_due_at: Option<String>,
+    /// Whether the handle is the account's.
+    pub handle_status: HandleStatus,
+    /// When that was found out.
+    pub handle_checked_at: Option<String>,
+    /// When it is checked next; `None` means at once.
+    pub handle_check_at: Option<String>,
+    /// It has a number in the change feed: a record of the account was kept once.
+    pub is_in_feed: bool,
 }
 
 /// What an answer to a question about a status means for the account's repository.
@@ -74,6 +83,10 @@ impl Default for AccountRow {
             retry_at: None,
             attempts: 0,
             handle_due_at: None,
+            handle_status: HandleStatus::Unknown,
+            handle_checked_at: None,
+            handle_check_at: None,
+            is_in_feed: false,
         }
     }
 }
@@ -196,16 +209,40 @@ impl AccountRow {
     pub(super) fn take_handle(&mut self, handle: &str, event: Event, order: &Order<'_>) {
         let known = self.handle_as_of.as_ref();
         if known.is_none_or(|known| order.is_after(event, known)) {
-            self.handle = Some(handle.to_owned());
+            self.set_handle(Some(handle));
             self.handle_as_of = Some(order.as_of(event));
             self.handle_due_at = None;
         }
     }
 
+    /// Another handle is not verified yet. The event may also say that the same one is no longer right.
+    fn set_handle(&mut self, handle: Option<&str>) {
+        if self.handle.as_deref() != handle {
+            self.handle = handle.map(str::to_owned);
+            self.handle_status = HandleStatus::Unknown;
+            self.handle_checked_at = None;
+        }
+        self.handle_check_at = None;
+    }
+
+    /// Takes what a check of the handle found, unless another handle was told meanwhile. Where nothing
+    /// was found out, what was found before stays.
+    pub(super) fn take_check(&mut self, check: &HandleCheck) {
+        if self.handle != check.known {
+            return;
+        }
+        if check.status != HandleStatus::Unknown {
+            self.handle.clone_from(&check.claimed);
+            self.handle_status = check.status;
+            self.handle_checked_at = Some(sortable(check.checked_at));
+        }
+        self.handle_check_at = Some(sortable(check.check_at));
+    }
+
     /// Forgets the handle, because an event says that it may have changed. It is taken from the
     /// account's document at `due_at`, or earlier if that is due already.
     pub(super) fn doubt_handle(&mut self, due_at: &str) {
-        self.handle = None;
+        self.set_handle(None);
         self.handle_due_at.get_or_insert_with(|| due_at.to_owned());
     }
 
@@ -217,7 +254,7 @@ impl AccountRow {
         }
         match answer {
             HandleAnswer::Found(handle) => {
-                self.handle.clone_from(handle);
+                self.set_handle(handle.as_deref());
                 self.handle_due_at = None;
             }
             HandleAnswer::Unknown(until) => self.handle_due_at = Some(sortable(*until)),

@@ -21,6 +21,10 @@ pub struct ChangeSet<'a> {
     pub source: Option<&'a SourceId>,
     /// Rows of `accounts`, by DID.
     pub accounts: BTreeMap<&'a str, AccountRow>,
+    /// Accounts of which a first record is written, so that they enter the change feed.
+    pub entering: BTreeSet<&'a str>,
+    /// The last number of the change feed that was given out before.
+    pub last_change: u64,
     /// Accounts whose identity has changed, so that what is stored of it is void.
     pub changed_identities: BTreeSet<&'a str>,
     /// Accounts that are removed: their records, the projections of these, their dead letters, and
@@ -57,6 +61,8 @@ pub struct ChangeSet<'a> {
     pub breaks: BreakChanges,
     /// Dead letters that are new.
     pub dead_letters: Vec<(Fingerprint, &'a DeadLetter)>,
+    /// Ids of dead letters whose records are kept now.
+    pub resolved_letters: Vec<i64>,
     /// A finished attempt to fetch a repository.
     pub resync: Option<&'a Resync>,
     /// The row of `discoveries` of a collection.

@@ -1,6 +1,6 @@
 //! The rows of accounts and repositories as a plan changes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -131,6 +131,14 @@ impl<'a> Draft<'a> {
             self.set_repo(did, repo.after_removal(false, &self.rests_until));
         }
         self.removals.insert(did, Removal::Everything);
+    }
+
+    /// The accounts that have a row, are not in the change feed, and of which `changes` writes a record.
+    pub(super) fn entering(&self, changes: &ChangeSet<'a>) -> BTreeSet<&'a str> {
+        let written = changes.records.values();
+        let dids = written.map(|record| record.write.version().did.as_str());
+        let is_outside = |did: &&str| self.account(did).is_some_and(|account| !account.is_in_feed);
+        dids.filter(is_outside).collect()
     }
 
     /// Moves the rows that differ from the view into `changes`.

@@ -21,6 +21,7 @@ mod lost_stretch;
 mod order;
 mod parked;
 mod records;
+mod rejudge;
 mod repository;
 mod resync_cause;
 mod search;
@@ -43,13 +44,14 @@ pub use self::lost_stretch::{BreakChanges, ChainBreak, LostStretch, OpenGap};
 pub use self::order::{AsOf, Moment};
 pub use self::parked::{Parked, ParkedNeeds, ParkedView};
 pub use self::records::{RecordRow, RecordWrite};
+pub use self::rejudge::{Rejudged, RejudgedRecord};
 pub(crate) use self::repository::REST;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, WaitsFor, transition};
 pub use self::resync_cause::ResyncCause;
 pub use self::search::Search;
 pub use self::task::{
-    DiscoveryPage, DueHandle, HandleAnswer, HostStatus, ParkedCommit, Replay, RepoChange, Resync,
-    ResyncFailure, SnapshotPart, Task, UnconfirmedStatus,
+    DiscoveryPage, DueHandle, HandleAnswer, HandleCheck, HostStatus, ParkedCommit, Replay,
+    RepoChange, Resync, ResyncFailure, SnapshotPart, Task, UnconfirmedStatus,
 };
 pub use self::view::{HeldRecord, Needs, View};
 
@@ -129,6 +131,7 @@ pub fn plan<'a>(
             batch(part.source, part.effects, Origin::Snapshot, None)
                 .plan(&mut draft, &mut changes)?;
         }
+        Task::Change(RepoChange::Rejudged(part)) => rejudge::plan(view, part, &mut changes),
         Task::Change(RepoChange::RemovalEnded { did, removal }) => {
             changes.ended_removal = Some(removal);
             if let Some(repo) = draft.repo(did).cloned() {
@@ -147,6 +150,12 @@ pub fn plan<'a>(
             is_shown,
             is_fetched,
         }) => override_hold(&mut draft, did, is_shown, is_fetched),
+        Task::Change(RepoChange::HandleChecked(check)) => {
+            // Of an account that is not kept any more, nothing is remembered.
+            if draft.repo(check.did.as_str()).is_some() {
+                draft.account_mut(check.did.as_str()).take_check(check);
+            }
+        }
         Task::Change(RepoChange::HandleAnswered { due, answer }) => {
             let did = due.did.as_str();
             if draft.account(did).is_some() {
@@ -174,6 +183,8 @@ pub fn plan<'a>(
             changes.discovery = row.map(|row| (page.search.as_str(), row));
         }
     }
+    changes.last_change = view.last_change;
+    changes.entering = draft.entering(&changes);
     draft.conclude(&mut changes);
     Ok(changes)
 }

@@ -30,6 +30,19 @@ pub struct RecordRow<'a> {
     pub write: RecordWrite<'a>,
     /// How much of the commit was verified, now or when the same value was written before.
     pub verified: Option<Level>,
+    /// When the row was indexed; `None` means now. A record that is judged again keeps its time: it was
+    /// not received again.
+    pub indexed_at: Option<&'a str>,
+}
+
+impl<'a> RecordRow<'a> {
+    fn new(write: RecordWrite<'a>, verified: Option<Level>) -> Self {
+        Self {
+            write,
+            verified,
+            indexed_at: None,
+        }
+    }
 }
 
 impl<'a> RecordWrite<'a> {
@@ -79,7 +92,7 @@ impl Guard<'_> {
         let verified = version.verified;
         let write = change;
         let Some(held) = held else {
-            return Some(RecordRow { write, verified });
+            return Some(RecordRow::new(write, verified));
         };
         let known = Stamp {
             rev: &held.rev,
@@ -90,7 +103,7 @@ impl Guard<'_> {
         };
         let is_newer = || self.order.is_newer(Stamp::of(version, self.source), known);
         if version.rev.as_str() != held.rev {
-            return is_newer().then_some(RecordRow { write, verified });
+            return is_newer().then(|| RecordRow::new(write, verified));
         }
         let judged = change.judged();
         if judged.map(|(cid, _)| cid.to_string()) == held.cid {
@@ -98,9 +111,9 @@ impl Guard<'_> {
             let is_judged_anew = judged.map(|(_, judgement)| judgement) != held.judgement;
             let is_proven_better = verified > held.verified;
             let verified = verified.max(held.verified);
-            return (is_judged_anew || is_proven_better).then_some(RecordRow { write, verified });
+            return (is_judged_anew || is_proven_better).then(|| RecordRow::new(write, verified));
         }
-        (self.is_snapshot || is_newer()).then_some(RecordRow { write, verified })
+        (self.is_snapshot || is_newer()).then(|| RecordRow::new(write, verified))
     }
 }
 

@@ -124,6 +124,8 @@ pub enum RepoEvent<'a> {
     EndResync(&'a Resync),
     /// It has no more parked commits.
     FinishReplay,
+    /// It has to be compared with its host. Without a checked chain it is fetched instead.
+    RequestRecheck,
     /// It has to be fetched as a whole, in any state.
     RequestResync { cause: ResyncCause },
     /// Its job is rescheduled until then, because no slot was free. `waits_for` is `None` if that says
@@ -161,6 +163,7 @@ pub fn transition(
 ) -> Option<RepoRow> {
     let Some(repo) = repo else {
         return match event {
+            RepoEvent::RequestRecheck => Some(RepoRow::to_be_fetched(ResyncCause::Operator)),
             RepoEvent::RequestResync { cause } => Some(RepoRow::to_be_fetched(cause)),
             _ => None,
         };
@@ -181,6 +184,19 @@ pub fn transition(
         }
         RepoEvent::EndResync(resync) => return next.after_resync(resync, contents),
         RepoEvent::FinishReplay => return next.after_replay(contents),
+        RepoEvent::RequestRecheck => {
+            match next.state {
+                RepoState::UnverifiedChain if !next.has_parked => {
+                    next.desynchronize(ResyncCause::Operator);
+                }
+                RepoState::Synchronized | RepoState::UnverifiedChain => {
+                    next.recheck_cause.get_or_insert(0);
+                }
+                // It is fetched anyway.
+                RepoState::Desynchronized | RepoState::Resyncing | RepoState::Throttled => {}
+            }
+            next.retry_at = None;
+        }
         RepoEvent::RequestResync { cause } => {
             next.desynchronize(cause);
             next.recheck_cause = None;

@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 
+use super::rejudge::Rejudged;
 use super::repository::RepoEvent;
 use super::repository::WaitsFor;
 use super::resync_cause::ResyncCause;
 use super::search::Search;
 use crate::atproto::syntax::Did;
-use crate::model::{Resynced, SourceId};
+use crate::model::{HandleStatus, Resynced, SourceId};
 use crate::store::plan::effect::Effect;
 
 /// The task of one transaction.
@@ -42,6 +43,9 @@ impl<'a> Task<'a> {
 pub enum RepoChange<'a> {
     /// A discovery found repositories. Those that were never seen as a whole have to be fetched.
     Discovered(&'a DiscoveryPage<'a>),
+    /// Whether the account's handle is its own was looked up. It changes nothing if another handle was
+    /// told meanwhile.
+    HandleChecked(&'a HandleCheck),
     /// The account's document was looked up for its handle.
     HandleAnswered {
         due: &'a DueHandle,
@@ -66,6 +70,8 @@ pub enum RepoChange<'a> {
         /// Its repository is fetched when it is shown again.
         is_fetched: bool,
     },
+    /// Records were judged again.
+    Rejudged(&'a Rejudged<'a>),
     /// All rows of an account that was removed are deleted.
     RemovalEnded {
         did: &'a str,
@@ -233,6 +239,20 @@ pub struct DueHandle {
     pub did: Did,
     /// The time of the event that set the last known handle, if one did.
     pub as_of: Option<String>,
+}
+
+/// What a check of an account's handle found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandleCheck {
+    pub did: Did,
+    /// The handle that the tables had.
+    pub known: Option<String>,
+    /// The handle that the account's document declares, if it was read.
+    pub claimed: Option<String>,
+    pub status: HandleStatus,
+    pub checked_at: Timestamp,
+    /// When it is checked again.
+    pub check_at: Timestamp,
 }
 
 /// What a look-up for a handle found.

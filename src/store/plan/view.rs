@@ -14,13 +14,14 @@ use super::task::{RepoChange, SnapshotPart, Task};
 use crate::atproto::syntax::Did;
 use crate::atproto::verify::Level;
 use crate::model::{DeadLetter, Judgement, SourceId};
-use crate::store::plan::effect::{CommitEffect, Effect, RecordChange};
+use crate::store::plan::effect::{CommitEffect, Effect, RecordChange, RecordVersion};
 
 /// The rows of the keys that a task needs. A key that was not requested counts as absent.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// By DID. All of [`Needs::accounts`]. Of [`Needs::guards`] only those that are or once were
-    /// inactive, suspected or deleted: commits of the others change nothing here.
+    /// inactive, suspected or deleted, and those that are not in the change feed: commits of the others
+    /// change nothing here.
     pub accounts: HashMap<String, AccountRow>,
     /// By DID.
     pub repos: HashMap<String, RepoRow>,
@@ -46,6 +47,8 @@ pub struct View {
     pub contents: Contents,
     /// The durable cursor of [`Needs::source`].
     pub cursor: Option<u64>,
+    /// The last number of the change feed that was given out.
+    pub last_change: u64,
     /// Read only if a plan asks for it, because most batches park nothing.
     pub parked: OnceLock<ParkedView>,
 }
@@ -110,6 +113,7 @@ impl<'a> Needs<'a> {
             Task::Change(RepoChange::HostAnswered { unconfirmed, .. }) => {
                 needs.add_account(&unconfirmed.did);
             }
+            Task::Change(RepoChange::HandleChecked(check)) => needs.add_account(&check.did),
             Task::Change(RepoChange::HandleAnswered { due, .. }) => {
                 needs.accounts.insert(due.did.as_str());
             }
@@ -121,6 +125,16 @@ impl<'a> Needs<'a> {
                 needs.repos.insert(replay.did().as_str());
                 needs.contents_of = Some(replay.did().as_str());
                 needs.replayed = replay.ids(replay.count()).collect();
+            }
+            Task::Change(RepoChange::Rejudged(part)) => {
+                for record in part.records {
+                    needs
+                        .uris
+                        .extend(record.change.version().map(RecordVersion::uri));
+                    if let Some(letter) = &record.letter {
+                        needs.add_letter(part.source, letter);
+                    }
+                }
             }
             Task::Change(RepoChange::RemovalEnded { did, .. }) => {
                 needs.repos.insert(did);

@@ -8,8 +8,8 @@ use sqlx::Executor;
 use super::error::is_refusal;
 use super::script::Script;
 use super::writer::{Failure, Transaction, Writer};
-use super::{commit, cursor, read, removal};
-use crate::model::{Gap, Position, SourceId};
+use super::{commands, commit, cursor, read, removal};
+use crate::model::{DeadLetter, Gap, Position, Receipt, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{Effect, EffectPart, Rejection};
 use crate::store::plan::{ChangeSet, Moment, Needs, RepoChange, Task, View, plan};
@@ -27,7 +27,7 @@ struct CursorMove<'a> {
 
 pub(super) async fn apply(writer: &Writer, batch: &WriteBatch<'_>) -> Result<Written, StoreError> {
     let (task, cursor) = parts_of(batch);
-    settle(writer, &task, Some(cursor)).await
+    settle(writer, &task, Some(cursor), None).await
 }
 
 /// Like [`apply`], but does not look for what is refused: the batches are applied one by one then.
@@ -36,7 +36,7 @@ pub(super) async fn apply_group(
     batch: &WriteBatch<'_>,
 ) -> Result<Written, StoreError> {
     let (task, cursor) = parts_of(batch);
-    match perform(writer, &task, Some(cursor)).await {
+    match perform(writer, &task, Some(cursor), None).await {
         Err(Failure::Refused(error)) => {
             tracing::debug!(%error, "the database refused a group of batches; they are written one by one");
             Err(StoreError::Rejected(Vec::new()))
@@ -70,21 +70,28 @@ pub(super) async fn remove_piece(
     };
     if piece.is_last {
         let did = &piece.did;
-        change(writer, RepoChange::RemovalEnded { did, removal }).await?;
+        change(writer, RepoChange::RemovalEnded { did, removal }, None).await?;
     }
     Ok(Some(piece))
 }
 
-pub(super) async fn change(writer: &Writer, change: RepoChange<'_>) -> Result<Written, StoreError> {
-    settle(writer, &Task::Change(change), None).await
+/// Applies a change, and the receipt of the command that asked for it.
+pub(super) async fn change(
+    writer: &Writer,
+    change: RepoChange<'_>,
+    receipt: Option<&Receipt>,
+) -> Result<Written, StoreError> {
+    settle(writer, &Task::Change(change), None, receipt).await
 }
 
-/// Moves the cursor to `position`, in either direction, and records `gap`.
+/// Moves the cursor to `position`, in either direction, and records `gap`, with the receipt of the
+/// command that asked for it.
 pub(super) async fn move_cursor(
     writer: &Writer,
     source: &SourceId,
     position: Position,
     gap: Option<&Gap>,
+    receipt: Option<&Receipt>,
 ) -> Result<(), StoreError> {
     let effects: Vec<Effect> = gap.cloned().map(Effect::Gap).into_iter().collect();
     let task = Task::Batch {
@@ -97,7 +104,24 @@ pub(super) async fn move_cursor(
         position,
         is_forced: true,
     };
-    settle(writer, &task, Some(cursor)).await?;
+    settle(writer, &task, Some(cursor), receipt).await?;
+    Ok(())
+}
+
+/// Keeps what `sink` refuses. The letter's source is the sink.
+pub(super) async fn keep_letter(
+    writer: &Writer,
+    sink: &str,
+    letter: DeadLetter,
+) -> Result<(), StoreError> {
+    let source = SourceId::new(&format!("sink:{sink}"));
+    let effects = [Effect::DeadLetter(Box::new(letter))];
+    let task = Task::Batch {
+        source: &source,
+        effects: &effects,
+        through: None,
+    };
+    settle(writer, &task, None, None).await?;
     Ok(())
 }
 
@@ -106,8 +130,9 @@ async fn settle(
     writer: &Writer,
     task: &Task<'_>,
     cursor: Option<CursorMove<'_>>,
+    receipt: Option<&Receipt>,
 ) -> Result<Written, StoreError> {
-    match perform(writer, task, cursor).await {
+    match perform(writer, task, cursor, receipt).await {
         Ok(written) => Ok(written),
         Err(Failure::Store(error)) => Err(error),
         Err(Failure::Refused(error)) => Err(name_refused(writer, task, error).await?),
@@ -120,6 +145,7 @@ async fn perform(
     writer: &Writer,
     task: &Task<'_>,
     cursor: Option<CursorMove<'_>>,
+    receipt: Option<&Receipt>,
 ) -> Result<Written, Failure> {
     let now = Timestamp::now();
     let mut script = Script::default();
@@ -139,6 +165,9 @@ async fn perform(
             is_forced,
         } = cursor;
         cursor::push_advance(&mut script, source, view.cursor, position, is_forced);
+    }
+    if let Some(receipt) = receipt {
+        commands::push_receipt(&mut script, receipt, &sortable(now));
     }
     let dids: Vec<&str> = changes.removals.keys().copied().collect();
     // What was read about parked frames has taken the third trip already. Then the housekeeping

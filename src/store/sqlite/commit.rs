@@ -2,9 +2,10 @@
 
 use std::sync::LazyLock;
 
+use super::feed::Numbers;
 use super::multi_row::{Kind, MultiRow};
 use super::script::{Script, Value, json_array};
-use super::{identities, parked, projections, records, removal};
+use super::{feed, identities, parked, projections, records, removal};
 use crate::model::{DeadLetter, Resynced, SourceId};
 use crate::store::datetime::sortable;
 use crate::store::plan::{
@@ -41,6 +42,10 @@ static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
             "hold_as_of",
             "hold_as_of_seq",
             "hold_as_of_source",
+            "handle_status",
+            "handle_checked_at",
+            "handle_check_at",
+            "change",
         ],
         "ON CONFLICT (did) DO UPDATE SET handle = excluded.handle, \
          handle_as_of = excluded.handle_as_of, handle_as_of_seq = excluded.handle_as_of_seq, \
@@ -54,7 +59,10 @@ static ACCOUNTS: LazyLock<MultiRow> = LazyLock::new(|| {
          handle_as_of_source = excluded.handle_as_of_source, \
          removed_seq = excluded.removed_seq, removed_source = excluded.removed_source, \
          hold_as_of = excluded.hold_as_of, hold_as_of_seq = excluded.hold_as_of_seq, \
-         hold_as_of_source = excluded.hold_as_of_source",
+         hold_as_of_source = excluded.hold_as_of_source, \
+         handle_status = excluded.handle_status, \
+         handle_checked_at = excluded.handle_checked_at, \
+         handle_check_at = excluded.handle_check_at, change = excluded.change",
     )
 });
 
@@ -140,6 +148,8 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     let ChangeSet {
         source,
         accounts,
+        entering,
+        last_change,
         changed_identities,
         removals,
         is_removing,
@@ -157,31 +167,37 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         gaps,
         breaks,
         dead_letters,
+        resolved_letters,
         resync,
         discovery,
         written: _,
     } = changes;
     let source = source.map_or("", SourceId::as_str);
     let accounts: Vec<(&&str, &AccountRow)> = accounts.iter().collect();
+    let mut numbers = Numbers::after(*last_change);
     script.push_rows(&ACCOUNTS, &accounts, |(did, account), values| {
         push_account(values, did, account, now);
+        // An account's number comes before those of its records.
+        values.push(account.is_in_feed.then(|| numbers.next()).into());
     });
+    feed::push_entering(script, &mut numbers, &accounts, entering);
+    feed::push_removals(script, removals);
     identities::push_void(script, changed_identities.iter().copied());
     removal::push_new(script, removals, *followed, now);
-    if !confirmed.is_empty() {
-        let uris = json_array(confirmed.iter().map(String::as_str));
-        let statement = "UPDATE records SET verified = 'chain' \
-                         WHERE uri IN (SELECT value FROM json_each(?))";
-        script.push(statement, [uris]);
-    }
+    feed::push_confirmed(script, &mut numbers, confirmed);
+    feed::push_refreshed(script, &mut numbers, refreshed);
     if *is_removing {
         removal::push_before_records(script, records);
     }
-    records::push(script, source, records, now);
+    records::push(script, &mut numbers, source, records, now);
     if *is_removing {
         removal::push_after_records(script, records);
     }
     projections::push(script, records, now);
+    numbers.push_last(script);
+    if let Some(did) = *refreshed_repo {
+        feed::push_refreshed_repo(script, did);
+    }
     push_deletion(
         script,
         "DELETE FROM stale_records WHERE uri IN (SELECT value FROM json_each(?))",
@@ -223,6 +239,11 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
     script.push_rows(&DEAD_LETTERS, dead_letters, |letter, values| {
         push_dead_letter(values, source, letter, now);
     });
+    if !resolved_letters.is_empty() {
+        let statement = "DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))";
+        let ids = serde_json::json!(resolved_letters).to_string();
+        script.push(statement, [ids.into()]);
+    }
     if let Some(resync) = resync {
         push_resync(script, resync, now);
     }
@@ -273,7 +294,12 @@ fn push_account(values: &mut Vec<Value>, did: &str, account: &AccountRow, now: &
     let hold_as_of = account.hold_as_of.as_ref();
     push_as_of(values, hold_as_of);
     let source = hold_as_of.and_then(|as_of| as_of.source.as_deref());
-    values.push(source.into());
+    values.extend([
+        source.into(),
+        account.handle_status.as_str().into(),
+        account.handle_checked_at.as_deref().into(),
+        account.handle_check_at.as_deref().into(),
+    ]);
 }
 
 fn push_as_of(values: &mut Vec<Value>, as_of: Option<&AsOf>) {

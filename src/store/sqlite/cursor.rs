@@ -2,6 +2,7 @@
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::cursor_marks;
 use super::script::Script;
 use crate::model::{Position, SourceId};
 use crate::store::{StoreError, StoredCursor};
@@ -84,6 +85,9 @@ pub(super) fn push_advance(
     }
     if sequence_restarted || position.seq > before.unwrap_or_default() {
         push_place(script, source, position);
+    }
+    if sequence_restarted {
+        cursor_marks::push_void(script, source, position);
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::commit::ERROR_CHARS;
 use super::parked_counts::parked_counts;
+use super::script::Script;
 use super::writer::Writer;
-use super::{SqliteStore, now};
-use crate::model::{BackfillCounts, RepoCounts};
+use super::{SqliteStore, commands, now, timely};
+use crate::model::{BackfillCounts, Receipt, RepoCounts};
 use crate::store::StoreError;
 use crate::store::repo_store::{Discovery, Search};
 use crate::telemetry::excerpt::excerpt;
@@ -13,6 +14,7 @@ pub(super) async fn begin(
     store: &SqliteStore,
     searches: &[Search],
     anew: bool,
+    receipt: Option<&Receipt>,
 ) -> Result<(), StoreError> {
     let replaced = all(store).await?.into_iter().filter(|discovery| {
         let mut searches = searches.iter();
@@ -39,7 +41,89 @@ pub(super) async fn begin(
         .execute(&mut *transaction)
         .await?;
     }
+    if let Some(receipt) = receipt {
+        let mut script = Script::default();
+        commands::push_receipt(&mut script, receipt, &now);
+        transaction.run(script).await?;
+    }
     transaction.commit().await
+}
+
+/// How many repositories one transaction forgets.
+const PIECE: i64 = 1000;
+
+/// The repositories that a backfill has found and that are not being fetched. The argument is how many.
+const FOUND: &str = "SELECT did FROM repos \
+     WHERE urgency = 3 AND cause = 'backfill' AND state <> 'resyncing' LIMIT ?";
+
+impl SqliteStore {
+    /// Starts these searches anew where they are over, with the receipt of the command that asked for
+    /// it.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn begin_discovery_by_command(
+        &self,
+        searches: &[Search],
+        receipt: &Receipt,
+    ) -> Result<(), StoreError> {
+        timely(begin(self, searches, true, Some(receipt))).await
+    }
+
+    /// Ends all searches, and the commands that began them. A page that is on its way belongs to a pass
+    /// that is over, so it changes nothing.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn end_backfill(&self, receipt: &Receipt) -> Result<(), StoreError> {
+        timely(async {
+            let (mut script, now) = (Script::default(), now());
+            script.push(
+                "UPDATE discoveries SET ended_at = ?, pass = pass + 1, has_next_pass = 0, \
+                 error = 'cancelled by an operator' WHERE ended_at IS NULL",
+                [now.as_str().into()],
+            );
+            script.push(
+                "UPDATE commands SET state = 'cancelled', ended_at = ? \
+                 WHERE kind = 'backfill_start' AND ended_at IS NULL",
+                [now.as_str().into()],
+            );
+            commands::push_receipt(&mut script, receipt, &now);
+            let (transaction, _answers) = self.writer.begin_with(script).await?;
+            transaction.commit().await
+        })
+        .await
+    }
+
+    /// Forgets some of the repositories that a backfill has found and not fetched yet. Returns how many.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn forget_backfill_piece(&self) -> Result<u64, StoreError> {
+        timely(async {
+            let mut transaction = self.writer.begin().await?;
+            let dids: Vec<String> = sqlx::query_scalar(FOUND)
+                .bind(PIECE)
+                .fetch_all(&mut *transaction)
+                .await?;
+            let list = serde_json::json!(dids).to_string();
+            for statement in [
+                "DELETE FROM repos WHERE did IN (SELECT value FROM json_each(?)) \
+                 AND NOT EXISTS (SELECT 1 FROM records WHERE uri > 'at://' || repos.did || '/' \
+                 AND uri < 'at://' || repos.did || '0')",
+                "UPDATE repos SET state = 'unverified_chain', retry_at = NULL, attempts = 0 \
+                 WHERE did IN (SELECT value FROM json_each(?))",
+            ] {
+                sqlx::query(statement)
+                    .bind(&list)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            transaction.commit().await?;
+            Ok(dids.len() as u64)
+        })
+        .await
+    }
 }
 
 /// A row of `discoveries` as it is stored.

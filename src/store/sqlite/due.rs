@@ -76,6 +76,22 @@ pub(super) async fn due(
 /// by an earlier version that meant "never", so its time has come.
 const LONGEST_DELAY: SignedDuration = SignedDuration::from_hours(24);
 
+/// Chooses whole repositories of which nothing is due, at random.
+const SAMPLE: &str = "UPDATE repos SET recheck_cause = 0, retry_at = NULL, attempts = 0 \
+     WHERE did IN (SELECT did FROM repos WHERE state = 'synchronized' AND urgency IS NULL \
+     AND NOT EXISTS (SELECT 1 FROM accounts WHERE accounts.did = repos.did AND accounts.active = 0) \
+     ORDER BY random() LIMIT ?)";
+
+pub(super) async fn recheck_sample(store: &SqliteStore, count: u32) -> Result<u64, StoreError> {
+    let mut transaction = store.writer.begin().await?;
+    let marked = sqlx::query(SAMPLE)
+        .bind(count)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(marked.rows_affected())
+}
+
 /// The latest `retry_at` that is waited for.
 pub(super) fn latest_retry(now: Timestamp) -> String {
     sortable(now.saturating_add(LONGEST_DELAY).unwrap_or(Timestamp::MAX))

@@ -3,6 +3,7 @@
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::feed::{NUMBER_HIDDEN, RESERVE};
 use super::writer::Writer;
 use super::{SqliteStore, cursor, integer, now};
 use crate::atproto::pattern::Pattern;
@@ -311,6 +312,8 @@ async fn write_piece(
 ) -> Result<(), sqlx::Error> {
     let statements: &[&'static str] = match step {
         InterestStep::Hide => &[
+            NUMBER_HIDDEN,
+            RESERVE,
             "INSERT INTO stale_records (uri, did) SELECT uri, did FROM records \
              WHERE uri IN (SELECT value FROM json_each(?)) \
              ON CONFLICT (uri) DO UPDATE SET is_wanted = 0",

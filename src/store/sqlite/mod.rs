@@ -2,30 +2,46 @@
 
 mod account_status;
 mod apply;
+mod audit;
+mod backup;
+mod changes;
+mod check;
+mod commands;
 mod commit;
 mod crashes;
 mod cursor;
+mod cursor_marks;
 mod discoveries;
 mod due;
 mod error;
+mod feed;
 mod gaps;
+mod handles;
 mod identities;
 mod identity_imports;
 mod inspect;
 mod interest;
 mod jobs;
+mod lexicon_views;
+mod lists;
+mod moments;
 mod multi_row;
 mod open;
 mod parked;
 mod parked_counts;
+mod pauses;
 mod projections;
 mod purge;
 mod read;
 mod recognise;
 mod records;
+mod rejudge;
 mod removal;
+mod repo_report;
 mod resync_history;
+mod run_time_settings;
 mod script;
+mod sink_positions;
 mod wal;
 mod writer;
 
@@ -38,13 +54,23 @@ use sqlx::SqlitePool;
 use tokio::time::timeout;
 
 pub use self::account_status::AccountStatus;
+pub use self::audit::PAGE;
+pub use self::backup::{Backup, BackupError};
+pub use self::check::Checked;
+pub use self::commands::Cancelled;
 pub use self::identity_imports::ImportProgress;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
+pub use self::lexicon_views::ViewChanges;
+pub use self::lists::{GapRow, LetterFilter, LetterRow, RepoListRow};
+pub use self::moments::{News, Seen};
 pub use self::open::{Access, Options, check, path_of};
+pub use self::repo_report::RepoSummary;
 use self::script::Script;
 use self::writer::Writer;
 use super::datetime::sortable;
+use super::handle_store::{HandleStore, UncheckedPage};
 use super::identity_store::IdentityStore;
+use super::rejudge_store::{RejudgeStore, Selection, StoredPage};
 use super::repo_store::{
     Discovery, DueHandle, DueRepo, Held, HeldRange, JobKey, JobKind, ParkedCommit, RecentResyncs,
     Reconciled, RepoChange, RepoStore, Search, SuspectedJob, UnconfirmedStatus,
@@ -55,7 +81,7 @@ use super::{
 };
 use crate::atproto::syntax::Did;
 use crate::identity::{IdentityChange, StoredIdentity};
-use crate::model::{Gap, Position, RepoCounts, SourceId, Trips};
+use crate::model::{Gap, Judgement, Position, RepoCounts, SourceId, Trips};
 use crate::store::plan::InterestSet;
 
 /// The deadline of a query or a transaction about repositories.
@@ -160,7 +186,13 @@ impl Store for SqliteStore {
         position: Position,
         gap: Option<&'a Gap>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(apply::move_cursor(&self.writer, source, position, gap))
+        Box::pin(apply::move_cursor(
+            &self.writer,
+            source,
+            position,
+            gap,
+            None,
+        ))
     }
 
     fn count_open_gaps<'a>(
@@ -191,6 +223,10 @@ impl Store for SqliteStore {
 
     fn drop_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
         Box::pin(parked::drop_piece(self, limit))
+    }
+
+    fn number_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(feed::number_piece(self, limit))
     }
 
     fn remove_piece(
@@ -259,7 +295,11 @@ impl RepoStore for SqliteStore {
     }
 
     fn change<'a>(&'a self, change: RepoChange<'a>) -> BoxFuture<'a, Result<Written, StoreError>> {
-        timely(apply::change(&self.writer, change))
+        timely(apply::change(&self.writer, change, None))
+    }
+
+    fn recheck_sample(&self, count: u32) -> BoxFuture<'_, Result<u64, StoreError>> {
+        timely(due::recheck_sample(self, count))
     }
 
     fn resyncs_since<'a>(
@@ -319,7 +359,7 @@ impl RepoStore for SqliteStore {
         searches: &'a [Search],
         anew: bool,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        timely(discoveries::begin(self, searches, anew))
+        timely(discoveries::begin(self, searches, anew, None))
     }
 
     fn note_failed_page<'a>(
@@ -367,6 +407,55 @@ impl RepoStore for SqliteStore {
 
     fn repo_counts(&self) -> BoxFuture<'_, Result<RepoCounts, StoreError>> {
         timely(discoveries::counts(self))
+    }
+}
+
+impl HandleStore for SqliteStore {
+    fn unchecked_handles<'a>(
+        &'a self,
+        after: &'a str,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<UncheckedPage, StoreError>> {
+        timely(handles::unchecked(self, after, now, limit))
+    }
+}
+
+impl RejudgeStore for SqliteStore {
+    fn stored<'a>(
+        &'a self,
+        selection: &'a Selection,
+        after: &'a str,
+        limit: PieceLimit,
+    ) -> BoxFuture<'a, Result<StoredPage<String>, StoreError>> {
+        timely(rejudge::stored(self, selection, after, limit))
+    }
+
+    fn refused<'a>(
+        &'a self,
+        selection: &'a Selection,
+        after: i64,
+        limit: PieceLimit,
+    ) -> BoxFuture<'a, Result<StoredPage<i64>, StoreError>> {
+        timely(rejudge::refused(self, selection, after, limit))
+    }
+
+    fn kept_collections(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        Box::pin(rejudge::kept_collections(self))
+    }
+
+    fn compare_rules<'a>(
+        &'a self,
+        rules: &'a [(String, Judgement)],
+    ) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        Box::pin(rejudge::compare_rules(self, rules))
+    }
+
+    fn note_rules<'a>(
+        &'a self,
+        rules: &'a [(String, Judgement)],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(rejudge::note_rules(self, rules))
     }
 }
 

@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Connection, Executor, SqlitePool};
 
 use super::recognise::{Contents, has_wal, recognise};
 use super::writer::Writer;
-use super::{SqliteStore, wal};
+use super::{SqliteStore, lexicon_views, wal};
 use crate::store::StoreError;
 use crate::testing::fault::{Faults, Point};
 
@@ -20,7 +20,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The writer's page cache in KiB. A negative number means KiB to SQLite. The pages of one long record
 /// fill it, beside the copies of the record itself.
-const WRITER_CACHE_KIB: &str = "-8192";
+const WRITER_CACHE_KIB: &str = "-4096";
 
 /// Rows of a transaction's reads that are buffered before the database's thread waits for the
 /// reader.
@@ -119,7 +119,11 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
         .pragma("journal_size_limit", wal::LIMIT.to_string())
         .pragma("cache_size", WRITER_CACHE_KIB);
 
+    let is_current = matches!(contents, Contents::Ours { is_current: true });
     let writer = Writer::open(writing, busy_timeout, faults.clone(), async |connection| {
+        if !is_current {
+            lexicon_views::drop_all(connection).await?;
+        }
         migrate(connection, &faults).await
     })
     .await?;

@@ -93,6 +93,18 @@ struct Projected<'a, T> {
     uri: &'a str,
     upsert: &'a RecordUpsert,
     row: &'a T,
+    indexed_at: &'a str,
+}
+
+impl<'a, T> Projected<'a, T> {
+    fn of(uri: &'a str, upsert: &'a RecordUpsert, row: &'a T, indexed_at: &'a str) -> Self {
+        Self {
+            uri,
+            upsert,
+            row,
+            indexed_at,
+        }
+    }
 }
 
 /// Appends the statements that make the projections of `records` equal to them.
@@ -107,16 +119,23 @@ pub(super) fn push(script: &mut Script, records: &BTreeMap<String, RecordRow<'_>
             removed.push(uri);
             continue;
         };
+        let indexed_at = row.indexed_at.unwrap_or(now);
         match upsert.projection.as_deref() {
-            Some(Projection::Booking(row)) => bookings.push(Projected { uri, upsert, row }),
-            Some(Projection::BookingRequest(row)) => requests.push(Projected { uri, upsert, row }),
-            Some(Projection::SlotOffer(row)) => offers.push(Projected { uri, upsert, row }),
+            Some(Projection::Booking(row)) => {
+                bookings.push(Projected::of(uri, upsert, row, indexed_at));
+            }
+            Some(Projection::BookingRequest(row)) => {
+                requests.push(Projected::of(uri, upsert, row, indexed_at));
+            }
+            Some(Projection::SlotOffer(row)) => {
+                offers.push(Projected::of(uri, upsert, row, indexed_at));
+            }
             None => removed.push(uri),
         }
     }
-    insert(script, &OFFERS, &offers, now, push_offer);
-    insert(script, &BOOKING_REQUESTS, &requests, now, push_request);
-    insert(script, &BOOKINGS, &bookings, now, push_booking);
+    insert(script, &OFFERS, &offers, push_offer);
+    insert(script, &BOOKING_REQUESTS, &requests, push_request);
+    insert(script, &BOOKINGS, &bookings, push_booking);
     if !removed.is_empty() {
         let uris = json_array(removed);
         for statement in REMOVE {
@@ -129,19 +148,19 @@ fn insert<T>(
     script: &mut Script,
     insert: &'static MultiRow,
     rows: &[Projected<'_, T>],
-    now: &str,
     push: fn(&mut Vec<Value>, &T),
 ) {
-    script.push_rows(insert, rows, |Projected { uri, upsert, row }, values| {
+    script.push_rows(insert, rows, |projected, values| {
+        let version = &projected.upsert.version;
         values.extend([
-            (*uri).into(),
-            upsert.version.did.as_str().into(),
-            upsert.version.rkey.as_str().into(),
-            upsert.cid.to_string().into(),
-            upsert.version.rev.as_str().into(),
-            now.into(),
+            projected.uri.into(),
+            version.did.as_str().into(),
+            version.rkey.as_str().into(),
+            projected.upsert.cid.to_string().into(),
+            version.rev.as_str().into(),
+            projected.indexed_at.into(),
         ]);
-        push(values, row);
+        push(values, projected.row);
     });
 }
 

@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::feed::RESERVE;
 use super::writer::Writer;
 use crate::store::datetime::sortable;
 use crate::store::{Purged, Retention, StoreError};
@@ -27,6 +28,12 @@ const RESYNCS: &str = "DELETE FROM resyncs WHERE id IN ( \
 const CLOSED_GAPS: &str = "DELETE FROM gaps WHERE id IN ( \
      SELECT id FROM gaps WHERE closed_at < ? LIMIT 1000)";
 
+const ENDED_COMMANDS: &str = "DELETE FROM commands WHERE id IN ( \
+     SELECT id FROM commands WHERE ended_at < ? LIMIT 1000)";
+
+const AUDIT_ROWS: &str = "DELETE FROM audit WHERE id IN ( \
+     SELECT id FROM audit WHERE at < ? LIMIT 1000)";
+
 /// Rows that were written while our clock was ahead. Their age counts from now on.
 const FROM_THE_FUTURE: [&str; 4] = [
     "UPDATE booking_requests SET indexed_at = ?2 WHERE uri IN ( \
@@ -51,6 +58,7 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
         in_chunks(writer, statement, &[&latest, &sortable(now)]).await?;
     }
     let accounts = purge_accounts(writer, now).await?;
+    let audit_limit = days_before(now, retention.audit_days);
     Ok(Purged {
         accounts,
         booking_requests: delete_before(
@@ -77,6 +85,8 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
             days_before(now, retention.closed_gap_days),
         )
         .await?,
+        commands: delete_before(writer, ENDED_COMMANDS, audit_limit).await?,
+        audit_rows: delete_before(writer, AUDIT_ROWS, audit_limit).await?,
     })
 }
 
@@ -93,14 +103,18 @@ const OLD_ACCOUNTS: &str = "SELECT did, \
      FROM accounts WHERE updated_at < ? ORDER BY updated_at LIMIT 1000";
 
 /// A status that hides what may come later stays, and so does an operator's word. The bare row of a
-/// deleted account goes: a replay of the stream that brings back its commits brings the deletion too.
+/// deleted account goes: a replay of the stream that brings back its commits brings the deletion too. A row
+/// in the change feed stays, since it tells the readers of the feed what was removed.
 const FORGET: &str = "DELETE FROM accounts WHERE did IN (SELECT value FROM json_each(?1)) \
-     AND held_status IS NULL AND is_overridden = 0 \
+     AND held_status IS NULL AND is_overridden = 0 AND change IS NULL \
      AND NOT (active = 0 AND status IN ('takendown', 'suspended'))";
 
 const FORGET_HANDLE: &str = "UPDATE accounts SET handle = NULL, handle_as_of = NULL, \
-     handle_as_of_seq = NULL, handle_due_at = NULL, updated_at = ?2 \
-     WHERE did IN (SELECT value FROM json_each(?1))";
+     handle_as_of_seq = NULL, handle_due_at = NULL, handle_status = 'unknown', \
+     handle_checked_at = NULL, handle_check_at = NULL, updated_at = ?2, \
+     change = iif(change IS NULL OR handle IS NULL, change, \
+     (SELECT last FROM change_feed) + 1 + named.key) \
+     FROM json_each(?1) AS named WHERE accounts.did = named.value";
 
 /// Rows that are still needed are looked at again after the same time.
 const KEEP: &str = "UPDATE accounts SET updated_at = ?2 \
@@ -129,6 +143,8 @@ async fn purge_accounts(writer: &Writer, now: Timestamp) -> Result<u64, StoreErr
             let statement = sqlx::query(statement).bind(dids).bind(&now);
             statement.execute(&mut *transaction).await?;
         }
+        let reserve = sqlx::query(RESERVE).bind(dids(false));
+        reserve.execute(&mut *transaction).await?;
         transaction.commit().await?;
         if (old.len() as u64) < CHUNK {
             return Ok(deleted);

@@ -16,7 +16,7 @@ use super::count;
 use super::script::{Answers, Script, Value, json_array};
 use super::writer::Transaction;
 use crate::atproto::verify::Level;
-use crate::model::{Judgement, SourceId};
+use crate::model::{HandleStatus, Judgement, SourceId};
 use crate::store::plan::{
     AccountRow, AsOf, ChainBreak, Contents, DiscoveryRow, Fingerprint, GapRow, HeldRecord, Needs,
     ParkedNeeds, ParkedView, RepoRow, RepoState, ResyncCause, View,
@@ -25,7 +25,8 @@ use crate::store::plan::{
 const ACCOUNT: &str = "json_array(did, handle, handle_as_of, handle_as_of_seq, active, status, \
      as_of, as_of_seq, removed_at, held_status, is_overridden, is_unconfirmed, suspected_status, \
      retry_at, attempts, handle_due_at, as_of_source, handle_as_of_source, removed_seq, \
-     removed_source, hold_as_of, hold_as_of_seq, hold_as_of_source)";
+     removed_source, hold_as_of, hold_as_of_seq, hold_as_of_source, handle_status, \
+     handle_checked_at, handle_check_at, change IS NOT NULL)";
 
 /// The text is the same for all keys, so it is prepared once. [`view`] reads its columns.
 static READ: LazyLock<String> = LazyLock::new(|| {
@@ -34,11 +35,13 @@ static READ: LazyLock<String> = LazyLock::new(|| {
             "SELECT json_group_array({ACCOUNT}) FROM accounts \
              WHERE did IN (SELECT value FROM json_each(?))"
         ),
-        // Most accounts were always active, so only the others are read as guards.
+        // Most accounts were always active and are in the change feed, so only the others are read as
+        // guards.
         format!(
             "SELECT json_group_array({ACCOUNT}) FROM accounts \
              WHERE did IN (SELECT value FROM json_each(?)) \
-             AND (removed_at IS NOT NULL OR active = 0 OR suspected_status IS NOT NULL)"
+             AND (removed_at IS NOT NULL OR active = 0 OR suspected_status IS NOT NULL \
+             OR change IS NULL)"
         ),
         "SELECT json_group_array(json_array(did, rev, data, seq, source, time, state, cause, \
          is_whole, has_parked, recheck_cause, retry_at, attempts, is_proven, waits_for_account)) \
@@ -78,6 +81,7 @@ static READ: LazyLock<String> = LazyLock::new(|| {
          held_since, used_at)) FROM chain_breaks WHERE source = ?"
             .to_owned(),
         "SELECT EXISTS (SELECT 1 FROM account_removals)".to_owned(),
+        "SELECT last FROM change_feed".to_owned(),
     ];
     format!("SELECT ({})", columns.join("), ("))
 });
@@ -151,6 +155,7 @@ pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
         was_interest_widened: answer.try_get(10)?,
         has_stale_records: answer.try_get(11)?,
         has_removals: answer.try_get(14)?,
+        last_change: unsigned(&answer, 15)?,
     })
 }
 
@@ -220,6 +225,11 @@ struct Account {
     hold_as_of: Option<String>,
     hold_as_of_seq: Option<i64>,
     hold_as_of_source: Option<String>,
+    handle_status: String,
+    handle_checked_at: Option<String>,
+    handle_check_at: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    is_in_feed: bool,
 }
 
 impl Account {
@@ -243,6 +253,10 @@ impl Account {
             retry_at: self.retry_at,
             attempts: self.attempts,
             handle_due_at: self.handle_due_at,
+            handle_status: HandleStatus::parse(&self.handle_status),
+            handle_checked_at: self.handle_checked_at,
+            handle_check_at: self.handle_check_at,
+            is_in_feed: self.is_in_feed,
         };
         (self.did, row)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use super::commit::ERROR_CHARS;
+use super::feed::Numbers;
 use super::multi_row::{Kind, MultiRow};
 use super::script::{Script, Value};
 use crate::atproto::verify::Level;
@@ -36,6 +37,7 @@ static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
             "verified",
             "judgement",
             "refused_cid",
+            "change",
         ],
         &[("record", Kind::LongText), ("record_cbor", Kind::Bytes)],
         "ON CONFLICT (uri) DO UPDATE SET cid = excluded.cid, rev = excluded.rev, \
@@ -44,13 +46,14 @@ static RECORDS: LazyLock<MultiRow> = LazyLock::new(|| {
          validity = excluded.validity, invalid_reason = excluded.invalid_reason, \
          last_indexed_at = excluded.last_indexed_at, deleted = excluded.deleted, \
          verified = excluded.verified, judgement = excluded.judgement, \
-         refused_cid = excluded.refused_cid",
+         refused_cid = excluded.refused_cid, change = excluded.change",
     )
 });
 
 /// Appends the statements that write `records`, given by URI. A deletion writes a tombstone.
 pub(super) fn push(
     script: &mut Script,
+    numbers: &mut Numbers,
     source: &str,
     records: &BTreeMap<String, RecordRow<'_>>,
     now: &str,
@@ -59,11 +62,16 @@ pub(super) fn push(
     script.push_rows(&RECORDS, &rows, |(uri, record), values| {
         values.push(uri.as_str().into());
         push_values(values, source, **record, now);
+        values.push(numbers.next().into());
     });
 }
 
 fn push_values(values: &mut Vec<Value>, source: &str, row: RecordRow<'_>, now: &str) {
-    let RecordRow { write, verified } = row;
+    let RecordRow {
+        write,
+        verified,
+        indexed_at,
+    } = row;
     let version = write.version();
     let (upsert, refusal) = match write {
         RecordWrite::Delete(_) => (None, None),
@@ -89,7 +97,7 @@ fn push_values(values: &mut Vec<Value>, source: &str, row: RecordRow<'_>, now: &
             .or(refused_because)
             .into(),
         now.into(),
-        now.into(),
+        indexed_at.unwrap_or(now).into(),
         upsert.is_none().into(),
         verified.map_or("none", Level::as_str).into(),
         judgement.into(),

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use sqlx::Row;
 
 use super::commit::push_deletion;
+use super::feed;
 use super::script::{Answers, Script, Value, json_array};
 use super::writer::{Failure, Transaction, Writer};
 use super::{SqliteStore, integer, parked};
@@ -318,6 +319,7 @@ fn push_records(script: &mut Script, piece: &Piece, through: &str) {
             ],
         );
     }
+    feed::push_survivors(script, &piece.did, &piece.done_through, through);
     script.push(
         "UPDATE account_removals SET done_through = ? WHERE id = ?",
         [through.into(), piece.id.into()],

@@ -8,14 +8,15 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 use super::error::is_refusal;
+use super::feed;
 use super::script::{Answers, Script};
 use super::wal::Wal;
 use crate::model::Trips;
@@ -35,6 +36,9 @@ pub(super) struct Writer {
     wal: Wal,
     faults: Faults,
     counts: Counts,
+    /// This process has begun its epoch of the change feed.
+    has_epoch: AtomicBool,
+    commits: watch::Sender<u64>,
     idle: Mutex<Option<SqliteConnection>>,
 }
 
@@ -75,6 +79,8 @@ pub(super) struct Transaction<'a> {
     slot: MutexGuard<'a, Option<SqliteConnection>>,
     faults: &'a Faults,
     counts: &'a Counts,
+    has_epoch: &'a AtomicBool,
+    commits: &'a watch::Sender<u64>,
 }
 
 impl Writer {
@@ -95,6 +101,8 @@ impl Writer {
             options: options.create_if_missing(false),
             faults,
             counts: Counts::default(),
+            has_epoch: AtomicBool::new(false),
+            commits: watch::Sender::default(),
             idle: Mutex::new(Some(connection)),
         })
     }
@@ -111,6 +119,8 @@ impl Writer {
             options: options.read_only(true),
             faults,
             counts: Counts::default(),
+            has_epoch: AtomicBool::new(false),
+            commits: watch::Sender::default(),
             idle: Mutex::new(None),
         })
     }
@@ -131,6 +141,11 @@ impl Writer {
         }
     }
 
+    /// Changes with each transaction.
+    pub(super) fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.subscribe()
+    }
+
     /// Empties the write-ahead log and closes the connection. A later transaction opens another one.
     pub(super) async fn close(&self) -> Result<(), StoreError> {
         let mut slot = self.idle.lock().await;
@@ -147,7 +162,8 @@ impl Writer {
         Ok(transaction)
     }
 
-    /// Begins a transaction and runs `script` in it, in the same trip unless faults are planned.
+    /// Begins a transaction and runs `script` in it, in the same trip unless faults are planned. The
+    /// first one of the process also begins its epoch of the change feed.
     pub(super) async fn begin_with(
         &self,
         script: Script,
@@ -167,6 +183,11 @@ impl Writer {
         // cover.
         let mut begin = Script::default();
         begin.push("BEGIN IMMEDIATE", []);
+        let begins_epoch = !self.has_epoch.load(Ordering::Relaxed);
+        let script = match begins_epoch {
+            true => feed::begin_epoch().followed_by(script),
+            false => script,
+        };
         let (begin, rest) = match self.faults.are_planned() {
             true => (begin, script),
             false => (begin.followed_by(script), Script::default()),
@@ -179,9 +200,14 @@ impl Writer {
             slot,
             faults: &self.faults,
             counts: &self.counts,
+            has_epoch: &self.has_epoch,
+            commits: &self.commits,
         };
         transaction.pass(Point::StoreBegun).await?;
         answers.extend(transaction.run(rest).await?);
+        if begins_epoch {
+            answers.remove(0);
+        }
         Ok((transaction, answers))
     }
 
@@ -229,7 +255,10 @@ impl Transaction<'_> {
         let (mut transaction, _answers) = self.run_or_roll_back(script).await?;
         match ends_by_itself {
             true => transaction.commit().await?,
-            false => *transaction.slot = Some(transaction.connection),
+            false => {
+                transaction.note_commit();
+                *transaction.slot = Some(transaction.connection);
+            }
         }
         Ok(())
     }
@@ -252,13 +281,18 @@ impl Transaction<'_> {
     /// Commits. If this future is dropped, the transaction may be durable all the same.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         self.pass(Point::StoreCommitting).await?;
-        let faults = self.faults;
+        let (faults, has_epoch, commits) = (self.faults, self.has_epoch, self.commits);
         self.end("COMMIT").await?;
+        note_commit(has_epoch, commits);
         Ok(faults.pass_without_actor(Point::StoreCommitted).await?)
     }
 
     pub(super) async fn rollback(self) -> Result<(), StoreError> {
         self.end("ROLLBACK").await
+    }
+
+    fn note_commit(&self) {
+        note_commit(self.has_epoch, self.commits);
     }
 
     pub(super) async fn pass(&self, point: Point) -> Result<(), Injected> {
@@ -271,6 +305,12 @@ impl Transaction<'_> {
         *self.slot = Some(self.connection);
         Ok(())
     }
+}
+
+/// Tells those that follow the change feed that there may be more of it.
+fn note_commit(has_epoch: &AtomicBool, commits: &watch::Sender<u64>) {
+    has_epoch.store(true, Ordering::Relaxed);
+    commits.send_modify(|commits| *commits += 1);
 }
 
 impl Deref for Transaction<'_> {
@@ -401,10 +441,10 @@ mod tests {
             store.apply(&batch).await.unwrap();
             passed.push(plan.writing.swap(0, Ordering::SeqCst));
         }
-        // One statement reads. The first batch gives the source its row and moves the cursor. The
-        // second moves the cursor, removes an account, drops its parked commits, and reads which rows of
-        // the account can be deleted.
-        assert_eq!(passed, [1 + 1 + 3, 1 + 1 + 10]);
+        // One statement reads. The first batch begins the epoch of the feed, gives the source its row and
+        // moves the cursor. The second moves the cursor, removes an account, drops its parked commits,
+        // gives numbers of the feed, and reads which rows of the account can be deleted.
+        assert_eq!(passed, [1 + 1 + 1 + 3, 1 + 1 + 13]);
         assert_eq!(plan.committing.load(Ordering::SeqCst), 2);
     }
 

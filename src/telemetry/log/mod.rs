@@ -5,6 +5,7 @@
 //! writes.
 
 mod call_sites;
+mod filter;
 mod line;
 mod queue;
 
@@ -20,9 +21,10 @@ use tokio::time::Instant;
 use tracing::{Event, Level, Subscriber, error};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{Layer, Registry};
 
 use call_sites::CallSites;
+use filter::Filter;
 use line::Line;
 use queue::LineQueue;
 
@@ -34,6 +36,9 @@ const DEFAULT_FILTER: &str = "info,ractor=warn,sqlx=error";
 
 /// How long a panic waits for its line, in case that the process ends with it.
 const PANIC_FLUSH: Duration = Duration::from_millis(100);
+
+/// What decides which lines are logged.
+static FILTER: OnceLock<Filter> = OnceLock::new();
 
 /// The log of the process. Metrics read it, and the end of the process waits for it.
 static LOG: OnceLock<Arc<Log>> = OnceLock::new();
@@ -53,6 +58,12 @@ pub enum LogFormat {
 pub enum LogError {
     #[error("RUST_LOG is not a valid filter: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("{0:?} is not a filter of the log: {1}")]
+    NotAFilter(String, tracing_subscriber::filter::ParseError),
+    #[error("this process has no log")]
+    NotSetUp,
+    #[error("the filter of the log cannot be changed: {0}")]
+    Reload(#[from] tracing_subscriber::reload::Error),
     #[error("the log is already set up")]
     SetUpTwice(#[from] tracing_subscriber::util::TryInitError),
     #[error("cannot start the thread that writes the log: {0}")]
@@ -67,13 +78,14 @@ pub enum LogError {
 /// If `filter` is not valid, the process already has a log, or there is no thread for it.
 pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), LogError> {
     let log = Arc::new(Log::new(format, io::stderr().is_terminal()));
-    subscriber(log.clone(), filter)?.try_init()?;
+    let (subscriber, filter) = subscriber(log.clone(), filter)?;
+    subscriber.try_init()?;
     let writing = log.clone();
     std::thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || writing.write_to(io::stderr()))?;
     // `try_init` succeeds once in a process.
-    let _first = LOG.set(log);
+    let _first = (LOG.set(log), FILTER.set(filter));
     panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);
         error!(
@@ -85,6 +97,15 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), LogError> {
         flush(PANIC_FLUSH);
     }));
     Ok(())
+}
+
+/// Changes the filter of the log for `time`. Returns the filter before it.
+///
+/// # Errors
+/// If `filter` is not valid, or the process has no log.
+pub fn set_filter_for(filter: &str, time: Duration) -> Result<String, LogError> {
+    let in_force = FILTER.get().ok_or(LogError::NotSetUp)?;
+    in_force.set_for(filter, time)
 }
 
 /// Waits until the lines so far are written or dropped, at most for `limit`. To be called before
@@ -131,10 +152,10 @@ fn one_line(text: &str) -> String {
 fn subscriber(
     log: Arc<Log>,
     filter: Option<&str>,
-) -> Result<impl Subscriber + Send + Sync, LogError> {
-    let filter = filter.filter(|text| !text.is_empty());
-    let filter = EnvFilter::builder().parse(filter.unwrap_or(DEFAULT_FILTER))?;
-    Ok(Registry::default().with(filter).with(LogLayer(log)))
+) -> Result<(impl Subscriber + Send + Sync, Filter), LogError> {
+    let text = filter.filter(|text| !text.is_empty());
+    let (filter, layer) = Filter::try_new(text.unwrap_or(DEFAULT_FILTER).to_owned())?;
+    Ok((Registry::default().with(layer).with(LogLayer(log)), filter))
 }
 
 /// Turns events into lines.
@@ -217,7 +238,7 @@ mod tests {
 
     fn logged(format: LogFormat, filter: Option<&str>, log: impl FnOnce()) -> String {
         let lines = Arc::new(Log::new(format, false));
-        with_default(subscriber(lines.clone(), filter).unwrap(), log);
+        with_default(subscriber(lines.clone(), filter).unwrap().0, log);
         lines.queue.take()
     }
 

@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::model::Position;
     use crate::model::RepoCounts;
-    use crate::telemetry::status::{ActorState, ActorStatus, SourceStatus, Status};
+    use crate::telemetry::status::{ActorState, ActorStatus, SinkStatus, SourceStatus, Status};
 
     fn a_busy_worker() -> (Metrics, Status) {
         let (metrics, _) = Metrics::new();
@@ -197,7 +197,14 @@ mod tests {
             restarts: 2,
             last_failure: None,
         };
+        let sink = SinkStatus {
+            position: Some(7),
+            behind: Some(2),
+            last_success_at: time,
+            ..SinkStatus::default()
+        };
         let status = Status {
+            sinks: [("postgres".to_owned(), sink)].into(),
             sources: [("wss://relay/".to_owned(), source)].into(),
             actors: [("indexer".to_owned(), actor)].into(),
             repositories: Some(RepoCounts::default()),

@@ -118,6 +118,20 @@ families! {
         "Attempts to fetch a whole repository, by outcome";
     SEQ_ANOMALIES_TOTAL = "huddle_seq_anomalies_total", Kind::Counter,
         "Events whose seq was not the expected one, by kind";
+    SINK_BEHIND = "huddle_sink_behind", Kind::Gauge,
+        "Rows that the sink does not have, counted up to a million";
+    SINK_DELIVERED_TOTAL = "huddle_sink_delivered_total", Kind::Counter,
+        "Rows that the sink took";
+    SINK_ERRORS_TOTAL = "huddle_sink_errors_total", Kind::Counter,
+        "Attempts to deliver to the sink that failed";
+    SINK_FAILING = "huddle_sink_failing", Kind::Gauge,
+        "1 while the sink takes nothing, otherwise 0";
+    SINK_LAG_SECONDS = "huddle_sink_lag_seconds", Kind::Gauge,
+        "How far the sink is behind the tables: the age of the oldest row that it does not have; NaN if unknown";
+    SINK_LAST_SUCCESS_TIMESTAMP_SECONDS = "huddle_sink_last_success_timestamp_seconds", Kind::Gauge,
+        "When the sink last took something or had everything, as a Unix time";
+    SINK_POSITION = "huddle_sink_position", Kind::Gauge,
+        "The number of the change feed up to which the sink has everything";
     SOCKET_TO_COMMIT_SECONDS = "huddle_socket_to_commit_seconds", Kind::Histogram(SECONDS),
         "From the arrival of a batch's first frame to the commit of its effects";
     SOURCE_LAG_SECONDS = "huddle_source_lag_seconds", Kind::Gauge,

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{Metrics, names};
 use crate::model::{ParkedReason, RepoCounts};
 use crate::telemetry::log;
-use crate::telemetry::status::{ConnectionState, SourceStatus, Status};
+use crate::telemetry::status::{ConnectionState, SinkStatus, SourceStatus, Status};
 
 impl Metrics {
     /// Sets the metrics to the values in `status`, at the time `now`. Must be called before each
@@ -47,6 +47,9 @@ impl Metrics {
                 .counter(names::RESTARTS_TOTAL, &[("actor", name)])
                 .absolute(actor.restarts);
         }
+        for (name, sink) in &status.sinks {
+            self.publish_sink(name, sink, now);
+        }
         for (id, source) in &status.sources {
             self.publish_source(id, source, status.oldest_parked_at(), now);
         }
@@ -78,6 +81,39 @@ impl Metrics {
         }
         let gauge = self.registry.gauge(names::TRACKED_REPOS, &[]);
         gauge.set(counts.tracked as f64);
+    }
+
+    fn publish_sink(&self, name: &str, sink: &SinkStatus, now: Timestamp) {
+        let labels = [("sink", name)];
+        for (name, count) in [
+            (names::SINK_DELIVERED_TOTAL, sink.delivered),
+            (names::SINK_ERRORS_TOTAL, sink.errors),
+        ] {
+            self.registry.counter(name, &labels).absolute(count);
+        }
+        let last_success = sink
+            .last_success_at
+            .map(|at| at.as_duration().as_secs_f64());
+        for (name, value) in [
+            (names::SINK_BEHIND, sink.behind.map(|rows| rows as f64)),
+            (
+                names::SINK_FAILING,
+                Some(flag(sink.failing_since.is_some())),
+            ),
+            (names::SINK_LAST_SUCCESS_TIMESTAMP_SECONDS, last_success),
+            (
+                names::SINK_POSITION,
+                sink.position.map(|change| change as f64),
+            ),
+        ] {
+            // An unknown value has no series.
+            if let Some(value) = value {
+                self.registry.gauge(name, &labels).set(value);
+            }
+        }
+        // A lag becomes unknown again.
+        let gauge = self.registry.gauge(names::SINK_LAG_SECONDS, &labels);
+        gauge.set(sink.lag_seconds(now).unwrap_or(f64::NAN));
     }
 
     fn publish_source(

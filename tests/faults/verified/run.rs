@@ -140,9 +140,12 @@ impl Run {
             options: (&self.config).into(),
             source: self.traffic.upstream.clone(),
             store: store.clone(),
+            feed: None,
+            changes_token: None,
             rules,
             repositories: Some(repositories),
             listener: None,
+            control: None,
             faults: Faults::planned(self.schedule.clone()),
         })
     }

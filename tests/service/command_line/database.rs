@@ -54,7 +54,7 @@ fn a_cursor_that_is_moved_ahead_leaves_a_gap_and_one_that_is_moved_back_does_not
         "(no source yet)\tseq 0\tevent time -\n"
     );
     let at = |seq: u64| format!("{SOURCE}\tseq {seq}\tevent time -\n");
-    assert_eq!(shown(&["cursor", "set", "500"]), at(500));
+    assert_eq!(shown(&["cursor", "set", "500", "--accept-gap"]), at(500));
     assert_eq!(shown(&["cursor", "show"]), at(500));
     let json = status();
     assert_eq!(json["cursors"][0]["position"]["seq"], 500);
@@ -80,7 +80,10 @@ fn a_cursor_of_an_unknown_source_is_refused_where_others_are_known() {
     let folder = Folder::new();
     let url = folder.database_url();
     assert_success(&with_database(&["migrate"], &url));
-    assert_success(&with_database(&["cursor", "set", "500"], &url));
+    assert_success(&with_database(
+        &["cursor", "set", "500", "--accept-gap"],
+        &url,
+    ));
     let other = ["--source-url", "wss://other.example"];
     let refused = with_database(&[&["cursor", "set", "7"][..], &other].concat(), &url);
     assert_eq!(refused.status.code(), Some(1));
@@ -92,7 +95,11 @@ fn a_cursor_of_an_unknown_source_is_refused_where_others_are_known() {
         assert!(stderr(&refused).contains(part), "{}", stderr(&refused));
     }
     let set = with_database(
-        &[&["cursor", "set", "7", "--new-source"][..], &other].concat(),
+        &[
+            &["cursor", "set", "7", "--new-source", "--accept-gap"][..],
+            &other,
+        ]
+        .concat(),
         &url,
     );
     assert_success(&set);

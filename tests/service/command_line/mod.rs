@@ -1,12 +1,16 @@
 //! Tests the program from outside: its output, its exit codes, its endpoints.
 
+mod commands;
 mod configuration;
 mod database;
 mod identities;
+mod lexicon_fetch;
+mod lexicons;
 mod output;
 mod replay;
 mod service;
 mod two_writers;
+mod upkeep;
 
 use std::process::{Command, Output};
 

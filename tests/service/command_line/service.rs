@@ -73,8 +73,8 @@ async fn the_endpoints_show_what_the_worker_has_done() {
         .map(|family| family.name)
         .filter(|name| !metrics.contains(&format!("# TYPE {name} ")))
         .collect();
-    // Metrics with a label have no series before the first event of their kind, and nothing is
-    // verified here.
+    // Metrics with a label have no series before the first event of their kind; nothing is verified
+    // here, and there are no sinks.
     let unheard_of = [
         "huddle_backfill_repos",
         "huddle_oldest_parked_seconds",
@@ -84,6 +84,13 @@ async fn the_endpoints_show_what_the_worker_has_done() {
         "huddle_resynced_records_total",
         "huddle_resyncs_total",
         "huddle_seq_anomalies_total",
+        "huddle_sink_behind",
+        "huddle_sink_delivered_total",
+        "huddle_sink_errors_total",
+        "huddle_sink_failing",
+        "huddle_sink_lag_seconds",
+        "huddle_sink_last_success_timestamp_seconds",
+        "huddle_sink_position",
         "huddle_tracked_repos",
         "huddle_verify_errors_total",
     ];

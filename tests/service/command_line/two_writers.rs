@@ -20,8 +20,6 @@ async fn a_command_that_a_running_worker_would_undo_is_refused_and_names_it() {
     for command in [
         &["run", "--listen", "127.0.0.1:0"][..],
         &["backfill", "--listen", "127.0.0.1:0"],
-        &["cursor", "set", "5"],
-        &["cursor", "reset"],
         &["migrate"],
     ] {
         let refused = huddle_meanwhile(&[command, &places].concat()).await;
@@ -33,13 +31,12 @@ async fn a_command_that_a_running_worker_would_undo_is_refused_and_names_it() {
         assert!(stderr(&refused).contains(&holder), "{}", stderr(&refused));
     }
 
-    // These only read, or leave the work to the worker.
+    // These only read, or ask the worker.
     for command in [
         &["status"][..],
         &["cursor", "show"],
         &["account", "did:plc:ann"],
         &["account", "did:plc:ann", "--active"],
-        &["resync", "did:plc:ann"],
     ] {
         assert_success(&huddle_meanwhile(&[command, &places].concat()).await);
     }

@@ -552,6 +552,7 @@ proptest! {
             RepoEvent::BeginResync,
             RepoEvent::ConfirmRecheck { recheck_cause },
             RepoEvent::FinishReplay,
+            RepoEvent::RequestRecheck,
             RepoEvent::RequestResync { cause: ResyncCause::Operator },
             RepoEvent::Reschedule { until, waits_for: None },
             RepoEvent::Reschedule { until, waits_for: Some(WaitsFor::Account) },

@@ -1,0 +1,133 @@
+//! `/repos`.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ApiState;
+use super::answer::bounded;
+use super::commands::{MayHaveReason, reason_of};
+use super::problem::Problem;
+use super::submit::submit;
+use crate::atproto::syntax::Did;
+use crate::command::{Caller, Command};
+use crate::store::sqlite::RepoListRow;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReposQuery {
+    limit: Option<u32>,
+    state: Option<String>,
+    /// The DID of the last row of the page before.
+    after: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ReposPage {
+    items: Vec<RepoListRow>,
+    /// The parameter `after` of the next page; `None` at the end.
+    next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Override {
+    is_shown: bool,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+type DidPath = Result<Path<Did>, PathRejection>;
+
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    query: Result<Query<ReposQuery>, QueryRejection>,
+) -> Result<Json<ReposPage>, Problem> {
+    let Query(query) = query?;
+    let limit = bounded(query.limit);
+    let after = query.after.unwrap_or_default();
+    let store = &state.commands.scope.store;
+    let items = store.repos(query.state.as_deref(), &after, limit).await?;
+    let is_full = items.len() >= limit as usize;
+    let next = items.last().filter(|_| is_full).map(|row| row.did.clone());
+    Ok(Json(ReposPage { items, next }))
+}
+
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    did: DidPath,
+) -> Result<Json<Value>, Problem> {
+    let Path(did) = did?;
+    Ok(Json(state.commands.scope.store.repo_report(&did).await?))
+}
+
+pub(super) async fn resync(
+    state: State<ApiState>,
+    caller: Extension<Caller>,
+    headers: HeaderMap,
+    did: DidPath,
+    body: MayHaveReason,
+) -> Result<Response, Problem> {
+    act(state, caller, headers, did, body, |did| Command::Resync {
+        did,
+    })
+    .await
+}
+
+pub(super) async fn recheck(
+    state: State<ApiState>,
+    caller: Extension<Caller>,
+    headers: HeaderMap,
+    did: DidPath,
+    body: MayHaveReason,
+) -> Result<Response, Problem> {
+    act(state, caller, headers, did, body, |did| Command::Recheck {
+        did,
+    })
+    .await
+}
+
+pub(super) async fn untrack(
+    state: State<ApiState>,
+    caller: Extension<Caller>,
+    headers: HeaderMap,
+    did: DidPath,
+    body: MayHaveReason,
+) -> Result<Response, Problem> {
+    act(state, caller, headers, did, body, |did| Command::Untrack {
+        did,
+    })
+    .await
+}
+
+async fn act(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    did: DidPath,
+    body: MayHaveReason,
+    command: impl FnOnce(Did) -> Command,
+) -> Result<Response, Problem> {
+    let Path(did) = did?;
+    let reason = reason_of(body)?;
+    submit(&state, &caller, &headers, command(did), reason).await
+}
+
+pub(super) async fn show_account(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    did: DidPath,
+    body: Result<Json<Override>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let (Path(did), Json(body)) = (did?, body?);
+    let command = Command::Account {
+        did,
+        is_shown: body.is_shown,
+    };
+    submit(&state, &caller, &headers, command, body.reason).await
+}

@@ -1,0 +1,178 @@
+//! Asks a worker over its control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::socket::{Reached, path_of};
+use crate::admin::api::GivenCommand;
+use crate::command::Command;
+use crate::model::CommandRow;
+
+/// The most bytes of an answer.
+const MOST_BYTES: usize = 8 << 20;
+/// How long one request may take.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// How long the server may wait for the end of a command.
+const WAIT: &str = "wait=5";
+/// How long a worker may be out of reach while it starts again.
+const RESTART_TIME: Duration = Duration::from_secs(60);
+/// The pause before another attempt to reach it.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Asks the worker on one database.
+#[derive(Clone, Debug)]
+pub struct ControlClient {
+    path: PathBuf,
+}
+
+/// Why a request to a worker failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No worker listens there.
+    #[error("no worker listens on {path}", path = .0.display())]
+    NoWorker(PathBuf),
+
+    #[error("cannot use the control socket {path}: {error}", path = path.display())]
+    Io { path: PathBuf, error: io::Error },
+
+    #[error("the worker did not answer within {} s", DEADLINE.as_secs())]
+    Deadline,
+
+    #[error("the answer of the worker cannot be read: {0}")]
+    Answer(String),
+
+    /// The worker refuses the request.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl ControlClient {
+    /// The client for the worker on the database at `database`.
+    pub fn of(database: &Path) -> Self {
+        Self {
+            path: path_of(database),
+        }
+    }
+
+    /// Gives a command, and returns its row as it is a moment later.
+    ///
+    /// # Errors
+    /// [`ClientError::NoWorker`] if no worker listens.
+    pub async fn give(
+        &self,
+        command: Command,
+        reason: Option<String>,
+    ) -> Result<CommandRow, ClientError> {
+        let body = GivenCommand { command, reason };
+        let body = serde_json::to_value(body).map_err(unreadable)?;
+        let answer = self
+            .request(Method::POST, "/admin/v1/commands", Some(&body))
+            .await?;
+        serde_json::from_value(answer).map_err(unreadable)
+    }
+
+    /// Waits for the end of a command. A worker may start again for it.
+    ///
+    /// # Errors
+    /// If the worker is out of reach for longer than it takes to start again.
+    pub async fn ended(&self, mut row: CommandRow) -> Result<CommandRow, ClientError> {
+        let path = format!("/admin/v1/commands/{}", row.id);
+        let mut heard_at = Instant::now();
+        while !row.state.is_ended() {
+            match self.request(Method::GET, &path, None).await {
+                Ok(answer) => {
+                    row = serde_json::from_value(answer).map_err(unreadable)?;
+                    heard_at = Instant::now();
+                }
+                Err(error @ ClientError::Refused(_)) => return Err(error),
+                Err(error) if heard_at.elapsed() > RESTART_TIME => return Err(error),
+                Err(_) => sleep(RETRY).await,
+            }
+        }
+        Ok(row)
+    }
+
+    /// Makes one request, and returns the JSON of the answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the detail of the problem, if the answer is one.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ClientError> {
+        let exchange = self.exchange(method, path, body);
+        let (status, bytes) = timeout(DEADLINE, exchange)
+            .await
+            .map_err(|_elapsed| ClientError::Deadline)??;
+        let answer: Value = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        match status.is_success() {
+            true => Ok(answer),
+            false => {
+                let detail = answer["detail"].as_str().unwrap_or("no reason is given");
+                Err(ClientError::Refused(detail.to_owned()))
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(unreadable)?;
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("prefer", WAIT)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(unreadable)?;
+        let answering = async move {
+            let response = sender.send_request(request).await.map_err(unreadable)?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MOST_BYTES).collect();
+            let body = body
+                .await
+                .map_err(|error| ClientError::Answer(error.to_string()))?;
+            Ok((status, body.to_bytes()))
+        };
+        // The connection has to be driven while the answer comes.
+        let (answer, _ended) = tokio::join!(answering, connection);
+        answer
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NoWorker(self.path.clone())
+            }
+            _ => ClientError::Io {
+                path: self.path.clone(),
+                error,
+            },
+        };
+        let reached = Reached::through(&self.path).map_err(failed)?;
+        UnixStream::connect(&reached.path).await.map_err(failed)
+    }
+}
+
+fn unreadable(error: impl std::fmt::Display) -> ClientError {
+    ClientError::Answer(error.to_string())
+}

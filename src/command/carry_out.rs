@@ -1,0 +1,50 @@
+//! Which function carries out a kind of command.
+
+use super::scope::{Outcome, Run};
+use super::{Command, CommandError, backfill, cursors, process, repositories, settings, sources};
+
+/// Carries out a command, or a piece of a long one.
+pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
+    match run.command {
+        Command::Account { did, is_shown } => repositories::account(run, did, *is_shown).await,
+        Command::BackfillCancel {} => backfill::cancel(run).await,
+        Command::BackfillPause {} => backfill::pause(run, true).await,
+        Command::BackfillResume {} => backfill::pause(run, false).await,
+        Command::BackfillStart {} => backfill::start(run).await,
+        Command::CursorReset { source } => cursors::reset(run, source).await,
+        Command::CursorRewind { source, by_seconds } => {
+            cursors::rewind(run, source, *by_seconds).await
+        }
+        Command::CursorSet {
+            source,
+            seq,
+            accept_gap,
+            new_source,
+        } => {
+            let move_to = cursors::MoveTo {
+                source,
+                seq: *seq,
+                accepts_gap: *accept_gap,
+                may_be_new: *new_source,
+            };
+            cursors::set(run, move_to).await
+        }
+        Command::Drain {} => process::drain(run),
+        Command::LogLevel {
+            filter,
+            for_seconds,
+        } => process::log_level(run, filter, *for_seconds),
+        Command::Recheck { did } => repositories::recheck(run, did).await,
+        Command::Resync { did } => repositories::resync(run, did).await,
+        Command::SettingReset { name } => settings::reset(run, *name).await,
+        Command::SettingSet {
+            name,
+            value,
+            expects,
+        } => settings::set(run, *name, value, expects.as_deref()).await,
+        Command::SourcePause { source } => sources::pause(run, source, true).await,
+        Command::SourceReconnect { source } => sources::reconnect(run, source),
+        Command::SourceResume { source } => sources::pause(run, source, false).await,
+        Command::Untrack { did } => repositories::untrack(run, did).await,
+    }
+}

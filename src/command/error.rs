@@ -1,0 +1,73 @@
+//! Why a command fails.
+
+use crate::atproto::syntax::Did;
+use crate::model::SourceId;
+use crate::store::StoreError;
+use crate::telemetry::log::LogError;
+
+use super::kept::{InvalidSetting, SettingName};
+
+/// Why a command fails. What the database may accept a moment later is tried again instead.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("verify is none: repositories are not fetched at this level")]
+    NothingIsFetched,
+
+    #[error("{0} is excluded by dids_allow or dids_deny")]
+    Excluded(Did),
+
+    #[error("no worker runs on this database")]
+    NoWorker,
+
+    #[error("the worker does not follow {0}; it follows {1}")]
+    NotFollowed(SourceId, SourceId),
+
+    #[error(
+        "unknown source {source_id}: the database has cursors of {known}; set source_url to one of \
+         them, or set the cursor with --new-source"
+    )]
+    UnknownSource { source_id: SourceId, known: String },
+
+    #[error(
+        "the events from seq {from} to seq {to} would be left out; add --accept-gap, and the gap is \
+         recorded"
+    )]
+    WouldLoseEvents { from: u64, to: u64 },
+
+    #[error(
+        "no position of {0} was marked yet, so it is unknown where its cursor stood; use cursor set \
+         or cursor reset"
+    )]
+    NoMarks(SourceId),
+
+    #[error("{} has changed since it was looked at; look again", .0.as_str())]
+    HasChanged(SettingName),
+
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+
+    #[error(
+        "the backfill cannot search for a pattern ({0}); name the collections in full, or set \
+         backfill_discovery to repos or dids"
+    )]
+    NothingToSearch(String),
+
+    #[error(
+        "the search {search} cannot be made: {reason}; set directory_url or backfill_discovery"
+    )]
+    UnsupportedSearch { search: String, reason: String },
+
+    #[error(transparent)]
+    Log(#[from] LogError),
+
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Whether the database may accept the same a moment later.
+pub(super) fn is_transient(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Unavailable(_) | StoreError::Deadline | StoreError::Damaged(_)
+    )
+}

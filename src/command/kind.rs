@@ -1,0 +1,193 @@
+//! The kinds of commands.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::kept::{SettingChange, SettingName};
+use crate::atproto::syntax::Did;
+use crate::model::SourceId;
+
+/// A command. Its form in JSON is an object with `kind` and the fields of the kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Show an account although the source holds it, or let the source decide again.
+    Account {
+        did: Did,
+        is_shown: bool,
+    },
+    /// End the searches of a backfill, and forget the repositories that it has not fetched yet.
+    BackfillCancel {},
+    /// Search for no repositories, and fetch none because its past is wanted, until that is resumed.
+    BackfillPause {},
+    BackfillResume {},
+    /// Search for the repositories that hold wanted records, and fetch them.
+    BackfillStart {},
+    /// Set a cursor to the beginning of what the source still holds.
+    CursorReset {
+        source: SourceId,
+    },
+    /// Set a cursor back by a time.
+    CursorRewind {
+        source: SourceId,
+        by_seconds: u32,
+    },
+    /// Set a cursor to a seq.
+    CursorSet {
+        source: SourceId,
+        seq: u64,
+        /// Events may be left out. The gap is recorded.
+        #[serde(default)]
+        accept_gap: bool,
+        /// Also if the database has cursors, but none of this source.
+        #[serde(default)]
+        new_source: bool,
+    },
+    /// Apply what was read, write the cursor, and end the process.
+    Drain {},
+    /// Change the filter of the log for a time.
+    LogLevel {
+        filter: String,
+        for_seconds: u32,
+    },
+    /// Compare a repository with its host, and fetch it if they differ.
+    Recheck {
+        did: Did,
+    },
+    /// Fetch a whole repository, and make the tables equal to it.
+    Resync {
+        did: Did,
+    },
+    /// Let the configuration decide about a setting again.
+    SettingReset {
+        name: SettingName,
+    },
+    /// Change a setting, whatever the configuration says.
+    SettingSet {
+        name: SettingName,
+        value: SettingChange,
+        /// The value that its sender has seen. It fails if that is not in force any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expects: Option<Vec<String>>,
+    },
+    /// Read nothing from a source until that is resumed, also after a restart.
+    SourcePause {
+        source: SourceId,
+    },
+    /// Dial a source anew.
+    SourceReconnect {
+        source: SourceId,
+    },
+    SourceResume {
+        source: SourceId,
+    },
+    /// Forget what is due for a repository.
+    Untrack {
+        did: Did,
+    },
+}
+
+/// A text or a row that is no command of this version.
+#[derive(Debug, thiserror::Error)]
+#[error("not a command of this version: {0}")]
+pub struct InvalidCommand(#[from] serde_json::Error);
+
+impl Command {
+    /// The name of its kind, and its other fields.
+    ///
+    /// # Errors
+    /// The serializer's error. It does not occur for these types.
+    pub fn into_parts(self) -> Result<(String, Value), InvalidCommand> {
+        let mut arguments = serde_json::to_value(self)?;
+        let kind = arguments
+            .as_object_mut()
+            .and_then(|object| object.remove("kind"));
+        let kind = kind.and_then(|kind| kind.as_str().map(str::to_owned));
+        Ok((kind.unwrap_or_default(), arguments))
+    }
+
+    /// Reads a command from its parts.
+    ///
+    /// # Errors
+    /// If this version has no such kind, or its fields are not valid.
+    pub fn from_parts(kind: &str, arguments: &Value) -> Result<Self, InvalidCommand> {
+        let mut whole = arguments.clone();
+        if let Some(object) = whole.as_object_mut() {
+            object.insert("kind".to_owned(), kind.into());
+        }
+        Ok(serde_json::from_value(whole)?)
+    }
+
+    /// What it is about, for the audit; empty for the worker.
+    pub fn target(&self) -> String {
+        match self {
+            Self::Account { did, .. }
+            | Self::Recheck { did }
+            | Self::Resync { did }
+            | Self::Untrack { did } => did.to_string(),
+            Self::CursorReset { source }
+            | Self::CursorRewind { source, .. }
+            | Self::CursorSet { source, .. }
+            | Self::SourcePause { source }
+            | Self::SourceReconnect { source }
+            | Self::SourceResume { source } => source.to_string(),
+            Self::SettingReset { name } | Self::SettingSet { name, .. } => name.as_str().to_owned(),
+            Self::BackfillCancel {}
+            | Self::BackfillPause {}
+            | Self::BackfillResume {}
+            | Self::BackfillStart {}
+            | Self::Drain {}
+            | Self::LogLevel { .. } => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_command_is_read_as_it_is_written() {
+        let did = Did::parse("did:plc:ann").unwrap();
+        let source = SourceId::new("wss://relay.example/");
+        for (command, kind, arguments) in [
+            (
+                Command::Account {
+                    did,
+                    is_shown: true,
+                },
+                "account",
+                json!({ "did": "did:plc:ann", "is_shown": true }),
+            ),
+            (Command::Drain {}, "drain", json!({})),
+            (
+                Command::CursorRewind {
+                    source,
+                    by_seconds: 60,
+                },
+                "cursor_rewind",
+                json!({ "source": "wss://relay.example/", "by_seconds": 60 }),
+            ),
+        ] {
+            let parts = command.clone().into_parts().unwrap();
+            assert_eq!(parts, (kind.to_owned(), arguments));
+            assert_eq!(Command::from_parts(&parts.0, &parts.1).unwrap(), command);
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_or_field_is_named() {
+        for (kind, arguments, word) in [
+            ("explode", json!({}), "explode"),
+            ("drain", json!({ "when": 1 }), "when"),
+            ("resync", json!({ "did": "did:plc:ann", "when": 1 }), "when"),
+            ("resync", json!({ "did": "ann" }), "ann"),
+            ("resync", json!({}), "did"),
+        ] {
+            let error = Command::from_parts(kind, &arguments).unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+}

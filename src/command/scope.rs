@@ -1,0 +1,141 @@
+//! What commands are carried out with.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::kept::KeptSettings;
+use super::{Command, CommandError};
+use crate::atproto::syntax::Did;
+use crate::model::{AuditEntry, AuditOutcome, CommandRow, Receipt};
+use crate::pipeline;
+use crate::repo::Backfill;
+use crate::source::process::verification::Verify;
+use crate::store::plan::InterestSet;
+use crate::store::sqlite::SqliteStore;
+
+/// What commands are carried out with: by a worker, between two runs of its pipeline, or without a
+/// worker.
+#[derive(Clone)]
+pub struct Scope {
+    pub store: Arc<SqliteStore>,
+    pub verify: Verify,
+    /// What the configuration says.
+    pub configured: KeptSettings,
+    pub backfill: Backfill,
+    /// The log says what becomes of commands. The command line says it by itself.
+    pub is_logged: bool,
+    /// `None` if no pipeline runs.
+    pub live: Option<Live>,
+}
+
+/// A worker that runs.
+#[derive(Clone)]
+pub struct Live {
+    pub context: Arc<pipeline::Context>,
+    /// What the commands ask of the process.
+    pub asked: watch::Sender<Option<Asked>>,
+}
+
+/// What a command asks of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Drain, and end.
+    Drain,
+    /// Drain, carry out the commands that need it, and start again.
+    Restart,
+}
+
+/// A command that is being carried out.
+pub(super) struct Run<'a> {
+    pub(super) scope: &'a Scope,
+    pub(super) row: &'a CommandRow,
+    pub(super) command: &'a Command,
+}
+
+/// What a command has changed, for the audit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Act {
+    pub(super) before: Option<Value>,
+    pub(super) after: Option<Value>,
+}
+
+/// What became of a command, or of a piece of it.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The transaction of its effect has ended it.
+    Ended,
+    /// Its effect is not in the database. The audit row is written with the end.
+    Done {
+        act: Act,
+        result: Value,
+        /// What the process has to do as soon as the end is written.
+        asked: Option<Asked>,
+    },
+    /// More of it follows, after `wait`.
+    Later {
+        progress: Value,
+        wait: std::time::Duration,
+    },
+}
+
+impl Scope {
+    /// Checks that the repository is fetched when that is due.
+    ///
+    /// # Errors
+    /// If the set of interest or the level exclude it.
+    pub(super) async fn check_fetched(&self, did: &Did) -> Result<(), CommandError> {
+        if self.verify == Verify::None {
+            return Err(CommandError::NothingIsFetched);
+        }
+        let kept = self.kept().await?;
+        let set = InterestSet::new(kept.collections)
+            .allowing(kept.dids_allow)
+            .denying(kept.dids_deny);
+        match set.wants_did(did.as_str()) {
+            true => Ok(()),
+            false => Err(CommandError::Excluded(did.clone())),
+        }
+    }
+
+    /// Wakes what looks for work in the tables.
+    pub(super) fn wake_repositories(&self) {
+        let live = self.live.as_ref();
+        if let Some(repositories) = live.and_then(|live| live.context.repositories.as_ref()) {
+            repositories.wake();
+        }
+    }
+}
+
+impl Run<'_> {
+    /// The audit row of an effect.
+    pub(super) fn entry(&self, act: Act) -> AuditEntry {
+        AuditEntry {
+            actor: self.row.actor.clone(),
+            command: Some(self.row.id),
+            action: self.row.kind.clone(),
+            target: self.command.target(),
+            before: act.before,
+            after: act.after,
+            reason: self.row.reason.clone(),
+            outcome: AuditOutcome::Ok,
+        }
+    }
+
+    /// The receipt of an effect that ends the command.
+    pub(super) fn receipt(&self, act: Act, result: Value) -> Receipt {
+        Receipt {
+            audit: self.entry(act),
+            result: Some(result),
+        }
+    }
+
+    /// The receipt of an effect after which more of the command follows.
+    pub(super) fn receipt_of_piece(&self, act: Act) -> Receipt {
+        Receipt {
+            audit: self.entry(act),
+            result: None,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! A row as the change feed tells it.
+
+use bytes::Bytes;
+
+use super::feed::RandomId;
+
+/// The latest state of one row, and the change that made it so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The epoch that gave out the number.
+    pub epoch: RandomId,
+    pub number: u64,
+    pub row: ChangedRow,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangedRow {
+    Account(Box<ChangedAccount>),
+    Record(Box<ChangedRecord>),
+}
+
+/// A row of `records`. Datetimes are text that sorts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedRecord {
+    pub uri: String,
+    pub did: String,
+    pub collection: String,
+    pub rkey: String,
+    pub cid: Option<String>,
+    pub rev: String,
+    pub seq: u64,
+    pub source: String,
+    /// The event's time.
+    pub time: String,
+    /// The JSON of the record; `None` for a tombstone.
+    pub record: Option<String>,
+    /// The record as it was signed. It is in the database of the worker only.
+    pub record_cbor: Option<Bytes>,
+    pub validity: Option<String>,
+    pub invalid_reason: Option<String>,
+    pub refused_cid: Option<String>,
+    pub verified: String,
+    pub first_indexed_at: String,
+    pub last_indexed_at: String,
+    /// The set of interest did not want it for a while, so it may not be up to date: no reader is to be
+    /// shown it.
+    pub is_stale: bool,
+}
+
+impl ChangedRecord {
+    /// The earlier of the event's time and the time of its receipt: a time that is dated ahead proves
+    /// nothing.
+    pub fn credible_time(&self) -> &str {
+        self.time.as_str().min(&self.last_indexed_at)
+    }
+}
+
+/// A row of `accounts`. Datetimes are text that sorts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedAccount {
+    pub did: String,
+    pub is_active: bool,
+    pub status: Option<String>,
+    pub handle: Option<String>,
+    /// `verified`, `invalid` or `unknown`: whether the handle is the account's.
+    pub handle_status: String,
+    /// The time of its latest deletion. What was written up to then is gone.
+    pub removed_at: Option<String>,
+    /// The change of its latest removal. What the feed told of its records before is gone.
+    pub removal_change: Option<u64>,
+    /// The time of the latest event that set something, as far as it is credible.
+    pub time: String,
+    /// When the row was written.
+    pub updated_at: String,
+}
+
+impl ChangedRow {
+    pub fn did(&self) -> &str {
+        match self {
+            Self::Account(account) => &account.did,
+            Self::Record(record) => &record.did,
+        }
+    }
+
+    /// The bytes that it has in memory, about.
+    pub fn bytes(&self) -> usize {
+        const ROW: usize = 512;
+        match self {
+            Self::Account(_) => ROW,
+            Self::Record(record) => {
+                let json = record.record.as_ref().map_or(0, String::len);
+                let cbor = record.record_cbor.as_ref().map_or(0, Bytes::len);
+                ROW + json + cbor
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Follows the change feed for one sink: reads a page, delivers it, and cuts it where the sink refuses
+//! something.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Delivery, Sink, SinkError};
+use crate::delivery::budget::{Reservation, SinkShare};
+use crate::model::{Change, ChangedRow, DeadLetter, Feed, Stage};
+use crate::store::change_feed::ChangeFeed;
+use crate::store::{ChangePage, PieceLimit, StoreError};
+
+/// The deadline of one step of a sink. What is not answered until then is asked again.
+const SINK_DEADLINE: Duration = Duration::from_secs(25);
+/// The deadline of a read of the feed.
+const FEED_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a follower is made of.
+pub struct Parts {
+    pub name: Arc<str>,
+    pub feed: Arc<dyn ChangeFeed>,
+    pub sink: Box<dyn Sink>,
+    pub share: SinkShare,
+    /// Retries of a change that the sink refuses, before it becomes a dead letter.
+    pub retries: u32,
+}
+
+/// Follows the feed for one sink. It keeps nothing that would be lost with it: the position is the
+/// sink's.
+pub struct Follower {
+    parts: Parts,
+    /// What the sink has taken over, and up to where it has everything. `None`: it has to be asked.
+    taken: Option<(Feed, u64)>,
+    page: Option<Page>,
+    /// How many changes are delivered at once. It is halved until a refused change is alone.
+    cut: usize,
+    refusals: u32,
+    has_upkeep: bool,
+    /// The last step did upkeep, so it is the turn of the feed.
+    did_upkeep: bool,
+}
+
+/// What was read and is not delivered yet.
+struct Page {
+    changes: std::collections::VecDeque<Change>,
+    through: u64,
+    _reservation: Reservation,
+}
+
+/// What a step did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// The next step can follow at once. So many changes were delivered.
+    Next(u64),
+    /// The sink has everything that the feed has.
+    CaughtUp,
+    /// The sink refused a change; it is tried again a moment later.
+    Refused(String),
+}
+
+impl Follower {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            cut: usize::MAX,
+            parts,
+            taken: None,
+            page: None,
+            refusals: 0,
+            has_upkeep: true,
+            did_upkeep: false,
+        }
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.parts.name
+    }
+
+    /// The number up to which the sink has everything; `None` while that is unknown.
+    pub fn position(&self) -> Option<u64> {
+        self.taken.as_ref().map(|(_, after)| *after)
+    }
+
+    /// When the next change was written that the sink does not have, if it was read already.
+    pub fn oldest_undelivered(&self) -> Option<&str> {
+        let next = self.page.as_ref()?.changes.front()?;
+        Some(match &next.row {
+            ChangedRow::Account(account) => &account.updated_at,
+            ChangedRow::Record(record) => &record.last_indexed_at,
+        })
+    }
+
+    /// How many rows the sink does not have, counted up to `most`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn behind(&mut self, most: u64) -> Result<u64, StoreError> {
+        let after = self.position().unwrap_or_default();
+        let counted = timeout(FEED_DEADLINE, self.parts.feed.count_changes(after, most));
+        counted.await.unwrap_or(Err(StoreError::Deadline))
+    }
+
+    /// Does one step: takes over, or delivers some changes, or a piece of upkeep.
+    ///
+    /// # Errors
+    /// If the sink or the database gives no answer. What the sink has is unknown then: the next step
+    /// asks it.
+    pub async fn step(&mut self) -> Result<Pace, SinkError> {
+        let stepped = self.try_step().await;
+        if stepped.is_err() {
+            self.taken = None;
+            self.page = None;
+            self.has_upkeep = true;
+        }
+        stepped
+    }
+
+    async fn try_step(&mut self) -> Result<Pace, SinkError> {
+        let Some((feed, after)) = self.taken.take() else {
+            return self.take_over().await;
+        };
+        self.taken = Some((feed.clone(), after));
+        if self.page.is_none() {
+            // Both take turns, so that neither waits for the other's end.
+            if self.has_upkeep && !self.did_upkeep {
+                self.did_upkeep = true;
+                self.do_upkeep().await?;
+                return Ok(Pace::Next(0));
+            }
+            self.did_upkeep = false;
+            if !self.read_page(&feed, after).await? {
+                return Ok(match self.has_upkeep {
+                    true => Pace::Next(0),
+                    false => Pace::CaughtUp,
+                });
+            }
+        }
+        let Some(page) = &mut self.page else {
+            // The epochs have changed.
+            self.taken = None;
+            return Ok(Pace::Next(0));
+        };
+        let limit = self.parts.sink.limit();
+        let changes = page.changes.make_contiguous();
+        let count = count_within(changes, self.cut, limit);
+        let to = match count == changes.len() {
+            true => page.through,
+            false => changes
+                .get(count.saturating_sub(1))
+                .map_or(after, |last| last.number),
+        };
+        let delivery = Delivery {
+            feed: &feed,
+            changes: &changes[..count],
+            from: after,
+            to,
+        };
+        match deliver(&mut *self.parts.sink, delivery).await {
+            Ok(()) => {
+                self.has_upkeep |= changes[..count].iter().any(is_removal);
+                self.delivered(&feed, count, to);
+                Ok(Pace::Next(count as u64))
+            }
+            Err(SinkError::Refused(reason)) => {
+                self.refused(&feed, count, (after, to), reason).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn take_over(&mut self) -> Result<Pace, SinkError> {
+        let feed = within_deadline(self.parts.feed.feed()).await?;
+        if feed.epochs.is_empty() {
+            // The worker has written nothing yet, so there is nothing to deliver.
+            return Ok(Pace::CaughtUp);
+        }
+        let taken = timeout(SINK_DEADLINE, self.parts.sink.take_over(&feed)).await;
+        let after = taken.unwrap_or_else(|_| Err(late()))?;
+        tracing::debug!(sink = %self.parts.name, after, last = feed.last, "taken over");
+        self.taken = Some((feed, after));
+        Ok(Pace::Next(0))
+    }
+
+    /// Reads the next page. Returns whether the sink lacks something.
+    async fn read_page(&mut self, feed: &Feed, after: u64) -> Result<bool, SinkError> {
+        let own = self.parts.sink.limit();
+        let limit = PieceLimit {
+            rows: own.rows,
+            bytes: own.bytes.min(self.parts.share.page_bytes() as u64),
+        };
+        let reservation = self.parts.share.reserve().await;
+        let page = within_deadline(self.parts.feed.changes(after, limit)).await?;
+        let ChangePage {
+            changes,
+            through,
+            feed: now,
+        } = page;
+        if now.id != feed.id || now.epochs != feed.epochs {
+            return Ok(true);
+        }
+        if through == after {
+            return Ok(false);
+        }
+        self.page = Some(Page {
+            changes: changes.into(),
+            through,
+            _reservation: reservation,
+        });
+        Ok(true)
+    }
+
+    async fn do_upkeep(&mut self) -> Result<(), SinkError> {
+        let done = timeout(SINK_DEADLINE, self.parts.sink.do_upkeep()).await;
+        self.has_upkeep = done.unwrap_or_else(|_| Err(late()))?;
+        Ok(())
+    }
+
+    /// Has the sink asked for its upkeep once more, because time has passed.
+    pub fn ask_for_upkeep(&mut self) {
+        self.has_upkeep = true;
+    }
+
+    fn delivered(&mut self, feed: &Feed, count: usize, to: u64) {
+        self.taken = Some((feed.clone(), to));
+        self.refusals = 0;
+        self.cut = self.cut.saturating_mul(2);
+        if let Some(page) = &mut self.page {
+            page.changes.drain(..count);
+            if page.changes.is_empty() {
+                self.page = None;
+            }
+        }
+    }
+
+    /// Looks for the refused change by halves. One that is refused alone, again and again, becomes a dead
+    /// letter, and the others go on.
+    async fn refused(
+        &mut self,
+        feed: &Feed,
+        count: usize,
+        (from, to): (u64, u64),
+        reason: String,
+    ) -> Result<Pace, SinkError> {
+        if count > 1 {
+            self.cut = count / 2;
+            return Ok(Pace::Next(0));
+        }
+        self.cut = 1;
+        self.refusals += 1;
+        if self.refusals <= self.parts.retries {
+            return Ok(Pace::Refused(reason));
+        }
+        let refused = self.page.as_ref().and_then(|page| page.changes.front());
+        if let Some(change) = refused {
+            let letter = dead_letter(change, &reason, self.refusals);
+            tracing::warn!(
+                sink = %self.parts.name,
+                uri = letter.uri,
+                did = letter.did,
+                error = reason,
+                "a sink refuses a change; it is a dead letter, and the others go on"
+            );
+            let kept = self.parts.feed.set_aside(&self.parts.name, letter);
+            within_deadline(kept).await?;
+        }
+        let position_alone = Delivery {
+            feed,
+            changes: &[],
+            from,
+            to,
+        };
+        deliver(&mut *self.parts.sink, position_alone).await?;
+        self.delivered(feed, count, to);
+        Ok(Pace::Next(0))
+    }
+}
+
+async fn deliver(sink: &mut dyn Sink, delivery: Delivery<'_>) -> Result<(), SinkError> {
+    let delivered = timeout(SINK_DEADLINE, sink.deliver(delivery)).await;
+    delivered.unwrap_or_else(|_| Err(late()))
+}
+
+fn late() -> SinkError {
+    SinkError::unavailable(format_args!(
+        "no answer within {} s",
+        SINK_DEADLINE.as_secs()
+    ))
+}
+
+async fn within_deadline<T>(
+    reading: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, SinkError> {
+    let read = timeout(FEED_DEADLINE, reading).await;
+    let read = read.unwrap_or(Err(StoreError::Deadline));
+    read.map_err(|error| SinkError::unavailable(format_args!("the change feed: {error}")))
+}
+
+/// How many of the first changes are at most `most`, and within `limit`. At least one, if there is one.
+fn count_within(changes: &[Change], most: usize, limit: PieceLimit) -> usize {
+    let mut bytes = 0;
+    let fits = |change: &&Change| {
+        bytes += change.row.bytes() as u64;
+        bytes <= limit.bytes
+    };
+    let rows = usize::try_from(limit.rows).unwrap_or(usize::MAX);
+    let within = changes.iter().take(most.min(rows)).take_while(fits).count();
+    within.max(1).min(changes.len())
+}
+
+fn is_removal(change: &Change) -> bool {
+    matches!(&change.row, ChangedRow::Account(account) if account.removal_change.is_some() || account.removed_at.is_some())
+}
+
+fn dead_letter(change: &Change, reason: &str, attempts: u32) -> DeadLetter {
+    let (seq, uri, raw) = match &change.row {
+        ChangedRow::Account(_) => (None, None, None),
+        ChangedRow::Record(record) => (
+            Some(record.seq),
+            Some(record.uri.clone()),
+            record.record_cbor.clone(),
+        ),
+    };
+    DeadLetter {
+        stage: Stage::Sink,
+        error: reason.to_owned(),
+        seq,
+        did: Some(change.row.did().to_owned()),
+        uri,
+        task: None,
+        raw: raw.unwrap_or_default(),
+        attempts,
+    }
+}

@@ -1,0 +1,86 @@
+//! What follows the change feed: each sink delivers it to another place, from a position of its own.
+
+pub mod actor;
+mod follower;
+pub mod item;
+mod options;
+pub mod postgres;
+mod projected;
+mod secret;
+pub mod webhook;
+
+use std::fmt;
+use std::future::ready;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+pub use self::follower::{Follower, Pace, Parts};
+pub use self::options::{InvalidSink, Retention, SinkOptions, Target};
+use crate::model::{Change, Feed};
+use crate::store::PieceLimit;
+
+/// A place that follows the change feed.
+///
+/// A future may be dropped at any time, between any two steps: then it is not known what the sink has.
+/// The follower calls [`Self::take_over`] again after each failure.
+pub trait Sink: Send + 'static {
+    /// Becomes the only one that delivers `feed` under this name, and returns the number behind which
+    /// delivery goes on: [`Feed::begin`] of the position that the sink has.
+    fn take_over<'a>(&'a mut self, feed: &'a Feed) -> BoxFuture<'a, Result<u64, SinkError>>;
+
+    /// Delivers consecutive changes, and moves the position with them: all of it or nothing. To deliver
+    /// them once more changes nothing.
+    fn deliver<'a>(&'a mut self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), SinkError>>;
+
+    /// Does a piece of other work, such as the deletion of what an account had written. Returns whether
+    /// more is left.
+    fn do_upkeep(&mut self) -> BoxFuture<'_, Result<bool, SinkError>> {
+        Box::pin(ready(Ok(false)))
+    }
+
+    /// How much one delivery may have at most. A single change may have more bytes.
+    fn limit(&self) -> PieceLimit;
+}
+
+/// Changes to deliver.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery<'a> {
+    /// The feed that the sink has taken over.
+    pub feed: &'a Feed,
+    /// In the order of their numbers. It may be empty: then only the position moves.
+    pub changes: &'a [Change],
+    /// The number up to which the sink has everything.
+    pub from: u64,
+    /// The number up to which it has everything afterwards.
+    pub to: u64,
+}
+
+/// Why a sink did not take something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SinkError {
+    /// It may take it later.
+    #[error("{reason}")]
+    Unavailable {
+        reason: String,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+
+    /// It refuses at least one of the changes, and would refuse it again.
+    #[error("{0}")]
+    Refused(String),
+
+    /// Another process delivers under the same name.
+    #[error("another process has taken over; two workers need two names or two databases")]
+    Superseded,
+}
+
+impl SinkError {
+    pub fn unavailable(reason: impl fmt::Display) -> Self {
+        Self::Unavailable {
+            reason: reason.to_string(),
+            retry_after: None,
+        }
+    }
+}

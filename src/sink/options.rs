@@ -1,0 +1,190 @@
+//! The options of a sink: its name, and the URL that says what it is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use url::Url;
+
+use super::Sink;
+use super::postgres::{PostgresOptions, PostgresSink};
+use super::webhook::{WebhookOptions, WebhookSink};
+use crate::store::change_feed::ChangeFeed;
+
+/// A sink as it is configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SinkOptions {
+    /// It labels metrics, and with the feed's id it is the key of the position.
+    pub name: Arc<str>,
+    pub target: Target,
+}
+
+/// What a sink's URL names.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    Postgres(PostgresOptions),
+    Webhook(WebhookOptions),
+}
+
+/// A text that names no sink.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSink {
+    #[error(
+        "{0}: no kind of sink has this scheme; there are postgres, webhook+https and webhook+http"
+    )]
+    Scheme(String),
+
+    #[error("it is not a URL: {0}")]
+    Url(url::ParseError),
+
+    #[error("{0:?} is not a name of a sink: use letters, digits, - and _, at most 64 of them")]
+    Name(String),
+
+    #[error("{0}")]
+    Target(String),
+}
+
+/// The longest name, in bytes.
+const MAX_NAME: usize = 64;
+
+impl SinkOptions {
+    /// The sink of `text`, which is `[NAME=]URL`. The name defaults to the kind.
+    ///
+    /// # Errors
+    /// If it names none. No error has a password in it.
+    pub fn parse(text: &str) -> Result<Self, InvalidSink> {
+        let (name, url) = match text.split_once('=') {
+            // A URL may have a = in its query.
+            Some((name, url)) if !name.contains(':') => (Some(name), url),
+            _ => (None, text),
+        };
+        Self::new(name, url)
+    }
+
+    /// The sink at `url`.
+    ///
+    /// # Errors
+    /// If it names none. No error has a password in it.
+    pub fn new(name: Option<&str>, url: &str) -> Result<Self, InvalidSink> {
+        let url = Url::parse(url).map_err(InvalidSink::Url)?;
+        let (kind, target) = match url.scheme() {
+            "postgres" | "postgresql" => {
+                let options = PostgresOptions::parse(&url).map_err(InvalidSink::Target)?;
+                ("postgres", Target::Postgres(options))
+            }
+            "webhook+http" | "webhook+https" => {
+                let options = WebhookOptions::parse(&url).map_err(InvalidSink::Target)?;
+                ("webhook", Target::Webhook(options))
+            }
+            scheme => return Err(InvalidSink::Scheme(scheme.to_owned())),
+        };
+        let name = name.unwrap_or(kind);
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_allowed) {
+            return Err(InvalidSink::Name(name.to_owned()));
+        }
+        Ok(Self {
+            name: name.into(),
+            target,
+        })
+    }
+
+    /// The sink itself. Nothing is connected yet. `feed` keeps the position of one that cannot.
+    pub fn build(&self, retention: Retention, feed: &Arc<dyn ChangeFeed>) -> Box<dyn Sink> {
+        match &self.target {
+            Target::Postgres(options) => Box::new(PostgresSink::new(
+                options.clone(),
+                self.name.clone(),
+                retention.request_days,
+            )),
+            Target::Webhook(options) => Box::new(WebhookSink::new(
+                options.clone(),
+                self.name.clone(),
+                feed.clone(),
+            )),
+        }
+    }
+}
+
+/// The URL without what is secret.
+impl fmt::Display for SinkOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            Target::Postgres(options) => options.fmt(f),
+            Target::Webhook(options) => options.fmt(f),
+        }
+    }
+}
+
+/// How long a sink of tables keeps what the database purges by age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    pub request_days: u32,
+}
+
+/// The text of `url` with its password replaced.
+pub(super) fn redacted(url: &Url) -> String {
+    let mut shown = url.clone();
+    if shown.password().is_some() {
+        // It fails only for URLs that cannot have one.
+        let _set = shown.set_password(Some("***"));
+    }
+    let has_secret = |(name, _): &(std::borrow::Cow<'_, str>, _)| name == "password";
+    if url.query_pairs().any(|pair| has_secret(&pair)) {
+        let rest: Vec<(String, String)> = url
+            .query_pairs()
+            .map(|pair| {
+                let value = if has_secret(&pair) {
+                    "***".into()
+                } else {
+                    pair.1
+                };
+                (pair.0.into_owned(), value.into_owned())
+            })
+            .collect();
+        shown.query_pairs_mut().clear().extend_pairs(rest);
+    }
+    shown.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_has_a_name_or_that_of_its_kind() {
+        let name = |text: &str| SinkOptions::parse(text).map(|sink| sink.name.to_string());
+        assert_eq!(name("postgres://db/huddle"), Ok("postgres".to_owned()));
+        assert_eq!(
+            name("copy=postgres://db/huddle?schema=a"),
+            Ok("copy".to_owned())
+        );
+        assert_eq!(
+            name("postgres://db/huddle?schema=a"),
+            Ok("postgres".to_owned())
+        );
+        for wrong in [
+            "=postgres://db/x",
+            "a b=postgres://db/x",
+            "é=postgres://db/x",
+        ] {
+            assert!(matches!(name(wrong), Err(InvalidSink::Name(_))), "{wrong}");
+        }
+        assert!(matches!(name("redis://db"), Err(InvalidSink::Scheme(_))));
+        assert!(matches!(name("huddle.db"), Err(InvalidSink::Url(_))));
+    }
+
+    /// Holds invariant 12.10.
+    #[test]
+    fn no_text_of_a_sink_has_its_password_in_it() {
+        for url in [
+            "postgres://ann:secret@db/huddle",
+            "postgres://db/huddle?user=ann&password=secret",
+        ] {
+            let sink = SinkOptions::parse(url).unwrap();
+            for text in [sink.to_string(), format!("{sink:?}")] {
+                assert!(text.contains("ann") && text.contains("***"), "{text}");
+                assert!(!text.contains("secret"), "{text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The tables in a Postgres database, and the position in the same transaction.
+//!
+//! Every statement is inside a transaction and has no name, so that pgbouncer may give each transaction
+//! another connection.
+
+mod accounts;
+mod error;
+mod migrate;
+mod options;
+mod position;
+mod projections;
+mod records;
+mod removals;
+mod transaction;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+pub use self::options::PostgresOptions;
+use self::transaction::Connections;
+use super::{Delivery, Sink, SinkError};
+use crate::model::{ChangedRow, Feed};
+use crate::store::PieceLimit;
+
+/// What one transaction writes at most.
+const LIMIT: PieceLimit = PieceLimit {
+    rows: 1000,
+    bytes: 8 << 20,
+};
+
+/// How often ended booking requests are purged.
+const PURGE_INTERVAL: Duration = Duration::from_secs(600);
+
+/// A Postgres database that follows the change feed.
+#[derive(Debug)]
+pub struct PostgresSink {
+    connections: Connections,
+    name: Arc<str>,
+    request_days: u32,
+    /// What this process wrote into its row of `sink_positions` when it took over.
+    holder: Option<String>,
+    purged_at: Option<Instant>,
+}
+
+impl PostgresSink {
+    pub fn new(options: PostgresOptions, name: Arc<str>, request_days: u32) -> Self {
+        Self {
+            connections: Connections::new(options, name.clone()),
+            name,
+            request_days,
+            holder: None,
+            purged_at: None,
+        }
+    }
+
+    /// Ended booking requests that were written before are purged.
+    fn purged_before(&self) -> String {
+        let age = SignedDuration::from_hours(i64::from(self.request_days) * 24);
+        let limit = Timestamp::now().saturating_sub(age);
+        crate::store::sortable(limit.unwrap_or(Timestamp::MIN))
+    }
+
+    async fn take(&mut self, feed: &Feed) -> Result<u64, SinkError> {
+        let mut transaction = self.connections.begin().await?;
+        migrate::migrate(&mut transaction, self.connections.schema()).await?;
+        let holder = transaction::random_word();
+        let taken = position::take_over(&mut transaction, &self.name, feed, &holder).await?;
+        self.connections.commit(transaction).await?;
+        self.holder = Some(holder);
+        Ok(taken)
+    }
+
+    async fn write(&mut self, delivery: Delivery<'_>) -> Result<(), SinkError> {
+        let Some(holder) = self.holder.clone() else {
+            return Err(SinkError::Superseded);
+        };
+        let purged_before = self.purged_before();
+        let mut accounts = Vec::new();
+        let mut records = Vec::new();
+        for change in delivery.changes {
+            match &change.row {
+                ChangedRow::Account(account) => accounts.push((change, &**account)),
+                ChangedRow::Record(record) => records.push((change, &**record)),
+            }
+        }
+        let mut transaction = self.connections.begin().await?;
+        position::advance(&mut transaction, &self.name, delivery, &holder).await?;
+        let removals = accounts::write(&mut transaction, delivery.feed, &accounts).await?;
+        let written = records::write(&mut transaction, delivery.feed, &records).await?;
+        projections::write(&mut transaction, &written, &purged_before).await?;
+        if removals {
+            removals::do_piece(&mut transaction).await?;
+        }
+        self.connections.commit(transaction).await
+    }
+
+    async fn tidy(&mut self) -> Result<bool, SinkError> {
+        if self.holder.is_none() {
+            return Ok(false);
+        }
+        let mut transaction = self.connections.begin().await?;
+        let is_due = self
+            .purged_at
+            .is_none_or(|last| last.elapsed() >= PURGE_INTERVAL);
+        let mut has_more = removals::do_piece(&mut transaction).await?;
+        if is_due {
+            let limit = self.purged_before();
+            has_more |= projections::purge(&mut transaction, &limit).await?;
+        }
+        self.connections.commit(transaction).await?;
+        if is_due && !has_more {
+            self.purged_at = Some(Instant::now());
+        }
+        Ok(has_more)
+    }
+}
+
+impl Sink for PostgresSink {
+    fn take_over<'a>(&'a mut self, feed: &'a Feed) -> BoxFuture<'a, Result<u64, SinkError>> {
+        Box::pin(self.take(feed))
+    }
+
+    fn deliver<'a>(&'a mut self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(self.write(delivery))
+    }
+
+    fn do_upkeep(&mut self) -> BoxFuture<'_, Result<bool, SinkError>> {
+        Box::pin(self.tidy())
+    }
+
+    fn limit(&self) -> PieceLimit {
+        LIMIT
+    }
+}

@@ -1,0 +1,155 @@
+//! Where a Postgres database is, and how to connect to it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use url::Url;
+
+use crate::sink::SinkError;
+use crate::sink::options::redacted;
+use crate::sink::secret::Secret;
+
+/// What the program calls itself in the list of connections.
+const APPLICATION: &str = "huddle-firehose";
+
+/// The options of a Postgres sink, as its URL has them.
+#[derive(Clone, PartialEq)]
+pub struct PostgresOptions {
+    /// Without the parameters that are read here.
+    url: Url,
+    /// The schema that the tables are in.
+    pub(super) schema: String,
+    /// If it is not in the URL.
+    password: Option<Secret>,
+    /// What an operator is shown.
+    shown: String,
+}
+
+impl PostgresOptions {
+    /// Reads `url`. Beside the parameters of libpq it knows `schema`, `password_file` and `password_env`.
+    ///
+    /// # Errors
+    /// The reason, without a password in it.
+    pub(crate) fn parse(url: &Url) -> Result<Self, String> {
+        let mut schema = "public".to_owned();
+        let mut password = None;
+        let mut rest = Vec::new();
+        for (name, value) in url.query_pairs() {
+            if let Some(named) = Secret::of("password", &name, &value) {
+                password = Some(named);
+            } else if name == "schema" {
+                schema = value.into_owned();
+            } else {
+                rest.push((name.into_owned(), value.into_owned()));
+            }
+        }
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if schema.is_empty() || schema.len() > 63 || !schema.bytes().all(is_allowed) {
+            return Err(format!(
+                "schema: {schema:?} is not a name of letters, digits and _, at most 63 of them"
+            ));
+        }
+        let shown = redacted(url);
+        let mut url = url.clone();
+        match rest.is_empty() {
+            true => url.set_query(None),
+            false => {
+                url.query_pairs_mut().clear().extend_pairs(rest);
+            }
+        }
+        let options = Self {
+            url,
+            schema,
+            password,
+            shown,
+        };
+        options
+            .connect_options()
+            .map_err(|error| error.to_string())?;
+        Ok(options)
+    }
+
+    fn connect_options(&self) -> Result<PgConnectOptions, sqlx::Error> {
+        // pgbouncer knows no extra_float_digits, and a statement with a name may belong to another
+        // connection there.
+        let options = PgConnectOptions::from_str(self.url.as_str())?
+            .extra_float_digits(None)
+            .statement_cache_capacity(0)
+            .disable_statement_logging();
+        Ok(match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name(APPLICATION),
+        })
+    }
+
+    /// Connects. Returns whether the connection is as the operator wants it: without `sslmode` it is to be
+    /// encrypted where the server knows TLS.
+    pub(super) async fn connect(&self) -> Result<(PgConnection, bool), SinkError> {
+        let mut options = self.connect_options().map_err(SinkError::unavailable)?;
+        if let Some(secret) = &self.password {
+            options = options.password(&secret.read()?);
+        }
+        let is_local = options.get_socket().is_some();
+        if !matches!(options.get_ssl_mode(), PgSslMode::Prefer) || is_local {
+            let connection = options.connect().await.map_err(unavailable)?;
+            return Ok((connection, true));
+        }
+        match options.clone().ssl_mode(PgSslMode::Require).connect().await {
+            Ok(connection) => Ok((connection, true)),
+            Err(sqlx::Error::Tls(error)) if error.to_string().contains("does not support TLS") => {
+                let plain = options.ssl_mode(PgSslMode::Disable);
+                let connection = plain.connect().await.map_err(unavailable)?;
+                Ok((connection, false))
+            }
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+}
+
+fn unavailable(error: sqlx::Error) -> SinkError {
+    SinkError::unavailable(format_args!("cannot connect: {error}"))
+}
+
+impl fmt::Display for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<PostgresOptions, String> {
+        PostgresOptions::parse(&Url::parse(url).unwrap())
+    }
+
+    #[test]
+    fn the_url_names_the_schema_and_where_the_password_is() {
+        let options = parse("postgres://ann@db/huddle?schema=a_1&password_file=/p&sslmode=require");
+        let options = options.unwrap();
+        assert_eq!(options.schema, "a_1");
+        assert_eq!(options.password, Some(Secret::File("/p".into())));
+        assert_eq!(
+            options.url.as_str(),
+            "postgres://ann@db/huddle?sslmode=require"
+        );
+        assert_eq!(parse("postgres://db").unwrap().schema, "public");
+    }
+
+    #[test]
+    fn a_name_that_would_need_quotes_is_no_schema() {
+        for schema in ["a-b", "", "a\"b", "a.b"] {
+            assert!(parse(&format!("postgres://db/x?schema={schema}")).is_err());
+        }
+        assert!(parse("postgres://db/x?sslmode=perhaps").is_err());
+    }
+}

@@ -1,0 +1,307 @@
+//! Reads the change feed.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use sqlx::Connection;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::watch;
+
+use super::{SqliteStore, apply, feed, integer, sink_positions};
+use crate::model::{
+    Change, ChangedAccount, ChangedRecord, ChangedRow, DeadLetter, Epoch, Feed, FeedPosition,
+    RandomId,
+};
+use crate::store::change_feed::ChangeFeed;
+use crate::store::{ChangePage, PieceLimit, StoreError};
+
+/// The first changes behind a number, and their bytes.
+const KEYS: &str = "SELECT change, bytes FROM ( \
+     SELECT * FROM (SELECT change, coalesce(octet_length(record), 0) \
+     + coalesce(octet_length(record_cbor), 0) AS bytes \
+     FROM records WHERE change > ?1 ORDER BY change LIMIT ?2) \
+     UNION ALL \
+     SELECT * FROM (SELECT change, 0 AS bytes FROM accounts WHERE change > ?1 ORDER BY change LIMIT ?2)) \
+     ORDER BY change LIMIT ?2";
+
+/// Records that are being deleted with their account are gone already.
+const RECORDS: &str = "SELECT change, uri, did, collection, rkey, cid, rev, seq, source, \
+     time, record, record_cbor, validity, invalid_reason, refused_cid, \
+     verified, first_indexed_at, last_indexed_at, \
+     EXISTS (SELECT 1 FROM stale_records WHERE stale_records.uri = records.uri) AS is_stale \
+     FROM records WHERE change > ?1 AND change <= ?2 AND NOT EXISTS ( \
+     SELECT 1 FROM removed_records \
+     WHERE removed_records.did = records.did AND removed_records.uri = records.uri)";
+
+/// A row that no event has set, such as one of a handle that is not known, has the time of its writing.
+const ACCOUNTS: &str = "SELECT change, did, active, status, handle, handle_status, removed_at, removal_change, \
+     coalesce(nullif(min(max(coalesce(as_of, ''), coalesce(handle_as_of, ''), \
+     coalesce(hold_as_of, ''), coalesce(removed_at, '')), updated_at), ''), updated_at) AS time, \
+     updated_at \
+     FROM accounts WHERE change > ?1 AND change <= ?2";
+
+#[derive(sqlx::FromRow)]
+struct RecordColumns {
+    change: i64,
+    uri: String,
+    did: String,
+    collection: String,
+    rkey: String,
+    cid: Option<String>,
+    rev: String,
+    seq: i64,
+    source: String,
+    time: String,
+    record: Option<String>,
+    record_cbor: Option<Vec<u8>>,
+    validity: Option<String>,
+    invalid_reason: Option<String>,
+    refused_cid: Option<String>,
+    verified: String,
+    first_indexed_at: String,
+    last_indexed_at: String,
+    is_stale: bool,
+}
+
+#[derive(sqlx::FromRow)]
+struct AccountColumns {
+    change: i64,
+    did: String,
+    active: bool,
+    status: Option<String>,
+    handle: Option<String>,
+    handle_status: String,
+    removed_at: Option<String>,
+    removal_change: Option<i64>,
+    time: String,
+    updated_at: String,
+}
+
+impl SqliteStore {
+    /// What the database knows of its feed.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn feed(&self) -> Result<Feed, StoreError> {
+        let mut reader = self.reader().acquire().await?;
+        let mut snapshot = reader.begin().await?;
+        Ok(read_feed(&mut snapshot).await?)
+    }
+
+    /// The changes behind `after`, in their order, at most `limit`, and one if there is any: of one state
+    /// of the database.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn changes(&self, after: u64, limit: PieceLimit) -> Result<ChangePage, StoreError> {
+        let mut reader = self.reader().acquire().await?;
+        let mut snapshot = reader.begin().await?;
+        let feed = read_feed(&mut snapshot).await?;
+        let through = end_of_page(&mut snapshot, &feed, after, limit).await?;
+        let mut changes = BTreeMap::new();
+        if through > after {
+            read_records(&mut snapshot, (after, through), &mut changes).await?;
+            read_accounts(&mut snapshot, (after, through), &mut changes).await?;
+        }
+        let epoch_of = |number| feed.epoch_of(number).cloned();
+        let changes = changes.into_iter().filter_map(|(number, row)| {
+            Some(Change {
+                epoch: epoch_of(number)?,
+                number,
+                row,
+            })
+        });
+        Ok(ChangePage {
+            changes: changes.collect(),
+            through,
+            feed,
+        })
+    }
+
+    /// How many rows the feed has behind `after`, counted up to `most`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn count_changes(&self, after: u64, most: u64) -> Result<u64, StoreError> {
+        let count: i64 = sqlx::query_scalar(
+            "SELECT (SELECT count(*) FROM (SELECT 1 FROM records WHERE change > ?1 LIMIT ?2)) \
+             + (SELECT count(*) FROM (SELECT 1 FROM accounts WHERE change > ?1 LIMIT ?2))",
+        )
+        .bind(integer(after))
+        .bind(integer(most))
+        .fetch_one(self.reader())
+        .await?;
+        Ok(count.unsigned_abs().min(most))
+    }
+}
+
+impl ChangeFeed for SqliteStore {
+    fn feed(&self) -> BoxFuture<'_, Result<Feed, StoreError>> {
+        Box::pin(self.feed())
+    }
+
+    fn changes(
+        &self,
+        after: u64,
+        limit: PieceLimit,
+    ) -> BoxFuture<'_, Result<ChangePage, StoreError>> {
+        Box::pin(self.changes(after, limit))
+    }
+
+    fn count_changes(&self, after: u64, most: u64) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(self.count_changes(after, most))
+    }
+
+    fn is_numbered(&self) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(feed::is_numbered(self))
+    }
+
+    fn sink_position<'a>(
+        &'a self,
+        sink: &'a str,
+        target: &'a str,
+    ) -> BoxFuture<'a, Result<Option<FeedPosition>, StoreError>> {
+        Box::pin(sink_positions::read(self, sink, target))
+    }
+
+    fn keep_sink_position<'a>(
+        &'a self,
+        sink: &'a str,
+        target: &'a str,
+        position: &'a FeedPosition,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(sink_positions::keep(&self.writer, sink, target, position))
+    }
+
+    fn set_aside<'a>(
+        &'a self,
+        sink: &'a str,
+        letter: DeadLetter,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(apply::keep_letter(&self.writer, sink, letter))
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.writer.commits()
+    }
+}
+
+async fn read_feed(connection: &mut SqliteConnection) -> Result<Feed, sqlx::Error> {
+    let (id, last): (String, i64) = sqlx::query_as("SELECT feed, last FROM change_feed")
+        .fetch_one(&mut *connection)
+        .await?;
+    let epochs: Vec<(String, i64)> =
+        sqlx::query_as("SELECT epoch, first_change FROM feed_epochs ORDER BY id")
+            .fetch_all(connection)
+            .await?;
+    let epoch = |(id, first): (String, i64)| Epoch {
+        id: RandomId::new(&id),
+        first_change: first.unsigned_abs(),
+    };
+    Ok(Feed {
+        id: RandomId::new(&id),
+        epochs: epochs.into_iter().map(epoch).collect(),
+        last: last.unsigned_abs(),
+    })
+}
+
+/// The number up to which a page goes.
+async fn end_of_page(
+    connection: &mut SqliteConnection,
+    feed: &Feed,
+    after: u64,
+    limit: PieceLimit,
+) -> Result<u64, sqlx::Error> {
+    let keys: Vec<(i64, i64)> = sqlx::query_as(KEYS)
+        .bind(integer(after))
+        .bind(integer(limit.rows))
+        .fetch_all(connection)
+        .await?;
+    let mut bytes = 0;
+    let mut through = None;
+    for (number, of_row) in &keys {
+        bytes += of_row.unsigned_abs();
+        if through.is_some() && bytes > limit.bytes {
+            return Ok(through.unwrap_or(after));
+        }
+        through = Some(number.unsigned_abs());
+    }
+    let is_full = keys.len() as u64 >= limit.rows;
+    Ok(match through {
+        Some(through) if is_full => through,
+        // Nothing is behind it in this state of the database.
+        _ => feed.last.max(after),
+    })
+}
+
+type Rows = BTreeMap<u64, ChangedRow>;
+
+async fn read_records(
+    connection: &mut SqliteConnection,
+    (after, through): (u64, u64),
+    into: &mut Rows,
+) -> Result<(), sqlx::Error> {
+    let rows: Vec<RecordColumns> = sqlx::query_as(RECORDS)
+        .bind(integer(after))
+        .bind(integer(through))
+        .fetch_all(connection)
+        .await?;
+    into.extend(rows.into_iter().map(|row| {
+        let record = ChangedRecord {
+            uri: row.uri,
+            did: row.did,
+            collection: row.collection,
+            rkey: row.rkey,
+            cid: row.cid,
+            rev: row.rev,
+            seq: row.seq.unsigned_abs(),
+            source: row.source,
+            time: row.time,
+            record: row.record,
+            record_cbor: row.record_cbor.map(Bytes::from),
+            validity: row.validity,
+            invalid_reason: row.invalid_reason,
+            refused_cid: row.refused_cid,
+            verified: row.verified,
+            first_indexed_at: row.first_indexed_at,
+            last_indexed_at: row.last_indexed_at,
+            is_stale: row.is_stale,
+        };
+        (
+            row.change.unsigned_abs(),
+            ChangedRow::Record(Box::new(record)),
+        )
+    }));
+    Ok(())
+}
+
+async fn read_accounts(
+    connection: &mut SqliteConnection,
+    (after, through): (u64, u64),
+    into: &mut Rows,
+) -> Result<(), sqlx::Error> {
+    let rows: Vec<AccountColumns> = sqlx::query_as(ACCOUNTS)
+        .bind(integer(after))
+        .bind(integer(through))
+        .fetch_all(connection)
+        .await?;
+    into.extend(rows.into_iter().map(|row| {
+        let account = ChangedAccount {
+            did: row.did,
+            is_active: row.active,
+            status: row.status,
+            handle: row.handle,
+            handle_status: row.handle_status,
+            removed_at: row.removed_at,
+            removal_change: row.removal_change.map(i64::unsigned_abs),
+            time: row.time,
+            updated_at: row.updated_at,
+        };
+        (
+            row.change.unsigned_abs(),
+            ChangedRow::Account(Box::new(account)),
+        )
+    }));
+    Ok(())
+}

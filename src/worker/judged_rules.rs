@@ -1,0 +1,31 @@
+//! Says at the start which records were judged by other rules.
+
+use crate::repo::reprocess::judgements;
+use crate::source::process::records::Rules;
+use crate::store::StoreError;
+use crate::store::rejudge_store::RejudgeStore;
+
+/// The most collections that are named.
+const MAX_NAMED: usize = 10;
+
+/// Notes the rules of this worker, and returns the collections of which records were judged by others.
+///
+/// # Errors
+/// If the database fails.
+pub(super) async fn compare(
+    store: &dyn RejudgeStore,
+    rules: &Rules,
+) -> Result<Vec<String>, StoreError> {
+    let kept = store.kept_collections().await?;
+    let mut outdated = store.compare_rules(&judgements(rules, kept)).await?;
+    if !outdated.is_empty() {
+        tracing::warn!(
+            collections = outdated.len(),
+            first = outdated[0],
+            "records were judged by other lexicons or policies than those in force; `reprocess --invalid` \
+             judges those again that were invalid, and `reprocess --all` all"
+        );
+    }
+    outdated.truncate(MAX_NAMED);
+    Ok(outdated)
+}

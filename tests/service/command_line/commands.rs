@@ -1,0 +1,223 @@
+//! Commands to a worker that runs, over its control socket. Holds invariants 13.1 to 13.6.
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+
+use huddle_firehose::testing::mock_relay::MockRelay;
+use reqwest::StatusCode;
+use serde_json::Value;
+use test_support::mock_relay::recorded_relay;
+use test_support::waiting::{POLL_INTERVAL, SLOT_TIMEOUT, soon};
+use test_support::worker_process::Program;
+use tokio::time::{Instant, sleep};
+
+use super::service::{reaches, start};
+use super::{Folder, assert_success, huddle_meanwhile, stderr, stdout};
+
+const LAST: u64 = 306;
+
+/// A worker that has read the whole recording.
+struct Service {
+    folder: Folder,
+    relay: MockRelay,
+    worker: Program,
+}
+
+impl Service {
+    async fn start() -> Self {
+        let (folder, relay) = (Folder::new(), recorded_relay().await);
+        let worker = start(&relay, &folder).await;
+        reaches(&worker, &relay, LAST).await;
+        Self {
+            folder,
+            relay,
+            worker,
+        }
+    }
+
+    async fn run(&self, command: &[&str]) -> std::process::Output {
+        let (database, source) = (self.folder.path("huddle.db"), self.relay.url());
+        let places = ["--database", &database, "--source-url", &source];
+        huddle_meanwhile(&[command, &places].concat()).await
+    }
+
+    /// Runs a command that succeeds, and returns its output.
+    async fn succeeds(&self, command: &[&str]) -> String {
+        let output = self.run(command).await;
+        assert_success(&output);
+        stdout(&output).to_owned()
+    }
+
+    async fn json(&self, command: &[&str]) -> Value {
+        serde_json::from_str(&self.succeeds(command).await).unwrap()
+    }
+
+    async fn connection(&self) -> String {
+        let status = self.worker.status().await;
+        let connection = &status["sources"][self.relay.url()]["connection"];
+        connection["state"].as_str().unwrap_or("none").to_owned()
+    }
+
+    async fn is_soon(&self, state: &str) {
+        let deadline = Instant::now() + SLOT_TIMEOUT;
+        while self.connection().await != state {
+            assert!(Instant::now() < deadline, "never {state}");
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_control_socket_is_beside_the_database_and_only_its_owner_may_use_it() {
+    let service = Service::start().await;
+    let socket = std::fs::metadata(service.folder.path("huddle.db.sock")).unwrap();
+    assert!(socket.file_type().is_socket());
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
+    service
+        .succeeds(&["account", "did:plc:ann", "--active"])
+        .await;
+    let audit = service.json(&["commands", "audit"]).await;
+    assert_eq!(audit[0]["action"], "account");
+    assert_eq!(audit[0]["target"], "did:plc:ann");
+    assert!(audit[0]["actor"].as_str().unwrap().starts_with("uid "));
+}
+
+#[tokio::test]
+async fn a_cursor_is_moved_under_a_running_worker_which_goes_on_from_there() {
+    let service = Service::start().await;
+    service.succeeds(&["cursor", "set", "100"]).await;
+    reaches(&service.worker, &service.relay, LAST).await;
+    let commands = service.json(&["commands", "list"]).await;
+    assert_eq!(commands[0]["state"], "done");
+    let result = &commands[0]["result"];
+    assert_eq!(
+        (&result["from"]["seq"], &result["to"]["seq"]),
+        (&306.into(), &100.into())
+    );
+    // It has read again what follows, in the same process, and the event at the cursor itself.
+    let status = service.worker.status().await;
+    assert_eq!(status["sources"][service.relay.url()]["events"], LAST - 99);
+
+    let refused = service.run(&["cursor", "set", "5000"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let error = stderr(&refused);
+    assert!(
+        error.contains("seq 306 to seq 5000") && error.contains("--accept-gap"),
+        "{error}"
+    );
+    reaches(&service.worker, &service.relay, LAST).await;
+}
+
+#[tokio::test]
+async fn a_paused_source_is_read_no_more_also_after_a_restart_until_it_is_resumed() {
+    let mut service = Service::start().await;
+    let paused = service
+        .json(&["source", "pause", "--reason", "a test"])
+        .await;
+    assert_eq!(paused["is_paused"], true);
+    service.is_soon("paused").await;
+    let (code, body) = service.worker.get("/readyz").await;
+    assert_eq!(code, StatusCode::OK, "{body}");
+    assert!(body.contains("has been paused since"), "{body}");
+
+    assert!(service.worker.terminate().await.success());
+    service.worker = start(&service.relay, &service.folder).await;
+    service.is_soon("paused").await;
+    service.succeeds(&["source", "resume"]).await;
+    service.is_soon("connected").await;
+    let reconnects = async |service: &Service| {
+        let status = service.worker.status().await;
+        status["sources"][service.relay.url()]["reconnects"]
+            .as_u64()
+            .unwrap_or_default()
+    };
+    let before = reconnects(&service).await;
+    service.succeeds(&["source", "reconnect"]).await;
+    let deadline = Instant::now() + SLOT_TIMEOUT;
+    while reconnects(&service).await == before {
+        assert!(Instant::now() < deadline, "it was not dialled anew");
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
+#[tokio::test]
+async fn a_setting_is_changed_under_a_running_worker_and_shown_with_its_origin() {
+    let service = Service::start().await;
+    let changed = service
+        .json(&["config", "set", "collections", "--add", "app.example.*"])
+        .await;
+    assert_eq!(
+        changed["after"],
+        serde_json::json!(["com.huddle.*", "app.example.*"])
+    );
+    assert!(
+        changed["notes"][0]
+            .as_str()
+            .unwrap()
+            .contains("backfill start")
+    );
+    reaches(&service.worker, &service.relay, LAST).await;
+    let printed = service.succeeds(&["config", "print"]).await;
+    let line = printed
+        .lines()
+        .find(|line| line.starts_with("collections = "));
+    let line = line.unwrap();
+    assert!(
+        line.contains("\"app.example.*\"] # run time, by uid "),
+        "{line}"
+    );
+
+    service.succeeds(&["config", "reset", "collections"]).await;
+    reaches(&service.worker, &service.relay, LAST).await;
+    let printed = service.succeeds(&["config", "print"]).await;
+    assert!(
+        printed.contains("collections = [\"com.huddle.*\"] # default"),
+        "{printed}"
+    );
+
+    let refused = service.run(&["config", "set", "validation", "maybe"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("maybe"), "{}", stderr(&refused));
+}
+
+#[tokio::test]
+async fn a_drain_by_command_ends_the_worker_like_a_signal() {
+    let mut service = Service::start().await;
+    service.succeeds(&["drain"]).await;
+    let ended = soon(service.worker.child.wait()).await.unwrap();
+    assert_eq!(ended.code(), Some(0));
+    // The next one does not drain again.
+    service.worker = start(&service.relay, &service.folder).await;
+    reaches(&service.worker, &service.relay, LAST).await;
+    let commands = service.json(&["commands", "list"]).await;
+    assert_eq!(
+        (&commands[0]["kind"], &commands[0]["state"]),
+        (&"drain".into(), &"done".into())
+    );
+}
+
+#[tokio::test]
+async fn the_filter_of_the_log_is_changed_for_a_time() {
+    let service = Service::start().await;
+    let changed = service.json(&["log-level", "debug", "--for", "1h"]).await;
+    assert_eq!(changed["filter"], "debug");
+    let refused = service.run(&["log-level", "a=b=c"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("a=b=c"), "{}", stderr(&refused));
+}
+
+#[tokio::test]
+async fn without_a_worker_a_command_is_carried_out_waits_or_is_refused_as_it_needs_one() {
+    let mut service = Service::start().await;
+    service.worker.child.kill().await.unwrap();
+    service.succeeds(&["cursor", "set", "7"]).await;
+    let refused = service.run(&["drain"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        stderr(&refused).contains("no worker runs on"),
+        "{}",
+        stderr(&refused)
+    );
+    let commands = service.json(&["commands", "list"]).await;
+    assert_eq!(commands.as_array().unwrap().len(), 1);
+    assert_eq!(commands[0]["state"], "done");
+}

@@ -1,0 +1,155 @@
+//! A follower and a sink that fails in every way. Holds invariants 10.1 and 10.4.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::BoxFuture;
+use huddle_firehose::delivery::budget::Budget;
+use huddle_firehose::model::{ChangedRow, Feed, FeedPosition};
+use huddle_firehose::sink::{Delivery, Follower, Pace, Parts, Sink, SinkError};
+use huddle_firehose::store::PieceLimit;
+use huddle_firehose::store::change_feed::ChangeFeed;
+use huddle_firehose::store::sqlite::SqliteStore;
+use test_support::tables::Database;
+
+use crate::effects::*;
+
+/// What a sink has, durably.
+#[derive(Default)]
+struct Kept {
+    position: Option<FeedPosition>,
+    rows: BTreeMap<String, String>,
+    deliveries: Vec<usize>,
+}
+
+/// Takes what it is given, unless a fault is due.
+struct Faulty {
+    kept: Arc<Mutex<Kept>>,
+    random: fastrand::Rng,
+    /// Of ten deliveries, how many fail.
+    faults: u32,
+}
+
+impl Sink for Faulty {
+    fn take_over<'a>(&'a mut self, feed: &'a Feed) -> BoxFuture<'a, Result<u64, SinkError>> {
+        let begin = feed.begin(self.kept.lock().unwrap().position.as_ref());
+        Box::pin(std::future::ready(Ok(begin)))
+    }
+
+    fn deliver<'a>(&'a mut self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), SinkError>> {
+        let fault = self.random.u32(..10) < self.faults;
+        // The answer is lost, behind the commit or before it.
+        let is_lost_before = fault && self.random.bool();
+        let mut kept = self.kept.lock().unwrap();
+        let refused = |row: &ChangedRow| matches!(row, ChangedRow::Record(record) if record.rkey == "refused");
+        let result = if is_lost_before {
+            Err(SinkError::unavailable("lost"))
+        } else if delivery.changes.iter().any(|change| refused(&change.row)) {
+            Err(SinkError::Refused("by its key".to_owned()))
+        } else {
+            let begin = delivery.feed.begin(kept.position.as_ref());
+            assert_eq!(begin, delivery.from, "a change was left out or came twice");
+            for change in delivery.changes {
+                let key = match &change.row {
+                    ChangedRow::Account(account) => account.did.clone(),
+                    ChangedRow::Record(record) => record.uri.clone(),
+                };
+                kept.rows.insert(key, format!("{}", change.number));
+            }
+            kept.position = delivery.feed.position(delivery.to);
+            kept.deliveries.push(delivery.changes.len());
+            match fault {
+                true => Err(SinkError::unavailable("lost")),
+                false => Ok(()),
+            }
+        };
+        Box::pin(std::future::ready(result))
+    }
+
+    fn limit(&self) -> PieceLimit {
+        PieceLimit {
+            rows: 16,
+            bytes: 1 << 20,
+        }
+    }
+}
+
+fn follower(store: &Arc<SqliteStore>, kept: &Arc<Mutex<Kept>>, faults: u32, seed: u64) -> Follower {
+    let feed: Arc<dyn ChangeFeed> = store.clone();
+    Follower::new(Parts {
+        name: "faulty".into(),
+        feed,
+        sink: Box::new(Faulty {
+            kept: kept.clone(),
+            random: fastrand::Rng::with_seed(seed),
+            faults,
+        }),
+        share: Budget::with_sinks(8 << 20, 1).sink_share(),
+        retries: 3,
+    })
+}
+
+async fn follow(follower: &mut Follower) {
+    for _ in 0..10_000 {
+        if follower.step().await == Ok(Pace::CaughtUp) {
+            return;
+        }
+    }
+    panic!("it never caught up");
+}
+
+#[tokio::test]
+async fn whatever_answers_are_lost_the_sink_has_every_change_in_the_end() {
+    for seed in 0..5 {
+        let database = Database::new();
+        let store = Arc::new(database.store().await);
+        let kept = Arc::default();
+        let mut sink = follower(&store, &kept, 4, seed);
+        for round in 0..10 {
+            let effects = (1..=20)
+                .map(|n| put(ALICE, &format!("r{}", n % 13), round * 20 + n))
+                .collect();
+            apply(&store, effects, round * 20 + 20).await;
+            if round % 3 == 1 {
+                sink = follower(&store, &kept, 4, seed + round);
+            }
+            if round % 2 == 0 {
+                follow(&mut sink).await;
+            }
+        }
+        follow(&mut sink).await;
+        let numbers = "SELECT change || '' FROM records ORDER BY uri";
+        let expected = database.rows(numbers).await;
+        let found: Vec<String> = kept.lock().unwrap().rows.values().cloned().collect();
+        assert_eq!(found, expected, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_change_is_found_by_halves_and_set_aside_after_its_retries() {
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    let mut effects: Vec<_> = (1..=16).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
+    effects[9] = put(ALICE, "refused", 10);
+    apply(&store, effects, 16).await;
+    let kept = Arc::default();
+    let mut sink = follower(&store, &kept, 0, 0);
+    let mut refusals = 0;
+    loop {
+        match sink.step().await.unwrap() {
+            Pace::CaughtUp => break,
+            Pace::Refused(reason) => {
+                assert_eq!(reason, "by its key");
+                refusals += 1;
+            }
+            Pace::Next(_) => {}
+        }
+    }
+    assert_eq!(refusals, 3);
+    let letters = "SELECT stage || ' ' || error || ' ' || attempts FROM dead_letters";
+    assert_eq!(database.rows(letters).await, ["sink by its key 4"]);
+    let kept = kept.lock().unwrap();
+    assert_eq!(kept.rows.len(), 15);
+    let refused = kept.rows.keys().filter(|uri| uri.ends_with("refused"));
+    assert_eq!(refused.count(), 0);
+}
