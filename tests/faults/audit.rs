@@ -87,9 +87,21 @@ impl Audit {
             .push(format!("the cursor leads: {cursor:?} without {without}"));
     }
 
-    /// The events that the relay never sent, and those that were given up as poison.
+    /// The events that the relay never sent, and those that were given up as poison. One that an earlier
+    /// connection has brought may be in the tables although the cursor had not passed it.
     fn unseen(&self, tables: &Tables) -> BTreeSet<Moment> {
+        let heard = self.upstream.heard();
+        let changes = self.history.oracle.changes();
+        let is_in_tables = |moment: &Moment| {
+            let first = changes.partition_point(|change| change.moment < *moment);
+            let of_moment = changes[first..]
+                .iter()
+                .take_while(|change| change.moment == *moment);
+            let seen: Vec<bool> = of_moment.map(|change| has_seen(tables, change)).collect();
+            heard.contains(moment) && !seen.is_empty() && seen.into_iter().all(|seen| seen)
+        };
         let mut unseen = self.upstream.missed();
+        unseen.retain(|moment| !is_in_tables(moment));
         let poison = tables.letters.iter().filter(is_poison);
         unseen.extend(poison.filter_map(|letter| self.history.moment_of(&letter.raw)));
         unseen

@@ -30,7 +30,9 @@ struct State {
     rng: Rng,
     sequence: u32,
     missed: BTreeSet<Moment>,
-    /// The part of them that was missed before there was a cursor that could show it.
+    /// The events that some connection has delivered.
+    heard: BTreeSet<Moment>,
+    /// The missed events of the time before there was a cursor that could show them.
     missed_at_first: BTreeSet<Moment>,
     has_cursor: bool,
     /// The event at the durable cursor, as far as it is known.
@@ -56,6 +58,7 @@ impl Upstream {
                 rng: Rng::with_seed(seed),
                 sequence: 0,
                 missed: BTreeSet::new(),
+                heard: BTreeSet::new(),
                 missed_at_first: BTreeSet::new(),
                 has_cursor: false,
                 reached: None,
@@ -78,7 +81,12 @@ impl Upstream {
         self.state().missed.clone()
     }
 
-    /// The part of it that no worker could notice: a new worker begins with the oldest event that
+    /// The events that some connection has delivered.
+    pub(crate) fn heard(&self) -> BTreeSet<Moment> {
+        self.state().heard.clone()
+    }
+
+    /// The part of what was missed that no worker could notice: a new worker begins with the oldest event that
     /// is left.
     pub(crate) fn missed_at_first(&self) -> BTreeSet<Moment> {
         self.state().missed_at_first.clone()
@@ -151,6 +159,7 @@ impl UpstreamFrames {
         let sequence = self.sequence;
         let moment = Moment { sequence, seq };
         let mut state = self.upstream.lock().unwrap();
+        state.heard.insert(moment);
         state.missed.remove(&moment);
         state.missed_at_first.remove(&moment);
     }
