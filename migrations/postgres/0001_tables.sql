@@ -135,7 +135,8 @@ CREATE TABLE booking_requests (
 );
 
 CREATE INDEX booking_requests_by_did ON booking_requests (did);
-CREATE INDEX booking_requests_by_offer ON booking_requests (offer_uri);
+-- By hash: the URI is text of a stranger, and an entry of a tree has a limit of 2.7 kB.
+CREATE INDEX booking_requests_by_offer ON booking_requests USING hash (offer_uri);
 CREATE INDEX booking_requests_ended ON booking_requests (indexed_at)
 WHERE status IN ('cancelled', 'completed', 'declined');
 
@@ -157,10 +158,11 @@ CREATE TABLE bookings (
 );
 
 CREATE INDEX bookings_by_did ON bookings (did);
-CREATE INDEX bookings_by_offer ON bookings (offer_uri, status, did, uri);
+CREATE INDEX bookings_by_offer ON bookings USING hash (offer_uri);
 
 -- The records that are being deleted. Ask by did and uri: as a rule no account is being removed, and
--- then no record is read.
+-- then no record is read. Numbers tell only where both the record's and the removal's are remembered:
+-- a database that was put back gives them out again.
 CREATE VIEW removed_records AS
 SELECT removal.did, records.uri, removal.feed AS removal_feed
 FROM account_removals AS removal
@@ -172,7 +174,12 @@ WHERE CASE
         WHERE
             known.feed = records.feed AND known.epoch = records.epoch
             AND records.change <= coalesce(known.through, 9223372036854775807)
-    )
+    ) AND (removal.change IS NULL OR EXISTS (
+        SELECT 1 FROM sink_epochs AS known
+        WHERE
+            known.feed = removal.feed AND known.epoch = removal.epoch
+            AND removal.change <= coalesce(known.through, 9223372036854775807)
+    ))
     THEN records.change < coalesce(removal.change, 0)
     ELSE least(records.time, records.last_indexed_at) <= removal.removed_at
 END;

@@ -42,8 +42,7 @@ pub struct ChangedRecord {
     pub verified: String,
     pub first_indexed_at: String,
     pub last_indexed_at: String,
-    /// The set of interest did not want it for a while, so it may not be up to date: no reader is to be
-    /// shown it.
+    /// The set of interest did not want it for a while, so it may not be up to date. Readers hide it.
     pub is_stale: bool,
 }
 

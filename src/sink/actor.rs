@@ -240,6 +240,7 @@ impl SinkActorState {
             Pace::Next(delivered) => {
                 if delivered > 0 {
                     self.succeeded(delivered, now);
+                    self.context.update(|sink| sink.refusing_since = None);
                 }
                 self.context.set_caught_up(None);
                 Next::Now
@@ -252,6 +253,7 @@ impl SinkActorState {
             Pace::Refused(reason) => {
                 self.context.update(|sink| {
                     sink.errors += 1;
+                    sink.refusing_since.get_or_insert(now);
                     sink.last_error = Some(reason);
                 });
                 Next::After(self.backoff.next_delay().min(Duration::from_secs(1)))

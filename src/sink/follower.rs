@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Delivery, Sink, SinkError};
 use crate::delivery::budget::{Reservation, SinkShare};
@@ -14,6 +14,9 @@ use crate::store::{ChangePage, PieceLimit, StoreError};
 
 /// The deadline of one step of a sink. What is not answered until then is asked again.
 const SINK_DEADLINE: Duration = Duration::from_secs(25);
+/// How often a position moves over numbers behind which there is no change, so that accounts of which
+/// nothing is kept do not cost each sink a transaction each.
+const EMPTY_INTERVAL: Duration = Duration::from_secs(1);
 /// The deadline of a read of the feed.
 const FEED_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -37,6 +40,8 @@ pub struct Follower {
     /// How many changes are delivered at once. It is halved until a refused change is alone.
     cut: usize,
     refusals: u32,
+    /// When the position was moved.
+    moved_at: Option<Instant>,
     has_upkeep: bool,
     /// The last step did upkeep, so it is the turn of the feed.
     did_upkeep: bool,
@@ -68,6 +73,7 @@ impl Follower {
             taken: None,
             page: None,
             refusals: 0,
+            moved_at: None,
             has_upkeep: true,
             did_upkeep: false,
         }
@@ -199,7 +205,10 @@ impl Follower {
         if now.id != feed.id || now.epochs != feed.epochs {
             return Ok(true);
         }
-        if through == after {
+        let has_moved = self
+            .moved_at
+            .is_some_and(|at| at.elapsed() < EMPTY_INTERVAL);
+        if through == after || (changes.is_empty() && has_moved) {
             return Ok(false);
         }
         self.page = Some(Page {
@@ -223,6 +232,7 @@ impl Follower {
 
     fn delivered(&mut self, feed: &Feed, count: usize, to: u64) {
         self.taken = Some((feed.clone(), to));
+        self.moved_at = Some(Instant::now());
         self.refusals = 0;
         self.cut = self.cut.saturating_mul(2);
         if let Some(page) = &mut self.page {

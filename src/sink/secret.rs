@@ -1,5 +1,6 @@
 //! Where a password or a key is, if it is not in a URL.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::SinkError;
@@ -23,15 +24,28 @@ impl Secret {
     }
 
     /// # Errors
-    /// If there is no such file or variable.
+    /// If there is no such file or variable, or nothing in it.
     pub(super) fn read(&self) -> Result<String, SinkError> {
         let read = match self {
-            Self::File(path) => std::fs::read_to_string(path)
-                .map_err(|error| format!("the secret's file {}: {error}", path.display())),
-            Self::Variable(name) => std::env::var(name)
-                .map_err(|error| format!("the secret's variable {name}: {error}")),
+            Self::File(path) => {
+                std::fs::read_to_string(path).map_err(|error| format!("{self}: {error}"))
+            }
+            Self::Variable(name) => std::env::var(name).map_err(|error| format!("{self}: {error}")),
         };
         let text = read.map_err(SinkError::unavailable)?;
-        Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+        match text.trim_end_matches(['\r', '\n']) {
+            "" => Err(SinkError::unavailable(format_args!("{self} is empty"))),
+            secret => Ok(secret.to_owned()),
+        }
+    }
+}
+
+/// Where the secret is.
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "the secret's file {}", path.display()),
+            Self::Variable(name) => write!(f, "the secret's variable {name}"),
+        }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::item::{Body, item};
-use super::options::redacted;
+use super::options::{HIDDEN, redacted};
 use super::secret::Secret;
 use super::{Delivery, Sink, SinkError};
 use crate::model::Feed;
@@ -76,8 +76,13 @@ impl WebhookOptions {
                 plain.query_pairs_mut().clear().extend_pairs(rest);
             }
         }
+        // Many webhooks are known by their URL alone.
+        let mut shown = url.clone();
+        if shown.path() != "/" {
+            shown.set_path(HIDDEN);
+        }
         Ok(Self {
-            shown: redacted(url),
+            shown: redacted(&shown, |name| !matches!(name, "secret_file" | "secret_env")),
             url: plain,
             secret,
         })

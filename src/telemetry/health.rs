@@ -155,18 +155,27 @@ fn pause_warnings(status: &Status) -> impl Iterator<Item = Reason> {
     })
 }
 
-/// A sink that takes nothing. The worker goes on, and a restart of it would help nothing.
+/// A sink that takes nothing, or refuses what it gets. The worker goes on, and a restart of it would help
+/// nothing.
 fn sink_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reason> {
     status.sinks.iter().filter_map(move |(name, sink)| {
-        let seconds = elapsed(sink.failing_since?, now).as_secs();
+        let seconds = |since| elapsed(since, now).as_secs();
+        let behind = sink.behind.unwrap_or_default();
+        let problem = match (sink.failing_since, sink.refusing_since) {
+            (Some(since), _) => format!(
+                "it has taken nothing for {} s; its changes wait in the database ({behind} rows so far)",
+                seconds(since)
+            ),
+            (None, Some(since)) => format!(
+                "it has refused changes for {} s and taken none; they become dead letters of stage sink",
+                seconds(since)
+            ),
+            (None, None) => return None,
+        };
         let reason = sink.last_error.as_deref().unwrap_or("unknown");
         Some(Reason {
             component: format!("sink {name}"),
-            message: format!(
-                "it has taken nothing for {seconds} s; its changes wait in the database ({} rows so \
-                 far): {reason}",
-                sink.behind.unwrap_or_default()
-            ),
+            message: format!("{problem}: {reason}"),
             is_warning: true,
         })
     })

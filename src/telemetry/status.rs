@@ -290,6 +290,8 @@ pub struct SinkStatus {
     pub last_success_at: Option<Timestamp>,
     /// Since when it takes nothing; `None` while it does.
     pub failing_since: Option<Timestamp>,
+    /// Since when it has refused changes and taken none.
+    pub refusing_since: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

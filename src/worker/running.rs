@@ -4,6 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::rpc::CallResult;
 use tokio::time::Instant;
@@ -190,11 +191,12 @@ async fn have_everything(sinks: &[Arc<SinkContext>]) -> bool {
 
 /// Waits until no sink has a delivery on its way.
 async fn finish_sinks(sinks: &[Arc<SinkContext>]) {
-    for sink in sinks {
-        if let Some(actor) = sink.address.current() {
-            let _ended = actor.call(SinkMessage::Finish, None).await;
-        }
-    }
+    let actors = sinks.iter().filter_map(|sink| sink.address.current());
+    // All at once: one that hangs leaves the others their time.
+    join_all(actors.map(async |actor| {
+        let _ended = actor.call(SinkMessage::Finish, None).await;
+    }))
+    .await;
 }
 
 /// Whether no repository has a job due.

@@ -152,7 +152,8 @@ fn caller_of(state: &ApiState, address: IpAddr, headers: &HeaderMap) -> Result<C
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// The token of a request.
+pub(in crate::admin) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())

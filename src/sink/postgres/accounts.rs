@@ -6,6 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::position::integer;
+use super::records::text;
 use crate::model::{Change, ChangedAccount, Feed};
 use crate::sink::SinkError;
 
@@ -36,7 +37,7 @@ macro_rules! later_removal {
 }
 
 /// From the same feed the later change replaces: the database has judged already. From another one, and
-/// where the change that wrote the row was lost, the later time does.
+/// where the change that wrote the row was lost, the later time does; from the same feed an equal one too.
 const WRITE: &str = concat!(
     "INSERT INTO accounts AS held (did, handle, active, status, as_of, updated_at, removed_at, \
      handle_status, removal_feed, removal_epoch, removal_change, feed, epoch, change) \
@@ -61,6 +62,8 @@ const WRITE: &str = concat!(
      WHERE known.feed = held.feed AND known.epoch = held.epoch \
      AND held.change <= coalesce(known.through, 9223372036854775807)) \
      THEN excluded.change >= held.change \
+     WHEN held.feed = excluded.feed \
+     THEN (excluded.as_of, excluded.updated_at) >= (held.as_of, held.updated_at) \
      ELSE (excluded.as_of, excluded.updated_at) > (held.as_of, held.updated_at) END \
      RETURNING did"
 );
@@ -74,7 +77,7 @@ const MARK_REMOVALS: &str = "INSERT INTO account_removals (did, feed, epoch, cha
      ON CONFLICT (did, feed) DO UPDATE SET epoch = excluded.epoch, change = excluded.change, \
      removed_at = excluded.removed_at, done_through = excluded.done_through";
 
-/// Writes accounts. Returns whether what some of them had written is to be deleted from now on.
+/// Writes accounts. Returns whether this began to remove the records of some of them.
 pub(super) async fn write(
     connection: &mut PgConnection,
     feed: &Feed,
@@ -144,7 +147,9 @@ async fn upsert(
         .bind(column(changes, |(_, account)| account.did.as_str()))
         .bind(column(changes, |(_, account)| account.handle.as_deref()))
         .bind(column(changes, |(_, account)| i16::from(account.is_active)))
-        .bind(column(changes, |(_, account)| account.status.as_deref()))
+        .bind(column(changes, |(_, account)| {
+            account.status.as_deref().map(text)
+        }))
         .bind(column(changes, |(_, account)| account.time.as_str()))
         .bind(column(changes, |(_, account)| account.updated_at.as_str()))
         .bind(column(changes, |(_, account)| {

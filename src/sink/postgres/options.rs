@@ -27,6 +27,31 @@ pub struct PostgresOptions {
     shown: String,
 }
 
+/// Whether a parameter is one of sqlx. It logs the others, with their values.
+fn is_known(name: &str) -> bool {
+    const NAMES: [&str; 18] = [
+        "application_name",
+        "dbname",
+        "host",
+        "hostaddr",
+        "options",
+        "password",
+        "port",
+        "ssl-ca",
+        "ssl-cert",
+        "ssl-key",
+        "ssl-mode",
+        "ssl-root-cert",
+        "sslcert",
+        "sslkey",
+        "sslmode",
+        "sslrootcert",
+        "statement-cache-capacity",
+        "user",
+    ];
+    NAMES.contains(&name)
+}
+
 impl PostgresOptions {
     /// Reads `url`. Beside the parameters of libpq it knows `schema`, `password_file` and `password_env`.
     ///
@@ -41,8 +66,10 @@ impl PostgresOptions {
                 password = Some(named);
             } else if name == "schema" {
                 schema = value.into_owned();
-            } else {
+            } else if is_known(&name) {
                 rest.push((name.into_owned(), value.into_owned()));
+            } else {
+                return Err(format!("{name:?} is no parameter of a Postgres sink"));
             }
         }
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
@@ -51,7 +78,7 @@ impl PostgresOptions {
                 "schema: {schema:?} is not a name of letters, digits and _, at most 63 of them"
             ));
         }
-        let shown = redacted(url);
+        let shown = redacted(url, |name| name == "password");
         let mut url = url.clone();
         match rest.is_empty() {
             true => url.set_query(None),
@@ -84,8 +111,8 @@ impl PostgresOptions {
         })
     }
 
-    /// Connects. Returns whether the connection is as the operator wants it: without `sslmode` it is to be
-    /// encrypted where the server knows TLS.
+    /// Connects. Returns whether the connection is as safe as the operator wants. Without `sslmode` in the
+    /// URL, the operator wants TLS.
     pub(super) async fn connect(&self) -> Result<(PgConnection, bool), SinkError> {
         let mut options = self.connect_options().map_err(SinkError::unavailable)?;
         if let Some(secret) = &self.password {

@@ -13,7 +13,8 @@ use crate::sink::SinkError;
 
 /// What was removed with its account is refused. From the same feed the later change replaces, whatever
 /// its rev: the database has judged already. From another feed, and where the change that wrote the row
-/// was lost, the higher rev does; at an equal one the later write. A row that is being deleted with its
+/// was lost, the higher rev does; at an equal one the later write. What was lost comes again at the same
+/// rev and time, so from the same feed an equal one replaces too. A row that is being deleted with its
 /// account counts as none.
 const WRITE: &str = "WITH written AS ( \
      INSERT INTO records AS held (uri, did, collection, rkey, cid, rev, seq, source, time, record, \
@@ -48,6 +49,8 @@ const WRITE: &str = "WITH written AS ( \
      WHERE known.feed = held.feed AND known.epoch = held.epoch \
      AND held.change <= coalesce(known.through, 9223372036854775807)) \
      THEN excluded.change >= held.change \
+     WHEN held.feed = excluded.feed \
+     THEN (excluded.rev, excluded.last_indexed_at) >= (held.rev, held.last_indexed_at) \
      ELSE (excluded.rev, excluded.last_indexed_at) > (held.rev, held.last_indexed_at) END \
      OR EXISTS (SELECT 1 FROM removed_records AS removed \
      WHERE removed.did = held.did AND removed.uri = held.uri) \
@@ -123,7 +126,7 @@ pub(super) async fn write<'a>(
 }
 
 /// Postgres has no place for U+0000 in a text.
-fn text(text: &str) -> Cow<'_, str> {
+pub(super) fn text(text: &str) -> Cow<'_, str> {
     match text.contains('\0') {
         true => text.replace('\0', "\u{fffd}").into(),
         false => text.into(),

@@ -112,7 +112,7 @@ const FORGET: &str = "DELETE FROM accounts WHERE did IN (SELECT value FROM json_
 const FORGET_HANDLE: &str = "UPDATE accounts SET handle = NULL, handle_as_of = NULL, \
      handle_as_of_seq = NULL, handle_due_at = NULL, handle_status = 'unknown', \
      handle_checked_at = NULL, handle_check_at = NULL, updated_at = ?2, \
-     change = iif(change IS NULL OR handle IS NULL, change, \
+     change = iif(change IS NULL OR (handle IS NULL AND handle_status = 'unknown'), change, \
      (SELECT last FROM change_feed) + 1 + named.key) \
      FROM json_each(?1) AS named WHERE accounts.did = named.value";
 

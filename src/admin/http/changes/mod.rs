@@ -22,9 +22,11 @@ use self::page::Reader;
 use self::query::{Kind, Query};
 use super::HttpState;
 use super::listener::PlaceOf;
+use crate::admin::api::bearer;
+use crate::store::StoreError;
 use crate::store::change_feed::ChangeFeed;
 
-/// Answers that wait for changes, so that they leave places for probes.
+/// Answers at a time, so that they leave places for probes, and memory.
 const MOST_STREAMS: usize = 64;
 
 /// The feed, and the token that a request must have.
@@ -46,10 +48,7 @@ impl ChangesApi {
     }
 
     fn admits(&self, headers: &HeaderMap) -> bool {
-        let authorization = headers.get(header::AUTHORIZATION);
-        let authorization = authorization.and_then(|value| value.to_str().ok());
-        let token = authorization.and_then(|value| value.strip_prefix("Bearer "));
-        token.is_some_and(|token| digest(token.trim()) == self.token)
+        bearer(headers).is_some_and(|token| digest(token) == self.token)
     }
 }
 
@@ -85,27 +84,32 @@ pub(super) async fn changes(
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error),
     };
     let kind = query.kind;
+    let Ok(slot) = api.streams.try_acquire_owned() else {
+        return refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many answers are read or wait for changes",
+        );
+    };
     let mut reader = match Reader::open(api.feed.clone(), query).await {
         Ok(reader) => reader,
         Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     };
     if kind == Kind::Normal {
-        return match reader.next_page().await {
-            Ok(page) => answer("application/json", Body::from(page.to_json())),
+        return match one_page(&mut reader).await {
+            Ok(page) => answer("application/json", Body::from(page)),
             Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         };
     }
-    let Ok(slot) = api.streams.try_acquire_owned() else {
-        return refuse(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many answers wait for changes",
-        );
-    };
     place.begin_stream();
     match kind {
         Kind::EventSource => answer("text/event-stream", stream::events(reader, slot)),
         Kind::LongPoll | Kind::Normal => answer("application/json", stream::poll(reader, slot)),
     }
+}
+
+async fn one_page(reader: &mut Reader) -> Result<String, StoreError> {
+    let page = reader.next_page().await?;
+    reader.answer(&page).await
 }
 
 fn answer(content_type: &'static str, body: Body) -> Response {

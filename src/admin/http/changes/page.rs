@@ -39,8 +39,9 @@ pub(super) struct Page {
     /// Each with its position, as JSON.
     pub(super) items: Vec<(String, String)>,
     /// Where the next page begins.
-    last: String,
-    pending: u64,
+    pub(super) last: String,
+    /// Nothing was behind it when it was read.
+    pub(super) is_end: bool,
 }
 
 impl Reader {
@@ -67,9 +68,10 @@ impl Reader {
         let mut items = Vec::new();
         let mut bytes = 0;
         let mut last = None;
+        let mut is_end = false;
         for _ in 0..MOST_PIECES {
             let page = within_deadline(self.feed.changes(self.after, PIECE)).await?;
-            let is_end = page.through == self.after;
+            is_end = page.through == self.after;
             let mut through = page.through;
             for change in &page.changes {
                 if !is_told(change, &self.query.collections) {
@@ -91,24 +93,23 @@ impl Reader {
                 break;
             }
         }
-        let left = self.feed.count_changes(self.after, MOST_COUNTED);
         Ok(Page {
             items,
             last: last.unwrap_or_default(),
-            pending: within_deadline(left).await?,
+            is_end,
         })
     }
-}
 
-impl Page {
-    pub(super) fn to_json(&self) -> String {
-        let items: Vec<&str> = self.items.iter().map(|(_, item)| item.as_str()).collect();
-        format!(
-            "{{\"results\":[{}],\"last_seq\":{},\"pending\":{}}}\n",
+    /// The answer that has `page`, the last one that was read, and says how much is behind it.
+    pub(super) async fn answer(&self, page: &Page) -> Result<String, StoreError> {
+        let left = self.feed.count_changes(self.after, MOST_COUNTED);
+        let pending = within_deadline(left).await?;
+        let items: Vec<&str> = page.items.iter().map(|(_, item)| item.as_str()).collect();
+        Ok(format!(
+            "{{\"results\":[{}],\"last_seq\":{},\"pending\":{pending}}}\n",
             items.join(",\n"),
-            json!(self.last),
-            self.pending
-        )
+            json!(page.last),
+        ))
     }
 }
 
