@@ -51,6 +51,7 @@ CREATE TABLE audit (
 -- A command that is done again has one row for each effect.
 CREATE UNIQUE INDEX audit_of_command ON audit (command, target, action) WHERE command IS NOT NULL;
 CREATE INDEX audit_by_age ON audit (at);
+CREATE INDEX audit_by_target ON audit (target, id);
 
 -- Settings that an operator has changed while the worker ran. They win over the configuration until they
 -- are reset, or until the configuration says something else than when they were set.

@@ -7,12 +7,13 @@ use anyhow::bail;
 use clap::{ArgAction, Args, Subcommand};
 use tokio::time::{MissedTickBehavior, interval};
 
-use huddle_firehose::command::{Asked, Command};
+use huddle_firehose::command::{self, Asked, Command};
 use huddle_firehose::config::Config;
 use huddle_firehose::model::BackfillCounts;
 use huddle_firehose::pipeline::interest::adopt;
+use huddle_firehose::repo;
 use huddle_firehose::store::plan::InterestSet;
-use huddle_firehose::store::repo_store::RepoStore;
+use huddle_firehose::store::repo_store::{RepoStore, Search};
 use huddle_firehose::store::sqlite::{Access, SqliteStore};
 use huddle_firehose::telemetry::excerpt::shown;
 use huddle_firehose::worker;
@@ -100,15 +101,7 @@ impl Backfill {
 
     async fn run(&self, config: Config) -> anyhow::Result<()> {
         let options: worker::Options = (&config).into();
-        let backfill = worker::backfill(&options, &worker::lexicons(&options)?.schemas);
-        let searches = backfill.searches();
-        if searches.is_empty() {
-            bail!(
-                "backfill needs full collection names; {} matches no known lexicon; name the \
-                 collections, or set backfill_discovery to repos or dids",
-                backfill.unsearchable.join(", ")
-            );
-        }
+        let schemas = worker::lexicons(&options)?.schemas;
         let mut signals = StopSignals::listen()?;
         let (store, _lock) = match self.beside {
             true => (
@@ -122,9 +115,14 @@ impl Backfill {
             }
         };
         let store = Arc::new(store);
-        let source = worker::source(&(&config).into())?;
-        let set = worker::rules(&(&config).into(), source.as_ref())?.interest;
-        let set = set.set();
+        if !self.beside {
+            command::adopt(&store, &options.kept()).await?;
+        }
+        let options = worker::in_force(options, &store).await?;
+        let searches = searches(&worker::backfill(&options, &schemas))?;
+        let source = worker::source(&options)?;
+        let interest = worker::rules_with(&options, source.as_ref(), schemas).interest;
+        let set = interest.set();
         if self.beside {
             check_in_force(&store, set).await?;
         } else {
@@ -163,6 +161,22 @@ impl Backfill {
             }
         }
     }
+}
+
+/// The searches of a backfill.
+///
+/// # Errors
+/// If there are none.
+fn searches(backfill: &repo::Backfill) -> anyhow::Result<Vec<Search>> {
+    let searches = backfill.searches();
+    if searches.is_empty() {
+        bail!(
+            "backfill needs full collection names; {} matches no known lexicon; name the \
+             collections, or set backfill_discovery to repos or dids",
+            backfill.unsearchable.join(", ")
+        );
+    }
+    Ok(searches)
 }
 
 /// Checks that the worker on this database keeps the collections of the backfill.

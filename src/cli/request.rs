@@ -87,20 +87,16 @@ async fn without_worker(
         idempotency_key: None,
     };
     let store = Arc::new(store);
+    let options = worker::Options::from(config);
+    let schemas = worker::lexicons(&options)?.schemas;
+    let mut scope = worker::scope(&options, &schemas, store.clone()).await?;
+    scope.is_logged = false;
     let row = match store.submit_command(&new).await? {
         Submitted::New(row) | Submitted::Known(row) => row,
         Submitted::Full | Submitted::KeyIsTaken => {
             bail!("too many commands wait for a worker already; `commands list` shows them")
         }
     };
-    let options = worker::Options::from(config);
-    let mut scope = worker::scope(
-        &options,
-        &worker::lexicons(&options)?.schemas,
-        store.clone(),
-    )
-    .await?;
-    scope.is_logged = false;
     command::carry_out_without_worker(&scope).await?;
     let row = store.command(row.id).await?;
     row.context("the command is not in the database any more")

@@ -6,7 +6,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::Commands;
 use super::scope::Asked;
-use super::step::{Step, Turns, step};
+use super::step::{Step, Turns, interrupt, step};
 use crate::actor::{ActorContext, Arguments};
 use crate::store::StoreError;
 use crate::testing::fault::Point;
@@ -15,8 +15,8 @@ use crate::testing::fault::Point;
 /// on.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Carries out the commands of operators. All that is to be done is in the tables, so its successor
-/// goes on.
+/// Carries out the commands of operators. The tables hold what is left to do, so the next actor goes on
+/// after a death.
 pub struct CommandActor;
 
 #[derive(Debug)]
@@ -28,8 +28,11 @@ pub enum CommandMessage {
 pub struct CommandActorState {
     context: ActorContext<Commands>,
     turns: Turns,
-    /// What an earlier actor left is noted as interrupted, and the pauses are in force.
+    /// What an earlier actor left is noted as interrupted.
     has_begun: bool,
+    /// The pauses of the tables are in force. After a failure of the database that is not known: it may
+    /// have taken a pause without an answer.
+    shows_pauses: bool,
     /// The process is about to end or to restart, so that no further command is begun.
     is_leaving: bool,
 }
@@ -52,6 +55,7 @@ impl Actor for CommandActor {
             context,
             turns: Turns::default(),
             has_begun: false,
+            shows_pauses: false,
             is_leaving: false,
         })
     }
@@ -63,6 +67,7 @@ impl Actor for CommandActor {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         if let Err(error) = state.carry_out_all().await {
+            state.shows_pauses = false;
             tracing::debug!(%error, "the database failed; the commands wait, trying again in 1 s");
         }
         Ok(())
@@ -74,15 +79,12 @@ impl CommandActorState {
         let commands = self.context.shared().clone();
         let scope = &commands.scope;
         if !self.has_begun {
-            let interrupted = scope.store.interrupt_commands().await?;
-            if interrupted > 0 {
-                tracing::warn!(
-                    commands = interrupted,
-                    "commands were interrupted by the end of the last run; they are done again"
-                );
-            }
-            scope.show_pauses().await?;
+            interrupt(scope).await?;
             self.has_begun = true;
+        }
+        if !self.shows_pauses {
+            scope.show_pauses().await?;
+            self.shows_pauses = true;
         }
         while !self.is_leaving {
             let faults = self.context.faults();

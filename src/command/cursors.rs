@@ -8,7 +8,7 @@ use super::scope::{Act, Outcome, Run};
 use crate::model::{Gap, GapCause, Position, SourceId};
 use crate::store::Store;
 
-/// Where a cursor is to be set.
+/// The new place of a cursor.
 pub(super) struct MoveTo<'a> {
     pub(super) source: &'a SourceId,
     pub(super) seq: u64,

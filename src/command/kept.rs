@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::atproto::pattern::{Pattern, PatternError};
 use crate::atproto::syntax::{Did, SyntaxError};
 use crate::lexicon::{Policies, PolicyError};
+use crate::model::RunTimeSetting;
 
 /// The name of such a setting, as in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,6 +82,14 @@ pub struct KeptSettings {
     pub validation: Policies,
 }
 
+/// The settings in force.
+#[derive(Debug)]
+pub struct Overlay<'a> {
+    pub kept: KeptSettings,
+    /// Those of the run time that win over the configuration.
+    pub winning: Vec<&'a RunTimeSetting>,
+}
+
 /// A value that is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSetting {
@@ -119,7 +128,13 @@ impl KeptSettings {
     ///
     /// # Errors
     /// If the value is not valid, by itself or with the others.
-    pub fn with(mut self, name: SettingName, list: &[String]) -> Result<Self, InvalidSetting> {
+    pub fn with(self, name: SettingName, list: &[String]) -> Result<Self, InvalidSetting> {
+        let changed = self.replacing(name, list)?;
+        changed.check()?;
+        Ok(changed)
+    }
+
+    fn replacing(mut self, name: SettingName, list: &[String]) -> Result<Self, InvalidSetting> {
         let dids = || -> Result<Vec<Did>, SyntaxError> {
             list.iter().map(|text| Did::parse(text)).collect()
         };
@@ -133,17 +148,47 @@ impl KeptSettings {
             SettingName::Validation if list.is_empty() => self.validation = Policies::default(),
             SettingName::Validation => self.validation = list.join(",").parse()?,
         }
-        self.check()?;
         Ok(self)
     }
 
-    /// These values with one that was stored as JSON.
+    /// These values, which are those of the configuration, with the settings that were changed at run
+    /// time. A setting wins as long as the configuration says the same as when it was changed. Where an
+    /// account would be both allowed and denied, the configuration wins for both lists: it has changed
+    /// since, or an order of changes has led there.
     ///
     /// # Errors
-    /// The same.
-    pub fn with_json(self, name: SettingName, value: &Value) -> Result<Self, InvalidSetting> {
-        let list: Vec<String> = serde_json::from_value(value.clone())?;
-        self.with(name, &list)
+    /// If a setting is not valid by itself.
+    pub fn overlaid<'a>(
+        &self,
+        settings: &'a [RunTimeSetting],
+    ) -> Result<Overlay<'a>, InvalidSetting> {
+        let named = settings.iter().filter_map(|setting| {
+            let name = SettingName::parse(&setting.name)?;
+            (self.json(name) == setting.configured).then_some((name, setting))
+        });
+        let mut winning: Vec<(SettingName, &RunTimeSetting)> = named.collect();
+        let mut kept = self.replaced_by(&winning)?;
+        if kept.check().is_err() {
+            winning.retain(|(name, _)| {
+                !matches!(name, SettingName::DidsAllow | SettingName::DidsDeny)
+            });
+            kept = self.replaced_by(&winning)?;
+            kept.check()?;
+        }
+        let winning = winning.into_iter().map(|(_, setting)| setting).collect();
+        Ok(Overlay { kept, winning })
+    }
+
+    fn replaced_by(
+        &self,
+        settings: &[(SettingName, &RunTimeSetting)],
+    ) -> Result<Self, InvalidSetting> {
+        settings
+            .iter()
+            .try_fold(self.clone(), |kept, (name, setting)| {
+                let list: Vec<String> = serde_json::from_value(setting.value.clone())?;
+                kept.replacing(*name, &list)
+            })
     }
 
     fn check(&self) -> Result<(), InvalidSetting> {
@@ -160,6 +205,8 @@ impl KeptSettings {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
 
     fn kept() -> KeptSettings {
@@ -167,6 +214,36 @@ mod tests {
         empty
             .with(SettingName::Collections, &["com.huddle.*".to_owned()])
             .unwrap()
+    }
+
+    fn set(name: SettingName, value: &Value, configured: &KeptSettings) -> RunTimeSetting {
+        RunTimeSetting {
+            name: name.as_str().to_owned(),
+            value: value.clone(),
+            configured: configured.json(name),
+            set_at: String::new(),
+            set_by: String::new(),
+        }
+    }
+
+    /// Holds invariant 13.4: no settings keep a worker from its start.
+    #[test]
+    fn lists_that_contradict_each_other_are_those_of_the_configuration() {
+        let ann = texts(&["did:plc:ann"]);
+        let configured = kept().with(SettingName::DidsDeny, &ann).unwrap();
+        let allow = set(SettingName::DidsAllow, &json!(ann), &configured);
+        let deny_none = set(SettingName::DidsDeny, &json!([]), &configured);
+        // In the order of their names the first one contradicts the configuration, both together do not.
+        let both = [allow.clone(), deny_none];
+        let overlay = configured.overlaid(&both).unwrap();
+        assert_eq!(overlay.kept.list(SettingName::DidsAllow), ann);
+        assert_eq!(overlay.winning.len(), 2);
+        let collections = set(SettingName::Collections, &json!(["*"]), &configured);
+        let settings = [allow, collections.clone()];
+        let overlay = configured.overlaid(&settings).unwrap();
+        assert_eq!(overlay.kept.list(SettingName::DidsDeny), ann);
+        assert!(overlay.kept.list(SettingName::DidsAllow).is_empty());
+        assert_eq!(overlay.winning, [&collections]);
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {
@@ -193,7 +270,8 @@ mod tests {
             (SettingName::DidsDeny, texts(&["did:web:bob.example"])),
             (SettingName::Validation, texts(&["com.x.y=off", "*=flag"])),
         ] {
-            let changed = kept().with_json(name, &json!(list)).unwrap();
+            let setting = set(name, &json!(list), &kept());
+            let changed = kept().overlaid(slice::from_ref(&setting)).unwrap().kept;
             assert_eq!(changed.list(name), list);
             assert_eq!(SettingName::parse(name.as_str()), Some(name));
         }

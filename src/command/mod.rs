@@ -25,7 +25,7 @@ mod step;
 
 pub use self::actor::{CommandActor, CommandMessage};
 pub use self::error::CommandError;
-pub use self::kept::{InvalidSetting, KeptSettings, SettingChange, SettingName};
+pub use self::kept::{InvalidSetting, KeptSettings, Overlay, SettingChange, SettingName};
 pub use self::kind::{Command, InvalidCommand};
 pub use self::needs::{Needs, Role};
 pub use self::scope::{Asked, Live, Scope};

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::CommandError;
-use super::kept::{KeptSettings, SettingChange, SettingName};
+use super::kept::{KeptSettings, Overlay, SettingChange, SettingName};
 use super::scope::{Act, Outcome, Run, Scope};
 use crate::model::{AuditEntry, AuditOutcome, RunTimeSetting};
 use crate::store::StoreError;
@@ -44,8 +44,8 @@ pub(super) async fn set(
 
 pub(super) async fn reset(run: &Run<'_>, name: SettingName) -> Result<Outcome, CommandError> {
     let before = run.scope.kept().await?;
-    let configured = run.scope.configured.json(name);
-    let after = before.clone().with_json(name, &configured)?;
+    let configured = run.scope.configured.list(name);
+    let after = before.clone().with(name, &configured)?;
     let (act, result) = report(name, &before, &after);
     let receipt = run.receipt(act, result);
     let store = &run.scope.store;
@@ -105,13 +105,20 @@ pub async fn in_force(
     store: &SqliteStore,
     configured: &KeptSettings,
 ) -> Result<KeptSettings, StoreError> {
-    let mut kept = configured.clone();
-    for setting in store.run_time_settings().await? {
-        if let Some(name) = counts(&setting, configured)? {
-            kept = with(kept, name, &setting)?;
-        }
+    let settings = store.run_time_settings().await?;
+    Ok(overlay(configured, &settings)?.kept)
+}
+
+fn overlay<'a>(
+    configured: &KeptSettings,
+    settings: &'a [RunTimeSetting],
+) -> Result<Overlay<'a>, StoreError> {
+    let known = |setting: &&RunTimeSetting| SettingName::parse(&setting.name).is_some();
+    if let Some(unknown) = settings.iter().find(|setting| !known(setting)) {
+        return Err(unreadable(&unknown.name));
     }
-    Ok(kept)
+    let overlaid = configured.overlaid(settings);
+    overlaid.map_err(|error| unreadable(&error.to_string()))
 }
 
 /// The settings in force at the start of a worker. Where the configuration says something else than it
@@ -123,10 +130,9 @@ pub async fn adopt(
     store: &SqliteStore,
     configured: &KeptSettings,
 ) -> Result<KeptSettings, StoreError> {
-    for setting in store.run_time_settings().await? {
-        if counts(&setting, configured)?.is_some() {
-            continue;
-        }
+    let settings = store.run_time_settings().await?;
+    let Overlay { kept, winning } = overlay(configured, &settings)?;
+    for setting in settings.iter().filter(|setting| !winning.contains(setting)) {
         let now = SettingName::parse(&setting.name).map(|name| configured.json(name));
         tracing::warn!(
             setting = setting.name,
@@ -148,28 +154,7 @@ pub async fn adopt(
         };
         store.forget_run_time_setting(&setting.name, &entry).await?;
     }
-    in_force(store, configured).await
-}
-
-/// The name of a setting that wins over the configuration; `None` if the configuration says something
-/// else than when it was set.
-fn counts(
-    setting: &RunTimeSetting,
-    configured: &KeptSettings,
-) -> Result<Option<SettingName>, StoreError> {
-    let name = SettingName::parse(&setting.name).ok_or_else(|| unreadable(&setting.name))?;
-    Ok((configured.json(name) == setting.configured).then_some(name))
-}
-
-fn with(
-    kept: KeptSettings,
-    name: SettingName,
-    setting: &RunTimeSetting,
-) -> Result<KeptSettings, StoreError> {
-    match kept.clone().with_json(name, &setting.value) {
-        Ok(kept) => Ok(kept),
-        Err(error) => Err(unreadable(&format!("{}: {error}", setting.name))),
-    }
+    Ok(kept)
 }
 
 fn unreadable(what: &str) -> StoreError {

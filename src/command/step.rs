@@ -250,12 +250,27 @@ async fn fail(
     scope.store.end_command(row.id, &end, Some(&entry)).await
 }
 
+/// Notes that what was in progress is interrupted. It is done again.
+///
+/// # Errors
+/// If the database fails.
+pub(super) async fn interrupt(scope: &Scope) -> Result<(), StoreError> {
+    let interrupted = scope.store.interrupt_commands().await?;
+    if interrupted > 0 && scope.is_logged {
+        tracing::warn!(
+            commands = interrupted,
+            "commands were interrupted by the end of the last run; they are done again"
+        );
+    }
+    Ok(())
+}
+
 /// Carries out the short commands that need no worker, in their order, before the pipeline starts.
 ///
 /// # Errors
 /// If the database fails. What is left is done by the next call.
 pub async fn carry_out_before_start(scope: &Scope, faults: &Faults) -> Result<(), StoreError> {
-    scope.store.interrupt_commands().await?;
+    interrupt(scope).await?;
     let mut turns = Turns::default();
     loop {
         let open = open(scope).await?;
@@ -271,7 +286,7 @@ pub async fn carry_out_before_start(scope: &Scope, faults: &Faults) -> Result<()
 /// # Errors
 /// If the database fails. What is left is done by the next call.
 pub async fn carry_out_without_worker(scope: &Scope) -> Result<(), StoreError> {
-    scope.store.interrupt_commands().await?;
+    interrupt(scope).await?;
     let (mut turns, faults) = (Turns::default(), Faults::default());
     while step(scope, &mut turns, &faults).await? != Step::Nothing {}
     Ok(())

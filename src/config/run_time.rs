@@ -1,7 +1,7 @@
 //! Adds the settings that were changed while a worker ran, for the output of the configuration.
 
 use super::{Loaded, Origin};
-use crate::command::{InvalidSetting, SettingName};
+use crate::command::{InvalidSetting, Overlay};
 use crate::model::RunTimeSetting;
 use crate::worker::Options;
 
@@ -13,15 +13,8 @@ impl Loaded {
     /// If one of them is not valid.
     pub fn with_run_time(mut self, settings: &[RunTimeSetting]) -> Result<Self, InvalidSetting> {
         let configured = Options::from(&self.config).kept();
-        let mut kept = configured.clone();
-        for setting in settings {
-            let Some(name) = SettingName::parse(&setting.name) else {
-                continue;
-            };
-            if configured.json(name) != setting.configured {
-                continue;
-            }
-            kept = kept.with_json(name, &setting.value)?;
+        let Overlay { kept, winning } = configured.overlaid(settings)?;
+        for setting in winning {
             let origin = Origin::RunTime {
                 by: setting.set_by.clone(),
                 at: setting.set_at.clone(),

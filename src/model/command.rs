@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Position;
 
-/// A command that is to be written.
+/// A command before it is written to the table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewCommand {
     pub kind: String,
@@ -107,7 +107,7 @@ pub enum CommandEnd {
     Failed(String),
 }
 
-/// A row of `audit` that is to be written.
+/// A row of `audit` before it is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuditEntry {
     pub actor: String,

@@ -128,6 +128,7 @@ impl Actor for ConnectionActor {
             }
             // What was read is in the ledger, and the next connection resumes behind it.
             _changed = wanted.changed() => {
+                state.note_heard_or_lost();
                 state.connection = None;
                 state.dial_at = None;
             }
@@ -144,7 +145,9 @@ impl ConnectionActorState {
         let Some(pause) = &wanted.pause else {
             return false;
         };
-        self.connection = None;
+        if self.connection.take().is_some() {
+            self.note_heard_or_lost();
+        }
         self.show(ConnectionState::Paused {
             since: pause.since.clone(),
             by: pause.actor.clone(),

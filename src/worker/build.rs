@@ -222,7 +222,7 @@ pub fn rules(options: &Options, source: &dyn Source) -> Result<Rules, LexiconErr
 }
 
 /// Builds the rules that `options` sets for events of `source`, with `schemas`.
-pub(super) fn rules_with(options: &Options, source: &dyn Source, schemas: Schemas) -> Rules {
+pub fn rules_with(options: &Options, source: &dyn Source, schemas: Schemas) -> Rules {
     let interest = Interest::new(options.filter.collections.iter().cloned())
         .allowing(options.filter.dids_allow.iter().cloned())
         .denying(options.filter.dids_deny.iter().cloned());

@@ -15,7 +15,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use self::assembly::{Assembly, ControlParts, Parts};
-pub use self::build::{authorities, backfill, lexicons, repositories, rules, scope, source};
+pub use self::build::{
+    authorities, backfill, lexicons, repositories, rules, rules_with, scope, source,
+};
 pub use self::children::Role;
 pub use self::doors::{AdminDoor, Doors};
 pub use self::lexicon_views::make_views;
@@ -89,9 +91,9 @@ pub async fn start(options: Options, doors: impl Into<Doors>) -> Result<RunningW
     made.map_err(|error| opened(&options, error))?;
     let prepared = prepare(&options, &lexicons.schemas, store.clone()).await;
     let scope = prepared.map_err(|error| opened(&options, error))?;
-    let kept = command::in_force(&store, &scope.configured).await;
-    let kept = kept.map_err(|error| opened(&options, error))?;
-    let options = options.keeping(kept);
+    let url = options.database_url.clone();
+    let options = in_force(options, &store).await;
+    let options = options.map_err(|error| StartError::Store { url, error })?;
     let source = source(&options)?;
     let rules = build::rules_with(&options, source.as_ref(), lexicons.schemas);
     let compared = judged_rules::compare(&*store, &rules).await;
@@ -121,6 +123,15 @@ pub async fn start(options: Options, doors: impl Into<Doors>) -> Result<RunningW
     let status = assembly.context.status.clone();
     status.update(|status| status.outdated_collections = outdated);
     Ok(RunningWorker::start(assembly).await?)
+}
+
+/// `options` with the settings that were changed at run time, as far as they are in force.
+///
+/// # Errors
+/// If the database fails, or holds a setting that this version does not know.
+pub async fn in_force(options: Options, store: &SqliteStore) -> Result<Options, StoreError> {
+    let kept = command::in_force(store, &options.kept()).await?;
+    Ok(options.keeping(kept))
 }
 
 /// Carries out the commands that come before the start. Returns what later ones are carried out with.

@@ -8,9 +8,8 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::ApiState;
-use super::commands::{MayHaveReason, reason_of};
 use super::problem::Problem;
-use super::submit::submit;
+use super::submit::{Act, submit};
 use crate::command::{Caller, Command};
 
 #[derive(Debug, Deserialize)]
@@ -22,26 +21,24 @@ pub(super) struct LogFilter {
     reason: Option<String>,
 }
 
-macro_rules! acts {
-    ($($name:ident: $command:expr;)*) => {
-        $(pub(super) async fn $name(
-            State(state): State<ApiState>,
-            Extension(caller): Extension<Caller>,
-            headers: HeaderMap,
-            body: MayHaveReason,
-        ) -> Result<Response, Problem> {
-            let reason = reason_of(body)?;
-            submit(&state, &caller, &headers, $command, reason).await
-        })*
-    };
+pub(super) async fn start_backfill(act: Act) -> Result<Response, Problem> {
+    act.submit(Command::BackfillStart {}).await
 }
 
-acts! {
-    start_backfill: Command::BackfillStart {};
-    pause_backfill: Command::BackfillPause {};
-    resume_backfill: Command::BackfillResume {};
-    cancel_backfill: Command::BackfillCancel {};
-    drain: Command::Drain {};
+pub(super) async fn pause_backfill(act: Act) -> Result<Response, Problem> {
+    act.submit(Command::BackfillPause {}).await
+}
+
+pub(super) async fn resume_backfill(act: Act) -> Result<Response, Problem> {
+    act.submit(Command::BackfillResume {}).await
+}
+
+pub(super) async fn cancel_backfill(act: Act) -> Result<Response, Problem> {
+    act.submit(Command::BackfillCancel {}).await
+}
+
+pub(super) async fn drain(act: Act) -> Result<Response, Problem> {
+    act.submit(Command::Drain {}).await
 }
 
 pub(super) async fn log_level(

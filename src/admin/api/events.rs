@@ -102,12 +102,16 @@ impl Reader {
                 () = self.state.stop.cancelled() => return None,
                 () = sleep(LOOK_INTERVAL) => {}
             }
+            let before = id_of(self.known.seen);
             // What is not seen because the database fails is seen later.
             let moments = self.known.look(&self.state).await.unwrap_or_default();
-            let id = id_of(self.known.seen);
-            let events = moments.into_iter().map(|Moment { kind, data }| {
-                let event = Event::default().id(&id).event(kind);
-                event.data(data.to_string())
+            let after = id_of(self.known.seen);
+            let last = moments.len().saturating_sub(1);
+            // A reader that is cut off amid them gets all of them again.
+            let events = moments.into_iter().enumerate();
+            let events = events.map(|(index, Moment { kind, data })| {
+                let id = if index == last { &after } else { &before };
+                Event::default().id(id).event(kind).data(data.to_string())
             });
             self.waiting.extend(events);
         }
@@ -130,15 +134,19 @@ impl Known {
 
     async fn look(&mut self, state: &ApiState) -> Result<Vec<Moment>, StoreError> {
         let store = &state.commands.scope.store;
-        let mut moments = self.note_news(store.news(self.seen).await?);
-        let before: Vec<i64> = self.commands.keys().copied().collect();
-        moments.extend(self.note_commands(store.open_commands().await?));
-        for ended in before {
-            if !self.commands.contains_key(&ended) {
-                let row = store.command(ended).await?;
-                moments.extend(row.map(|row| Moment::new("command", row)));
+        let news = store.news(self.seen).await?;
+        let open = store.open_commands().await?;
+        let mut ended = Vec::new();
+        for id in self.commands.keys() {
+            if open.iter().all(|row| row.id != *id) {
+                ended.extend(store.command(*id).await?);
             }
         }
+        // Only now: what was noted is not read again.
+        let mut moments = self.note_news(news);
+        moments.extend(self.note_commands(open));
+        let ended = ended.into_iter();
+        moments.extend(ended.map(|row| Moment::new("command", row)));
         if let Some(status) = state.status() {
             moments.extend(self.note_status(&status));
         }

@@ -38,6 +38,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use self::auth::Failures;
+pub(super) use self::auth::bearer;
 pub use self::commands::GivenCommand;
 use self::problem::Problem;
 use super::http::{Limited, LimitedListener, Place};

@@ -10,9 +10,8 @@ use serde_json::Value;
 
 use super::ApiState;
 use super::answer::bounded;
-use super::commands::{MayHaveReason, reason_of};
 use super::problem::Problem;
-use super::submit::submit;
+use super::submit::{Act, submit};
 use crate::atproto::syntax::Did;
 use crate::command::{Caller, Command};
 use crate::store::sqlite::RepoListRow;
@@ -65,56 +64,19 @@ pub(super) async fn show(
     Ok(Json(state.commands.scope.store.repo_report(&did).await?))
 }
 
-pub(super) async fn resync(
-    state: State<ApiState>,
-    caller: Extension<Caller>,
-    headers: HeaderMap,
-    did: DidPath,
-    body: MayHaveReason,
-) -> Result<Response, Problem> {
-    act(state, caller, headers, did, body, |did| Command::Resync {
-        did,
-    })
-    .await
-}
-
-pub(super) async fn recheck(
-    state: State<ApiState>,
-    caller: Extension<Caller>,
-    headers: HeaderMap,
-    did: DidPath,
-    body: MayHaveReason,
-) -> Result<Response, Problem> {
-    act(state, caller, headers, did, body, |did| Command::Recheck {
-        did,
-    })
-    .await
-}
-
-pub(super) async fn untrack(
-    state: State<ApiState>,
-    caller: Extension<Caller>,
-    headers: HeaderMap,
-    did: DidPath,
-    body: MayHaveReason,
-) -> Result<Response, Problem> {
-    act(state, caller, headers, did, body, |did| Command::Untrack {
-        did,
-    })
-    .await
-}
-
-async fn act(
-    State(state): State<ApiState>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    did: DidPath,
-    body: MayHaveReason,
-    command: impl FnOnce(Did) -> Command,
-) -> Result<Response, Problem> {
+pub(super) async fn resync(did: DidPath, act: Act) -> Result<Response, Problem> {
     let Path(did) = did?;
-    let reason = reason_of(body)?;
-    submit(&state, &caller, &headers, command(did), reason).await
+    act.submit(Command::Resync { did }).await
+}
+
+pub(super) async fn recheck(did: DidPath, act: Act) -> Result<Response, Problem> {
+    let Path(did) = did?;
+    act.submit(Command::Recheck { did }).await
+}
+
+pub(super) async fn untrack(did: DidPath, act: Act) -> Result<Response, Problem> {
+    let Path(did) = did?;
+    act.submit(Command::Untrack { did }).await
 }
 
 pub(super) async fn show_account(

@@ -8,9 +8,8 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
 use super::ApiState;
-use super::commands::{MayHaveReason, reason_of};
 use super::problem::Problem;
-use super::submit::submit;
+use super::submit::{Act, submit};
 use crate::command::{Caller, Command};
 use crate::model::{Position, SourceId};
 use crate::store::sqlite::CursorRow;
@@ -28,7 +27,7 @@ pub(super) struct SourceReport {
     status: Option<SourceStatus>,
 }
 
-/// Where a cursor is to be set.
+/// The new place of a cursor.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewCursor {
@@ -41,7 +40,7 @@ pub(super) struct NewCursor {
     reason: Option<String>,
 }
 
-/// How far a cursor is to be set back.
+/// How far the worker sets a cursor back.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rewind {
@@ -104,70 +103,29 @@ fn unknown(source: &str) -> Problem {
     Problem::not_found(format!("there is no source {source}"))
 }
 
-pub(super) async fn pause(
-    state: State<ApiState>,
-    caller: Extension<Caller>,
-    headers: HeaderMap,
-    source: SourcePath,
-    body: MayHaveReason,
-) -> Result<Response, Problem> {
-    act(state, caller, headers, source, body, |source| {
-        Command::SourcePause { source }
-    })
-    .await
+pub(super) async fn pause(source: SourcePath, act: Act) -> Result<Response, Problem> {
+    let source = source_of(source)?;
+    act.submit(Command::SourcePause { source }).await
 }
 
-pub(super) async fn resume(
-    state: State<ApiState>,
-    caller: Extension<Caller>,
-    headers: HeaderMap,
-    source: SourcePath,
-    body: MayHaveReason,
-) -> Result<Response, Problem> {
-    act(state, caller, headers, source, body, |source| {
-        Command::SourceResume { source }
-    })
-    .await
+pub(super) async fn resume(source: SourcePath, act: Act) -> Result<Response, Problem> {
+    let source = source_of(source)?;
+    act.submit(Command::SourceResume { source }).await
 }
 
-pub(super) async fn reconnect(
-    state: State<ApiState>,
-    caller: Extension<Caller>,
-    headers: HeaderMap,
-    source: SourcePath,
-    body: MayHaveReason,
-) -> Result<Response, Problem> {
-    act(state, caller, headers, source, body, |source| {
-        Command::SourceReconnect { source }
-    })
-    .await
+pub(super) async fn reconnect(source: SourcePath, act: Act) -> Result<Response, Problem> {
+    let source = source_of(source)?;
+    act.submit(Command::SourceReconnect { source }).await
 }
 
-pub(super) async fn reset_cursor(
-    state: State<ApiState>,
-    caller: Extension<Caller>,
-    headers: HeaderMap,
-    source: SourcePath,
-    body: MayHaveReason,
-) -> Result<Response, Problem> {
-    act(state, caller, headers, source, body, |source| {
-        Command::CursorReset { source }
-    })
-    .await
+pub(super) async fn reset_cursor(source: SourcePath, act: Act) -> Result<Response, Problem> {
+    let source = source_of(source)?;
+    act.submit(Command::CursorReset { source }).await
 }
 
-async fn act(
-    State(state): State<ApiState>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    source: SourcePath,
-    body: MayHaveReason,
-    command: impl FnOnce(SourceId) -> Command,
-) -> Result<Response, Problem> {
-    let Path(source) = source?;
-    let reason = reason_of(body)?;
-    let command = command(SourceId::new(&source));
-    submit(&state, &caller, &headers, command, reason).await
+fn source_of(path: SourcePath) -> Result<SourceId, Problem> {
+    let Path(source) = path?;
+    Ok(SourceId::new(&source))
 }
 
 pub(super) async fn set_cursor(

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use axum::Json;
+use axum::extract::rejection::ExtensionRejection;
+use axum::extract::{Extension, FromRequest, FromRequestParts, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::ApiState;
+use super::commands::{MayHaveReason, reason_of};
 use super::problem::Problem;
 use crate::command::{Caller, Command, Needs};
 use crate::model::{CommandRow, CommandState, NewCommand, Submitted};
@@ -16,6 +19,40 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// The most characters of a reason, and of a key.
 const MOST_REASON: usize = 500;
 const MOST_KEY: usize = 100;
+
+/// A request for an act whose body has at most a reason.
+pub(super) struct Act {
+    state: ApiState,
+    caller: Caller,
+    headers: HeaderMap,
+    body: MayHaveReason,
+}
+
+impl FromRequest<ApiState> for Act {
+    type Rejection = ExtensionRejection;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, Self::Rejection> {
+        let (mut parts, body) = request.into_parts();
+        let Extension(caller) = Extension::from_request_parts(&mut parts, state).await?;
+        let headers = parts.headers.clone();
+        let request = Request::from_parts(parts, body);
+        let Ok(body) = MayHaveReason::from_request(request, state).await;
+        Ok(Self {
+            state: state.clone(),
+            caller,
+            headers,
+            body,
+        })
+    }
+}
+
+impl Act {
+    /// Gives `command` for the caller, and answers with its row.
+    pub(super) async fn submit(self, command: Command) -> Result<Response, Problem> {
+        let reason = reason_of(self.body)?;
+        submit(&self.state, &self.caller, &self.headers, command, reason).await
+    }
+}
 
 /// Gives `command` for `caller`, and answers with its row.
 pub(super) async fn submit(
