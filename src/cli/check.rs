@@ -42,7 +42,7 @@ fn compare(config: &Config, count: u32) -> anyhow::Result<()> {
         anyhow::Ok(store.recheck_sample(count).await?)
     })?;
     Ok(print(&format!(
-        "{marked} repositories are to be compared\n"
+        "the worker compares {marked} repositories next\n"
     ))?)
 }
 

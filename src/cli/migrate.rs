@@ -6,7 +6,7 @@ use huddle_firehose::worker;
 use super::{Configuration, database, print, runtime};
 
 pub(super) fn execute(configuration: &Configuration) -> anyhow::Result<()> {
-    let config = configuration.load_and_log()?;
+    let config = configuration.load_and_log_with_lexicons()?;
     runtime()?.block_on(async {
         let _lock = database::lock(&config, "migrate").await?;
         let store = database::open(&config, Access::Create).await?;

@@ -169,30 +169,36 @@ impl Configuration {
         Ok(loaded)
     }
 
-    /// Loads the configuration for a command that repairs lexicon documents, or tells their
+    /// Loads the configuration for a command that needs no lexicons, repairs them, or tells their
     /// problems by itself.
     fn load_without_lexicons(&self) -> Result<Loaded, ConfigError> {
         configuration::load(self.config.as_deref(), std::env::vars_os(), &self.settings)
     }
 
-    /// Loads the configuration, and starts the log with its settings.
+    /// Loads the configuration, and starts the log with its settings. A broken lexicon document stops
+    /// neither a backup nor a request to a worker that runs.
     fn load_and_log(&self) -> anyhow::Result<Config> {
-        Ok(self.load_and_start_log()?.config)
+        Ok(self.start_log_of(self.load_without_lexicons())?.config)
+    }
+
+    /// The same for a command that judges records.
+    fn load_and_log_with_lexicons(&self) -> anyhow::Result<Config> {
+        Ok(self.start_log_of(self.load())?.config)
     }
 
     /// Loads the configuration of a worker: its warnings are logged.
     fn load_for_worker(&self) -> anyhow::Result<Config> {
         let Loaded {
             config, warnings, ..
-        } = self.load_and_start_log()?;
+        } = self.start_log_of(self.load())?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
         Ok(config)
     }
 
-    fn load_and_start_log(&self) -> anyhow::Result<Loaded> {
-        match self.load() {
+    fn start_log_of(&self, loaded: Result<Loaded, ConfigError>) -> anyhow::Result<Loaded> {
+        match loaded {
             Ok(loaded) => {
                 start_log(loaded.config.log_format)?;
                 Ok(loaded)

@@ -56,7 +56,7 @@ pub(crate) struct Reprocess {
 impl Reprocess {
     pub(crate) fn execute(&self) -> anyhow::Result<()> {
         let reprocessing = self.reprocessing()?;
-        let config = self.configuration.load_and_log()?;
+        let config = self.configuration.load_and_log_with_lexicons()?;
         let told = runtime()?.block_on(run(&config, &reprocessing))?;
         Ok(print(&told)?)
     }
@@ -88,7 +88,8 @@ async fn run(config: &Config, reprocessing: &Reprocessing) -> anyhow::Result<Str
     if !reprocessing.is_dry_run {
         worker::make_views(&store, &lexicons.views).await?;
     }
-    let rules = worker::rules(&options, source.as_ref())?;
+    let options = worker::in_force(options, &store).await?;
+    let rules = worker::rules_with(&options, source.as_ref(), lexicons.schemas);
     let key = key_of(reprocessing, &rules);
     let mut progress = begin(&store, reprocessing, &key).await?;
     let line = ProgressLine::new();

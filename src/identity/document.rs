@@ -165,14 +165,14 @@ pub(super) fn pds_url(endpoint: &str) -> Option<Url> {
     (matches!(url.scheme(), "http" | "https") && is_bare).then_some(url)
 }
 
-/// The first name of the account that is a handle.
+/// The first name of the account, if that is a handle; in lower case, as in the tables.
 pub(super) fn handle(also_known_as: &Value) -> Option<String> {
     also_known_as
         .as_array()?
         .iter()
         .find_map(|name| name.as_str()?.strip_prefix("at://"))
         .filter(|handle| is_handle(handle))
-        .map(str::to_owned)
+        .map(str::to_ascii_lowercase)
 }
 
 #[cfg(test)]

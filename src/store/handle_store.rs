@@ -8,7 +8,7 @@ pub use super::plan::HandleCheck;
 use super::repo_store::RepoStore;
 use crate::atproto::syntax::Did;
 
-/// An account whose handle is to be verified.
+/// An account whose handle the HandlesActor verifies next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UncheckedHandle {
     pub did: Did,

@@ -29,7 +29,16 @@ async fn check(
     claimed: Option<&str>,
     status: HandleStatus,
 ) {
-    let now = Timestamp::now();
+    check_at(database, Timestamp::now(), known, claimed, status).await;
+}
+
+async fn check_at(
+    database: &Database,
+    now: Timestamp,
+    known: Option<&str>,
+    claimed: Option<&str>,
+    status: HandleStatus,
+) {
     let check = HandleCheck {
         did: Did::parse(ALICE).unwrap(),
         known: known.map(str::to_owned),
@@ -51,6 +60,29 @@ async fn kept() -> Database {
         .apply(&[commit(ALICE, 2, 1), put(ALICE, "a", 2)])
         .await;
     database
+}
+
+/// A name that its owner has given up gives no answer any more.
+#[tokio::test]
+async fn a_handle_of_which_nothing_is_found_out_for_days_is_no_longer_shown_as_verified() {
+    let database = kept().await;
+    let handle = Some("alice.example");
+    let hours_ago = |hours| Timestamp::now() - jiff::SignedDuration::from_hours(hours);
+    check_at(
+        &database,
+        hours_ago(80),
+        None,
+        handle,
+        HandleStatus::Verified,
+    )
+    .await;
+    for (now, shown) in [
+        (hours_ago(9), "alice.example alice.example verified"),
+        (hours_ago(7), "- alice.example unknown"),
+    ] {
+        check_at(&database, now, handle, None, HandleStatus::Unknown).await;
+        assert_eq!(database.column(SHOWN).await, [shown]);
+    }
 }
 
 #[tokio::test]

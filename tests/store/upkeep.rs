@@ -129,6 +129,13 @@ async fn a_copy_has_all_that_the_database_has_and_can_be_used_in_its_place() {
 
     let again = database.store.back_up(&file).await.unwrap_err();
     assert!(matches!(again, BackupError::Exists(_)), "{again}");
+    // One backup at a time, since they have the same name for a draft.
+    let folder = std::fs::File::open(file.parent().unwrap()).unwrap();
+    folder.lock().unwrap();
+    let second = database.path().with_file_name("second.db");
+    let busy = database.store.back_up(&second).await.unwrap_err();
+    assert!(matches!(busy, BackupError::Busy(_)), "{busy}");
+    drop(folder);
     // What an attempt that died has left does not matter.
     let other = database.path().with_file_name("other.db");
     std::fs::write(other.with_file_name("other.db.part"), "half a copy").unwrap();

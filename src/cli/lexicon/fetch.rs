@@ -2,7 +2,8 @@
 //! setting `lexicons`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -12,6 +13,7 @@ use huddle_firehose::atproto::syntax::Nsid;
 use huddle_firehose::config::Config;
 use huddle_firehose::lexicon::{LexiconError, LexiconErrors, Lexicons};
 use huddle_firehose::repo::published_lexicon::{Authorities, PublishedLexicon};
+use huddle_firehose::telemetry::excerpt::shown;
 use huddle_firehose::worker;
 
 use crate::cli::{print, runtime};
@@ -21,8 +23,12 @@ const MAX_FETCHED: usize = 100;
 
 const UNCHANGED: &str = "unchanged";
 
-/// The documents that were fetched, with the file of each.
-type Fetched = BTreeMap<Nsid, (PathBuf, PublishedLexicon)>;
+/// A document that was fetched, and its file.
+struct Fetched {
+    nsid: Nsid,
+    file: PathBuf,
+    published: PublishedLexicon,
+}
 
 pub(super) fn execute(config: &Config, nsids: &[Nsid], is_update: bool) -> anyhow::Result<()> {
     let Some(folder) = &config.lexicons else {
@@ -31,12 +37,16 @@ pub(super) fn execute(config: &Config, nsids: &[Nsid], is_update: bool) -> anyho
     let authorities = worker::authorities(&config.into())?;
     let files = Lexicons::files_in(folder)?;
     let fetched = runtime()?.block_on(fetch_all(&authorities, folder, &files, nsids))?;
-    let mut outcomes = Vec::new();
-    for (file, published) in fetched.values() {
-        outcomes.push(outcome(file, &published.json, is_update)?);
-    }
+    let outcomes = fetched.iter().map(|document| outcome(document, is_update));
+    let outcomes: Vec<&str> = outcomes.collect::<anyhow::Result<_>>()?;
     let mut text = String::new();
-    for ((nsid, (file, published)), outcome) in fetched.iter().zip(outcomes) {
+    // What a document refers to was fetched behind it, and is written before it.
+    for (document, outcome) in fetched.iter().zip(outcomes).rev() {
+        let Fetched {
+            nsid,
+            file,
+            published,
+        } = document;
         if outcome != UNCHANGED {
             write(file, &published.json)?;
         }
@@ -51,14 +61,14 @@ pub(super) fn execute(config: &Config, nsids: &[Nsid], is_update: bool) -> anyho
     Ok(print(&text)?)
 }
 
-/// Fetches `nsids`, and what is missing then. Nothing is written before all of it is there.
+/// Fetches `nsids`, and behind them what is missing then. Nothing is written before all of it is there.
 async fn fetch_all(
     authorities: &Authorities,
     folder: &Path,
     files: &BTreeMap<Nsid, PathBuf>,
     nsids: &[Nsid],
-) -> anyhow::Result<Fetched> {
-    let mut fetched = Fetched::new();
+) -> anyhow::Result<Vec<Fetched>> {
+    let mut fetched = Vec::new();
     let mut wanted: BTreeSet<Nsid> = nsids.iter().cloned().collect();
     while !wanted.is_empty() {
         if fetched.len() + wanted.len() > MAX_FETCHED {
@@ -69,7 +79,11 @@ async fn fetch_all(
             let published = published.with_context(|| format!("cannot fetch {nsid}"))?;
             let file = files.get(&nsid).cloned();
             let file = file.unwrap_or_else(|| file_of(folder, &nsid));
-            fetched.insert(nsid, (file, published));
+            fetched.push(Fetched {
+                nsid,
+                file,
+                published,
+            });
         }
         wanted = missing(folder, &fetched)?;
     }
@@ -80,10 +94,14 @@ async fn fetch_all(
 ///
 /// # Errors
 /// If they have another problem, which no further document solves.
-fn missing(folder: &Path, fetched: &Fetched) -> Result<BTreeSet<Nsid>, LexiconErrors> {
-    let added = fetched
-        .iter()
-        .map(|(nsid, (file, published))| (nsid.clone(), (file.clone(), published.json.clone())));
+fn missing(folder: &Path, fetched: &[Fetched]) -> Result<BTreeSet<Nsid>, LexiconErrors> {
+    let added = fetched.iter().map(|document| {
+        let file = document.file.clone();
+        (
+            document.nsid.clone(),
+            (file, document.published.json.clone()),
+        )
+    });
     let Err(LexiconErrors(problems)) = Lexicons::load_with(folder, &added.collect()) else {
         return Ok(BTreeSet::new());
     };
@@ -92,7 +110,7 @@ fn missing(folder: &Path, fetched: &Fetched) -> Result<BTreeSet<Nsid>, LexiconEr
         .map(|problem| match problem {
             LexiconError::MissingRef { missing, .. } => Nsid::parse(missing)
                 .ok()
-                .filter(|nsid| !fetched.contains_key(nsid)),
+                .filter(|nsid| fetched.iter().all(|document| document.nsid != *nsid)),
             _ => None,
         })
         .collect();
@@ -110,12 +128,24 @@ fn file_of(folder: &Path, nsid: &Nsid) -> PathBuf {
 /// What becomes of a file when a document is written to it.
 ///
 /// # Errors
-/// If it has another version of the document, which is not to be replaced.
-fn outcome(file: &Path, json: &str, is_update: bool) -> anyhow::Result<&'static str> {
+/// If it has another document, or another version of it and no update was asked for.
+fn outcome(document: &Fetched, is_update: bool) -> anyhow::Result<&'static str> {
+    let Fetched {
+        nsid,
+        file,
+        published,
+    } = document;
     let Ok(known) = fs::read_to_string(file) else {
         return Ok("new");
     };
-    match (is_same(&known, json), is_update) {
+    if let Some(id) = id_of(&known).filter(|id| id != nsid.as_str()) {
+        bail!(
+            "{} has the document of {}; move it to another file",
+            file.display(),
+            shown(&id)
+        );
+    }
+    match (is_same(&known, &published.json), is_update) {
         (true, _) => Ok(UNCHANGED),
         (false, true) => Ok("updated"),
         (false, false) => bail!(
@@ -123,6 +153,11 @@ fn outcome(file: &Path, json: &str, is_update: bool) -> anyhow::Result<&'static 
             file.display()
         ),
     }
+}
+
+fn id_of(json: &str) -> Option<String> {
+    let document: Value = serde_json::from_str(json).ok()?;
+    document["id"].as_str().map(str::to_owned)
 }
 
 /// Whether two texts are the same document, whatever their form.
@@ -137,12 +172,16 @@ fn is_same(one: &str, other: &str) -> bool {
     read(one) == read(other)
 }
 
-/// Writes a document. Another process never reads half of it.
+/// Writes a document. Another process never reads half of it, and neither does one after a power loss.
 fn write(file: &Path, json: &str) -> anyhow::Result<()> {
     let draft = file.with_extension("json.new");
     let folder = file.parent().unwrap_or(Path::new("."));
     let written = fs::create_dir_all(folder)
-        .and_then(|()| fs::write(&draft, json))
+        .and_then(|()| File::create(&draft))
+        .and_then(|mut file| {
+            file.write_all(json.as_bytes())
+                .and_then(|()| file.sync_all())
+        })
         .and_then(|()| fs::rename(&draft, file));
     written.with_context(|| format!("cannot write {}", file.display()))
 }

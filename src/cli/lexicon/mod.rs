@@ -90,7 +90,7 @@ impl Command {
                 drop,
                 configuration,
             } => {
-                let config = configuration.load_and_log()?;
+                let config = configuration.load_and_log_with_lexicons()?;
                 index::execute(&config, nsid, property, *drop)
             }
             Self::Show {

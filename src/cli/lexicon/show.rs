@@ -5,6 +5,7 @@ use std::fmt::Write;
 use huddle_firehose::atproto::syntax::Nsid;
 use huddle_firehose::lexicon::{FIXED_COLUMNS, Lexicons};
 use huddle_firehose::store::sqlite::SqliteStore;
+use huddle_firehose::telemetry::excerpt::shown;
 
 pub(super) fn describe(lexicons: &Lexicons, nsid: &Nsid) -> anyhow::Result<String> {
     let view = super::view_of(lexicons, nsid)?;
@@ -18,7 +19,8 @@ pub(super) fn describe(lexicons: &Lexicons, nsid: &Nsid) -> anyhow::Result<Strin
     }
     for column in &view.columns {
         let kind = column.kind.as_str();
-        writeln!(text, "--   {}\t{kind}\t{}", column.name, column.property)?;
+        let property = shown(&column.property);
+        writeln!(text, "--   {}\t{kind}\t{property}", column.name)?;
     }
     writeln!(text, "{};", SqliteStore::view_statement(view))?;
     Ok(text)

@@ -8,12 +8,17 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::order::{AsOf, Event, Order};
 use super::task::{DueHandle, HandleAnswer, HandleCheck, HostStatus, UnconfirmedStatus};
 use crate::atproto::syntax::Did;
 use crate::model::HandleStatus;
 use crate::store::datetime::sortable;
 use crate::store::plan::effect::{AccountChange, DELETED, Effect};
+
+/// How long the result of a check of a handle is shown while later checks find out nothing.
+const FOUND_HOLDS: SignedDuration = SignedDuration::from_hours(72);
 
 /// A row of `accounts`. Datetimes are text that sorts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,7 +231,7 @@ impl AccountRow {
     }
 
     /// Takes what a check of the handle found, unless another handle was told meanwhile. Where nothing
-    /// was found out, what was found before stays.
+    /// was found out, what was found before stays for [`FOUND_HOLDS`]: a name that is gone gives no answer.
     pub(super) fn take_check(&mut self, check: &HandleCheck) {
         if self.handle != check.known {
             return;
@@ -235,8 +240,17 @@ impl AccountRow {
             self.handle.clone_from(&check.claimed);
             self.handle_status = check.status;
             self.handle_checked_at = Some(sortable(check.checked_at));
+        } else if self.is_outdated_at(check.checked_at) {
+            self.handle_status = HandleStatus::Unknown;
         }
         self.handle_check_at = Some(sortable(check.check_at));
+    }
+
+    /// Whether what was found of the handle is too old to be shown.
+    fn is_outdated_at(&self, now: Timestamp) -> bool {
+        let oldest = now.saturating_sub(FOUND_HOLDS).map(sortable);
+        let checked_at = self.handle_checked_at.as_ref();
+        checked_at.is_none_or(|checked_at| oldest.is_ok_and(|oldest| *checked_at < oldest))
     }
 
     /// Forgets the handle, because an event says that it may have changed. It is taken from the

@@ -1,6 +1,6 @@
 //! A copy of the database while a worker may write to it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,9 @@ pub enum BackupError {
     #[error("{} exists; name a file that does not", .0.display())]
     Exists(PathBuf),
 
+    #[error("another backup is being made in {}; try again when it has ended", .0.display())]
+    Busy(PathBuf),
+
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
 
@@ -80,6 +83,8 @@ impl SqliteStore {
         if file.exists() {
             return Err(BackupError::Exists(file.to_owned()));
         }
+        // Another backup to the same name would take the draft away.
+        let _lock = lock(folder_of(file))?;
         let draft = draft_of(file);
         let mut attempts = 0;
         let copied = loop {
@@ -158,6 +163,28 @@ async fn figures(connection: &mut SqliteConnection) -> Result<Vec<i64>, sqlx::Er
     Ok(figures)
 }
 
+fn folder_of(file: &Path) -> &Path {
+    let folder = file.parent();
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
+/// Locks a folder for one backup, until the file is dropped.
+fn lock(folder: &Path) -> Result<File, BackupError> {
+    let failed = |error| BackupError::File {
+        path: folder.to_owned(),
+        error,
+    };
+    let handle = File::open(folder).map_err(failed)?;
+    match handle.try_lock() {
+        Ok(()) => Ok(handle),
+        Err(TryLockError::WouldBlock) => Err(BackupError::Busy(folder.to_owned())),
+        // Some network file systems have no locks.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(handle),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
 /// The name of a copy that is not verified yet.
 fn draft_of(file: &Path) -> PathBuf {
     let mut draft = file.as_os_str().to_owned();
@@ -183,10 +210,7 @@ fn publish(draft: &Path, file: &Path) -> io::Result<u64> {
     // It fails if the file was made meanwhile; a rename would replace it.
     fs::hard_link(draft, file)?;
     fs::remove_file(draft)?;
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+    File::open(folder_of(file))?.sync_all()?;
     Ok(copy.metadata()?.len())
 }
 

@@ -51,7 +51,8 @@ impl Row {
         let pds = self.pds.map(|pds| Url::parse(&pds)).transpose().ok()?;
         let identity = Identity {
             pds,
-            handle: self.handle,
+            // Earlier versions kept it as the document wrote it.
+            handle: self.handle.map(|handle| handle.to_ascii_lowercase()),
             ..Identity::new(did, self.signing_key)
         };
         Some(StoredIdentity {

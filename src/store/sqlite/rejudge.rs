@@ -1,5 +1,6 @@
 //! Reads stored records, to be judged again, and keeps by which rules that was done.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -145,25 +146,25 @@ pub(super) async fn compare_rules(
     store: &SqliteStore,
     rules: &[(String, Judgement)],
 ) -> Result<Vec<String>, StoreError> {
-    let mut others = Vec::new();
+    let known = known_rules(store).await?;
+    let (mut changed, mut others) = (Vec::new(), Vec::new());
+    let mut is_another = false;
     for (collection, judgement) in rules {
-        let query = "SELECT judgement, is_mixed FROM collection_rules WHERE collection = ?";
-        let known: Option<(i64, bool)> = sqlx::query_as(query)
-            .bind(collection)
-            .fetch_optional(store.reader())
-            .await?;
         let number = judgement.stored();
-        let (noted, is_mixed) = match known {
+        let known = known.get(collection).copied();
+        let now = match known {
             Some((noted, is_mixed)) => (noted, is_mixed || noted != number),
             None => (number, has_others(store, collection, number).await?),
         };
-        if known != Some((noted, is_mixed)) {
-            note(store, collection, noted, is_mixed).await?;
+        is_another |= now.0 != number;
+        if known != Some(now) {
+            changed.push((collection.as_str(), now.0, now.1));
         }
-        if is_mixed {
+        if now.1 {
             others.push(collection.clone());
         }
     }
+    note(store, &changed, is_another).await?;
     Ok(others)
 }
 
@@ -171,10 +172,19 @@ pub(super) async fn note_rules(
     store: &SqliteStore,
     rules: &[(String, Judgement)],
 ) -> Result<(), StoreError> {
-    for (collection, judgement) in rules {
-        note(store, collection, judgement.stored(), false).await?;
-    }
-    Ok(())
+    let rules = rules.iter();
+    let rules = rules.map(|(collection, judgement)| (&**collection, judgement.stored(), false));
+    note(store, &rules.collect::<Vec<_>>(), false).await
+}
+
+/// The judgement that was noted of each collection, and whether some records have another one.
+async fn known_rules(store: &SqliteStore) -> Result<HashMap<String, (i64, bool)>, StoreError> {
+    let rules = sqlx::query_as("SELECT collection, judgement, is_mixed FROM collection_rules");
+    let rules: Vec<(String, i64, bool)> = rules.fetch_all(store.reader()).await?;
+    let rules = rules.into_iter();
+    Ok(rules
+        .map(|(collection, judgement, is_mixed)| (collection, (judgement, is_mixed)))
+        .collect())
 }
 
 async fn has_others(
@@ -187,19 +197,30 @@ async fn has_others(
     Ok(query.fetch_one(store.reader()).await?)
 }
 
+/// Writes rows of `collection_rules`. Where another set of rules is in force, what was processed by
+/// earlier rules counts no longer: records may be judged by others before the earlier ones come back.
 async fn note(
     store: &SqliteStore,
-    collection: &str,
-    judgement: i64,
-    is_mixed: bool,
+    rows: &[(&str, i64, bool)],
+    is_another: bool,
 ) -> Result<(), StoreError> {
+    if rows.is_empty() && !is_another {
+        return Ok(());
+    }
+    let rows = serde_json::json!(rows).to_string();
     let mut transaction = store.writer.begin().await?;
-    sqlx::query("REPLACE INTO collection_rules (collection, judgement, is_mixed) VALUES (?, ?, ?)")
-        .bind(collection)
-        .bind(judgement)
-        .bind(is_mixed)
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query(
+        "REPLACE INTO collection_rules (collection, judgement, is_mixed) \
+         SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
+    )
+    .bind(rows)
+    .execute(&mut *transaction)
+    .await?;
+    if is_another {
+        sqlx::query("DELETE FROM reprocessings")
+            .execute(&mut *transaction)
+            .await?;
+    }
     transaction.commit().await
 }
 
