@@ -66,6 +66,39 @@ async fn another_applications_database_is_refused_and_not_touched() {
     }
 }
 
+/// Its application has ended amid its work, and rolls on from there at its next start.
+#[tokio::test]
+async fn the_log_of_another_applications_database_is_left_to_it() {
+    let (theirs, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = theirs.path().join("other.db");
+    let options = SqliteConnectOptions::new()
+        .filename(&path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal);
+    let mut connection = options.connect().await.unwrap();
+    connection
+        .execute("CREATE TABLE notes (id INTEGER PRIMARY KEY); INSERT INTO notes VALUES (1)")
+        .await
+        .unwrap();
+    for name in ["other.db", "other.db-wal"] {
+        std::fs::copy(theirs.path().join(name), folder.path().join(name)).unwrap();
+    }
+    connection.close().await.unwrap();
+    let before = files(folder.path());
+    assert!(!before["other.db-wal"].is_empty());
+    for access in [Access::Create, Access::Migrate, Access::Write, Access::Read] {
+        let refused = open(&folder.path().join("other.db"), access).await;
+        assert!(
+            matches!(refused, Err(StoreError::Foreign { .. })),
+            "{refused:?}"
+        );
+        let mut after = files(folder.path());
+        // It has no content of its own: whatever reads the log makes it anew.
+        after.remove("other.db-shm");
+        assert!(after == before, "something was written");
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_is_no_database_is_refused_and_not_touched() {
     let folder = tempfile::tempdir().unwrap();

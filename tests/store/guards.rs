@@ -116,6 +116,23 @@ async fn a_status_with_a_seq_far_ahead_is_replaced_by_the_next_one() {
     assert_eq!(database.column(STATUS).await, ["active"]);
 }
 
+/// Its time is credible, so only the seq can tell.
+#[tokio::test]
+async fn a_status_with_a_seq_far_ahead_is_replaced_by_one_that_is_dated_before_it() {
+    let database = Database::new().await;
+    let rogue = match account(ALICE, Some("deactivated"), 1) {
+        Effect::Account(mut change) => {
+            change.seq = 1 << 52;
+            Effect::Account(change)
+        }
+        effect => effect,
+    };
+    follow(&database, &[dated(rogue, 1_700_003_600)], 1).await;
+    let next = dated(account(ALICE, Some("takendown"), 2), 1_700_000_060);
+    follow(&database, &[next], 2).await;
+    assert_eq!(database.column(STATUS).await, ["takendown"]);
+}
+
 #[tokio::test]
 async fn a_guard_of_an_earlier_version_that_lies_ahead_guards_nothing() {
     let database = Database::new().await;
