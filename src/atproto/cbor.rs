@@ -90,7 +90,7 @@ pub(crate) enum Item<'a> {
 }
 
 /// A position in a slice of DAG-CBOR.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -237,6 +237,26 @@ impl<'a> Reader<'a> {
         let start = self.at;
         let item = self.item()?;
         signed(item).ok_or(fault(CborFault::Unexpected("a 64-bit integer"), start))
+    }
+
+    /// Moves past `expected`, if it is next.
+    #[inline]
+    pub(crate) fn pass<const N: usize>(&mut self, expected: &[u8; N]) -> Option<()> {
+        let found = self.bytes.get(self.at..)?.first_chunk()?;
+        (found == expected).then(|| self.at += N)
+    }
+
+    /// Moves past `count` bytes.
+    #[inline]
+    pub(crate) fn pass_bytes(&mut self, count: usize) -> Option<()> {
+        let end = self.at.checked_add(count)?;
+        (end <= self.bytes.len()).then(|| self.at = end)
+    }
+
+    /// Moves past a text, which may be no UTF-8.
+    #[inline]
+    pub(crate) fn pass_text(&mut self) -> Option<()> {
+        self.key().ok().map(drop)
     }
 
     /// Skips one value of any type. It checks the heads, but not the order of keys, the text or the

@@ -15,4 +15,5 @@ pub mod payload;
 pub mod signed_commit;
 pub mod skim;
 pub mod syntax;
+mod usual_commit;
 pub mod verify;

@@ -14,6 +14,7 @@ use std::ops::Range;
 use super::cbor::{CborError, Item, Reader};
 use super::cbor_writer::Writer;
 use super::envelope_keys::EnvelopeKeys;
+use super::usual_commit::{self, UsualCommit};
 use crate::telemetry::excerpt::excerpt;
 
 /// The range of valid seqs. The protocol ends at 2^53 because JavaScript's integers do. 0 is the
@@ -109,6 +110,25 @@ impl<'a> Envelope<'a> {
     }
 }
 
+impl<'a> From<UsualCommit<'a>> for Envelope<'a> {
+    fn from(commit: UsualCommit<'a>) -> Self {
+        Self {
+            kind: Kind::Commit,
+            seq: Some(commit.seq),
+            seq_span: Some(commit.seq_span),
+            did: Some(commit.repo),
+            rev: Some(commit.rev),
+            time: Some(commit.time),
+            paths: Paths {
+                first: commit.first_path,
+                operations: commit.operations,
+                remaining: commit.count,
+            },
+            payload: commit.payload,
+        }
+    }
+}
+
 /// A frame with an `op` or a `t` that this worker does not know. The protocol says to ignore it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownFrame<'a> {
@@ -122,6 +142,8 @@ pub struct UnknownFrame<'a> {
 /// The paths of a commit's operations.
 #[derive(Clone, Debug)]
 pub struct Paths<'a> {
+    /// The path of the next operation, if it was kept.
+    first: Option<&'a str>,
     operations: Reader<'a>,
     remaining: usize,
 }
@@ -129,6 +151,7 @@ pub struct Paths<'a> {
 impl<'a> Paths<'a> {
     fn none() -> Self {
         Self {
+            first: None,
             operations: Reader::new(&[]),
             remaining: 0,
         }
@@ -138,10 +161,13 @@ impl<'a> Paths<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, SkimFault> {
         let remaining = reader.array()?;
         let operations = reader.clone();
+        let mut first = None;
         for _ in 0..remaining {
-            read_path(reader)?;
+            let path = read_path(reader)?;
+            first.get_or_insert(path);
         }
         Ok(Self {
+            first,
             operations,
             remaining,
         })
@@ -153,8 +179,12 @@ impl<'a> Iterator for Paths<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         self.remaining = self.remaining.checked_sub(1)?;
-        // Every operation was read once before, so this cannot fail.
-        read_path(&mut self.operations).ok()
+        match self.first.take() {
+            // As a rule there is no other one.
+            Some(path) if self.remaining == 0 => Some(path),
+            // Every operation was read once before, so this cannot fail.
+            _ => read_path(&mut self.operations).ok(),
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -214,6 +244,14 @@ pub(crate) fn unchecked_did(text: &str) -> String {
 /// If either map is not DAG-CBOR or has a key twice, if a field has another type than in its
 /// lexicon, if an operation has no path, or if bytes follow the payload.
 pub fn skim(frame: &[u8]) -> Result<Skim<'_>, SkimError> {
+    match usual_commit::read(frame) {
+        Some(commit) => Ok(Skim::Message(commit.into())),
+        None => skim_any(frame),
+    }
+}
+
+/// Reads the envelope of a frame in any layout.
+pub(super) fn skim_any(frame: &[u8]) -> Result<Skim<'_>, SkimError> {
     let mut reader = Reader::new(frame);
     let (op, t) = read_header(&mut reader)?;
     match (op, t.and_then(Kind::of_header)) {
