@@ -399,3 +399,31 @@ async fn two_workers_of_any_pace_make_the_tables_of_either() {
             .await;
     }
 }
+
+/// A loss of power took the last change, and the next start gives its number out again. Holds invariant
+/// 10.2.
+#[tokio::test]
+async fn a_row_whose_change_was_lost_is_written_again_at_the_same_rev_and_time() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let Worker { database, store } = Worker::new().await;
+    apply(&store, vec![put(ALICE, "a", 1)], 1).await;
+    let copy = database.backup().await;
+    apply(&store, vec![put(ALICE, "a", 2)], 2).await;
+    follow(&mut follower(&schema, &store, "postgres")).await;
+    let written = database.rows("SELECT last_indexed_at FROM records").await;
+    drop(store);
+    database.replace_by(&copy);
+
+    let store = Arc::new(database.store().await);
+    apply(&store, vec![put(ALICE, "a", 2)], 2).await;
+    sqlx::query("UPDATE records SET last_indexed_at = ?, invalid_reason = 'judged again'")
+        .bind(&written[0])
+        .execute(&mut database.stranger().await)
+        .await
+        .unwrap();
+    follow(&mut follower(&schema, &store, "postgres")).await;
+    let reasons = "SELECT coalesce(invalid_reason, '-') FROM records";
+    assert_eq!(schema.column(reasons).await, ["judged again"]);
+}
