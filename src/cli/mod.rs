@@ -27,6 +27,7 @@ mod resync;
 mod run;
 mod service;
 mod signals;
+mod sink;
 mod source;
 mod span;
 mod status;
@@ -96,6 +97,9 @@ enum Command {
     Resync(resync::ResyncCommand),
     /// Follow the source and keep the tables up to date
     Run(Configuration),
+    /// Pause, resume, rewind, resync or remove a sink
+    #[command(subcommand)]
+    Sink(sink::Command),
     /// Pause, resume or reconnect the source
     #[command(subcommand)]
     Source(source::Command),
@@ -140,6 +144,7 @@ impl Cli {
             Command::Reprocess(command) => command.execute(),
             Command::Resync(command) => command.execute(),
             Command::Run(configuration) => run::execute(&configuration),
+            Command::Sink(command) => command.execute(),
             Command::Source(command) => command.execute(),
             Command::Status(configuration) => status::execute(&configuration),
         }

@@ -142,6 +142,7 @@ impl Scope {
         if let Some(repositories) = &live.context.repositories {
             repositories.pause_backfill(pauses.contains_key(SUBJECT));
         }
+        super::sinks::show(&live.sinks, &pauses);
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! Which function carries out a kind of command.
 
 use super::scope::{Outcome, Run};
-use super::{Command, CommandError, backfill, cursors, process, repositories, settings, sources};
+use super::{
+    Command, CommandError, backfill, cursors, process, repositories, settings, sinks, sources,
+};
 
 /// Carries out a command, or a piece of a long one.
 pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
@@ -42,6 +44,11 @@ pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
             value,
             expects,
         } => settings::set(run, *name, value, expects.as_deref()).await,
+        Command::SinkPause { sink } => sinks::pause(run, sink, true).await,
+        Command::SinkRemove { sink } => sinks::remove(run, sink).await,
+        Command::SinkResume { sink } => sinks::pause(run, sink, false).await,
+        Command::SinkResync { sink } => sinks::resync(run, sink).await,
+        Command::SinkRewind { sink, to } => sinks::rewind(run, sink, *to).await,
         Command::SourcePause { source } => sources::pause(run, source, true).await,
         Command::SourceReconnect { source } => sources::reconnect(run, source),
         Command::SourceResume { source } => sources::pause(run, source, false).await,

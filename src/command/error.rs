@@ -57,11 +57,30 @@ pub enum CommandError {
     )]
     UnsupportedSearch { search: String, reason: String },
 
+    #[error("no sink {name:?} is configured; {}", known_sinks(.known))]
+    UnknownSink { name: String, known: Vec<String> },
+
+    #[error(
+        "the sink {sink} has everything up to change {at} only, so there is nothing to deliver again \
+         behind {wanted}"
+    )]
+    AheadOfSink { sink: String, at: u64, wanted: u64 },
+
+    #[error("the sink {0} was removed; sink resync brings it back, from the beginning")]
+    SinkIsRemoved(String),
+
     #[error(transparent)]
     Log(#[from] LogError),
 
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn known_sinks(known: &[String]) -> String {
+    match known.is_empty() {
+        true => "there is none".to_owned(),
+        false => format!("there are {}", known.join(", ")),
+    }
 }
 
 /// Whether the database may accept the same a moment later.

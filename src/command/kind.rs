@@ -1,5 +1,6 @@
 //! The kinds of commands.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -70,6 +71,27 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expects: Option<Vec<String>>,
     },
+    /// Deliver nothing to a sink until that is resumed, also after a restart.
+    SinkPause {
+        sink: String,
+    },
+    /// Follow the change feed no more for a sink, and forget where it was, until it is resynced. For one
+    /// that the configuration still has.
+    SinkRemove {
+        sink: String,
+    },
+    SinkResume {
+        sink: String,
+    },
+    /// Deliver everything again to a sink.
+    SinkResync {
+        sink: String,
+    },
+    /// Deliver again to a sink what comes behind a place.
+    SinkRewind {
+        sink: String,
+        to: FeedPlace,
+    },
     /// Read nothing from a source until that is resumed, also after a restart.
     SourcePause {
         source: SourceId,
@@ -85,6 +107,16 @@ pub enum Command {
     Untrack {
         did: Did,
     },
+}
+
+/// A place in the change feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeedPlace {
+    /// Behind the change of this number.
+    Change(u64),
+    /// Before the first change that was written at this time or later.
+    Since(Timestamp),
 }
 
 /// A text or a row that is no command of this version.
@@ -131,6 +163,11 @@ impl Command {
             | Self::SourcePause { source }
             | Self::SourceReconnect { source }
             | Self::SourceResume { source } => source.to_string(),
+            Self::SinkPause { sink }
+            | Self::SinkRemove { sink }
+            | Self::SinkResume { sink }
+            | Self::SinkResync { sink }
+            | Self::SinkRewind { sink, .. } => sink.clone(),
             Self::SettingReset { name } | Self::SettingSet { name, .. } => name.as_str().to_owned(),
             Self::BackfillCancel {}
             | Self::BackfillPause {}

@@ -20,13 +20,14 @@ mod repositories;
 mod scope;
 mod settings;
 mod shared;
+mod sinks;
 mod sources;
 mod step;
 
 pub use self::actor::{CommandActor, CommandMessage};
 pub use self::error::CommandError;
 pub use self::kept::{InvalidSetting, KeptSettings, Overlay, SettingChange, SettingName};
-pub use self::kind::{Command, InvalidCommand};
+pub use self::kind::{Command, FeedPlace, InvalidCommand};
 pub use self::needs::{Needs, Role};
 pub use self::scope::{Asked, Live, Scope};
 pub use self::settings::{adopt, in_force};

@@ -40,6 +40,9 @@ impl Command {
             | Self::BackfillResume {}
             | Self::Recheck { .. }
             | Self::Resync { .. }
+            | Self::SinkPause { .. }
+            | Self::SinkRemove { .. }
+            | Self::SinkResume { .. }
             | Self::SourcePause { .. }
             | Self::SourceResume { .. }
             | Self::Untrack { .. } => Needs::Database,
@@ -51,7 +54,9 @@ impl Command {
             | Self::CursorSet { .. }
             | Self::SettingReset { .. }
             | Self::SettingSet { .. } => Needs::StoppedPipeline,
-            Self::BackfillStart {} => Needs::Worker,
+            Self::BackfillStart {} | Self::SinkResync { .. } | Self::SinkRewind { .. } => {
+                Needs::Worker
+            }
         }
     }
 
@@ -65,6 +70,10 @@ impl Command {
             | Self::LogLevel { .. }
             | Self::Recheck { .. }
             | Self::Resync { .. }
+            | Self::SinkPause { .. }
+            | Self::SinkResume { .. }
+            | Self::SinkResync { .. }
+            | Self::SinkRewind { .. }
             | Self::SourcePause { .. }
             | Self::SourceReconnect { .. }
             | Self::SourceResume { .. } => Role::Operate,
@@ -75,13 +84,20 @@ impl Command {
             | Self::Drain {}
             | Self::SettingReset { .. }
             | Self::SettingSet { .. }
+            | Self::SinkRemove { .. }
             | Self::Untrack { .. } => Role::Admin,
         }
     }
 
     /// Whether it is done in pieces, beside other commands: it has progress, and can be cancelled.
     pub fn is_long(&self) -> bool {
-        matches!(self, Self::BackfillCancel {} | Self::BackfillStart {})
+        matches!(
+            self,
+            Self::BackfillCancel {}
+                | Self::BackfillStart {}
+                | Self::SinkResync { .. }
+                | Self::SinkRewind { .. }
+        )
     }
 }
 

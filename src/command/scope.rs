@@ -11,6 +11,7 @@ use crate::atproto::syntax::Did;
 use crate::model::{AuditEntry, AuditOutcome, CommandRow, Receipt};
 use crate::pipeline;
 use crate::repo::Backfill;
+use crate::sink::actor::SinkContext;
 use crate::source::process::verification::Verify;
 use crate::store::plan::InterestSet;
 use crate::store::sqlite::SqliteStore;
@@ -34,6 +35,7 @@ pub struct Scope {
 #[derive(Clone)]
 pub struct Live {
     pub context: Arc<pipeline::Context>,
+    pub sinks: Vec<Arc<SinkContext>>,
     /// What the commands ask of the process.
     pub asked: watch::Sender<Option<Asked>>,
 }

@@ -11,7 +11,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::follower::{Follower, Pace, Parts};
+use super::control::{SinkControl, Wanted};
+use super::follower::{Follower, Pace, Parts, Rewound};
 use super::{Retention, SinkError, SinkOptions};
 use crate::actor::address::Address;
 use crate::actor::{ActorContext, Arguments};
@@ -52,6 +53,7 @@ pub struct SinkContext {
     /// Retries of a change that the sink refuses, before it becomes a dead letter.
     pub retries: u32,
     pub address: Address<SinkMessage>,
+    pub control: SinkControl,
     progress: Mutex<Idleness>,
 }
 
@@ -67,6 +69,11 @@ pub enum SinkMessage {
     Step,
     /// Answer when the step that is in progress has ended.
     Finish(RpcReplyPort<()>),
+    /// Move the position back, so that what comes behind it is delivered again.
+    Rewind {
+        to: u64,
+        reply: RpcReplyPort<Result<Rewound, SinkError>>,
+    },
 }
 
 pub struct SinkActorState {
@@ -74,6 +81,7 @@ pub struct SinkActorState {
     follower: Follower,
     backoff: Backoff,
     commits: watch::Receiver<u64>,
+    wanted: watch::Receiver<Wanted>,
     upkeep_at: Instant,
     counted_at: Option<Instant>,
     told_at: Option<Instant>,
@@ -105,14 +113,19 @@ impl SinkContext {
                 share: budget.sink_share(),
                 retries,
                 address: Address::default(),
+                control: SinkControl::default(),
                 progress: Mutex::default(),
             })
         };
         sinks.iter().map(context).collect()
     }
 
-    /// Whether the sink has everything that this process has written.
+    /// Whether the sink has everything that this process has written, or is not wanted to have it.
     pub fn is_caught_up(&self) -> bool {
+        !self.control.current().is_followed() || self.has_everything()
+    }
+
+    fn has_everything(&self) -> bool {
         let commits = *self.feed.commits().borrow();
         let idleness = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         idleness.caught_up_at == Some(commits)
@@ -156,6 +169,7 @@ impl Actor for SinkActor {
         myself.cast(SinkMessage::Step)?;
         Ok(SinkActorState {
             commits: context.feed.commits(),
+            wanted: context.control.subscribe(),
             follower,
             backoff,
             context,
@@ -177,7 +191,13 @@ impl Actor for SinkActor {
             SinkMessage::Step => {
                 let _busy = state.context.begin(Point::SinkStep).await?;
                 let next = state.step().await;
-                next.schedule(myself, state.commits.clone());
+                next.schedule(myself, state);
+            }
+            SinkMessage::Rewind { to, reply } => {
+                let _busy = state.context.begin(Point::SinkStep).await?;
+                let rewound = state.rewind(to).await;
+                // The command that asked may have ended by its deadline. It asks again.
+                let _asked_no_more = reply.send(rewound);
             }
             SinkMessage::Finish(reply) => {
                 // The deliveries that are left are those of the next start.
@@ -197,10 +217,13 @@ enum Next {
     After(Duration),
     /// With the next transaction, or after a while.
     Written,
+    /// When an operator wants something else.
+    Wanted,
 }
 
 impl Next {
-    fn schedule(self, actor: ActorRef<SinkMessage>, mut commits: watch::Receiver<u64>) {
+    fn schedule(self, actor: ActorRef<SinkMessage>, state: &SinkActorState) {
+        let (mut commits, mut wanted) = (state.commits.clone(), state.wanted.clone());
         match self {
             // The actor has ended otherwise.
             Self::Now => drop(actor.cast(SinkMessage::Step)),
@@ -214,12 +237,24 @@ impl Next {
                     drop(actor.cast(SinkMessage::Step));
                 });
             }
+            Self::Wanted => {
+                tokio::spawn(async move {
+                    // The context, which has the sender, outlives the actor.
+                    let _changed = wanted.changed().await;
+                    drop(actor.cast(SinkMessage::Step));
+                });
+            }
         }
     }
 }
 
 impl SinkActorState {
     async fn step(&mut self) -> Next {
+        let wanted = self.wanted.borrow_and_update().clone();
+        if !wanted.is_followed() {
+            self.stand(&wanted).await;
+            return Next::Wanted;
+        }
         if Instant::now() >= self.upkeep_at {
             self.upkeep_at = Instant::now() + UPKEEP_INTERVAL;
             self.follower.ask_for_upkeep();
@@ -232,6 +267,41 @@ impl SinkActorState {
         };
         self.show_position().await;
         next
+    }
+
+    /// Delivers nothing until that is wanted again.
+    async fn stand(&mut self, wanted: &Wanted) {
+        let state = match wanted.removal {
+            Some(_) => SinkState::Removed,
+            None => SinkState::Paused,
+        };
+        let mut stood_before = false;
+        self.context.update(|sink| {
+            stood_before = sink.state == state;
+            sink.state = state;
+            sink.pause = wanted.pause.clone();
+            sink.failing_since = None;
+            sink.refusing_since = None;
+        });
+        if !stood_before {
+            tracing::info!(
+                sink = %self.context.options.name,
+                state = state.as_str(),
+                "the sink is not wanted to follow; its changes wait in the database"
+            );
+        }
+        self.told_at = None;
+        self.backoff.reset();
+        self.show_behind().await;
+    }
+
+    async fn rewind(&mut self, to: u64) -> Result<Rewound, SinkError> {
+        let rewound = self.follower.rewind(to).await;
+        if rewound != Ok(Rewound::From(to)) {
+            self.context.set_caught_up(None);
+        }
+        self.show_position().await;
+        rewound
     }
 
     fn went_on(&mut self, pace: Pace, commits: u64) -> Next {
@@ -269,6 +339,7 @@ impl SinkActorState {
             sink.last_success_at = Some(now);
             failed_since = sink.failing_since.take();
             sink.state = SinkState::Following;
+            sink.pause = None;
         });
         if let Some(since) = failed_since {
             let seconds = now.duration_since(since).as_secs();
@@ -294,6 +365,7 @@ impl SinkActorState {
             sink.failing_since.get_or_insert(now);
             sink.last_error = Some(reason.clone());
             sink.state = SinkState::BackingOff;
+            sink.pause = None;
         });
         if self
             .told_at
@@ -322,7 +394,7 @@ impl SinkActorState {
                 sink.oldest_undelivered_at = oldest;
             }
         });
-        if self.context.is_caught_up() {
+        if self.context.has_everything() {
             self.counted_at = None;
             self.context.update(|sink| {
                 sink.behind = Some(0);

@@ -65,6 +65,15 @@ pub enum Pace {
     Refused(String),
 }
 
+/// What became of a rewind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewound {
+    /// The position was this one before.
+    From(u64),
+    /// The sink has not come so far, so there is nothing to rewind.
+    Ahead { at: u64 },
+}
+
 impl Follower {
     pub fn new(parts: Parts) -> Self {
         Self {
@@ -223,6 +232,39 @@ impl Follower {
         let done = timeout(SINK_DEADLINE, self.parts.sink.do_upkeep()).await;
         self.has_upkeep = done.unwrap_or_else(|_| Err(late()))?;
         Ok(())
+    }
+
+    /// Moves the position back to `to`: what comes behind it is delivered again.
+    ///
+    /// # Errors
+    /// As [`Self::step`]. Then the position may have moved.
+    pub async fn rewind(&mut self, to: u64) -> Result<Rewound, SinkError> {
+        // Whatever fails, the next step asks the sink where it is.
+        let taken = self.taken.take();
+        self.page = None;
+        let (feed, from) = match taken {
+            Some(taken) => taken,
+            None => {
+                self.take_over().await?;
+                let written_nothing = || SinkError::unavailable("the feed has no epoch yet");
+                self.taken.take().ok_or_else(written_nothing)?
+            }
+        };
+        if to > from {
+            self.taken = Some((feed, from));
+            return Ok(Rewound::Ahead { at: from });
+        }
+        let position_alone = Delivery {
+            feed: &feed,
+            changes: &[],
+            from,
+            to,
+        };
+        deliver(&mut *self.parts.sink, position_alone).await?;
+        self.cut = usize::MAX;
+        self.refusals = 0;
+        self.taken = Some((feed, to));
+        Ok(Rewound::From(from))
     }
 
     /// Has the sink asked for its upkeep once more, because time has passed.

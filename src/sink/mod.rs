@@ -1,6 +1,7 @@
 //! What follows the change feed: each sink delivers it to another place, from a position of its own.
 
 pub mod actor;
+mod control;
 mod follower;
 pub mod item;
 mod options;
@@ -15,7 +16,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-pub use self::follower::{Follower, Pace, Parts};
+pub use self::control::{SinkControl, Wanted};
+pub use self::follower::{Follower, Pace, Parts, Rewound};
 pub use self::options::{InvalidSink, Retention, SinkOptions, Target};
 use crate::model::{Change, Feed};
 use crate::store::PieceLimit;
@@ -48,7 +50,8 @@ pub trait Sink: Send + 'static {
 pub struct Delivery<'a> {
     /// The feed that the sink has taken over.
     pub feed: &'a Feed,
-    /// In the order of their numbers. It may be empty: then only the position moves.
+    /// In the order of their numbers. It may be empty: then only the position moves, which an operator
+    /// may have wanted to go back.
     pub changes: &'a [Change],
     /// The number up to which the sink has everything.
     pub from: u64,

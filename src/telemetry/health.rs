@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::status::{ActorState, ActorStatus, ConnectionState, SourceStatus, Status};
+use crate::model::Pause;
 
 /// A commit that is parked for longer is worth a warning.
 const LONG_PARKED: Duration = Duration::from_secs(60);
@@ -80,6 +81,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
         .chain(slowed_warnings(status, now))
         .chain(pause_warnings(status))
         .chain(rules_warning(status))
+        .chain(paused_sinks(status))
         .chain(sink_warnings(status, now))
         .collect();
     Readiness {
@@ -150,6 +152,22 @@ fn pause_warnings(status: &Status) -> impl Iterator<Item = Reason> {
         Some(Reason {
             component: format!("source {id}"),
             message: format!("has been paused since {since} by {by}; nothing is read from it"),
+            is_warning: true,
+        })
+    })
+}
+
+/// A sink that an operator has paused.
+fn paused_sinks(status: &Status) -> impl Iterator<Item = Reason> {
+    status.sinks.iter().filter_map(|(name, sink)| {
+        let Pause { since, actor, .. } = sink.pause.as_ref()?;
+        let behind = sink.behind.unwrap_or_default();
+        Some(Reason {
+            component: format!("sink {name}"),
+            message: format!(
+                "has been paused since {since} by {actor}; its changes wait in the database ({behind} \
+                 rows so far)"
+            ),
             is_warning: true,
         })
     })

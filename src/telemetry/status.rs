@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::model::{Position, RepoCounts, SourceId, Trips};
+use crate::model::{Pause, Position, RepoCounts, SourceId, Trips};
 use crate::telemetry::clocks::ClockStatus;
 
 /// The shared copy of the [`Status`].
@@ -292,6 +292,8 @@ pub struct SinkStatus {
     pub failing_since: Option<Timestamp>,
     /// Since when it has refused changes and taken none.
     pub refusing_since: Option<Timestamp>,
+    /// Who paused it, and since when.
+    pub pause: Option<Pause>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -302,6 +304,22 @@ pub enum SinkState {
     Following,
     /// It takes nothing, and is asked again later.
     BackingOff,
+    /// An operator has paused it.
+    Paused,
+    /// An operator has removed it, and the configuration still has it.
+    Removed,
+}
+
+impl SinkState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Following => "following",
+            Self::BackingOff => "backing_off",
+            Self::Paused => "paused",
+            Self::Removed => "removed",
+        }
+    }
 }
 
 impl SinkStatus {

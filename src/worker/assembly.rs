@@ -134,6 +134,7 @@ impl Assembly {
         let sinks = feed.map(|feed| {
             SinkContext::all(&options.sinks, retention, retries, &feed, &budget, &status)
         });
+        let sinks = sinks.unwrap_or_default();
         let household = Arc::new(Household {
             store: store.clone(),
             repositories: repositories.clone(),
@@ -160,7 +161,7 @@ impl Assembly {
         });
         let commands = control
             .as_ref()
-            .map(|parts| parts.commands(context.clone()));
+            .map(|parts| parts.commands(context.clone(), &sinks));
         let doors = match (control, &commands) {
             (Some(parts), Some(commands)) => parts.doors(commands, &allowed_hosts),
             _ => Vec::new(),
@@ -171,7 +172,7 @@ impl Assembly {
             endpoints,
             commands,
             doors,
-            sinks: sinks.unwrap_or_default(),
+            sinks,
             policy: options.policy,
             drain_timeout: options.drain_timeout,
         }
@@ -179,10 +180,15 @@ impl Assembly {
 }
 
 impl ControlParts {
-    fn commands(&self, context: Arc<pipeline::Context>) -> Arc<Commands> {
+    fn commands(
+        &self,
+        context: Arc<pipeline::Context>,
+        sinks: &[Arc<SinkContext>],
+    ) -> Arc<Commands> {
         Commands::new(Scope {
             live: Some(Live {
                 context,
+                sinks: sinks.to_vec(),
                 asked: watch::Sender::new(None),
             }),
             ..self.scope.clone()

@@ -151,7 +151,7 @@ impl Actor for HousekeepingActor {
                 count_repositories(household).await;
                 compare_clocks(household);
             }
-            HousekeepingMessage::MarkCursors => mark_cursors(household).await,
+            HousekeepingMessage::MarkCursors => mark_positions(household).await,
             HousekeepingMessage::Remove(limit) => {
                 let next = remove_piece(household, limit).await;
                 let message = move || HousekeepingMessage::Remove(next.limit);
@@ -254,11 +254,11 @@ async fn count_repositories(household: &Household) {
 }
 
 /// Notes where the cursors stand. A mark that fails is missing, and another follows in a minute.
-async fn mark_cursors(household: &Household) {
+async fn mark_positions(household: &Household) {
     let Some(Marks { store, window }) = &household.marks else {
         return;
     };
-    if let Err(error) = store.mark_cursors(Timestamp::now(), *window).await {
+    if let Err(error) = store.mark_positions(Timestamp::now(), *window).await {
         tracing::debug!(%error, "the cursors were not marked; trying again in a minute");
     }
 }

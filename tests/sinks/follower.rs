@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::BoxFuture;
 use huddle_firehose::delivery::budget::Budget;
 use huddle_firehose::model::{ChangedRow, Feed, FeedPosition};
-use huddle_firehose::sink::{Delivery, Follower, Pace, Parts, Sink, SinkError};
+use huddle_firehose::sink::{Delivery, Follower, Pace, Parts, Rewound, Sink, SinkError};
 use huddle_firehose::store::PieceLimit;
 use huddle_firehose::store::change_feed::ChangeFeed;
 use huddle_firehose::store::sqlite::SqliteStore;
@@ -152,4 +152,27 @@ async fn a_refused_change_is_found_by_halves_and_set_aside_after_its_retries() {
     assert_eq!(kept.rows.len(), 15);
     let refused = kept.rows.keys().filter(|uri| uri.ends_with("refused"));
     assert_eq!(refused.count(), 0);
+}
+
+/// Holds invariant 10.8.
+#[tokio::test]
+async fn a_sink_that_is_rewound_gets_again_what_comes_behind_the_place_and_one_that_is_not_so_far_refuses()
+ {
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    let effects = (1..=40).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
+    apply(&store, effects, 40).await;
+    let kept: Arc<Mutex<Kept>> = Arc::default();
+    let mut sink = follower(&store, &kept, 0, 0);
+    // It asks the sink where it is, although no step was done yet.
+    assert_eq!(sink.rewind(5).await, Ok(Rewound::Ahead { at: 0 }));
+    follow(&mut sink).await;
+    let end = sink.position().unwrap();
+    assert_eq!(sink.rewind(end + 1).await, Ok(Rewound::Ahead { at: end }));
+    let delivered = |kept: &Mutex<Kept>| kept.lock().unwrap().deliveries.iter().sum::<usize>();
+    let before = delivered(&kept);
+    assert_eq!(sink.rewind(end - 7).await, Ok(Rewound::From(end)));
+    follow(&mut sink).await;
+    assert_eq!(delivered(&kept) - before, 7);
+    assert_eq!(sink.position(), Some(end));
 }

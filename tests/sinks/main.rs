@@ -3,6 +3,7 @@
 // The setting that allows it in tests covers only functions with a test attribute.
 #![allow(clippy::unwrap_used)]
 
+mod control;
 mod effects;
 mod follower;
 mod postgres;

@@ -382,7 +382,10 @@ async fn a_cursor_is_set_back_by_a_time_or_to_the_oldest_mark_which_it_says() {
         };
         store.apply(&batch).await.unwrap();
         let window = Duration::from_secs(3600 * 24);
-        store.mark_cursors(second(60 * seq), window).await.unwrap();
+        store
+            .mark_positions(second(60 * seq), window)
+            .await
+            .unwrap();
     };
     reach(1).await;
     let unknown = commands.give(rewind(60)).await;

@@ -30,7 +30,7 @@ async fn reach(database: &Database, seq: u64, minute: i64) {
 }
 
 async fn mark(database: &Database, minute: i64) {
-    let marked = database.store.mark_cursors(after(minute), WINDOW);
+    let marked = database.store.mark_positions(after(minute), WINDOW);
     marked.await.unwrap();
 }
 
@@ -95,4 +95,28 @@ async fn marks_of_what_is_read_again_are_void() {
         .await;
     moved.unwrap();
     assert_eq!(database.column(MARKS).await, Vec::<String>::new());
+}
+
+/// Holds invariant 10.8.
+#[tokio::test]
+async fn a_place_of_the_change_feed_is_found_by_a_time_before_which_nothing_behind_it_was_written()
+{
+    let database = Database::new().await;
+    let place = async |minute| {
+        let place = database.store.last_change_before(after(minute));
+        place.await.unwrap()
+    };
+    mark(&database, 0).await;
+    for minute in 1..=3_u64 {
+        database.apply(&[put(ALICE, "a", minute)]).await;
+        mark(&database, minute as i64).await;
+    }
+    let last = database.column("SELECT last || '' FROM change_feed").await;
+    assert_eq!(place(0).await, 0);
+    assert_eq!(place(60).await.to_string(), last[0]);
+    assert!(0 < place(1).await && place(1).await < place(2).await);
+    assert_eq!(place(2).await, place(2).await.min(place(60).await - 1));
+    // What is older than the window is forgotten.
+    mark(&database, 74 * 60).await;
+    assert_eq!(place(3).await, 0);
 }

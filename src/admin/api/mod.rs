@@ -15,6 +15,7 @@ mod openapi;
 mod problem;
 mod repos;
 mod routes;
+mod sinks;
 mod sources;
 mod submit;
 

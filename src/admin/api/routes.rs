@@ -3,7 +3,7 @@
 
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
-use super::{ApiState, acts, commands, document, events, filters, lists, repos, sources};
+use super::{ApiState, acts, commands, document, events, filters, lists, repos, sinks, sources};
 
 /// A method of a path.
 pub(super) struct Route {
@@ -266,6 +266,48 @@ pub(super) const ROUTES: &[Route] = &[
         || post(repos::recheck),
         "The same as recheck",
     ),
+    route(
+        "get",
+        "/sinks",
+        || get(sinks::list),
+        "SinkList",
+        "All sinks that are configured",
+    ),
+    route(
+        "get",
+        "/sinks/{sink}",
+        || get(sinks::show),
+        "Sink",
+        "One sink",
+    ),
+    act(
+        "/sinks/{sink}/pause",
+        || post(sinks::pause),
+        "Deliver nothing to it",
+    ),
+    act(
+        "/sinks/{sink}/remove",
+        || post(sinks::remove),
+        "Follow the change feed for it no more",
+    ),
+    act(
+        "/sinks/{sink}/resume",
+        || post(sinks::resume),
+        "Deliver to it again",
+    ),
+    act(
+        "/sinks/{sink}/resync",
+        || post(sinks::resync),
+        "Deliver everything again, also to one that was removed",
+    ),
+    route(
+        "post",
+        "/sinks/{sink}/rewind",
+        || post(sinks::rewind),
+        "Command",
+        "Deliver again what comes behind a place of the change feed",
+    )
+    .with_body("SinkRewind"),
     route(
         "get",
         "/sources",

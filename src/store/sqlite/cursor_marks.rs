@@ -1,9 +1,10 @@
-//! Where the cursor of each source stood, once a minute, so that it can be moved back by a time.
+//! Where the cursor of each source stood, once a minute, so that it can be moved back by a time. The
+//! change feed is noted with them.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::script::Script;
-use super::{SqliteStore, cursor, integer, timely};
+use super::{SqliteStore, cursor, feed_marks, integer, timely};
 use crate::model::{CursorMark, Position, SourceId};
 use crate::store::StoreError;
 use crate::store::datetime::sortable;
@@ -23,12 +24,12 @@ pub(super) fn push_void(script: &mut Script, source: &SourceId, position: Positi
 }
 
 impl SqliteStore {
-    /// Notes where each cursor stands, if the last note is a minute old, and deletes the notes that are
-    /// older than `window`.
+    /// Notes where each cursor and the change feed stand, if the last note is a minute old, and deletes the
+    /// notes that are older than `window`.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn mark_cursors(
+    pub async fn mark_positions(
         &self,
         now: Timestamp,
         window: std::time::Duration,
@@ -54,6 +55,8 @@ impl SqliteStore {
                 "DELETE FROM cursor_marks WHERE marked_at < ?",
                 [sortable(oldest).into()],
             );
+            feed_marks::push_mark(&mut script, &sortable(now), before(SPACING - LEEWAY).into());
+            feed_marks::push_purge(&mut script, sortable(oldest).into());
             let (transaction, _answers) = self.writer.begin_with(script).await?;
             transaction.commit().await
         })

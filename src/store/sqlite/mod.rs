@@ -15,6 +15,7 @@ mod discoveries;
 mod due;
 mod error;
 mod feed;
+mod feed_marks;
 mod gaps;
 mod handles;
 mod identities;
