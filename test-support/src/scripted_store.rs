@@ -27,6 +27,7 @@ struct State {
     written: Vec<Transaction>,
     answers: VecDeque<Answer>,
     is_down: bool,
+    is_silent: bool,
 }
 
 /// One call of [`Store::apply`].
@@ -65,6 +66,17 @@ impl ScriptedStore {
     /// Makes every call fail while `is_down`.
     pub fn set_down(&self, is_down: bool) {
         self.state().is_down = is_down;
+    }
+
+    /// Makes transactions, and reads of the cursor, have no answer while `is_silent`.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.state().is_silent = is_silent;
+    }
+
+    async fn speaks(&self) {
+        if self.state().is_silent {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Sets how many runs in a row have crashed before this one.
@@ -118,6 +130,7 @@ impl Store for ScriptedStore {
         batch: &'a WriteBatch<'a>,
     ) -> BoxFuture<'a, Result<Written, StoreError>> {
         async move {
+            self.speaks().await;
             let answer = {
                 let mut state = self.up()?;
                 let transaction = Transaction {
@@ -156,6 +169,7 @@ impl Store for ScriptedStore {
         _source: &'a SourceId,
     ) -> BoxFuture<'a, Result<StoredCursor, StoreError>> {
         async move {
+            self.speaks().await;
             let state = self.up()?;
             Ok(StoredCursor {
                 position: state.cursor,

@@ -340,6 +340,18 @@ async fn while_the_database_does_not_answer_no_event_is_given_up() {
     assert_eq!(indexer.store.written()[0].effects, [commit(1, 10)]);
 }
 
+/// Neither a transaction nor the question after it has an answer. Holds invariant 8.9.
+#[tokio::test(start_paused = true)]
+async fn while_the_database_is_silent_no_event_is_given_up() {
+    let mut indexer = Indexer::start().await;
+    indexer.store.set_silent(true);
+    indexer.index_commits(vec![commit(1, 10)]);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    indexer.store.set_silent(false);
+    indexer.tells_cursor(at(1)).await;
+    assert_eq!(indexer.store.written()[0].effects, [commit(1, 10)]);
+}
+
 /// Holds invariant 1.5: what is held from an earlier epoch is handed out again.
 #[tokio::test(start_paused = true)]
 async fn effects_of_an_earlier_epoch_are_not_written() {
