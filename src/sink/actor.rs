@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::control::{SinkControl, Wanted};
 use super::follower::{Follower, Pace, Parts, Rewound};
-use super::{Retention, SinkError, SinkOptions};
+use super::{SinkError, SinkOptions, TableOptions};
 use crate::actor::address::Address;
 use crate::actor::{ActorContext, Arguments};
 use crate::delivery::backoff::Backoff;
@@ -46,7 +46,7 @@ pub struct SinkActor;
 /// What a SinkActor needs. It outlives the actor.
 pub struct SinkContext {
     pub options: SinkOptions,
-    pub retention: Retention,
+    pub tables: TableOptions,
     pub feed: Arc<dyn ChangeFeed>,
     pub status: StatusBoard,
     pub share: SinkShare,
@@ -92,7 +92,7 @@ impl SinkContext {
     /// The contexts of all sinks. Each has a part of the budget of its own.
     pub fn all(
         sinks: &[SinkOptions],
-        retention: Retention,
+        tables: &TableOptions,
         retries: u32,
         feed: &Arc<dyn ChangeFeed>,
         budget: &Arc<Budget>,
@@ -107,7 +107,7 @@ impl SinkContext {
             });
             Arc::new(Self {
                 options: options.clone(),
-                retention,
+                tables: tables.clone(),
                 feed: feed.clone(),
                 status: status.clone(),
                 share: budget.sink_share(),
@@ -162,7 +162,7 @@ impl Actor for SinkActor {
         let follower = Follower::new(Parts {
             name: context.options.name.clone(),
             feed: context.feed.clone(),
-            sink: context.options.build(context.retention, &context.feed),
+            sink: context.options.build(&context.tables, &context.feed),
             share: context.share.clone(),
             retries: context.retries,
         });

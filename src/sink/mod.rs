@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 
 pub use self::control::{SinkControl, Wanted};
 pub use self::follower::{Follower, Pace, Parts, Rewound};
-pub use self::options::{InvalidSink, Retention, SinkOptions, Target};
+pub use self::options::{InvalidSink, SinkOptions, TableOptions, Target};
 use crate::model::{Change, Feed};
 use crate::store::PieceLimit;
 

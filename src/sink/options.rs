@@ -8,6 +8,7 @@ use url::Url;
 use super::Sink;
 use super::postgres::{PostgresOptions, PostgresSink};
 use super::webhook::{WebhookOptions, WebhookSink};
+use crate::lexicon::TypedView;
 use crate::store::change_feed::ChangeFeed;
 
 /// A sink as it is configured.
@@ -89,12 +90,12 @@ impl SinkOptions {
     }
 
     /// The sink itself. Nothing is connected yet. `feed` keeps the position of one that cannot.
-    pub fn build(&self, retention: Retention, feed: &Arc<dyn ChangeFeed>) -> Box<dyn Sink> {
+    pub fn build(&self, tables: &TableOptions, feed: &Arc<dyn ChangeFeed>) -> Box<dyn Sink> {
         match &self.target {
             Target::Postgres(options) => Box::new(PostgresSink::new(
                 options.clone(),
                 self.name.clone(),
-                retention.request_days,
+                tables.clone(),
             )),
             Target::Webhook(options) => Box::new(WebhookSink::new(
                 options.clone(),
@@ -115,10 +116,13 @@ impl fmt::Display for SinkOptions {
     }
 }
 
-/// How long a sink of tables keeps what the database purges by age.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
+/// What is the same for all sinks of tables.
+#[derive(Clone, Debug)]
+pub struct TableOptions {
+    /// How long ended booking requests are kept, in days.
     pub request_days: u32,
+    /// The views of the lexicons in force.
+    pub views: Arc<[TypedView]>,
 }
 
 /// What stands for something secret.

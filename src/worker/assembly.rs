@@ -19,6 +19,7 @@ use crate::admin::http::{ChangesApi, HttpState};
 use crate::admin::http_actor::Endpoints;
 use crate::command::{Commands, Live, Scope};
 use crate::delivery::budget::Budget;
+use crate::lexicon::TypedView;
 use crate::pipeline;
 use crate::repo::{self, Repositories};
 use crate::sink;
@@ -56,6 +57,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// What the sinks follow; `None` if the store has no feed.
     pub feed: Option<Arc<dyn ChangeFeed>>,
+    /// The views of lexicons, which sinks of tables have too.
+    pub views: Arc<[TypedView]>,
     /// What a request for `/changes` must have; `None` if there is no `/changes`.
     pub changes_token: Option<String>,
     pub rules: Rules,
@@ -83,6 +86,7 @@ impl Assembly {
             source,
             store,
             feed,
+            views,
             changes_token,
             rules,
             repositories,
@@ -127,12 +131,13 @@ impl Assembly {
             store: parts.scope.store.clone(),
             window: options.pipeline.upstream_window,
         });
-        let retention = sink::Retention {
+        let tables = sink::TableOptions {
             request_days: options.retention.inactive_request_days,
+            views,
         };
         let retries = options.pipeline.index_retries;
         let sinks = feed.map(|feed| {
-            SinkContext::all(&options.sinks, retention, retries, &feed, &budget, &status)
+            SinkContext::all(&options.sinks, &tables, retries, &feed, &budget, &status)
         });
         let sinks = sinks.unwrap_or_default();
         let household = Arc::new(Household {

@@ -104,6 +104,7 @@ pub async fn start(options: Options, doors: impl Into<Doors>) -> Result<RunningW
         options,
         source,
         feed: Some(store.clone()),
+        views: lexicons.views.into(),
         changes_token,
         store: store.clone(),
         rules,

@@ -44,6 +44,7 @@ pub fn context_with(
         source,
         store,
         feed: None,
+        views: Arc::default(),
         changes_token: None,
         repositories: None,
         listener: None,

@@ -130,6 +130,7 @@ impl Run {
             source: self.upstream.clone(),
             store: self.store.clone(),
             feed: None,
+            views: Arc::default(),
             changes_token: None,
             repositories: None,
             listener: None,

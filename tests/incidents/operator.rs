@@ -48,6 +48,7 @@ impl Operated {
             source,
             store: Arc::new(store),
             feed: None,
+            views: Arc::default(),
             changes_token: None,
             listener: Some(listener),
             control: None,

@@ -6,6 +6,7 @@
 mod control;
 mod effects;
 mod follower;
+mod lexicon_views;
 mod postgres;
 mod postgres_program;
 mod postgres_rules;

@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use huddle_firehose::delivery::budget::Budget;
-use huddle_firehose::sink::{Follower, Pace, Parts, Retention, SinkError, SinkOptions};
+use huddle_firehose::sink::{Follower, Pace, Parts, SinkError, SinkOptions, TableOptions};
 use huddle_firehose::store::change_feed::ChangeFeed;
 use huddle_firehose::store::sqlite::SqliteStore;
 use test_support::postgres::Schema;
 
-pub(crate) const RETENTION: Retention = Retention { request_days: 30 };
+pub(crate) fn tables() -> TableOptions {
+    TableOptions {
+        request_days: 30,
+        views: Arc::default(),
+    }
+}
 
 /// A follower of `store`'s feed with a sink in `schema`.
 pub(crate) fn follower(schema: &Schema, store: &Arc<SqliteStore>, name: &str) -> Follower {
@@ -16,7 +21,7 @@ pub(crate) fn follower(schema: &Schema, store: &Arc<SqliteStore>, name: &str) ->
     let feed: Arc<dyn ChangeFeed> = store.clone();
     Follower::new(Parts {
         name: name.into(),
-        sink: options.build(RETENTION, &feed),
+        sink: options.build(&tables(), &feed),
         feed,
         share: Budget::with_sinks(64 << 20, 1).sink_share(),
         retries: 3,

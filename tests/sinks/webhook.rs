@@ -17,7 +17,7 @@ use test_support::tables::Database;
 use tokio::net::TcpListener;
 
 use crate::effects::*;
-use crate::postgres::RETENTION;
+use crate::postgres::tables;
 
 /// What a server has taken.
 #[derive(Default)]
@@ -78,7 +78,7 @@ fn follower(store: &Arc<SqliteStore>, url: &str) -> Follower {
     let feed: Arc<dyn ChangeFeed> = store.clone();
     Follower::new(Parts {
         name: "webhook".into(),
-        sink: options.build(RETENTION, &feed),
+        sink: options.build(&tables(), &feed),
         feed,
         share: Budget::with_sinks(64 << 20, 1).sink_share(),
         retries: 3,

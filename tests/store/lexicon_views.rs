@@ -174,6 +174,8 @@ async fn a_datetime_is_the_same_moment_as_in_the_tables_that_code_makes() {
         "2460000.5",
         "tomorrow",
         "2026-02-29T10:00:00Z!",
+        "2026-02-29T10:00:00Z",
+        "2026-04-31T10:00:00Z",
         "2026-03-01T10:00:00",
         "0000-01-01T00:00:00Z",
     ];

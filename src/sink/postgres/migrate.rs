@@ -6,10 +6,16 @@ use sqlx::{AssertSqlSafe, Executor, Row};
 use crate::sink::SinkError;
 
 /// In their order. A migration that was released stays as it is.
-const MIGRATIONS: [(i32, &str); 1] = [(
-    1,
-    include_str!("../../../migrations/postgres/0001_tables.sql"),
-)];
+const MIGRATIONS: [(i32, &str); 2] = [
+    (
+        1,
+        include_str!("../../../migrations/postgres/0001_tables.sql"),
+    ),
+    (
+        2,
+        include_str!("../../../migrations/postgres/0002_handles_and_lexicons.sql"),
+    ),
+];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS sink_migrations ( \
      version integer NOT NULL PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";

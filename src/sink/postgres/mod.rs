@@ -5,6 +5,7 @@
 
 mod accounts;
 mod error;
+mod lexicon_views;
 mod migrate;
 mod options;
 mod position;
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 
 pub use self::options::PostgresOptions;
 use self::transaction::Connections;
-use super::{Delivery, Sink, SinkError};
+use super::{Delivery, Sink, SinkError, TableOptions};
 use crate::model::{ChangedRow, Feed};
 use crate::store::PieceLimit;
 
@@ -40,18 +41,18 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(600);
 pub struct PostgresSink {
     connections: Connections,
     name: Arc<str>,
-    request_days: u32,
+    tables: TableOptions,
     /// What this process wrote into its row of `sink_positions` when it took over.
     holder: Option<String>,
     purged_at: Option<Instant>,
 }
 
 impl PostgresSink {
-    pub fn new(options: PostgresOptions, name: Arc<str>, request_days: u32) -> Self {
+    pub fn new(options: PostgresOptions, name: Arc<str>, tables: TableOptions) -> Self {
         Self {
             connections: Connections::new(options, name.clone()),
             name,
-            request_days,
+            tables,
             holder: None,
             purged_at: None,
         }
@@ -59,7 +60,7 @@ impl PostgresSink {
 
     /// Ended booking requests that were written before are purged.
     fn purged_before(&self) -> String {
-        let age = SignedDuration::from_hours(i64::from(self.request_days) * 24);
+        let age = SignedDuration::from_hours(i64::from(self.tables.request_days) * 24);
         let limit = Timestamp::now().saturating_sub(age);
         crate::store::sortable(limit.unwrap_or(Timestamp::MIN))
     }
@@ -67,6 +68,7 @@ impl PostgresSink {
     async fn take(&mut self, feed: &Feed) -> Result<u64, SinkError> {
         let mut transaction = self.connections.begin().await?;
         migrate::migrate(&mut transaction, self.connections.schema()).await?;
+        lexicon_views::bring(&mut transaction, &self.name, &self.tables.views).await?;
         let holder = transaction::random_word();
         let taken = position::take_over(&mut transaction, &self.name, feed, &holder).await?;
         self.connections.commit(transaction).await?;

@@ -141,6 +141,7 @@ impl Run {
             source: self.traffic.upstream.clone(),
             store: store.clone(),
             feed: None,
+            views: Arc::default(),
             changes_token: None,
             rules,
             repositories: Some(repositories),

@@ -49,7 +49,12 @@ fn expression(column: &Column) -> String {
     let (types, value) = match column.kind {
         ColumnKind::Boolean => ("'true', 'false'", value),
         ColumnKind::Datetime => return datetime(&path, &value),
-        ColumnKind::Integer => ("'integer'", value),
+        // One that is longer than 64 bits with a sign would be rounded.
+        ColumnKind::Integer => {
+            return format!(
+                "CASE WHEN typeof({value}) = 'integer' AND json_type(record, {path}) = 'integer' THEN {value} END"
+            );
+        }
         ColumnKind::Json => ("'array', 'object'", value),
         ColumnKind::Bytes
         | ColumnKind::Link
@@ -63,7 +68,7 @@ fn expression(column: &Column) -> String {
 /// The moment in UTC, as text of fixed width that sorts. As in the tables that code makes, digits
 /// finer than a millisecond are cut off; SQLite would round them. The zone is subtracted as hours and
 /// minutes, since SQLite reads none beyond 14 hours. What is no datetime is NULL, also the word `now`,
-/// which SQLite takes for the current time.
+/// which SQLite takes for the current time, and the 30th of February, which it takes for a day of March.
 fn datetime(path: &str, value: &str) -> String {
     let fraction = format!(
         "CASE substr({value}, 20, 1) WHEN '.' THEN substr({value}, 21, length({value}) - 20 - \
@@ -74,7 +79,8 @@ fn datetime(path: &str, value: &str) -> String {
          THEN '-' WHEN '-' THEN '+' END || substr({value}, -5) END"
     );
     format!(
-        "CASE WHEN json_type(record, {path}) = 'text' AND {value} >= '{FIRST_DAY}' THEN \
+        "CASE WHEN json_type(record, {path}) = 'text' AND {value} >= '{FIRST_DAY}' \
+         AND date(substr({value}, 1, 10) || 'T00:00', '+0 days') = substr({value}, 1, 10) THEN \
          strftime('%Y-%m-%dT%H:%M:%fZ', substr({value}, 1, 19) || '.' || substr({fraction} || '000', \
          1, 3), {to_utc}) END"
     )

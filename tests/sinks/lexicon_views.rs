@@ -1,0 +1,183 @@
+//! The views of lexicons in Postgres are those of the worker's database. Holds invariant 9.16.
+
+use std::sync::Arc;
+
+use huddle_firehose::delivery::budget::Budget;
+use huddle_firehose::lexicon::{Schemas, TypedView};
+use huddle_firehose::sink::{Follower, Parts, SinkOptions, TableOptions};
+use huddle_firehose::store::change_feed::ChangeFeed;
+use huddle_firehose::store::sqlite::SqliteStore;
+use serde_json::{Value, json};
+use test_support::postgres::Schema;
+use test_support::tables::Database;
+
+use crate::effects::*;
+use crate::postgres::follow;
+
+const EVENT: &str = "community.example.event";
+
+fn views(properties: &Value) -> Vec<TypedView> {
+    let strong_ref = json!({"lexicon": 1, "id": "com.atproto.repo.strongRef",
+        "defs": {"main": {"type": "object", "properties": {}}}});
+    let object = json!({"type": "object", "properties": properties});
+    let main = json!({"type": "record", "key": "any", "record": object});
+    let event = json!({"lexicon": 1, "id": EVENT, "defs": {"main": main}});
+    let documents = [strong_ref.to_string(), event.to_string()];
+    let schemas = Schemas::load(documents.iter().map(String::as_str)).unwrap();
+    schemas.typed_views(|_| true).unwrap()
+}
+
+fn follower(
+    schema: &Schema,
+    store: &Arc<SqliteStore>,
+    name: &str,
+    views: &[TypedView],
+) -> Follower {
+    let options = SinkOptions::new(Some(name), &schema.url()).unwrap();
+    let feed: Arc<dyn ChangeFeed> = store.clone();
+    let tables = TableOptions {
+        request_days: 30,
+        views: views.into(),
+    };
+    Follower::new(Parts {
+        name: name.into(),
+        sink: options.build(&tables, &feed),
+        feed,
+        share: Budget::with_sinks(64 << 20, 1).sink_share(),
+        retries: 3,
+    })
+}
+
+fn properties() -> Value {
+    json!({
+        "name": {"type": "string"},
+        "startsAt": {"type": "string", "format": "datetime"},
+        "seats": {"type": "integer"},
+        "isOpen": {"type": "boolean"},
+        "hash": {"type": "bytes"},
+        "block": {"type": "cid-link"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "subject": {"type": "ref", "ref": "com.atproto.repo.strongRef"},
+        "it's": {"type": "string"},
+    })
+}
+
+/// Records whose values are of the type of their property, and of every other one.
+fn records() -> Vec<Value> {
+    let values = [
+        json!("text"),
+        json!("a\0b\\u0000"),
+        json!(7),
+        json!(i64::MIN),
+        json!(u64::MAX),
+        json!(true),
+        json!(false),
+        json!(null),
+        json!(["a", {"b": 1}]),
+        json!({"uri": "at://did:plc:bob/a.b.c/d",
+        "cid": "bafy"}),
+        json!({"$bytes": "AQID"}),
+        json!({"$link": "bafyrei"}),
+        json!({"$link": 1}),
+        json!({"uri": 1, "cid": []}),
+        json!("2026-03-01T10:00:00Z"),
+        json!("2026-03-01T00:30:00.1239+01:45"),
+        json!("2026-12-31T23:59:59.9999999999-23:59"),
+        json!("9999-12-31T23:59:59.999999999Z"),
+        json!("0001-01-02T00:00:00Z"),
+        json!("0000-01-01T00:00:00Z"),
+        json!("now"),
+        json!("infinity"),
+        json!("2026-02-30T10:00:00Z"),
+        json!("2026-03-01"),
+        json!("2026-03-01T10:00:00"),
+        json!(""),
+    ];
+    let properties = properties();
+    let names: Vec<&String> = properties.as_object().unwrap().keys().collect();
+    let record = |value: &Value| {
+        let fields = names.iter().map(|name| ((*name).clone(), value.clone()));
+        Value::Object(fields.collect())
+    };
+    values.iter().map(record).collect()
+}
+
+/// Every column as text, in the form of the worker's database.
+const IN_THE_WORKER: &str = "SELECT uri || '|' || coalesce(name, '-') || '|' || coalesce(starts_at, '-') \
+    || '|' || coalesce(seats, '-') || '|' || coalesce(is_open, '-') || '|' || coalesce(hash, '-') || '|' \
+    || coalesce(block, '-') || '|' || coalesce(tags, '-') || '|' || coalesce(subject_uri, '-') || '|' \
+    || coalesce(subject_cid, '-') || '|' || coalesce(it_s, '-') FROM community_example_event ORDER BY uri";
+const IN_POSTGRES: &str = "SELECT uri || '|' || coalesce(name, '-') || '|' || coalesce(to_char(starts_at \
+    AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), '-') || '|' || coalesce(seats::text, '-') \
+    || '|' || coalesce(is_open::text, '-') || '|' || coalesce(hash, '-') || '|' || coalesce(block, '-') \
+    || '|' || coalesce(replace(tags::text, ' ', ''), '-') || '|' || coalesce(subject_uri, '-') || '|' \
+    || coalesce(subject_cid, '-') || '|' || coalesce(it_s, '-') FROM community_example_event ORDER BY uri";
+
+#[tokio::test]
+async fn whatever_a_record_says_a_column_has_the_same_value_in_both_engines() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    let views = views(&properties());
+    store.make_views(&views).await.unwrap();
+    let effects: Vec<_> = (1..)
+        .zip(records())
+        .map(|(n, value)| record(ALICE, EVENT, &format!("r{n:02}"), n, &value))
+        .collect();
+    let last = effects.len() as u64;
+    apply(&store, effects, last).await;
+    follow(&mut follower(&schema, &store, "postgres", &views)).await;
+    let in_the_worker = database.rows(IN_THE_WORKER).await;
+    // Postgres has no place for U+0000.
+    let expected = in_the_worker
+        .iter()
+        .map(|row| row.replace('\0', "\u{fffd}"));
+    let expected: Vec<String> = expected.collect();
+    assert_eq!(schema.column(IN_POSTGRES).await, expected);
+    assert_eq!(expected.len() as u64, last);
+}
+
+const NAMES: &str = "SELECT name FROM lexicon_views ORDER BY name";
+
+#[tokio::test]
+async fn views_follow_their_lexicons_and_those_of_another_sink_stay() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    apply(
+        &store,
+        vec![record(ALICE, EVENT, "a", 1, &json!({"name": "x"}))],
+        1,
+    )
+    .await;
+    let first = views(&json!({"name": {"type": "string"}}));
+    follow(&mut follower(&schema, &store, "one", &first)).await;
+    let names = "SELECT coalesce(name, '-') FROM community_example_event";
+    assert_eq!(schema.column(names).await, ["x"]);
+
+    follow(&mut follower(&schema, &store, "other", &[])).await;
+    assert_eq!(schema.column(NAMES).await, ["community_example_event"]);
+
+    let changed = views(&json!({"title": {"type": "string"}}));
+    follow(&mut follower(&schema, &store, "one", &changed)).await;
+    let titles = "SELECT coalesce(title, '-') FROM community_example_event";
+    assert_eq!(schema.column(titles).await, ["-"]);
+
+    // Something of the operator's reads the view, so it stays as it is, and the rows are delivered.
+    schema
+        .execute("CREATE VIEW mine AS SELECT title FROM community_example_event")
+        .await;
+    apply(&store, vec![record(ALICE, EVENT, "b", 2, &json!({}))], 2).await;
+    follow(&mut follower(&schema, &store, "one", &first)).await;
+    assert_eq!(schema.column(titles).await.len(), 2);
+
+    schema.execute("DROP VIEW mine").await;
+    follow(&mut follower(&schema, &store, "one", &[])).await;
+    assert_eq!(schema.column(NAMES).await, Vec::<String>::new());
+    let left = "SELECT coalesce(to_regclass('community_example_event')::text, '-')";
+    assert_eq!(schema.column(left).await, ["-"]);
+}
