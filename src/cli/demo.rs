@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use huddle_firehose::config::{Config, Layers, LogFormat, Settings, Verify, check_lexicons};
 use huddle_firehose::store::sqlite::{SqliteStore, path_of};
 use huddle_firehose::telemetry::log;
-use huddle_firehose::telemetry::status::{SourceStatus, StatusBoard};
+use huddle_firehose::telemetry::status::{SinkStatus, SourceStatus, Status, StatusBoard};
 use huddle_firehose::testing::mock_relay::{MockRelay, Options};
 use huddle_firehose::testing::recording::Recording;
 use huddle_firehose::worker;
@@ -43,6 +43,9 @@ pub(crate) struct Demo {
     /// Folder with lexicon documents: each collection that they describe has a view
     #[arg(long, value_name = "DIR")]
     lexicons: Option<PathBuf>,
+    /// A sink that follows the tables: [NAME=]URL. May be repeated
+    #[arg(long, value_name = "[NAME=]URL")]
+    sink: Option<Vec<String>>,
 }
 
 impl Demo {
@@ -86,10 +89,12 @@ impl Demo {
             () = silence => {}
             () = show_progress(status) => {}
         }
+        let status = tree.context().status.clone();
         tree.drain().await?;
         relay.stop().await;
         print("\n")?;
         print(&summary(&database).await?)?;
+        print(&sinks(&status.snapshot()))?;
         Ok(())
     }
 
@@ -103,6 +108,7 @@ impl Demo {
             database_url: Some(database_url),
             collections: self.collections.clone(),
             lexicons: self.lexicons.clone(),
+            sink: self.sink.clone(),
             ..Settings::default()
         });
         let loaded = layers.resolve()?;
@@ -114,6 +120,14 @@ impl Demo {
         config.verify = Verify::None;
         Ok(config)
     }
+}
+
+/// What each sink took.
+fn sinks(status: &Status) -> String {
+    let line = |(name, sink): (&String, &SinkStatus)| {
+        format!("The sink {name} took {} rows: {}\n", sink.delivered, sink.url)
+    };
+    status.sinks.iter().map(line).collect()
 }
 
 /// Does not return.

@@ -175,3 +175,22 @@ async fn a_sink_that_was_emptied_or_put_back_gets_again_what_it_lacks() {
     run_to_the_end(&relay, &database, &schema.url()).await;
     assert_equal(&relay, &database, &schema).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_brings_its_tables_to_a_sink_and_says_so() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let database = Database::new();
+    let mut demo = Command::from(worker_process::command(PATH));
+    demo.args(["demo", "--rate", "5000", "--sink", &schema.url()])
+        .args(["--database", &database.path().display().to_string()]);
+    let output = demo.output().await.unwrap();
+    let (told, errors) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    assert!(output.status.success(), "{errors}");
+    assert!(told.contains("The sink postgres took"), "{told}");
+    assert_follows(&schema, &database.path()).await;
+}
