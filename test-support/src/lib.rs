@@ -30,6 +30,7 @@ pub mod scripted_source;
 pub mod scripted_store;
 pub mod shared_data;
 pub mod simulation;
+pub mod sink_tables;
 pub mod skipped;
 pub mod tables;
 pub mod waiting;

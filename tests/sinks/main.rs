@@ -11,3 +11,4 @@ mod postgres_rules;
 mod truth;
 mod two_workers;
 mod webhook;
+mod worker;
