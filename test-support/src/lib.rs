@@ -14,10 +14,12 @@
 )]
 
 pub mod connection_losses;
+pub mod d1;
 pub mod dns_server;
 pub mod foreign_network;
 pub mod fuzz_checks;
 pub mod guarded_store;
+pub mod http_proxy;
 pub mod mock_relay;
 pub mod neighbours;
 pub mod observed_source;

@@ -3,6 +3,11 @@
 // The setting that allows it in tests covers only functions with a test attribute.
 #![allow(clippy::unwrap_used)]
 
+mod d1;
+mod d1_faults;
+mod d1_migrations;
+mod d1_program;
+mod d1_rules;
 mod effects;
 mod follower;
 mod postgres;
