@@ -220,6 +220,34 @@ async fn a_service_that_asks_for_patience_is_asked_again_when_it_said_so() {
     assert_follows(&d1, &worker.database.path()).await;
 }
 
+/// D1 ends a batch that takes too much of its time or memory, and says nothing of rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_too_much_for_d1_comes_in_smaller_ones() {
+    let Some(d1) = database().await else {
+        return;
+    };
+    let worker = Worker::new().await;
+    let effects = (1..=900).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
+    worker.apply(effects, 900).await;
+    d1.proxy.script(
+        |body| match body.matches("first_indexed_at").count() > 100 {
+            true => Fate::Refused(
+                500,
+                7500,
+                "D1 DB exceeded its CPU time limit and was reset.",
+                "",
+            ),
+            false => Fate::Answered,
+        },
+    );
+    let errors = follow(&mut follower(&d1.url(), &worker.store, "d1")).await;
+    assert!(!errors.is_empty());
+    assert_follows(&d1, &worker.database.path()).await;
+    let none: [String; 0] = [];
+    let letters = "SELECT error FROM dead_letters";
+    assert_eq!(worker.database.rows(letters).await, none);
+}
+
 /// A delivery of many rows is cut by their bytes and their number, and each part is within what D1 takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_has_more_than_d1_takes() {

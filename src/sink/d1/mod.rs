@@ -39,6 +39,10 @@ pub struct D1Sink {
     request_days: u32,
     /// What this process wrote into its row of `sink_positions` when it took over.
     holder: Option<String>,
+    /// What one batch writes at most, now.
+    limit: PieceLimit,
+    /// The last delivery had no answer that says why.
+    is_in_doubt: bool,
 }
 
 impl D1Sink {
@@ -48,6 +52,8 @@ impl D1Sink {
             name,
             request_days,
             holder: None,
+            limit: LIMIT,
+            is_in_doubt: false,
         }
     }
 
@@ -60,6 +66,11 @@ impl D1Sink {
 
     async fn take(&mut self, feed: &Feed) -> Result<u64, SinkError> {
         self.holder = None;
+        // D1 gives a batch 30 seconds, and as much memory and processor time as it likes. What was too
+        // much comes in halves.
+        if std::mem::take(&mut self.is_in_doubt) {
+            self.limit.rows = (self.limit.rows / 2).max(1);
+        }
         migrate::migrate(&mut self.database).await?;
         let holder = format!("{:032x}", fastrand::u128(..));
         let batch = position::take_over(&self.name, feed, &holder)?;
@@ -91,7 +102,18 @@ impl D1Sink {
         records::write(&mut batch, delivery.feed, &records)?;
         projections::write(&mut batch, delivery.feed, &records, &self.purged_before())?;
         batch.push(position::advance(&self.name, delivery));
-        self.database.run(&batch).await?;
+        // It stays so if this future is dropped.
+        self.is_in_doubt = true;
+        let written = self.database.run(&batch).await;
+        self.is_in_doubt = matches!(
+            written,
+            Err(SinkError::Unavailable {
+                retry_after: None,
+                ..
+            })
+        );
+        written?;
+        self.limit.rows = (self.limit.rows * 2).min(LIMIT.rows);
         Ok(())
     }
 
@@ -116,6 +138,6 @@ impl Sink for D1Sink {
     }
 
     fn limit(&self) -> PieceLimit {
-        LIMIT
+        self.limit
     }
 }
