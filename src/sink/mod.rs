@@ -2,6 +2,7 @@
 
 pub mod actor;
 mod cloudflare;
+pub mod cloudflare_queue;
 pub mod d1;
 mod follower;
 pub mod item;

@@ -3,6 +3,7 @@
 // The setting that allows it in tests covers only functions with a test attribute.
 #![allow(clippy::unwrap_used)]
 
+mod cloudflare_queue;
 mod d1;
 mod d1_faults;
 mod d1_migrations;
