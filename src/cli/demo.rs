@@ -125,7 +125,10 @@ impl Demo {
 /// What each sink took.
 fn sinks(status: &Status) -> String {
     let line = |(name, sink): (&String, &SinkStatus)| {
-        format!("The sink {name} took {} rows: {}\n", sink.delivered, sink.url)
+        format!(
+            "The sink {name} took {} rows: {}\n",
+            sink.delivered, sink.url
+        )
     };
     status.sinks.iter().map(line).collect()
 }

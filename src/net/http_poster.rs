@@ -27,6 +27,16 @@ const MOST_SHOWN: usize = 200;
 #[derive(Clone, Debug)]
 pub struct Poster(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
+/// What a server answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    /// The server's `Retry-After`, capped.
+    pub retry_after: Option<Duration>,
+    /// Empty if it was longer than the limit.
+    pub body: Bytes,
+}
+
 /// Why a post was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PostError {
@@ -74,6 +84,28 @@ impl Poster {
         headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
         body: Bytes,
     ) -> Result<(), PostError> {
+        let answer = self.ask(url, headers, body, MOST_ANSWER).await?;
+        match answer.status {
+            200..300 => Ok(()),
+            status => Err(PostError::Status {
+                status,
+                retry_after: answer.retry_after,
+                words: answer.words(),
+            }),
+        }
+    }
+
+    /// Posts `body`, and returns the answer of any status with at most `most` bytes. It has no deadline.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn ask(
+        &self,
+        url: &Url,
+        headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+        body: Bytes,
+        most: usize,
+    ) -> Result<Answer, PostError> {
         let transport = |error: &(dyn Error + 'static)| PostError::Transport(causes(error));
         let mut request = Request::post(url.as_str())
             .header(header::USER_AGENT, crate::net::http_client::USER_AGENT)
@@ -82,20 +114,23 @@ impl Poster {
         request.headers_mut().extend(headers);
         let response = self.0.request(request).await;
         let response = response.map_err(|error| transport(&error))?;
-        let status = response.status();
-        let asked = retry_after(&response);
-        let answer = Limited::new(response.into_body(), MOST_ANSWER)
-            .collect()
-            .await;
-        if status.is_success() {
-            return Ok(());
-        }
-        let answer = answer.map(|answer| answer.to_bytes()).unwrap_or_default();
-        Err(PostError::Status {
-            status: status.as_u16(),
-            retry_after: asked,
-            words: words(&answer),
+        let status = response.status().as_u16();
+        let retry_after = retry_after(&response);
+        let body = Limited::new(response.into_body(), most).collect().await;
+        Ok(Answer {
+            status,
+            retry_after,
+            body: body.map(|body| body.to_bytes()).unwrap_or_default(),
         })
+    }
+}
+
+impl Answer {
+    /// The beginning of the answer, without control characters.
+    pub fn words(&self) -> String {
+        let text = String::from_utf8_lossy(&self.body);
+        let shown = text.chars().filter(|character| !character.is_control());
+        shown.take(MOST_SHOWN).collect()
     }
 }
 
@@ -110,10 +145,4 @@ impl PostError {
         ];
         matches!(self, Self::Status { status, .. } if refusals.iter().any(|code| code == status))
     }
-}
-
-fn words(answer: &[u8]) -> String {
-    let text = String::from_utf8_lossy(answer);
-    let shown = text.chars().filter(|character| !character.is_control());
-    shown.take(MOST_SHOWN).collect()
 }

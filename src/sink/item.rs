@@ -13,6 +13,8 @@ use crate::model::{Change, ChangedAccount, ChangedRecord, ChangedRow, RandomId};
 pub enum Body {
     With,
     Without,
+    /// It is too large for the message, which says so: its consumer asks the account's host.
+    Omitted,
 }
 
 /// The JSON of `change`, which is of `feed`.
@@ -62,6 +64,8 @@ struct RecordItem<'a> {
     /// it is deleted for those who show it.
     #[serde(skip_serializing_if = "is_false")]
     stale: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    omitted: bool,
 }
 
 #[derive(Serialize)]
@@ -122,6 +126,7 @@ impl<'a> RecordItem<'a> {
             first_indexed_at: &row.first_indexed_at,
             last_indexed_at: &row.last_indexed_at,
             stale: row.is_stale,
+            omitted: is_shown && body == Body::Omitted,
         })
     }
 }
@@ -199,7 +204,17 @@ mod tests {
         assert_eq!(item_of(row(), Body::With), expected);
         let bare = item_of(row(), Body::Without);
         assert_eq!(bare["type"], "upsert");
-        assert_eq!(bare.get("record"), None);
+        assert_eq!((bare.get("record"), bare.get("omitted")), (None, None));
+        let omitted = item_of(row(), Body::Omitted);
+        assert_eq!(omitted["type"], "upsert");
+        assert_eq!(
+            (omitted.get("record"), &omitted["omitted"]),
+            (None, &json!(true))
+        );
+        assert_eq!(
+            (&omitted["cid"], &omitted["rev"]),
+            (&json!("bafy"), &json!("3k"))
+        );
     }
 
     #[test]
@@ -209,6 +224,8 @@ mod tests {
             (&gone["type"], gone.get("record")),
             (&json!("delete"), None)
         );
+        let gone = item_of(ChangedRow::Record(Box::new(record(None))), Body::Omitted);
+        assert_eq!(gone.get("omitted"), None);
         let stale = ChangedRecord {
             is_stale: true,
             ..record(Some("{}"))

@@ -1,9 +1,13 @@
 //! What follows the change feed: each sink delivers it to another place, from a position of its own.
 
 pub mod actor;
+mod cloudflare;
+pub mod cloudflare_queue;
 mod control;
+pub mod d1;
 mod follower;
 pub mod item;
+mod nul;
 mod options;
 pub mod postgres;
 mod projected;

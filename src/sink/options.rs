@@ -6,6 +6,8 @@ use std::sync::Arc;
 use url::Url;
 
 use super::Sink;
+use super::cloudflare_queue::{QueueOptions, QueueSink};
+use super::d1::{D1Options, D1Sink};
 use super::postgres::{PostgresOptions, PostgresSink};
 use super::webhook::{WebhookOptions, WebhookSink};
 use crate::lexicon::TypedView;
@@ -22,6 +24,8 @@ pub struct SinkOptions {
 /// What a sink's URL names.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
+    CloudflareQueue(QueueOptions),
+    D1(D1Options),
     Postgres(PostgresOptions),
     Webhook(WebhookOptions),
 }
@@ -30,7 +34,8 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSink {
     #[error(
-        "{0}: no kind of sink has this scheme; there are postgres, webhook+https and webhook+http"
+        "{0}: no kind of sink has this scheme; there are postgres, d1, d1+https, cfqueue, \
+         webhook+https and webhook+http"
     )]
     Scheme(String),
 
@@ -68,6 +73,14 @@ impl SinkOptions {
     pub fn new(name: Option<&str>, url: &str) -> Result<Self, InvalidSink> {
         let url = Url::parse(url).map_err(InvalidSink::Url)?;
         let (kind, target) = match url.scheme() {
+            "cfqueue" => {
+                let options = QueueOptions::parse(&url).map_err(InvalidSink::Target)?;
+                ("cfqueue", Target::CloudflareQueue(options))
+            }
+            "d1" | "d1+http" | "d1+https" => {
+                let options = D1Options::parse(&url).map_err(InvalidSink::Target)?;
+                ("d1", Target::D1(options))
+            }
             "postgres" | "postgresql" => {
                 let options = PostgresOptions::parse(&url).map_err(InvalidSink::Target)?;
                 ("postgres", Target::Postgres(options))
@@ -92,6 +105,16 @@ impl SinkOptions {
     /// The sink itself. Nothing is connected yet. `feed` keeps the position of one that cannot.
     pub fn build(&self, tables: &TableOptions, feed: &Arc<dyn ChangeFeed>) -> Box<dyn Sink> {
         match &self.target {
+            Target::CloudflareQueue(options) => Box::new(QueueSink::new(
+                options.clone(),
+                self.name.clone(),
+                feed.clone(),
+            )),
+            Target::D1(options) => Box::new(D1Sink::new(
+                options.clone(),
+                self.name.clone(),
+                tables.clone(),
+            )),
             Target::Postgres(options) => Box::new(PostgresSink::new(
                 options.clone(),
                 self.name.clone(),
@@ -110,6 +133,8 @@ impl SinkOptions {
 impl fmt::Display for SinkOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
+            Target::CloudflareQueue(options) => options.fmt(f),
+            Target::D1(options) => options.fmt(f),
             Target::Postgres(options) => options.fmt(f),
             Target::Webhook(options) => options.fmt(f),
         }

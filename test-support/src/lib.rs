@@ -13,11 +13,14 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod cloudflare_queue;
 pub mod connection_losses;
+pub mod d1;
 pub mod dns_server;
 pub mod foreign_network;
 pub mod fuzz_checks;
 pub mod guarded_store;
+pub mod http_proxy;
 pub mod mock_relay;
 pub mod neighbours;
 pub mod observed_source;
@@ -30,6 +33,7 @@ pub mod scripted_source;
 pub mod scripted_store;
 pub mod shared_data;
 pub mod simulation;
+pub mod sink_tables;
 pub mod skipped;
 pub mod tables;
 pub mod waiting;

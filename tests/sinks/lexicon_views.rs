@@ -1,4 +1,4 @@
-//! The views of lexicons in Postgres are those of the worker's database. Holds invariant 9.16.
+//! The views of lexicons in Postgres and D1 are those of the worker's database. Holds invariant 9.16.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use test_support::postgres::Schema;
 use test_support::tables::Database;
 
+use crate::d1::follow_well as follow_d1;
 use crate::effects::*;
 use crate::postgres::follow;
 
@@ -27,13 +28,8 @@ fn views(properties: &Value) -> Vec<TypedView> {
     schemas.typed_views(|_| true).unwrap()
 }
 
-fn follower(
-    schema: &Schema,
-    store: &Arc<SqliteStore>,
-    name: &str,
-    views: &[TypedView],
-) -> Follower {
-    let options = SinkOptions::new(Some(name), &schema.url()).unwrap();
+fn follower(url: &str, store: &Arc<SqliteStore>, name: &str, views: &[TypedView]) -> Follower {
+    let options = SinkOptions::new(Some(name), url).unwrap();
     let feed: Arc<dyn ChangeFeed> = store.clone();
     let tables = TableOptions {
         request_days: 30,
@@ -113,22 +109,28 @@ const IN_POSTGRES: &str = "SELECT uri || '|' || coalesce(name, '-') || '|' || co
     || '|' || coalesce(replace(tags::text, ' ', ''), '-') || '|' || coalesce(subject_uri, '-') || '|' \
     || coalesce(subject_cid, '-') || '|' || coalesce(it_s, '-') FROM community_example_event ORDER BY uri";
 
-#[tokio::test]
-async fn whatever_a_record_says_a_column_has_the_same_value_in_both_engines() {
-    let Some(schema) = Schema::new().await else {
-        return;
-    };
+/// A worker's database with these records, and with views of them.
+async fn worker(views: &[TypedView]) -> (Database, Arc<SqliteStore>) {
     let database = Database::new();
     let store = Arc::new(database.store().await);
-    let views = views(&properties());
-    store.make_views(&views).await.unwrap();
+    store.make_views(views).await.unwrap();
     let effects: Vec<_> = (1..)
         .zip(records())
         .map(|(n, value)| record(ALICE, EVENT, &format!("r{n:02}"), n, &value))
         .collect();
     let last = effects.len() as u64;
     apply(&store, effects, last).await;
-    follow(&mut follower(&schema, &store, "postgres", &views)).await;
+    (database, store)
+}
+
+#[tokio::test]
+async fn whatever_a_record_says_a_column_has_the_same_value_in_both_engines() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let views = views(&properties());
+    let (database, store) = worker(&views).await;
+    follow(&mut follower(&schema.url(), &store, "postgres", &views)).await;
     let in_the_worker = database.rows(IN_THE_WORKER).await;
     // Postgres has no place for U+0000.
     let expected = in_the_worker
@@ -136,7 +138,7 @@ async fn whatever_a_record_says_a_column_has_the_same_value_in_both_engines() {
         .map(|row| row.replace('\0', "\u{fffd}"));
     let expected: Vec<String> = expected.collect();
     assert_eq!(schema.column(IN_POSTGRES).await, expected);
-    assert_eq!(expected.len() as u64, last);
+    assert_eq!(expected.len(), records().len());
 }
 
 const NAMES: &str = "SELECT name FROM lexicon_views ORDER BY name";
@@ -155,15 +157,15 @@ async fn views_follow_their_lexicons_and_those_of_another_sink_stay() {
     )
     .await;
     let first = views(&json!({"name": {"type": "string"}}));
-    follow(&mut follower(&schema, &store, "one", &first)).await;
+    follow(&mut follower(&schema.url(), &store, "one", &first)).await;
     let names = "SELECT coalesce(name, '-') FROM community_example_event";
     assert_eq!(schema.column(names).await, ["x"]);
 
-    follow(&mut follower(&schema, &store, "other", &[])).await;
+    follow(&mut follower(&schema.url(), &store, "other", &[])).await;
     assert_eq!(schema.column(NAMES).await, ["community_example_event"]);
 
     let changed = views(&json!({"title": {"type": "string"}}));
-    follow(&mut follower(&schema, &store, "one", &changed)).await;
+    follow(&mut follower(&schema.url(), &store, "one", &changed)).await;
     let titles = "SELECT coalesce(title, '-') FROM community_example_event";
     assert_eq!(schema.column(titles).await, ["-"]);
 
@@ -172,12 +174,41 @@ async fn views_follow_their_lexicons_and_those_of_another_sink_stay() {
         .execute("CREATE VIEW mine AS SELECT title FROM community_example_event")
         .await;
     apply(&store, vec![record(ALICE, EVENT, "b", 2, &json!({}))], 2).await;
-    follow(&mut follower(&schema, &store, "one", &first)).await;
+    follow(&mut follower(&schema.url(), &store, "one", &first)).await;
     assert_eq!(schema.column(titles).await.len(), 2);
 
     schema.execute("DROP VIEW mine").await;
-    follow(&mut follower(&schema, &store, "one", &[])).await;
+    follow(&mut follower(&schema.url(), &store, "one", &[])).await;
     assert_eq!(schema.column(NAMES).await, Vec::<String>::new());
     let left = "SELECT coalesce(to_regclass('community_example_event')::text, '-')";
     assert_eq!(schema.column(left).await, ["-"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d1_has_the_same_views_and_they_follow_their_lexicons() {
+    let Some(d1) = crate::d1::database().await else {
+        return;
+    };
+    let all = views(&properties());
+    let (database, store) = worker(&all).await;
+    follow_d1(&mut follower(&d1.url(), &store, "one", &all)).await;
+    let expected = database.rows(IN_THE_WORKER).await;
+    assert_eq!(d1.column(IN_THE_WORKER).await, expected);
+
+    follow_d1(&mut follower(&d1.url(), &store, "other", &[])).await;
+    assert_eq!(d1.column(NAMES).await, ["community_example_event"]);
+
+    let changed = views(&json!({"title": {"type": "string"}}));
+    follow_d1(&mut follower(&d1.url(), &store, "one", &changed)).await;
+    let titles = "SELECT coalesce(title, '-') FROM community_example_event";
+    assert_eq!(d1.column(titles).await.len(), expected.len());
+
+    follow_d1(&mut follower(&d1.url(), &store, "one", &[])).await;
+    assert_eq!(d1.column(NAMES).await, Vec::<String>::new());
+    // A table of the operator's has the name of the view.
+    d1.execute(&["CREATE TABLE community_example_event (mine TEXT)"])
+        .await;
+    follow_d1(&mut follower(&d1.url(), &store, "one", &all)).await;
+    let mine = "SELECT count(*) FROM community_example_event";
+    assert_eq!(d1.column(mine).await, ["0"]);
 }

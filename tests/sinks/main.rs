@@ -3,7 +3,13 @@
 // The setting that allows it in tests covers only functions with a test attribute.
 #![allow(clippy::unwrap_used)]
 
+mod cloudflare_queue;
 mod control;
+mod d1;
+mod d1_faults;
+mod d1_migrations;
+mod d1_program;
+mod d1_rules;
 mod effects;
 mod follower;
 mod lexicon_views;
@@ -13,3 +19,4 @@ mod postgres_rules;
 mod truth;
 mod two_workers;
 mod webhook;
+mod worker;

@@ -31,11 +31,12 @@ pub(crate) fn follower(schema: &Schema, store: &Arc<SqliteStore>, name: &str) ->
 /// Follows the feed to its end.
 pub(crate) async fn follow(follower: &mut Follower) {
     follower.ask_for_upkeep();
-    loop {
+    for _ in 0..10_000 {
         match follower.step().await {
             Ok(Pace::CaughtUp) => return,
             Ok(Pace::Next(_) | Pace::Refused(_)) | Err(SinkError::Superseded) => {}
             Err(error) => panic!("{error}"),
         }
     }
+    panic!("it never caught up");
 }

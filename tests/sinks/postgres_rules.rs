@@ -3,42 +3,12 @@
 use std::sync::Arc;
 
 use huddle_firehose::sink::SinkError;
-use huddle_firehose::store::sqlite::SqliteStore;
-use huddle_firehose::store::{PieceLimit, Store};
 use serde_json::json;
 use test_support::postgres::{Schema, assert_follows};
-use test_support::tables::Database;
 
 use crate::effects::*;
 use crate::postgres::{follow, follower};
-
-/// A worker's database.
-struct Worker {
-    database: Database,
-    store: Arc<SqliteStore>,
-}
-
-impl Worker {
-    async fn new() -> Self {
-        let database = Database::new();
-        let store = Arc::new(database.store().await);
-        Self { database, store }
-    }
-
-    async fn apply(&self, effects: Vec<huddle_firehose::store::plan::effect::Effect>, seq: u64) {
-        apply(&self.store, effects, seq).await;
-    }
-
-    async fn finish_removals(&self) {
-        while self
-            .store
-            .remove_piece(PieceLimit::default())
-            .await
-            .unwrap()
-            .is_some()
-        {}
-    }
-}
+use crate::worker::Worker;
 
 const STATES: &str = "SELECT did || ' ' || rkey || ' ' || coalesce(record ->> 'n', '-') FROM records \
                       ORDER BY uri";
@@ -200,18 +170,8 @@ async fn hidden_records_are_in_no_view_and_ended_requests_go_by_age() {
         request(BOB, "open", 4, "pending"),
     ];
     worker.apply(effects, 4).await;
-    for patterns in [&["com.huddle.*"][..], &["com.huddle.slotOffer"]] {
-        let set = huddle_firehose::store::plan::InterestSet::new(
-            patterns.iter().map(|pattern| pattern.parse().unwrap()),
-        );
-        loop {
-            use huddle_firehose::store::Adoption::{Began, Continues};
-            let adopted = worker.store.adopt_interest(&source(), &set).await.unwrap();
-            if !matches!(adopted, Began(_) | Continues) {
-                break;
-            }
-        }
-    }
+    worker.adopt(&["com.huddle.*"]).await;
+    worker.adopt(&["com.huddle.slotOffer"]).await;
     let mut sink = follower(&schema, &worker.store, "postgres");
     follow(&mut sink).await;
     assert_follows(&schema, &worker.database.path()).await;

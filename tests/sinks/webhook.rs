@@ -88,13 +88,14 @@ fn follower(store: &Arc<SqliteStore>, url: &str) -> Follower {
 /// Follows to the end; returns the errors on the way.
 async fn follow(follower: &mut Follower) -> Vec<SinkError> {
     let mut errors = Vec::new();
-    loop {
+    for _ in 0..10_000 {
         match follower.step().await {
             Ok(Pace::CaughtUp) => return errors,
             Ok(_) => {}
             Err(error) => errors.push(error),
         }
     }
+    panic!("it never caught up: {:?}", errors.last());
 }
 
 async fn with_records(count: u64) -> (Database, Arc<SqliteStore>) {

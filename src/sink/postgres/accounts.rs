@@ -6,9 +6,9 @@ use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::position::integer;
-use super::records::text;
 use crate::model::{Change, ChangedAccount, Feed};
 use crate::sink::SinkError;
+use crate::sink::nul::without_nul;
 
 /// Accounts whose removal the sink does not know yet. The arguments: the feed, then a column each.
 const NEW_REMOVALS: &str = "SELECT item.did \
@@ -148,7 +148,7 @@ async fn upsert(
         .bind(column(changes, |(_, account)| account.handle.as_deref()))
         .bind(column(changes, |(_, account)| i16::from(account.is_active)))
         .bind(column(changes, |(_, account)| {
-            account.status.as_deref().map(text)
+            account.status.as_deref().map(without_nul)
         }))
         .bind(column(changes, |(_, account)| account.time.as_str()))
         .bind(column(changes, |(_, account)| account.updated_at.as_str()))

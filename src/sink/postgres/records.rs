@@ -10,6 +10,7 @@ use super::accounts::column;
 use super::position::integer;
 use crate::model::{Change, ChangedRecord, Feed};
 use crate::sink::SinkError;
+use crate::sink::nul::without_nul;
 
 /// What was removed with its account is refused. From the same feed the later change replaces, whatever
 /// its rev: the database has judged already. From another feed, and where the change that wrote the row
@@ -88,7 +89,7 @@ pub(super) async fn write<'a>(
         .bind(column(changes, |(_, record)| record.record_cbor.as_deref()))
         .bind(column(changes, |(_, record)| record.validity.as_deref()))
         .bind(column(changes, |(_, record)| {
-            record.invalid_reason.as_deref().map(text)
+            record.invalid_reason.as_deref().map(without_nul)
         }))
         .bind(column(changes, |(_, record)| record.refused_cid.as_deref()))
         .bind(column(changes, |(_, record)| record.verified.as_str()))
@@ -125,15 +126,8 @@ pub(super) async fn write<'a>(
     Ok(written)
 }
 
-/// Postgres has no place for U+0000 in a text.
-pub(super) fn text(text: &str) -> Cow<'_, str> {
-    match text.contains('\0') {
-        true => text.replace('\0', "\u{fffd}").into(),
-        false => text.into(),
-    }
-}
-
-/// Nor has jsonb, where it is escaped. A backslash before it may be one of an escaped backslash.
+/// jsonb has no place for U+0000, which is escaped there. A backslash before it may be one of an escaped
+/// backslash.
 fn json(json: &str) -> Cow<'_, str> {
     const NUL: &str = "\\u0000";
     if !json.contains(NUL) {
@@ -176,6 +170,5 @@ mod tests {
         ] {
             assert_eq!(json(before), after);
         }
-        assert_eq!(text("a\0b"), "a\u{fffd}b");
     }
 }

@@ -1,0 +1,145 @@
+//! The tables in a D1 database of Cloudflare, and the position in the same transaction.
+//!
+//! D1 has no transaction that stays open between two requests: a batch of statements is one. So what the
+//! Postgres sink decides in between is SQL here, and the first statement of each batch is a guard.
+
+mod accounts;
+mod client;
+mod error;
+mod lexicon_views;
+mod migrate;
+mod options;
+mod position;
+mod projections;
+mod records;
+mod statement;
+mod upkeep;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+
+use self::client::Database;
+pub use self::options::D1Options;
+use super::{Delivery, Sink, SinkError, TableOptions};
+use crate::model::{ChangedRow, Feed};
+use crate::store::PieceLimit;
+
+/// What one batch writes at most. The bytes as signed count, but are not sent: about half of them are.
+const LIMIT: PieceLimit = PieceLimit {
+    rows: 1000,
+    bytes: 3_000_000,
+};
+
+/// A D1 database that follows the change feed.
+#[derive(Debug)]
+pub struct D1Sink {
+    database: Database,
+    name: Arc<str>,
+    tables: TableOptions,
+    /// What this process wrote into its row of `sink_positions` when it took over.
+    holder: Option<String>,
+    /// What one batch writes at most, now.
+    limit: PieceLimit,
+    /// The last delivery had no answer that says why.
+    is_in_doubt: bool,
+}
+
+impl D1Sink {
+    pub fn new(options: D1Options, name: Arc<str>, tables: TableOptions) -> Self {
+        Self {
+            database: Database::new(options),
+            name,
+            tables,
+            holder: None,
+            limit: LIMIT,
+            is_in_doubt: false,
+        }
+    }
+
+    /// Ended booking requests that were written before are purged.
+    fn purged_before(&self) -> String {
+        let age = SignedDuration::from_hours(i64::from(self.tables.request_days) * 24);
+        let limit = Timestamp::now().saturating_sub(age);
+        crate::store::sortable(limit.unwrap_or(Timestamp::MIN))
+    }
+
+    async fn take(&mut self, feed: &Feed) -> Result<u64, SinkError> {
+        self.holder = None;
+        // D1 gives a batch 30 seconds, and as much memory and processor time as it likes. What was too
+        // much comes in halves.
+        if std::mem::take(&mut self.is_in_doubt) {
+            self.limit.rows = (self.limit.rows / 2).max(1);
+        }
+        migrate::migrate(&mut self.database).await?;
+        lexicon_views::bring(&mut self.database, &self.name, &self.tables.views).await?;
+        let holder = format!("{:032x}", fastrand::u128(..));
+        let batch = position::take_over(&self.name, feed, &holder)?;
+        let rows = self.database.run(&batch).await?;
+        let held = position::read(feed, &rows)?;
+        let after = feed.begin(Some(&held));
+        if held.change != after {
+            let batch = position::set(&self.name, feed, &holder, after);
+            self.database.run(&batch).await?;
+        }
+        self.holder = Some(holder);
+        Ok(after)
+    }
+
+    async fn write(&mut self, delivery: Delivery<'_>) -> Result<(), SinkError> {
+        let Some(holder) = &self.holder else {
+            return Err(SinkError::Superseded);
+        };
+        let mut accounts = Vec::new();
+        let mut records = Vec::new();
+        for change in delivery.changes {
+            match &change.row {
+                ChangedRow::Account(account) => accounts.push((change, &**account)),
+                ChangedRow::Record(record) => records.push((change, &**record)),
+            }
+        }
+        let mut batch = vec![position::guard(&self.name, delivery, holder)];
+        accounts::write(&mut batch, delivery.feed, &accounts)?;
+        records::write(&mut batch, delivery.feed, &records)?;
+        projections::write(&mut batch, delivery.feed, &records, &self.purged_before())?;
+        batch.push(position::advance(&self.name, delivery));
+        // It stays so if this future is dropped.
+        self.is_in_doubt = true;
+        let written = self.database.run(&batch).await;
+        self.is_in_doubt = matches!(
+            written,
+            Err(SinkError::Unavailable {
+                retry_after: None,
+                ..
+            })
+        );
+        written?;
+        self.limit.rows = (self.limit.rows * 2).min(LIMIT.rows);
+        Ok(())
+    }
+
+    async fn tidy(&mut self) -> Result<bool, SinkError> {
+        let batch = upkeep::piece(&self.purged_before());
+        let rows = self.database.run(&batch).await?;
+        upkeep::is_left(&rows)
+    }
+}
+
+impl Sink for D1Sink {
+    fn take_over<'a>(&'a mut self, feed: &'a Feed) -> BoxFuture<'a, Result<u64, SinkError>> {
+        Box::pin(self.take(feed))
+    }
+
+    fn deliver<'a>(&'a mut self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(self.write(delivery))
+    }
+
+    fn do_upkeep(&mut self) -> BoxFuture<'_, Result<bool, SinkError>> {
+        Box::pin(self.tidy())
+    }
+
+    fn limit(&self) -> PieceLimit {
+        self.limit
+    }
+}
