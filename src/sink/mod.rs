@@ -3,10 +3,14 @@
 pub mod actor;
 mod follower;
 pub mod item;
+pub mod nats;
 mod options;
 pub mod postgres;
 mod projected;
+pub mod queue;
 mod secret;
+pub mod target;
+pub mod task;
 pub mod webhook;
 
 use std::fmt;

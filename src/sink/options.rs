@@ -6,6 +6,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::Sink;
+use super::nats::{NatsOptions, NatsSink};
 use super::postgres::{PostgresOptions, PostgresSink};
 use super::webhook::{WebhookOptions, WebhookSink};
 use crate::store::change_feed::ChangeFeed;
@@ -21,6 +22,7 @@ pub struct SinkOptions {
 /// What a sink's URL names.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
+    Nats(NatsOptions),
     Postgres(PostgresOptions),
     Webhook(WebhookOptions),
 }
@@ -29,7 +31,7 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSink {
     #[error(
-        "{0}: no kind of sink has this scheme; there are postgres, webhook+https and webhook+http"
+        "{0}: no kind of sink has this scheme; there are nats, postgres, webhook+https and webhook+http"
     )]
     Scheme(String),
 
@@ -67,6 +69,10 @@ impl SinkOptions {
     pub fn new(name: Option<&str>, url: &str) -> Result<Self, InvalidSink> {
         let url = Url::parse(url).map_err(InvalidSink::Url)?;
         let (kind, target) = match url.scheme() {
+            "nats" | "tls" => {
+                let options = NatsOptions::parse(&url).map_err(InvalidSink::Target)?;
+                ("nats", Target::Nats(options))
+            }
             "postgres" | "postgresql" => {
                 let options = PostgresOptions::parse(&url).map_err(InvalidSink::Target)?;
                 ("postgres", Target::Postgres(options))
@@ -91,6 +97,11 @@ impl SinkOptions {
     /// The sink itself. Nothing is connected yet. `feed` keeps the position of one that cannot.
     pub fn build(&self, retention: Retention, feed: &Arc<dyn ChangeFeed>) -> Box<dyn Sink> {
         match &self.target {
+            Target::Nats(options) => Box::new(NatsSink::new(
+                options.clone(),
+                self.name.clone(),
+                feed.clone(),
+            )),
             Target::Postgres(options) => Box::new(PostgresSink::new(
                 options.clone(),
                 self.name.clone(),
@@ -109,6 +120,7 @@ impl SinkOptions {
 impl fmt::Display for SinkOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
+            Target::Nats(options) => options.fmt(f),
             Target::Postgres(options) => options.fmt(f),
             Target::Webhook(options) => options.fmt(f),
         }

@@ -5,6 +5,7 @@
 
 mod effects;
 mod follower;
+mod nats;
 mod postgres;
 mod postgres_program;
 mod postgres_rules;

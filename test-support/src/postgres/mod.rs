@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use self::tables::{Rows, assert_follows, rows};
+pub use self::tables::{Rows, assert_consumed, assert_follows, rows};
 use crate::skipped::skip;
 
 /// A schema that no other test uses. It is dropped with the value.

@@ -167,24 +167,49 @@ pub type Rows = BTreeMap<&'static str, BTreeSet<String>>;
 
 /// Asserts that the sink in `schema` has what the worker's database at `file` has.
 pub async fn assert_follows(schema: &Schema, file: &Path) {
-    let (found, expected) = (rows(schema).await, rows_of_worker(file).await);
+    let (found, expected) = (rows(schema).await, rows_of_worker(file, |_| true).await);
     for (table, expected) in &expected {
         assert_same(table, &found[table], expected);
     }
 }
 
+/// Asserts that what was consumed into `schema` is what the worker's database at `file` has. The CBOR of
+/// records does not travel.
+pub async fn assert_consumed(schema: &Schema, file: &Path) {
+    let found = rows_of(schema, travels).await;
+    for (table, expected) in &rows_of_worker(file, travels).await {
+        assert_same(table, &found[table], expected);
+    }
+    let cbor = "SELECT count(*)::text FROM records WHERE record_cbor IS NOT NULL";
+    assert_eq!(schema.column(cbor).await, ["0"]);
+}
+
+fn travels(column: &str) -> bool {
+    column != "record_cbor"
+}
+
 /// What a sink has.
 pub async fn rows(schema: &Schema) -> Rows {
+    rows_of(schema, |_| true).await
+}
+
+async fn rows_of(schema: &Schema, is_read: fn(&str) -> bool) -> Rows {
     let mut connection = schema.connect().await;
     let mut rows = Rows::new();
     for table in &TABLES {
-        rows.insert(table.name, rows_of_sink(&mut connection, table).await);
+        let of_table = rows_of_sink(&mut connection, table, is_read).await;
+        rows.insert(table.name, of_table);
     }
     rows
 }
 
-async fn rows_of_sink(connection: &mut PgConnection, table: &Table) -> BTreeSet<String> {
-    let columns = table.columns.iter().map(|(name, kind)| match kind {
+async fn rows_of_sink(
+    connection: &mut PgConnection,
+    table: &Table,
+    is_read: fn(&str) -> bool,
+) -> BTreeSet<String> {
+    let read = table.read(is_read);
+    let columns = read.iter().map(|(name, kind)| match kind {
         Plain | Json => format!("{name}::text"),
         Time => format!("to_char({name} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"),
         Bytes => format!("upper(encode({name}, 'hex'))"),
@@ -197,15 +222,16 @@ async fn rows_of_sink(connection: &mut PgConnection, table: &Table) -> BTreeSet<
     let rows = rows.unwrap();
     let values = rows
         .iter()
-        .map(|row| table.text((0..table.columns.len()).map(|column| row.get(column))));
+        .map(|row| text(&read, (0..read.len()).map(|column| row.get(column))));
     values.collect()
 }
 
-async fn rows_of_worker(file: &Path) -> Rows {
+async fn rows_of_worker(file: &Path, is_read: fn(&str) -> bool) -> Rows {
     let mut connection = stranger_at(file).await;
     let mut all = Rows::new();
     for table in &TABLES {
-        let columns = table.columns.iter().map(|(name, kind)| match kind {
+        let read = table.read(is_read);
+        let columns = read.iter().map(|(name, kind)| match kind {
             Plain => format!("CAST({name} AS TEXT)"),
             Time | Json => (*name).to_owned(),
             Bytes => format!("iif({name} IS NULL, NULL, hex({name}))"),
@@ -221,27 +247,32 @@ async fn rows_of_worker(file: &Path) -> Rows {
         let rows = rows.await.unwrap();
         let values = rows
             .iter()
-            .map(|row| table.text((0..table.columns.len()).map(|column| row.get(column))));
+            .map(|row| text(&read, (0..read.len()).map(|column| row.get(column))));
         all.insert(table.name, values.collect());
     }
     all
 }
 
 impl Table {
-    fn text(&self, values: impl Iterator<Item = Option<String>>) -> String {
-        let values = self.columns.iter().zip(values);
-        let values = values.map(|((name, kind), value)| {
-            let value = match (kind, value) {
-                (_, None) => "-".to_owned(),
-                (Json, Some(json)) => {
-                    let value: Value = serde_json::from_str(&json).unwrap();
-                    value.to_string().replace("\\u0000", "\u{fffd}")
-                }
-                (_, Some(text)) => text,
-            };
-            format!("{name}={value}")
-        });
-        let values: Vec<String> = values.collect();
-        values.join(" ")
+    fn read(&self, is_read: fn(&str) -> bool) -> Vec<(&'static str, Kind)> {
+        let columns = self.columns.iter().copied();
+        columns.filter(|(name, _)| is_read(name)).collect()
     }
+}
+
+fn text(columns: &[(&str, Kind)], values: impl Iterator<Item = Option<String>>) -> String {
+    let values = columns.iter().zip(values);
+    let values = values.map(|((name, kind), value)| {
+        let value = match (kind, value) {
+            (_, None) => "-".to_owned(),
+            (Json, Some(json)) => {
+                let value: Value = serde_json::from_str(&json).unwrap();
+                value.to_string().replace("\\u0000", "\u{fffd}")
+            }
+            (_, Some(text)) => text,
+        };
+        format!("{name}={value}")
+    });
+    let values: Vec<String> = values.collect();
+    values.join(" ")
 }
