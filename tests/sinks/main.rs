@@ -3,6 +3,10 @@
 // The setting that allows it in tests covers only functions with a test attribute.
 #![allow(clippy::unwrap_used)]
 
+mod consume;
+mod consume_chaos;
+mod consume_poison;
+mod consuming;
 mod effects;
 mod follower;
 mod nats;

@@ -4,49 +4,33 @@
 //! message that is not acked: so what the former holder had in hand comes first, in its order, and does
 //! not wait for the end of an ack wait.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{self, AckKind, kv};
-use async_nats::{HeaderMap, Subject};
-use bytes::Bytes;
-use futures_util::future::{BoxFuture, try_join_all};
-use futures_util::{StreamExt, TryStreamExt};
+use async_nats::jetstream::stream::{Info, Stream};
+use futures_util::TryStreamExt;
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use super::body::{self, Bodies};
+use super::body::Bodies;
 use super::connection::{Connection, unavailable};
 use super::feeds;
-use super::lease::{Hand, LEASE, Lease};
+use super::held::{BATCH, Held};
+use super::kept_lease::KeptLease;
+use super::lease::{LEASE, Lease};
 use super::link::{Link, Linked};
-use super::members::{Membership, NatsPresence, Slot};
-use super::message::MESSAGE_ID;
+use super::members::{Membership, NatsPresence};
 use super::options::NatsOptions;
 use super::streams;
 use crate::model::{Feed, RandomId};
 use crate::sink::SinkError;
 use crate::sink::queue::{Presence, Queue, QueueSource, Taken};
 
-/// Messages that are taken at once.
-const BATCH: usize = 100;
-/// The bytes that are handed out at once, and taken from the server at once. A single message may have
-/// more.
-const BATCH_BYTES: usize = 4 << 20;
-/// How long it is waited for messages.
-const PATIENCE: Duration = Duration::from_millis(700);
 /// How often the lease of another consumer is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(300);
-/// How often the lease is renewed, and the ack wait lengthened.
-const RENEW_INTERVAL: Duration = Duration::from_secs(1);
 /// Messages that may wait for their acks. It is never reached: what is taken is acked before more is.
 const MOST_UNACKED: i64 = 4 * BATCH as i64;
-
-/// Headers of a dead letter, beside those of the task.
-const ERROR: &str = "Huddle-Error";
-const ATTEMPTS: &str = "Huddle-Attempts";
 
 /// The consumers of one process.
 pub struct NatsQueue {
@@ -96,30 +80,6 @@ struct Partition {
     held: Option<Held>,
 }
 
-/// A partition that this consumer has.
-struct Held {
-    connection: Connection,
-    leases: kv::Store,
-    key: String,
-    lease: Lease,
-    revision: u64,
-    renewed_at: Instant,
-    consumer: PullConsumer,
-    bodies: Bodies,
-    /// What came from the server, and was not handed out yet.
-    waiting: VecDeque<(u64, Message)>,
-    handed_out: BTreeMap<u64, Message>,
-    lengthened_at: Instant,
-    _slot: Slot,
-}
-
-/// A message of the stream.
-struct Message {
-    reply: Subject,
-    headers: HeaderMap,
-    payload: Bytes,
-}
-
 impl Partition {
     async fn take(&mut self) -> Result<Vec<Taken>, SinkError> {
         let held = match self.held.take() {
@@ -134,11 +94,7 @@ impl Partition {
             held.give_back().await;
             return Ok(Vec::new());
         }
-        held.renew_if_due().await?;
-        if held.waiting.is_empty() {
-            held.pull().await?;
-        }
-        let taken = held.hand_out().await?;
+        let taken = held.take().await?;
         self.held = Some(held);
         Ok(taken)
     }
@@ -191,26 +147,15 @@ impl Partition {
             hand: None,
             suspicion,
         };
-        let Some(revision) = write(&connection, &leases, &key, &lease, revision).await? else {
+        let taking = KeptLease::take(connection.clone(), leases, key, lease, revision);
+        let Some(lease) = taking.await? else {
             return Ok(None);
         };
         self.seen = None;
-        let consumer = self.own_consumer(&connection, &stream, revision).await?;
-        let now = Instant::now();
-        Ok(Some(Held {
-            bodies: Bodies::new(connection.clone(), layout.clone()),
-            connection,
-            leases,
-            key,
-            lease,
-            revision,
-            renewed_at: now,
-            consumer,
-            waiting: VecDeque::new(),
-            handed_out: BTreeMap::new(),
-            lengthened_at: now,
-            _slot: slot,
-        }))
+        let consumer = self.own_consumer(&connection, &stream, lease.revision());
+        let consumer = consumer.await?;
+        let bodies = Bodies::new(connection.clone(), layout.clone());
+        Ok(Some(Held::new(connection, lease, consumer, bodies, slot)))
     }
 
     /// Whether another consumer's lease has been the same for too long.
@@ -229,7 +174,7 @@ impl Partition {
     async fn own_consumer(
         &self,
         connection: &Connection,
-        stream: &jetstream::stream::Stream<jetstream::stream::Info>,
+        stream: &Stream<Info>,
         revision: u64,
     ) -> Result<PullConsumer, SinkError> {
         let layout = &self.link.options.layout;
@@ -281,256 +226,6 @@ impl Partition {
         }
         outcome
     }
-}
-
-impl Held {
-    fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.handed_out.is_empty()
-    }
-
-    async fn pull(&mut self) -> Result<(), SinkError> {
-        let most_bytes = BATCH_BYTES.max(2 * self.connection.client.max_payload());
-        self.pull_some(BATCH, most_bytes, Duration::ZERO).await?;
-        if self.waiting.is_empty() {
-            self.pull_some(1, most_bytes, PATIENCE).await?;
-            if !self.waiting.is_empty() {
-                self.pull_some(BATCH - 1, most_bytes, Duration::ZERO)
-                    .await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn pull_some(
-        &mut self,
-        most: usize,
-        most_bytes: usize,
-        patience: Duration,
-    ) -> Result<(), SinkError> {
-        let failed = |error: &dyn std::fmt::Display| unavailable("cannot take messages", error);
-        let pulling = async {
-            let batch = match patience.is_zero() {
-                true => {
-                    let fetch = self.consumer.fetch().max_messages(most);
-                    fetch.max_bytes(most_bytes).messages().await
-                }
-                false => {
-                    let batch = self.consumer.batch().max_messages(most);
-                    batch.expires(patience).messages().await
-                }
-            };
-            let mut batch = batch.map_err(|error| failed(&error))?;
-            let mut messages = Vec::new();
-            while let Some(message) = batch.next().await {
-                match message {
-                    Ok(message) => messages.push(numbered(message)?),
-                    // The server ends a batch so where the next message would be too much.
-                    Err(_) if !messages.is_empty() => break,
-                    Err(error) => return Err(failed(&error)),
-                }
-            }
-            Ok(messages)
-        };
-        let messages = self.connection.run(pulling).await?;
-        self.waiting.extend(messages);
-        Ok(())
-    }
-
-    /// Hands out messages whose bodies fit into memory together, and one at least.
-    async fn hand_out(&mut self) -> Result<Vec<Taken>, SinkError> {
-        let mut taken = Vec::new();
-        let mut bytes = 0;
-        while bytes < BATCH_BYTES
-            && let Some((number, message)) = self.waiting.pop_front()
-        {
-            let suspicion = &self.lease.suspicion;
-            let (most, mut verdict) = (suspicion.most(number), suspicion.verdict(number));
-            let body = match self.bodies.get(&message.headers).await {
-                Ok(body) => body.unwrap_or_else(|| message.payload.clone()),
-                Err(SinkError::Refused(reason)) => {
-                    verdict = Some(reason);
-                    message.payload.clone()
-                }
-                Err(error) => return Err(error),
-            };
-            bytes += body.len();
-            self.handed_out.insert(number, message);
-            taken.push(Taken {
-                number,
-                body,
-                most,
-                verdict,
-            });
-            // A large body takes its time.
-            self.extend_if_due().await?;
-        }
-        Ok(taken)
-    }
-
-    async fn renew(&mut self) -> Result<(), SinkError> {
-        let (connection, leases) = (&self.connection, &self.leases);
-        let written = write(connection, leases, &self.key, &self.lease, self.revision).await?;
-        let Some(revision) = written else {
-            return Err(SinkError::unavailable(
-                "another consumer has taken the partition over",
-            ));
-        };
-        self.revision = revision;
-        self.renewed_at = Instant::now();
-        Ok(())
-    }
-
-    async fn renew_if_due(&mut self) -> Result<(), SinkError> {
-        match self.renewed_at.elapsed() >= RENEW_INTERVAL {
-            true => self.renew().await,
-            false => Ok(()),
-        }
-    }
-
-    async fn extend_if_due(&mut self) -> Result<(), SinkError> {
-        if self.lengthened_at.elapsed() >= RENEW_INTERVAL {
-            let waiting = self.waiting.iter().map(|(_, message)| message);
-            let replies = waiting.chain(self.handed_out.values());
-            let replies: Vec<Subject> = replies.map(|message| message.reply.clone()).collect();
-            let client = &self.connection.client;
-            let progress = async {
-                for reply in replies {
-                    let sent = client.publish(reply, AckKind::Progress.into()).await;
-                    sent.map_err(|error| unavailable("cannot lengthen the ack wait", error))?;
-                }
-                Ok::<_, SinkError>(())
-            };
-            self.connection.run(progress).await?;
-            self.lengthened_at = Instant::now();
-        }
-        self.renew_if_due().await
-    }
-
-    async fn begin(&mut self, numbers: &[u64]) -> Result<(), SinkError> {
-        self.extend_if_due().await?;
-        self.lease.hand = numbers.last().map(|last| Hand {
-            last: *last,
-            count: numbers.len(),
-        });
-        self.renew().await
-    }
-
-    async fn ack(&mut self, numbers: &[u64]) -> Result<(), SinkError> {
-        let messages = numbers.iter();
-        let messages = messages.filter_map(|number| self.handed_out.get(number));
-        let client = &self.connection.client;
-        let acks = messages.map(|message| client.request(message.reply.clone(), "+ACK".into()));
-        let acking = async {
-            let acked = try_join_all(acks).await;
-            acked.map_err(|error| unavailable("an ack was not taken", error))
-        };
-        self.connection.run(acking).await?;
-        self.passed(numbers).await
-    }
-
-    /// The tasks are applied or set aside: what was put aside for them goes.
-    async fn passed(&mut self, numbers: &[u64]) -> Result<(), SinkError> {
-        let mut claims = Vec::new();
-        for number in numbers {
-            let message = self.handed_out.remove(number);
-            claims.extend(message.and_then(|message| body::name(&message.headers)));
-        }
-        if let Some(last) = numbers.last() {
-            self.lease.suspicion.passed(*last);
-        }
-        self.lease.hand = None;
-        for claim in claims {
-            self.bodies.delete(&claim).await?;
-        }
-        Ok(())
-    }
-
-    async fn set_aside(
-        &mut self,
-        subject: String,
-        number: u64,
-        reason: &str,
-        attempts: u32,
-    ) -> Result<(), SinkError> {
-        let Some(message) = self.handed_out.get(&number) else {
-            return Ok(());
-        };
-        let mut headers = HeaderMap::new();
-        for name in [MESSAGE_ID, body::BODY] {
-            if let Some(value) = message.headers.get(name) {
-                headers.insert(name, value.clone());
-            }
-        }
-        headers.insert(ERROR, one_line(reason).as_str());
-        headers.insert(ATTEMPTS, attempts.to_string().as_str());
-        let publish = PublishMessage::build()
-            .payload(message.payload.clone())
-            .headers(headers);
-        let reply = message.reply.clone();
-        let putting = async {
-            let sent = self.connection.context.send_publish(subject, publish).await;
-            let sent = sent.map_err(|error| unavailable("cannot put a dead letter", error))?;
-            let acked = sent.await;
-            acked.map_err(|error| unavailable("cannot put a dead letter", error))?;
-            let acked = self.connection.client.request(reply, "+ACK".into()).await;
-            acked.map_err(|error| unavailable("an ack was not taken", error))
-        };
-        self.connection.run(putting).await?;
-        // Its body stays: the dead letter names it.
-        self.handed_out.remove(&number);
-        self.passed(&[number]).await
-    }
-
-    /// Gives the lease back. If that fails, it ends by itself.
-    async fn give_back(mut self) {
-        self.lease.holder = None;
-        self.lease.hand = None;
-        let _ends_by_itself = self.renew().await;
-    }
-}
-
-/// Writes a lease over the one with `revision`. Returns the new revision; `None` if another consumer was
-/// faster.
-async fn write(
-    connection: &Connection,
-    leases: &kv::Store,
-    key: &str,
-    lease: &Lease,
-    revision: u64,
-) -> Result<Option<u64>, SinkError> {
-    let value = serde_json::to_vec(lease).map_err(SinkError::unavailable)?;
-    let writing = async {
-        match leases.update(key, value.into(), revision).await {
-            Ok(revision) => Ok(Some(revision)),
-            Err(error) => match error.kind() {
-                kv::UpdateErrorKind::WrongLastRevision => Ok(None),
-                _ => Err(unavailable("cannot write a lease", error)),
-            },
-        }
-    };
-    connection.run(writing).await
-}
-
-fn numbered(message: jetstream::Message) -> Result<(u64, Message), SinkError> {
-    let number = message.info().map(|info| info.stream_sequence);
-    let number = number.map_err(|error| unavailable("a message has no number", error))?;
-    let (message, reply) = (&message.message, message.reply.clone());
-    let reply = reply.ok_or_else(|| SinkError::unavailable("a message takes no ack"))?;
-    let message = Message {
-        reply,
-        headers: message.headers.clone().unwrap_or_default(),
-        payload: message.payload.clone(),
-    };
-    Ok((number, message))
-}
-
-/// A header has no line breaks.
-fn one_line(text: &str) -> String {
-    let is_plain = |c: char| !c.is_control();
-    text.chars()
-        .map(|c| if is_plain(c) { c } else { ' ' })
-        .take(1000)
-        .collect()
 }
 
 impl QueueSource for Partition {
@@ -592,7 +287,7 @@ impl QueueSource for Partition {
     fn feed<'a>(&'a mut self, id: &'a RandomId) -> BoxFuture<'a, Result<Option<Feed>, SinkError>> {
         Box::pin(async {
             let link = self.link.clone();
-            let connection = &self.held()?.connection;
+            let connection = self.held()?.connection();
             let read = feeds::read(connection, &link.options.layout, id).await;
             self.checked(read).await
         })

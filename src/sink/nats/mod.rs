@@ -5,6 +5,8 @@ mod body;
 mod connection;
 mod consumer;
 mod feeds;
+mod held;
+mod kept_lease;
 mod lease;
 mod link;
 mod mark;
