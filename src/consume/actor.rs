@@ -1,7 +1,7 @@
 //! The ConsumerActor: applies the tasks of one partition while this process has it, and otherwise waits
 //! for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -25,7 +25,7 @@ const RETRY_JITTER: f64 = 0.2;
 const REFUSED_MAX: Duration = Duration::from_secs(1);
 /// The longest delay that a target may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// How often the log tells of a partition that fails.
+/// How often the log tells of partitions that fail.
 const ERROR_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Applies the tasks of one partition; see the module.
@@ -39,6 +39,9 @@ pub(super) struct ConsumerContext {
     /// Retries of a task that the target refuses, before it is a dead letter.
     pub(super) retries: u32,
     pub(super) status: StatusBoard,
+    /// When the log told last of a partition that fails; `None` since all are read again. What fails as a
+    /// rule fails for all, and is told once.
+    pub(super) told_at: Arc<Mutex<Option<Instant>>>,
     pub(super) address: Address<ConsumerMessage>,
 }
 
@@ -54,11 +57,14 @@ pub(super) struct ConsumerState {
     context: ActorContext<ConsumerContext>,
     consumer: Consumer,
     backoff: Backoff,
-    told_at: Option<Instant>,
     is_finished: bool,
 }
 
 impl ConsumerContext {
+    fn told_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.told_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn update(&self, change: impl FnOnce(&mut Consumption)) {
         self.status.update(|status| {
             if let Some(consumption) = &mut status.consumption {
@@ -95,7 +101,6 @@ impl Actor for ConsumerActor {
             context,
             consumer,
             backoff,
-            told_at: None,
             is_finished: false,
         })
     }
@@ -140,19 +145,17 @@ impl ConsumerState {
     fn went_on(&mut self, pace: Pace) -> Option<Duration> {
         let now = Timestamp::now();
         let part = self.context.part;
-        let mut failed_since = None;
+        let mut recovered = None;
         self.context.update(|consumption| {
-            failed_since = consumption.failing.remove(&part).map(|failure| failure.at);
+            let failed = consumption.failing.remove(&part);
+            recovered = failed.filter(|_| consumption.failing.is_empty());
             consumption.last_success_at = Some(now);
         });
-        if let Some(since) = failed_since {
-            let seconds = now.duration_since(since).as_secs();
-            tracing::info!(
-                partition = part,
-                failed_s = seconds,
-                "the partition is read again"
-            );
-            self.told_at = None;
+        if let Some(last) = recovered
+            && self.context.told_at().take().is_some()
+        {
+            let seconds = now.duration_since(last.at).as_secs();
+            tracing::info!(failed_s = seconds, "all partitions are read again");
         }
         match pace {
             Pace::Applied(count) => {
@@ -199,25 +202,26 @@ impl ConsumerState {
         };
         let (part, now) = (self.context.part, Timestamp::now());
         let reason = error.to_string();
+        let mut failing = 0;
         self.context.update(|consumption| {
             consumption.errors += 1;
             consumption.last_error = Some(reason.clone());
-            let failing = consumption.failing.entry(part).or_insert_with(|| Failure {
+            let failure = consumption.failing.entry(part).or_insert_with(|| Failure {
                 at: now,
                 reason: String::new(),
             });
-            failing.reason.clone_from(&reason);
+            failure.reason.clone_from(&reason);
+            failing = consumption.failing.len();
         });
-        if self
-            .told_at
-            .is_none_or(|told| told.elapsed() >= ERROR_INTERVAL)
-        {
-            self.told_at = Some(Instant::now());
+        let mut told_at = self.context.told_at();
+        if told_at.is_none_or(|told| told.elapsed() >= ERROR_INTERVAL) {
+            *told_at = Some(Instant::now());
             tracing::warn!(
                 partition = part,
+                failing,
                 error = reason,
                 retry_in_ms = delay.as_millis() as u64,
-                "the partition was given back; its tasks wait in the queue"
+                "a partition cannot be read or applied; it was given back, and its tasks wait in the queue"
             );
         }
         delay

@@ -17,7 +17,7 @@ use crate::testing::fault::Faults;
 /// Tasks that are applied in one transaction.
 const BATCH: usize = 100;
 /// The deadline of a transaction, and of the wait for those of the other consumers of the process.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(45);
 /// How often the queue is told that the tasks are still in hand.
 const EXTEND_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -59,6 +59,7 @@ pub async fn start(
             ..Consumption::default()
         });
     });
+    let told_at = Arc::default();
     let contexts = (0..queue.parts()).map(|part| {
         Arc::new(ConsumerContext {
             queue: queue.clone(),
@@ -66,6 +67,7 @@ pub async fn start(
             target: target.clone(),
             retries: options.retries,
             status: status.clone(),
+            told_at: Arc::clone(&told_at),
             address: Address::default(),
         })
     });
