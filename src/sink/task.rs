@@ -13,7 +13,7 @@ use crate::store::sortable;
 
 /// The longest id of a feed or an epoch.
 const LONGEST_ID: usize = 64;
-/// The longest other word, such as a status.
+/// The longest other text, such as a status, in bytes.
 const LONGEST_WORD: usize = 4096;
 const VALIDITIES: [&str; 3] = ["valid", "invalid", "unvalidated"];
 
@@ -111,11 +111,11 @@ fn account(account: Account, did: &Did, time: String) -> Result<ChangedRow, Inva
         is_active: account.active,
         status: account
             .status
-            .map(|word| short("status", word))
+            .map(|text| short("status", text))
             .transpose()?,
         handle: account
             .handle
-            .map(|word| short("handle", word))
+            .map(|text| word("handle", text))
             .transpose()?,
         handle_status: handle_status.as_str().to_owned(),
         removed_at: removed_at
@@ -164,10 +164,10 @@ fn record(
         did: did.to_string(),
         collection: collection.to_string(),
         rkey: rkey.to_string(),
-        cid: record.cid.map(|word| short("cid", word)).transpose()?,
+        cid: record.cid.map(|text| word("cid", text)).transpose()?,
         rev: rev.to_string(),
         seq: number("seq", record.seq)?,
-        source: short("source", record.source)?,
+        source: word("source", record.source)?,
         time,
         record: json.map(str::to_owned),
         record_cbor: None,
@@ -175,9 +175,9 @@ fn record(
         invalid_reason: record.invalid_reason,
         refused_cid: record
             .refused_cid
-            .map(|word| short("refused_cid", word))
+            .map(|text| word("refused_cid", text))
             .transpose()?,
-        verified: short("verified", record.verified)?,
+        verified: word("verified", record.verified)?,
         first_indexed_at: datetime("first_indexed_at", &record.first_indexed_at)?,
         last_indexed_at: datetime("last_indexed_at", &record.last_indexed_at)?,
         is_stale: record.stale,
@@ -212,10 +212,18 @@ fn number(field: &str, number: u64) -> Result<u64, InvalidTask> {
     }
 }
 
-fn short(field: &str, word: String) -> Result<String, InvalidTask> {
-    match word.len() <= LONGEST_WORD && !word.contains('\0') {
-        true => Ok(word),
-        false => Err(InvalidTask::of(field, "it is too long, or has a NUL")),
+fn short(field: &str, text: String) -> Result<String, InvalidTask> {
+    match text.len() <= LONGEST_WORD {
+        true => Ok(text),
+        false => Err(InvalidTask::of(field, "it is too long")),
+    }
+}
+
+/// Some databases have no place for a NUL in text.
+fn word(field: &str, text: String) -> Result<String, InvalidTask> {
+    match text.contains('\0') {
+        true => Err(InvalidTask::of(field, "it has a NUL")),
+        false => short(field, text),
     }
 }
 

@@ -228,6 +228,31 @@ async fn a_stream_that_is_otherwise_is_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_read_from_its_file_each_time_and_is_in_no_error() {
+    let Some(server) = OwnServer::start_with(Some("s3cr3t")).await else {
+        return Queue::missing().unwrap_or_default();
+    };
+    let queue = Queue::at(&server.url_with_token());
+    let (database, store) = with_records(3).await;
+    let file = database.folder().join("token");
+    let url = queue.url_at(&server.url());
+    let mut sink = follower(&store, &format!("{url}&token_file={}", file.display()));
+    for wrong in [None, Some("wr0ng")] {
+        if let Some(wrong) = wrong {
+            std::fs::write(&file, wrong).unwrap();
+        }
+        let error = sink.step().await.unwrap_err().to_string();
+        assert!(!error.contains("wr0ng"), "{error}");
+    }
+    std::fs::write(&file, "s3cr3t\n").unwrap();
+    assert_eq!(follow(&mut sink).await, []);
+    assert_eq!(
+        numbers(&queue.waiting().await),
+        database.rows(NUMBERS).await
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_connections_are_cut_the_stream_has_each_change_once() {
     let Some(queue) = Queue::new().await else {
         return;

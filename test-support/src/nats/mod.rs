@@ -71,7 +71,7 @@ impl Queue {
     }
 
     async fn context(&self) -> jetstream::Context {
-        jetstream::new(async_nats::connect(&self.server).await.unwrap())
+        jetstream::new(server::connect(&self.server).await.unwrap())
     }
 
     /// What is known of the stream; `None` if there is none.
@@ -165,14 +165,14 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        let (server, stream) = (self.server.clone(), self.stream.clone());
+        let (url, stream) = (self.server.clone(), self.stream.clone());
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let connecting = async_nats::connect(&server);
+                let connecting = server::connect(&url);
                 let connected = tokio::time::timeout(Duration::from_secs(2), connecting).await;
                 let Ok(Ok(client)) = connected else {
                     return;

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::{Client, ConnectError, ConnectOptions};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
@@ -35,8 +36,20 @@ async fn find() -> Option<String> {
     start_for_all().await
 }
 
+/// Connects to `nats://HOST:PORT` or `nats://TOKEN@HOST:PORT`.
+pub(super) async fn connect(url: &str) -> Result<Client, ConnectError> {
+    let address = url.trim_start_matches("nats://");
+    match address.split_once('@') {
+        Some((token, address)) => {
+            let options = ConnectOptions::with_token(token.to_owned());
+            options.connect(address).await
+        }
+        None => async_nats::connect(url).await,
+    }
+}
+
 async fn answers(url: &str) -> bool {
-    let connected = timeout(Duration::from_secs(5), async_nats::connect(url)).await;
+    let connected = timeout(Duration::from_secs(5), connect(url)).await;
     let Ok(Ok(client)) = connected else {
         return false;
     };
@@ -92,25 +105,41 @@ async fn until_it_answers(url: &str) -> bool {
 pub struct OwnServer {
     folder: TempDir,
     port: u16,
+    /// What a login needs, if it needs one.
+    token: Option<&'static str>,
     child: Option<Child>,
 }
 
 impl OwnServer {
     /// Starts a server. `None` if there is no program.
     pub async fn start() -> Option<Self> {
+        Self::start_with(None).await
+    }
+
+    /// Starts a server that wants a token.
+    pub async fn start_with(token: Option<&'static str>) -> Option<Self> {
         program()?;
         let mut server = Self {
             folder: TempDir::new().unwrap(),
             port: free_port(),
+            token,
             child: None,
         };
         server.start_again().await;
         Some(server)
     }
 
-    /// The URL, without parameters.
+    /// The URL, without parameters and without the token.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The URL with the token, if there is one.
+    pub fn url_with_token(&self) -> String {
+        match self.token {
+            Some(token) => format!("nats://{token}@127.0.0.1:{}", self.port),
+            None => self.url(),
+        }
     }
 
     /// Starts it after [`Self::kill`].
@@ -128,9 +157,12 @@ impl OwnServer {
             .arg(self.folder.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        if let Some(token) = self.token {
+            command.args(["--auth", token]);
+        }
         self.child = Some(command.spawn().unwrap());
         assert!(
-            until_it_answers(&self.url()).await,
+            until_it_answers(&self.url_with_token()).await,
             "nats-server does not start"
         );
     }
