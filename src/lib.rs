@@ -9,6 +9,9 @@ pub mod config;
 // Puts a worker together and starts it.
 pub mod worker;
 
+// The consumer of a queue: applies index tasks to tables elsewhere.
+pub mod consume;
+
 // Restarts failed actors.
 pub mod supervisor;
 
@@ -21,7 +24,7 @@ pub mod command;
 // The actors of one source.
 pub mod pipeline;
 
-// What follows the change feed: Postgres, webhooks.
+// What follows the change feed: Postgres, webhooks, queues; what queues are applied to.
 pub mod sink;
 
 // What a transaction writes, and the SQLite store.

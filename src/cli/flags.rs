@@ -9,6 +9,9 @@ const DATABASE: [&str; 1] = ["database_url"];
 /// Those of a command that also needs to know the source.
 const SOURCE: [&str; 2] = ["database_url", "source_url"];
 
+/// Those of the consumer of a queue.
+const CONSUMER: [&str; 2] = ["listen", "lexicons"];
+
 /// Those of a command about lexicons.
 const LEXICONS: [&str; 1] = ["lexicons"];
 /// Those of a command about lexicons that works on the database.
@@ -30,6 +33,7 @@ const SMALL_COMMANDS: &[(&[&str], &[&str])] = &[
     (&["config", "print"], &[]),
     (&["config", "reset"], &DATABASE),
     (&["config", "set"], &DATABASE),
+    (&["consume"], &CONSUMER),
     (&["cursor", "show"], &DATABASE),
     (&["cursor", "set"], &SOURCE),
     (&["cursor", "reset"], &SOURCE),

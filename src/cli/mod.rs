@@ -7,6 +7,7 @@ mod backup;
 mod check;
 mod commands;
 mod config;
+mod consume;
 mod cursor;
 mod database;
 mod demo;
@@ -69,6 +70,7 @@ enum Command {
     /// Show, check or change the configuration
     #[command(subcommand)]
     Config(config::Command),
+    Consume(Box<consume::Consume>),
     /// Show or move the cursor
     #[command(subcommand)]
     Cursor(cursor::Command),
@@ -130,6 +132,7 @@ impl Cli {
             Command::Check(command) => command.execute(),
             Command::Commands(command) => command.execute(),
             Command::Config(command) => command.execute(),
+            Command::Consume(consume) => consume.execute(),
             Command::Cursor(command) => command.execute(),
             Command::Demo(demo) => demo.execute(),
             Command::Doctor(configuration) => doctor::execute(&configuration),
@@ -312,6 +315,7 @@ mod tests {
             &["config", "print"],
             &["config", "reset", "collections"],
             &["config", "set", "collections", "*"],
+            &["consume", "--from", "nats://a", "--into", "postgres://b/c"],
             &["cursor", "show"],
             &["cursor", "set", "5"],
             &["cursor", "reset"],

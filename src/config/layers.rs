@@ -14,7 +14,12 @@ use super::settings::Settings;
 
 /// Variables with the `HUDDLE_` prefix that are not settings: the path of the file, and variables of
 /// the test suite.
-const OTHER_VARIABLES: [&str; 3] = ["HUDDLE_CONFIG", "HUDDLE_TEST_DATA", "HUDDLE_TEST_POSTGRES"];
+const OTHER_VARIABLES: [&str; 4] = [
+    "HUDDLE_CONFIG",
+    "HUDDLE_TEST_DATA",
+    "HUDDLE_TEST_NATS",
+    "HUDDLE_TEST_POSTGRES",
+];
 
 /// Settings of which each layer adds to the layers before.
 const ADDED: [&str; 1] = ["sink"];

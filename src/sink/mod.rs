@@ -7,11 +7,15 @@ mod control;
 pub mod d1;
 mod follower;
 pub mod item;
+pub mod nats;
 mod nul;
 mod options;
 pub mod postgres;
 mod projected;
+pub mod queue;
 mod secret;
+pub mod target;
+pub mod task;
 pub mod webhook;
 
 use std::fmt;

@@ -8,6 +8,7 @@ use url::Url;
 use super::Sink;
 use super::cloudflare_queue::{QueueOptions, QueueSink};
 use super::d1::{D1Options, D1Sink};
+use super::nats::{NatsOptions, NatsSink};
 use super::postgres::{PostgresOptions, PostgresSink};
 use super::webhook::{WebhookOptions, WebhookSink};
 use crate::lexicon::TypedView;
@@ -26,6 +27,7 @@ pub struct SinkOptions {
 pub enum Target {
     CloudflareQueue(QueueOptions),
     D1(D1Options),
+    Nats(NatsOptions),
     Postgres(PostgresOptions),
     Webhook(WebhookOptions),
 }
@@ -34,7 +36,7 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSink {
     #[error(
-        "{0}: no kind of sink has this scheme; there are postgres, d1, d1+https, cfqueue, \
+        "{0}: no kind of sink has this scheme; there are postgres, d1, d1+https, cfqueue, nats, \
          webhook+https and webhook+http"
     )]
     Scheme(String),
@@ -81,6 +83,10 @@ impl SinkOptions {
                 let options = D1Options::parse(&url).map_err(InvalidSink::Target)?;
                 ("d1", Target::D1(options))
             }
+            "nats" | "tls" => {
+                let options = NatsOptions::parse(&url).map_err(InvalidSink::Target)?;
+                ("nats", Target::Nats(options))
+            }
             "postgres" | "postgresql" => {
                 let options = PostgresOptions::parse(&url).map_err(InvalidSink::Target)?;
                 ("postgres", Target::Postgres(options))
@@ -110,6 +116,11 @@ impl SinkOptions {
                 self.name.clone(),
                 feed.clone(),
             )),
+            Target::Nats(options) => Box::new(NatsSink::new(
+                options.clone(),
+                self.name.clone(),
+                feed.clone(),
+            )),
             Target::D1(options) => Box::new(D1Sink::new(
                 options.clone(),
                 self.name.clone(),
@@ -135,6 +146,7 @@ impl fmt::Display for SinkOptions {
         match &self.target {
             Target::CloudflareQueue(options) => options.fmt(f),
             Target::D1(options) => options.fmt(f),
+            Target::Nats(options) => options.fmt(f),
             Target::Postgres(options) => options.fmt(f),
             Target::Webhook(options) => options.fmt(f),
         }

@@ -24,6 +24,12 @@ pub trait ChangeFeed: Send + Sync + 'static {
     /// Whether all rows have numbers. Those of an earlier version get them in pieces.
     fn is_numbered(&self) -> BoxFuture<'_, Result<bool, StoreError>>;
 
+    /// What `sink` was when its position was kept last; `None` if none was.
+    fn sink_target<'a>(
+        &'a self,
+        sink: &'a str,
+    ) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
+
     /// The position that was kept for `sink`, when it was `target`.
     fn sink_position<'a>(
         &'a self,

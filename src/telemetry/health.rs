@@ -32,7 +32,7 @@ pub struct Readiness {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// `worker`, `database`, `directory`, `repositories`, `actor NAME`, `sink NAME` or `source ID`.
+    /// `worker`, `database`, `directory`, `queue`, `repositories`, `actor NAME`, `sink NAME` or `source ID`.
     pub component: String,
     pub message: String,
     /// The worker is ready all the same.
@@ -49,6 +49,7 @@ fn is_false(flag: &bool) -> bool {
 /// Evaluates `status` at the time `now`.
 pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Readiness {
     let worker = worker_fault(status).map(|message| ("worker".to_owned(), message));
+    let queue = queue_fault(status, now).map(|message| ("queue".to_owned(), message));
     let database = database_fault(status, now).map(|message| ("database".to_owned(), message));
     let directory = directory_fault(status, now).map(|message| ("directory".to_owned(), message));
     let actors = status.actors.iter().filter_map(|(name, actor)| {
@@ -67,6 +68,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
     });
     let reasons: Vec<_> = worker
         .into_iter()
+        .chain(queue)
         .chain(database)
         .chain(directory)
         .chain(actors)
@@ -216,10 +218,28 @@ fn rules_warning(status: &Status) -> Option<Reason> {
 fn worker_fault(status: &Status) -> Option<String> {
     if status.draining {
         Some("is draining".to_owned())
-    } else if status.sources.is_empty() {
+    } else if status.sources.is_empty() && status.consumption.is_none() {
         Some("has not started a source yet".to_owned())
     } else {
         None
+    }
+}
+
+/// A consumer whose queue or target does not answer.
+fn queue_fault(status: &Status, now: Timestamp) -> Option<String> {
+    let consumption = status.consumption.as_ref()?;
+    let failing = &consumption.failing;
+    let oldest = failing.values().min_by_key(|failure| failure.at);
+    match (oldest, consumption.last_success_at) {
+        (Some(failure), _) => Some(format!(
+            "{} of {} partitions have not been read for up to {} s: {}",
+            failing.len(),
+            consumption.partitions,
+            elapsed(failure.at, now).as_secs(),
+            failure.reason
+        )),
+        (None, None) => Some("has not been reached yet".to_owned()),
+        (None, Some(_)) => None,
     }
 }
 
@@ -313,7 +333,7 @@ fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
 mod tests {
     use super::*;
     use crate::model::{Position, RepoCounts};
-    use crate::telemetry::status::{DirectoryFailure, Failure};
+    use crate::telemetry::status::{Consumption, DirectoryFailure, Failure};
 
     const THRESHOLDS: Thresholds = Thresholds {
         disconnected: Duration::from_secs(200),
@@ -413,6 +433,31 @@ mod tests {
         assert_eq!(
             faults(|status| source(status).connection = ConnectionState::Stopped),
             ["source wss://relay: has been stopped"]
+        );
+    }
+
+    #[test]
+    fn a_consumer_is_ready_once_its_queue_was_reached_and_while_each_partition_is_read() {
+        let consumption = |failing: Option<Failure>, success| Status {
+            consumption: Some(Consumption {
+                partitions: 16,
+                failing: failing.map(|failure| (3, failure)).into_iter().collect(),
+                last_success_at: success,
+                ..Consumption::default()
+            }),
+            ..Status::default()
+        };
+        assert_eq!(
+            faults(|status| *status = consumption(None, None)),
+            ["queue: has not been reached yet"]
+        );
+        assert_eq!(
+            faults(|status| *status = consumption(None, Some(ago(5)))),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            faults(|status| *status = consumption(Some(failure(7)), Some(ago(5)))),
+            ["queue: 1 of 16 partitions have not been read for up to 7 s: it broke"]
         );
     }
 

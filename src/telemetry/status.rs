@@ -1,7 +1,7 @@
 //! The state of the worker, for its operator: plain values that the actors write once for each
 //! batch, and that `/status` and `/readyz` read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -60,6 +60,8 @@ pub struct Status {
     pub clock: ClockStatus,
     /// The sinks by name.
     pub sinks: BTreeMap<String, SinkStatus>,
+    /// What `consume` does; `None` in a worker.
+    pub consumption: Option<Consumption>,
 }
 
 impl Status {
@@ -337,6 +339,30 @@ impl SinkStatus {
             (_, oldest) => Some(now.duration_since(oldest?).as_secs_f64().max(0.0)),
         }
     }
+}
+
+/// What a consumer of a queue does.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Consumption {
+    /// The queue, without what is secret.
+    pub from: String,
+    /// The target, without what is secret.
+    pub into: String,
+    /// How many partitions there are, and which this process has.
+    pub partitions: u32,
+    pub held: BTreeSet<u32>,
+    /// How many consumers share them; `None` until that is known.
+    pub members: Option<u32>,
+    /// Tasks that were applied since the start.
+    pub applied: u64,
+    /// Tasks that became dead letters since the start.
+    pub dead_letters: u64,
+    /// Attempts that failed since the start.
+    pub errors: u64,
+    pub last_error: Option<String>,
+    pub last_success_at: Option<Timestamp>,
+    /// Since when, and why, a partition is not read.
+    pub failing: BTreeMap<u32, Failure>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]

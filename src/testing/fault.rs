@@ -15,6 +15,9 @@ pub enum Point {
     /// What became of a command, or of a piece of it, is durable.
     CommandEnded,
     CommandStart,
+    ConsumerStart,
+    /// Before a consumer of a queue does its next step.
+    ConsumerStep,
     ConnectionStart,
     /// Before the connection dials or reads.
     ConnectionStep,
@@ -47,6 +50,8 @@ pub enum Point {
     IndexerCommitted,
     /// The leases of the transaction are acked.
     IndexerSettled,
+    PresenceBeat,
+    PresenceStart,
     RepositoriesStart,
     RepositoriesMessage,
     SinkStart,
@@ -69,6 +74,8 @@ pub enum Point {
     /// A child has ended, and the supervisor does not know yet.
     SupervisorEvent,
     SupervisorMessage,
+    UpkeepStart,
+    UpkeepTick,
 }
 
 impl Point {
@@ -117,8 +124,8 @@ pub trait FaultPlan: Send + Sync + 'static {
     /// Called each time a point is passed.
     fn strike(&self, point: Point) -> Option<Fault>;
 
-    /// Called with each frame that a decoder is about to read, on the thread that reads it. It may
-    /// simulate a harmful frame: panic, hang, or end the process.
+    /// Called with each frame that a decoder is about to read, and each task that a consumer is about to
+    /// apply, on the thread that does so. It may simulate a harmful one: panic, hang, or end the process.
     fn touch(&self, _frame: &[u8]) {}
 }
 
@@ -142,7 +149,7 @@ impl Faults {
         self.0.is_some()
     }
 
-    /// Called when a decoder is about to read `frame`.
+    /// Called when a decoder is about to read `frame`, or a consumer to apply a task.
     #[inline]
     pub fn touch(&self, frame: &[u8]) {
         if let Some(plan) = &self.0 {

@@ -135,7 +135,8 @@ async fn a_refused_change_is_found_by_halves_and_set_aside_after_its_retries() {
     let kept = Arc::default();
     let mut sink = follower(&store, &kept, 0, 0);
     let mut refusals = 0;
-    loop {
+    for step in 0.. {
+        assert!(step < 1000, "it never caught up");
         match sink.step().await.unwrap() {
             Pace::CaughtUp => break,
             Pace::Refused(reason) => {

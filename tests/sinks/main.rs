@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod cloudflare_queue;
+mod consume;
+mod consume_chaos;
+mod consume_poison;
+mod consuming;
 mod control;
 mod d1;
 mod d1_faults;
@@ -13,6 +17,7 @@ mod d1_rules;
 mod effects;
 mod follower;
 mod lexicon_views;
+mod nats;
 mod postgres;
 mod postgres_program;
 mod postgres_rules;

@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::model::{RepoCounts, Trips};
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{
-    ActorStatus, BudgetStatus, DirectoryFailure, QueueStatus, SinkStatus, SourceStatus, Status,
+    ActorStatus, BudgetStatus, Consumption, DirectoryFailure, QueueStatus, SinkStatus,
+    SourceStatus, Status,
 };
 
 /// The status, with the values that depend on the time.
@@ -30,6 +31,8 @@ pub(super) struct Report<'a> {
     writer: Trips,
     clock: &'a ClockStatus,
     sinks: BTreeMap<&'a str, SinkReport<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumption: Option<&'a Consumption>,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,6 +73,7 @@ impl<'a> Report<'a> {
             writer,
             clock,
             sinks,
+            consumption,
         } = status;
         let sinks = sinks.iter().map(|(name, sink)| {
             let lag_seconds = sink.lag_seconds(now);
@@ -102,6 +106,7 @@ impl<'a> Report<'a> {
             writer: *writer,
             clock,
             sinks: sinks.collect(),
+            consumption: consumption.as_ref(),
         }
     }
 }

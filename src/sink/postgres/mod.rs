@@ -12,6 +12,7 @@ mod position;
 mod projections;
 mod records;
 mod removals;
+mod target;
 mod transaction;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 pub use self::options::PostgresOptions;
+pub use self::target::PostgresTarget;
 use self::transaction::Connections;
 use super::{Delivery, Sink, SinkError, TableOptions};
 use crate::model::{ChangedRow, Feed};
@@ -58,13 +60,6 @@ impl PostgresSink {
         }
     }
 
-    /// Ended booking requests that were written before are purged.
-    fn purged_before(&self) -> String {
-        let age = SignedDuration::from_hours(i64::from(self.tables.request_days) * 24);
-        let limit = Timestamp::now().saturating_sub(age);
-        crate::store::sortable(limit.unwrap_or(Timestamp::MIN))
-    }
-
     async fn take(&mut self, feed: &Feed) -> Result<u64, SinkError> {
         let mut transaction = self.connections.begin().await?;
         migrate::migrate(&mut transaction, self.connections.schema()).await?;
@@ -80,7 +75,7 @@ impl PostgresSink {
         let Some(holder) = self.holder.clone() else {
             return Err(SinkError::Superseded);
         };
-        let purged_before = self.purged_before();
+        let purged_before = purged_before(self.tables.request_days);
         let mut accounts = Vec::new();
         let mut records = Vec::new();
         for change in delivery.changes {
@@ -110,7 +105,7 @@ impl PostgresSink {
             .is_none_or(|last| last.elapsed() >= PURGE_INTERVAL);
         let mut has_more = removals::do_piece(&mut transaction).await?;
         if is_due {
-            let limit = self.purged_before();
+            let limit = purged_before(self.tables.request_days);
             has_more |= projections::purge(&mut transaction, &limit).await?;
         }
         self.connections.commit(transaction).await?;
@@ -119,6 +114,13 @@ impl PostgresSink {
         }
         Ok(has_more)
     }
+}
+
+/// Ended booking requests that were written before are purged.
+fn purged_before(request_days: u32) -> String {
+    let age = SignedDuration::from_hours(i64::from(request_days) * 24);
+    let limit = Timestamp::now().saturating_sub(age);
+    crate::store::sortable(limit.unwrap_or(Timestamp::MIN))
 }
 
 impl Sink for PostgresSink {

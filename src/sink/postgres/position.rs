@@ -81,7 +81,11 @@ async fn move_to(
     }
 }
 
-async fn store_epochs(connection: &mut PgConnection, feed: &Feed) -> Result<(), SinkError> {
+/// Stores which epochs the feed has.
+pub(super) async fn store_epochs(
+    connection: &mut PgConnection,
+    feed: &Feed,
+) -> Result<(), SinkError> {
     let known = feed.epochs.iter().enumerate();
     let (epochs, ends): (Vec<&str>, Vec<Option<i64>>) = known
         .map(|(index, epoch)| {

@@ -157,6 +157,13 @@ impl ChangeFeed for SqliteStore {
         Box::pin(feed::is_numbered(self))
     }
 
+    fn sink_target<'a>(
+        &'a self,
+        sink: &'a str,
+    ) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(sink_positions::target(self, sink))
+    }
+
     fn sink_position<'a>(
         &'a self,
         sink: &'a str,

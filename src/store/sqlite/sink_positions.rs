@@ -6,6 +6,11 @@ use super::{SqliteStore, integer, now};
 use crate::model::{FeedPosition, RandomId};
 use crate::store::StoreError;
 
+pub(super) async fn target(store: &SqliteStore, sink: &str) -> Result<Option<String>, StoreError> {
+    let target = sqlx::query_scalar("SELECT target FROM sink_positions WHERE sink = ?");
+    Ok(target.bind(sink).fetch_optional(store.reader()).await?)
+}
+
 pub(super) async fn read(
     store: &SqliteStore,
     sink: &str,

@@ -32,7 +32,7 @@ pub use queue::Dropped;
 
 /// The actor framework logs every start and stop at `info`. The supervisor logs them in more useful
 /// form.
-const DEFAULT_FILTER: &str = "info,ractor=warn,sqlx=error";
+const DEFAULT_FILTER: &str = "info,async_nats=off,ractor=warn,sqlx=error";
 
 /// How long a panic waits for its line, in case that the process ends with it.
 const PANIC_FLUSH: Duration = Duration::from_millis(100);
@@ -72,7 +72,7 @@ pub enum LogError {
 
 /// Sends the log of the whole process to standard error, and panics to the log.
 ///
-/// `filter` is the value of `RUST_LOG`; the default is `info,ractor=warn,sqlx=error`.
+/// `filter` is the value of `RUST_LOG`; the default is `info,async_nats=off,ractor=warn,sqlx=error`.
 ///
 /// # Errors
 /// If `filter` is not valid, the process already has a log, or there is no thread for it.

@@ -179,7 +179,9 @@ mod tests {
     use super::*;
     use crate::model::Position;
     use crate::model::RepoCounts;
-    use crate::telemetry::status::{ActorState, ActorStatus, SinkStatus, SourceStatus, Status};
+    use crate::telemetry::status::{
+        ActorState, ActorStatus, Consumption, SinkStatus, SourceStatus, Status,
+    };
 
     fn a_busy_worker() -> (Metrics, Status) {
         let (metrics, _) = Metrics::new();
@@ -208,6 +210,10 @@ mod tests {
             sources: [("wss://relay/".to_owned(), source)].into(),
             actors: [("indexer".to_owned(), actor)].into(),
             repositories: Some(RepoCounts::default()),
+            consumption: Some(Consumption {
+                members: Some(1),
+                ..Consumption::default()
+            }),
             ..Status::default()
         };
         (metrics, status)

@@ -54,6 +54,18 @@ families! {
         "How long the socket waited for the byte budget";
     CONNECTED = "huddle_connected", Kind::Gauge,
         "1 while the source is connected, otherwise 0";
+    CONSUMED_TOTAL = "huddle_consumed_total", Kind::Counter,
+        "Index tasks that `consume` applied";
+    CONSUMER_DEAD_LETTERS_TOTAL = "huddle_consumer_dead_letters_total", Kind::Counter,
+        "Index tasks of `consume` that became dead letters";
+    CONSUMER_ERRORS_TOTAL = "huddle_consumer_errors_total", Kind::Counter,
+        "Attempts of `consume` that failed: the queue or the target gave no answer, or the target refused a task";
+    CONSUMER_FAILING_PARTITIONS = "huddle_consumer_failing_partitions", Kind::Gauge,
+        "Partitions that `consume` cannot read or apply at present";
+    CONSUMER_MEMBERS = "huddle_consumer_members", Kind::Gauge,
+        "Processes that share the partitions of the queue";
+    CONSUMER_PARTITIONS = "huddle_consumer_partitions", Kind::Gauge,
+        "Partitions that this process has";
     CURSOR_SEQ = "huddle_cursor_seq", Kind::Gauge,
         "The durable cursor: everything up to this seq has been applied";
     CURSOR_TIMESTAMP_SECONDS = "huddle_cursor_timestamp_seconds", Kind::Gauge,

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{Metrics, names};
 use crate::model::{ParkedReason, RepoCounts};
 use crate::telemetry::log;
-use crate::telemetry::status::{ConnectionState, SinkStatus, SourceStatus, Status};
+use crate::telemetry::status::{ConnectionState, Consumption, SinkStatus, SourceStatus, Status};
 
 impl Metrics {
     /// Sets the metrics to the values in `status`, at the time `now`. Must be called before each
@@ -49,6 +49,9 @@ impl Metrics {
         }
         for (name, sink) in &status.sinks {
             self.publish_sink(name, sink, now);
+        }
+        if let Some(consumption) = &status.consumption {
+            self.publish_consumption(consumption);
         }
         for (id, source) in &status.sources {
             self.publish_source(id, source, status.oldest_parked_at(), now);
@@ -114,6 +117,25 @@ impl Metrics {
         // A lag becomes unknown again.
         let gauge = self.registry.gauge(names::SINK_LAG_SECONDS, &labels);
         gauge.set(sink.lag_seconds(now).unwrap_or(f64::NAN));
+    }
+
+    fn publish_consumption(&self, consumption: &Consumption) {
+        for (name, count) in [
+            (names::CONSUMED_TOTAL, consumption.applied),
+            (names::CONSUMER_DEAD_LETTERS_TOTAL, consumption.dead_letters),
+            (names::CONSUMER_ERRORS_TOTAL, consumption.errors),
+        ] {
+            self.registry.counter(name, &[]).absolute(count);
+        }
+        let gauge = |name, value| self.registry.gauge(name, &[]).set(value);
+        gauge(
+            names::CONSUMER_FAILING_PARTITIONS,
+            consumption.failing.len() as f64,
+        );
+        gauge(names::CONSUMER_PARTITIONS, consumption.held.len() as f64);
+        if let Some(members) = consumption.members {
+            gauge(names::CONSUMER_MEMBERS, f64::from(members));
+        }
     }
 
     fn publish_source(

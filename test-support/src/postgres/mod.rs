@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use self::tables::{assert_follows, rows};
+pub use self::tables::{assert_consumed, assert_follows, rows};
 pub use crate::sink_tables::Rows;
 use crate::skipped::skip;
 

@@ -15,6 +15,12 @@ pub async fn assert_follows(schema: &Schema, file: &Path) {
     sink_tables::assert_follows(&rows(schema).await, file, &[]).await;
 }
 
+/// Asserts that what was consumed into `schema` is what the worker's database at `file` has. The CBOR of
+/// records does not travel.
+pub async fn assert_consumed(schema: &Schema, file: &Path) {
+    sink_tables::assert_follows(&rows(schema).await, file, &["record_cbor"]).await;
+}
+
 /// What a sink has.
 pub async fn rows(schema: &Schema) -> Rows {
     let mut connection = schema.connect().await;

@@ -1,0 +1,132 @@
+//! A connection to a JetStream.
+//!
+//! One that was lost is not used again: what the client had not sent yet would be sent later, behind what
+//! a new connection sends.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, context::ContextBuilder};
+use async_nats::{Client, ConnectOptions, Event};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::options::{Login, NatsOptions, Word};
+use crate::net::tls;
+use crate::sink::SinkError;
+
+/// What the program calls itself in the list of connections.
+const NAME: &str = "huddle-firehose";
+const CONNECT_DEADLINE: Duration = Duration::from_secs(8);
+/// The deadline of a request.
+const DEADLINE: Duration = Duration::from_secs(8);
+/// How often the server is asked whether it is there.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How many messages may wait for their acks.
+const IN_FLIGHT: usize = 4096;
+
+/// A connection that has not been lost yet.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) client: Client,
+    pub(super) context: jetstream::Context,
+    lost: CancellationToken,
+}
+
+impl Connection {
+    pub(super) async fn open(options: &NatsOptions) -> Result<Self, SinkError> {
+        let lost = CancellationToken::new();
+        let connecting = connect_options(options, lost.clone())
+            .await?
+            .connect(options.servers.as_slice());
+        let connected = timeout(CONNECT_DEADLINE, connecting).await;
+        let client = match connected {
+            Ok(connected) => connected.map_err(|error| unavailable("cannot connect", error))?,
+            Err(_elapsed) => {
+                return Err(unavailable("cannot connect", "the server does not answer"));
+            }
+        };
+        let context = ContextBuilder::new()
+            .timeout(DEADLINE)
+            .ack_timeout(DEADLINE)
+            .max_ack_inflight(IN_FLIGHT)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        Ok(Self {
+            client,
+            context,
+            lost,
+        })
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
+    /// The outcome of `work`, unless the connection is lost before.
+    pub(super) async fn run<T, E: Into<SinkError>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, SinkError> {
+        tokio::select! {
+            biased;
+            () = self.lost.cancelled() => Err(SinkError::unavailable("the connection was lost")),
+            done = work => done.map_err(Into::into),
+        }
+    }
+}
+
+async fn connect_options(
+    options: &NatsOptions,
+    lost: CancellationToken,
+) -> Result<ConnectOptions, SinkError> {
+    let mut connect = ConnectOptions::new()
+        .name(NAME)
+        .connection_timeout(CONNECT_DEADLINE)
+        .request_timeout(Some(DEADLINE))
+        .ping_interval(PING_INTERVAL)
+        .max_reconnects(1)
+        .event_callback(move |event| {
+            let lost = lost.clone();
+            async move {
+                if matches!(event, Event::Disconnected | Event::Closed) {
+                    lost.cancel();
+                }
+            }
+        });
+    connect = match &options.login {
+        Login::None => connect,
+        Login::Token(token) => connect.token(token.read()?),
+        Login::User { name, password } => connect.user_and_password(name.clone(), password.read()?),
+        Login::Credentials(secret) => {
+            let read = connect.credentials(&secret.read()?);
+            // The library's text of this error may have a part of the key in it.
+            read.map_err(|_| SinkError::unavailable(format_args!("{secret} has no credentials")))?
+        }
+    };
+    let files = &options.tls;
+    if let Some(roots) = &files.roots {
+        connect = connect.add_root_certificates(roots.clone());
+    }
+    if let Some((certificate, key)) = &files.certificate {
+        connect = connect.add_client_certificate(certificate.clone(), key.clone());
+    }
+    if files.roots.is_none() && files.certificate.is_none() {
+        let config = tls::client_config().map_err(SinkError::unavailable)?;
+        connect = connect.tls_client_config(config);
+    }
+    Ok(connect)
+}
+
+impl Word {
+    fn read(&self) -> Result<String, SinkError> {
+        match self {
+            Self::Given(word) => Ok(word.clone()),
+            Self::Named(secret) => secret.read(),
+        }
+    }
+}
+
+/// What failed, and why.
+pub(super) fn unavailable(what: &str, error: impl std::fmt::Display) -> SinkError {
+    SinkError::unavailable(format_args!("{what}: {error}"))
+}

@@ -1,0 +1,297 @@
+//! A partition that this consumer has: what it takes, and what becomes of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, AckKind};
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::try_join_all;
+use tokio::time::Instant;
+
+use super::body::{self, Bodies};
+use super::connection::{Connection, unavailable};
+use super::kept_lease::{KeptLease, RENEW_INTERVAL};
+use super::lease::Hand;
+use super::members::Slot;
+use super::message::MESSAGE_ID;
+use crate::sink::SinkError;
+use crate::sink::queue::Taken;
+
+/// Messages that are taken at once.
+pub(super) const BATCH: usize = 100;
+/// The bytes that are handed out at once, and taken from the server at once. A single message may have
+/// more.
+const BATCH_BYTES: usize = 4 << 20;
+/// How long it is waited for messages.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// Headers of a dead letter, beside those of the task.
+const ERROR: &str = "Huddle-Error";
+const ATTEMPTS: &str = "Huddle-Attempts";
+
+/// A partition that this consumer has.
+pub(super) struct Held {
+    connection: Connection,
+    lease: KeptLease,
+    consumer: PullConsumer,
+    bodies: Bodies,
+    /// What came from the server, and was not handed out yet.
+    waiting: VecDeque<(u64, Message)>,
+    handed_out: BTreeMap<u64, Message>,
+    lengthened_at: Instant,
+    _slot: Slot,
+}
+
+/// A message of the stream.
+struct Message {
+    reply: Subject,
+    headers: HeaderMap,
+    payload: Bytes,
+}
+
+impl Held {
+    pub(super) fn new(
+        connection: Connection,
+        lease: KeptLease,
+        consumer: PullConsumer,
+        bodies: Bodies,
+        slot: Slot,
+    ) -> Self {
+        Self {
+            connection,
+            lease,
+            consumer,
+            bodies,
+            waiting: VecDeque::new(),
+            handed_out: BTreeMap::new(),
+            lengthened_at: Instant::now(),
+            _slot: slot,
+        }
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Gives the partition back.
+    pub(super) async fn give_back(self) {
+        self.lease.give_back().await;
+    }
+
+    /// Takes messages that wait, and hands them out.
+    pub(super) async fn take(&mut self) -> Result<Vec<Taken>, SinkError> {
+        self.lease.renew_if_due().await?;
+        if self.waiting.is_empty() {
+            self.pull().await?;
+        }
+        self.hand_out().await
+    }
+
+    /// Whether nothing is in hand.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.handed_out.is_empty()
+    }
+
+    async fn pull(&mut self) -> Result<(), SinkError> {
+        let most_bytes = BATCH_BYTES.max(2 * self.connection.client.max_payload());
+        self.pull_some(BATCH, most_bytes, Duration::ZERO).await?;
+        if self.waiting.is_empty() {
+            self.pull_some(1, most_bytes, PATIENCE).await?;
+            if !self.waiting.is_empty() {
+                self.pull_some(BATCH - 1, most_bytes, Duration::ZERO)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pull_some(
+        &mut self,
+        most: usize,
+        most_bytes: usize,
+        patience: Duration,
+    ) -> Result<(), SinkError> {
+        let failed = |error: &dyn std::fmt::Display| unavailable("cannot take messages", error);
+        let pulling = async {
+            let batch = match patience.is_zero() {
+                true => {
+                    let fetch = self.consumer.fetch().max_messages(most);
+                    fetch.max_bytes(most_bytes).messages().await
+                }
+                false => {
+                    let batch = self.consumer.batch().max_messages(most);
+                    batch.expires(patience).messages().await
+                }
+            };
+            let mut batch = batch.map_err(|error| failed(&error))?;
+            let mut messages = Vec::new();
+            while let Some(message) = batch.next().await {
+                match message {
+                    Ok(message) => messages.push(numbered(message)?),
+                    // The server ends a batch so where the next message would be too much.
+                    Err(_) if !messages.is_empty() => break,
+                    Err(error) => return Err(failed(&error)),
+                }
+            }
+            Ok(messages)
+        };
+        let messages = self.connection.run(pulling).await?;
+        self.waiting.extend(messages);
+        Ok(())
+    }
+
+    /// Hands out messages whose bodies fit into memory together, and one at least.
+    async fn hand_out(&mut self) -> Result<Vec<Taken>, SinkError> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES
+            && let Some((number, message)) = self.waiting.pop_front()
+        {
+            let suspicion = &self.lease.lease.suspicion;
+            let (most, mut verdict) = (suspicion.most(number), suspicion.verdict(number));
+            let body = match self.bodies.get(&message.headers).await {
+                Ok(body) => body.unwrap_or_else(|| message.payload.clone()),
+                Err(SinkError::Refused(reason)) => {
+                    verdict = Some(reason);
+                    message.payload.clone()
+                }
+                Err(error) => return Err(error),
+            };
+            bytes += body.len();
+            self.handed_out.insert(number, message);
+            taken.push(Taken {
+                number,
+                body,
+                most,
+                verdict,
+            });
+            // A large body takes its time.
+            self.extend_if_due().await?;
+        }
+        Ok(taken)
+    }
+
+    /// Lengthens the ack wait of what is in hand, and the lease.
+    pub(super) async fn extend_if_due(&mut self) -> Result<(), SinkError> {
+        if self.lengthened_at.elapsed() >= RENEW_INTERVAL {
+            let waiting = self.waiting.iter().map(|(_, message)| message);
+            let replies = waiting.chain(self.handed_out.values());
+            let replies: Vec<Subject> = replies.map(|message| message.reply.clone()).collect();
+            let client = &self.connection.client;
+            let progress = async {
+                for reply in replies {
+                    let sent = client.publish(reply, AckKind::Progress.into()).await;
+                    sent.map_err(|error| unavailable("cannot lengthen the ack wait", error))?;
+                }
+                Ok::<_, SinkError>(())
+            };
+            self.connection.run(progress).await?;
+            self.lengthened_at = Instant::now();
+        }
+        self.lease.renew_if_due().await
+    }
+
+    /// Notes in the lease what is about to be applied.
+    pub(super) async fn begin(&mut self, numbers: &[u64]) -> Result<(), SinkError> {
+        self.extend_if_due().await?;
+        self.lease.lease.hand = numbers.last().map(|last| Hand {
+            last: *last,
+            count: numbers.len(),
+        });
+        self.lease.renew().await
+    }
+
+    /// Acks messages, and waits until the server has taken that.
+    pub(super) async fn ack(&mut self, numbers: &[u64]) -> Result<(), SinkError> {
+        let messages = numbers.iter();
+        let messages = messages.filter_map(|number| self.handed_out.get(number));
+        let client = &self.connection.client;
+        let acks = messages.map(|message| client.request(message.reply.clone(), "+ACK".into()));
+        let acking = async {
+            let acked = try_join_all(acks).await;
+            acked.map_err(|error| unavailable("an ack was not taken", error))
+        };
+        self.connection.run(acking).await?;
+        self.passed(numbers).await
+    }
+
+    /// The tasks are applied or set aside: what was put aside for them goes.
+    async fn passed(&mut self, numbers: &[u64]) -> Result<(), SinkError> {
+        let mut claims = Vec::new();
+        for number in numbers {
+            let message = self.handed_out.remove(number);
+            claims.extend(message.and_then(|message| body::name(&message.headers)));
+        }
+        if let Some(last) = numbers.last() {
+            self.lease.lease.suspicion.passed(*last);
+        }
+        self.lease.lease.hand = None;
+        for claim in claims {
+            self.bodies.delete(&claim).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a message on the subject of dead letters, and acks it.
+    pub(super) async fn set_aside(
+        &mut self,
+        subject: String,
+        number: u64,
+        reason: &str,
+        attempts: u32,
+    ) -> Result<(), SinkError> {
+        let Some(message) = self.handed_out.get(&number) else {
+            return Ok(());
+        };
+        let mut headers = HeaderMap::new();
+        for name in [MESSAGE_ID, body::BODY] {
+            if let Some(value) = message.headers.get(name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        headers.insert(ERROR, one_line(reason).as_str());
+        headers.insert(ATTEMPTS, attempts.to_string().as_str());
+        let publish = PublishMessage::build()
+            .payload(message.payload.clone())
+            .headers(headers);
+        let reply = message.reply.clone();
+        let putting = async {
+            let sent = self.connection.context.send_publish(subject, publish).await;
+            let sent = sent.map_err(|error| unavailable("cannot put a dead letter", error))?;
+            let acked = sent.await;
+            acked.map_err(|error| unavailable("cannot put a dead letter", error))?;
+            let acked = self.connection.client.request(reply, "+ACK".into()).await;
+            acked.map_err(|error| unavailable("an ack was not taken", error))
+        };
+        self.connection.run(putting).await?;
+        // Its body stays: the dead letter names it.
+        self.handed_out.remove(&number);
+        self.passed(&[number]).await
+    }
+}
+
+fn numbered(message: jetstream::Message) -> Result<(u64, Message), SinkError> {
+    let number = message.info().map(|info| info.stream_sequence);
+    let number = number.map_err(|error| unavailable("a message has no number", error))?;
+    let (message, reply) = (&message.message, message.reply.clone());
+    let reply = reply.ok_or_else(|| SinkError::unavailable("a message takes no ack"))?;
+    let message = Message {
+        reply,
+        headers: message.headers.clone().unwrap_or_default(),
+        payload: message.payload.clone(),
+    };
+    Ok((number, message))
+}
+
+/// A header has no line breaks.
+fn one_line(text: &str) -> String {
+    let is_plain = |c: char| !c.is_control();
+    text.chars()
+        .map(|c| if is_plain(c) { c } else { ' ' })
+        .take(1000)
+        .collect()
+}

@@ -1,0 +1,125 @@
+//! The message of a change: its subject, its id, and its body.
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use crate::model::{Change, Feed, FeedPosition};
+use crate::sink::SinkError;
+use crate::sink::item::{Body, item};
+
+/// The header by which the server leaves out what it has already.
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
+/// What a message has beside its body, about.
+const OVERHEAD: usize = 512;
+
+/// A change as a message.
+pub(super) struct Message<'a> {
+    change: &'a Change,
+    pub(super) number: u64,
+    /// `FEED:EPOCH:CHANGE`, and behind a rewind its number.
+    pub(super) id: String,
+    pub(super) partition: u32,
+    /// The whole task.
+    pub(super) body: Bytes,
+}
+
+impl<'a> Message<'a> {
+    /// The message of `change`, which is of `feed`, after so many rewinds.
+    ///
+    /// # Errors
+    /// Refused if the database holds a record that is no JSON.
+    pub(super) fn new(
+        change: &'a Change,
+        feed: &Feed,
+        partitions: u32,
+        rewinds: u32,
+    ) -> Result<Self, SinkError> {
+        let position = FeedPosition {
+            feed: feed.id.clone(),
+            epoch: change.epoch.clone(),
+            change: change.number,
+        };
+        let id = match rewinds {
+            0 => position.to_string(),
+            rewinds => format!("{position}:{rewinds}"),
+        };
+        Ok(Self {
+            change,
+            number: change.number,
+            id,
+            partition: partition(change.row.did(), partitions),
+            body: item(change, &feed.id, Body::With).map_err(refused)?.into(),
+        })
+    }
+
+    /// The task without its record, for one whose body waits elsewhere.
+    pub(super) fn without_record(&self, feed: &Feed) -> Result<Bytes, SinkError> {
+        let item = item(self.change, &feed.id, Body::Without);
+        Ok(item.map_err(refused)?.into())
+    }
+
+    /// The bytes that it takes in the stream, about.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.body.len() + OVERHEAD) as u64
+    }
+
+    /// Whether its body is too large for a message of at most `limit` bytes.
+    pub(super) fn is_large(&self, limit: usize) -> bool {
+        self.body.len() + OVERHEAD > limit
+    }
+}
+
+fn refused(error: serde_json::Error) -> SinkError {
+    SinkError::Refused(error.to_string())
+}
+
+/// The position of the change whose message has this id.
+pub(super) fn position_of(id: &str) -> Option<FeedPosition> {
+    let parts: Vec<&str> = id.split(':').take(3).collect();
+    parts.join(":").parse().ok()
+}
+
+/// The partition of an account: the first eight bytes of the DID's SHA-256, as a number whose first byte
+/// counts most, modulo the number of partitions.
+pub(super) fn partition(did: &str, partitions: u32) -> u32 {
+    let digest = Sha256::digest(did.as_bytes());
+    let first = digest.iter().take(8);
+    let number = first.fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    u32::try_from(number % u64::from(partitions.max(1))).unwrap_or_default()
+}
+
+/// The headers that each message has.
+pub(super) fn headers(id: &str, stream: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(MESSAGE_ID, id);
+    headers.insert(EXPECTED_STREAM, stream);
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The digests are those of `printf DID | sha256sum`.
+    #[test]
+    fn the_position_of_a_message_is_in_its_id_also_behind_a_rewind() {
+        for id in ["f:e:9", "f:e:9:2"] {
+            assert_eq!(position_of(id).unwrap().to_string(), "f:e:9");
+        }
+        assert_eq!(position_of("other"), None);
+    }
+
+    #[test]
+    fn the_partition_is_of_the_did_alone() {
+        assert_eq!(partition("did:plc:alice", 1), 0);
+        let spread: std::collections::BTreeSet<u32> = (0..400)
+            .map(|n| partition(&format!("did:plc:{n}"), 16))
+            .collect();
+        assert_eq!(spread.len(), 16);
+        let whole = 0x2c26_b46b_68ff_c68f_u64;
+        // SHA-256 of "foo" begins with 2c26b46b68ffc68f.
+        assert_eq!(u64::from(partition("foo", 255)), whole % 255);
+    }
+}

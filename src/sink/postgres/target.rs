@@ -1,0 +1,243 @@
+//! The same tables, filled by `consume` from a queue. There is no position: the queue has it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sqlx::postgres::PgConnection;
+use tokio::time::Instant;
+
+use super::options::PostgresOptions;
+use super::transaction::Connections;
+use super::{
+    PURGE_INTERVAL, TableOptions, accounts, lexicon_views, migrate, position, projections,
+    purged_before, records, removals,
+};
+use crate::model::{Change, ChangedRow, Feed, RandomId};
+use crate::sink::SinkError;
+use crate::sink::target::{Feeds, TableTarget};
+use crate::sink::task::Task;
+
+/// A Postgres database to which index tasks are applied.
+#[derive(Debug)]
+pub struct PostgresTarget {
+    connections: Connections,
+    name: Arc<str>,
+    tables: TableOptions,
+    /// The tables are up to date.
+    is_prepared: bool,
+    /// What this process has stored of the feeds.
+    stored: Feeds,
+    purged_at: Option<Instant>,
+}
+
+impl PostgresTarget {
+    pub fn new(options: PostgresOptions, name: Arc<str>, tables: TableOptions) -> Self {
+        Self {
+            connections: Connections::new(options, name.clone()),
+            name,
+            tables,
+            is_prepared: false,
+            stored: Feeds::new(),
+            purged_at: None,
+        }
+    }
+
+    /// Begins a transaction in which the tables are there.
+    async fn begin(&mut self) -> Result<PgConnection, SinkError> {
+        let mut transaction = self.connections.begin().await?;
+        if !self.is_prepared {
+            migrate::migrate(&mut transaction, self.connections.schema()).await?;
+            let views = &self.tables.views;
+            lexicon_views::bring(&mut transaction, &self.name, views).await?;
+        }
+        Ok(transaction)
+    }
+
+    async fn commit(&mut self, transaction: PgConnection) -> Result<(), SinkError> {
+        self.connections.commit(transaction).await?;
+        self.is_prepared = true;
+        Ok(())
+    }
+
+    /// After an error, an operator may have taken the tables away.
+    fn checked<T>(&mut self, outcome: Result<T, SinkError>) -> Result<T, SinkError> {
+        if matches!(outcome, Err(SinkError::Unavailable { .. })) {
+            self.is_prepared = false;
+            self.stored.clear();
+        }
+        outcome
+    }
+
+    async fn write(&mut self, tasks: &[Task], feeds: &Feeds) -> Result<(), SinkError> {
+        let purged_before = purged_before(self.tables.request_days);
+        let mut transaction = self.begin().await?;
+        let mut stored = Vec::new();
+        let mut has_removals = false;
+        for (id, changes) in by_feed(tasks) {
+            let feed = match feeds.get(id) {
+                Some(feed) => {
+                    if self.stored.get(id) != Some(feed) {
+                        position::store_epochs(&mut transaction, feed).await?;
+                        stored.push(feed.clone());
+                    }
+                    feed.clone()
+                }
+                // Revs and times decide then.
+                None => Feed {
+                    id: id.clone(),
+                    epochs: Vec::new(),
+                    last: 0,
+                },
+            };
+            has_removals |= write_feed(&mut transaction, &feed, &changes, &purged_before).await?;
+        }
+        if has_removals {
+            removals::do_piece(&mut transaction).await?;
+        }
+        self.commit(transaction).await?;
+        let stored = stored.into_iter().map(|feed| (feed.id.clone(), feed));
+        self.stored.extend(stored);
+        Ok(())
+    }
+
+    async fn tidy(&mut self) -> Result<bool, SinkError> {
+        let is_due = self
+            .purged_at
+            .is_none_or(|last| last.elapsed() >= PURGE_INTERVAL);
+        let mut transaction = self.begin().await?;
+        let mut has_more = removals::do_piece(&mut transaction).await?;
+        if is_due {
+            let limit = purged_before(self.tables.request_days);
+            has_more |= projections::purge(&mut transaction, &limit).await?;
+        }
+        self.commit(transaction).await?;
+        if is_due && !has_more {
+            self.purged_at = Some(Instant::now());
+        }
+        Ok(has_more)
+    }
+}
+
+/// The changes of each feed, each row once, in its latest state: one statement cannot write a row twice.
+fn by_feed(tasks: &[Task]) -> Vec<(&RandomId, Vec<&Change>)> {
+    let mut feeds: Vec<(&RandomId, Vec<&Change>)> = Vec::new();
+    let mut places = HashMap::new();
+    for Task { feed, change } in tasks {
+        let index = feeds.iter().position(|(id, _)| *id == feed);
+        let index = index.unwrap_or_else(|| {
+            feeds.push((feed, Vec::new()));
+            feeds.len() - 1
+        });
+        let key = match &change.row {
+            ChangedRow::Account(account) => &account.did,
+            ChangedRow::Record(record) => &record.uri,
+        };
+        let Some((_, changes)) = feeds.get_mut(index) else {
+            continue;
+        };
+        let place = *places.entry((index, key)).or_insert(changes.len());
+        match changes.get_mut(place) {
+            Some(held) if is_later(held, change) => *held = change,
+            Some(_) => {}
+            None => changes.push(change),
+        }
+    }
+    feeds
+}
+
+/// A message that comes once more may stand behind a newer one.
+fn is_later(held: &Change, change: &Change) -> bool {
+    held.epoch != change.epoch || change.number >= held.number
+}
+
+async fn write_feed(
+    transaction: &mut PgConnection,
+    feed: &Feed,
+    changes: &[&Change],
+    purged_before: &str,
+) -> Result<bool, SinkError> {
+    let mut of_accounts = Vec::new();
+    let mut of_records = Vec::new();
+    for &change in changes {
+        match &change.row {
+            ChangedRow::Account(account) => of_accounts.push((change, &**account)),
+            ChangedRow::Record(record) => of_records.push((change, &**record)),
+        }
+    }
+    let has_removals = accounts::write(transaction, feed, &of_accounts).await?;
+    let written = records::write(transaction, feed, &of_records).await?;
+    projections::write(transaction, &written, purged_before).await?;
+    Ok(has_removals)
+}
+
+impl TableTarget for PostgresTarget {
+    fn apply<'a>(
+        &'a mut self,
+        tasks: &'a [Task],
+        feeds: &'a Feeds,
+    ) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(async {
+            let written = self.write(tasks, feeds).await;
+            self.checked(written)
+        })
+    }
+
+    fn do_upkeep(&mut self) -> BoxFuture<'_, Result<bool, SinkError>> {
+        Box::pin(async {
+            let tidied = self.tidy().await;
+            self.checked(tidied)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ChangedAccount;
+
+    fn account(feed: &str, did: &str, epoch: &str, number: u64) -> Task {
+        let account = ChangedAccount {
+            did: did.to_owned(),
+            is_active: true,
+            status: None,
+            handle: None,
+            handle_status: "unknown".to_owned(),
+            removed_at: None,
+            removal_change: None,
+            time: String::new(),
+            updated_at: String::new(),
+        };
+        Task {
+            feed: RandomId::new(feed),
+            change: Change {
+                epoch: RandomId::new(epoch),
+                number,
+                row: ChangedRow::Account(Box::new(account)),
+            },
+        }
+    }
+
+    #[test]
+    fn each_row_of_a_feed_is_written_once_in_its_latest_state() {
+        let tasks = [
+            account("f", "a", "e", 1),
+            account("f", "b", "e", 2),
+            account("g", "a", "e", 1),
+            account("f", "a", "e", 3),
+            // It came once more.
+            account("f", "a", "e", 1),
+            // Numbers of two epochs say nothing: what comes later is later.
+            account("f", "b", "h", 1),
+        ];
+        let grouped = by_feed(&tasks);
+        let numbers: Vec<(&str, Vec<u64>)> = grouped
+            .iter()
+            .map(|(feed, changes)| {
+                let numbers = changes.iter().map(|change| change.number);
+                (feed.as_str(), numbers.collect())
+            })
+            .collect();
+        assert_eq!(numbers, [("f", vec![3, 1]), ("g", vec![1])]);
+    }
+}

@@ -1,0 +1,195 @@
+//! A queue of its own for each test, and what is in it.
+
+mod server;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream::{self, stream};
+use serde_json::Value;
+
+pub use self::server::OwnServer;
+use crate::skipped::skip;
+
+/// A stream that no other test uses. It is deleted with the value, and what belongs to it.
+pub struct Queue {
+    /// The server, without parameters.
+    pub server: String,
+    pub stream: String,
+    subject: String,
+}
+
+/// A message that waits.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    pub subject: String,
+    pub headers: BTreeMap<String, String>,
+    pub body: Value,
+}
+
+impl Queue {
+    /// A new name. `None` if there is no server: then the test is skipped, or fails where CI is set.
+    pub async fn new() -> Option<Self> {
+        let Some(server) = server::url().await else {
+            return Self::missing();
+        };
+        Some(Self::at(&server))
+    }
+
+    /// Says that there is no server.
+    pub fn missing<T>() -> Option<T> {
+        let reason = "no NATS server answers, and Debian's package nats-server is not installed";
+        assert!(std::env::var_os("CI").is_none(), "{reason}");
+        skip(reason);
+        None
+    }
+
+    /// A new name at `server`.
+    pub fn at(server: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let process = std::process::id();
+        Self {
+            server: server.to_owned(),
+            stream: format!("HUDDLE_TEST_{process}_{number}"),
+            subject: format!("huddle-test-{process}-{number}"),
+        }
+    }
+
+    /// The URL of a sink.
+    pub fn url(&self) -> String {
+        self.url_at(&self.server)
+    }
+
+    /// The URL of a sink that reaches the server at another address.
+    pub fn url_at(&self, server: &str) -> String {
+        let Self {
+            stream, subject, ..
+        } = self;
+        format!("{server}?stream={stream}&subject={subject}&partitions=4&bytes=64MiB")
+    }
+
+    async fn context(&self) -> jetstream::Context {
+        jetstream::new(server::connect(&self.server).await.unwrap())
+    }
+
+    /// What is known of the stream; `None` if there is none.
+    pub async fn info(&self) -> Option<stream::Info> {
+        let stream = self.context().await.get_stream(&self.stream).await.ok()?;
+        Some(stream.cached_info().clone())
+    }
+
+    /// The number of messages that wait; 0 if there is no stream.
+    pub async fn count(&self) -> u64 {
+        self.info().await.map_or(0, |info| info.state.messages)
+    }
+
+    /// All that wait, in their order.
+    pub async fn waiting(&self) -> Vec<Waiting> {
+        self.messages_of(&self.stream).await
+    }
+
+    /// The dead letters.
+    pub async fn dead_letters(&self) -> Vec<Waiting> {
+        self.messages_of(&format!("{}_DLQ", self.stream)).await
+    }
+
+    async fn messages_of(&self, stream: &str) -> Vec<Waiting> {
+        let Ok(stream) = self.context().await.get_stream(stream).await else {
+            return Vec::new();
+        };
+        let state = &stream.cached_info().state;
+        let mut messages = Vec::new();
+        for seq in state.first_sequence.max(1)..=state.last_sequence {
+            let Ok(message) = stream.get_raw_message(seq).await else {
+                continue;
+            };
+            let headers = message.headers.iter().filter_map(|(name, values)| {
+                let value = values.first()?;
+                Some((name.to_string(), value.as_str().to_owned()))
+            });
+            messages.push(Waiting {
+                subject: message.subject.to_string(),
+                headers: headers.collect(),
+                body: serde_json::from_slice(&message.payload).unwrap_or(Value::Null),
+            });
+        }
+        messages
+    }
+
+    /// Publishes a body of a stranger to a partition.
+    pub async fn publish(&self, partition: u32, body: &str) {
+        let context = self.context().await;
+        let subject = format!("{}.{partition}", self.subject);
+        let sent = context.publish(subject, body.to_owned().into()).await;
+        sent.unwrap().await.unwrap();
+    }
+
+    /// The objects that wait in the bucket of bodies.
+    pub async fn bodies(&self) -> usize {
+        use futures_util::StreamExt;
+
+        let bucket = format!("{}_BODIES", self.stream);
+        let Ok(store) = self.context().await.get_object_store(bucket).await else {
+            return 0;
+        };
+        let listed = store.list().await.unwrap().collect::<Vec<_>>();
+        let listed = tokio::time::timeout(Duration::from_secs(5), listed);
+        listed.await.map_or(0, |listed| listed.len())
+    }
+
+    /// Takes all that wait, as consumers would.
+    pub async fn purge(&self) {
+        if let Ok(stream) = self.context().await.get_stream(&self.stream).await {
+            stream.purge().await.unwrap();
+        }
+    }
+
+    /// Deletes the stream of tasks alone.
+    pub async fn delete_stream(&self) {
+        let context = self.context().await;
+        context.delete_stream(&self.stream).await.unwrap();
+    }
+
+    /// Creates the stream as an operator might.
+    pub async fn create_otherwise(&self) {
+        let config = stream::Config {
+            name: self.stream.clone(),
+            subjects: vec![format!("{}.>", self.subject)],
+            ..stream::Config::default()
+        };
+        self.context().await.create_stream(config).await.unwrap();
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let (url, stream) = (self.server.clone(), self.stream.clone());
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let connecting = server::connect(&url);
+                let connected = tokio::time::timeout(Duration::from_secs(2), connecting).await;
+                let Ok(Ok(client)) = connected else {
+                    return;
+                };
+                let context = jetstream::new(client);
+                for name in [
+                    stream.clone(),
+                    format!("{stream}_DLQ"),
+                    format!("OBJ_{stream}_BODIES"),
+                    format!("KV_{stream}_FEEDS"),
+                    format!("KV_{stream}_LEASES"),
+                    format!("KV_{stream}_MEMBERS"),
+                ] {
+                    let _missing = context.delete_stream(name).await;
+                }
+            });
+        });
+        let _failed = dropped.join();
+    }
+}

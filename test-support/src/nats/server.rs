@@ -1,0 +1,207 @@
+//! The NATS server of the tests: the one that `HUDDLE_TEST_NATS` names, or one that answers at its usual
+//! port, or Debian's, started in a folder of its own.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::{Client, ConnectError, ConnectOptions};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+use tokio::time::{sleep, timeout};
+
+const VARIABLE: &str = "HUDDLE_TEST_NATS";
+const USUAL: &str = "nats://127.0.0.1:4222";
+const PROGRAMS: [&str; 3] = [
+    "/usr/sbin/nats-server",
+    "/usr/bin/nats-server",
+    "/usr/local/bin/nats-server",
+];
+
+/// The URL of a server, without parameters. `None` if there is none, and none can be started.
+pub(super) async fn url() -> Option<String> {
+    static URL: OnceCell<Option<String>> = OnceCell::const_new();
+    URL.get_or_init(find).await.clone()
+}
+
+async fn find() -> Option<String> {
+    if let Ok(url) = std::env::var(VARIABLE) {
+        return Some(url);
+    }
+    if answers(USUAL).await {
+        return Some(USUAL.to_owned());
+    }
+    start_for_all().await
+}
+
+/// Connects to `nats://HOST:PORT` or `nats://TOKEN@HOST:PORT`.
+pub(super) async fn connect(url: &str) -> Result<Client, ConnectError> {
+    let address = url.trim_start_matches("nats://");
+    match address.split_once('@') {
+        Some((token, address)) => {
+            let options = ConnectOptions::with_token(token.to_owned());
+            options.connect(address).await
+        }
+        None => async_nats::connect(url).await,
+    }
+}
+
+async fn answers(url: &str) -> bool {
+    let connected = timeout(Duration::from_secs(5), connect(url)).await;
+    let Ok(Ok(client)) = connected else {
+        return false;
+    };
+    // A server without JetStream, or one that has not begun yet, says nothing of streams.
+    let jetstream = async_nats::jetstream::new(client);
+    let found = jetstream.get_stream("HUDDLE_TEST_NONE").await;
+    let error = found.err().map(|error| error.kind());
+    matches!(error, Some(GetStreamErrorKind::JetStream(error)) if error.code() == 404)
+}
+
+fn program() -> Option<PathBuf> {
+    let programs = PROGRAMS.iter().map(PathBuf::from);
+    programs.into_iter().find(|program| program.exists())
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Starts a server that ends with this process.
+async fn start_for_all() -> Option<String> {
+    let program = program()?;
+    let folder = TempDir::new().ok()?;
+    let port = free_port();
+    let script = format!(
+        "{program} -a 127.0.0.1 -p {port} -js -sd {folder} >/dev/null 2>&1 & \
+         server=$!; cat >/dev/null; kill -KILL $server; wait; rm -rf {folder}",
+        program = program.display(),
+        folder = folder.path().display(),
+    );
+    // The script reads its standard input until this process has ended, however that happens.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).stdin(Stdio::piped());
+    let child = shell.spawn().ok()?;
+    std::mem::forget(child.stdin);
+    let _kept_for_the_script = folder.keep();
+    let url = format!("nats://127.0.0.1:{port}");
+    until_it_answers(&url).await.then_some(url)
+}
+
+async fn until_it_answers(url: &str) -> bool {
+    for _ in 0..400 {
+        if answers(url).await {
+            return true;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    false
+}
+
+/// A server of one test's own, which can be killed and put back to a copy.
+pub struct OwnServer {
+    folder: TempDir,
+    port: u16,
+    /// What a login needs, if it needs one.
+    token: Option<&'static str>,
+    child: Option<Child>,
+}
+
+impl OwnServer {
+    /// Starts a server. `None` if there is no program.
+    pub async fn start() -> Option<Self> {
+        Self::start_with(None).await
+    }
+
+    /// Starts a server that wants a token.
+    pub async fn start_with(token: Option<&'static str>) -> Option<Self> {
+        program()?;
+        let mut server = Self {
+            folder: TempDir::new().unwrap(),
+            port: free_port(),
+            token,
+            child: None,
+        };
+        server.start_again().await;
+        Some(server)
+    }
+
+    /// The URL, without parameters and without the token.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The URL with the token, if there is one.
+    pub fn url_with_token(&self) -> String {
+        match self.token {
+            Some(token) => format!("nats://{token}@127.0.0.1:{}", self.port),
+            None => self.url(),
+        }
+    }
+
+    /// Starts it after [`Self::kill`].
+    pub async fn start_again(&mut self) {
+        let mut command = Command::new(program().unwrap());
+        command
+            .args([
+                "-a",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+                "-js",
+                "-sd",
+            ])
+            .arg(self.folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        if let Some(token) = self.token {
+            command.args(["--auth", token]);
+        }
+        self.child = Some(command.spawn().unwrap());
+        assert!(
+            until_it_answers(&self.url_with_token()).await,
+            "nats-server does not start"
+        );
+    }
+
+    /// Kills it as a loss of power would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// A copy of what it has. It must not run.
+    pub fn copy(&self) -> TempDir {
+        let copy = TempDir::new().unwrap();
+        copy_into(self.folder.path(), copy.path());
+        copy
+    }
+
+    /// Puts it back to a copy. It must not run.
+    pub fn put_back(&self, copy: &TempDir) {
+        for entry in self.folder.path().read_dir().unwrap() {
+            std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+        copy_into(copy.path(), self.folder.path());
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn copy_into(from: &Path, to: &Path) {
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(from.join("."))
+        .arg(to)
+        .status();
+    assert!(copied.unwrap().success());
+}
