@@ -1,10 +1,8 @@
 //! `reprocess`: judges the stored records again, without a worker.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{ArgAction, Args};
 use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::Offset;
 
 use huddle_firehose::atproto::pattern::{Pattern, PatternError};
 use huddle_firehose::atproto::syntax::{Did, SyntaxError};
@@ -17,7 +15,7 @@ use huddle_firehose::worker;
 
 use super::progress::ProgressLine;
 use super::signals::StopSignals;
-use super::{Configuration, database, print, runtime};
+use super::{Configuration, database, print, runtime, time};
 
 /// Steps between two lines of progress where the output is not a terminal.
 const SLOW_LINES: u32 = 20;
@@ -35,7 +33,7 @@ pub(crate) struct Reprocess {
     #[arg(long, value_name = "DID", value_parser = did)]
     did: Option<Did>,
     /// Records that were indexed since then: a date, or a time such as 2026-07-04T14:38:07Z
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
     since: Option<Timestamp>,
     /// Records that are known to be invalid: flagged ones, and refused ones in dead letters
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
@@ -160,29 +158,4 @@ fn pattern(text: &str) -> Result<Pattern, PatternError> {
 
 fn did(text: &str) -> Result<Did, SyntaxError> {
     Did::parse(text)
-}
-
-/// A date is its first moment in UTC.
-fn time(text: &str) -> anyhow::Result<Timestamp> {
-    if let Ok(date) = text.parse::<Date>()
-        && text.len() == "2026-07-04".len()
-    {
-        return Ok(Offset::UTC.to_timestamp(date.at(0, 0, 0, 0))?);
-    }
-    text.parse()
-        .with_context(|| format!("{text:?} is no date, and no time with a zone"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_a_date_or_has_a_zone() {
-        let seconds = |text: &str| time(text).map(|time| time.as_second()).ok();
-        assert_eq!(seconds("1970-01-02"), Some(86_400));
-        assert_eq!(seconds("1970-01-01T01:00:00+01:00"), Some(0));
-        assert_eq!(seconds("yesterday"), None);
-        assert_eq!(seconds("1970-01-01T01:00:00"), None);
-    }
 }

@@ -31,12 +31,23 @@ pub(super) async fn give(
     command: Command,
     reason: Option<String>,
 ) -> anyhow::Result<CommandRow> {
+    give_and_watch(config, name, command, reason, &mut |_row| {}).await
+}
+
+/// The same, and tells `watch` now and then how far the command is.
+pub(super) async fn give_and_watch(
+    config: &Config,
+    name: &str,
+    command: Command,
+    reason: Option<String>,
+    watch: &mut (dyn FnMut(&CommandRow) + Send),
+) -> anyhow::Result<CommandRow> {
     let is_awaited = command.needs() != Needs::Worker;
     let client = ControlClient::of(&path_of(&config.database_url)?);
     let deadline = Instant::now() + START_TIME;
     loop {
         match client.give(command.clone(), reason.clone()).await {
-            Ok(row) if is_awaited => return checked(client.ended(row).await?),
+            Ok(row) if is_awaited => return checked(client.ended(row, watch).await?),
             Ok(row) => return checked(row),
             Err(ClientError::NoWorker(_)) => {}
             Err(error) => return Err(error.into()),

@@ -1,7 +1,10 @@
 //! Which function carries out a kind of command.
 
 use super::scope::{Outcome, Run};
-use super::{Command, CommandError, backfill, cursors, process, repositories, settings, sources};
+use super::{
+    Command, CommandError, backfill, cursors, dead_letters, process, repositories, settings,
+    sources,
+};
 
 /// Carries out a command, or a piece of a long one.
 pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
@@ -29,6 +32,8 @@ pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
             };
             cursors::set(run, move_to).await
         }
+        Command::DeadLettersDiscard(bulk) => dead_letters::discard(run, bulk).await,
+        Command::DeadLettersRetry(bulk) => dead_letters::retry(run, bulk).await,
         Command::Drain {} => process::drain(run),
         Command::LogLevel {
             filter,

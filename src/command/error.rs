@@ -16,6 +16,9 @@ pub enum CommandError {
     #[error("{0} is excluded by dids_allow or dids_deny")]
     Excluded(Did),
 
+    #[error("name which dead letters are meant; all: true means all of them")]
+    NoLetters,
+
     #[error("no worker runs on this database")]
     NoWorker,
 

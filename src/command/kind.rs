@@ -1,11 +1,14 @@
 //! The kinds of commands.
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::kept::{SettingChange, SettingName};
 use crate::atproto::syntax::Did;
 use crate::model::SourceId;
+use crate::store::letters::LetterFilter;
 
 /// A command. Its form in JSON is an object with `kind` and the fields of the kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,10 @@ pub enum Command {
         #[serde(default)]
         new_source: bool,
     },
+    /// Delete dead letters.
+    DeadLettersDiscard(BulkLetters),
+    /// Try dead letters again.
+    DeadLettersRetry(BulkLetters),
     /// Apply what was read, write the cursor, and end the process.
     Drain {},
     /// Change the filter of the log for a time.
@@ -85,6 +92,20 @@ pub enum Command {
     Untrack {
         did: Did,
     },
+}
+
+/// An act on many dead letters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BulkLetters {
+    pub filter: LetterFilter,
+    /// An empty filter means all of them, and is no mistake.
+    pub all: bool,
+    /// Only tell what would become of them.
+    pub dry_run: bool,
+    /// How many in a second, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<NonZeroU32>,
 }
 
 /// A text or a row that is no command of this version.
@@ -136,6 +157,8 @@ impl Command {
             | Self::BackfillPause {}
             | Self::BackfillResume {}
             | Self::BackfillStart {}
+            | Self::DeadLettersDiscard(_)
+            | Self::DeadLettersRetry(_)
             | Self::Drain {}
             | Self::LogLevel { .. } => String::new(),
         }
@@ -152,6 +175,10 @@ mod tests {
     fn a_command_is_read_as_it_is_written() {
         let did = Did::parse("did:plc:ann").unwrap();
         let source = SourceId::new("wss://relay.example/");
+        let ids = LetterFilter {
+            ids: vec![7],
+            ..LetterFilter::default()
+        };
         for (command, kind, arguments) in [
             (
                 Command::Account {
@@ -162,6 +189,15 @@ mod tests {
                 json!({ "did": "did:plc:ann", "is_shown": true }),
             ),
             (Command::Drain {}, "drain", json!({})),
+            (
+                Command::DeadLettersRetry(BulkLetters {
+                    filter: ids,
+                    per_second: NonZeroU32::new(5),
+                    ..BulkLetters::default()
+                }),
+                "dead_letters_retry",
+                json!({ "filter": { "ids": [7] }, "all": false, "dry_run": false, "per_second": 5 }),
+            ),
             (
                 Command::CursorRewind {
                     source,
@@ -185,6 +221,16 @@ mod tests {
             ("resync", json!({ "did": "did:plc:ann", "when": 1 }), "when"),
             ("resync", json!({ "did": "ann" }), "ann"),
             ("resync", json!({}), "did"),
+            (
+                "dead_letters_discard",
+                json!({ "filter": {}, "when": 1 }),
+                "when",
+            ),
+            (
+                "dead_letters_discard",
+                json!({ "filter": { "kind": 1 } }),
+                "kind",
+            ),
         ] {
             let error = Command::from_parts(kind, &arguments).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");

@@ -38,6 +38,8 @@ impl Command {
             | Self::BackfillCancel {}
             | Self::BackfillPause {}
             | Self::BackfillResume {}
+            | Self::DeadLettersDiscard(_)
+            | Self::DeadLettersRetry(_)
             | Self::Recheck { .. }
             | Self::Resync { .. }
             | Self::SourcePause { .. }
@@ -62,6 +64,7 @@ impl Command {
             | Self::BackfillPause {}
             | Self::BackfillResume {}
             | Self::BackfillStart {}
+            | Self::DeadLettersRetry(_)
             | Self::LogLevel { .. }
             | Self::Recheck { .. }
             | Self::Resync { .. }
@@ -72,6 +75,7 @@ impl Command {
             | Self::CursorReset { .. }
             | Self::CursorRewind { .. }
             | Self::CursorSet { .. }
+            | Self::DeadLettersDiscard(_)
             | Self::Drain {}
             | Self::SettingReset { .. }
             | Self::SettingSet { .. }
@@ -81,7 +85,13 @@ impl Command {
 
     /// Whether it is done in pieces, beside other commands: it has progress, and can be cancelled.
     pub fn is_long(&self) -> bool {
-        matches!(self, Self::BackfillCancel {} | Self::BackfillStart {})
+        matches!(
+            self,
+            Self::BackfillCancel {}
+                | Self::BackfillStart {}
+                | Self::DeadLettersDiscard(_)
+                | Self::DeadLettersRetry(_)
+        )
     }
 }
 

@@ -8,9 +8,12 @@ use tokio::sync::watch;
 use super::kept::KeptSettings;
 use super::{Command, CommandError};
 use crate::atproto::syntax::Did;
-use crate::model::{AuditEntry, AuditOutcome, CommandRow, Receipt};
+use crate::lexicon::Schemas;
+use crate::model::{AuditEntry, AuditOutcome, CommandRow, Receipt, SourceId};
 use crate::pipeline;
 use crate::repo::Backfill;
+use crate::source::interest::Interest;
+use crate::source::process::records::Rules;
 use crate::source::process::verification::Verify;
 use crate::store::plan::InterestSet;
 use crate::store::sqlite::SqliteStore;
@@ -23,6 +26,7 @@ pub struct Scope {
     pub verify: Verify,
     /// What the configuration says.
     pub configured: KeptSettings,
+    pub schemas: Schemas,
     pub backfill: Backfill,
     /// The log says what becomes of commands. The command line says it by itself.
     pub is_logged: bool,
@@ -97,6 +101,20 @@ impl Scope {
             true => Ok(()),
             false => Err(CommandError::Excluded(did.clone())),
         }
+    }
+
+    /// The rules in force, for records that are judged again. Each names its own source.
+    pub(super) async fn rules(&self) -> Result<Rules, CommandError> {
+        let kept = self.kept().await?;
+        let interest = Interest::new(kept.collections)
+            .allowing(kept.dids_allow)
+            .denying(kept.dids_deny);
+        Ok(Rules {
+            source: SourceId::new(""),
+            interest: Arc::new(interest),
+            schemas: self.schemas.clone(),
+            policies: kept.validation,
+        })
     }
 
     /// Wakes what looks for work in the tables.

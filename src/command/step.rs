@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::carry_out::carry_out;
 use super::error::is_transient;
@@ -17,6 +17,10 @@ use crate::testing::fault::{Faults, Point};
 const MOST_INTERRUPTIONS: u32 = 3;
 /// How long a command, or a piece of one, may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Without a worker, a long command that goes on within this time is waited for. One that waits for a
+/// worker goes on later.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A row, and the command that it holds.
 type Open = (CommandRow, Result<Command, InvalidCommand>);
@@ -69,6 +73,12 @@ impl Turns {
             .position(|open| due(open) && open.0.id > self.last);
         let next = after.or_else(|| open.iter().position(due));
         next.map_or(Next::Nothing, Next::Do)
+    }
+
+    /// When the next long command goes on, if that is before `limit`.
+    fn soon(&self, limit: Instant) -> Option<Instant> {
+        let next = self.not_before.values().copied().min();
+        next.filter(|at| *at < limit)
     }
 
     fn note(&mut self, id: i64, wait: Option<Duration>) {
@@ -288,8 +298,13 @@ pub async fn carry_out_before_start(scope: &Scope, faults: &Faults) -> Result<()
 pub async fn carry_out_without_worker(scope: &Scope) -> Result<(), StoreError> {
     interrupt(scope).await?;
     let (mut turns, faults) = (Turns::default(), Faults::default());
-    while step(scope, &mut turns, &faults).await? != Step::Nothing {}
-    Ok(())
+    loop {
+        while step(scope, &mut turns, &faults).await? != Step::Nothing {}
+        match turns.soon(Instant::now() + LONGEST_PAUSE) {
+            Some(at) => sleep_until(at).await,
+            None => return Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ pub struct Status {
     pub pending_removals: u64,
     /// The size of the database's write-ahead log.
     pub wal_bytes: u64,
+    pub dead_letters: DeadLetterStatus,
     /// Collections of which records were judged by other lexicons, policies or code than are in force.
     pub outdated_collections: Vec<String>,
     /// The transactions of the database.
@@ -244,6 +245,14 @@ pub enum ConnectionState {
         by: String,
     },
     Stopped,
+}
+
+/// The dead letters in the database, wherever they come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeadLetterStatus {
+    pub kept: u64,
+    /// Of what they hold.
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]

@@ -199,6 +199,7 @@ pub async fn scope(
         store,
         verify: options.verify,
         configured,
+        schemas: schemas.clone(),
         backfill: backfill(&options.clone().keeping(kept), schemas),
         is_logged: true,
         live: None,

@@ -6,11 +6,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use huddle_firehose::command::{Command, SettingChange, SettingName};
-use huddle_firehose::model::{CommandState, NewCommand, SourceId, Submitted};
+use huddle_firehose::model::{
+    CommandState, DeadLetter, NewCommand, Position, SourceId, Stage, Submitted,
+};
+use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::sqlite::{Access, Options, SqliteStore};
+use huddle_firehose::store::{Store, WriteBatch};
 use huddle_firehose::testing::fault::Point;
 use huddle_firehose::testing::mock_relay::{MockRelay, Options as RelayOptions};
 use test_support::mock_relay::relay_with;
+use test_support::observed_source;
 use test_support::recorded_frames::{frames, last_seq};
 use test_support::tables::Database;
 use test_support::waiting::soon;
@@ -189,6 +194,84 @@ async fn a_process_that_dies_at_any_point_of_a_command_does_it_once() {
             let targets: Vec<&str> = audit.iter().map(|row| row.target.as_str()).collect();
             let accounts = ["did:plc:account2", "did:plc:account1", "did:plc:account0"];
             assert_eq!(targets, accounts, "at pass {pass} of {point:?}");
+        }
+    }
+    println!("{deaths} deaths");
+    assert!(deaths > 12);
+}
+
+/// The letters that the process tries again, each with a frame of the recording.
+const RETRIED: usize = 12;
+
+/// Keeps frames as dead letters, as a worker does that could not read them.
+async fn keep_letters(database: &Database) {
+    let letters = frames().into_iter().rev().take(RETRIED).rev();
+    let letters: Vec<Effect> = letters
+        .map(|frame| {
+            Effect::DeadLetter(Box::new(DeadLetter {
+                stage: Stage::Poison,
+                error: "killed every actor that touched it".to_owned(),
+                seq: None,
+                did: None,
+                uri: None,
+                task: None,
+                raw: frame,
+                attempts: 4,
+            }))
+        })
+        .collect();
+    let batch = WriteBatch {
+        source: &observed_source::id(),
+        effects: &letters,
+        position: Position { seq: 0, time: None },
+        sequence_restarted: false,
+    };
+    let store = SqliteStore::open(&database.url()).await.unwrap();
+    assert_eq!(
+        store.apply(&batch).await.unwrap().dead_letters,
+        RETRIED as u64
+    );
+}
+
+/// What became of the letters, and the records.
+async fn outcome(database: &Database) -> (serde_json::Value, Vec<String>) {
+    let store = SqliteStore::open(&database.url()).await.unwrap();
+    let rows = store.commands(None, 10).await.unwrap();
+    let states: Vec<CommandState> = rows.iter().map(|row| row.state).collect();
+    assert_eq!(states, [CommandState::Done]);
+    let audit = store.audit_rows(None, 10).await.unwrap();
+    let actions: Vec<&str> = audit.iter().map(|row| row.action.as_str()).collect();
+    assert_eq!(actions, ["dead_letters_retry", "dead_letters_retry_begin"]);
+    let result = rows[0].result.clone().unwrap();
+    let records = "SELECT uri || ' ' || rev || ' ' || deleted FROM records ORDER BY uri";
+    (result["became"].clone(), database.rows(records).await)
+}
+
+#[tokio::test]
+async fn a_process_that_dies_at_any_point_of_a_retry_tries_each_letter_once() {
+    let relay = relay_with(Vec::new(), RelayOptions::default()).await;
+    let (mut deaths, mut expected) = (0, None);
+    for point in POINTS {
+        for pass in [1, 2, 3, 5, 8, 13, 21] {
+            let database = Database::new();
+            keep_letters(&database).await;
+            let mut orders = Orders::new(&relay, &database, 0);
+            orders.retries = true;
+            if expected.is_none() {
+                assert!(soon(orders.start().wait()).await.unwrap().success());
+                let (became, records) = outcome(&database).await;
+                assert!(became["applied"].as_u64().unwrap() > 2, "{became}");
+                expected = Some((became, records));
+                continue;
+            }
+            orders.dies_at = Some((format!("{point:?}"), pass));
+            let ended = soon(orders.start().wait()).await.unwrap();
+            assert!(ended_itself(ended) || ended.success(), "{ended}");
+            deaths += u32::from(ended_itself(ended));
+            orders.dies_at = None;
+            assert!(soon(orders.start().wait()).await.unwrap().success());
+            let found = outcome(&database).await;
+            assert_eq!(Some(found), expected, "at pass {pass} of {point:?}");
         }
     }
     println!("{deaths} deaths");

@@ -80,11 +80,15 @@ impl ControlClient {
         serde_json::from_value(answer).map_err(unreadable)
     }
 
-    /// Waits for the end of a command. A worker may start again for it.
+    /// Waits for the end of a command, and tells `watch` how far it is. A worker may start again for it.
     ///
     /// # Errors
     /// If the worker is out of reach for longer than it takes to start again.
-    pub async fn ended(&self, mut row: CommandRow) -> Result<CommandRow, ClientError> {
+    pub async fn ended(
+        &self,
+        mut row: CommandRow,
+        watch: &mut (dyn FnMut(&CommandRow) + Send),
+    ) -> Result<CommandRow, ClientError> {
         let path = format!("/admin/v1/commands/{}", row.id);
         let mut heard_at = Instant::now();
         while !row.state.is_ended() {
@@ -92,6 +96,7 @@ impl ControlClient {
                 Ok(answer) => {
                     row = serde_json::from_value(answer).map_err(unreadable)?;
                     heard_at = Instant::now();
+                    watch(&row);
                 }
                 Err(error @ ClientError::Refused(_)) => return Err(error),
                 Err(error) if heard_at.elapsed() > RESTART_TIME => return Err(error),

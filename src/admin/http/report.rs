@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::model::{RepoCounts, Trips};
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{
-    ActorStatus, BudgetStatus, DirectoryFailure, QueueStatus, SinkStatus, SourceStatus, Status,
+    ActorStatus, BudgetStatus, DeadLetterStatus, DirectoryFailure, QueueStatus, SinkStatus,
+    SourceStatus, Status,
 };
 
 /// The status, with the values that depend on the time.
@@ -26,6 +27,7 @@ pub(super) struct Report<'a> {
     budget: &'a BudgetStatus,
     pending_removals: u64,
     wal_bytes: u64,
+    dead_letters: DeadLetterStatus,
     outdated_collections: &'a [String],
     writer: Trips,
     clock: &'a ClockStatus,
@@ -66,6 +68,7 @@ impl<'a> Report<'a> {
             budget,
             pending_removals,
             wal_bytes,
+            dead_letters,
             outdated_collections,
             writer,
             clock,
@@ -98,6 +101,7 @@ impl<'a> Report<'a> {
             budget,
             pending_removals: *pending_removals,
             wal_bytes: *wal_bytes,
+            dead_letters: *dead_letters,
             outdated_collections,
             writer: *writer,
             clock,

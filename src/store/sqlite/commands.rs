@@ -41,6 +41,15 @@ pub(super) fn push_receipt(script: &mut Script, receipt: &Receipt, now: &str) {
     }
 }
 
+/// Appends the statement that notes how far a long command is. What it has done so far did not end the
+/// worker.
+pub(super) fn push_progress(script: &mut Script, command: i64, progress: &Json) {
+    script.push(
+        "UPDATE commands SET progress = ?, interruptions = 0 WHERE id = ? AND ended_at IS NULL",
+        [progress.to_string().into(), command.into()],
+    );
+}
+
 fn push_end(script: &mut Script, command: i64, end: &CommandEnd, now: &str) {
     let (state, result, error) = match end {
         CommandEnd::Done(result) => (CommandState::Done, Some(result.to_string()), None),
@@ -183,18 +192,34 @@ impl SqliteStore {
         .await
     }
 
-    /// Notes how far a long command is. What it has done so far did not end the worker.
+    /// Notes how far a long command is.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn note_command_progress(&self, id: i64, progress: &Json) -> Result<(), StoreError> {
         timely(async {
             let mut script = Script::default();
-            script.push(
-                "UPDATE commands SET progress = ?, interruptions = 0 \
-                 WHERE id = ? AND ended_at IS NULL",
-                [progress.to_string().into(), id.into()],
-            );
+            push_progress(&mut script, id, progress);
+            let (transaction, _answers) = self.writer.begin_with(script).await?;
+            transaction.commit().await
+        })
+        .await
+    }
+
+    /// Notes that a long command begins, with the audit row of what it is about to do.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn begin_command(
+        &self,
+        id: i64,
+        progress: &Json,
+        entry: &AuditEntry,
+    ) -> Result<(), StoreError> {
+        timely(async {
+            let mut script = Script::default();
+            audit::push(&mut script, entry, &now());
+            push_progress(&mut script, id, progress);
             let (transaction, _answers) = self.writer.begin_with(script).await?;
             transaction.commit().await
         })
