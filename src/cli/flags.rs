@@ -13,6 +13,8 @@ const SOURCE: [&str; 2] = ["database_url", "source_url"];
 const LEXICONS: [&str; 1] = ["lexicons"];
 /// Those of a command about lexicons that works on the database.
 const LEXICONS_AND_DATABASE: [&str; 2] = ["lexicons", "database_url"];
+/// The same, and the source.
+const LEXICONS_DATABASE_AND_SOURCE: [&str; 3] = ["lexicons", "database_url", "source_url"];
 
 /// The commands that make use of a few settings only. All settings are accepted everywhere, so that
 /// one set of flags fits all commands.
@@ -50,7 +52,7 @@ const SMALL_COMMANDS: &[(&[&str], &[&str])] = &[
     (&["repo", "recheck"], &DATABASE),
     (&["repo", "show"], &DATABASE),
     (&["repo", "untrack"], &DATABASE),
-    (&["reprocess"], &LEXICONS_AND_DATABASE),
+    (&["reprocess"], &LEXICONS_DATABASE_AND_SOURCE),
     (&["source", "pause"], &SOURCE),
     (&["source", "reconnect"], &SOURCE),
     (&["source", "resume"], &SOURCE),

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::kept::{SettingChange, SettingName};
-use crate::atproto::syntax::Did;
+use crate::atproto::syntax::{Did, Nsid};
 use crate::model::SourceId;
 use crate::store::letters::LetterFilter;
+use crate::store::rejudge_store::Selection;
 
 /// A command. Its form in JSON is an object with `kind` and the fields of the kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,13 @@ pub enum Command {
     DeadLettersRetry(BulkLetters),
     /// Apply what was read, write the cursor, and end the process.
     Drain {},
+    /// Make an index on a column of a collection's view, or drop it.
+    LexiconIndex {
+        collection: Nsid,
+        column: String,
+        #[serde(default)]
+        drop: bool,
+    },
     /// Change the filter of the log for a time.
     LogLevel {
         filter: String,
@@ -60,6 +68,17 @@ pub enum Command {
     /// Compare a repository with its host, and fetch it if they differ.
     Recheck {
         did: Did,
+    },
+    /// Judge stored records again.
+    Reprocess(Reprocess),
+    /// Read a stretch of the stream again, beside the live one, whose cursor stays where it is.
+    Rerun {
+        source: SourceId,
+        /// The events behind this seq,
+        from: u64,
+        /// up to this one. By default up to where the cursor is at the beginning.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<u64>,
     },
     /// Fetch a whole repository, and make the tables equal to it.
     Resync {
@@ -108,6 +127,18 @@ pub struct BulkLetters {
     pub per_second: Option<NonZeroU32>,
 }
 
+/// Which stored records are judged again, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reprocess {
+    pub selection: Selection,
+    /// An empty selection means all records, and they are written also where they were judged by the
+    /// rules in force.
+    pub all: bool,
+    /// Only count.
+    pub dry_run: bool,
+}
+
 /// A text or a row that is no command of this version.
 #[derive(Debug, thiserror::Error)]
 #[error("not a command of this version: {0}")]
@@ -149,6 +180,7 @@ impl Command {
             Self::CursorReset { source }
             | Self::CursorRewind { source, .. }
             | Self::CursorSet { source, .. }
+            | Self::Rerun { source, .. }
             | Self::SourcePause { source }
             | Self::SourceReconnect { source }
             | Self::SourceResume { source } => source.to_string(),
@@ -160,7 +192,9 @@ impl Command {
             | Self::DeadLettersDiscard(_)
             | Self::DeadLettersRetry(_)
             | Self::Drain {}
-            | Self::LogLevel { .. } => String::new(),
+            | Self::LogLevel { .. }
+            | Self::Reprocess(_) => String::new(),
+            Self::LexiconIndex { collection, .. } => collection.to_string(),
         }
     }
 }

@@ -40,7 +40,9 @@ impl Command {
             | Self::BackfillResume {}
             | Self::DeadLettersDiscard(_)
             | Self::DeadLettersRetry(_)
+            | Self::LexiconIndex { .. }
             | Self::Recheck { .. }
+            | Self::Reprocess(_)
             | Self::Resync { .. }
             | Self::SourcePause { .. }
             | Self::SourceResume { .. }
@@ -53,7 +55,7 @@ impl Command {
             | Self::CursorSet { .. }
             | Self::SettingReset { .. }
             | Self::SettingSet { .. } => Needs::StoppedPipeline,
-            Self::BackfillStart {} => Needs::Worker,
+            Self::BackfillStart {} | Self::Rerun { .. } => Needs::Worker,
         }
     }
 
@@ -65,8 +67,11 @@ impl Command {
             | Self::BackfillResume {}
             | Self::BackfillStart {}
             | Self::DeadLettersRetry(_)
+            | Self::LexiconIndex { .. }
             | Self::LogLevel { .. }
             | Self::Recheck { .. }
+            | Self::Reprocess(_)
+            | Self::Rerun { .. }
             | Self::Resync { .. }
             | Self::SourcePause { .. }
             | Self::SourceReconnect { .. }
@@ -91,6 +96,9 @@ impl Command {
                 | Self::BackfillStart {}
                 | Self::DeadLettersDiscard(_)
                 | Self::DeadLettersRetry(_)
+                | Self::LexiconIndex { .. }
+                | Self::Reprocess(_)
+                | Self::Rerun { .. }
         )
     }
 }

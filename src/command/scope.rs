@@ -6,9 +6,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::kept::KeptSettings;
-use super::{Command, CommandError};
+use super::{Command, CommandError, IndexTasks, Reruns};
 use crate::atproto::syntax::Did;
-use crate::lexicon::Schemas;
+use crate::lexicon::{Schemas, TypedView};
 use crate::model::{AuditEntry, AuditOutcome, CommandRow, Receipt, SourceId};
 use crate::pipeline;
 use crate::repo::Backfill;
@@ -27,6 +27,9 @@ pub struct Scope {
     /// What the configuration says.
     pub configured: KeptSettings,
     pub schemas: Schemas,
+    /// The views of lexicons.
+    pub views: Arc<[TypedView]>,
+    pub index_tasks: IndexTasks,
     pub backfill: Backfill,
     /// The log says what becomes of commands. The command line says it by itself.
     pub is_logged: bool,
@@ -40,6 +43,7 @@ pub struct Live {
     pub context: Arc<pipeline::Context>,
     /// What the commands ask of the process.
     pub asked: watch::Sender<Option<Asked>>,
+    pub reruns: Reruns,
 }
 
 /// What a command asks of the process.

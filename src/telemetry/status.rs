@@ -63,7 +63,15 @@ pub struct Status {
     pub sinks: BTreeMap<String, SinkStatus>,
 }
 
+/// The most outdated collections that are named.
+const MAX_OUTDATED: usize = 10;
+
 impl Status {
+    pub fn set_outdated(&mut self, mut collections: Vec<String>) {
+        collections.truncate(MAX_OUTDATED);
+        self.outdated_collections = collections;
+    }
+
     /// Since when the oldest parked commit waits that is late because of the worker, or of what all
     /// accounts share.
     pub fn oldest_parked_at(&self) -> Option<Timestamp> {

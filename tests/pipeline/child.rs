@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use huddle_firehose::atproto::syntax::Did;
-use huddle_firehose::command::{BulkLetters, Command as Given};
+use huddle_firehose::command::{BulkLetters, Command as Given, Reprocess};
 use huddle_firehose::model::NewCommand;
 use huddle_firehose::store::Store;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
@@ -42,6 +42,10 @@ pub(crate) struct Orders {
     pub(crate) commands: u32,
     /// It tries all dead letters again, and is drained when that is over.
     pub(crate) retries: bool,
+    /// It judges all records again, and is drained when that is over.
+    pub(crate) reprocesses: bool,
+    /// It reads the stream again up to here, and is drained when that is over.
+    pub(crate) reruns_to: Option<u64>,
 }
 
 impl Orders {
@@ -55,6 +59,8 @@ impl Orders {
             until,
             commands: 0,
             retries: false,
+            reprocesses: false,
+            reruns_to: None,
         }
     }
 
@@ -132,7 +138,22 @@ fn given(orders: &Orders) -> Vec<Given> {
             ..BulkLetters::default()
         })
     });
-    accounts.chain(retry).collect()
+    let rerun = orders.reruns_to.map(|to| Given::Rerun {
+        source: observed_source::id(),
+        from: 0,
+        to: Some(to),
+    });
+    let reprocess = orders.reprocesses.then(|| {
+        Given::Reprocess(Reprocess {
+            all: true,
+            ..Reprocess::default()
+        })
+    });
+    accounts
+        .chain(retry)
+        .chain(rerun)
+        .chain(reprocess)
+        .collect()
 }
 
 /// Gives commands, and waits until they are over.

@@ -17,7 +17,7 @@ use huddle_firehose::testing::mock_relay::{MockRelay, Options as RelayOptions};
 use test_support::mock_relay::relay_with;
 use test_support::observed_source;
 use test_support::recorded_frames::{frames, last_seq};
-use test_support::tables::Database;
+use test_support::tables::{Database, assert_same_tables};
 use test_support::waiting::soon;
 use tokio::process::Child;
 use tokio::time::sleep;
@@ -233,6 +233,12 @@ async fn keep_letters(database: &Database) {
     );
 }
 
+/// The records at the end.
+async fn records(database: &Database) -> Vec<String> {
+    let records = "SELECT uri || ' ' || rev || ' ' || deleted FROM records ORDER BY uri";
+    database.rows(records).await
+}
+
 /// What became of the letters, and the records.
 async fn outcome(database: &Database) -> (serde_json::Value, Vec<String>) {
     let store = SqliteStore::open(&database.url()).await.unwrap();
@@ -243,8 +249,7 @@ async fn outcome(database: &Database) -> (serde_json::Value, Vec<String>) {
     let actions: Vec<&str> = audit.iter().map(|row| row.action.as_str()).collect();
     assert_eq!(actions, ["dead_letters_retry", "dead_letters_retry_begin"]);
     let result = rows[0].result.clone().unwrap();
-    let records = "SELECT uri || ' ' || rev || ' ' || deleted FROM records ORDER BY uri";
-    (result["became"].clone(), database.rows(records).await)
+    (result["became"].clone(), records(database).await)
 }
 
 #[tokio::test]
@@ -276,4 +281,81 @@ async fn a_process_that_dies_at_any_point_of_a_retry_tries_each_letter_once() {
     }
     println!("{deaths} deaths");
     assert!(deaths > 12);
+}
+
+/// Holds invariant 13.10.
+#[tokio::test]
+async fn a_process_that_dies_at_any_point_of_a_rerun_goes_on_from_what_is_durable() {
+    let frames = frames();
+    let end = last_seq(&frames);
+    let relay = relay_with(frames, RelayOptions::default()).await;
+    let (mut deaths, mut expected) = (0, Vec::new());
+    for point in POINTS {
+        for pass in [1, 3, 5, 8, 13] {
+            let database = Database::new();
+            let position = Position {
+                seq: end,
+                time: None,
+            };
+            database.move_cursor(position).await;
+            let mut orders = Orders::new(&relay, &database, 0);
+            orders.reruns_to = Some(end);
+            if !expected.is_empty() {
+                orders.dies_at = Some((format!("{point:?}"), pass));
+            }
+            let ended = soon(orders.start().wait()).await.unwrap();
+            assert!(ended_itself(ended) || ended.success(), "{ended}");
+            deaths += u32::from(ended_itself(ended));
+            orders.dies_at = None;
+            assert!(soon(orders.start().wait()).await.unwrap().success());
+            let found = records(&database).await;
+            if expected.is_empty() {
+                expected = found.clone();
+            }
+            assert!(found.len() > 10);
+            assert_eq!(found, expected, "at pass {pass} of {point:?}");
+            assert_eq!(database.cursor().await.seq, end);
+            let store = SqliteStore::open(&database.url()).await.unwrap();
+            let row = store.command(1).await.unwrap().unwrap();
+            assert_eq!(row.state, CommandState::Done, "{row:?}");
+            assert_eq!(row.result.unwrap()["at"], end);
+        }
+    }
+    println!("{deaths} deaths");
+    assert!(deaths > 8);
+}
+
+#[tokio::test]
+async fn a_process_that_dies_at_any_point_of_a_reprocess_leaves_the_tables_as_it_would_have() {
+    let frames = frames();
+    let end = last_seq(&frames);
+    let relay = relay_with(frames, RelayOptions::default()).await;
+    let database = Database::new();
+    let orders = Orders::new(&relay, &database, end);
+    assert!(soon(orders.start().wait()).await.unwrap().success());
+    let expected = database.tables().await;
+    let mut deaths = 0;
+    for point in [
+        Point::CommandEnded,
+        Point::ReprocessStepped,
+        Point::StoreCommitted,
+    ] {
+        for pass in 1..=3 {
+            let database = database.copy();
+            let mut orders = Orders::new(&relay, &database, end);
+            orders.reprocesses = true;
+            orders.dies_at = Some((format!("{point:?}"), pass));
+            let ended = soon(orders.start().wait()).await.unwrap();
+            assert!(ended_itself(ended) || ended.success(), "{ended}");
+            deaths += u32::from(ended_itself(ended));
+            orders.dies_at = None;
+            assert!(soon(orders.start().wait()).await.unwrap().success());
+            assert_same_tables(&database.tables().await, &expected);
+            let store = SqliteStore::open(&database.url()).await.unwrap();
+            let row = store.command(1).await.unwrap().unwrap();
+            assert_eq!(row.state, CommandState::Done, "{row:?}");
+        }
+    }
+    println!("{deaths} deaths");
+    assert!(deaths > 4);
 }

@@ -213,6 +213,8 @@ fn schemas() -> Value {
         "Source": object(json!({ "source": text, "cursor": any, "is_followed": flag,
             "status": any }), &["source", "is_followed"]),
         "SourceList": list("Source"),
+        "Stretch": object(json!({ "from": number, "to": { "type": ["integer", "null"], "minimum": 0 },
+            "reason": reason }), &["from"]),
         "WholeDeadLetter": object(with(letter, "task", any),
             &["id", "source", "stage", "error", "created_at", "task"]),
     })

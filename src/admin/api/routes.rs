@@ -376,6 +376,14 @@ pub(super) const ROUTES: &[Route] = &[
         || post(sources::reconnect),
         "Dial it anew",
     ),
+    route(
+        "post",
+        "/sources/{source}/rerun",
+        || post(sources::rerun),
+        "Command",
+        "Read a stretch of it again, beside the live stream",
+    )
+    .with_body("Stretch"),
     act(
         "/sources/{source}/resume",
         || post(sources::resume),

@@ -29,6 +29,8 @@ pub(super) enum Origin {
     Stream,
     /// The replay of a parked commit.
     Replay,
+    /// Events of the stream that were read again beside it.
+    Reread,
     /// A dead letter that holds a frame. Its commit is applied if it follows from the head, and is never
     /// parked.
     RetriedFrame,

@@ -134,6 +134,10 @@ pub fn plan<'a>(
                 .plan(&mut draft, &mut changes)?;
         }
         Task::Change(RepoChange::Rejudged(part)) => rejudge::plan(view, part, &mut changes),
+        Task::Change(RepoChange::Reread { source, effects }) => {
+            let batch = batch(source, effects, Origin::Reread, None);
+            batch.plan(&mut draft, &mut changes)?;
+        }
         Task::Change(RepoChange::Retried(retry)) => {
             match retry.outcome {
                 Retried::Fetched { did } => retry::fetch(&mut draft, did.as_str()),

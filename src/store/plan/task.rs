@@ -33,6 +33,7 @@ impl<'a> Task<'a> {
                 source, effects, ..
             } => Some((source, effects)),
             Self::Change(RepoChange::Replayed(replay)) => Some((replay.source(), replay.effects())),
+            Self::Change(RepoChange::Reread { source, effects }) => Some((source, effects)),
             Self::Change(RepoChange::Retried(retry)) => retry.outcome.effects(),
             Self::Change(RepoChange::Snapshot(part)) => Some((part.source, part.effects)),
             Self::Change(_) => None,
@@ -86,6 +87,11 @@ pub enum RepoChange<'a> {
     Repo {
         did: &'a Did,
         event: RepoEvent<'a>,
+    },
+    /// Events of the stream that were read again. The cursor stays where it is, and no gap is opened.
+    Reread {
+        source: &'a SourceId,
+        effects: &'a [Effect],
     },
     /// A dead letter was tried again, and is resolved.
     Retried(&'a Retry<'a>),

@@ -137,6 +137,9 @@ impl<'a> Needs<'a> {
                     }
                 }
             }
+            Task::Change(RepoChange::Reread { source, effects }) => {
+                needs.add_effects(source, effects);
+            }
             Task::Change(RepoChange::Retried(retry)) => match retry.outcome {
                 Retried::Fetched { did } => {
                     needs.add_account(did);

@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
+use super::apply::Progress;
 use super::commit::ERROR_CHARS;
 use super::script::Script;
 use super::{SqliteStore, apply, audit, count, now, timely};
@@ -12,9 +13,10 @@ use crate::model::{
     AuditEntry, AuditOutcome, CommandEnd, CommandRow, CommandState, Gap, NewCommand, Position,
     Receipt, SourceId, Submitted,
 };
-use crate::store::StoreError;
 use crate::store::datetime::sortable;
 use crate::store::plan::RepoChange;
+use crate::store::plan::effect::Effect;
+use crate::store::{StoreError, Written};
 use crate::telemetry::excerpt::excerpt;
 
 /// How many commands may wait.
@@ -306,6 +308,21 @@ impl SqliteStore {
             Ok(())
         })
         .await
+    }
+
+    /// Applies events of a source that were read again, with the progress of the command. The cursor stays
+    /// where it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] if the database refuses some of them.
+    pub async fn write_again(
+        &self,
+        source: &SourceId,
+        effects: &[Effect],
+        progress: Progress<'_>,
+    ) -> Result<Written, StoreError> {
+        let change = RepoChange::Reread { source, effects };
+        timely(apply::change_with_progress(&self.writer, change, progress)).await
     }
 
     /// Moves a cursor, with the receipt of the command that asked for it.
