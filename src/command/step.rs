@@ -75,10 +75,15 @@ impl Turns {
         next.map_or(Next::Nothing, Next::Do)
     }
 
-    /// When the next long command goes on, if that is before `limit`.
-    fn soon(&self, limit: Instant) -> Option<Instant> {
-        let next = self.not_before.values().copied().min();
-        next.filter(|at| *at < limit)
+    /// When the next long command goes on, if that is before `limit`. It is told once: the command may have
+    /// been cancelled meanwhile.
+    fn soon(&mut self, limit: Instant) -> Option<Instant> {
+        let (id, at) = self.not_before.iter().min_by_key(|(_, at)| **at)?;
+        let (id, at) = (*id, *at);
+        (at < limit).then(|| {
+            self.not_before.remove(&id);
+            at
+        })
     }
 
     fn note(&mut self, id: i64, wait: Option<Duration>) {
@@ -359,6 +364,17 @@ mod tests {
         assert_eq!(turns.next(&longs, true, now), Next::Nothing);
         let later = now + Duration::from_secs(120);
         assert_eq!(turns.next(&longs, true, later), Next::Do(1));
+    }
+
+    #[test]
+    fn a_command_that_goes_on_soon_is_waited_for_once() {
+        let mut turns = Turns::default();
+        turns.note(1, Some(Duration::from_secs(3600)));
+        let limit = Instant::now() + Duration::from_secs(60);
+        assert_eq!(turns.soon(limit), None);
+        turns.note(2, Some(Duration::from_secs(1)));
+        assert!(turns.soon(limit).is_some());
+        assert_eq!(turns.soon(limit), None);
     }
 
     #[test]
