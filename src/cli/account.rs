@@ -27,6 +27,9 @@ pub(crate) struct AccountCommand {
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = false, hide_default_value = true)]
     clear: bool,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     configuration: Configuration,
 }
@@ -41,7 +44,7 @@ impl AccountCommand {
                     did: did.clone(),
                     is_shown: self.active,
                 };
-                request::give(&config, "account", command, None).await?;
+                request::give(&config, "account", command, self.reason.clone()).await?;
             }
             let store = database::open_to_read(&config).await?;
             let status = store.account_status(did).await?;

@@ -31,16 +31,28 @@ pub(crate) enum Command {
         #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
               default_missing_value = "true", default_value_t = false, hide_default_value = true)]
         new_source: bool,
+        /// Why, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
         #[command(flatten)]
         configuration: Configuration,
     },
     /// Set the cursor back to the oldest event that the configured source still holds
-    Reset(Configuration),
+    Reset {
+        /// Why, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        #[command(flatten)]
+        configuration: Configuration,
+    },
     /// Set the cursor of the configured source back by a time, as the events' times tell
     Rewind {
         /// How far: 90s, 30m, 1h or 2d
         #[arg(long, value_name = "TIME", value_parser = span::seconds)]
         by: u32,
+        /// Why, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
         #[command(flatten)]
         configuration: Configuration,
     },
@@ -50,17 +62,26 @@ impl Command {
     pub(crate) fn execute(&self) -> anyhow::Result<()> {
         let (Self::Show(configuration)
         | Self::Set { configuration, .. }
-        | Self::Reset(configuration)
+        | Self::Reset { configuration, .. }
         | Self::Rewind { configuration, .. }) = self;
         let config = configuration.load_and_log()?;
         runtime()?.block_on(async {
             let source = worker::source(&(&config).into())?.id().clone();
             if let Some((name, command)) = self.given(source) {
-                let row = request::give(&config, name, command, None).await?;
+                let row = request::give(&config, name, command, self.reason()).await?;
                 tell_note(&row);
             }
             Ok(print(&table(&config).await?)?)
         })
+    }
+
+    fn reason(&self) -> Option<String> {
+        match self {
+            Self::Show(_) => None,
+            Self::Set { reason, .. } | Self::Reset { reason, .. } | Self::Rewind { reason, .. } => {
+                reason.clone()
+            }
+        }
     }
 
     /// The command to give; `None` to show only.
@@ -81,7 +102,7 @@ impl Command {
                     new_source,
                 },
             )),
-            Self::Reset(_) => Some(("cursor reset", Given::CursorReset { source })),
+            Self::Reset { .. } => Some(("cursor reset", Given::CursorReset { source })),
             Self::Rewind { by, .. } => {
                 let by_seconds = by;
                 let command = Given::CursorRewind { source, by_seconds };

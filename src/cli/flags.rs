@@ -16,6 +16,8 @@ const CONSUMER: [&str; 2] = ["listen", "lexicons"];
 const LEXICONS: [&str; 1] = ["lexicons"];
 /// Those of a command about lexicons that works on the database.
 const LEXICONS_AND_DATABASE: [&str; 2] = ["lexicons", "database_url"];
+/// The same, and the source.
+const LEXICONS_DATABASE_AND_SOURCE: [&str; 3] = ["lexicons", "database_url", "source_url"];
 
 /// The commands that make use of a few settings only. All settings are accepted everywhere, so that
 /// one set of flags fits all commands.
@@ -38,6 +40,12 @@ const SMALL_COMMANDS: &[(&[&str], &[&str])] = &[
     (&["cursor", "set"], &SOURCE),
     (&["cursor", "reset"], &SOURCE),
     (&["cursor", "rewind"], &SOURCE),
+    (&["dlq", "discard"], &DATABASE),
+    (&["dlq", "export"], &DATABASE),
+    (&["dlq", "groups"], &DATABASE),
+    (&["dlq", "list"], &DATABASE),
+    (&["dlq", "retry"], &LEXICONS_AND_DATABASE),
+    (&["dlq", "show"], &DATABASE),
     (&["drain"], &DATABASE),
     (&["lexicon", "check"], &LEXICONS),
     (&["lexicon", "fetch"], &LEXICONS),
@@ -48,7 +56,7 @@ const SMALL_COMMANDS: &[(&[&str], &[&str])] = &[
     (&["repo", "recheck"], &DATABASE),
     (&["repo", "show"], &DATABASE),
     (&["repo", "untrack"], &DATABASE),
-    (&["reprocess"], &LEXICONS_AND_DATABASE),
+    (&["reprocess"], &LEXICONS_DATABASE_AND_SOURCE),
     (&["source", "pause"], &SOURCE),
     (&["source", "reconnect"], &SOURCE),
     (&["source", "resume"], &SOURCE),

@@ -11,6 +11,7 @@ mod consume;
 mod cursor;
 mod database;
 mod demo;
+mod dlq;
 mod doctor;
 mod flags;
 mod identities;
@@ -32,6 +33,7 @@ mod sink;
 mod source;
 mod span;
 mod status;
+mod time;
 
 use std::ffi::OsString;
 use std::io;
@@ -76,6 +78,9 @@ enum Command {
     Cursor(cursor::Command),
     /// Run the pipeline on a built-in recording, and show the resulting tables
     Demo(demo::Demo),
+    /// Show dead letters, try them again, or discard them
+    #[command(subcommand)]
+    Dlq(dlq::Command),
     /// Look whether a worker with this configuration can do its work here, and say what to do
     Doctor(Configuration),
     Drain(process::Drain),
@@ -135,6 +140,7 @@ impl Cli {
             Command::Consume(consume) => consume.execute(),
             Command::Cursor(command) => command.execute(),
             Command::Demo(demo) => demo.execute(),
+            Command::Dlq(command) => command.execute(),
             Command::Doctor(configuration) => doctor::execute(&configuration),
             Command::Drain(drain) => drain.execute(),
             Command::Identities(command) => command.execute(),
@@ -321,6 +327,12 @@ mod tests {
             &["cursor", "reset"],
             &["cursor", "rewind", "--by", "1h"],
             &["demo"],
+            &["dlq", "discard", "7"],
+            &["dlq", "export"],
+            &["dlq", "groups"],
+            &["dlq", "list"],
+            &["dlq", "retry", "--all"],
+            &["dlq", "show", "7"],
             &["doctor"],
             &["drain"],
             &["identities", "import", "export.jsonl"],

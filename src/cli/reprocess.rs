@@ -1,31 +1,24 @@
-//! `reprocess`: judges the stored records again, without a worker.
+//! `reprocess`: judges the stored records again.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{ArgAction, Args};
 use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::Offset;
 
 use huddle_firehose::atproto::pattern::{Pattern, PatternError};
+use huddle_firehose::atproto::skim::SEQS;
 use huddle_firehose::atproto::syntax::{Did, SyntaxError};
-use huddle_firehose::config::Config;
-use huddle_firehose::repo::reprocess::{Place, Progress, Reprocessing};
-use huddle_firehose::source::process::records::Rules;
+use huddle_firehose::command::{Command, Reprocess as Asked};
+use huddle_firehose::model::CommandRow;
 use huddle_firehose::store::rejudge_store::Selection;
-use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::worker;
 
-use super::progress::ProgressLine;
-use super::signals::StopSignals;
-use super::{Configuration, database, print, runtime};
-
-/// Steps between two lines of progress where the output is not a terminal.
-const SLOW_LINES: u32 = 20;
+use super::{Configuration, print, print_error, request, runtime, time};
 
 /// Judge stored records again, after a change of lexicons, policies or the program
 ///
 /// Makes the tables say what follows, without the network. What was judged by the rules in force is left
-/// as it is, except with --all. It goes on where it was broken off. Stop the worker before.
+/// as it is, except with --all. A worker that runs does it in steps beside its work, by the lexicons that
+/// it has read at its start. It goes on where it was broken off.
 #[derive(Args, Debug)]
 pub(crate) struct Reprocess {
     /// Records of these collections: an NSID, or a prefix such as com.huddle.*
@@ -35,7 +28,7 @@ pub(crate) struct Reprocess {
     #[arg(long, value_name = "DID", value_parser = did)]
     did: Option<Did>,
     /// Records that were indexed since then: a date, or a time such as 2026-07-04T14:38:07Z
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
     since: Option<Timestamp>,
     /// Records that are known to be invalid: flagged ones, and refused ones in dead letters
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
@@ -49,19 +42,52 @@ pub(crate) struct Reprocess {
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = false, hide_default_value = true)]
     dry_run: bool,
+    /// Instead of stored records: read the events of the configured source behind this seq again, beside
+    /// the live stream, whose cursor stays where it is. A worker does it
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(..SEQS.end),
+          conflicts_with_all = ["collection", "did", "since", "invalid", "all", "dry_run"])]
+    from_cursor: Option<u64>,
+    /// Up to this seq; by default up to where the cursor is at the beginning
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(..SEQS.end),
+          requires = "from_cursor")]
+    to: Option<u64>,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     configuration: Configuration,
 }
 
 impl Reprocess {
     pub(crate) fn execute(&self) -> anyhow::Result<()> {
-        let reprocessing = self.reprocessing()?;
-        let config = self.configuration.load_and_log_with_lexicons()?;
-        let told = runtime()?.block_on(run(&config, &reprocessing))?;
-        Ok(print(&told)?)
+        match self.from_cursor {
+            Some(from) => self.rerun(from),
+            None => self.reprocess(),
+        }
     }
 
-    fn reprocessing(&self) -> anyhow::Result<Reprocessing> {
+    fn rerun(&self, from: u64) -> anyhow::Result<()> {
+        let config = self.configuration.load_and_log()?;
+        let command = Command::Rerun {
+            source: worker::source(&(&config).into())?.id().clone(),
+            from,
+            to: self.to,
+        };
+        let giving = request::give(&config, "reprocess", command, self.reason.clone());
+        request::show(&runtime()?.block_on(giving)?)
+    }
+
+    fn reprocess(&self) -> anyhow::Result<()> {
+        let command = Command::Reprocess(self.asked()?);
+        let config = self.configuration.load_and_log_with_lexicons()?;
+        let row = runtime()?.block_on(async {
+            let reason = self.reason.clone();
+            request::give_and_watch(&config, "reprocess", command, reason, &mut tell_progress).await
+        })?;
+        Ok(print(&told(&row))?)
+    }
+
+    fn asked(&self) -> anyhow::Result<Asked> {
         let selection = Selection {
             collection: self.collection.clone(),
             did: self.did.clone(),
@@ -71,87 +97,38 @@ impl Reprocess {
         if selection == Selection::default() && !self.all {
             bail!("name what to judge again: --collection, --did, --since, --invalid or --all");
         }
-        Ok(Reprocessing {
+        Ok(Asked {
             selection,
-            is_forced: self.all,
-            is_dry_run: self.dry_run,
+            all: self.all,
+            dry_run: self.dry_run,
         })
     }
 }
 
-async fn run(config: &Config, reprocessing: &Reprocessing) -> anyhow::Result<String> {
-    let options: worker::Options = config.into();
-    let lexicons = worker::lexicons(&options)?;
-    let source = worker::source(&options)?;
-    let mut signals = StopSignals::listen()?;
-    let (store, _lock) = database::open_to_write(config, "reprocess").await?;
-    if !reprocessing.is_dry_run {
-        worker::make_views(&store, &lexicons.views).await?;
+/// Says on standard error how far it is.
+fn tell_progress(row: &CommandRow) {
+    let progress = row.progress.as_ref();
+    let counts = progress.map(|progress| &progress["progress"]["counts"]);
+    if let Some(looked_at) = counts.and_then(|counts| counts["looked_at"].as_u64())
+        && !row.state.is_ended()
+    {
+        print_error(&format!("{looked_at} rows looked at"));
     }
-    let options = worker::in_force(options, &store).await?;
-    let rules = worker::rules_with(&options, source.as_ref(), lexicons.schemas);
-    let key = key_of(reprocessing, &rules);
-    let mut progress = begin(&store, reprocessing, &key).await?;
-    let line = ProgressLine::new();
-    let mut steps = 0;
-    while progress.at != Place::Over {
-        tokio::select! {
-            biased;
-            signal = signals.next() => {
-                line.leave().await;
-                return Ok(format!("stopped by {signal}; the same command goes on from here\n"));
-            }
-            done = reprocessing.step(&store, &rules, &mut progress) => done?,
-        }
-        if !reprocessing.is_dry_run {
-            keep(&store, &key, &progress).await?;
-        }
-        if line.is_rewritten() || steps % SLOW_LINES == 0 {
-            line.show(&format!("{} rows looked at", progress.counts.looked_at))
-                .await;
-        }
-        steps += 1;
-    }
-    line.leave().await;
-    let would = match reprocessing.is_dry_run {
-        true => "nothing was written; it would be: ",
-        false => "",
+}
+
+fn told(row: &CommandRow) -> String {
+    let Some(result) = &row.result else {
+        return format!(
+            "command {} is not over; the same command or the next worker goes on from here\n",
+            row.id
+        );
     };
-    Ok(format!("{would}{}\n", progress.counts.told()))
-}
-
-/// Names the selection, and the rules by which it is judged. With others, it begins anew.
-fn key_of(reprocessing: &Reprocessing, rules: &Rules) -> String {
-    let key = serde_json::json!({
-        "selection": reprocessing.selection,
-        "is_forced": reprocessing.is_forced,
-        "rules": rules.digest().stored(),
-    });
-    key.to_string()
-}
-
-async fn begin(
-    store: &SqliteStore,
-    reprocessing: &Reprocessing,
-    key: &str,
-) -> anyhow::Result<Progress> {
-    if reprocessing.is_dry_run {
-        return Ok(Progress::default());
-    }
-    let known = store.reprocessing(key).await?;
-    let known = known.and_then(|json| serde_json::from_str(&json).ok());
-    if known.is_some() {
-        tracing::info!("going on where the last one was broken off");
-    }
-    Ok(known.unwrap_or_default())
-}
-
-async fn keep(store: &SqliteStore, key: &str, progress: &Progress) -> anyhow::Result<()> {
-    let json = match progress.at {
-        Place::Over => None,
-        Place::Records(_) | Place::DeadLetters(_) => Some(serde_json::to_string(progress)?),
+    let would = match result["dry_run"].as_bool() {
+        Some(true) => "nothing was written; it would be: ",
+        _ => "",
     };
-    Ok(store.note_reprocessing(key, json.as_deref()).await?)
+    let told = result["told"].as_str().unwrap_or_default();
+    format!("{would}{told}\n")
 }
 
 fn pattern(text: &str) -> Result<Pattern, PatternError> {
@@ -160,29 +137,4 @@ fn pattern(text: &str) -> Result<Pattern, PatternError> {
 
 fn did(text: &str) -> Result<Did, SyntaxError> {
     Did::parse(text)
-}
-
-/// A date is its first moment in UTC.
-fn time(text: &str) -> anyhow::Result<Timestamp> {
-    if let Ok(date) = text.parse::<Date>()
-        && text.len() == "2026-07-04".len()
-    {
-        return Ok(Offset::UTC.to_timestamp(date.at(0, 0, 0, 0))?);
-    }
-    text.parse()
-        .with_context(|| format!("{text:?} is no date, and no time with a zone"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_a_date_or_has_a_zone() {
-        let seconds = |text: &str| time(text).map(|time| time.as_second()).ok();
-        assert_eq!(seconds("1970-01-02"), Some(86_400));
-        assert_eq!(seconds("1970-01-01T01:00:00+01:00"), Some(0));
-        assert_eq!(seconds("yesterday"), None);
-        assert_eq!(seconds("1970-01-01T01:00:00"), None);
-    }
 }

@@ -15,11 +15,26 @@ use huddle_firehose::store::sqlite::{SqliteStore, path_of};
 use huddle_firehose::telemetry::excerpt::shown_json;
 use huddle_firehose::worker;
 
-use super::{database, print};
+use super::signals::StopSignals;
+use super::{database, print, print_error};
 
 /// How long a worker may take to begin to listen.
 const START_TIME: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(100);
+/// How often it is looked how far a command is.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A command that is given once, to whichever process takes it.
+struct New {
+    command: Command,
+    reason: Option<String>,
+    /// A second request with it is the same command.
+    key: String,
+}
+
+fn new_key() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
 
 /// Gives `command`, and waits for its end. A command that needs a worker waits for the next one where none
 /// runs: its row is returned as it is then. `name` is the command of the command line, for the lock.
@@ -31,19 +46,35 @@ pub(super) async fn give(
     command: Command,
     reason: Option<String>,
 ) -> anyhow::Result<CommandRow> {
+    give_and_watch(config, name, command, reason, &mut |_row| {}).await
+}
+
+/// The same, and tells `watch` now and then how far the command is.
+pub(super) async fn give_and_watch(
+    config: &Config,
+    name: &str,
+    command: Command,
+    reason: Option<String>,
+    watch: &mut (dyn FnMut(&CommandRow) + Send),
+) -> anyhow::Result<CommandRow> {
     let is_awaited = command.needs() != Needs::Worker;
     let client = ControlClient::of(&path_of(&config.database_url)?);
+    let new = New {
+        command,
+        reason,
+        key: new_key(),
+    };
     let deadline = Instant::now() + START_TIME;
     loop {
-        match client.give(command.clone(), reason.clone()).await {
-            Ok(row) if is_awaited => return checked(client.ended(row).await?),
+        match give_to_worker(&client, &new).await {
+            Ok(row) if is_awaited => return checked(client.ended(row, watch).await?),
             Ok(row) => return checked(row),
             Err(ClientError::NoWorker(_)) => {}
             Err(error) => return Err(error.into()),
         }
         match database::open_to_write(config, name).await {
             Ok((store, _lock)) => {
-                return checked(without_worker(config, store, command, reason).await?);
+                return checked(without_worker(config, store, new, watch).await?);
             }
             // It has taken the lock a moment ago, and listens soon.
             Err(error) if database::is_held_by_worker(&error) && Instant::now() < deadline => {
@@ -52,6 +83,32 @@ pub(super) async fn give(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Gives a command to the worker that runs. A long one that is in progress already is not given twice.
+async fn give_to_worker(client: &ControlClient, new: &New) -> Result<CommandRow, ClientError> {
+    if new.command.is_long() {
+        let open = client.operations().await?;
+        if let Some(same) = open.into_iter().find(|row| is_same(row, &new.command)) {
+            tell_same(&same);
+            return Ok(same);
+        }
+    }
+    client
+        .give(new.command.clone(), new.reason.clone(), &new.key)
+        .await
+}
+
+/// Whether a row is of this command.
+fn is_same(row: &CommandRow, command: &Command) -> bool {
+    Command::from_parts(&row.kind, &row.arguments).is_ok_and(|known| known == *command)
+}
+
+fn tell_same(row: &CommandRow) {
+    print_error(&format!(
+        "the same is in progress already, as command {}",
+        row.id
+    ));
 }
 
 /// The row, unless the command has failed.
@@ -70,13 +127,59 @@ fn checked(row: CommandRow) -> anyhow::Result<CommandRow> {
 async fn without_worker(
     config: &Config,
     store: SqliteStore,
-    command: Command,
-    reason: Option<String>,
+    new: New,
+    watch: &mut (dyn FnMut(&CommandRow) + Send),
 ) -> anyhow::Result<CommandRow> {
-    let needs = command.needs();
+    let needs = new.command.needs();
     if needs == Needs::RunningWorker {
         let path = path_of(&config.database_url)?;
         bail!("no worker runs on {}", path.display());
+    }
+    let store = Arc::new(store);
+    let options = worker::Options::from(config);
+    let lexicons = worker::lexicons(&options)?;
+    let mut scope = worker::scope(&options, &lexicons.schemas, store.clone()).await?;
+    scope.views = lexicons.views.into();
+    scope.is_logged = false;
+    let id = submit(&store, new).await?;
+    let mut signals = StopSignals::listen()?;
+    let carrying_out = command::carry_out_without_worker(&scope);
+    tokio::pin!(carrying_out);
+    loop {
+        tokio::select! {
+            biased;
+            signal = signals.next() => {
+                print_error(&format!("stopped by {signal}; nothing that was done is undone"));
+                break;
+            }
+            ended = &mut carrying_out => {
+                ended?;
+                break;
+            }
+            () = sleep(LOOK_INTERVAL) => {
+                if let Some(row) = store.command(id).await? {
+                    watch(&row);
+                }
+            }
+        }
+    }
+    let row = store.command(id).await?;
+    row.context("the command is not in the database any more")
+}
+
+/// Writes the command, and returns its id. A long one that was broken off is gone on with.
+async fn submit(store: &SqliteStore, new: New) -> anyhow::Result<i64> {
+    let New {
+        command,
+        reason,
+        key,
+    } = new;
+    if command.is_long() {
+        let open = store.open_commands().await?;
+        if let Some(same) = open.into_iter().find(|row| is_same(row, &command)) {
+            tell_same(&same);
+            return Ok(same.id);
+        }
     }
     let (kind, arguments) = command.into_parts()?;
     let new = NewCommand {
@@ -84,22 +187,14 @@ async fn without_worker(
         arguments,
         actor: user()?,
         reason,
-        idempotency_key: None,
+        idempotency_key: Some(key),
     };
-    let store = Arc::new(store);
-    let options = worker::Options::from(config);
-    let schemas = worker::lexicons(&options)?.schemas;
-    let mut scope = worker::scope(&options, &schemas, store.clone()).await?;
-    scope.is_logged = false;
-    let row = match store.submit_command(&new).await? {
-        Submitted::New(row) | Submitted::Known(row) => row,
+    match store.submit_command(&new).await? {
+        Submitted::New(row) | Submitted::Known(row) => Ok(row.id),
         Submitted::Full | Submitted::KeyIsTaken => {
             bail!("too many commands wait for a worker already; `commands list` shows them")
         }
-    };
-    command::carry_out_without_worker(&scope).await?;
-    let row = store.command(row.id).await?;
-    row.context("the command is not in the database any more")
+    }
 }
 
 /// Who runs this process, as in the audit.

@@ -15,6 +15,9 @@ pub(crate) struct ResyncCommand {
     /// The DIDs of the repositories
     #[arg(required = true, value_name = "DID", value_parser = Did::parse)]
     dids: Vec<Did>,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     configuration: Configuration,
 }
@@ -25,7 +28,7 @@ impl ResyncCommand {
         runtime()?.block_on(async {
             for did in &self.dids {
                 let command = Command::Resync { did: did.clone() };
-                request::give(&config, "resync", command, None).await?;
+                request::give(&config, "resync", command, self.reason.clone()).await?;
                 print(&format!("{did}\tto be fetched\n"))?;
             }
             Ok(())

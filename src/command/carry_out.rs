@@ -2,7 +2,8 @@
 
 use super::scope::{Outcome, Run};
 use super::{
-    Command, CommandError, backfill, cursors, process, repositories, settings, sinks, sources,
+    Command, CommandError, backfill, cursors, dead_letters, lexicon, process, repositories,
+    reprocess, rerun, settings, sinks, sources,
 };
 
 /// Carries out a command, or a piece of a long one.
@@ -31,12 +32,21 @@ pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
             };
             cursors::set(run, move_to).await
         }
+        Command::DeadLettersDiscard(bulk) => dead_letters::discard(run, bulk).await,
+        Command::DeadLettersRetry(bulk) => dead_letters::retry(run, bulk).await,
         Command::Drain {} => process::drain(run),
+        Command::LexiconIndex {
+            collection,
+            column,
+            drop,
+        } => lexicon::index(run, collection, column, *drop).await,
         Command::LogLevel {
             filter,
             for_seconds,
         } => process::log_level(run, filter, *for_seconds),
         Command::Recheck { did } => repositories::recheck(run, did).await,
+        Command::Reprocess(asked) => reprocess::reprocess(run, asked).await,
+        Command::Rerun { source, from, to } => rerun::rerun(run, source, *from, *to).await,
         Command::Resync { did } => repositories::resync(run, did).await,
         Command::SettingReset { name } => settings::reset(run, *name).await,
         Command::SettingSet {

@@ -1,7 +1,8 @@
 //! Why a command fails.
 
-use crate::atproto::syntax::Did;
+use crate::atproto::syntax::{Did, Nsid};
 use crate::model::SourceId;
+use crate::pipeline::rerun::Refused;
 use crate::store::StoreError;
 use crate::telemetry::log::LogError;
 
@@ -15,6 +16,23 @@ pub enum CommandError {
 
     #[error("{0} is excluded by dids_allow or dids_deny")]
     Excluded(Did),
+
+    #[error(
+        "{collection} has no view with a column {column} here; a worker reads the lexicons when it starts"
+    )]
+    NoColumn { collection: Nsid, column: String },
+
+    #[error("there is nothing between seq {from} and seq {to}")]
+    NothingBetween { from: u64, to: u64 },
+
+    #[error(transparent)]
+    Rerun(#[from] Refused),
+
+    #[error("name what to judge again; all: true means all records")]
+    NoRecords,
+
+    #[error("name which dead letters are meant; all: true means all of them")]
+    NoLetters,
 
     #[error("no worker runs on this database")]
     NoWorker,

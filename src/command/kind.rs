@@ -1,12 +1,16 @@
 //! The kinds of commands.
 
+use std::num::NonZeroU32;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::kept::{SettingChange, SettingName};
-use crate::atproto::syntax::Did;
+use crate::atproto::syntax::{Did, Nsid};
 use crate::model::SourceId;
+use crate::store::letters::LetterFilter;
+use crate::store::rejudge_store::Selection;
 
 /// A command. Its form in JSON is an object with `kind` and the fields of the kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,8 +48,19 @@ pub enum Command {
         #[serde(default)]
         new_source: bool,
     },
+    /// Delete dead letters.
+    DeadLettersDiscard(BulkLetters),
+    /// Try dead letters again.
+    DeadLettersRetry(BulkLetters),
     /// Apply what was read, write the cursor, and end the process.
     Drain {},
+    /// Make an index on a column of a collection's view, or drop it.
+    LexiconIndex {
+        collection: Nsid,
+        column: String,
+        #[serde(default)]
+        drop: bool,
+    },
     /// Change the filter of the log for a time.
     LogLevel {
         filter: String,
@@ -54,6 +69,17 @@ pub enum Command {
     /// Compare a repository with its host, and fetch it if they differ.
     Recheck {
         did: Did,
+    },
+    /// Judge stored records again.
+    Reprocess(Reprocess),
+    /// Read a stretch of the stream again, beside the live one, whose cursor stays where it is.
+    Rerun {
+        source: SourceId,
+        /// The events behind this seq,
+        from: u64,
+        /// up to this one. By default up to where the cursor is at the beginning.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<u64>,
     },
     /// Fetch a whole repository, and make the tables equal to it.
     Resync {
@@ -119,6 +145,32 @@ pub enum FeedPlace {
     Since(Timestamp),
 }
 
+/// An act on many dead letters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BulkLetters {
+    pub filter: LetterFilter,
+    /// An empty filter means all of them, and is no mistake.
+    pub all: bool,
+    /// Only tell what would become of them.
+    pub dry_run: bool,
+    /// How many in a second, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<NonZeroU32>,
+}
+
+/// Which stored records are judged again, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reprocess {
+    pub selection: Selection,
+    /// An empty selection means all records, and they are written also where they were judged by the
+    /// rules in force.
+    pub all: bool,
+    /// Only count.
+    pub dry_run: bool,
+}
+
 /// A text or a row that is no command of this version.
 #[derive(Debug, thiserror::Error)]
 #[error("not a command of this version: {0}")]
@@ -160,6 +212,7 @@ impl Command {
             Self::CursorReset { source }
             | Self::CursorRewind { source, .. }
             | Self::CursorSet { source, .. }
+            | Self::Rerun { source, .. }
             | Self::SourcePause { source }
             | Self::SourceReconnect { source }
             | Self::SourceResume { source } => source.to_string(),
@@ -173,8 +226,12 @@ impl Command {
             | Self::BackfillPause {}
             | Self::BackfillResume {}
             | Self::BackfillStart {}
+            | Self::DeadLettersDiscard(_)
+            | Self::DeadLettersRetry(_)
             | Self::Drain {}
-            | Self::LogLevel { .. } => String::new(),
+            | Self::LogLevel { .. }
+            | Self::Reprocess(_) => String::new(),
+            Self::LexiconIndex { collection, .. } => collection.to_string(),
         }
     }
 }
@@ -189,6 +246,10 @@ mod tests {
     fn a_command_is_read_as_it_is_written() {
         let did = Did::parse("did:plc:ann").unwrap();
         let source = SourceId::new("wss://relay.example/");
+        let ids = LetterFilter {
+            ids: vec![7],
+            ..LetterFilter::default()
+        };
         for (command, kind, arguments) in [
             (
                 Command::Account {
@@ -199,6 +260,15 @@ mod tests {
                 json!({ "did": "did:plc:ann", "is_shown": true }),
             ),
             (Command::Drain {}, "drain", json!({})),
+            (
+                Command::DeadLettersRetry(BulkLetters {
+                    filter: ids,
+                    per_second: NonZeroU32::new(5),
+                    ..BulkLetters::default()
+                }),
+                "dead_letters_retry",
+                json!({ "filter": { "ids": [7] }, "all": false, "dry_run": false, "per_second": 5 }),
+            ),
             (
                 Command::CursorRewind {
                     source,
@@ -222,6 +292,16 @@ mod tests {
             ("resync", json!({ "did": "did:plc:ann", "when": 1 }), "when"),
             ("resync", json!({ "did": "ann" }), "ann"),
             ("resync", json!({}), "did"),
+            (
+                "dead_letters_discard",
+                json!({ "filter": {}, "when": 1 }),
+                "when",
+            ),
+            (
+                "dead_letters_discard",
+                json!({ "filter": { "kind": 1 } }),
+                "kind",
+            ),
         ] {
             let error = Command::from_parts(kind, &arguments).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");

@@ -38,7 +38,11 @@ impl Command {
             | Self::BackfillCancel {}
             | Self::BackfillPause {}
             | Self::BackfillResume {}
+            | Self::DeadLettersDiscard(_)
+            | Self::DeadLettersRetry(_)
+            | Self::LexiconIndex { .. }
             | Self::Recheck { .. }
+            | Self::Reprocess(_)
             | Self::Resync { .. }
             | Self::SinkPause { .. }
             | Self::SinkRemove { .. }
@@ -54,9 +58,10 @@ impl Command {
             | Self::CursorSet { .. }
             | Self::SettingReset { .. }
             | Self::SettingSet { .. } => Needs::StoppedPipeline,
-            Self::BackfillStart {} | Self::SinkResync { .. } | Self::SinkRewind { .. } => {
-                Needs::Worker
-            }
+            Self::BackfillStart {}
+            | Self::Rerun { .. }
+            | Self::SinkResync { .. }
+            | Self::SinkRewind { .. } => Needs::Worker,
         }
     }
 
@@ -67,8 +72,12 @@ impl Command {
             | Self::BackfillPause {}
             | Self::BackfillResume {}
             | Self::BackfillStart {}
+            | Self::DeadLettersRetry(_)
+            | Self::LexiconIndex { .. }
             | Self::LogLevel { .. }
             | Self::Recheck { .. }
+            | Self::Reprocess(_)
+            | Self::Rerun { .. }
             | Self::Resync { .. }
             | Self::SinkPause { .. }
             | Self::SinkResume { .. }
@@ -81,6 +90,7 @@ impl Command {
             | Self::CursorReset { .. }
             | Self::CursorRewind { .. }
             | Self::CursorSet { .. }
+            | Self::DeadLettersDiscard(_)
             | Self::Drain {}
             | Self::SettingReset { .. }
             | Self::SettingSet { .. }
@@ -95,6 +105,11 @@ impl Command {
             self,
             Self::BackfillCancel {}
                 | Self::BackfillStart {}
+                | Self::DeadLettersDiscard(_)
+                | Self::DeadLettersRetry(_)
+                | Self::LexiconIndex { .. }
+                | Self::Reprocess(_)
+                | Self::Rerun { .. }
                 | Self::SinkResync { .. }
                 | Self::SinkRewind { .. }
         )

@@ -6,12 +6,15 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::kept::KeptSettings;
-use super::{Command, CommandError};
+use super::{Command, CommandError, IndexTasks, Reruns};
 use crate::atproto::syntax::Did;
-use crate::model::{AuditEntry, AuditOutcome, CommandRow, Receipt};
+use crate::lexicon::{Schemas, TypedView};
+use crate::model::{AuditEntry, AuditOutcome, CommandRow, Receipt, SourceId};
 use crate::pipeline;
 use crate::repo::Backfill;
 use crate::sink::actor::SinkContext;
+use crate::source::interest::Interest;
+use crate::source::process::records::Rules;
 use crate::source::process::verification::Verify;
 use crate::store::plan::InterestSet;
 use crate::store::sqlite::SqliteStore;
@@ -24,6 +27,10 @@ pub struct Scope {
     pub verify: Verify,
     /// What the configuration says.
     pub configured: KeptSettings,
+    pub schemas: Schemas,
+    /// The views of lexicons.
+    pub views: Arc<[TypedView]>,
+    pub index_tasks: IndexTasks,
     pub backfill: Backfill,
     /// The log says what becomes of commands. The command line says it by itself.
     pub is_logged: bool,
@@ -38,6 +45,7 @@ pub struct Live {
     pub sinks: Vec<Arc<SinkContext>>,
     /// What the commands ask of the process.
     pub asked: watch::Sender<Option<Asked>>,
+    pub reruns: Reruns,
 }
 
 /// What a command asks of the process.
@@ -99,6 +107,20 @@ impl Scope {
             true => Ok(()),
             false => Err(CommandError::Excluded(did.clone())),
         }
+    }
+
+    /// The rules in force, for records that are judged again. Each names its own source.
+    pub(super) async fn rules(&self) -> Result<Rules, CommandError> {
+        let kept = self.kept().await?;
+        let interest = Interest::new(kept.collections)
+            .allowing(kept.dids_allow)
+            .denying(kept.dids_deny);
+        Ok(Rules {
+            source: SourceId::new(""),
+            interest: Arc::new(interest),
+            schemas: self.schemas.clone(),
+            policies: kept.validation,
+        })
     }
 
     /// Wakes what looks for work in the tables.

@@ -42,7 +42,7 @@ pub(super) fn reconnect(run: &Run<'_>, source: &SourceId) -> Result<Outcome, Com
     })
 }
 
-fn check_followed(live: &Live, source: &SourceId) -> Result<(), CommandError> {
+pub(super) fn check_followed(live: &Live, source: &SourceId) -> Result<(), CommandError> {
     let followed = live.context.source.id();
     match source == followed {
         true => Ok(()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::carry_out::carry_out;
 use super::error::is_transient;
@@ -17,6 +17,10 @@ use crate::testing::fault::{Faults, Point};
 const MOST_INTERRUPTIONS: u32 = 3;
 /// How long a command, or a piece of one, may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Without a worker, a long command that goes on within this time is waited for. One that waits for a
+/// worker goes on later.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A row, and the command that it holds.
 type Open = (CommandRow, Result<Command, InvalidCommand>);
@@ -69,6 +73,17 @@ impl Turns {
             .position(|open| due(open) && open.0.id > self.last);
         let next = after.or_else(|| open.iter().position(due));
         next.map_or(Next::Nothing, Next::Do)
+    }
+
+    /// When the next long command goes on, if that is before `limit`. It is told once: the command may have
+    /// been cancelled meanwhile.
+    fn soon(&mut self, limit: Instant) -> Option<Instant> {
+        let (id, at) = self.not_before.iter().min_by_key(|(_, at)| **at)?;
+        let (id, at) = (*id, *at);
+        (at < limit).then(|| {
+            self.not_before.remove(&id);
+            at
+        })
     }
 
     fn note(&mut self, id: i64, wait: Option<Duration>) {
@@ -288,8 +303,13 @@ pub async fn carry_out_before_start(scope: &Scope, faults: &Faults) -> Result<()
 pub async fn carry_out_without_worker(scope: &Scope) -> Result<(), StoreError> {
     interrupt(scope).await?;
     let (mut turns, faults) = (Turns::default(), Faults::default());
-    while step(scope, &mut turns, &faults).await? != Step::Nothing {}
-    Ok(())
+    loop {
+        while step(scope, &mut turns, &faults).await? != Step::Nothing {}
+        match turns.soon(Instant::now() + LONGEST_PAUSE) {
+            Some(at) => sleep_until(at).await,
+            None => return Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -344,6 +364,17 @@ mod tests {
         assert_eq!(turns.next(&longs, true, now), Next::Nothing);
         let later = now + Duration::from_secs(120);
         assert_eq!(turns.next(&longs, true, later), Next::Do(1));
+    }
+
+    #[test]
+    fn a_command_that_goes_on_soon_is_waited_for_once() {
+        let mut turns = Turns::default();
+        turns.note(1, Some(Duration::from_secs(3600)));
+        let limit = Instant::now() + Duration::from_secs(60);
+        assert_eq!(turns.soon(limit), None);
+        turns.note(2, Some(Duration::from_secs(1)));
+        assert!(turns.soon(limit).is_some());
+        assert_eq!(turns.soon(limit), None);
     }
 
     #[test]

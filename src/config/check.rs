@@ -27,6 +27,8 @@ impl Contradiction {
 const LEAST_MEMORY_BUDGET: u64 = mebibytes(8);
 /// So much may wait for the PLC directory at least.
 const LEAST_PARKED_LIMIT: u64 = mebibytes(16);
+/// Room for a few of the longest letters.
+const LEAST_DEAD_LETTER_BYTES: u64 = mebibytes(16);
 
 /// All problems of `config`.
 pub(super) fn check(config: &Config) -> Vec<Contradiction> {
@@ -62,6 +64,12 @@ fn check_limits(config: &Config, found: &mut Vec<Contradiction>) {
             config.dead_letter_retention_days.into(),
             1,
             36_500,
+        ),
+        (
+            "dead_letter_limit",
+            config.dead_letter_limit.into(),
+            1,
+            10_000_000,
         ),
         (
             "audit_retention_days",
@@ -191,6 +199,16 @@ fn check_memory(config: &Config, found: &mut Vec<Contradiction>) {
                 "{} is less than {}; a single commit may have 2 MB",
                 format_bytes(config.parked_limit),
                 format_bytes(LEAST_PARKED_LIMIT),
+            ),
+        ));
+    }
+    if config.dead_letter_bytes < LEAST_DEAD_LETTER_BYTES {
+        found.push(Contradiction::new(
+            &["dead_letter_bytes"],
+            format!(
+                "{} is less than {}; a single letter may have 2 MB, and its task as JSON more",
+                format_bytes(config.dead_letter_bytes),
+                format_bytes(LEAST_DEAD_LETTER_BYTES),
             ),
         ));
     }
@@ -365,6 +383,8 @@ mod tests {
             ("checkpoint_events", "0"),
             ("collections", "[]"),
             ("connect_timeout_ms", "0"),
+            ("dead_letter_bytes", "'15MiB'"),
+            ("dead_letter_limit", "0"),
             ("dead_letter_retention_days", "0"),
             ("decoders", "0"),
             ("gap_retention_days", "0"),

@@ -100,6 +100,10 @@ pub struct Config {
     pub database_url: String,
     pub request_retention_days: u32,
     pub dead_letter_retention_days: u32,
+    pub dead_letter_limit: u32,
+    /// Bytes.
+    #[serde(with = "value::bytes")]
+    pub dead_letter_bytes: u64,
     pub gap_retention_days: u32,
     pub audit_retention_days: u32,
     /// `None` means never.

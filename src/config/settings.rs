@@ -85,6 +85,12 @@ pub struct Settings {
     /// Age in days at which a dead letter is deleted
     #[arg(long, value_name = "DAYS")]
     pub dead_letter_retention_days: Option<u32>,
+    /// How many dead letters are kept; the oldest are deleted beyond that
+    #[arg(long, value_name = "N")]
+    pub dead_letter_limit: Option<u32>,
+    /// How many bytes of dead letters are kept, in bytes or as 1GiB; the oldest are deleted beyond that
+    #[arg(long, value_name = "SIZE")]
+    pub dead_letter_bytes: Option<String>,
     /// Days after which a gap that was closed is deleted
     #[arg(long, value_name = "DAYS")]
     pub gap_retention_days: Option<u32>,

@@ -53,6 +53,8 @@ impl From<&Config> for Options {
             retention: Retention {
                 inactive_request_days: config.request_retention_days,
                 dead_letter_days: config.dead_letter_retention_days,
+                dead_letters: config.dead_letter_limit.into(),
+                dead_letter_bytes: config.dead_letter_bytes,
                 closed_gap_days: config.gap_retention_days,
                 audit_days: config.audit_retention_days,
             },

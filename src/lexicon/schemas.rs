@@ -1,6 +1,7 @@
 //! The known schemas, by collection.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
@@ -20,13 +21,13 @@ pub(super) const EMBEDDED: [&str; 4] = [
     include_str!("../../lexicons/com/huddle/slotOffer.json"),
 ];
 
-/// Parsed lexicon documents, used to validate every record.
-#[derive(Debug)]
+/// Parsed lexicon documents, used to validate every record. Copies share them.
+#[derive(Clone, Debug)]
 pub struct Schemas {
     /// The key is `nsid` for a document's main definition, otherwise `nsid#name`.
-    definitions: BTreeMap<String, Definition>,
+    definitions: Arc<BTreeMap<String, Definition>>,
     /// For each collection, the fingerprint of all definitions that decide on its records.
-    fingerprints: HashMap<String, String>,
+    fingerprints: Arc<HashMap<String, String>>,
 }
 
 /// The result of validating a record.
@@ -76,16 +77,15 @@ impl Schemas {
             }
         }
         let mut schemas = Self {
-            definitions,
-            fingerprints: HashMap::new(),
+            definitions: Arc::new(definitions),
+            fingerprints: Arc::default(),
         };
         let collections = schemas.collections().into_iter();
-        schemas.fingerprints = collections
-            .map(|collection| {
-                let fingerprint = fingerprint(&sources, collection.as_str());
-                (collection.to_string(), fingerprint)
-            })
-            .collect();
+        let fingerprints = collections.map(|collection| {
+            let fingerprint = fingerprint(&sources, collection.as_str());
+            (collection.to_string(), fingerprint)
+        });
+        schemas.fingerprints = Arc::new(fingerprints.collect());
         Ok(schemas)
     }
 

@@ -4,6 +4,7 @@ mod change;
 mod command;
 mod cursor;
 mod dead_letter;
+mod error_group;
 mod feed;
 mod gap;
 mod handle_status;
@@ -21,6 +22,7 @@ pub use self::command::{
 };
 pub use self::cursor::{CursorError, cursor_of, with_cursor};
 pub use self::dead_letter::{DeadLetter, Stage};
+pub use self::error_group::error_group;
 pub use self::feed::{Epoch, Feed, FeedPosition, InvalidPosition, RandomId};
 pub use self::gap::{Gap, GapCause};
 pub use self::handle_status::HandleStatus;

@@ -16,6 +16,7 @@ pub mod indexer;
 pub mod interest;
 pub mod messages;
 mod options;
+pub mod rerun;
 
 pub use self::context::{Context, Parts};
 pub use self::control::{SourceControl, Wanted};

@@ -21,6 +21,7 @@ pub mod published_lexicon;
 pub mod record_proof;
 mod replay;
 pub mod reprocess;
+pub mod retry;
 mod set_aside;
 mod shares;
 pub mod snapshot;
@@ -261,7 +262,7 @@ impl Repositories {
     }
 
     /// Counts and logs the dead letters of `effects`, which are written.
-    fn note_dead_letters(&self, effects: &[Effect]) {
+    pub(crate) fn note_dead_letters(&self, effects: &[Effect]) {
         for letter in effects.iter().flat_map(Effect::dead_letters) {
             self.dead_letters.note(&self.metrics, letter);
         }

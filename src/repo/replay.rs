@@ -237,7 +237,7 @@ fn note(repositories: &Repositories, effects: &[Effect], written: Written) {
 }
 
 /// The bytes that the replay of frames of these lengths takes.
-fn replaying_bytes(lengths: &[usize]) -> usize {
+pub(super) fn replaying_bytes(lengths: &[usize]) -> usize {
     let longest = lengths.iter().copied().max().unwrap_or_default();
     let all = lengths.iter().sum::<usize>();
     let writing = writing_bytes_of(MOST_ROW_GROWTH * longest, MOST_ROW_GROWTH * all);

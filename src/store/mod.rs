@@ -5,6 +5,7 @@ pub mod change_feed;
 mod datetime;
 pub mod handle_store;
 pub mod identity_store;
+pub mod letters;
 pub mod lock;
 pub mod plan;
 pub mod rejudge_store;
@@ -107,6 +108,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes rows whose retention is over.
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>>;
+
+    /// Deletes the oldest dead letters beyond the limits of their number and their bytes. Returns how many
+    /// are left.
+    fn trim_letters(
+        &self,
+        _retention: Retention,
+    ) -> BoxFuture<'_, Result<KeptLetters, StoreError>> {
+        Box::pin(ready(Ok(KeptLetters::default())))
+    }
 
     /// The size of what was written and is not in the tables' file yet.
     fn log_bytes(&self) -> u64;
@@ -237,10 +247,23 @@ pub struct Retention {
     pub inactive_request_days: u32,
     /// Age, in days, at which a dead letter is purged, and a row of `resyncs`.
     pub dead_letter_days: u32,
+    /// How many dead letters are kept, at most, and how many bytes of them.
+    pub dead_letters: u64,
+    pub dead_letter_bytes: u64,
     /// Days after which a gap that was closed is purged.
     pub closed_gap_days: u32,
     /// Age, in days, at which a command and a row of the audit are purged.
     pub audit_days: u32,
+}
+
+/// The dead letters that are kept, wherever they come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeptLetters {
+    pub letters: u64,
+    /// Of their bytes and tasks.
+    pub bytes: u64,
+    /// Those that were deleted just now.
+    pub deleted: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use crate::store::plan::effect::RecordVersion;
 
 /// Which stored records are judged again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Selection {
     /// `None` means all.
     pub collection: Option<Pattern>,

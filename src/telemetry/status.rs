@@ -53,6 +53,7 @@ pub struct Status {
     pub pending_removals: u64,
     /// The size of the database's write-ahead log.
     pub wal_bytes: u64,
+    pub dead_letters: DeadLetterStatus,
     /// Collections of which records were judged by other lexicons, policies or code than are in force.
     pub outdated_collections: Vec<String>,
     /// The transactions of the database.
@@ -64,7 +65,15 @@ pub struct Status {
     pub consumption: Option<Consumption>,
 }
 
+/// The most outdated collections that are named.
+const MAX_OUTDATED: usize = 10;
+
 impl Status {
+    pub fn set_outdated(&mut self, mut collections: Vec<String>) {
+        collections.truncate(MAX_OUTDATED);
+        self.outdated_collections = collections;
+    }
+
     /// Since when the oldest parked commit waits that is late because of the worker, or of what all
     /// accounts share.
     pub fn oldest_parked_at(&self) -> Option<Timestamp> {
@@ -246,6 +255,14 @@ pub enum ConnectionState {
         by: String,
     },
     Stopped,
+}
+
+/// The dead letters in the database, wherever they come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeadLetterStatus {
+    pub kept: u64,
+    /// Of what they hold.
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]

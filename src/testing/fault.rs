@@ -71,6 +71,8 @@ pub enum Point {
     StoreMigrating,
     /// Between two statements of a batch.
     StoreWriting,
+    /// A step of a `reprocess` is durable, and its progress is not noted yet.
+    ReprocessStepped,
     /// A child has ended, and the supervisor does not know yet.
     SupervisorEvent,
     SupervisorMessage,

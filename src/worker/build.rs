@@ -9,7 +9,7 @@ use url::Url;
 use super::options::{Options, SourceOptions};
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Nsid;
-use crate::command::{self, Scope};
+use crate::command::{self, IndexTasks, Scope};
 use crate::identity::{HandleResolver, Identities, Limits, Resolver};
 use crate::lexicon::{LexiconErrors, Lexicons, Schemas};
 use crate::net::dns::Dns;
@@ -199,6 +199,9 @@ pub async fn scope(
         store,
         verify: options.verify,
         configured,
+        schemas: schemas.clone(),
+        views: Arc::default(),
+        index_tasks: IndexTasks::default(),
         backfill: backfill(&options.clone().keeping(kept), schemas),
         is_logged: true,
         live: None,

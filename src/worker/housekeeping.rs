@@ -31,6 +31,9 @@ const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 const FIRST_PURGE: Duration = Duration::from_secs(60);
 const PURGE_DEADLINE: Duration = Duration::from_secs(60);
+/// How often dead letters are counted, and those beyond their limits are deleted.
+const TRIM_INTERVAL: Duration = Duration::from_secs(30);
+const FIRST_TRIM: Duration = Duration::from_secs(2);
 /// How often the actor looks for accounts that were removed and for parked commits that were dropped.
 /// While there is one, a piece follows the other; others write between them.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -101,6 +104,8 @@ pub enum HousekeepingMessage {
     /// Delete a piece of the rows of removed accounts, or of dropped parked commits.
     Remove(PieceLimit),
     Purge,
+    /// Delete the dead letters beyond their limits.
+    TrimLetters,
     /// Have some repositories compared with their hosts.
     Recheck(RecheckPlan),
     /// Write the identities that were looked up.
@@ -121,6 +126,7 @@ impl Actor for HousekeepingActor {
         myself.send_interval(COUNT_INTERVAL, || HousekeepingMessage::Count);
         myself.cast(HousekeepingMessage::Remove(PieceLimit::default()))?;
         myself.send_after(FIRST_PURGE, || HousekeepingMessage::Purge);
+        myself.send_after(FIRST_TRIM, || HousekeepingMessage::TrimLetters);
         if household.marks.is_some() {
             myself.send_after(FIRST_MARK, || HousekeepingMessage::MarkCursors);
             myself.send_interval(MARK_INTERVAL, || HousekeepingMessage::MarkCursors);
@@ -163,6 +169,10 @@ impl Actor for HousekeepingActor {
             HousekeepingMessage::Purge => {
                 purge(household).await;
                 myself.send_after(PURGE_INTERVAL, || HousekeepingMessage::Purge);
+            }
+            HousekeepingMessage::TrimLetters => {
+                trim_letters(household).await;
+                myself.send_after(TRIM_INTERVAL, || HousekeepingMessage::TrimLetters);
             }
             HousekeepingMessage::Recheck(plan) => {
                 recheck(household, plan).await;
@@ -251,6 +261,31 @@ async fn count_repositories(household: &Household) {
             .status
             .update(|status| status.repositories = Some(counts));
     }
+}
+
+/// Deletes the dead letters beyond their limits, and shows how many are kept.
+async fn trim_letters(household: &Household) {
+    let trimmed = timeout(
+        PURGE_DEADLINE,
+        household.store.trim_letters(household.retention),
+    );
+    // What is left is deleted in the next turn.
+    let Ok(Ok(kept)) = trimmed.await else {
+        return;
+    };
+    if kept.deleted > 0 {
+        tracing::warn!(
+            deleted = kept.deleted,
+            kept = kept.letters,
+            bytes = kept.bytes,
+            "the oldest dead letters were deleted, because there are more than dead_letter_limit or \
+             dead_letter_bytes allow"
+        );
+    }
+    household.status.update(|status| {
+        status.dead_letters.kept = kept.letters;
+        status.dead_letters.bytes = kept.bytes;
+    });
 }
 
 /// Notes where the cursors stand. A mark that fails is missing, and another follows in a minute.

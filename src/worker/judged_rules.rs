@@ -5,9 +5,6 @@ use crate::source::process::records::Rules;
 use crate::store::StoreError;
 use crate::store::rejudge_store::RejudgeStore;
 
-/// The most collections that are named.
-const MAX_NAMED: usize = 10;
-
 /// Notes the rules of this worker, and returns the collections of which records were judged by others.
 ///
 /// # Errors
@@ -17,7 +14,7 @@ pub(super) async fn compare(
     rules: &Rules,
 ) -> Result<Vec<String>, StoreError> {
     let kept = store.kept_collections().await?;
-    let mut outdated = store.compare_rules(&judgements(rules, kept)).await?;
+    let outdated = store.compare_rules(&judgements(rules, kept)).await?;
     if !outdated.is_empty() {
         tracing::warn!(
             collections = outdated.len(),
@@ -26,6 +23,5 @@ pub(super) async fn compare(
              judges those again that were invalid, and `reprocess --all` all"
         );
     }
-    outdated.truncate(MAX_NAMED);
     Ok(outdated)
 }

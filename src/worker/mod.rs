@@ -90,7 +90,8 @@ pub async fn start(options: Options, doors: impl Into<Doors>) -> Result<RunningW
     let made = make_views(&store, &lexicons.views).await;
     made.map_err(|error| opened(&options, error))?;
     let prepared = prepare(&options, &lexicons.schemas, store.clone()).await;
-    let scope = prepared.map_err(|error| opened(&options, error))?;
+    let mut scope = prepared.map_err(|error| opened(&options, error))?;
+    scope.views = lexicons.views.into();
     let url = options.database_url.clone();
     let options = in_force(options, &store).await;
     let options = options.map_err(|error| StartError::Store { url, error })?;
@@ -104,7 +105,7 @@ pub async fn start(options: Options, doors: impl Into<Doors>) -> Result<RunningW
         options,
         source,
         feed: Some(store.clone()),
-        views: lexicons.views.into(),
+        views: scope.views.clone(),
         changes_token,
         store: store.clone(),
         rules,
@@ -122,7 +123,7 @@ pub async fn start(options: Options, doors: impl Into<Doors>) -> Result<RunningW
         repositories.verify_handles(store, resolver);
     }
     let status = assembly.context.status.clone();
-    status.update(|status| status.outdated_collections = outdated);
+    status.update(|status| status.set_outdated(outdated));
     Ok(RunningWorker::start(assembly).await?)
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use huddle_firehose::atproto::syntax::Did;
-use huddle_firehose::command::Command as Given;
+use huddle_firehose::command::{BulkLetters, Command as Given, Reprocess};
 use huddle_firehose::model::NewCommand;
 use huddle_firehose::store::Store;
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
@@ -40,6 +40,12 @@ pub(crate) struct Orders {
     /// It gives itself so many commands, unless they were given before, and is drained when they are
     /// over.
     pub(crate) commands: u32,
+    /// It tries all dead letters again, and is drained when that is over.
+    pub(crate) retries: bool,
+    /// It judges all records again, and is drained when that is over.
+    pub(crate) reprocesses: bool,
+    /// It reads the stream again up to here, and is drained when that is over.
+    pub(crate) reruns_to: Option<u64>,
 }
 
 impl Orders {
@@ -52,6 +58,9 @@ impl Orders {
             lingers: Duration::ZERO,
             until,
             commands: 0,
+            retries: false,
+            reprocesses: false,
+            reruns_to: None,
         }
     }
 
@@ -81,15 +90,14 @@ async fn process() {
         return;
     };
     let orders: Orders = serde_json::from_str(&orders).unwrap();
-    let faults = orders
-        .dies_at
-        .map_or_else(Faults::default, |(point, pass)| {
-            Faults::planned(Arc::new(Death {
-                point,
-                passes_left: AtomicU32::new(pass),
-                lingers: orders.lingers,
-            }))
-        });
+    let dies_at = orders.dies_at.clone();
+    let faults = dies_at.map_or_else(Faults::default, |(point, pass)| {
+        Faults::planned(Arc::new(Death {
+            point,
+            passes_left: AtomicU32::new(pass),
+            lingers: orders.lingers,
+        }))
+    });
     let options = Options {
         checkpoint_pages: orders.checkpoint_pages,
         faults: faults.clone(),
@@ -101,12 +109,13 @@ async fn process() {
     // After repeated crashes at one frame that frame is a suspect. Here no frame is the cause.
     store.forget_crashes(&observed_source::id()).await.unwrap();
     let source = Observed::at_url(&orders.relay);
-    let worker = match orders.commands {
-        0 => Worker::start_at(config(), source, store, faults).await,
-        commands => {
+    let given = given(&orders);
+    let worker = match given.is_empty() {
+        true => Worker::start_at(config(), source, store, faults).await,
+        false => {
             let store = Arc::new(store);
             let worker = Worker::start_with_commands(config(), source, store.clone(), faults).await;
-            give_commands(&worker, &store, commands).await;
+            give_commands(&worker, &store, given).await;
             worker
         }
     };
@@ -117,13 +126,39 @@ async fn process() {
     worker.drain().await;
 }
 
+/// The commands that the process gives itself.
+fn given(orders: &Orders) -> Vec<Given> {
+    let accounts = (0..orders.commands).map(|n| Given::Account {
+        did: Did::parse(&format!("did:plc:account{n}")).unwrap(),
+        is_shown: true,
+    });
+    let retry = orders.retries.then(|| {
+        Given::DeadLettersRetry(BulkLetters {
+            all: true,
+            ..BulkLetters::default()
+        })
+    });
+    let rerun = orders.reruns_to.map(|to| Given::Rerun {
+        source: observed_source::id(),
+        from: 0,
+        to: Some(to),
+    });
+    let reprocess = orders.reprocesses.then(|| {
+        Given::Reprocess(Reprocess {
+            all: true,
+            ..Reprocess::default()
+        })
+    });
+    accounts
+        .chain(retry)
+        .chain(rerun)
+        .chain(reprocess)
+        .collect()
+}
+
 /// Gives commands, and waits until they are over.
-async fn give_commands(worker: &Worker, store: &SqliteStore, count: u32) {
-    for n in 0..count {
-        let command = Given::Account {
-            did: Did::parse(&format!("did:plc:account{n}")).unwrap(),
-            is_shown: true,
-        };
+async fn give_commands(worker: &Worker, store: &SqliteStore, given: Vec<Given>) {
+    for (n, command) in given.into_iter().enumerate() {
         let (kind, arguments) = command.into_parts().unwrap();
         let new = NewCommand {
             kind,

@@ -6,13 +6,18 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use huddle_firehose::command::{Command, SettingChange, SettingName};
-use huddle_firehose::model::{CommandState, NewCommand, SourceId, Submitted};
+use huddle_firehose::model::{
+    CommandState, DeadLetter, NewCommand, Position, SourceId, Stage, Submitted,
+};
+use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::sqlite::{Access, Options, SqliteStore};
+use huddle_firehose::store::{Store, WriteBatch};
 use huddle_firehose::testing::fault::Point;
 use huddle_firehose::testing::mock_relay::{MockRelay, Options as RelayOptions};
 use test_support::mock_relay::relay_with;
+use test_support::observed_source;
 use test_support::recorded_frames::{frames, last_seq};
-use test_support::tables::Database;
+use test_support::tables::{Database, assert_same_tables};
 use test_support::waiting::soon;
 use tokio::process::Child;
 use tokio::time::sleep;
@@ -193,4 +198,164 @@ async fn a_process_that_dies_at_any_point_of_a_command_does_it_once() {
     }
     println!("{deaths} deaths");
     assert!(deaths > 12);
+}
+
+/// The letters that the process tries again, each with a frame of the recording.
+const RETRIED: usize = 12;
+
+/// Keeps frames as dead letters, as a worker does that could not read them.
+async fn keep_letters(database: &Database) {
+    let letters = frames().into_iter().rev().take(RETRIED).rev();
+    let letters: Vec<Effect> = letters
+        .map(|frame| {
+            Effect::DeadLetter(Box::new(DeadLetter {
+                stage: Stage::Poison,
+                error: "killed every actor that touched it".to_owned(),
+                seq: None,
+                did: None,
+                uri: None,
+                task: None,
+                raw: frame,
+                attempts: 4,
+            }))
+        })
+        .collect();
+    let batch = WriteBatch {
+        source: &observed_source::id(),
+        effects: &letters,
+        position: Position { seq: 0, time: None },
+        sequence_restarted: false,
+    };
+    let store = SqliteStore::open(&database.url()).await.unwrap();
+    assert_eq!(
+        store.apply(&batch).await.unwrap().dead_letters,
+        RETRIED as u64
+    );
+}
+
+/// The records at the end.
+async fn records(database: &Database) -> Vec<String> {
+    let records = "SELECT uri || ' ' || rev || ' ' || deleted FROM records ORDER BY uri";
+    database.rows(records).await
+}
+
+/// What became of the letters, and the records.
+async fn outcome(database: &Database) -> (serde_json::Value, Vec<String>) {
+    let store = SqliteStore::open(&database.url()).await.unwrap();
+    let rows = store.commands(None, 10).await.unwrap();
+    let states: Vec<CommandState> = rows.iter().map(|row| row.state).collect();
+    assert_eq!(states, [CommandState::Done]);
+    let audit = store.audit_rows(None, 10).await.unwrap();
+    let actions: Vec<&str> = audit.iter().map(|row| row.action.as_str()).collect();
+    assert_eq!(actions, ["dead_letters_retry", "dead_letters_retry_begin"]);
+    let result = rows[0].result.clone().unwrap();
+    (result["became"].clone(), records(database).await)
+}
+
+#[tokio::test]
+async fn a_process_that_dies_at_any_point_of_a_retry_tries_each_letter_once() {
+    let relay = relay_with(Vec::new(), RelayOptions::default()).await;
+    let (mut deaths, mut expected) = (0, None);
+    for point in POINTS {
+        for pass in [1, 2, 3, 5, 8, 13, 21] {
+            let database = Database::new();
+            keep_letters(&database).await;
+            let mut orders = Orders::new(&relay, &database, 0);
+            orders.retries = true;
+            if expected.is_none() {
+                assert!(soon(orders.start().wait()).await.unwrap().success());
+                let (became, records) = outcome(&database).await;
+                assert!(became["applied"].as_u64().unwrap() > 2, "{became}");
+                expected = Some((became, records));
+                continue;
+            }
+            orders.dies_at = Some((format!("{point:?}"), pass));
+            let ended = soon(orders.start().wait()).await.unwrap();
+            assert!(ended_itself(ended) || ended.success(), "{ended}");
+            deaths += u32::from(ended_itself(ended));
+            orders.dies_at = None;
+            assert!(soon(orders.start().wait()).await.unwrap().success());
+            let found = outcome(&database).await;
+            assert_eq!(Some(found), expected, "at pass {pass} of {point:?}");
+        }
+    }
+    println!("{deaths} deaths");
+    assert!(deaths > 12);
+}
+
+/// Holds invariant 13.10.
+#[tokio::test]
+async fn a_process_that_dies_at_any_point_of_a_rerun_goes_on_from_what_is_durable() {
+    let frames = frames();
+    let end = last_seq(&frames);
+    let relay = relay_with(frames, RelayOptions::default()).await;
+    let (mut deaths, mut expected) = (0, Vec::new());
+    for point in POINTS {
+        for pass in [1, 3, 5, 8, 13] {
+            let database = Database::new();
+            let position = Position {
+                seq: end,
+                time: None,
+            };
+            database.move_cursor(position).await;
+            let mut orders = Orders::new(&relay, &database, 0);
+            orders.reruns_to = Some(end);
+            if !expected.is_empty() {
+                orders.dies_at = Some((format!("{point:?}"), pass));
+            }
+            let ended = soon(orders.start().wait()).await.unwrap();
+            assert!(ended_itself(ended) || ended.success(), "{ended}");
+            deaths += u32::from(ended_itself(ended));
+            orders.dies_at = None;
+            assert!(soon(orders.start().wait()).await.unwrap().success());
+            let found = records(&database).await;
+            if expected.is_empty() {
+                expected = found.clone();
+            }
+            assert!(found.len() > 10);
+            assert_eq!(found, expected, "at pass {pass} of {point:?}");
+            assert_eq!(database.cursor().await.seq, end);
+            let store = SqliteStore::open(&database.url()).await.unwrap();
+            let row = store.command(1).await.unwrap().unwrap();
+            assert_eq!(row.state, CommandState::Done, "{row:?}");
+            assert_eq!(row.result.unwrap()["at"], end);
+        }
+    }
+    println!("{deaths} deaths");
+    assert!(deaths > 8);
+}
+
+#[tokio::test]
+async fn a_process_that_dies_at_any_point_of_a_reprocess_leaves_the_tables_as_it_would_have() {
+    let frames = frames();
+    let end = last_seq(&frames);
+    let relay = relay_with(frames, RelayOptions::default()).await;
+    let database = Database::new();
+    let orders = Orders::new(&relay, &database, end);
+    assert!(soon(orders.start().wait()).await.unwrap().success());
+    let expected = database.tables().await;
+    let mut deaths = 0;
+    for point in [
+        Point::CommandEnded,
+        Point::ReprocessStepped,
+        Point::StoreCommitted,
+    ] {
+        for pass in 1..=3 {
+            let database = database.copy();
+            let mut orders = Orders::new(&relay, &database, end);
+            orders.reprocesses = true;
+            orders.dies_at = Some((format!("{point:?}"), pass));
+            let ended = soon(orders.start().wait()).await.unwrap();
+            assert!(ended_itself(ended) || ended.success(), "{ended}");
+            deaths += u32::from(ended_itself(ended));
+            orders.dies_at = None;
+            assert!(soon(orders.start().wait()).await.unwrap().success());
+            assert_same_tables(&database.tables().await, &expected);
+            let store = SqliteStore::open(&database.url()).await.unwrap();
+            let row = store.command(1).await.unwrap().unwrap();
+            assert_eq!(row.state, CommandState::Done, "{row:?}");
+        }
+    }
+    println!("{deaths} deaths");
+    assert!(deaths > 4);
 }

@@ -9,6 +9,7 @@ mod breaks;
 mod clocks;
 mod cold_start;
 mod commands;
+mod dead_letters;
 mod deaths;
 mod expansion;
 mod hosts;

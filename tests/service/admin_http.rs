@@ -289,6 +289,50 @@ async fn what_happens_is_told_as_events_and_a_reader_that_comes_back_misses_none
     problem(refused, StatusCode::SERVICE_UNAVAILABLE).await;
 }
 
+/// Holds invariant 13.9.
+#[tokio::test]
+async fn dead_letters_are_grouped_shown_tried_again_and_discarded_over_http() {
+    let service = Service::start().await;
+    let deadline = Instant::now() + SLOT_TIMEOUT;
+    let id = loop {
+        let page = service.get("/dead-letters?stage=validate").await;
+        if let Some(letter) = page["items"].get(0) {
+            break letter["id"].to_string();
+        }
+        assert!(Instant::now() < deadline, "no letter: {page}");
+        sleep(POLL_INTERVAL).await;
+    };
+    let letter = service.get(&format!("/dead-letters/{id}")).await;
+    assert!(letter["task"]["rev"].is_string(), "{letter}");
+    let groups = service.get("/dead-letters/groups?stage=validate").await;
+    let group = groups[0]["group"].as_str().unwrap();
+    let of_group = service.get(&format!("/dead-letters?group={group}")).await;
+    assert!(!of_group["items"].as_array().unwrap().is_empty());
+
+    let path = format!("/dead-letters/{id}/retry");
+    let retried = service
+        .command(service.with(OPERATE, Method::POST, &path))
+        .await;
+    assert_eq!(retried["result"]["became"], json!({ "refused": 1 }));
+
+    let discard = |role: usize| {
+        let body = json!({ "filter": { "ids": [id.parse::<i64>().unwrap()] }, "reason": "a test" });
+        service
+            .with(role, Method::POST, "/dead-letters/discard")
+            .json(&body)
+    };
+    let denied = discard(OPERATE).send().await.unwrap();
+    problem(denied, StatusCode::FORBIDDEN).await;
+    let discarded = service.command(discard(ADMIN)).await;
+    assert_eq!(discarded["result"]["became"], json!({ "discarded": 1 }));
+    let gone = service.with(READ, Method::GET, &format!("/dead-letters/{id}"));
+    problem(gone.send().await.unwrap(), StatusCode::NOT_FOUND).await;
+    let empty = service
+        .with(ADMIN, Method::POST, "/dead-letters/discard")
+        .json(&json!({}));
+    assert_eq!(service.command(empty).await["state"], "failed");
+}
+
 #[tokio::test]
 async fn every_path_of_the_document_is_answered_as_it_says() {
     let service = Service::start().await;

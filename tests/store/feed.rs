@@ -364,6 +364,8 @@ async fn the_row_of_a_removed_account_outlives_its_retention_and_a_forgotten_han
     let retention = Retention {
         inactive_request_days: 30,
         dead_letter_days: 90,
+        dead_letters: u64::MAX,
+        dead_letter_bytes: u64::MAX,
         audit_days: 365,
         closed_gap_days: 90,
     };

@@ -12,6 +12,7 @@ mod commits;
 mod crashes;
 mod cursor;
 mod cursor_marks;
+mod dead_letters;
 mod discoveries;
 mod feed;
 mod fixture;

@@ -10,6 +10,8 @@ use crate::fixture::*;
 const RETENTION: Retention = Retention {
     inactive_request_days: 30,
     dead_letter_days: 90,
+    dead_letters: u64::MAX,
+    dead_letter_bytes: u64::MAX,
     closed_gap_days: 90,
     audit_days: 365,
 };
@@ -162,6 +164,8 @@ async fn a_retention_longer_than_the_calendar_purges_nothing() {
     let forever = Retention {
         inactive_request_days: u32::MAX,
         dead_letter_days: u32::MAX,
+        dead_letters: u64::MAX,
+        dead_letter_bytes: u64::MAX,
         closed_gap_days: u32::MAX,
         audit_days: u32::MAX,
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::lexicon::Schemas;
+use huddle_firehose::model::{NewCommand, Submitted};
 use huddle_firehose::repo::reprocess::{Counts, Place, Progress, Reprocessing, judgements};
 use huddle_firehose::source::interest::Interest;
 use huddle_firehose::source::process::records::Rules;
@@ -379,4 +380,33 @@ async fn records_of_a_version_that_noted_no_rules_are_told_too() {
         .compare_rules(&judgements(&rules, kept))
         .await;
     assert_eq!(outdated.unwrap(), [NOTE]);
+}
+
+#[tokio::test]
+async fn under_other_rules_a_reprocess_in_progress_begins_anew() {
+    let database = Database::new().await;
+    let store = &database.store;
+    let first = rules(9, "reject");
+    database.apply(&[came(&first, "a", 1, "four")]).await;
+    let known = judgements(&first, store.kept_collections().await.unwrap());
+    store.compare_rules(&known).await.unwrap();
+    let new = NewCommand {
+        kind: "reprocess".to_owned(),
+        arguments: json!({ "all": true }),
+        actor: "test".to_owned(),
+        reason: None,
+        idempotency_key: None,
+    };
+    let Submitted::New(row) = store.submit_command(&new).await.unwrap() else {
+        panic!("it was submitted before");
+    };
+    let far = json!({ "rules": 1 });
+    store.note_command_progress(row.id, &far).await.unwrap();
+    store.compare_rules(&known).await.unwrap();
+    let progress = async || store.command(row.id).await.unwrap().unwrap().progress;
+    assert_eq!(progress().await, Some(far));
+
+    let others = judgements(&rules(3, "reject"), store.kept_collections().await.unwrap());
+    store.compare_rules(&others).await.unwrap();
+    assert_eq!(progress().await, None);
 }

@@ -1,4 +1,4 @@
-//! `/dead-letters`, `/gaps` and `/operations`.
+//! `/gaps` and `/operations`.
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -10,17 +10,7 @@ use super::answer::{Page, bounded};
 use super::problem::Problem;
 use crate::command::Command;
 use crate::model::CommandRow;
-use crate::store::sqlite::{GapRow, LetterFilter, LetterRow};
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LettersQuery {
-    limit: Option<u32>,
-    before: Option<i64>,
-    stage: Option<String>,
-    did: Option<String>,
-    source: Option<String>,
-}
+use crate::store::sqlite::GapRow;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,22 +19,6 @@ pub(super) struct GapsQuery {
     before: Option<i64>,
     #[serde(default)]
     only_open: bool,
-}
-
-pub(super) async fn dead_letters(
-    State(state): State<ApiState>,
-    query: Result<Query<LettersQuery>, QueryRejection>,
-) -> Result<Json<Page<LetterRow>>, Problem> {
-    let Query(query) = query?;
-    let limit = bounded(query.limit);
-    let filter = LetterFilter {
-        stage: query.stage,
-        did: query.did,
-        source: query.source,
-    };
-    let store = &state.commands.scope.store;
-    let rows = store.dead_letters(&filter, query.before, limit).await?;
-    Ok(Json(Page::new(rows, limit, |row| row.id)))
 }
 
 pub(super) async fn gaps(

@@ -10,6 +10,7 @@ mod auth;
 mod commands;
 mod events;
 mod filters;
+mod letters;
 mod lists;
 mod openapi;
 mod problem;

@@ -122,6 +122,12 @@ fn object(members: Value, required: &[&str]) -> Value {
     })
 }
 
+/// `members` and one more.
+fn with(mut members: Value, name: &str, member: Value) -> Value {
+    members[name] = member;
+    members
+}
+
 fn page(of: &str) -> Value {
     let next = json!({ "type": ["integer", "string", "null"] });
     let items = json!({ "type": "array", "items": reference(of) });
@@ -147,22 +153,30 @@ fn schemas() -> Value {
         "failed", "cancelled", "denied"] });
     let value = json!({ "oneOf": [texts,
         { "type": "object", "additionalProperties": { "type": "boolean" } }] });
+    let letter = json!({ "id": number, "source": text, "seq": { "type": ["integer", "null"] },
+        "did": optional, "uri": optional, "stage": text, "error": text, "error_group": optional,
+        "attempts": number, "bytes": number, "created_at": text, "retried_at": optional });
     json!({
         "AuditPage": page("AuditRow"),
         "AuditRow": object(json!({ "id": number, "at": text, "actor": text,
             "command": { "type": ["integer", "null"] }, "action": text, "target": text,
             "before": any, "after": any, "reason": optional, "outcome": text,
             "problem": optional }), &["id", "at", "actor", "action", "target", "outcome"]),
+        "BulkLetters": object(json!({ "filter": reference("LetterFilter"), "all": flag,
+            "dry_run": flag, "per_second": { "type": ["integer", "null"], "minimum": 1 },
+            "reason": reason }), &[]),
         "Command": object(json!({ "id": number, "kind": text, "arguments": anything, "actor": text,
             "reason": optional, "created_at": text, "state": state, "started_at": optional,
             "ended_at": optional, "interruptions": number, "progress": any, "result": any,
             "error": optional }), &["id", "kind", "arguments", "actor", "created_at", "state"]),
         "CommandList": list("Command"),
         "CommandPage": page("Command"),
-        "DeadLetter": object(json!({ "id": number, "source": text,
-            "seq": { "type": ["integer", "null"] }, "did": optional, "uri": optional, "stage": text,
-            "error": text, "attempts": number, "bytes": number, "created_at": text }),
-            &["id", "source", "stage", "error", "created_at"]),
+        "DeadLetter": object(letter.clone(), &["id", "source", "stage", "error", "created_at"]),
+        "DeadLetterGroup": object(json!({ "group": optional, "stage": text, "letters": number,
+            "bytes": number, "first_at": text, "last_at": text, "sample": number, "error": text,
+            "uri": optional, "did": optional }),
+            &["stage", "letters", "first_at", "last_at", "sample", "error"]),
+        "DeadLetterGroupList": list("DeadLetterGroup"),
         "DeadLetterPage": page("DeadLetter"),
         "Document": anything,
         "Events": text,
@@ -178,6 +192,9 @@ fn schemas() -> Value {
         "GivenCommand": object(json!({ "command": { "type": "object",
             "properties": { "kind": text }, "required": ["kind"] }, "reason": reason }),
             &["command"]),
+        "LetterFilter": object(json!({ "ids": { "type": "array", "items": number },
+            "group": optional, "stage": optional, "reason": optional, "collection": optional,
+            "did": optional, "source": optional, "since": optional, "until": optional }), &[]),
         "LogFilter": object(json!({ "filter": text, "for_seconds": number, "reason": reason }),
             &["filter", "for_seconds"]),
         "NewCursor": object(json!({ "seq": number, "accept_gap": flag, "new_source": flag,
@@ -204,6 +221,10 @@ fn schemas() -> Value {
         "Source": object(json!({ "source": text, "cursor": any, "is_followed": flag,
             "status": any }), &["source", "is_followed"]),
         "SourceList": list("Source"),
+        "Stretch": object(json!({ "from": number, "to": { "type": ["integer", "null"], "minimum": 0 },
+            "reason": reason }), &["from"]),
+        "WholeDeadLetter": object(with(letter, "task", any),
+            &["id", "source", "stage", "error", "created_at", "task"]),
     })
 }
 

@@ -3,7 +3,9 @@
 
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
-use super::{ApiState, acts, commands, document, events, filters, lists, repos, sinks, sources};
+use super::{
+    ApiState, acts, commands, document, events, filters, letters, lists, repos, sinks, sources,
+};
 
 /// A method of a path.
 pub(super) struct Route {
@@ -66,6 +68,30 @@ const fn act(
 
 const PAGE: &[&str] = &["limit", "before"];
 
+/// Which dead letters are meant.
+const LETTERS: &[&str] = &[
+    "stage",
+    "group",
+    "error",
+    "collection",
+    "did",
+    "source",
+    "since",
+    "until",
+];
+const LETTERS_OF_A_PAGE: &[&str] = &[
+    "limit",
+    "before",
+    "stage",
+    "group",
+    "error",
+    "collection",
+    "did",
+    "source",
+    "since",
+    "until",
+];
+
 pub(super) const ROUTES: &[Route] = &[
     route(
         "get",
@@ -126,11 +152,52 @@ pub(super) const ROUTES: &[Route] = &[
     route(
         "get",
         "/dead-letters",
-        || get(lists::dead_letters),
+        || get(letters::list),
         "DeadLetterPage",
         "Dead letters, the newest first",
     )
-    .with_query(&["limit", "before", "stage", "did", "source"]),
+    .with_query(LETTERS_OF_A_PAGE),
+    route(
+        "post",
+        "/dead-letters/discard",
+        || post(letters::discard_all),
+        "Command",
+        "Delete dead letters",
+    )
+    .with_body("BulkLetters"),
+    route(
+        "get",
+        "/dead-letters/groups",
+        || get(letters::groups),
+        "DeadLetterGroupList",
+        "Dead letters by what is wrong with them, the largest group first",
+    )
+    .with_query(LETTERS),
+    route(
+        "post",
+        "/dead-letters/retry",
+        || post(letters::retry_all),
+        "Command",
+        "Try dead letters again",
+    )
+    .with_body("BulkLetters"),
+    route(
+        "get",
+        "/dead-letters/{id}",
+        || get(letters::show),
+        "WholeDeadLetter",
+        "One dead letter",
+    ),
+    act(
+        "/dead-letters/{id}/discard",
+        || post(letters::discard),
+        "Delete a dead letter",
+    ),
+    act(
+        "/dead-letters/{id}/retry",
+        || post(letters::retry),
+        "Try a dead letter again",
+    ),
     act(
         "/drain",
         || post(acts::drain),
@@ -353,6 +420,14 @@ pub(super) const ROUTES: &[Route] = &[
         || post(sources::reconnect),
         "Dial it anew",
     ),
+    route(
+        "post",
+        "/sources/{source}/rerun",
+        || post(sources::rerun),
+        "Command",
+        "Read a stretch of it again, beside the live stream",
+    )
+    .with_body("Stretch"),
     act(
         "/sources/{source}/resume",
         || post(sources::resume),

@@ -49,6 +49,17 @@ pub(super) struct Rewind {
     reason: Option<String>,
 }
 
+/// A stretch of the stream.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stretch {
+    from: u64,
+    #[serde(default)]
+    to: Option<u64>,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
 type SourcePath = Result<Path<String>, PathRejection>;
 
 pub(super) async fn list(
@@ -156,6 +167,22 @@ pub(super) async fn rewind_cursor(
     let command = Command::CursorRewind {
         source: SourceId::new(&source),
         by_seconds: body.by_seconds,
+    };
+    submit(&state, &caller, &headers, command, body.reason).await
+}
+
+pub(super) async fn rerun(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    source: SourcePath,
+    body: Result<Json<Stretch>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let (Path(source), Json(body)) = (source?, body?);
+    let command = Command::Rerun {
+        source: SourceId::new(&source),
+        from: body.from,
+        to: body.to,
     };
     submit(&state, &caller, &headers, command, body.reason).await
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::http::request;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -63,7 +64,8 @@ impl ControlClient {
         }
     }
 
-    /// Gives a command, and returns its row as it is a moment later.
+    /// Gives a command, and returns its row as it is a moment later. With the same key it is the same
+    /// command, also if the answer to the first request was lost.
     ///
     /// # Errors
     /// [`ClientError::NoWorker`] if no worker listens.
@@ -71,20 +73,37 @@ impl ControlClient {
         &self,
         command: Command,
         reason: Option<String>,
+        key: &str,
     ) -> Result<CommandRow, ClientError> {
         let body = GivenCommand { command, reason };
         let body = serde_json::to_value(body).map_err(unreadable)?;
-        let answer = self
-            .request(Method::POST, "/admin/v1/commands", Some(&body))
-            .await?;
+        let request = request(Method::POST, "/admin/v1/commands")
+            .header("idempotency-key", key)
+            .body(Full::new(Bytes::from(body.to_string())))
+            .map_err(unreadable)?;
+        let answer = self.answer_to(request).await?;
         serde_json::from_value(answer).map_err(unreadable)
     }
 
-    /// Waits for the end of a command. A worker may start again for it.
+    /// The long commands that are not ended.
+    ///
+    /// # Errors
+    /// [`ClientError::NoWorker`] if no worker listens.
+    pub async fn operations(&self) -> Result<Vec<CommandRow>, ClientError> {
+        let path = "/admin/v1/operations";
+        let answer = self.request(Method::GET, path, None).await?;
+        serde_json::from_value(answer).map_err(unreadable)
+    }
+
+    /// Waits for the end of a command, and tells `watch` how far it is. A worker may start again for it.
     ///
     /// # Errors
     /// If the worker is out of reach for longer than it takes to start again.
-    pub async fn ended(&self, mut row: CommandRow) -> Result<CommandRow, ClientError> {
+    pub async fn ended(
+        &self,
+        mut row: CommandRow,
+        watch: &mut (dyn FnMut(&CommandRow) + Send),
+    ) -> Result<CommandRow, ClientError> {
         let path = format!("/admin/v1/commands/{}", row.id);
         let mut heard_at = Instant::now();
         while !row.state.is_ended() {
@@ -92,6 +111,7 @@ impl ControlClient {
                 Ok(answer) => {
                     row = serde_json::from_value(answer).map_err(unreadable)?;
                     heard_at = Instant::now();
+                    watch(&row);
                 }
                 Err(error @ ClientError::Refused(_)) => return Err(error),
                 Err(error) if heard_at.elapsed() > RESTART_TIME => return Err(error),
@@ -111,7 +131,15 @@ impl ControlClient {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, ClientError> {
-        let exchange = self.exchange(method, path, body);
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = request(method, path)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(unreadable)?;
+        self.answer_to(request).await
+    }
+
+    async fn answer_to(&self, request: Request<Full<Bytes>>) -> Result<Value, ClientError> {
+        let exchange = self.exchange(request);
         let (status, bytes) = timeout(DEADLINE, exchange)
             .await
             .map_err(|_elapsed| ClientError::Deadline)??;
@@ -127,22 +155,11 @@ impl ControlClient {
 
     async fn exchange(
         &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
+        request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(unreadable)?;
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "localhost")
-            .header(header::CONTENT_TYPE, "application/json")
-            .header("prefer", WAIT)
-            .body(Full::new(Bytes::from(body)))
             .map_err(unreadable)?;
         let answering = async move {
             let response = sender.send_request(request).await.map_err(unreadable)?;
@@ -171,6 +188,15 @@ impl ControlClient {
         let reached = Reached::through(&self.path).map_err(failed)?;
         UnixStream::connect(&reached.path).await.map_err(failed)
     }
+}
+
+fn request(method: Method, path: &str) -> request::Builder {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("prefer", WAIT)
 }
 
 fn unreadable(error: impl std::fmt::Display) -> ClientError {

@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::model::{RepoCounts, Trips};
 use crate::telemetry::clocks::ClockStatus;
 use crate::telemetry::status::{
-    ActorStatus, BudgetStatus, Consumption, DirectoryFailure, QueueStatus, SinkStatus,
-    SourceStatus, Status,
+    ActorStatus, BudgetStatus, Consumption, DeadLetterStatus, DirectoryFailure, QueueStatus,
+    SinkStatus, SourceStatus, Status,
 };
 
 /// The status, with the values that depend on the time.
@@ -27,6 +27,7 @@ pub(super) struct Report<'a> {
     budget: &'a BudgetStatus,
     pending_removals: u64,
     wal_bytes: u64,
+    dead_letters: DeadLetterStatus,
     outdated_collections: &'a [String],
     writer: Trips,
     clock: &'a ClockStatus,
@@ -69,6 +70,7 @@ impl<'a> Report<'a> {
             budget,
             pending_removals,
             wal_bytes,
+            dead_letters,
             outdated_collections,
             writer,
             clock,
@@ -102,6 +104,7 @@ impl<'a> Report<'a> {
             budget,
             pending_removals: *pending_removals,
             wal_bytes: *wal_bytes,
+            dead_letters: *dead_letters,
             outdated_collections,
             writer: *writer,
             clock,

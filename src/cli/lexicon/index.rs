@@ -3,37 +3,48 @@
 use anyhow::bail;
 
 use huddle_firehose::atproto::syntax::Nsid;
+use huddle_firehose::command::Command;
 use huddle_firehose::config::Config;
 use huddle_firehose::lexicon::{Column, TypedView};
+use huddle_firehose::model::CommandRow;
 use huddle_firehose::worker;
 
-use crate::cli::{database, print, runtime};
+use crate::cli::{print, request, runtime};
 
 pub(super) fn execute(
     config: &Config,
     nsid: &Nsid,
     property: &str,
     is_dropped: bool,
+    reason: Option<String>,
 ) -> anyhow::Result<()> {
     let lexicons = worker::lexicons(&config.into())?;
     let view = super::view_of(&lexicons, nsid)?;
     let column = column_of(view, property)?;
-    let text = runtime()?.block_on(async {
-        let (store, _lock) = database::open_to_write(config, "lexicon index").await?;
-        worker::make_views(&store, &lexicons.views).await?;
-        let name = &column.name;
-        if is_dropped {
-            return Ok::<_, anyhow::Error>(match store.drop_index(view, column).await? {
-                true => format!("the index on {name} is gone\n"),
-                false => format!("there is no index on {name}\n"),
-            });
-        }
-        Ok(match store.make_index(view, column).await? {
-            Some(index) => format!("made the index {index}\n"),
-            None => format!("there is an index on {name} already\n"),
-        })
-    })?;
-    Ok(print(&text)?)
+    let command = Command::LexiconIndex {
+        collection: view.collection.clone(),
+        column: column.name.clone(),
+        drop: is_dropped,
+    };
+    let row = runtime()?.block_on(request::give(config, "lexicon index", command, reason))?;
+    Ok(print(&told(&row, &column.name, is_dropped))?)
+}
+
+fn told(row: &CommandRow, column: &str, is_dropped: bool) -> String {
+    let Some(result) = &row.result else {
+        return format!(
+            "command {} is not over; the next worker goes on with it\n",
+            row.id
+        );
+    };
+    let was_there = result["was_there"].as_bool().unwrap_or_default();
+    let index = result["index"].as_str().unwrap_or_default();
+    match (is_dropped, was_there) {
+        (true, true) => format!("the index on {column} is gone\n"),
+        (true, false) => format!("there is no index on {column}\n"),
+        (false, true) => format!("there is an index on {column} already\n"),
+        (false, false) => format!("made the index {index}\n"),
+    }
 }
 
 /// The column with this name, or the only one of the property with this name.

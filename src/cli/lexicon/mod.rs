@@ -41,7 +41,8 @@ pub(crate) enum Command {
     },
     /// Make an index on a column of a collection's view
     ///
-    /// It takes space, and time whenever a record of the collection is written.
+    /// It takes space, and time whenever a record of the collection is written. A worker that runs makes it,
+    /// and writes nothing else meanwhile.
     Index {
         /// The collection
         #[arg(value_parser = nsid)]
@@ -52,6 +53,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
               default_missing_value = "true", default_value_t = false, hide_default_value = true)]
         drop: bool,
+        /// Why, for the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
         #[command(flatten)]
         configuration: Configuration,
     },
@@ -88,10 +92,11 @@ impl Command {
                 nsid,
                 property,
                 drop,
+                reason,
                 configuration,
             } => {
                 let config = configuration.load_and_log_with_lexicons()?;
-                index::execute(&config, nsid, property, *drop)
+                index::execute(&config, nsid, property, *drop, reason.clone())
             }
             Self::Show {
                 nsid,

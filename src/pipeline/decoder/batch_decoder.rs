@@ -181,19 +181,7 @@ impl<'a> BatchDecoder<'a> {
             self.last_error = Some(error.to_string());
         }
         self.recheck_repository(error);
-        self.keep_dead_letter(DeadLetter {
-            stage: match error.fault {
-                Fault::Proof(_) => Stage::Verify,
-                _ => Stage::Decode,
-            },
-            error: error.to_string(),
-            seq: error.seq,
-            did: error.did.clone(),
-            uri: None,
-            task: None,
-            raw: frame.clone(),
-            attempts: 1,
-        });
+        self.keep_dead_letter(error.dead_letter(frame));
     }
 
     /// Asks for a recheck of the repository, because a frame that can't be read may have changed

@@ -16,6 +16,7 @@ use super::parked::{Parked, ParkedNeeds, Parking};
 use super::records::{Guard, RecordWrite, Removals, last_changes, newest_commits, refreshed, rows};
 use super::repository::RepoRow;
 use super::resync_cause::ResyncCause;
+use super::retry;
 use crate::atproto::syntax::Did;
 use crate::model::{DeadLetter, ParkedReason, SourceId};
 use crate::store::plan::effect::{
@@ -28,6 +29,13 @@ pub(super) enum Origin {
     Stream,
     /// The replay of a parked commit.
     Replay,
+    /// Events of the stream that were read again beside it.
+    Reread,
+    /// A dead letter that holds a frame. Its commit is applied if it follows from the head, and is never
+    /// parked.
+    RetriedFrame,
+    /// A dead letter that holds a record. Its commit is known.
+    RetriedRecord,
     /// A repository that was fetched as a whole. Its head moves only after all of it is written.
     Snapshot,
 }
@@ -64,6 +72,8 @@ struct Decided<'a> {
     wrong_sinces: u64,
     /// A repository has to be rechecked or fetched.
     leaves_work: bool,
+    /// A commit of a dead letter has its repository fetched.
+    fetched_instead: bool,
     /// The effect at which a replay is stuck.
     stuck: Option<usize>,
 }
@@ -93,8 +103,8 @@ impl<'a> Batch<'a> {
         let decided = self.decide(draft, &removals, is_behind_gap, &mut breaks);
         self.find_lost_stretch(changes, breaks);
         self.write_records(draft, changes, &decided, &removals);
-        let is_fetched = self.origin != Origin::Snapshot
-            && self.move_unverified_heads(draft, &decided, &removals);
+        let moves_heads = !matches!(self.origin, Origin::RetriedRecord | Origin::Snapshot);
+        let is_fetched = moves_heads && self.move_unverified_heads(draft, &decided, &removals);
         if self.origin != Origin::Replay {
             park(draft, changes, &decided.parked)?;
         }
@@ -107,6 +117,7 @@ impl<'a> Batch<'a> {
         written.dead_letters = changes.dead_letters.len() as u64;
         written.parked = decided.parked.len() as u64;
         written.wrong_sinces = decided.wrong_sinces;
+        written.fetched_instead = decided.fetched_instead;
         written.leaves_work = has_to_be_fetched
             || is_fetched
             || decided.leaves_work
@@ -214,10 +225,10 @@ impl<'a> Batch<'a> {
                 match (self.origin, &account.removed) {
                     // It was fetched after the removal, unless the account is still deleted.
                     (Origin::Snapshot, _) if account.is_deleted() => removals.insert_deleted(did),
-                    (Origin::Stream | Origin::Replay, Some(removed)) => {
+                    (Origin::Snapshot, _) | (_, None) => {}
+                    (_, Some(removed)) => {
                         removals.insert_stored(did, removed.clone());
                     }
-                    _ => {}
                 }
             }
         }
@@ -323,6 +334,13 @@ impl<'a> Batch<'a> {
                 true => Decision::Stale,
                 false => decide(known, update),
             };
+            let is_retry = self.origin == Origin::RetriedFrame;
+            if is_retry && !is_irrelevant && !is_removed && decision != Decision::Follows {
+                retry::fetch(draft, did);
+                decided.fetched_instead = true;
+                decided.leaves_work = true;
+                continue;
+            }
             match decision {
                 Decision::Stale => continue,
                 Decision::Follows => {
@@ -506,7 +524,8 @@ impl<'a> Batch<'a> {
         let account = letter.did.as_deref().and_then(|did| draft.account(did));
         let removed = account.and_then(|account| account.removed.as_ref());
         removed.zip(letter.seq).is_some_and(|(removed, seq)| {
-            self.origin == Origin::Stream && self.order.precedes(seq, removed)
+            !matches!(self.origin, Origin::Replay | Origin::Snapshot)
+                && self.order.precedes(seq, removed)
         })
     }
 

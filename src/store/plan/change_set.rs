@@ -61,13 +61,24 @@ pub struct ChangeSet<'a> {
     pub breaks: BreakChanges,
     /// Dead letters that are new.
     pub dead_letters: Vec<(Fingerprint, &'a DeadLetter)>,
-    /// Ids of dead letters whose records are kept now.
+    /// Ids of dead letters whose records are kept now, or that were tried again.
     pub resolved_letters: Vec<i64>,
+    /// A row that the sinks get once more.
+    pub told_again: Option<ToldAgain<'a>>,
     /// A finished attempt to fetch a repository.
     pub resync: Option<&'a Resync>,
     /// The row of `discoveries` of a collection.
     pub discovery: Option<(&'a str, DiscoveryRow)>,
     pub written: Written,
+}
+
+/// A row that gets another number of the change feed, although nothing of it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToldAgain<'a> {
+    /// By its DID.
+    Account(&'a str),
+    /// By its URI.
+    Record(&'a str),
 }
 
 /// How much of an account is removed.
@@ -99,6 +110,11 @@ pub struct Written {
     pub wrong_sinces: u64,
     /// A repository has a job due.
     pub leaves_work: bool,
+    /// A commit of a dead letter does not follow from the head of its repository, which is fetched
+    /// instead.
+    pub fetched_instead: bool,
+    /// The sinks get a row once more.
+    pub told_again: bool,
     /// A gap was opened, because the source has lost events.
     pub lost_stretch: Option<LostStretch>,
 }

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use super::effect::{RecordUpsert, RecordVersion};
 use crate::atproto::json::{json_between, json_length};
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
+use crate::atproto::verify::Level;
 use crate::model::SourceId;
 
 /// One change to one record, as JSON: `{type, collection, uri, did, rkey, record?, timestamp}`, and
@@ -28,7 +29,19 @@ pub struct IndexTask {
     pub rev: Tid,
     pub seq: u64,
     pub source: SourceId,
+    /// How much of its commit was verified. An earlier version did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<TaskLevel>,
     pub attempts: u32,
+}
+
+/// How much of a commit was verified, as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskLevel {
+    Chain,
+    Commit,
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +77,26 @@ impl IndexTask {
             rev: version.rev.clone(),
             seq: version.seq,
             source: source.clone(),
+            verified: Some(TaskLevel::of(version.verified)),
             attempts,
+        }
+    }
+}
+
+impl TaskLevel {
+    fn of(level: Option<Level>) -> Self {
+        match level {
+            Some(Level::Chain) => Self::Chain,
+            Some(Level::Commit) => Self::Commit,
+            None => Self::None,
+        }
+    }
+
+    pub fn level(self) -> Option<Level> {
+        match self {
+            Self::Chain => Some(Level::Chain),
+            Self::Commit => Some(Level::Commit),
+            Self::None => None,
         }
     }
 }

@@ -24,6 +24,7 @@ mod records;
 mod rejudge;
 mod repository;
 mod resync_cause;
+mod retry;
 mod search;
 mod task;
 mod view;
@@ -34,7 +35,7 @@ mod tests;
 use jiff::{SignedDuration, Timestamp};
 
 pub use self::account::AccountRow;
-pub use self::change_set::{ChangeSet, Removal, Written};
+pub use self::change_set::{ChangeSet, Removal, ToldAgain, Written};
 pub use self::dead_letters::Fingerprint;
 pub use self::discovery::DiscoveryRow;
 pub use self::gaps::GapRow;
@@ -48,6 +49,7 @@ pub use self::rejudge::{Rejudged, RejudgedRecord};
 pub(crate) use self::repository::REST;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, WaitsFor, transition};
 pub use self::resync_cause::ResyncCause;
+pub use self::retry::{Retried, Retry};
 pub use self::search::Search;
 pub use self::task::{
     DiscoveryPage, DueHandle, HandleAnswer, HandleCheck, HostStatus, ParkedCommit, Replay,
@@ -132,6 +134,30 @@ pub fn plan<'a>(
                 .plan(&mut draft, &mut changes)?;
         }
         Task::Change(RepoChange::Rejudged(part)) => rejudge::plan(view, part, &mut changes),
+        Task::Change(RepoChange::Reread { source, effects }) => {
+            let batch = batch(source, effects, Origin::Reread, None);
+            batch.plan(&mut draft, &mut changes)?;
+        }
+        Task::Change(RepoChange::Retried(retry)) => {
+            match retry.outcome {
+                Retried::Fetched { did } => retry::fetch(&mut draft, did.as_str()),
+                Retried::Frame { source, effects } => {
+                    let batch = batch(source, effects, Origin::RetriedFrame, None);
+                    batch.plan(&mut draft, &mut changes)?;
+                }
+                Retried::Record { source, effects } => {
+                    let batch = batch(source, effects, Origin::RetriedRecord, None);
+                    batch.plan(&mut draft, &mut changes)?;
+                }
+                Retried::ToldAccount { did } => {
+                    retry::tell(view, ToldAgain::Account(did.as_str()), &mut changes);
+                }
+                Retried::ToldRecord { uri } => {
+                    retry::tell(view, ToldAgain::Record(uri), &mut changes);
+                }
+            }
+            changes.resolved_letters.push(retry.letter);
+        }
         Task::Change(RepoChange::RemovalEnded { did, removal }) => {
             changes.ended_removal = Some(removal);
             if let Some(repo) = draft.repo(did).cloned() {

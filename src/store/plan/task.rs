@@ -6,6 +6,7 @@ use super::rejudge::Rejudged;
 use super::repository::RepoEvent;
 use super::repository::WaitsFor;
 use super::resync_cause::ResyncCause;
+use super::retry::Retry;
 use super::search::Search;
 use crate::atproto::syntax::Did;
 use crate::model::{HandleStatus, Resynced, SourceId};
@@ -32,6 +33,8 @@ impl<'a> Task<'a> {
                 source, effects, ..
             } => Some((source, effects)),
             Self::Change(RepoChange::Replayed(replay)) => Some((replay.source(), replay.effects())),
+            Self::Change(RepoChange::Reread { source, effects }) => Some((source, effects)),
+            Self::Change(RepoChange::Retried(retry)) => retry.outcome.effects(),
             Self::Change(RepoChange::Snapshot(part)) => Some((part.source, part.effects)),
             Self::Change(_) => None,
         }
@@ -85,6 +88,13 @@ pub enum RepoChange<'a> {
         did: &'a Did,
         event: RepoEvent<'a>,
     },
+    /// Events of the stream that were read again. The cursor stays where it is, and no gap is opened.
+    Reread {
+        source: &'a SourceId,
+        effects: &'a [Effect],
+    },
+    /// A dead letter was tried again, and is resolved.
+    Retried(&'a Retry<'a>),
     /// A part of a fetched repository.
     Snapshot(&'a SnapshotPart<'a>),
 }

@@ -10,6 +10,7 @@ use super::gaps::GapRow;
 use super::lost_stretch::ChainBreak;
 use super::parked::ParkedView;
 use super::repository::{Contents, RepoRow};
+use super::retry::Retried;
 use super::task::{RepoChange, SnapshotPart, Task};
 use crate::atproto::syntax::Did;
 use crate::atproto::verify::Level;
@@ -136,6 +137,20 @@ impl<'a> Needs<'a> {
                     }
                 }
             }
+            Task::Change(RepoChange::Reread { source, effects }) => {
+                needs.add_effects(source, effects);
+            }
+            Task::Change(RepoChange::Retried(retry)) => match retry.outcome {
+                Retried::Fetched { did } => {
+                    needs.add_account(did);
+                    needs.contents_of = Some(did.as_str());
+                }
+                Retried::Frame { source, effects } | Retried::Record { source, effects } => {
+                    needs.add_effects(source, effects);
+                }
+                Retried::ToldAccount { did } => needs.add_account(did),
+                Retried::ToldRecord { uri } => _ = needs.uris.insert(uri.to_owned()),
+            },
             Task::Change(RepoChange::RemovalEnded { did, .. }) => {
                 needs.repos.insert(did);
                 needs.contents_of = Some(did);

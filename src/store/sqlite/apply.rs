@@ -3,6 +3,7 @@
 use std::slice;
 
 use jiff::Timestamp;
+use serde_json::Value as Json;
 use sqlx::Executor;
 
 use super::error::is_refusal;
@@ -23,6 +24,22 @@ struct CursorMove<'a> {
     position: Position,
     /// It may move back. Otherwise it only moves forward.
     is_forced: bool,
+}
+
+/// What a command writes in the transaction of its effect.
+#[derive(Clone, Copy)]
+enum Note<'a> {
+    Progress(Progress<'a>),
+    Receipt(&'a Receipt),
+}
+
+/// How far a long command is after a change.
+#[derive(Clone, Copy)]
+pub struct Progress<'a> {
+    /// Its id.
+    pub command: i64,
+    /// The progress, given what the change has written.
+    pub after: &'a (dyn Fn(&Written) -> Json + Sync),
 }
 
 pub(super) async fn apply(writer: &Writer, batch: &WriteBatch<'_>) -> Result<Written, StoreError> {
@@ -81,7 +98,35 @@ pub(super) async fn change(
     change: RepoChange<'_>,
     receipt: Option<&Receipt>,
 ) -> Result<Written, StoreError> {
-    settle(writer, &Task::Change(change), None, receipt).await
+    let note = receipt.map(Note::Receipt);
+    settle(writer, &Task::Change(change), None, note).await
+}
+
+/// Applies a change, and notes how far the command is that does it.
+pub(super) async fn change_with_progress(
+    writer: &Writer,
+    change: RepoChange<'_>,
+    progress: Progress<'_>,
+) -> Result<Written, StoreError> {
+    let note = Some(Note::Progress(progress));
+    settle(writer, &Task::Change(change), None, note).await
+}
+
+/// What [`change`] would write. Nothing is written.
+pub(super) async fn rehearse(
+    writer: &Writer,
+    change: RepoChange<'_>,
+) -> Result<Written, StoreError> {
+    let task = Task::Change(change);
+    let mut script = Script::default();
+    read::push(&mut script, &Needs::of(&task));
+    let (mut transaction, answers) = writer.begin_with(script).await?;
+    let view = read::view(answers)?;
+    let written = decide(&mut transaction, &view, &task, Timestamp::now())
+        .await?
+        .written;
+    transaction.rollback().await?;
+    Ok(written)
 }
 
 /// Moves the cursor to `position`, in either direction, and records `gap`, with the receipt of the
@@ -104,7 +149,7 @@ pub(super) async fn move_cursor(
         position,
         is_forced: true,
     };
-    settle(writer, &task, Some(cursor), receipt).await?;
+    settle(writer, &task, Some(cursor), receipt.map(Note::Receipt)).await?;
     Ok(())
 }
 
@@ -130,9 +175,9 @@ async fn settle(
     writer: &Writer,
     task: &Task<'_>,
     cursor: Option<CursorMove<'_>>,
-    receipt: Option<&Receipt>,
+    note: Option<Note<'_>>,
 ) -> Result<Written, StoreError> {
-    match perform(writer, task, cursor, receipt).await {
+    match perform(writer, task, cursor, note).await {
         Ok(written) => Ok(written),
         Err(Failure::Store(error)) => Err(error),
         Err(Failure::Refused(error)) => Err(name_refused(writer, task, error).await?),
@@ -145,7 +190,7 @@ async fn perform(
     writer: &Writer,
     task: &Task<'_>,
     cursor: Option<CursorMove<'_>>,
-    receipt: Option<&Receipt>,
+    note: Option<Note<'_>>,
 ) -> Result<Written, Failure> {
     let now = Timestamp::now();
     let mut script = Script::default();
@@ -166,8 +211,15 @@ async fn perform(
         } = cursor;
         cursor::push_advance(&mut script, source, view.cursor, position, is_forced);
     }
-    if let Some(receipt) = receipt {
-        commands::push_receipt(&mut script, receipt, &sortable(now));
+    match note {
+        None => {}
+        Some(Note::Progress(progress)) => {
+            let value = (progress.after)(&changes.written);
+            commands::push_progress(&mut script, progress.command, &value);
+        }
+        Some(Note::Receipt(receipt)) => {
+            commands::push_receipt(&mut script, receipt, &sortable(now));
+        }
     }
     let dids: Vec<&str> = changes.removals.keys().copied().collect();
     // What was read about parked frames has taken the third trip already. Then the housekeeping

@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
+use super::apply::Progress;
 use super::commit::ERROR_CHARS;
 use super::script::Script;
 use super::{SqliteStore, apply, audit, count, now, timely};
@@ -12,9 +13,10 @@ use crate::model::{
     AuditEntry, AuditOutcome, CommandEnd, CommandRow, CommandState, Gap, NewCommand, Position,
     Receipt, SourceId, Submitted,
 };
-use crate::store::StoreError;
 use crate::store::datetime::sortable;
 use crate::store::plan::RepoChange;
+use crate::store::plan::effect::Effect;
+use crate::store::{StoreError, Written};
 use crate::telemetry::excerpt::excerpt;
 
 /// How many commands may wait.
@@ -39,6 +41,15 @@ pub(super) fn push_receipt(script: &mut Script, receipt: &Receipt, now: &str) {
     if let (Some(result), Some(command)) = (&receipt.result, receipt.audit.command) {
         push_end(script, command, &CommandEnd::Done(result.clone()), now);
     }
+}
+
+/// Appends the statement that notes how far a long command is. What it has done so far did not end the
+/// worker.
+pub(super) fn push_progress(script: &mut Script, command: i64, progress: &Json) {
+    script.push(
+        "UPDATE commands SET progress = ?, interruptions = 0 WHERE id = ? AND ended_at IS NULL",
+        [progress.to_string().into(), command.into()],
+    );
 }
 
 fn push_end(script: &mut Script, command: i64, end: &CommandEnd, now: &str) {
@@ -183,18 +194,34 @@ impl SqliteStore {
         .await
     }
 
-    /// Notes how far a long command is. What it has done so far did not end the worker.
+    /// Notes how far a long command is.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn note_command_progress(&self, id: i64, progress: &Json) -> Result<(), StoreError> {
         timely(async {
             let mut script = Script::default();
-            script.push(
-                "UPDATE commands SET progress = ?, interruptions = 0 \
-                 WHERE id = ? AND ended_at IS NULL",
-                [progress.to_string().into(), id.into()],
-            );
+            push_progress(&mut script, id, progress);
+            let (transaction, _answers) = self.writer.begin_with(script).await?;
+            transaction.commit().await
+        })
+        .await
+    }
+
+    /// Notes that a long command begins, with the audit row of what it is about to do.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn begin_command(
+        &self,
+        id: i64,
+        progress: &Json,
+        entry: &AuditEntry,
+    ) -> Result<(), StoreError> {
+        timely(async {
+            let mut script = Script::default();
+            audit::push(&mut script, entry, &now());
+            push_progress(&mut script, id, progress);
             let (transaction, _answers) = self.writer.begin_with(script).await?;
             transaction.commit().await
         })
@@ -281,6 +308,21 @@ impl SqliteStore {
             Ok(())
         })
         .await
+    }
+
+    /// Applies events of a source that were read again, with the progress of the command. The cursor stays
+    /// where it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] if the database refuses some of them.
+    pub async fn write_again(
+        &self,
+        source: &SourceId,
+        effects: &[Effect],
+        progress: Progress<'_>,
+    ) -> Result<Written, StoreError> {
+        let change = RepoChange::Reread { source, effects };
+        timely(apply::change_with_progress(&self.writer, change, progress)).await
     }
 
     /// Moves a cursor, with the receipt of the command that asked for it.

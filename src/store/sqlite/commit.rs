@@ -6,7 +6,7 @@ use super::feed::Numbers;
 use super::multi_row::{Kind, MultiRow};
 use super::script::{Script, Value, json_array};
 use super::{feed, identities, parked, projections, records, removal};
-use crate::model::{DeadLetter, Resynced, SourceId};
+use crate::model::{DeadLetter, Resynced, SourceId, error_group};
 use crate::store::datetime::sortable;
 use crate::store::plan::{
     AccountRow, AsOf, ChainBreak, ChangeSet, DiscoveryRow, Fingerprint, GapRow, RepoRow, Resync,
@@ -112,6 +112,7 @@ static DEAD_LETTERS: LazyLock<MultiRow> = LazyLock::new(|| {
             "raw",
             "attempts",
             "created_at",
+            "error_group",
         ],
         &[
             ("fingerprint", Kind::Bytes),
@@ -168,6 +169,7 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         breaks,
         dead_letters,
         resolved_letters,
+        told_again,
         resync,
         discovery,
         written: _,
@@ -194,6 +196,9 @@ pub(super) fn push(script: &mut Script, changes: &ChangeSet<'_>, now: &str) {
         removal::push_after_records(script, records);
     }
     projections::push(script, records, now);
+    if let Some(row) = told_again {
+        feed::push_told_again(script, &mut numbers, *row);
+    }
     numbers.push_last(script);
     if let Some(did) = *refreshed_repo {
         feed::push_refreshed_repo(script, did);
@@ -364,6 +369,7 @@ fn push_dead_letter(
         (&letter.raw).into(),
         letter.attempts.into(),
         now.into(),
+        error_group(letter.stage.as_str(), &letter.error).into(),
     ]);
 }
 

@@ -9,7 +9,7 @@ use sqlx::Row;
 use super::script::{Script, Value, json_array};
 use super::writer::Failure;
 use super::{SqliteStore, integer};
-use crate::store::plan::{AccountRow, Removal};
+use crate::store::plan::{AccountRow, Removal, ToldAgain};
 use crate::store::{PieceLimit, StoreError};
 
 /// Gives out the numbers of a transaction. A number that is given out may be left out.
@@ -116,6 +116,21 @@ pub(super) fn push_refreshed(script: &mut Script, numbers: &mut Numbers, uris: &
              AND EXISTS (SELECT 1 FROM stale_records WHERE stale_records.uri = named.value)",
             [first.into(), json_array(uris.iter().map(String::as_str))],
         );
+    }
+}
+
+/// Appends the statement that tells of a row again. One that is not in the feed stays out of it.
+pub(super) fn push_told_again(script: &mut Script, numbers: &mut Numbers, row: ToldAgain<'_>) {
+    let number = numbers.next().into();
+    match row {
+        ToldAgain::Account(did) => script.push(
+            "UPDATE accounts SET change = ? WHERE did = ? AND change IS NOT NULL",
+            [number, did.into()],
+        ),
+        ToldAgain::Record(uri) => script.push(
+            "UPDATE records SET change = ? WHERE uri = ? AND change IS NOT NULL",
+            [number, uri.into()],
+        ),
     }
 }
 

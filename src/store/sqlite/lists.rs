@@ -5,30 +5,6 @@ use serde::Serialize;
 use super::{PAGE, SqliteStore};
 use crate::store::StoreError;
 
-/// A dead letter without its bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
-pub struct LetterRow {
-    pub id: i64,
-    pub source: String,
-    pub seq: Option<i64>,
-    pub did: Option<String>,
-    pub uri: Option<String>,
-    pub stage: String,
-    pub error: String,
-    pub attempts: i64,
-    /// The length of its bytes.
-    pub bytes: i64,
-    pub created_at: String,
-}
-
-/// Which dead letters are listed. What is `None` excludes none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LetterFilter {
-    pub stage: Option<String>,
-    pub did: Option<String>,
-    pub source: Option<String>,
-}
-
 /// A gap, open or closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct GapRow {
@@ -59,48 +35,6 @@ pub struct RepoListRow {
 }
 
 impl SqliteStore {
-    /// Dead letters with an id below `before`, at most `limit`.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn dead_letters(
-        &self,
-        filter: &LetterFilter,
-        before: Option<i64>,
-        limit: u32,
-    ) -> Result<Vec<LetterRow>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT id, source, seq, did, uri, stage, error, attempts, \
-             octet_length(raw) AS bytes, created_at FROM dead_letters \
-             WHERE id < ?1 AND (?2 IS NULL OR stage = ?2) AND (?3 IS NULL OR did = ?3) \
-             AND (?4 IS NULL OR source = ?4) ORDER BY id DESC LIMIT ?5",
-        )
-        .bind(before.unwrap_or(i64::MAX))
-        .bind(&filter.stage)
-        .bind(&filter.did)
-        .bind(&filter.source)
-        .bind(limit.min(PAGE))
-        .fetch_all(self.reader())
-        .await?)
-    }
-
-    /// Dead letters with a higher id, the oldest first, at most `limit`.
-    pub(super) async fn letters_after(
-        &self,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<LetterRow>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT id, source, seq, did, uri, stage, error, attempts, \
-             octet_length(raw) AS bytes, created_at FROM dead_letters \
-             WHERE id > ? ORDER BY id LIMIT ?",
-        )
-        .bind(after)
-        .bind(limit)
-        .fetch_all(self.reader())
-        .await?)
-    }
-
     /// Gaps with a higher id, the oldest first, at most `limit`.
     pub(super) async fn gaps_after(
         &self,

@@ -23,6 +23,7 @@ mod identity_imports;
 mod inspect;
 mod interest;
 mod jobs;
+mod letters;
 mod lexicon_views;
 mod lists;
 mod moments;
@@ -55,6 +56,7 @@ use sqlx::SqlitePool;
 use tokio::time::timeout;
 
 pub use self::account_status::AccountStatus;
+pub use self::apply::Progress;
 pub use self::audit::PAGE;
 pub use self::backup::{Backup, BackupError};
 pub use self::check::Checked;
@@ -62,7 +64,7 @@ pub use self::commands::Cancelled;
 pub use self::identity_imports::ImportProgress;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
 pub use self::lexicon_views::ViewChanges;
-pub use self::lists::{GapRow, LetterFilter, LetterRow, RepoListRow};
+pub use self::lists::{GapRow, RepoListRow};
 pub use self::moments::{News, Seen};
 pub use self::open::{Access, Options, check, path_of};
 pub use self::repo_report::RepoSummary;
@@ -77,8 +79,8 @@ use super::repo_store::{
     Reconciled, RepoChange, RepoStore, Search, SuspectedJob, UnconfirmedStatus,
 };
 use super::{
-    Adoption, CrashHistory, FrameDigest, OpenGapCounts, PieceLimit, Purged, RemovalPiece,
-    Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
+    Adoption, CrashHistory, FrameDigest, KeptLetters, OpenGapCounts, PieceLimit, Purged,
+    RemovalPiece, Retention, Store, StoreError, StoredCursor, WriteBatch, Written,
 };
 use crate::atproto::syntax::Did;
 use crate::identity::{IdentityChange, StoredIdentity};
@@ -243,6 +245,10 @@ impl Store for SqliteStore {
 
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>> {
         Box::pin(purge::purge(&self.writer, retention))
+    }
+
+    fn trim_letters(&self, retention: Retention) -> BoxFuture<'_, Result<KeptLetters, StoreError>> {
+        Box::pin(purge::trim_letters(self, retention))
     }
 
     fn log_bytes(&self) -> u64 {

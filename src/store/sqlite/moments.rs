@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use super::SqliteStore;
-use super::lists::{GapRow, LetterRow};
+use super::lists::GapRow;
 use crate::model::AuditRow;
 use crate::store::StoreError;
+use crate::store::letters::LetterRow;
 
 /// The most rows of each kind that are read at once.
 const MOST: u32 = 100;

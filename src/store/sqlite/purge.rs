@@ -4,8 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::feed::RESERVE;
 use super::writer::Writer;
+use super::{SqliteStore, integer};
 use crate::store::datetime::sortable;
-use crate::store::{Purged, Retention, StoreError};
+use crate::store::{KeptLetters, Purged, Retention, StoreError};
 
 /// Rows that one transaction deletes, so that batches wait only briefly for the writer.
 const CHUNK: u64 = 1000;
@@ -20,6 +21,18 @@ const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM
      SELECT id, sum(bytes) OVER (ORDER BY created_at, id) - bytes AS bytes_before FROM ( \
      SELECT id, created_at, octet_length(raw) AS bytes FROM dead_letters \
      WHERE created_at < ? ORDER BY created_at, id LIMIT 1000)) WHERE bytes_before < 4194304)";
+
+/// The oldest letters: `?1` of them, and so many that they have `?2` bytes; of these as many as one
+/// transaction deletes.
+const OLDEST_LETTERS: &str = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM ( \
+     SELECT id, row_number() OVER (ORDER BY created_at, id) AS number, \
+     sum(bytes) OVER (ORDER BY created_at, id) - bytes AS bytes_before FROM ( \
+     SELECT id, created_at, octet_length(raw) + coalesce(octet_length(task), 0) AS bytes \
+     FROM dead_letters ORDER BY created_at, id LIMIT 1000)) \
+     WHERE bytes_before < 4194304 AND (number <= ?1 OR bytes_before < ?2))";
+
+const COUNT_LETTERS: &str = "SELECT count(*), \
+     coalesce(sum(octet_length(raw) + coalesce(octet_length(task), 0)), 0) FROM dead_letters";
 
 /// The result of a gap stays in its own row.
 const RESYNCS: &str = "DELETE FROM resyncs WHERE id IN ( \
@@ -88,6 +101,43 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
         commands: delete_before(writer, ENDED_COMMANDS, audit_limit).await?,
         audit_rows: delete_before(writer, AUDIT_ROWS, audit_limit).await?,
     })
+}
+
+/// Deletes the oldest letters, in pieces, until those that are left are within the limits.
+pub(super) async fn trim_letters(
+    store: &SqliteStore,
+    retention: Retention,
+) -> Result<KeptLetters, StoreError> {
+    let mut deleted = 0;
+    loop {
+        let (letters, bytes): (i64, i64) = sqlx::query_as(COUNT_LETTERS)
+            .fetch_one(store.reader())
+            .await?;
+        let (letters, bytes) = (letters.unsigned_abs(), bytes.unsigned_abs());
+        let many = letters.saturating_sub(retention.dead_letters);
+        let large = bytes.saturating_sub(retention.dead_letter_bytes);
+        let of_piece = match (many, large) {
+            (0, 0) => 0,
+            _ => {
+                let mut transaction = store.writer.begin().await?;
+                let piece = sqlx::query(OLDEST_LETTERS)
+                    .bind(integer(many))
+                    .bind(integer(large))
+                    .execute(&mut *transaction)
+                    .await?;
+                transaction.commit().await?;
+                piece.rows_affected()
+            }
+        };
+        deleted += of_piece;
+        if of_piece == 0 {
+            return Ok(KeptLetters {
+                letters,
+                bytes,
+                deleted,
+            });
+        }
+    }
 }
 
 /// Days after which an account is forgotten of which nothing is kept.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{SqliteStore, integer, now};
+use super::{SqliteStore, integer};
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::atproto::verify::Level;
@@ -217,43 +217,13 @@ async fn note(
     .execute(&mut *transaction)
     .await?;
     if is_another {
-        sqlx::query("DELETE FROM reprocessings")
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "UPDATE commands SET progress = NULL WHERE kind = 'reprocess' AND ended_at IS NULL",
+        )
+        .execute(&mut *transaction)
+        .await?;
     }
     transaction.commit().await
-}
-
-impl SqliteStore {
-    /// How far a selection was processed, if that was not ended; as JSON.
-    pub async fn reprocessing(&self, selection: &str) -> Result<Option<String>, StoreError> {
-        let query = sqlx::query_scalar("SELECT progress FROM reprocessings WHERE selection = ?");
-        let known = query.bind(selection).fetch_optional(self.reader());
-        Ok(known.await?)
-    }
-
-    /// Keeps how far a selection was processed, and forgets every other one; `None` at its end.
-    pub async fn note_reprocessing(
-        &self,
-        selection: &str,
-        progress: Option<&str>,
-    ) -> Result<(), StoreError> {
-        let mut transaction = self.writer.begin().await?;
-        sqlx::query("DELETE FROM reprocessings")
-            .execute(&mut *transaction)
-            .await?;
-        if let Some(progress) = progress {
-            sqlx::query(
-                "INSERT INTO reprocessings (selection, progress, updated_at) VALUES (?, ?, ?)",
-            )
-            .bind(selection)
-            .bind(progress)
-            .bind(now())
-            .execute(&mut *transaction)
-            .await?;
-        }
-        transaction.commit().await
-    }
 }
 
 /// The collections that a selection has, as text between two others.

@@ -156,6 +156,12 @@ impl Writer {
         Ok(())
     }
 
+    /// A connection beside the writer's, for what takes long.
+    pub(super) async fn another_connection(&self) -> Result<SqliteConnection, StoreError> {
+        self.check_file()?;
+        Ok(self.options.connect().await?)
+    }
+
     /// Waits for the previous transaction, then for the database's write lock.
     pub(super) async fn begin(&self) -> Result<Transaction<'_>, StoreError> {
         let (transaction, _answers) = self.begin_with(Script::default()).await?;

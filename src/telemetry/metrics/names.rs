@@ -72,6 +72,10 @@ families! {
         "Time of the event at the durable cursor, by the source's clock, as a Unix time. Formerly huddle_cursor_time_seconds";
     DATABASE_BLOCKED = "huddle_database_blocked", Kind::Gauge,
         "1 while database writes fail, otherwise 0";
+    DEAD_LETTERS_BYTES = "huddle_dead_letters_bytes", Kind::Gauge,
+        "Bytes that the dead letters in the database hold";
+    DEAD_LETTERS_KEPT = "huddle_dead_letters_kept", Kind::Gauge,
+        "Dead letters in the database, wherever they come from";
     DEAD_LETTERS_TOTAL = "huddle_dead_letters_total", Kind::Counter,
         "Dead letters, by stage";
     DIRECTORY_FAILING = "huddle_directory_failing", Kind::Gauge,

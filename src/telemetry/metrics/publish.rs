@@ -16,6 +16,8 @@ impl Metrics {
         gauge(names::IN_FLIGHT_BYTES, status.budget.in_flight_bytes as f64);
         gauge(names::PENDING_REMOVALS, status.pending_removals as f64);
         gauge(names::WAL_BYTES, status.wal_bytes as f64);
+        gauge(names::DEAD_LETTERS_KEPT, status.dead_letters.kept as f64);
+        gauge(names::DEAD_LETTERS_BYTES, status.dead_letters.bytes as f64);
         gauge(names::QUEUE_DEPTH, status.queue.depth as f64);
         gauge(
             names::DATABASE_BLOCKED,

@@ -2,15 +2,17 @@
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
-use huddle_firehose::testing::mock_relay::MockRelay;
+use huddle_firehose::testing::mock_relay::{MockRelay, Options};
 use reqwest::StatusCode;
 use serde_json::Value;
-use test_support::mock_relay::recorded_relay;
+use test_support::mock_relay::{recorded_relay, relay_with, unhurried};
+use test_support::recorded_frames::frames;
+use test_support::tables::stranger_at;
 use test_support::waiting::{POLL_INTERVAL, SLOT_TIMEOUT, soon};
 use test_support::worker_process::Program;
 use tokio::time::{Instant, sleep};
 
-use super::service::{reaches, start};
+use super::service::{reaches, start, start_with};
 use super::{Folder, assert_success, huddle_meanwhile, stderr, stdout};
 
 const LAST: u64 = 306;
@@ -220,4 +222,168 @@ async fn without_a_worker_a_command_is_carried_out_waits_or_is_refused_as_it_nee
     let commands = service.json(&["commands", "list"]).await;
     assert_eq!(commands.as_array().unwrap().len(), 1);
     assert_eq!(commands[0]["state"], "done");
+}
+
+/// The rows of a query, as another process reads them.
+async fn column(service: &Service, query: &'static str) -> Vec<String> {
+    let mut stranger = stranger_at(service.folder.path("huddle.db").as_ref()).await;
+    sqlx::query_scalar(query)
+        .fetch_all(&mut stranger)
+        .await
+        .unwrap()
+}
+
+/// Gives the command that reads a stretch again, which is not waited for, and returns its row at its end.
+async fn rerun(service: &Service, arguments: &[&str]) -> Value {
+    let _given = service.run(&[&["reprocess"], arguments].concat()).await;
+    let deadline = Instant::now() + SLOT_TIMEOUT;
+    loop {
+        let commands = service.json(&["commands", "list"]).await;
+        let row = &commands[0];
+        if row["kind"] == "rerun" && matches!(row["state"].as_str(), Some("done" | "failed")) {
+            return row.clone();
+        }
+        assert!(Instant::now() < deadline, "it never ended: {row}");
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
+const RECORDS: &str = "SELECT uri || ' ' || rev || ' ' || deleted FROM records ORDER BY uri";
+
+#[tokio::test]
+async fn records_are_judged_again_beside_the_worker() {
+    let service = Service::start().await;
+    let refused = "SELECT uri FROM dead_letters WHERE stage = 'validate'";
+    let before = column(&service, refused).await.len();
+    assert!(before > 0);
+    service
+        .succeeds(&["config", "set", "validation", "off"])
+        .await;
+    reaches(&service.worker, &service.relay, LAST).await;
+    let told = service
+        .succeeds(&["reprocess", "--invalid", "--dry-run"])
+        .await;
+    assert!(told.starts_with("nothing was written"), "{told}");
+    let told = service
+        .succeeds(&["reprocess", "--invalid", "--reason", "a test"])
+        .await;
+    assert!(told.contains("restored from dead letters"), "{told}");
+    assert!(column(&service, refused).await.len() < before);
+    let commands = service.json(&["commands", "list"]).await;
+    assert_eq!(
+        (&commands[0]["kind"], &commands[0]["reason"]),
+        (&"reprocess".into(), &"a test".into())
+    );
+    let audit = service.json(&["commands", "audit"]).await;
+    assert_eq!(audit[0]["action"], "reprocess");
+    assert_eq!(audit[1]["action"], "reprocess_begin");
+}
+
+/// Holds invariant 13.10.
+#[tokio::test]
+async fn a_stretch_is_read_again_beside_the_live_stream_whose_cursor_stays() {
+    let service = Service::start().await;
+    let before = column(&service, RECORDS).await;
+    let mut stranger = stranger_at(service.folder.path("huddle.db").as_ref()).await;
+    let lost = "DELETE FROM records WHERE rowid % 2 = 0";
+    sqlx::query(lost).execute(&mut stranger).await.unwrap();
+    assert!(column(&service, RECORDS).await.len() < before.len());
+
+    let row = rerun(&service, &["--from-cursor", "0"]).await;
+    assert_eq!(row["state"], "done", "{row}");
+    let result = &row["result"];
+    assert_eq!((&result["at"], &result["to"]), (&LAST.into(), &LAST.into()));
+    assert!(result["records"].as_u64().unwrap() > 0, "{result}");
+    assert_eq!(column(&service, RECORDS).await, before);
+    let status = service.worker.status().await;
+    let source = &status["sources"][service.relay.url()];
+    assert_eq!(source["applied"]["seq"], LAST);
+    assert_eq!(source["open_gaps"], 0);
+    assert_eq!(
+        source["events"], LAST,
+        "the live stream has read nothing again"
+    );
+
+    let nothing = rerun(&service, &["--from-cursor", "5", "--to", "5"]).await;
+    let error = nothing["error"].as_str().unwrap();
+    assert!(error.contains("nothing between seq 5 and seq 5"), "{error}");
+}
+
+/// Holds invariant 13.10.
+#[tokio::test]
+async fn a_stretch_that_the_source_does_not_hold_any_more_is_said_with_its_oldest_seq() {
+    let options = Options {
+        window_start: Some(100),
+        ..unhurried()
+    };
+    let (folder, relay) = (Folder::new(), relay_with(frames(), options).await);
+    let worker = start(&relay, &folder).await;
+    reaches(&worker, &relay, LAST).await;
+    let service = Service {
+        folder,
+        relay,
+        worker,
+    };
+    let row = rerun(&service, &["--from-cursor", "7"]).await;
+    let error = row["error"].as_str().unwrap();
+    assert!(
+        error.contains("does not hold the events behind seq 7 any more")
+            && error.contains("its oldest is seq 100"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_index_is_made_and_dropped_beside_the_worker() {
+    const FOLLOW: &str = "app.bsky.graph.follow";
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lexicons");
+    let (folder, relay) = (Folder::new(), recorded_relay().await);
+    let worker = start_with(
+        &relay,
+        &folder,
+        &["--verify", "none", "--lexicons", examples],
+    )
+    .await;
+    reaches(&worker, &relay, LAST).await;
+    let service = Service {
+        folder,
+        relay,
+        worker,
+    };
+    let index = [
+        "lexicon",
+        "index",
+        FOLLOW,
+        "createdAt",
+        "--lexicons",
+        examples,
+    ];
+    let made = service.succeeds(&index).await;
+    assert_eq!(made, "made the index app_bsky_graph_follow__created_at\n");
+    let again = service.succeeds(&index).await;
+    assert_eq!(again, "there is an index on created_at already\n");
+    let dropped = service.succeeds(&[&index[..], &["--drop"]].concat()).await;
+    assert_eq!(dropped, "the index on created_at is gone\n");
+    let audit = service.json(&["commands", "audit"]).await;
+    assert_eq!(
+        (&audit[0]["action"], &audit[0]["target"]),
+        (&"lexicon_index".into(), &FOLLOW.into())
+    );
+}
+
+#[tokio::test]
+async fn the_reason_of_a_command_is_in_the_audit() {
+    let service = Service::start().await;
+    for command in [
+        &["cursor", "set", "306"][..],
+        &["account", "did:plc:ann", "--active"],
+    ] {
+        let reason = format!("why {}", command[0]);
+        service
+            .succeeds(&[command, &["--reason", &reason]].concat())
+            .await;
+        reaches(&service.worker, &service.relay, LAST).await;
+        let audit = service.json(&["commands", "audit"]).await;
+        assert_eq!(audit[0]["reason"], reason.as_str());
+    }
 }

@@ -3,6 +3,7 @@
 mod commands;
 mod configuration;
 mod database;
+mod dlq;
 mod identities;
 mod lexicon_fetch;
 mod lexicons;

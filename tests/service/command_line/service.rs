@@ -20,7 +20,7 @@ pub(super) async fn start(relay: &MockRelay, folder: &Folder) -> Program {
     start_with(relay, folder, &["--verify", "none"]).await
 }
 
-async fn start_with(relay: &MockRelay, folder: &Folder, arguments: &[&str]) -> Program {
+pub(super) async fn start_with(relay: &MockRelay, folder: &Folder, arguments: &[&str]) -> Program {
     let mut command = Command::new(PROGRAM);
     command
         .args(["run", "--listen", "127.0.0.1:0"])

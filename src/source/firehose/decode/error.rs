@@ -2,11 +2,14 @@
 
 use std::convert::Infallible;
 
+use bytes::Bytes;
+
 use crate::atproto::car::CarError;
 use crate::atproto::payload::PayloadError;
 use crate::atproto::skim::{Kind, SkimFault};
 use crate::atproto::syntax::SyntaxError;
 use crate::atproto::verify::VerifyError;
+use crate::model::{DeadLetter, Stage};
 
 /// A frame that cannot be decoded as a whole, with the fields that could be read.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,25 @@ pub struct DecodeError {
     /// The repository that the frame names. Not checked, and cut if it is too long for a DID.
     pub did: Option<String>,
     pub fault: Fault,
+}
+
+impl DecodeError {
+    /// The dead letter of the frame.
+    pub fn dead_letter(&self, frame: &Bytes) -> DeadLetter {
+        DeadLetter {
+            stage: match self.fault {
+                Fault::Proof(_) => Stage::Verify,
+                _ => Stage::Decode,
+            },
+            error: self.to_string(),
+            seq: self.seq,
+            did: self.did.clone(),
+            uri: None,
+            task: None,
+            raw: frame.clone(),
+            attempts: 1,
+        }
+    }
 }
 
 /// What is wrong with a frame.

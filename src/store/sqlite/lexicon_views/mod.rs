@@ -60,6 +60,9 @@ impl SqliteStore {
 
     /// Makes an index on a column of `view`. Returns its name; `None` if it is there already.
     ///
+    /// It has a connection of its own: while a large index is made, transactions find the database locked,
+    /// as by another process, and are tried again.
+    ///
     /// # Errors
     /// [`StoreError::NameTaken`] if the database has something else of that name.
     pub async fn make_index(
@@ -68,7 +71,8 @@ impl SqliteStore {
         column: &Column,
     ) -> Result<Option<String>, StoreError> {
         let name = statements::index_name(view, column);
-        let mut transaction = self.writer.begin().await?;
+        let mut connection = self.writer.another_connection().await?;
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         let known = load(
             &mut transaction,
             "SELECT name, collection, digest FROM lexicon_indexes",
@@ -81,6 +85,7 @@ impl SqliteStore {
         refuse_taken(&mut transaction, &name, view).await?;
         create_index(&mut transaction, view, column).await?;
         transaction.commit().await?;
+        connection.close().await?;
         Ok(Some(name))
     }
 

@@ -1,0 +1,2 @@
+-- How far a `reprocess` is stands in its command.
+DROP TABLE reprocessings;
