@@ -4,6 +4,7 @@
 use huddle_firehose::atproto::verify::Level;
 use huddle_firehose::huddle::Projection;
 use huddle_firehose::store::plan::effect::RecordVersion;
+use huddle_firehose::store::repo_store::{HostStatus, RepoChange, RepoStore};
 use huddle_firehose::store::{PieceLimit, RemovalPiece, Store};
 
 use crate::fixture::*;
@@ -110,6 +111,29 @@ async fn rows_that_are_not_deleted_yet_are_gone_for_readers_and_for_plans() {
     let deletion = account(ALICE, Some("deleted"), 5);
     database.try_apply(&[deletion], 5).await.unwrap();
     assert_eq!(database.number(ROWS_OF_ALICE).await, 0);
+}
+
+/// The host has confirmed the deletion, so all that was received before goes, whatever its seq.
+#[tokio::test]
+async fn a_record_that_is_written_while_all_of_its_account_is_being_deleted_stays() {
+    let database = with_a_large_account().await;
+    database.track(&[ALICE]).await;
+    database
+        .apply(&[unconfirmed_status(ALICE, Some("deleted"), 3)])
+        .await;
+    let unconfirmed = database.store.unconfirmed(second(0), 1).await.unwrap();
+    let change = RepoChange::HostAnswered {
+        unconfirmed: &unconfirmed[0],
+        answer: &HostStatus::Deleted,
+    };
+    database.store.change(change).await.unwrap();
+    assert_eq!(database.number(ROWS_OF_ALICE).await, 2500);
+    let returns = [account(ALICE, None, 4), put(ALICE, "back", 5)];
+    database.apply(&returns).await;
+    assert_eq!(database.column(VISIBLE).await, ["back"]);
+    while piece(&database).await.is_some() {}
+    assert_eq!(database.column(VISIBLE).await, ["back"]);
+    assert_eq!(database.number(ROWS_OF_ALICE).await, 1);
 }
 
 /// Holds invariant 3.3.
