@@ -2,26 +2,43 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The rows of a page, unless the request says so.
-const PAGE: u32 = 50;
+use crate::store::sqlite::PAGE;
+
+/// The rows of a page: 1 to [`PAGE`].
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "u32")]
+pub(super) struct Limit(pub(super) u32);
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(50)
+    }
+}
+
+impl TryFrom<u32> for Limit {
+    type Error = String;
+
+    fn try_from(rows: u32) -> Result<Self, String> {
+        match (1..=PAGE).contains(&rows) {
+            true => Ok(Self(rows)),
+            false => Err(format!("limit: a page has 1 to {PAGE} rows")),
+        }
+    }
+}
 
 /// What a request for a page says. A parameter that is not known is refused.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PageQuery {
-    limit: Option<u32>,
+    #[serde(default)]
+    limit: Limit,
     /// The id of the last row of the page before.
     before: Option<i64>,
 }
 
-/// The rows of a page for which a request asks.
-pub(super) fn bounded(limit: Option<u32>) -> u32 {
-    limit.unwrap_or(PAGE).clamp(1, crate::store::sqlite::PAGE)
-}
-
 impl PageQuery {
     pub(super) fn limit(&self) -> u32 {
-        bounded(self.limit)
+        self.limit.0
     }
 
     pub(super) fn before(&self) -> Option<i64> {

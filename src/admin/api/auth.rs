@@ -129,26 +129,27 @@ fn outsider(state: &ApiState, entrance: &Entrance, request: &Request) -> Result<
     }
 }
 
+/// Finds the caller by the token. A valid one is let in whoever has failed at its address, so that no
+/// stranger behind the same proxy keeps an operator out; a token is too long to be guessed.
 fn caller_of(state: &ApiState, address: IpAddr, headers: &HeaderMap) -> Result<Caller, Denial> {
-    let now = Instant::now();
-    if !state.failures.may_try(address, now) {
-        return Err(Denial::TooMany);
-    }
     let found = state.tokens.as_ref().map(|tokens| {
         // One that is missing is looked for like a wrong one.
         tokens.caller(bearer(headers).unwrap_or_default())
     });
     match found {
-        Some(Ok(Some(caller))) => Ok(caller),
+        Some(Ok(Some(caller))) => return Ok(caller),
         Some(Err(error)) => {
             tracing::error!(%error, "the tokens cannot be read, so that no request is allowed");
+        }
+        Some(Ok(None)) | None => {}
+    }
+    let now = Instant::now();
+    match state.failures.may_try(address, now) {
+        true => {
             state.failures.note(address, now);
             Err(Denial::NoToken)
         }
-        Some(Ok(None)) | None => {
-            state.failures.note(address, now);
-            Err(Denial::NoToken)
-        }
+        false => Err(Denial::TooMany),
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ApiState;
-use super::answer::{Page, bounded};
+use super::answer::{Limit, Page};
 use super::problem::Problem;
 use super::submit::{Act, submit};
 use crate::atproto::pattern::Pattern;
@@ -23,7 +23,8 @@ use crate::store::letters::{LetterFilter, LetterGroup, LetterRow};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LettersQuery {
-    limit: Option<u32>,
+    #[serde(default)]
+    limit: Limit,
     before: Option<i64>,
     stage: Option<String>,
     group: Option<String>,
@@ -75,7 +76,7 @@ pub(super) async fn list(
     query: LettersParameters,
 ) -> Result<Json<Page<LetterRow>>, Problem> {
     let Query(query) = query?;
-    let (limit, before) = (bounded(query.limit), query.before);
+    let (limit, before) = (query.limit.0, query.before);
     let store = &state.commands.scope.store;
     let rows = store.dead_letters(&query.filter(), before, limit).await?;
     Ok(Json(Page::new(rows, limit, |row| row.id)))

@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 
 use super::ApiState;
-use super::answer::{Page, bounded};
+use super::answer::{Limit, Page};
 use super::problem::Problem;
 use crate::command::Command;
 use crate::model::CommandRow;
@@ -15,7 +15,8 @@ use crate::store::sqlite::GapRow;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GapsQuery {
-    limit: Option<u32>,
+    #[serde(default)]
+    limit: Limit,
     before: Option<i64>,
     #[serde(default)]
     only_open: bool,
@@ -26,7 +27,7 @@ pub(super) async fn gaps(
     query: Result<Query<GapsQuery>, QueryRejection>,
 ) -> Result<Json<Page<GapRow>>, Problem> {
     let Query(query) = query?;
-    let limit = bounded(query.limit);
+    let limit = query.limit.0;
     let store = &state.commands.scope.store;
     let rows = store.gaps(query.only_open, query.before, limit).await?;
     Ok(Json(Page::new(rows, limit, |row| row.id)))

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ApiState;
-use super::answer::bounded;
+use super::answer::Limit;
 use super::problem::Problem;
 use super::submit::{Act, submit};
 use crate::atproto::syntax::Did;
@@ -19,7 +19,8 @@ use crate::store::sqlite::RepoListRow;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReposQuery {
-    limit: Option<u32>,
+    #[serde(default)]
+    limit: Limit,
     state: Option<String>,
     /// The DID of the last row of the page before.
     after: Option<String>,
@@ -47,7 +48,7 @@ pub(super) async fn list(
     query: Result<Query<ReposQuery>, QueryRejection>,
 ) -> Result<Json<ReposPage>, Problem> {
     let Query(query) = query?;
-    let limit = bounded(query.limit);
+    let limit = query.limit.0;
     let after = query.after.unwrap_or_default();
     let store = &state.commands.scope.store;
     let items = store.repos(query.state.as_deref(), &after, limit).await?;
