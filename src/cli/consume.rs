@@ -24,7 +24,7 @@ pub(crate) struct Consume {
     /// The queue: nats://HOST:PORT, with the parameters of the worker's sink
     #[arg(long, value_name = "URL")]
     from: String,
-    /// The tables: postgres://USER@HOST/DATABASE?schema=NAME
+    /// The tables: postgres://USER@HOST/DATABASE?schema=NAME or d1://ACCOUNT/DATABASE
     #[arg(long, value_name = "URL")]
     into: String,
     #[command(flatten)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sink::d1::{D1Options, D1Target};
 use crate::sink::nats::{NatsOptions, NatsQueue};
 use crate::sink::postgres::{PostgresOptions, PostgresTarget};
 use crate::sink::queue::Queue;
@@ -35,6 +36,7 @@ pub enum QueueOptions {
 /// A place of tables.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TargetOptions {
+    D1(D1Options),
     Postgres(PostgresOptions),
 }
 
@@ -44,7 +46,7 @@ pub enum InvalidEnd {
     #[error("nothing can be consumed from {0}; there is nats")]
     From(String),
 
-    #[error("nothing can be consumed into {0}; there is postgres")]
+    #[error("nothing can be consumed into {0}; there are postgres and d1")]
     Into(String),
 
     #[error(transparent)]
@@ -82,6 +84,7 @@ impl TargetOptions {
     pub fn parse(url: &str) -> Result<Self, InvalidEnd> {
         let options = SinkOptions::new(Some(NAME), url)?;
         match options.target {
+            Target::D1(options) => Ok(Self::D1(options)),
             Target::Postgres(options) => Ok(Self::Postgres(options)),
             _ => Err(InvalidEnd::Into(options.to_string())),
         }
@@ -89,6 +92,7 @@ impl TargetOptions {
 
     pub(super) fn build(&self, tables: TableOptions) -> Box<dyn TableTarget> {
         match self {
+            Self::D1(options) => Box::new(D1Target::new(options.clone(), NAME.into(), tables)),
             Self::Postgres(options) => {
                 Box::new(PostgresTarget::new(options.clone(), NAME.into(), tables))
             }
@@ -109,6 +113,7 @@ impl fmt::Display for QueueOptions {
 impl fmt::Display for TargetOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::D1(options) => options.fmt(f),
             Self::Postgres(options) => options.fmt(f),
         }
     }
