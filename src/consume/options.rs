@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sink::cloudflare_queue::{self, CloudflareQueue, Outside};
 use crate::sink::d1::{D1Options, D1Target};
 use crate::sink::nats::{NatsOptions, NatsQueue};
 use crate::sink::postgres::{PostgresOptions, PostgresTarget};
@@ -18,6 +19,8 @@ use crate::telemetry::health::Thresholds;
 pub struct ConsumeOptions {
     pub from: QueueOptions,
     pub into: TargetOptions,
+    /// Where the records are that are too large for the queue.
+    pub outside: Outside,
     /// Retries of a task that the target refuses, before it is a dead letter.
     pub retries: u32,
     pub tables: TableOptions,
@@ -30,6 +33,7 @@ pub struct ConsumeOptions {
 /// A queue.
 #[derive(Clone, Debug, PartialEq)]
 pub enum QueueOptions {
+    Cloudflare(cloudflare_queue::QueueOptions),
     Nats(NatsOptions),
 }
 
@@ -43,7 +47,7 @@ pub enum TargetOptions {
 /// A URL from which, or into which, nothing can be consumed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEnd {
-    #[error("nothing can be consumed from {0}; there is nats")]
+    #[error("nothing can be consumed from {0}; there are nats and cfqueue")]
     From(String),
 
     #[error("nothing can be consumed into {0}; there are postgres and d1")]
@@ -64,13 +68,21 @@ impl QueueOptions {
     pub fn parse(url: &str) -> Result<Self, InvalidEnd> {
         let options = SinkOptions::new(Some(NAME), url)?;
         match options.target {
+            Target::CloudflareQueue(options) => Ok(Self::Cloudflare(options)),
             Target::Nats(options) => Ok(Self::Nats(options)),
             _ => Err(InvalidEnd::From(options.to_string())),
         }
     }
 
-    pub(super) fn build(&self) -> Arc<dyn Queue> {
+    /// The queue itself. Nothing is connected yet. A record that is not in it is asked for so many times
+    /// more.
+    pub(super) fn build(&self, outside: &Outside, retries: u32) -> Arc<dyn Queue> {
         match self {
+            Self::Cloudflare(options) => Arc::new(CloudflareQueue::new(
+                options.clone(),
+                outside.clone(),
+                retries,
+            )),
             Self::Nats(options) => Arc::new(NatsQueue::new(options.clone())),
         }
     }
@@ -104,6 +116,7 @@ impl TargetOptions {
 impl fmt::Display for QueueOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Cloudflare(options) => options.fmt(f),
             Self::Nats(options) => options.fmt(f),
         }
     }

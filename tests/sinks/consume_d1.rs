@@ -181,15 +181,29 @@ async fn of_one_feed_the_later_change_replaces_in_d1_and_the_higher_rev_where_ep
         return;
     };
     let mut target = target(&d1);
-    let (first, second) = (task("e", 5, HIGH), task("e", 6, LOW));
+    let (first, second) = (task("e", 5, HIGH), task("g", 6, LOW));
     let none = Feeds::new();
     target.apply(&[first.clone()], &none).await.unwrap();
     target.apply(&[second.clone()], &none).await.unwrap();
     assert_eq!(d1.column(STANDS).await, ["5"]);
-    let known = feeds(&[("e", 1)], 6);
+    let known = feeds(&[("e", 1), ("g", 6)], 6);
     target.apply(&[second], &known).await.unwrap();
     assert_eq!(d1.column(STANDS).await, ["6"]);
     target.apply(&[first], &known).await.unwrap();
+    assert_eq!(d1.column(STANDS).await, ["6"]);
+}
+
+/// A queue without an order may hand out the older one later.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_one_epoch_that_is_not_known_the_later_change_stands_in_d1() {
+    let Some(d1) = database().await else {
+        return;
+    };
+    let mut target = target(&d1);
+    let none = Feeds::new();
+    for task in [task("e", 6, LOW), task("e", 5, HIGH)] {
+        target.apply(&[task], &none).await.unwrap();
+    }
     assert_eq!(d1.column(STANDS).await, ["6"]);
 }
 

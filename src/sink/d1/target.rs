@@ -56,7 +56,7 @@ impl D1Target {
         self.prepare().await?;
         let limit = purged_before(self.tables.request_days);
         let mut batch = Vec::new();
-        for (id, changes) in by_feed(tasks) {
+        for (id, changes) in by_feed(tasks, feeds) {
             let unknown = || Feed {
                 id: id.clone(),
                 epochs: Vec::new(),

@@ -74,7 +74,7 @@ impl PostgresTarget {
         let mut transaction = self.begin().await?;
         let mut stored = Vec::new();
         let mut has_removals = false;
-        for (id, changes) in by_feed(tasks) {
+        for (id, changes) in by_feed(tasks, feeds) {
             let feed = match feeds.get(id) {
                 Some(feed) => {
                     if self.stored.get(id) != Some(feed) {
