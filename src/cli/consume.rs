@@ -7,6 +7,7 @@ use huddle_firehose::consume::{
     self, ConsumeOptions, QueueOptions, RunningConsumer, TargetOptions,
 };
 use huddle_firehose::sink::TableOptions;
+use huddle_firehose::sink::cloudflare_queue::Outside;
 use huddle_firehose::telemetry::log;
 use huddle_firehose::testing::fault::Faults;
 use huddle_firehose::worker::{Options, lexicons};
@@ -21,10 +22,10 @@ const LAST_LINES: std::time::Duration = std::time::Duration::from_millis(200);
 /// Apply the tasks of a queue to tables elsewhere; several processes share one queue
 #[derive(Args, Debug)]
 pub(crate) struct Consume {
-    /// The queue: nats://HOST:PORT, with the parameters of the worker's sink
+    /// The queue: nats://HOST:PORT or cfqueue://ACCOUNT/QUEUE, with the parameters of the worker's sink
     #[arg(long, value_name = "URL")]
     from: String,
-    /// The tables: postgres://USER@HOST/DATABASE?schema=NAME
+    /// The tables: postgres://USER@HOST/DATABASE?schema=NAME or d1://ACCOUNT/DATABASE
     #[arg(long, value_name = "URL")]
     into: String,
     #[command(flatten)]
@@ -75,6 +76,10 @@ async fn run(loaded: &Loaded, from: QueueOptions, into: TargetOptions) -> anyhow
     let options = ConsumeOptions {
         from,
         into,
+        outside: Outside {
+            plc_url: options.network.plc_url.clone(),
+            allow_private_addresses: options.network.allow_private_addresses,
+        },
         retries: options.pipeline.index_retries,
         tables: TableOptions {
             request_days: options.retention.inactive_request_days,

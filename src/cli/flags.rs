@@ -10,7 +10,7 @@ const DATABASE: [&str; 1] = ["database_url"];
 const SOURCE: [&str; 2] = ["database_url", "source_url"];
 
 /// Those of the consumer of a queue.
-const CONSUMER: [&str; 2] = ["listen", "lexicons"];
+const CONSUMER: [&str; 4] = ["listen", "lexicons", "plc_url", "allow_private_addresses"];
 
 /// Those of a command about lexicons.
 const LEXICONS: [&str; 1] = ["lexicons"];

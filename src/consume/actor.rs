@@ -221,7 +221,7 @@ impl ConsumerState {
                 failing,
                 error = reason,
                 retry_in_ms = delay.as_millis() as u64,
-                "a partition cannot be read or applied; it was given back, and its tasks wait in the queue"
+                "a partition cannot be read or applied; its tasks wait in the queue"
             );
         }
         delay

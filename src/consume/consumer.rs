@@ -81,22 +81,26 @@ impl Consumer {
     /// Does one step.
     ///
     /// # Errors
-    /// If the queue or the target gives no answer. The part is given back, and all that is in hand comes
-    /// again, here or elsewhere.
+    /// If the queue or the target gives no answer. All that is in hand comes again, here or elsewhere.
     pub async fn step(&mut self) -> Result<Pace, SinkError> {
         let stepped = self.try_step().await;
         if stepped.is_err() {
-            self.release().await;
+            self.forget();
+            self.parts.source.pause().await;
         }
         stepped
     }
 
     /// Gives the part back.
     pub async fn release(&mut self) {
+        self.forget();
+        self.parts.source.release().await;
+    }
+
+    fn forget(&mut self) {
         self.hand.clear();
         self.cut = BATCH;
         self.refusals = 0;
-        self.parts.source.release().await;
     }
 
     async fn try_step(&mut self) -> Result<Pace, SinkError> {

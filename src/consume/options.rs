@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sink::cloudflare_queue::{self, CloudflareQueue, Outside};
+use crate::sink::d1::{D1Options, D1Target};
 use crate::sink::nats::{NatsOptions, NatsQueue};
 use crate::sink::postgres::{PostgresOptions, PostgresTarget};
 use crate::sink::queue::Queue;
@@ -17,6 +19,8 @@ use crate::telemetry::health::Thresholds;
 pub struct ConsumeOptions {
     pub from: QueueOptions,
     pub into: TargetOptions,
+    /// Where the records are that are too large for the queue.
+    pub outside: Outside,
     /// Retries of a task that the target refuses, before it is a dead letter.
     pub retries: u32,
     pub tables: TableOptions,
@@ -29,22 +33,24 @@ pub struct ConsumeOptions {
 /// A queue.
 #[derive(Clone, Debug, PartialEq)]
 pub enum QueueOptions {
-    Nats(NatsOptions),
+    Cloudflare(Box<cloudflare_queue::QueueOptions>),
+    Nats(Box<NatsOptions>),
 }
 
 /// A place of tables.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TargetOptions {
+    D1(D1Options),
     Postgres(PostgresOptions),
 }
 
 /// A URL from which, or into which, nothing can be consumed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEnd {
-    #[error("nothing can be consumed from {0}; there is nats")]
+    #[error("nothing can be consumed from {0}; there are nats and cfqueue")]
     From(String),
 
-    #[error("nothing can be consumed into {0}; there is postgres")]
+    #[error("nothing can be consumed into {0}; there are postgres and d1")]
     Into(String),
 
     #[error(transparent)]
@@ -62,14 +68,22 @@ impl QueueOptions {
     pub fn parse(url: &str) -> Result<Self, InvalidEnd> {
         let options = SinkOptions::new(Some(NAME), url)?;
         match options.target {
-            Target::Nats(options) => Ok(Self::Nats(options)),
+            Target::CloudflareQueue(options) => Ok(Self::Cloudflare(options)),
+            Target::Nats(options) => Ok(Self::Nats(Box::new(options))),
             _ => Err(InvalidEnd::From(options.to_string())),
         }
     }
 
-    pub(super) fn build(&self) -> Arc<dyn Queue> {
+    /// The queue itself. Nothing is connected yet. A record that is not in it is asked for so many times
+    /// more.
+    pub(super) fn build(&self, outside: &Outside, retries: u32) -> Arc<dyn Queue> {
         match self {
-            Self::Nats(options) => Arc::new(NatsQueue::new(options.clone())),
+            Self::Cloudflare(options) => Arc::new(CloudflareQueue::new(
+                (**options).clone(),
+                outside.clone(),
+                retries,
+            )),
+            Self::Nats(options) => Arc::new(NatsQueue::new((**options).clone())),
         }
     }
 }
@@ -82,6 +96,7 @@ impl TargetOptions {
     pub fn parse(url: &str) -> Result<Self, InvalidEnd> {
         let options = SinkOptions::new(Some(NAME), url)?;
         match options.target {
+            Target::D1(options) => Ok(Self::D1(options)),
             Target::Postgres(options) => Ok(Self::Postgres(options)),
             _ => Err(InvalidEnd::Into(options.to_string())),
         }
@@ -89,6 +104,7 @@ impl TargetOptions {
 
     pub(super) fn build(&self, tables: TableOptions) -> Box<dyn TableTarget> {
         match self {
+            Self::D1(options) => Box::new(D1Target::new(options.clone(), NAME.into(), tables)),
             Self::Postgres(options) => {
                 Box::new(PostgresTarget::new(options.clone(), NAME.into(), tables))
             }
@@ -100,6 +116,7 @@ impl TargetOptions {
 impl fmt::Display for QueueOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Cloudflare(options) => options.fmt(f),
             Self::Nats(options) => options.fmt(f),
         }
     }
@@ -109,6 +126,7 @@ impl fmt::Display for QueueOptions {
 impl fmt::Display for TargetOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::D1(options) => options.fmt(f),
             Self::Postgres(options) => options.fmt(f),
         }
     }

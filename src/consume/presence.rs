@@ -71,7 +71,7 @@ impl Actor for PresenceActor {
                 if let Ok(members) = state.presence.beat().await {
                     state.context.status.update(|status| {
                         if let Some(consumption) = &mut status.consumption {
-                            consumption.members = Some(members);
+                            consumption.members = members;
                         }
                     });
                 }

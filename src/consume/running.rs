@@ -48,7 +48,8 @@ pub async fn start(
     faults: Faults,
 ) -> Result<RunningConsumer, TreeError> {
     let (metrics, prometheus) = Metrics::new();
-    let (status, queue) = (StatusBoard::default(), options.from.build());
+    let status = StatusBoard::default();
+    let queue = options.from.build(&options.outside, options.retries);
     let target: SharedTarget = Arc::new(Mutex::new(options.into.build(options.tables.clone())));
     status.update(|status| {
         status.started_at = Some(Timestamp::now());

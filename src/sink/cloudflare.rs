@@ -27,7 +27,7 @@ const VARIABLE: &str = "CLOUDFLARE_API_TOKEN";
 const INTERVAL: u64 = 1000;
 /// A step of a sink makes a few requests, within its deadline.
 const LONGEST_INTERVAL: u64 = 5000;
-/// The bytes of an answer that are read.
+/// The bytes of an answer that are read, as a rule.
 const MOST_ANSWER: usize = 1 << 20;
 /// The characters of an answer that are shown.
 const MOST_SHOWN: usize = 200;
@@ -105,18 +105,20 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 /// # Errors
 /// If it names something else.
 pub(super) fn account_and_name(url: &Url) -> Result<(&str, &str), String> {
-    let is_id = |id: &&str| {
-        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        !id.is_empty() && id.len() <= MAX_ID && id.bytes().all(is_allowed)
-    };
-    let account = url.host_str().filter(is_id);
-    let name = url.path().strip_prefix('/').filter(is_id);
+    let account = url.host_str().filter(|id| is_id(id));
+    let name = url.path().strip_prefix('/').filter(|id| is_id(id));
     account
         .zip(name)
         .filter(|_| url.port().is_none())
         .ok_or_else(|| {
             "it is SCHEME://ACCOUNT/ID, where both are ids of letters, digits and -".to_owned()
         })
+}
+
+/// Whether `id` may be that of an account, a database or a queue.
+pub(super) fn is_id(id: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    !id.is_empty() && id.len() <= MAX_ID && id.bytes().all(is_allowed)
 }
 
 /// Sends requests to one URL, one after the other, at a pace.
@@ -126,6 +128,8 @@ pub(super) struct Client {
     token: Secret,
     turns: Turns,
     poster: Option<Poster>,
+    /// The bytes of an answer that are read.
+    most_answer: usize,
 }
 
 /// Lets requests begin at intervals.
@@ -182,6 +186,15 @@ impl Client {
                 latest: None,
             },
             poster: None,
+            most_answer: MOST_ANSWER,
+        }
+    }
+
+    /// The same for longer answers.
+    pub(super) fn with_most_answer(self, most_answer: usize) -> Self {
+        Self {
+            most_answer,
+            ..self
         }
     }
 
@@ -209,7 +222,7 @@ impl Client {
             }
         };
         self.turns.wait().await;
-        let answer = poster.ask(&self.url, headers, body, MOST_ANSWER).await;
+        let answer = poster.ask(&self.url, headers, body, self.most_answer).await;
         let answer = answer.map_err(|error: PostError| Failure::of(&error))?;
         let envelope: Result<Envelope<T>, _> = serde_json::from_slice(&answer.body);
         let is_success = (200..300).contains(&answer.status);

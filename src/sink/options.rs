@@ -25,7 +25,7 @@ pub struct SinkOptions {
 /// What a sink's URL names.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
-    CloudflareQueue(QueueOptions),
+    CloudflareQueue(Box<QueueOptions>),
     D1(D1Options),
     Nats(NatsOptions),
     Postgres(PostgresOptions),
@@ -77,7 +77,7 @@ impl SinkOptions {
         let (kind, target) = match url.scheme() {
             "cfqueue" => {
                 let options = QueueOptions::parse(&url).map_err(InvalidSink::Target)?;
-                ("cfqueue", Target::CloudflareQueue(options))
+                ("cfqueue", Target::CloudflareQueue(Box::new(options)))
             }
             "d1" | "d1+http" | "d1+https" => {
                 let options = D1Options::parse(&url).map_err(InvalidSink::Target)?;
@@ -112,7 +112,7 @@ impl SinkOptions {
     pub fn build(&self, tables: &TableOptions, feed: &Arc<dyn ChangeFeed>) -> Box<dyn Sink> {
         match &self.target {
             Target::CloudflareQueue(options) => Box::new(QueueSink::new(
-                options.clone(),
+                (**options).clone(),
                 self.name.clone(),
                 feed.clone(),
             )),

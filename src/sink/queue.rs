@@ -24,7 +24,7 @@ pub struct Taken {
 /// A future may be dropped at any time, between any two steps. After an error all that was taken comes
 /// again.
 pub trait QueueSource: Send + 'static {
-    /// Takes messages in their order, behind those that were taken. Waits for some for less than a
+    /// Takes messages in their order, if the queue has one, behind those that were taken. Waits for some for less than a
     /// second. There are none while another consumer has this part.
     fn fetch(&mut self) -> BoxFuture<'_, Result<Vec<Taken>, SinkError>>;
 
@@ -51,6 +51,12 @@ pub trait QueueSource: Send + 'static {
     /// Gives this part to whichever consumer comes next. What was taken comes again, there or here.
     fn release(&mut self) -> BoxFuture<'_, ()>;
 
+    /// Stops for a while, after an error. What was taken comes again. A queue that counts how often it
+    /// hands out a message keeps what it has; others give this part back.
+    fn pause(&mut self) -> BoxFuture<'_, ()> {
+        self.release()
+    }
+
     /// Whether it has this part.
     fn has_part(&self) -> bool;
 
@@ -60,8 +66,9 @@ pub trait QueueSource: Send + 'static {
 
 /// Says that this process is among those that share a queue.
 pub trait Presence: Send + 'static {
-    /// Says so for a few seconds more. Returns how many processes there are.
-    fn beat(&mut self) -> BoxFuture<'_, Result<u32, SinkError>>;
+    /// Says so for a few seconds more. Returns how many processes there are; `None` if the queue does not
+    /// tell.
+    fn beat(&mut self) -> BoxFuture<'_, Result<Option<u32>, SinkError>>;
 
     /// Says that this process ends.
     fn leave(&mut self) -> BoxFuture<'_, ()>;

@@ -24,6 +24,8 @@ pub const TOKEN: &str = "the-token-of-the-queue-has-32-characters";
 /// The account and the queue of [`Queue::url`].
 const ACCOUNT: &str = "acc";
 const QUEUE: &str = "que-ue";
+/// Another queue, which only takes.
+pub const LETTERS: &str = "letters";
 
 const MOST_MESSAGES: usize = 100;
 const MOST_BATCH: usize = 256_000;
@@ -84,6 +86,7 @@ struct Inner {
     /// By the numbers of their ids.
     held: BTreeMap<u64, Held>,
     dead: Vec<Message>,
+    letters: Vec<Value>,
     pushed: Vec<Message>,
     requests: Vec<(String, usize)>,
 }
@@ -106,6 +109,7 @@ impl Queue {
             count: 0,
             held: BTreeMap::new(),
             dead: Vec::new(),
+            letters: Vec::new(),
             pushed: Vec::new(),
             requests: Vec::new(),
         }));
@@ -149,6 +153,11 @@ impl Queue {
     /// What was retried too often.
     pub fn dead_letters(&self) -> Vec<Message> {
         self.inner.lock().unwrap().dead.clone()
+    }
+
+    /// What came to [`LETTERS`].
+    pub fn letters(&self) -> Vec<Value> {
+        self.inner.lock().unwrap().letters.clone()
     }
 
     /// The last part of each request's path, and the bytes of its body.
@@ -210,7 +219,8 @@ fn read<T: for<'de> Deserialize<'de>>(
     if token.is_none_or(|token| token.as_bytes() != format!("Bearer {TOKEN}").as_bytes()) {
         return Err(UNAUTHORIZED);
     }
-    if (account.as_str(), queue.as_str()) != (ACCOUNT, QUEUE) {
+    let is_letter = what == "messages" && queue == LETTERS;
+    if account != ACCOUNT || !(queue == QUEUE || is_letter) {
         return Err(NO_QUEUE);
     }
     serde_json::from_slice(body).map_err(|_| BAD_REQUEST)
@@ -261,6 +271,11 @@ async fn push_one(
 ) -> Answer {
     let mut inner = inner.lock().unwrap();
     let message: Pushed = read(&mut inner, "messages", &path, &headers, &body)?;
+    if path.1 == LETTERS {
+        let letter = serde_json::from_str(&message.body()?).map_err(|_| BAD_REQUEST)?;
+        inner.letters.push(letter);
+        return Ok(success(&Value::Null));
+    }
     inner.take(&[message], None)
 }
 

@@ -1,6 +1,6 @@
 //! A queue of Cloudflare behind a network that fails. Holds invariants 10.1, 10.4 and 10.5.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,7 +197,7 @@ async fn a_full_queue_is_waited_for_and_a_message_that_it_refuses_is_a_dead_lett
 }
 
 /// Posts to the stand-in, as a consumer does.
-async fn ask(queue: &Queue, what: &str, body: Value) -> Value {
+pub(crate) async fn ask(queue: &Queue, what: &str, body: Value) -> Value {
     let url = format!(
         "{}/client/v4/accounts/acc/queues/que-ue/messages/{what}",
         queue.origin
@@ -208,7 +208,7 @@ async fn ask(queue: &Queue, what: &str, body: Value) -> Value {
 }
 
 /// Pulls up to `size` messages: their bodies, attempts and leases.
-async fn pull(queue: &Queue, size: u32) -> Vec<(String, u64, String)> {
+pub(crate) async fn pull(queue: &Queue, size: u32) -> Vec<(String, u64, String)> {
     let pull = json!({ "batch_size": size, "visibility_timeout_ms": 30_000 });
     let answer = ask(queue, "pull", pull).await;
     let messages = answer["result"]["messages"].as_array().unwrap().clone();
@@ -271,4 +271,31 @@ async fn the_stand_in_of_the_queue_has_leases_retries_and_dead_letters() {
     let three = vec![json!({ "body": "x".repeat(100_000), "content_type": "text" }); 3];
     let three = ask(&queue, "batch", json!({ "messages": three })).await;
     assert_eq!(three["errors"][0]["code"], 10205);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stand_in_of_the_queue_keeps_no_order_and_hands_out_some_messages_twice() {
+    let queue = Queue::start(Options {
+        seed: 7,
+        duplicates: 30,
+        ..Options::default()
+    })
+    .await;
+    let sent: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    let messages: Vec<Value> = sent
+        .iter()
+        .map(|body| json!({ "body": body, "content_type": "text" }))
+        .collect();
+    ask(&queue, "batch", json!({ "messages": messages })).await;
+    let mut taken = Vec::new();
+    while !queue.backlog().is_empty() {
+        for (body, _, lease) in pull(&queue, 10).await {
+            taken.push(body);
+            ask(&queue, "ack", json!({ "acks": [{ "lease_id": lease }] })).await;
+        }
+    }
+    assert!(!taken.is_sorted_by_key(|body| body.parse::<u32>().unwrap()));
+    assert!(taken.len() > 110, "{}", taken.len());
+    let all = BTreeSet::from_iter(taken);
+    assert_eq!(all, BTreeSet::from_iter(sent));
 }

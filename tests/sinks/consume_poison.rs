@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use huddle_firehose::config::{Config, Layers};
 use huddle_firehose::consume::{self, ConsumeOptions, QueueOptions, TargetOptions};
+use huddle_firehose::sink::cloudflare_queue::Outside;
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
 use huddle_firehose::worker::Options;
 use test_support::nats::Queue;
@@ -46,6 +47,10 @@ async fn a_consumer_that_one_task_aborts() {
     let options = ConsumeOptions {
         from: QueueOptions::parse(&variable("TEST_FROM")).unwrap(),
         into: TargetOptions::parse(&variable("TEST_INTO")).unwrap(),
+        outside: Outside {
+            plc_url: options.network.plc_url.clone(),
+            allow_private_addresses: false,
+        },
         retries: 3,
         tables: tables(),
         policy: options.policy,

@@ -6,6 +6,8 @@
 mod cloudflare_queue;
 mod consume;
 mod consume_chaos;
+mod consume_cloudflare;
+mod consume_d1;
 mod consume_poison;
 mod consuming;
 mod control;

@@ -36,6 +36,15 @@ macro_rules! replaces {
             ".change >= held.change \
              WHEN held.feed = ",
             $row,
+            ".feed AND held.epoch = ",
+            $row,
+            ".epoch AND NOT EXISTS (SELECT 1 FROM sink_epochs AS known \
+             WHERE known.feed = held.feed AND known.epoch = held.epoch) \
+             THEN ",
+            $row,
+            ".change >= held.change \
+             WHEN held.feed = ",
+            $row,
             ".feed \
              THEN (",
             $row,

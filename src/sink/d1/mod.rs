@@ -5,6 +5,7 @@
 
 mod accounts;
 mod client;
+mod epochs;
 mod error;
 mod lexicon_views;
 mod migrate;
@@ -13,6 +14,7 @@ mod position;
 mod projections;
 mod records;
 mod statement;
+mod target;
 mod upkeep;
 
 use std::sync::Arc;
@@ -22,8 +24,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::client::Database;
 pub use self::options::D1Options;
+use self::statement::Statement;
+pub use self::target::D1Target;
 use super::{Delivery, Sink, SinkError, TableOptions};
-use crate::model::{ChangedRow, Feed};
+use crate::model::{Change, ChangedRow, Feed};
 use crate::store::PieceLimit;
 
 /// What one batch writes at most. The bytes as signed count, but are not sent: about half of them are.
@@ -58,13 +62,6 @@ impl D1Sink {
         }
     }
 
-    /// Ended booking requests that were written before are purged.
-    fn purged_before(&self) -> String {
-        let age = SignedDuration::from_hours(i64::from(self.tables.request_days) * 24);
-        let limit = Timestamp::now().saturating_sub(age);
-        crate::store::sortable(limit.unwrap_or(Timestamp::MIN))
-    }
-
     async fn take(&mut self, feed: &Feed) -> Result<u64, SinkError> {
         self.holder = None;
         // D1 gives a batch 30 seconds, and as much memory and processor time as it likes. What was too
@@ -91,18 +88,9 @@ impl D1Sink {
         let Some(holder) = &self.holder else {
             return Err(SinkError::Superseded);
         };
-        let mut accounts = Vec::new();
-        let mut records = Vec::new();
-        for change in delivery.changes {
-            match &change.row {
-                ChangedRow::Account(account) => accounts.push((change, &**account)),
-                ChangedRow::Record(record) => records.push((change, &**record)),
-            }
-        }
         let mut batch = vec![position::guard(&self.name, delivery, holder)];
-        accounts::write(&mut batch, delivery.feed, &accounts)?;
-        records::write(&mut batch, delivery.feed, &records)?;
-        projections::write(&mut batch, delivery.feed, &records, &self.purged_before())?;
+        let limit = purged_before(self.tables.request_days);
+        rows(&mut batch, delivery.feed, delivery.changes, &limit)?;
         batch.push(position::advance(&self.name, delivery));
         // It stays so if this future is dropped.
         self.is_in_doubt = true;
@@ -120,10 +108,37 @@ impl D1Sink {
     }
 
     async fn tidy(&mut self) -> Result<bool, SinkError> {
-        let batch = upkeep::piece(&self.purged_before());
+        let batch = upkeep::piece(&purged_before(self.tables.request_days));
         let rows = self.database.run(&batch).await?;
         upkeep::is_left(&rows)
     }
+}
+
+/// Adds what writes the rows of `changes`, which are of `feed`.
+fn rows<'a>(
+    batch: &mut Vec<Statement>,
+    feed: &Feed,
+    changes: impl IntoIterator<Item = &'a Change>,
+    purged_before: &str,
+) -> Result<(), SinkError> {
+    let mut accounts = Vec::new();
+    let mut records = Vec::new();
+    for change in changes {
+        match &change.row {
+            ChangedRow::Account(account) => accounts.push((change, &**account)),
+            ChangedRow::Record(record) => records.push((change, &**record)),
+        }
+    }
+    accounts::write(batch, feed, &accounts)?;
+    records::write(batch, feed, &records)?;
+    projections::write(batch, feed, &records, purged_before)
+}
+
+/// Ended booking requests that were written before are purged.
+fn purged_before(request_days: u32) -> String {
+    let age = SignedDuration::from_hours(i64::from(request_days) * 24);
+    let limit = Timestamp::now().saturating_sub(age);
+    crate::store::sortable(limit.unwrap_or(Timestamp::MIN))
 }
 
 impl Sink for D1Sink {

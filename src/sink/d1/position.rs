@@ -1,9 +1,8 @@
 //! The position of a feed in the sink, and the guard of each batch.
 
-use serde::Serialize;
-
 use super::client::Rows;
-use super::statement::{Statement, push_rows};
+use super::epochs;
+use super::statement::Statement;
 use crate::model::{Feed, FeedPosition, RandomId};
 use crate::sink::{Delivery, SinkError};
 
@@ -29,20 +28,6 @@ const HOLD: &str = "INSERT INTO sink_positions AS held (sink, feed, epoch, chang
 const READ: &str = "SELECT epoch, CAST(change AS TEXT) AS change FROM sink_positions \
      WHERE sink = ?1 AND feed = ?2";
 
-const FORGET_EPOCHS: &str = "DELETE FROM sink_epochs WHERE feed = ?1 \
-     AND epoch NOT IN (SELECT value ->> 'epoch' FROM json_each(?2))";
-
-const STORE_EPOCHS: &str = "INSERT INTO sink_epochs AS held (feed, epoch, through) \
-     SELECT ?1, value ->> 'epoch', value ->> 'through' FROM json_each(?2) WHERE true \
-     ON CONFLICT (feed, epoch) DO UPDATE SET through = excluded.through \
-     WHERE held.through IS NOT excluded.through";
-
-#[derive(Serialize)]
-struct EpochRow<'a> {
-    epoch: &'a str,
-    through: Option<u64>,
-}
-
 /// Makes `holder` the only process that delivers the feed under this name, and stores the feed's epochs.
 /// The last statement returns the position: see [`read`].
 pub(super) fn take_over(
@@ -53,18 +38,9 @@ pub(super) fn take_over(
     let Some(beginning) = feed.position(0) else {
         return Err(SinkError::unavailable("the feed has no epoch yet"));
     };
-    let rows = feed.epochs.iter().enumerate().map(|(index, epoch)| {
-        let is_last = index + 1 == feed.epochs.len();
-        EpochRow {
-            epoch: epoch.id.as_str(),
-            through: (!is_last).then(|| feed.end_of(index)),
-        }
-    });
-    let rows: Vec<EpochRow<'_>> = rows.collect();
+    let mut batch = Vec::new();
+    epochs::store(&mut batch, feed)?;
     let id = feed.id.as_str();
-    let known = serde_json::to_string(&rows).map_err(SinkError::unavailable)?;
-    let mut batch = vec![Statement::new(FORGET_EPOCHS, [id.to_owned(), known])];
-    push_rows(&mut batch, STORE_EPOCHS, id, rows)?;
     let key = || [sink.to_owned(), id.to_owned()];
     let written = [beginning.epoch.as_str().to_owned(), holder.to_owned()];
     batch.push(Statement::new(HOLD, key().into_iter().chain(written)));

@@ -109,8 +109,8 @@ impl NatsPresence {
 }
 
 impl Presence for NatsPresence {
-    fn beat(&mut self) -> BoxFuture<'_, Result<u32, SinkError>> {
-        Box::pin(self.show())
+    fn beat(&mut self) -> BoxFuture<'_, Result<Option<u32>, SinkError>> {
+        Box::pin(async { self.show().await.map(Some) })
     }
 
     fn leave(&mut self) -> BoxFuture<'_, ()> {

@@ -62,6 +62,10 @@ const WRITE: &str = concat!(
      WHERE known.feed = held.feed AND known.epoch = held.epoch \
      AND held.change <= coalesce(known.through, 9223372036854775807)) \
      THEN excluded.change >= held.change \
+     WHEN held.feed = excluded.feed AND held.epoch = excluded.epoch \
+     AND NOT EXISTS (SELECT 1 FROM sink_epochs AS known \
+     WHERE known.feed = held.feed AND known.epoch = held.epoch) \
+     THEN excluded.change >= held.change \
      WHEN held.feed = excluded.feed \
      THEN (excluded.as_of, excluded.updated_at) >= (held.as_of, held.updated_at) \
      ELSE (excluded.as_of, excluded.updated_at) > (held.as_of, held.updated_at) END \

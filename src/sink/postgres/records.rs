@@ -50,6 +50,10 @@ const WRITE: &str = "WITH written AS ( \
      WHERE known.feed = held.feed AND known.epoch = held.epoch \
      AND held.change <= coalesce(known.through, 9223372036854775807)) \
      THEN excluded.change >= held.change \
+     WHEN held.feed = excluded.feed AND held.epoch = excluded.epoch \
+     AND NOT EXISTS (SELECT 1 FROM sink_epochs AS known \
+     WHERE known.feed = held.feed AND known.epoch = held.epoch) \
+     THEN excluded.change >= held.change \
      WHEN held.feed = excluded.feed \
      THEN (excluded.rev, excluded.last_indexed_at) >= (held.rev, held.last_indexed_at) \
      ELSE (excluded.rev, excluded.last_indexed_at) > (held.rev, held.last_indexed_at) END \

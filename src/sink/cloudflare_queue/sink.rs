@@ -1,33 +1,26 @@
-//! A queue of Cloudflare: each change is a message, which a consumer on any machine takes.
-//!
-//! A queue keeps no order and may hand out a message twice. A task has what a consumer needs to put that
-//! right: `(feed, epoch, change)` and `rev`.
+//! Sends each change to a queue.
 
-use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use url::Url;
 
-use super::cloudflare::{Access, Client, Failure, account_and_name};
-use super::item::{Body, item};
-use super::{Delivery, Sink, SinkError};
+use super::options::QueueOptions;
+use super::{METADATA, MOST_MESSAGE};
 use crate::model::{Change, Feed};
+use crate::sink::cloudflare::{Client, Failure};
+use crate::sink::item::{Body, item};
+use crate::sink::{Delivery, Sink, SinkError};
 use crate::store::PieceLimit;
 use crate::store::change_feed::ChangeFeed;
 
 /// What a queue takes in one request: messages, and bytes.
 const MOST_MESSAGES: usize = 100;
 const MOST_BYTES: usize = 256_000;
-/// What it takes as one message.
-const MOST_MESSAGE: usize = 128_000;
 /// A task with a record has at most so many bytes. A larger one goes without it: the consumer asks the
 /// account's host.
 const MOST_WITH_RECORD: usize = 100_000;
-/// What the queue adds to a message and counts.
-const METADATA: usize = 100;
 
 /// What one delivery has at most. The bytes of its messages are others than those of its rows, so it may be
 /// two requests.
@@ -41,50 +34,6 @@ const LIMIT: PieceLimit = PieceLimit {
 const REFUSALS: [u32; 3] = [10204, 10205, 10206];
 /// The request as a whole is too large.
 const TOO_LARGE: u16 = 413;
-
-/// Where a queue is.
-#[derive(Clone, PartialEq)]
-pub struct QueueOptions {
-    endpoint: Url,
-    access: Access,
-    /// The account and the queue: another queue has nothing of what this one got.
-    target: String,
-    shown: String,
-}
-
-impl QueueOptions {
-    /// Reads `url`: `cfqueue://ACCOUNT/QUEUE`.
-    ///
-    /// # Errors
-    /// The reason, without anything secret in it.
-    pub(super) fn parse(url: &Url) -> Result<Self, String> {
-        let access = Access::parse(url)?;
-        let (account, queue) = account_and_name(url)?;
-        let path = format!("/client/v4/accounts/{account}/queues/{queue}/messages/batch");
-        Ok(Self {
-            endpoint: access
-                .origin
-                .join(&path)
-                .map_err(|error| error.to_string())?,
-            access,
-            target: format!("{account}/{queue}"),
-            shown: url.to_string(),
-        })
-    }
-}
-
-/// The URL, which has nothing secret.
-impl fmt::Display for QueueOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
-    }
-}
-
-impl fmt::Debug for QueueOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
-    }
-}
 
 /// A queue that follows the change feed.
 pub struct QueueSink {
@@ -110,7 +59,7 @@ struct Message {
 impl QueueSink {
     pub fn new(options: QueueOptions, name: Arc<str>, feed: Arc<dyn ChangeFeed>) -> Self {
         Self {
-            client: Client::new(options.endpoint, options.access),
+            client: Client::new(options.push, options.access),
             target: options.target,
             name,
             feed,
@@ -207,19 +156,6 @@ impl Sink for QueueSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_url_names_an_account_and_a_queue() {
-        let parse = |url: &str| QueueOptions::parse(&Url::parse(url).unwrap());
-        let options = parse("cfqueue://ab12/01ef?token_env=T").unwrap();
-        assert_eq!(
-            options.endpoint.as_str(),
-            "https://api.cloudflare.com/client/v4/accounts/ab12/queues/01ef/messages/batch"
-        );
-        assert_eq!(options.target, "ab12/01ef");
-        assert!(parse("cfqueue://ab12").is_err());
-        assert!(parse("cfqueue://ab12/01ef?api=https://example.com").is_err());
-    }
 
     #[test]
     fn requests_are_within_the_limits_and_leave_nothing_out() {
