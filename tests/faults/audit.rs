@@ -92,13 +92,19 @@ impl Audit {
     fn unseen(&self, tables: &Tables) -> BTreeSet<Moment> {
         let heard = self.upstream.heard();
         let changes = self.history.oracle.changes();
+        let refusals = self.history.oracle.refusals();
         let is_in_tables = |moment: &Moment| {
             let first = changes.partition_point(|change| change.moment < *moment);
             let of_moment = changes[first..]
                 .iter()
                 .take_while(|change| change.moment == *moment);
             let seen: Vec<bool> = of_moment.map(|change| has_seen(tables, change)).collect();
-            heard.contains(moment) && !seen.is_empty() && seen.into_iter().all(|seen| seen)
+            // A later change hides whether this one was seen. A dead letter is hidden by nothing.
+            let mut refused = refusals.iter().filter(|refusal| refusal.moment == *moment);
+            heard.contains(moment)
+                && !seen.is_empty()
+                && seen.into_iter().all(|seen| seen)
+                && refused.all(|refusal| tables.letters.contains(&letter(refusal)))
         };
         let mut unseen = self.upstream.missed();
         unseen.retain(|moment| !is_in_tables(moment));
