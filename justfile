@@ -67,7 +67,11 @@ test *arguments:
     cargo test "$@"
 
 # The long campaigns, one after the other: about an hour. Each has a recipe of its own.
-slow: slow-faults slow-verified-faults slow-network slow-crashes slow-power-cuts slow-repository
+slow: slow-faults slow-verified-faults slow-network slow-crashes slow-power-cuts slow-repository slow-requests
+
+# Generated requests to the interface of operators, and its document.
+slow-requests:
+    scripts/schemathesis.sh 200
 
 # Schedules of faults against the whole tree, in paused time.
 slow-faults: (campaign "HUDDLE_FAULT_SEEDS=" + fault_seeds "faults" "not test(/^verified::/)")
