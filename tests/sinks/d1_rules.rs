@@ -1,15 +1,46 @@
 //! What a D1 sink takes and refuses. Holds invariants 10.3, 10.5 and 10.6.
 
-use huddle_firehose::sink::SinkError;
+use std::path::Path;
+use std::sync::Arc;
+
+use huddle_firehose::sink::Follower;
+use huddle_firehose::store::sqlite::SqliteStore;
 use serde_json::json;
 use test_support::d1::{D1, assert_follows};
 
-use crate::d1::{database, follow, follow_well, follower};
+use crate::d1::{database, follow_well, follower};
 use crate::effects::*;
+use crate::table_rules::{self, Tables, test_rules};
 use crate::worker::Worker;
 
-const STATES: &str = "SELECT did || ' ' || rkey || ' ' || coalesce(record ->> 'n', '-') AS state \
-                      FROM records ORDER BY uri";
+impl Tables for D1 {
+    fn follower(&self, store: &Arc<SqliteStore>, name: &str) -> Follower {
+        follower(&self.url(), store, name)
+    }
+
+    async fn follow(&self, sink: &mut Follower) {
+        follow_well(sink).await;
+    }
+
+    async fn column(&self, query: &str) -> Vec<String> {
+        D1::column(self, query).await
+    }
+
+    async fn assert_follow(&self, file: &Path) {
+        assert_follows(self, file).await;
+    }
+}
+
+test_rules!(
+    database().await;
+    a_process_that_was_replaced_writes_nothing_more,
+    a_removal_and_a_row_without_a_time_are_taken,
+    a_row_whose_change_was_lost_is_written_again_at_the_same_rev_and_time,
+    of_two_workers_the_one_that_is_behind_takes_nothing_back,
+    records_that_survive_a_removal_are_there_in_the_end,
+    the_projection_of_a_record_that_was_refused_stays_that_of_the_row,
+    what_one_worker_has_removed_the_other_does_not_bring_back,
+);
 
 async fn count(d1: &D1, table: &str) -> u64 {
     let count = d1
@@ -23,29 +54,7 @@ async fn what_a_large_removed_account_had_written_is_hidden_at_once_and_deleted_
     let Some(d1) = database().await else {
         return;
     };
-    let worker = Worker::new().await;
-    let mut effects: Vec<_> = (1..=2500)
-        .map(|n| put(ALICE, &format!("r{n}"), n))
-        .collect();
-    effects.extend([offer(ALICE, "o", 2501), put(BOB, "b", 2502)]);
-    worker.apply(effects, 2502).await;
-    let mut sink = follower(&d1.url(), &worker.store, "d1");
-    follow_well(&mut sink).await;
-    assert_follows(&d1, &worker.database.path()).await;
-
-    let removal = vec![account(ALICE, Some("deleted"), 2503)];
-    worker.apply(removal, 2503).await;
-    let again = [account(ALICE, None, 2504), put(ALICE, "r7", 2505)];
-    worker.apply(again.into(), 2505).await;
-    // Until the delivery is done.
-    while sink.position() != Some(worker.store.feed().await.unwrap().last) {
-        sink.step().await.unwrap();
-    }
-    let visible = "SELECT rkey FROM visible_records ORDER BY uri";
-    assert_eq!(d1.column(visible).await, ["r7", "b"]);
-    let none: [&str; 0] = [];
-    assert_eq!(d1.column("SELECT rkey FROM open_offers").await, none);
-    assert!(count(&d1, "records").await > 1000);
+    let (worker, mut sink) = table_rules::amid_a_large_removal(&d1).await;
     // What comes late does not end the removal before its time.
     let last = d1.proxy.count() - 1;
     worker.finish_removals().await;
@@ -57,93 +66,15 @@ async fn what_a_large_removed_account_had_written_is_hidden_at_once_and_deleted_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_survive_a_removal_are_there_in_the_end() {
-    let Some(d1) = database().await else {
-        return;
-    };
-    let worker = Worker::new().await;
-    let effects = (1..=9).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
-    worker.apply(effects, 9).await;
-    let mut sink = follower(&d1.url(), &worker.store, "d1");
-    follow_well(&mut sink).await;
-    let removal = vec![account(ALICE, Some("deleted"), 5)];
-    worker.apply(removal, 9).await;
-    worker.finish_removals().await;
-    follow_well(&mut sink).await;
-    assert_follows(&d1, &worker.database.path()).await;
-    assert_eq!(d1.column(STATES).await.len(), 4);
-}
-
-/// An account of which no event spoke is deleted by the word of its host, which names no time.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_removal_without_a_time_is_taken() {
-    let Some(d1) = database().await else {
-        return;
-    };
-    let worker = Worker::new().await;
-    let effects = vec![put(ALICE, "a", 2), put(BOB, "b", 3)];
-    worker.apply(effects, 3).await;
-    let mut sink = follower(&d1.url(), &worker.store, "d1");
-    follow_well(&mut sink).await;
-    let mut stranger = worker.database.stranger().await;
-    let removal = "DELETE FROM records WHERE did = 'did:plc:alice'; \
-                   UPDATE change_feed SET last = last + 1; \
-                   INSERT INTO accounts (did, active, status, updated_at, change, removal_change) \
-                   SELECT 'did:plc:alice', 0, 'deleted', '2026-01-01T00:00:00.000Z', last, last \
-                   FROM change_feed";
-    sqlx::raw_sql(removal).execute(&mut stranger).await.unwrap();
-    follow_well(&mut sink).await;
-    assert_follows(&d1, &worker.database.path()).await;
-    assert_eq!(d1.column(STATES).await, ["did:plc:bob b 3"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_was_replaced_writes_nothing_more() {
-    let Some(d1) = database().await else {
-        return;
-    };
-    let worker = Worker::new().await;
-    worker.apply(vec![put(ALICE, "a", 1)], 1).await;
-    let mut former = follower(&d1.url(), &worker.store, "d1");
-    follow_well(&mut former).await;
-    let mut present = follower(&d1.url(), &worker.store, "d1");
-    follow_well(&mut present).await;
-    worker.apply(vec![put(ALICE, "a", 2)], 2).await;
-    let refused = loop {
-        match former.step().await {
-            Ok(_) => {}
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(refused, SinkError::Superseded);
-    assert_eq!(d1.column(STATES).await, ["did:plc:alice a 1"]);
-    follow_well(&mut present).await;
-    assert_eq!(d1.column(STATES).await, ["did:plc:alice a 2"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_the_sink_refuses_is_a_dead_letter_and_the_others_go_on() {
     let Some(d1) = database().await else {
         return;
     };
-    let worker = Worker::new().await;
-    worker.apply(vec![put(ALICE, "first", 1)], 1).await;
-    let mut sink = follower(&d1.url(), &worker.store, "d1");
-    follow_well(&mut sink).await;
     let refusal = "CREATE TRIGGER refusal BEFORE INSERT ON records WHEN NEW.rkey IN ('r30', 'r31') \
                    BEGIN SELECT RAISE(ABORT, 'constraint failed: by its key'); END";
-    d1.execute(&[refusal]).await;
-    let effects = (2..=60).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
-    worker.apply(effects, 60).await;
-    follow_well(&mut sink).await;
-    assert_eq!(count(&d1, "records").await, 58);
-    let letters = "SELECT stage || ' ' || source || ' ' || uri || ' ' || attempts FROM dead_letters \
-                   ORDER BY uri";
-    let letter = |rkey: &str| format!("sink sink:d1 at://{ALICE}/{PROFILE}/{rkey} 4");
-    assert_eq!(
-        worker.database.rows(letters).await,
-        [letter("r30"), letter("r31")]
-    );
+    let refuse = async { d1.execute(&[refusal]).await };
+    table_rules::a_row_that_the_sink_refuses_is_a_dead_letter_and_the_others_go_on(&d1, refuse)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,27 +82,16 @@ async fn hidden_records_are_in_no_view_and_ended_requests_go_by_age() {
     let Some(d1) = database().await else {
         return;
     };
-    let worker = Worker::new().await;
-    let effects = vec![
-        put(ALICE, "a", 1),
-        offer(ALICE, "o", 2),
-        request(BOB, "old", 3, "declined"),
-        request(BOB, "open", 4, "pending"),
-    ];
-    worker.apply(effects, 4).await;
-    worker.adopt(&["com.huddle.*"]).await;
-    worker.adopt(&["com.huddle.slotOffer"]).await;
-    let mut sink = follower(&d1.url(), &worker.store, "d1");
-    follow_well(&mut sink).await;
-    assert_follows(&d1, &worker.database.path()).await;
-    let visible = "SELECT rkey FROM visible_records ORDER BY uri";
-    assert_eq!(d1.column(visible).await, ["o"]);
-    // A purge of the sink, by its own rule and age.
     let long_ago = "UPDATE booking_requests SET indexed_at = '2020-01-01T00:00:00.000Z'";
-    d1.execute(&[long_ago]).await;
-    follow_well(&mut sink).await;
-    let requests = "SELECT rkey FROM booking_requests";
-    assert_eq!(d1.column(requests).await, ["open"]);
+    let age = async { d1.execute(&[long_ago]).await };
+    table_rules::hidden_records_are_in_no_view_and_ended_requests_go_by_age(&d1, age).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_of_any_pace_make_the_tables_of_either() {
+    if let Some(d1) = database().await {
+        table_rules::two_workers_of_any_pace_make_the_tables_of_either(&d1, 1).await;
+    }
 }
 
 /// A row of D1 has 2 MB, and text has no U+0000 there.
@@ -230,158 +150,4 @@ async fn the_api_is_asked_at_its_path_and_without_the_token_nothing_is_taken() {
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("401"), "{refused}");
-}
-
-/// Two workers with a database each. Holds invariant 10.6.
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_workers_the_one_that_is_behind_takes_nothing_back() {
-    let Some(d1) = database().await else {
-        return;
-    };
-    let (ahead, behind) = (Worker::new().await, Worker::new().await);
-    let history = |to: u64| -> Vec<_> {
-        let all = vec![
-            identity(ALICE, "old.example", 1),
-            put(ALICE, "a", 2),
-            put(ALICE, "b", 3),
-            put(BOB, "c", 4),
-            put(ALICE, "a", 5),
-            identity(ALICE, "new.example", 6),
-            delete(BOB, "c", 7),
-        ];
-        all.into_iter().take(to as usize).collect()
-    };
-    let mut of_ahead = follower(&d1.url(), &ahead.store, "one");
-    let mut of_behind = follower(&d1.url(), &behind.store, "two");
-    ahead.apply(history(7), 7).await;
-    follow_well(&mut of_ahead).await;
-    let expected = ["did:plc:alice a 5", "did:plc:alice b 3", "did:plc:bob c -"];
-    assert_eq!(d1.column(STATES).await, expected);
-    for to in [4, 5, 7] {
-        behind.apply(history(to), to).await;
-        follow_well(&mut of_behind).await;
-        assert_eq!(d1.column(STATES).await, expected);
-        let handles = d1.column("SELECT handle FROM accounts").await;
-        assert_eq!(handles, ["new.example"]);
-    }
-    // The one that was behind goes on alone.
-    behind.apply(vec![put(BOB, "c", 8)], 8).await;
-    follow_well(&mut of_behind).await;
-    assert_eq!(d1.column(STATES).await[2], "did:plc:bob c 8");
-    let positions = "SELECT sink FROM sink_positions ORDER BY sink";
-    assert_eq!(d1.column(positions).await, ["one", "two"]);
-}
-
-/// Holds invariant 10.6.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_projection_of_a_record_that_was_refused_stays_that_of_the_row() {
-    let Some(d1) = database().await else {
-        return;
-    };
-    let (ahead, behind) = (Worker::new().await, Worker::new().await);
-    let old = offer(ALICE, "o", 1);
-    ahead
-        .apply(vec![old.clone(), offer(ALICE, "o", 2)], 2)
-        .await;
-    follow_well(&mut follower(&d1.url(), &ahead.store, "one")).await;
-    behind.apply(vec![old], 1).await;
-    follow_well(&mut follower(&d1.url(), &behind.store, "two")).await;
-    let titles = "SELECT title FROM offers_index";
-    assert_eq!(d1.column(titles).await, ["lesson 2"]);
-    assert_follows(&d1, &ahead.database.path()).await;
-}
-
-/// Holds invariant 10.6.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_one_worker_has_removed_the_other_does_not_bring_back() {
-    let Some(d1) = database().await else {
-        return;
-    };
-    let (ahead, behind) = (Worker::new().await, Worker::new().await);
-    let mut of_ahead = follower(&d1.url(), &ahead.store, "one");
-    let mut of_behind = follower(&d1.url(), &behind.store, "two");
-    let records = || vec![put(ALICE, "a", 2), put(ALICE, "b", 3), put(BOB, "c", 4)];
-    behind.apply(records(), 4).await;
-    follow_well(&mut of_behind).await;
-    ahead.apply(records(), 4).await;
-    let removal = || vec![account(ALICE, Some("deleted"), 5)];
-    ahead.apply(removal(), 5).await;
-    ahead.finish_removals().await;
-    follow_well(&mut of_ahead).await;
-    assert_eq!(d1.column(STATES).await, ["did:plc:bob c 4"]);
-    // An update from before the deletion, which the one behind has only now.
-    behind.apply(vec![put(ALICE, "a", 4)], 4).await;
-    follow_well(&mut of_behind).await;
-    assert_eq!(d1.column(STATES).await, ["did:plc:bob c 4"]);
-    // The account returns.
-    let back = || vec![account(ALICE, None, 6), put(ALICE, "a", 7)];
-    behind.apply(removal(), 5).await;
-    behind.apply(back(), 7).await;
-    behind.finish_removals().await;
-    follow_well(&mut of_behind).await;
-    let expected = ["did:plc:alice a 7", "did:plc:bob c 4"];
-    assert_eq!(d1.column(STATES).await, expected);
-    ahead.apply(back(), 7).await;
-    follow_well(&mut of_ahead).await;
-    assert_eq!(d1.column(STATES).await, expected);
-}
-
-/// Two workers that read the same events, each at its own pace, in any order of their deliveries.
-#[tokio::test(flavor = "multi_thread")]
-async fn two_workers_of_any_pace_make_the_tables_of_either() {
-    let Some(d1) = database().await else {
-        return;
-    };
-    let mut random = fastrand::Rng::with_seed(1);
-    let events: Vec<_> = (1..=80)
-        .map(|seq| {
-            let did = [ALICE, BOB][random.usize(..2)];
-            let rkey = format!("r{}", random.u32(..4));
-            match random.u32(..12) {
-                0 => account(did, Some("deleted"), seq),
-                1 => account(did, None, seq),
-                2 => identity(did, &format!("h{seq}.example"), seq),
-                3 => delete(did, &rkey, seq),
-                4 => offer(did, &rkey, seq),
-                _ => put(did, &rkey, seq),
-            }
-        })
-        .collect();
-    let workers = [Worker::new().await, Worker::new().await];
-    let names = ["one", "two"];
-    let mut sinks = [0, 1].map(|n| follower(&d1.url(), &workers[n].store, names[n]));
-    let mut read = [0, 0];
-    while read != [events.len(); 2] {
-        let worker = random.usize(..2);
-        let count = random.usize(1..6).min(events.len() - read[worker]);
-        for _ in 0..count {
-            let event = events[read[worker]].clone();
-            read[worker] += 1;
-            let seq = read[worker] as u64;
-            workers[worker].apply(vec![event], seq).await;
-        }
-        for (worker, sink) in sinks.iter_mut().enumerate() {
-            if random.u32(..3) == 0 {
-                follow_well(sink).await;
-            }
-            if random.u32(..10) == 0 {
-                *sink = follower(&d1.url(), &workers[worker].store, names[worker]);
-            }
-        }
-    }
-    for (worker, sink) in workers.iter().zip(&mut sinks) {
-        worker.finish_removals().await;
-        follow(sink).await;
-    }
-    let records = "SELECT uri || ' ' || rev || ' ' || coalesce(cid, '-') FROM records ORDER BY uri";
-    let expected = workers[0].database.rows(records).await;
-    assert_eq!(workers[1].database.rows(records).await, expected);
-    assert_eq!(d1.column(records).await, expected);
-    let offers = "SELECT uri || ' ' || rev || ' ' || title FROM offers_index ORDER BY uri";
-    let expected = workers[0].database.rows(offers).await;
-    assert_eq!(d1.column(offers).await, expected);
-    let kept = "SELECT did || ' ' || coalesce(handle, '-') || ' ' || active || ' ' \
-                || coalesce(status, '-') FROM accounts WHERE change IS NOT NULL ORDER BY did";
-    let expected = workers[0].database.rows(kept).await;
-    assert_eq!(d1.column(kept).await, expected);
 }

@@ -23,6 +23,7 @@ mod nats;
 mod postgres;
 mod postgres_program;
 mod postgres_rules;
+mod table_rules;
 mod truth;
 mod two_workers;
 mod webhook;
