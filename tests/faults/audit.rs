@@ -98,8 +98,10 @@ impl Audit {
             let of_moment = changes[first..]
                 .iter()
                 .take_while(|change| change.moment == *moment);
-            let seen: Vec<bool> = of_moment.map(|change| has_seen(tables, change)).collect();
-            // A later change hides whether this one was seen. A dead letter is hidden by nothing.
+            let seen: Vec<bool> = of_moment
+                .map(|change| has_seen(tables, change) && !lacks_removal(tables, change))
+                .collect();
+            // A later change hides whether this one was seen. Dead letters are hidden by nothing.
             let mut refused = refusals.iter().filter(|refusal| refusal.moment == *moment);
             heard.contains(moment)
                 && !seen.is_empty()
@@ -313,6 +315,14 @@ fn has_seen(tables: &Tables, change: &Change) -> bool {
                 || removed_at.is_some_and(|time| *time >= change.time)
         }
     }
+}
+
+/// Whether the change deletes an account of which nothing was removed at that time. A later status hides the
+/// one of a deletion, and not what the deletion removed.
+fn lacks_removal(tables: &Tables, change: &Change) -> bool {
+    let is_deletion = matches!(&change.what, What::Status(Some(status)) if status == "deleted");
+    let removed_at = tables.removed_at.get(&change.did);
+    is_deletion && removed_at.is_none_or(|time| *time < change.time)
 }
 
 fn letter(refusal: &Refusal) -> Letter {
