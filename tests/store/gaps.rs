@@ -83,7 +83,7 @@ async fn gaps_that_overlap_are_one() {
 async fn a_gap_of_a_source_that_was_left_ends_when_another_one_is_followed() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    database.apply(&[outdated(5, None)]).await;
+    database.try_apply(&[outdated(5, None)], 5).await.unwrap();
     let rechecks = async || {
         database
             .store

@@ -1,12 +1,12 @@
 //! A gap is closed after every tracked repository was compared. Holds invariant 6.5.
 
 use huddle_firehose::model::{GapCause, Position};
-use huddle_firehose::store::Store;
 use huddle_firehose::store::plan::ResyncCause;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::repo_store::{
     DiscoveryPage, HostStatus, JobKind, Reconciled, RepoChange, RepoEvent, RepoStore, Search,
 };
+use huddle_firehose::store::{Store, WriteBatch};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::commits::*;
@@ -142,10 +142,11 @@ async fn without_tracked_repositories_a_gap_is_closed_at_once() {
 async fn a_gap_without_an_end_stays_open_until_it_has_one() {
     let database = Database::new().await;
     database.track(&[ALICE]).await;
-    database.apply(&[outdated(5, None)]).await;
+    database.try_apply(&[outdated(5, None)], 5).await.unwrap();
     assert_eq!(reconcile(&database).await, Reconciled::default());
     assert!(database.due(0).await.is_empty());
-    database.apply(&[outdated(5, Some(9))]).await;
+    let ended = database.try_apply(&[outdated(5, Some(9))], 9).await;
+    ended.unwrap();
     assert_eq!(reconcile(&database).await.rechecks, Some(1));
     confirm_rechecks(&database, &[ALICE]).await;
     assert_eq!(close(&database).await.len(), 1);
@@ -195,16 +196,55 @@ async fn the_next_gap_has_every_repository_rechecked_again() {
     assert_eq!(close(&database).await.len(), 2);
 }
 
-/// The process may have ended before it knew the end of the gap.
+/// The process may have ended before it knew the end of the gap. The gap that the next one records begins
+/// elsewhere, or has another cause. Holds invariant 6.5.
 #[tokio::test]
-async fn a_gap_before_a_new_sequence_has_ended_when_the_cursor_has_moved() {
-    let database = Database::new().await;
-    database.track(&[ALICE]).await;
-    let reset = Effect::Gap(gap(GapCause::SequenceReset, 5, None));
-    database.try_apply(&[reset], 5).await.unwrap();
-    assert_eq!(reconcile(&database).await, Reconciled::default());
-    database.try_apply(&[], 6).await.unwrap();
-    assert_eq!(reconcile(&database).await.rechecks, Some(1));
+async fn a_gap_without_an_end_has_ended_when_the_cursor_has_left_its_start() {
+    for cause in [GapCause::SequenceReset, GapCause::OutdatedCursor] {
+        for (cursor, next) in [
+            (6, None),
+            (9, Some(gap(cause, 7, Some(9)))),
+            (2, Some(gap(GapCause::SequenceReset, 5, Some(2)))),
+        ] {
+            let sequence_restarted = cursor < 5;
+            let database = Database::new().await;
+            database.track(&[ALICE]).await;
+            let open = Effect::Gap(gap(cause, 5, None));
+            database.try_apply(&[open], 5).await.unwrap();
+            assert_eq!(reconcile(&database).await, Reconciled::default());
+            let next: Vec<Effect> = next.map(Effect::Gap).into_iter().collect();
+            let batch = WriteBatch {
+                source: &source(),
+                effects: &next,
+                position: Position {
+                    seq: cursor,
+                    time: None,
+                },
+                sequence_restarted,
+            };
+            database.store.apply(&batch).await.unwrap();
+            let reconciled = reconcile(&database).await;
+            assert_eq!(reconciled.rechecks, Some(1), "{cause:?} {next:?}");
+            confirm_rechecks(&database, &[ALICE]).await;
+            close(&database).await;
+            let open = database.column(OPEN).await;
+            assert!(open.is_empty(), "{cause:?} {next:?} {open:?}");
+        }
+    }
+}
+
+/// Holds invariant 6.5.
+#[tokio::test]
+async fn a_gap_before_a_new_source_ends_when_an_event_of_it_is_applied() {
+    for cause in [GapCause::SourceChanged, GapCause::StartedLive] {
+        let database = Database::new().await;
+        database.track(&[ALICE]).await;
+        let open = Effect::Gap(gap(cause, 500, None));
+        database.try_apply(&[open], 0).await.unwrap();
+        assert_eq!(reconcile(&database).await, Reconciled::default());
+        database.try_apply(&[], 3).await.unwrap();
+        assert_eq!(reconcile(&database).await.rechecks, Some(1), "{cause:?}");
+    }
 }
 
 #[tokio::test]

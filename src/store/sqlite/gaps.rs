@@ -9,17 +9,20 @@ use crate::store::StoreError;
 use crate::store::datetime::sortable;
 use crate::store::repo_store::{ClosedGap, Reconciled};
 
-/// The gaps that have ended and did not start rechecks yet. The gap before a server's new sequence
-/// never gets an end: it counts as ended when an event of the new sequence is applied. So does one
-/// whose end the process did not live to see, when the cursor has moved, one of a connection
-/// that began too early and brings too little to decide about it, and one of a source that was left
-/// for another one before its end was known. The argument `?1` is the time a minute ago.
+/// The gaps that have ended and did not start rechecks yet. Some never get an end, and count as ended:
+/// - one before the first event of a new sequence or source, when such an event is applied,
+/// - one whose end the process did not live to see, or that another gap took in, when the cursor has moved
+///   away from its start,
+/// - one of a connection that began too early and brings too little to decide about it, after a minute,
+/// - one of a source that was left for another one before its end was known.
+///
+/// The argument `?1` is the time a minute ago.
 macro_rules! ended {
     () => {
         "closed_at IS NULL AND recheck_started_at IS NULL AND (to_seq IS NOT NULL OR (\
-         cause = 'future_cursor' AND source IN (\
+         cause IN ('future_cursor', 'source_changed', 'started_live') AND source IN (\
              SELECT source FROM firehose_cursor WHERE cursor <> '0')) OR (\
-         cause = 'sequence_reset' AND source IN (\
+         cause IN ('outdated_cursor', 'sequence_reset') AND source IN (\
              SELECT source FROM firehose_cursor WHERE CAST(cursor AS INTEGER) <> from_seq)) OR (\
          cause = 'sequence_reset' AND opened_at < ?1) \
          OR (cause <> 'interest_widened' AND EXISTS (SELECT 1 FROM firehose_cursor AS other \
