@@ -95,6 +95,10 @@ pub trait RejudgeStore: RepoStore {
         rules: &'a [(String, Judgement)],
     ) -> BoxFuture<'a, Result<Vec<String>, StoreError>>;
 
+    /// Has each reprocess that goes by other rules than these begin anew. What it has judged counts no longer:
+    /// records may be judged by these rules before the other ones come back.
+    fn restart_reprocessings(&self, rules: Judgement) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Notes that the records of these collections were judged again by these rules.
     fn note_rules<'a>(
         &'a self,

@@ -13,6 +13,7 @@ pub(super) async fn compare(
     store: &dyn RejudgeStore,
     rules: &Rules,
 ) -> Result<Vec<String>, StoreError> {
+    store.restart_reprocessings(rules.digest()).await?;
     let kept = store.kept_collections().await?;
     let outdated = store.compare_rules(&judgements(rules, kept)).await?;
     if !outdated.is_empty() {

@@ -388,7 +388,8 @@ async fn under_other_rules_a_reprocess_in_progress_begins_anew() {
     let store = &database.store;
     let first = rules(9, "reject");
     database.apply(&[came(&first, "a", 1, "four")]).await;
-    let known = judgements(&first, store.kept_collections().await.unwrap());
+    let kept = store.kept_collections().await.unwrap();
+    let known = judgements(&first, kept.clone());
     store.compare_rules(&known).await.unwrap();
     let new = NewCommand {
         kind: "reprocess".to_owned(),
@@ -400,13 +401,17 @@ async fn under_other_rules_a_reprocess_in_progress_begins_anew() {
     let Submitted::New(row) = store.submit_command(&new).await.unwrap() else {
         panic!("it was submitted before");
     };
-    let far = json!({ "rules": 1 });
+    let second = rules(3, "reject");
+    let far = json!({ "rules": second.digest().stored() });
     store.note_command_progress(row.id, &far).await.unwrap();
-    store.compare_rules(&known).await.unwrap();
     let progress = async || store.command(row.id).await.unwrap().unwrap().progress;
-    assert_eq!(progress().await, Some(far));
-
-    let others = judgements(&rules(3, "reject"), store.kept_collections().await.unwrap());
-    store.compare_rules(&others).await.unwrap();
+    // Starts under the rules by which it goes, which the records are not judged by yet.
+    for _ in 0..2 {
+        let others = judgements(&second, kept.clone());
+        store.compare_rules(&others).await.unwrap();
+        store.restart_reprocessings(second.digest()).await.unwrap();
+        assert_eq!(progress().await, Some(far.clone()));
+    }
+    store.restart_reprocessings(first.digest()).await.unwrap();
     assert_eq!(progress().await, None);
 }

@@ -451,6 +451,10 @@ impl RejudgeStore for SqliteStore {
         Box::pin(rejudge::kept_collections(self))
     }
 
+    fn restart_reprocessings(&self, rules: Judgement) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(rejudge::restart_reprocessings(self, rules))
+    }
+
     fn compare_rules<'a>(
         &'a self,
         rules: &'a [(String, Judgement)],

@@ -148,7 +148,6 @@ pub(super) async fn compare_rules(
 ) -> Result<Vec<String>, StoreError> {
     let known = known_rules(store).await?;
     let (mut changed, mut others) = (Vec::new(), Vec::new());
-    let mut is_another = false;
     for (collection, judgement) in rules {
         let number = judgement.stored();
         let known = known.get(collection).copied();
@@ -156,7 +155,6 @@ pub(super) async fn compare_rules(
             Some((noted, is_mixed)) => (noted, is_mixed || noted != number),
             None => (number, has_others(store, collection, number).await?),
         };
-        is_another |= now.0 != number;
         if known != Some(now) {
             changed.push((collection.as_str(), now.0, now.1));
         }
@@ -164,7 +162,7 @@ pub(super) async fn compare_rules(
             others.push(collection.clone());
         }
     }
-    note(store, &changed, is_another).await?;
+    note(store, &changed).await?;
     Ok(others)
 }
 
@@ -174,7 +172,22 @@ pub(super) async fn note_rules(
 ) -> Result<(), StoreError> {
     let rules = rules.iter();
     let rules = rules.map(|(collection, judgement)| (&**collection, judgement.stored(), false));
-    note(store, &rules.collect::<Vec<_>>(), false).await
+    note(store, &rules.collect::<Vec<_>>()).await
+}
+
+pub(super) async fn restart_reprocessings(
+    store: &SqliteStore,
+    rules: Judgement,
+) -> Result<(), StoreError> {
+    let mut transaction = store.writer.begin().await?;
+    sqlx::query(
+        "UPDATE commands SET progress = NULL WHERE kind = 'reprocess' AND ended_at IS NULL \
+         AND progress ->> 'rules' <> ?",
+    )
+    .bind(rules.stored())
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await
 }
 
 /// The judgement that was noted of each collection, and whether some records have another one.
@@ -197,14 +210,9 @@ async fn has_others(
     Ok(query.fetch_one(store.reader()).await?)
 }
 
-/// Writes rows of `collection_rules`. Where another set of rules is in force, what was processed by
-/// earlier rules counts no longer: records may be judged by others before the earlier ones come back.
-async fn note(
-    store: &SqliteStore,
-    rows: &[(&str, i64, bool)],
-    is_another: bool,
-) -> Result<(), StoreError> {
-    if rows.is_empty() && !is_another {
+/// Writes rows of `collection_rules`.
+async fn note(store: &SqliteStore, rows: &[(&str, i64, bool)]) -> Result<(), StoreError> {
+    if rows.is_empty() {
         return Ok(());
     }
     let rows = serde_json::json!(rows).to_string();
@@ -216,13 +224,6 @@ async fn note(
     .bind(rows)
     .execute(&mut *transaction)
     .await?;
-    if is_another {
-        sqlx::query(
-            "UPDATE commands SET progress = NULL WHERE kind = 'reprocess' AND ended_at IS NULL",
-        )
-        .execute(&mut *transaction)
-        .await?;
-    }
     transaction.commit().await
 }
 
