@@ -250,10 +250,8 @@ async fn unless_fetched(
 
 /// Counts and logs the dead letters that a frame has left, such as a record of it that is refused.
 fn tell(run: &Run<'_>, resolution: &Resolution) {
-    let live = run.scope.live.as_ref();
-    let repositories = live.and_then(|live| live.context.repositories.as_ref());
-    if let (Some(repositories), Resolution::Frame { effects, .. }) = (repositories, resolution) {
-        repositories.note_dead_letters(effects);
+    if let (Some(live), Resolution::Frame { effects, .. }) = (&run.scope.live, resolution) {
+        live.context.note_dead_letters(effects);
     }
 }
 

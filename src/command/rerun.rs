@@ -1,12 +1,12 @@
 //! Reads a stretch of the stream again beside the live one, in pieces. Its position is the progress of the
 //! command, which is written in the transaction of each piece.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::CommandError;
@@ -23,9 +23,25 @@ const RETRY: Duration = Duration::from_secs(5);
 /// A piece is followed by a pause as long as it took, at most this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// The connection of the stretch that was read last, with the id of its command and its position.
+/// The connection of the stretch that was read last, with the id of its command and its position. While a
+/// piece is in progress, the piece has it.
 #[derive(Clone, Default)]
 pub struct Reruns(Arc<Mutex<Option<Open>>>);
+
+impl Reruns {
+    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the connection, unless it is that of one of these commands.
+    pub(super) fn keep_only(&self, mut open_commands: impl Iterator<Item = i64>) {
+        let mut slot = self.lock();
+        let command = slot.as_ref().map(|open| open.command);
+        if command.is_some_and(|command| open_commands.all(|id| id != command)) {
+            *slot = None;
+        }
+    }
+}
 
 struct Open {
     command: i64,
@@ -99,19 +115,18 @@ pub(super) async fn rerun(
         .await?
         .contains_key(&subject(source))
     {
+        live.reruns.lock().take();
         return Ok(stretch.waiting("the source is paused".to_owned()));
     }
     let began = Instant::now();
-    let mut open = live.reruns.0.lock().await;
-    let piece = match next(live, &mut open, run.row.id, &stretch).await {
-        Ok(piece) => piece,
-        Err(error) => {
-            *open = None;
-            return Ok(stretch.waiting(error.to_string()));
-        }
+    // It goes back behind the commit. Whatever ends this piece before that closes the connection, so what
+    // was read of it comes again.
+    let open = live.reruns.lock().take();
+    let (mut open, piece) = match next(live, open, run.row.id, &stretch).await {
+        Ok(next) => next,
+        Err(error) => return Ok(stretch.waiting(error.to_string())),
     };
     if let Some(refusal) = piece.refusal {
-        *open = None;
         return Err(refusal.into());
     }
     // What cannot be placed in the stream is behind what was read before it.
@@ -130,12 +145,10 @@ pub(super) async fn rerun(
         repositories.wake();
     }
     if stretch.at >= stretch.to {
-        *open = None;
         return Ok(over(&stretch));
     }
-    if let Some(open) = open.as_mut() {
-        open.at = stretch.at;
-    }
+    open.at = stretch.at;
+    *live.reruns.lock() = Some(open);
     Ok(Outcome::Later {
         progress: stretch.json(),
         wait: began.elapsed().min(LONGEST_PAUSE),
@@ -180,23 +193,22 @@ async fn begin(
 /// The next piece, from the connection that is open for this command at this position, or from a new one.
 async fn next(
     live: &Live,
-    open: &mut Option<Open>,
+    open: Option<Open>,
     command: i64,
     stretch: &Stretch,
-) -> Result<Piece, RerunError> {
+) -> Result<(Open, Piece), RerunError> {
+    let context = &live.context;
     let is_ours = |open: &Open| open.command == command && open.at == stretch.at;
-    if !open.as_ref().is_some_and(is_ours) {
-        let rerun = Rerun::connect(&live.context, stretch.at).await?;
-        *open = Some(Open {
+    let mut open = match open.filter(is_ours) {
+        Some(open) => open,
+        None => Open {
             command,
             at: stretch.at,
-            rerun,
-        });
-    }
-    match open {
-        Some(open) => open.rerun.next(&live.context, stretch.at, stretch.to).await,
-        None => Err(RerunError::Silence),
-    }
+            rerun: Rerun::connect(context, stretch.at).await?,
+        },
+    };
+    let piece = open.rerun.next(context, stretch.at, stretch.to).await?;
+    Ok((open, piece))
 }
 
 /// Applies a piece. What the database refuses becomes dead letters.
@@ -213,13 +225,16 @@ async fn write(
         command: run.row.id,
         after: &json,
     };
-    match store.write_again(source, &piece.effects, progress).await {
+    let (effects, written) = match store.write_again(source, &piece.effects, progress).await {
         Err(StoreError::Rejected(rejections)) => {
             let effects = Effect::without_refused(piece.effects.clone(), source, rejections);
-            Ok(store.write_again(source, &effects, progress).await?)
+            let written = store.write_again(source, &effects, progress).await?;
+            (Cow::Owned(effects), written)
         }
-        written => Ok(written?),
-    }
+        written => (Cow::Borrowed(&piece.effects), written?),
+    };
+    live.context.note_dead_letters(effects.iter());
+    Ok(written)
 }
 
 fn over(stretch: &Stretch) -> Outcome {

@@ -123,6 +123,9 @@ pub(super) async fn step(
     faults: &Faults,
 ) -> Result<Step, StoreError> {
     let open = open(scope).await?;
+    if let Some(live) = &scope.live {
+        live.reruns.keep_only(open.iter().map(|(row, _)| row.id));
+    }
     let next = turns.next(&open, scope.live.is_some(), Instant::now());
     do_next(scope, turns, faults, open, next).await
 }

@@ -22,7 +22,9 @@ use crate::source::Source;
 use crate::source::interest::InterestInForce;
 use crate::source::process::Processor;
 use crate::source::readability::{Readability, Verdict};
+use crate::store::plan::effect::Effect;
 use crate::store::{CrashHistory, Store, StoreError};
+use crate::telemetry::dead_letters::DeadLetterLog;
 use crate::telemetry::excerpt::{LOGGED, excerpt};
 use crate::telemetry::metrics::{Metrics, SourceMetrics};
 use crate::telemetry::status::{Failure, StatusBoard};
@@ -54,6 +56,8 @@ pub struct Context {
     pub indexer: Address<IndexerMessage>,
     pub cursor: Address<CursorMessage>,
     pub faults: Faults,
+    /// For what is written beside the IndexerActor too.
+    dead_letters: DeadLetterLog,
     /// How earlier runs ended. It is set when the database was read.
     pub crash_history: OnceLock<CrashHistory>,
     /// Held by the decoder that reads, while frames are read one by one. A job that is suspected of
@@ -96,6 +100,7 @@ impl Context {
             control: SourceControl::default(),
             filter: Address::default(),
             indexer: Address::default(),
+            dead_letters: DeadLetterLog::default(),
             cursor: Address::default(),
             crash_history: OnceLock::new(),
             single_frame_lock: repositories
@@ -121,6 +126,13 @@ impl Context {
             }
         });
         context
+    }
+
+    /// Counts and logs the dead letters of `effects`, which are written.
+    pub(crate) fn note_dead_letters<'a>(&self, effects: impl IntoIterator<Item = &'a Effect>) {
+        for letter in effects.into_iter().flat_map(Effect::dead_letters) {
+            self.dead_letters.note(&self.metrics, letter);
+        }
     }
 
     /// Whether the account may be looked up before a job needs its key.

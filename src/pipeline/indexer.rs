@@ -19,7 +19,6 @@ use crate::pipeline::accumulator::{Accumulator, IndexBatch, IndexWork, Load};
 use crate::pipeline::group::{Group, Pace};
 use crate::store::plan::effect::{Effect, EffectPart, Rejection, writing_bytes};
 use crate::store::{StoreError, WriteBatch, Written};
-use crate::telemetry::dead_letters::DeadLetterLog;
 use crate::telemetry::excerpt::{LOGGED, excerpt};
 use crate::testing::fault::Point;
 
@@ -63,7 +62,6 @@ pub struct IndexerState {
     apart: VecDeque<Group<DecodedBatch>>,
     pace: Pace,
     backoff: Backoff,
-    dead_letter_log: DeadLetterLog,
 }
 
 /// Whether an [`IndexerMessage::Flush`] is on its way.
@@ -123,7 +121,6 @@ impl Actor for IndexerActor {
             current: None,
             apart: VecDeque::new(),
             pace: Pace::new(context.options.index_batch),
-            dead_letter_log: DeadLetterLog::default(),
             backoff: Backoff::try_new(RETRY_MIN, RETRY_MAX, RETRY_JITTER, fastrand::Rng::new())?,
             context,
         })
@@ -288,11 +285,7 @@ impl IndexerState {
             .record(current.group.batches() as f64);
         metrics.index_commit_seconds.record(took);
         let transaction = current.transaction();
-        for effect in &transaction.effects {
-            for letter in effect.dead_letters() {
-                self.dead_letter_log.note(metrics, letter);
-            }
-        }
+        context.note_dead_letters(&transaction.effects);
         for (batch, position) in std::mem::take(&mut transaction.completes) {
             metrics
                 .socket_to_commit_seconds

@@ -22,6 +22,8 @@ const LIMITS: BatchLimits = BatchLimits {
     bytes: 1 << 20,
 };
 const LINGER: Duration = Duration::from_millis(20);
+/// How long the frames of a piece may take their reader. One that takes it longer is kept unread.
+const PROCESSING_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a piece waits for a frame. The stretch has been sent before, so there is one.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -119,32 +121,26 @@ struct Stretch {
     to: u64,
 }
 
-/// Processes frames on a thread of its own. Where one makes that panic, they are processed one by one, and
-/// that one is kept unread.
+/// Processes frames on a thread of its own. Where one makes that panic or hang, they are processed one by
+/// one, and that one is kept unread.
 async fn process_all(
     context: &Arc<Context>,
     frames: Vec<Bytes>,
     stretch: Stretch,
     is_outdated: bool,
 ) -> Result<(Piece, bool), RerunError> {
-    let (with, all) = (context.clone(), frames.clone());
-    let processing =
-        tokio::task::spawn_blocking(move || process(&with, &all, stretch, is_outdated));
-    if let Ok(processed) = processing.await {
+    if let Some(processed) = process_apart(context, frames.clone(), stretch, is_outdated).await {
         return processed;
     }
     let (mut joined, mut outdated) = (Piece::default(), is_outdated);
     for frame in frames {
-        let (with, one) = (context.clone(), frame.clone());
-        let processing =
-            tokio::task::spawn_blocking(move || process(&with, &[one], stretch, outdated));
-        let piece = match processing.await {
-            Ok(processed) => {
+        let piece = match process_apart(context, vec![frame.clone()], stretch, outdated).await {
+            Some(processed) => {
                 let (piece, is_outdated) = processed?;
                 outdated = is_outdated;
                 piece
             }
-            Err(_panicked) => unread(frame),
+            None => unread(frame),
         };
         joined.frames += piece.frames;
         joined.effects.extend(piece.effects);
@@ -155,6 +151,19 @@ async fn process_all(
         }
     }
     Ok((joined, outdated))
+}
+
+/// Processes frames on a thread of its own. `None` if one of them makes that panic, or takes it too long.
+async fn process_apart(
+    context: &Arc<Context>,
+    frames: Vec<Bytes>,
+    stretch: Stretch,
+    is_outdated: bool,
+) -> Option<Result<(Piece, bool), RerunError>> {
+    let context = context.clone();
+    let process = move || process(&context, &frames, stretch, is_outdated);
+    let processing = timeout(PROCESSING_DEADLINE, tokio::task::spawn_blocking(process));
+    processing.await.ok()?.ok()
 }
 
 fn process(
@@ -225,7 +234,7 @@ fn process(
 fn unread(frame: Bytes) -> Piece {
     let letter = DeadLetter {
         stage: Stage::Poison,
-        error: "makes its reader panic".to_owned(),
+        error: "makes its reader panic or hang".to_owned(),
         seq: None,
         did: None,
         uri: None,

@@ -262,7 +262,7 @@ impl Repositories {
     }
 
     /// Counts and logs the dead letters of `effects`, which are written.
-    pub(crate) fn note_dead_letters(&self, effects: &[Effect]) {
+    fn note_dead_letters(&self, effects: &[Effect]) {
         for letter in effects.iter().flat_map(Effect::dead_letters) {
             self.dead_letters.note(&self.metrics, letter);
         }

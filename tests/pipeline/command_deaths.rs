@@ -234,7 +234,7 @@ async fn keep_letters(database: &Database) {
 }
 
 /// The records at the end.
-async fn records(database: &Database) -> Vec<String> {
+pub(crate) async fn records(database: &Database) -> Vec<String> {
     let records = "SELECT uri || ' ' || rev || ' ' || deleted FROM records ORDER BY uri";
     database.rows(records).await
 }

@@ -11,6 +11,7 @@ mod crash_points;
 mod database;
 mod deaths;
 mod disk;
+mod failed_reruns;
 mod foreign;
 mod history;
 mod meltdown;
