@@ -21,6 +21,8 @@ pub(crate) struct Audit {
     schedule: Arc<Schedule>,
     /// Whether invalid records are dead letters, or kept and marked.
     rejects: bool,
+    /// These dead letters, and the events that leave them.
+    rejected: Vec<(Moment, Letter)>,
     /// How many changes and refusals of the history the cursor has passed.
     changes: usize,
     refusals: usize,
@@ -34,11 +36,16 @@ impl Audit {
         schedule: Arc<Schedule>,
         rejects: bool,
     ) -> Self {
+        let rejected = match rejects {
+            true => rejected(&history),
+            false => Vec::new(),
+        };
         Self {
             history,
             upstream,
             schedule,
             rejects,
+            rejected,
             changes: 0,
             refusals: 0,
             oddities: Vec::new(),
@@ -102,11 +109,15 @@ impl Audit {
                 .map(|change| has_seen(tables, change) && !lacks_removal(tables, change))
                 .collect();
             // A later change hides whether this one was seen. Dead letters are hidden by nothing.
-            let mut refused = refusals.iter().filter(|refusal| refusal.moment == *moment);
+            let refused = refusals.iter().filter(|refusal| refusal.moment == *moment);
+            let rejected = self.rejected.iter().filter(|(at, _)| at == moment);
+            let mut letters = refused
+                .map(letter)
+                .chain(rejected.map(|(_, letter)| letter.clone()));
             heard.contains(moment)
                 && !seen.is_empty()
                 && seen.into_iter().all(|seen| seen)
-                && refused.all(|refusal| tables.letters.contains(&letter(refusal)))
+                && letters.all(|letter| tables.letters.contains(&letter))
         };
         let mut unseen = self.upstream.missed();
         unseen.retain(|moment| !is_in_tables(moment));
@@ -187,13 +198,13 @@ impl Audit {
             .filter(|refusal| is_seen(&refusal.moment))
             .map(letter)
             .collect();
-        if self.rejects {
-            expected.extend(self.rejected(is_seen));
-        }
+        let rejected = self.rejected.iter().filter(|(moment, _)| is_seen(moment));
+        expected.extend(rejected.map(|(_, letter)| letter.clone()));
         // Records from before the relay lost its log may be here. Records that it never sent may
         // not.
         let all = self.history.oracle.refusals().iter().map(letter);
-        let known: BTreeSet<Letter> = all.chain(self.rejected(|_| true)).collect();
+        let rejected = self.rejected.iter().map(|(_, letter)| letter.clone());
+        let known: BTreeSet<Letter> = all.chain(rejected).collect();
         for letter in &tables.letters {
             let is_explained = match letter.stage {
                 Stage::Poison => self.schedule.deaths() >= DELIVERY_FAILURE_LIMIT as usize,
@@ -205,30 +216,6 @@ impl Audit {
         }
         let missing = expected.difference(&tables.letters);
         differences.extend(missing.map(|letter| format!("no dead letter: {letter:?}")));
-    }
-
-    /// The dead letters of invalid records. Of several on one path of a commit, only the last one.
-    fn rejected(&self, is_seen: impl Fn(&Moment) -> bool) -> Vec<Letter> {
-        let mut last = BTreeMap::new();
-        for change in self.history.oracle.changes() {
-            if let What::Put { path, .. } | What::Delete { path } = &change.what
-                && change.is_in_stream
-                && is_seen(&change.moment)
-            {
-                last.insert((change.moment, &change.did, path), &change.what);
-            }
-        }
-        let rejected = last.into_iter().filter_map(|((moment, did, path), what)| {
-            let What::Put { record, .. } = what else {
-                return None;
-            };
-            (is_looked_at(path) && is_malformed(path)).then(|| Letter {
-                stage: Stage::Validate,
-                record: Some((moment.seq, format!("at://{did}/{path}"))),
-                raw: encode(&to_ipld(&record.value)).into(),
-            })
-        });
-        rejected.collect()
     }
 
     fn compare_gaps(&self, tables: &Tables, differences: &mut Vec<String>) {
@@ -280,6 +267,33 @@ impl Audit {
             ));
         }
     }
+}
+
+/// The dead letters of invalid records, and the events that leave them. Of several on one path of a commit,
+/// only the last one.
+fn rejected(history: &History) -> Vec<(Moment, Letter)> {
+    let mut last = BTreeMap::new();
+    for change in history.oracle.changes() {
+        if let What::Put { path, .. } | What::Delete { path } = &change.what
+            && change.is_in_stream
+        {
+            last.insert((change.moment, &change.did, path), &change.what);
+        }
+    }
+    let rejected = last.into_iter().filter_map(|((moment, did, path), what)| {
+        let What::Put { record, .. } = what else {
+            return None;
+        };
+        (is_looked_at(path) && is_malformed(path)).then(|| {
+            let letter = Letter {
+                stage: Stage::Validate,
+                record: Some((moment.seq, format!("at://{did}/{path}"))),
+                raw: encode(&to_ipld(&record.value)).into(),
+            };
+            (moment, letter)
+        })
+    });
+    rejected.collect()
 }
 
 fn covers(gap: &Gap, missed: Moment) -> bool {
