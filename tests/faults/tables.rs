@@ -165,13 +165,17 @@ impl Tables {
             self.gaps.retain(|known| !is_void(known));
             return;
         }
+        // A connection after a lost answer may see another first event of the new sequence. Gaps that
+        // overlap are one.
+        let is_ahead = |gap: &Gap| gap.to_seq.map(|to| to > gap.from_seq);
         let known = self.gaps.iter_mut().find(|known| {
+            let sides = is_ahead(known).zip(is_ahead(gap));
             (known.cause, known.from_seq, known.from_time)
                 == (gap.cause, gap.from_seq, gap.from_time)
-                && (known.to_seq.is_none() || gap.to_seq.is_none() || known.to_seq == gap.to_seq)
+                && sides.is_none_or(|(known, new)| known == new)
         });
         match known {
-            Some(known) if gap.to_seq.is_some() => *known = gap.clone(),
+            Some(known) if gap.to_seq > known.to_seq => *known = gap.clone(),
             Some(_) => {}
             None => self.gaps.push(gap.clone()),
         }
