@@ -9,10 +9,8 @@ use tokio::time::Instant;
 use super::letter_progress::{Became, LetterProgress};
 use super::scope::{Act, Outcome, Run};
 use super::{BulkLetters, CommandError};
-use crate::atproto::syntax::Did;
 use crate::repo::retry::{self, FrameParts, Kept, Resolution};
 use crate::source::process::records::Rules;
-use crate::source::process::verification::Verify;
 use crate::store::letters::{LetterFilter, LetterRange, RetryNeeds, WholeLetter};
 use crate::store::sqlite::Progress;
 use crate::store::{StoreError, Written};
@@ -27,7 +25,7 @@ const WAIT_FOR_WORKER: Duration = Duration::from_secs(3600);
 
 /// Deletes letters.
 pub(super) async fn discard(run: &Run<'_>, bulk: &BulkLetters) -> Result<Outcome, CommandError> {
-    let Some(progress) = resume(run) else {
+    let Some(progress) = run.progress::<LetterProgress>() else {
         return begin(run, bulk, None).await;
     };
     let store = &run.scope.store;
@@ -46,13 +44,13 @@ pub(super) async fn discard(run: &Run<'_>, bulk: &BulkLetters) -> Result<Outcome
                 .await?;
         }
     }
-    Ok(later(next, bulk, ids.len()))
+    Ok(noted(bulk, ids.len()))
 }
 
 /// Tries letters again: first those that need the database alone, then those that may need the network.
 /// Without a worker the command waits for one with the latter.
 pub(super) async fn retry(run: &Run<'_>, bulk: &BulkLetters) -> Result<Outcome, CommandError> {
-    let Some(mut progress) = resume(run) else {
+    let Some(mut progress) = run.progress::<LetterProgress>() else {
         return begin(run, bulk, Some(RetryNeeds::Database)).await;
     };
     let (store, needs) = (&run.scope.store, progress.needs);
@@ -65,7 +63,8 @@ pub(super) async fn retry(run: &Run<'_>, bulk: &BulkLetters) -> Result<Outcome, 
         }
         progress.needs = Some(RetryNeeds::Network);
         progress.at = 0;
-        return Ok(later(progress, bulk, 0));
+        note(run, &progress).await?;
+        return Ok(noted(bulk, 0));
     }
     if needs == Some(RetryNeeds::Network) && run.scope.live.is_none() {
         progress.waits_for = Some("a worker: the rest needs the network".to_owned());
@@ -84,12 +83,7 @@ pub(super) async fn retry(run: &Run<'_>, bulk: &BulkLetters) -> Result<Outcome, 
         }
     }
     run.scope.wake_repositories();
-    Ok(later(progress, bulk, done))
-}
-
-fn resume(run: &Run<'_>) -> Option<LetterProgress> {
-    let progress = run.row.progress.clone()?;
-    serde_json::from_value(progress).ok()
+    Ok(noted(bulk, done))
 }
 
 /// Counts the letters, and says in the audit what is about to be done.
@@ -104,15 +98,11 @@ async fn begin(
     let store = &run.scope.store;
     let count = store.count_letters(&bulk.filter).await?;
     let progress = LetterProgress::begin(count, needs);
-    let mut entry = run.entry(Act {
+    let act = Act {
         before: Some(json!(count)),
         after: Some(json!(bulk)),
-    });
-    entry.action += "_begin";
-    store
-        .begin_command(run.row.id, &progress.json(), &entry)
-        .await?;
-    Ok(later(progress, bulk, 0))
+    };
+    Ok(run.begin(progress.json(), act).await?)
 }
 
 fn range<'a>(bulk: &'a BulkLetters, progress: &LetterProgress, most: u32) -> LetterRange<'a> {
@@ -126,13 +116,12 @@ fn range<'a>(bulk: &'a BulkLetters, progress: &LetterProgress, most: u32) -> Let
 }
 
 /// The next piece follows when the rate allows it.
-fn later(progress: LetterProgress, bulk: &BulkLetters, done: usize) -> Outcome {
+fn noted(bulk: &BulkLetters, done: usize) -> Outcome {
     let wait = bulk.per_second.map(|rate| {
         let seconds = done as f64 / f64::from(rate.get());
         Duration::from_secs_f64(seconds)
     });
-    Outcome::Later {
-        progress: progress.json(),
+    Outcome::Noted {
         wait: wait.unwrap_or_default(),
     }
 }
@@ -170,7 +159,7 @@ async fn retry_one(
         return Ok(next);
     };
     let resolution = match resolve(run, &letter, rules, progress.needs).await {
-        Ok(resolution) => unless_fetched(run, &letter, resolution).await?,
+        Ok(resolution) => resolution,
         Err(kept) => return keep(run, bulk, progress, &letter, &kept).await,
     };
     let retry = resolution.retry(id);
@@ -221,33 +210,6 @@ async fn resolve(
     }
 }
 
-/// A fetch since the letter was kept may have shown that its record is gone, which leaves no row where
-/// there was none. So the repository says what holds.
-async fn unless_fetched(
-    run: &Run<'_>,
-    letter: &WholeLetter,
-    resolution: Resolution,
-) -> Result<Resolution, StoreError> {
-    let is_record = matches!(resolution, Resolution::Record { .. });
-    let did = letter
-        .row
-        .did
-        .as_deref()
-        .and_then(|did| Did::parse(did).ok());
-    let Some(did) = did.filter(|_| is_record && run.scope.verify != Verify::None) else {
-        return Ok(resolution);
-    };
-    Ok(
-        match run.scope.store.was_fetched_since(&letter.row).await? {
-            true => Resolution::Fetch {
-                did,
-                why: "its repository was fetched since",
-            },
-            false => resolution,
-        },
-    )
-}
-
 /// Counts and logs the dead letters that a frame has left, such as a record of it that is refused.
 fn tell(run: &Run<'_>, resolution: &Resolution) {
     if let (Some(live), Resolution::Frame { effects, .. }) = (&run.scope.live, resolution) {
@@ -267,6 +229,10 @@ fn became(resolution: &Resolution, written: &Written) -> (Became, Option<&'stati
             (Became::Superseded, None)
         }
         Resolution::Frame { .. } => (Became::Applied, None),
+        Resolution::Record { .. } if written.fetched_instead => (
+            Became::FetchRequested,
+            Some("its repository was fetched since"),
+        ),
         Resolution::Record { .. } if written.records > 0 => (Became::Applied, None),
         Resolution::TellAccount(_) | Resolution::TellRecord(_) if written.told_again => {
             (Became::ToldAgain, None)

@@ -87,6 +87,9 @@ pub enum CommandError {
     #[error("the sink {0} was removed; sink resync brings it back, from the beginning")]
     SinkIsRemoved(String),
 
+    #[error("it made its task panic, which is a fault of this program; the log has the place")]
+    Panicked,
+
     #[error(transparent)]
     Log(#[from] LogError),
 

@@ -1,41 +1,16 @@
 //! Indexes on the columns of the views of lexicons.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
 use serde_json::json;
-use tokio::task::JoinHandle;
 
 use super::CommandError;
 use super::scope::{Act, Outcome, Run, Scope};
+use super::tasks::LOOK_INTERVAL;
 use crate::atproto::syntax::Nsid;
 use crate::lexicon::{Column, TypedView};
 use crate::store::StoreError;
 
-/// How often it is looked whether an index is made.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-
 /// What becomes of an index: its name, or `None` if it was there.
-type Made = Result<Option<String>, StoreError>;
-
-/// The indexes that are being made, by the ids of their commands. A large one takes minutes, and an actor
-/// may not have one thing in hand for so long.
-#[derive(Clone, Default)]
-pub struct IndexTasks(Arc<Mutex<BTreeMap<i64, JoinHandle<Made>>>>);
-
-impl IndexTasks {
-    /// The task of a command, if it has ended. Otherwise it is begun, or goes on.
-    fn ended(
-        &self,
-        command: i64,
-        begin: impl FnOnce() -> JoinHandle<Made>,
-    ) -> Option<JoinHandle<Made>> {
-        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_over = tasks.entry(command).or_insert_with(begin).is_finished();
-        is_over.then(|| tasks.remove(&command)).flatten()
-    }
-}
+pub(super) type Made = Result<Option<String>, StoreError>;
 
 /// Makes an index, or drops it.
 pub(super) async fn index(
@@ -55,16 +30,15 @@ pub(super) async fn index(
     }
     let begin = || {
         let (store, view, column) = (store.clone(), view.clone(), column.clone());
-        tokio::spawn(async move { store.make_index(&view, &column).await })
+        async move { store.make_index(&view, &column).await }
     };
-    let Some(task) = scope.index_tasks.ended(run.row.id, begin) else {
+    let Some(made) = scope.index_tasks.result_of(run.row.id, begin).await else {
         return Ok(Outcome::Later {
             progress: json!({ "collection": collection, "column": column.name }),
             wait: LOOK_INTERVAL,
         });
     };
-    // A task that panicked is begun again.
-    let made = task.await.unwrap_or(Err(StoreError::Deadline))?;
+    let made = made.map_err(|_panicked| CommandError::Panicked)??;
     let was_there = made.is_none();
     Ok(done(column, made, was_there))
 }

@@ -28,15 +28,16 @@ mod shared;
 mod sinks;
 mod sources;
 mod step;
+mod tasks;
 
 pub use self::actor::{CommandActor, CommandMessage};
 pub use self::error::CommandError;
 pub use self::kept::{InvalidSetting, KeptSettings, Overlay, SettingChange, SettingName};
 pub use self::kind::{BulkLetters, Command, FeedPlace, InvalidCommand, Reprocess};
-pub use self::lexicon::IndexTasks;
 pub use self::needs::{Needs, Role};
 pub use self::rerun::Reruns;
 pub use self::scope::{Asked, Live, Scope};
 pub use self::settings::{adopt, in_force};
 pub use self::shared::{Caller, Commands};
 pub use self::step::{carry_out_before_start, carry_out_without_worker};
+pub use self::tasks::Tasks;

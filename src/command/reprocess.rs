@@ -38,8 +38,7 @@ pub(super) async fn reprocess(run: &Run<'_>, asked: &Reprocess) -> Result<Outcom
     let (store, began) = (&run.scope.store, Instant::now());
     let rules = run.scope.rules().await?;
     let digest = rules.digest().stored();
-    let kept = run.row.progress.clone();
-    let kept: Option<Kept> = kept.and_then(|kept| serde_json::from_value(kept).ok());
+    let kept = run.progress::<Kept>();
     let Some(mut kept) = kept.filter(|kept| kept.rules == digest) else {
         return begin(run, asked, digest).await;
     };
@@ -76,18 +75,11 @@ async fn begin(run: &Run<'_>, asked: &Reprocess, rules: i64) -> Result<Outcome, 
         rules,
         progress: Progress::default(),
     };
-    let mut entry = run.entry(Act {
+    let act = Act {
         before: None,
         after: Some(json!(asked)),
-    });
-    entry.action += "_begin";
-    store
-        .begin_command(run.row.id, &kept.json(), &entry)
-        .await?;
-    Ok(Outcome::Later {
-        progress: kept.json(),
-        wait: Duration::ZERO,
-    })
+    };
+    Ok(run.begin(kept.json(), act).await?)
 }
 
 fn over(progress: &Progress, asked: &Reprocess) -> Outcome {

@@ -34,12 +34,9 @@ impl Reruns {
     }
 
     /// Closes the connection, unless it is that of one of these commands.
-    pub(super) fn keep_only(&self, mut open_commands: impl Iterator<Item = i64>) {
-        let mut slot = self.lock();
-        let command = slot.as_ref().map(|open| open.command);
-        if command.is_some_and(|command| open_commands.all(|id| id != command)) {
-            *slot = None;
-        }
+    pub(super) fn keep_only(&self, open_commands: &[i64]) {
+        self.lock()
+            .take_if(|open| !open_commands.contains(&open.command));
     }
 }
 
@@ -103,9 +100,7 @@ pub(super) async fn rerun(
         return Err(CommandError::NoWorker);
     };
     check_followed(live, source)?;
-    let stretch = run.row.progress.clone();
-    let stretch: Option<Stretch> = stretch.and_then(|it| serde_json::from_value(it).ok());
-    let Some(stretch) = stretch else {
+    let Some(stretch) = run.progress::<Stretch>() else {
         return begin(run, source, from, to).await;
     };
     if run
@@ -149,10 +144,8 @@ pub(super) async fn rerun(
     }
     open.at = stretch.at;
     *live.reruns.lock() = Some(open);
-    Ok(Outcome::Later {
-        progress: stretch.json(),
-        wait: began.elapsed().min(LONGEST_PAUSE),
-    })
+    let wait = began.elapsed().min(LONGEST_PAUSE);
+    Ok(Outcome::Noted { wait })
 }
 
 async fn begin(
@@ -177,17 +170,11 @@ async fn begin(
         dead_letters: 0,
         waits_for: None,
     };
-    let mut entry = run.entry(Act {
+    let act = Act {
         before: None,
         after: Some(json!({ "from": from, "to": to })),
-    });
-    entry.action += "_begin";
-    let progress = stretch.json();
-    store.begin_command(run.row.id, &progress, &entry).await?;
-    Ok(Outcome::Later {
-        progress,
-        wait: Duration::ZERO,
-    })
+    };
+    Ok(run.begin(stretch.json(), act).await?)
 }
 
 /// The next piece, from the connection that is open for this command at this position, or from a new one.

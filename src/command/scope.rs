@@ -1,12 +1,16 @@
 //! What commands are carried out with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use super::kept::KeptSettings;
-use super::{Command, CommandError, IndexTasks, Reruns};
+use super::lexicon::Made;
+use super::sinks::Answer;
+use super::{Command, CommandError, Reruns, Tasks};
 use crate::atproto::syntax::Did;
 use crate::lexicon::{Schemas, TypedView};
 use crate::model::{AuditEntry, AuditOutcome, CommandRow, Receipt, SourceId};
@@ -16,6 +20,7 @@ use crate::sink::actor::SinkContext;
 use crate::source::interest::Interest;
 use crate::source::process::records::Rules;
 use crate::source::process::verification::Verify;
+use crate::store::StoreError;
 use crate::store::plan::InterestSet;
 use crate::store::sqlite::SqliteStore;
 
@@ -30,7 +35,8 @@ pub struct Scope {
     pub schemas: Schemas,
     /// The views of lexicons.
     pub views: Arc<[TypedView]>,
-    pub index_tasks: IndexTasks,
+    /// The indexes that are being made. A large one takes minutes.
+    pub index_tasks: Tasks<Made>,
     pub backfill: Backfill,
     /// The log says what becomes of commands. The command line says it by itself.
     pub is_logged: bool,
@@ -46,6 +52,8 @@ pub struct Live {
     /// What the commands ask of the process.
     pub asked: watch::Sender<Option<Asked>>,
     pub reruns: Reruns,
+    /// What the sinks answer that were asked to move their positions back.
+    pub rewinds: Tasks<Answer>,
 }
 
 /// What a command asks of the process.
@@ -84,10 +92,9 @@ pub(super) enum Outcome {
         asked: Option<Asked>,
     },
     /// More of it follows, after `wait`.
-    Later {
-        progress: Value,
-        wait: std::time::Duration,
-    },
+    Later { progress: Value, wait: Duration },
+    /// More of it follows, after `wait`. The transaction of its effect has written its progress.
+    Noted { wait: Duration },
 }
 
 impl Scope {
@@ -123,6 +130,15 @@ impl Scope {
         })
     }
 
+    /// Ends what is in progress of commands that are not among these.
+    pub(super) fn keep_only(&self, open_commands: &[i64]) {
+        self.index_tasks.keep_only(open_commands);
+        if let Some(live) = &self.live {
+            live.rewinds.keep_only(open_commands);
+            live.reruns.keep_only(open_commands);
+        }
+    }
+
     /// Wakes what looks for work in the tables.
     pub(super) fn wake_repositories(&self) {
         let live = self.live.as_ref();
@@ -133,6 +149,22 @@ impl Scope {
 }
 
 impl Run<'_> {
+    /// How far the command is; `None` before it has begun.
+    pub(super) fn progress<T: DeserializeOwned>(&self) -> Option<T> {
+        let progress = self.row.progress.clone()?;
+        serde_json::from_value(progress).ok()
+    }
+
+    /// Begins a long command: notes its first progress, and in the audit what it is about to do.
+    pub(super) async fn begin(&self, progress: Value, act: Act) -> Result<Outcome, StoreError> {
+        let mut entry = self.entry(act);
+        entry.action += "_begin";
+        let store = &self.scope.store;
+        store.begin_command(self.row.id, &progress, &entry).await?;
+        let wait = Duration::ZERO;
+        Ok(Outcome::Noted { wait })
+    }
+
     /// The audit row of an effect.
     pub(super) fn entry(&self, act: Act) -> AuditEntry {
         AuditEntry {

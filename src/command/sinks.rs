@@ -10,14 +10,19 @@ use serde_json::json;
 use super::CommandError;
 use super::kind::FeedPlace;
 use super::scope::{Act, Live, Outcome, Run};
+use super::tasks::LOOK_INTERVAL;
 use crate::model::Pause;
 use crate::sink::actor::{SinkContext, SinkMessage};
 use crate::sink::{Rewound, Wanted};
 
-/// How long a sink may take to move its position. It may have a delivery on its way.
-const REWIND_DEADLINE: Duration = Duration::from_secs(50);
+/// How long a sink may take to move its position. It may have a delivery on its way, and then it is
+/// stopped if that hangs.
+const REWIND_DEADLINE: Duration = Duration::from_secs(70);
 /// After which time a sink that gave no answer is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What became of a rewind, or why the sink is asked again.
+pub(super) type Answer = Result<Rewound, String>;
 
 /// How a paused sink is named in `pauses`.
 fn paused(sink: &str) -> String {
@@ -112,13 +117,12 @@ pub(super) async fn resync(run: &Run<'_>, sink: &str) -> Result<Outcome, Command
 async fn move_to(run: &Run<'_>, sink: &str, to: u64) -> Result<Outcome, CommandError> {
     let live = run.scope.live.as_ref().ok_or(CommandError::NoWorker)?;
     let context = configured(live, sink)?;
-    let Some(actor) = context.address.current() else {
-        return Ok(later("it is starting"));
+    let ask = || ask(context.clone(), to);
+    let Some(answer) = live.rewinds.result_of(run.row.id, ask).await else {
+        return Ok(later("it has a delivery on its way", LOOK_INTERVAL));
     };
-    let rewind = |reply| SinkMessage::Rewind { to, reply };
-    let answer = actor.call(rewind, Some(REWIND_DEADLINE)).await;
-    match answer {
-        Ok(CallResult::Success(Ok(Rewound::From(from)))) => Ok(Outcome::Done {
+    match answer.map_err(|_panicked| CommandError::Panicked)? {
+        Ok(Rewound::From(from)) => Ok(Outcome::Done {
             act: Act {
                 before: Some(json!({ "change": from })),
                 after: Some(json!({ "change": to })),
@@ -126,22 +130,33 @@ async fn move_to(run: &Run<'_>, sink: &str, to: u64) -> Result<Outcome, CommandE
             result: json!({ "sink": sink, "from": from, "to": to }),
             asked: None,
         }),
-        Ok(CallResult::Success(Ok(Rewound::Ahead { at }))) => Err(CommandError::AheadOfSink {
+        Ok(Rewound::Ahead { at }) => Err(CommandError::AheadOfSink {
             sink: sink.to_owned(),
             at,
             wanted: to,
         }),
-        Ok(CallResult::Success(Err(error))) => Ok(later(&error.to_string())),
+        Err(reason) => Ok(later(&reason, RETRY_INTERVAL)),
+    }
+}
+
+/// Asks a sink to move its position. One that has something on its way answers behind that.
+async fn ask(context: Arc<SinkContext>, to: u64) -> Answer {
+    let Some(actor) = context.address.current() else {
+        return Err("it is starting".to_owned());
+    };
+    let rewind = |reply| SinkMessage::Rewind { to, reply };
+    match actor.call(rewind, Some(REWIND_DEADLINE)).await {
+        Ok(CallResult::Success(answer)) => answer.map_err(|error| error.to_string()),
         Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => {
-            Ok(later("it gave no answer in time"))
+            Err("it gave no answer".to_owned())
         }
     }
 }
 
-fn later(reason: &str) -> Outcome {
+fn later(reason: &str, wait: Duration) -> Outcome {
     Outcome::Later {
         progress: json!({ "waits_for_the_sink": reason }),
-        wait: RETRY_INTERVAL,
+        wait,
     }
 }
 

@@ -18,8 +18,8 @@ const MOST_INTERRUPTIONS: u32 = 3;
 /// How long a command, or a piece of one, may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Without a worker, a long command that goes on within this time is waited for. One that waits for a
-/// worker goes on later.
+/// How long a process without a worker waits for a long command to go on. One that waits for a worker
+/// goes on later.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A row, and the command that it holds.
@@ -123,9 +123,7 @@ pub(super) async fn step(
     faults: &Faults,
 ) -> Result<Step, StoreError> {
     let open = open(scope).await?;
-    if let Some(live) = &scope.live {
-        live.reruns.keep_only(open.iter().map(|(row, _)| row.id));
-    }
+    scope.keep_only(&open.iter().map(|(row, _)| row.id).collect::<Vec<_>>());
     let next = turns.next(&open, scope.live.is_some(), Instant::now());
     do_next(scope, turns, faults, open, next).await
 }
@@ -220,6 +218,7 @@ async fn end(
             scope.store.note_command_progress(row.id, &progress).await?;
             Ok((Some(wait), None))
         }
+        Ok(Outcome::Noted { wait }) => Ok((Some(wait), None)),
         Err(CommandError::Store(error)) if is_transient(&error) => Err(error),
         Err(error) => {
             fail(scope, row, run.command.target(), error.to_string()).await?;

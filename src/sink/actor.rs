@@ -193,6 +193,8 @@ impl Actor for SinkActor {
                 let next = state.step().await;
                 next.schedule(myself, state);
             }
+            // The command was cancelled, or asks again.
+            SinkMessage::Rewind { reply, .. } if reply.is_closed() => {}
             SinkMessage::Rewind { to, reply } => {
                 let _busy = state.context.begin(Point::SinkStep).await?;
                 let rewound = state.rewind(to).await;

@@ -17,7 +17,7 @@ use crate::admin::api_actor::{ApiDoor, Entry};
 use crate::admin::control::ControlSocket;
 use crate::admin::http::{ChangesApi, HttpState};
 use crate::admin::http_actor::Endpoints;
-use crate::command::{Commands, Live, Reruns, Scope};
+use crate::command::{Commands, Live, Reruns, Scope, Tasks};
 use crate::delivery::budget::Budget;
 use crate::lexicon::TypedView;
 use crate::pipeline;
@@ -196,6 +196,7 @@ impl ControlParts {
                 sinks: sinks.to_vec(),
                 asked: watch::Sender::new(None),
                 reruns: Reruns::default(),
+                rewinds: Tasks::default(),
             }),
             ..self.scope.clone()
         })

@@ -9,7 +9,7 @@ use url::Url;
 use super::options::{Options, SourceOptions};
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Nsid;
-use crate::command::{self, IndexTasks, Scope};
+use crate::command::{self, Scope, Tasks};
 use crate::identity::{HandleResolver, Identities, Limits, Resolver};
 use crate::lexicon::{LexiconErrors, Lexicons, Schemas};
 use crate::net::dns::Dns;
@@ -201,7 +201,7 @@ pub async fn scope(
         configured,
         schemas: schemas.clone(),
         views: Arc::default(),
-        index_tasks: IndexTasks::default(),
+        index_tasks: Tasks::default(),
         backfill: backfill(&options.clone().keeping(kept), schemas),
         is_logged: true,
         live: None,

@@ -3,6 +3,7 @@
 // The setting that allows it in tests covers only functions with a test attribute.
 #![allow(clippy::unwrap_used)]
 
+mod cancelled_rewinds;
 mod cloudflare_queue;
 mod consume;
 mod consume_chaos;
