@@ -150,7 +150,7 @@ pub enum FeedPlace {
 #[serde(default, deny_unknown_fields)]
 pub struct BulkLetters {
     pub filter: LetterFilter,
-    /// An empty filter means all of them, and is no mistake.
+    /// An empty filter is refused unless this is set.
     pub all: bool,
     /// Only tell what would become of them.
     pub dry_run: bool,

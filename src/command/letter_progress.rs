@@ -6,9 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::store::letters::{LetterCount, RetryNeeds};
+use crate::telemetry::excerpt::excerpt;
 
 /// The most letters that a progress names one by one. It is written with each of them.
 const MOST_NAMED: usize = 100;
+
+/// The most characters of a reason, which may be a long text of others.
+const WHY_CHARS: usize = 200;
 
 /// How far an act on dead letters is. It is written in the transaction of each letter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,6 +91,7 @@ impl LetterProgress {
         next.waits_for = None;
         *next.became.entry(became).or_default() += 1;
         if next.letters.len() < MOST_NAMED {
+            let why = why.map(|why| excerpt(&why, WHY_CHARS).to_owned());
             next.letters.push(Named { id, became, why });
         }
         next

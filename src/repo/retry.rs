@@ -24,7 +24,7 @@ use crate::source::process::verification::{Outcome, Verification, Verify};
 use crate::store::letters::WholeLetter;
 use crate::store::plan::effect::{Effect, RecordChange, RecordDelete, RecordVersion};
 use crate::store::plan::index_task::{IndexTask, TaskKind};
-use crate::store::plan::{Retried, Retry};
+use crate::store::plan::{KeptSince, Retried, Retry};
 
 /// How long a frame may take, with the look-up of its account's key.
 const FRAME_DEADLINE: Duration = Duration::from_secs(10);
@@ -41,10 +41,12 @@ pub enum Resolution {
         source: SourceId,
         effects: Vec<Effect>,
     },
-    /// What its record asks.
+    /// What its record asks, unless the repository was fetched since.
     Record {
         source: SourceId,
         effects: Vec<Effect>,
+        /// The account, and since when the letter is kept. `None` where no repository is fetched.
+        kept: Option<(Did, String)>,
     },
     /// The row of its account is told to the sinks again.
     TellAccount(Did),
@@ -77,7 +79,17 @@ impl Resolution {
         let outcome = match self {
             Self::Fetch { did, .. } => Retried::Fetched { did },
             Self::Frame { source, effects } => Retried::Frame { source, effects },
-            Self::Record { source, effects } => Retried::Record { source, effects },
+            Self::Record {
+                source,
+                effects,
+                kept,
+            } => Retried::Record {
+                source,
+                effects,
+                kept: kept
+                    .as_ref()
+                    .map(|(did, created_at)| KeptSince { did, created_at }),
+            },
             Self::TellAccount(did) => Retried::ToldAccount { did },
             Self::TellRecord(uri) => Retried::ToldRecord { uri },
         };
@@ -138,7 +150,11 @@ pub fn record(letter: &WholeLetter, rules: &Rules, verify: Verify) -> Result<Res
         (TaskKind::Upsert, _) => return instead(did, rules, verify, "its bytes are not known"),
     };
     let effects = vec![Effect::records(vec![change])];
-    Ok(Resolution::Record { source, effects })
+    Ok(Resolution::Record {
+        source,
+        effects,
+        kept: (verify != Verify::None).then(|| (did, row.created_at.clone())),
+    })
 }
 
 fn version_of(task: IndexTask, verified: Option<Level>) -> RecordVersion {

@@ -68,7 +68,7 @@ pub struct WholeLetter {
 /// Dead letters with the same error, but for names and numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct LetterGroup {
-    /// `None` for letters of an earlier version, until the next start.
+    /// `None` for letters of an earlier version, until the worker has set it.
     pub group: Option<String>,
     pub stage: String,
     pub letters: i64,

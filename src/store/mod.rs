@@ -96,6 +96,12 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(ready(Ok(false)))
     }
 
+    /// Sets the groups of a piece of the dead letters that an earlier version has kept, in one
+    /// transaction. Returns whether there were any.
+    fn group_piece(&self, _limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(ready(Ok(false)))
+    }
+
     /// Deletes a piece of the rows of accounts that were removed, in one transaction. `None` if no
     /// account is being removed.
     fn remove_piece(
@@ -109,8 +115,8 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes rows whose retention is over.
     fn purge<'a>(&'a self, retention: Retention) -> BoxFuture<'a, Result<Purged, StoreError>>;
 
-    /// Deletes the oldest dead letters beyond the limits of their number and their bytes. Returns how many
-    /// are left.
+    /// Deletes a piece of the oldest dead letters beyond the limits of their number and their bytes, in one
+    /// transaction. Returns how many were deleted and are left.
     fn trim_letters(
         &self,
         _retention: Retention,
@@ -259,6 +265,7 @@ pub struct Retention {
 /// The dead letters that are kept, wherever they come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeptLetters {
+    /// Those before the deletion.
     pub letters: u64,
     /// Of their bytes and tasks.
     pub bytes: u64,

@@ -34,6 +34,8 @@ const PURGE_DEADLINE: Duration = Duration::from_secs(60);
 /// How often dead letters are counted, and those beyond their limits are deleted.
 const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_TRIM: Duration = Duration::from_secs(2);
+/// How long pieces of them follow each other in one turn.
+const TRIM_TIME: Duration = Duration::from_secs(5);
 /// How often the actor looks for accounts that were removed and for parked commits that were dropped.
 /// While there is one, a piece follows the other; others write between them.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -263,29 +265,34 @@ async fn count_repositories(household: &Household) {
     }
 }
 
-/// Deletes the dead letters beyond their limits, and shows how many are kept.
+/// Deletes the dead letters beyond their limits, in pieces, and shows how many are kept. What is left after
+/// an error or after [`TRIM_TIME`] is deleted in the next turn.
 async fn trim_letters(household: &Household) {
-    let trimmed = timeout(
-        PURGE_DEADLINE,
-        household.store.trim_letters(household.retention),
-    );
-    // What is left is deleted in the next turn.
-    let Ok(Ok(kept)) = trimmed.await else {
-        return;
-    };
-    if kept.deleted > 0 {
+    let (began, mut deleted, mut kept) = (Instant::now(), 0, None);
+    while began.elapsed() < TRIM_TIME {
+        let piece = household.store.trim_letters(household.retention);
+        let Ok(Ok(piece)) = timeout(PIECE_DEADLINE, piece).await else {
+            break;
+        };
+        kept = Some(piece);
+        deleted += piece.deleted;
+        if piece.deleted == 0 {
+            break;
+        }
+    }
+    if deleted > 0 {
         tracing::warn!(
-            deleted = kept.deleted,
-            kept = kept.letters,
-            bytes = kept.bytes,
+            deleted,
             "the oldest dead letters were deleted, because there are more than dead_letter_limit or \
              dead_letter_bytes allow"
         );
     }
-    household.status.update(|status| {
-        status.dead_letters.kept = kept.letters;
-        status.dead_letters.bytes = kept.bytes;
-    });
+    if let Some(kept) = kept {
+        household.status.update(|status| {
+            status.dead_letters.kept = kept.letters;
+            status.dead_letters.bytes = kept.bytes;
+        });
+    }
 }
 
 /// Notes where the cursors stand. A mark that fails is missing, and another follows in a minute.
@@ -361,9 +368,13 @@ async fn remove_piece(household: &Household, limit: PieceLimit) -> NextPiece {
     }
 }
 
-/// Deletes a piece, or gives its rows their numbers of the change feed. Returns whether there was one.
+/// Deletes a piece, or gives rows of an earlier version what later ones have. Returns whether there was
+/// one.
 async fn do_piece(store: &dyn Store, limit: PieceLimit) -> Result<bool, StoreError> {
-    if store.drop_piece(limit).await? || store.number_piece(limit).await? {
+    if store.drop_piece(limit).await?
+        || store.number_piece(limit).await?
+        || store.group_piece(limit).await?
+    {
         return Ok(true);
     }
     let Some(piece) = store.remove_piece(limit).await? else {

@@ -197,6 +197,31 @@ async fn gaps_are_purged_some_time_after_they_were_closed_and_open_ones_never() 
     assert_eq!(left, ["11", "21"]);
 }
 
+/// Otherwise the next ones would get their ids again.
+#[tokio::test]
+async fn the_newest_gap_command_and_row_of_the_audit_stay() {
+    let database = Database::new().await;
+    for (from, to) in [(1, 2), (11, 12)] {
+        let gap = gap(GapCause::OutdatedCursor, from, Some(to));
+        database.apply(&[Effect::Gap(gap)]).await;
+    }
+    database
+        .execute(
+            "UPDATE gaps SET closed_at = '2020-01-01T00:00:00.000Z'; \
+             INSERT INTO commands (kind, arguments, actor, created_at, state, ended_at) \
+             SELECT 'drain', '{}', 'test', closed_at, 'done', closed_at FROM gaps; \
+             INSERT INTO audit (at, actor, action, target, outcome) \
+             SELECT closed_at, 'test', 'drain', '', 'ok' FROM gaps",
+        )
+        .await;
+    let purged = database.store.purge(RETENTION).await.unwrap();
+    let counts = (purged.closed_gaps, purged.commands, purged.audit_rows);
+    assert_eq!(counts, (1, 1, 1));
+    let left = "SELECT id || '' FROM gaps UNION ALL SELECT id || '' FROM commands \
+                UNION ALL SELECT id || '' FROM audit";
+    assert_eq!(database.column(left).await, ["2", "2", "2"]);
+}
+
 /// The clock of the machine was years ahead for a while.
 #[tokio::test]
 async fn the_age_of_a_row_from_the_future_counts_from_now_on() {
@@ -222,7 +247,8 @@ async fn commands_and_audit_rows_are_purged_after_their_own_time_and_open_comman
              ('drain', '{}', 'test', '2020-01-01T00:00:00.000Z', 'done', '2020-01-01T00:00:00.000Z'), \
              ('drain', '{}', 'test', '2020-01-01T00:00:00.000Z', 'queued', NULL); \
              INSERT INTO audit (at, actor, action, target, outcome) VALUES \
-             ('2020-01-01T00:00:00.000Z', 'test', 'drain', '', 'ok');",
+             ('2020-01-01T00:00:00.000Z', 'test', 'drain', '', 'ok'), \
+             (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'test', 'drain', '', 'ok');",
         )
         .await;
     let purged = database.store.purge(RETENTION).await.unwrap();

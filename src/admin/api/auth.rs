@@ -129,8 +129,9 @@ fn outsider(state: &ApiState, entrance: &Entrance, request: &Request) -> Result<
     }
 }
 
-/// Finds the caller by the token. A valid one is let in whoever has failed at its address, so that no
-/// stranger behind the same proxy keeps an operator out; a token is too long to be guessed.
+/// Finds the caller by the token. A valid token is always let in. Failures of others at the same address do
+/// not count against it: a stranger behind the same proxy must not keep an operator out, and a token is too
+/// long to be guessed.
 fn caller_of(state: &ApiState, address: IpAddr, headers: &HeaderMap) -> Result<Caller, Denial> {
     let found = state.tokens.as_ref().map(|tokens| {
         // One that is missing is looked for like a wrong one.

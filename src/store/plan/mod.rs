@@ -49,7 +49,7 @@ pub use self::rejudge::{Rejudged, RejudgedRecord};
 pub(crate) use self::repository::REST;
 pub use self::repository::{Contents, RepoEvent, RepoRow, RepoState, WaitsFor, transition};
 pub use self::resync_cause::ResyncCause;
-pub use self::retry::{Retried, Retry};
+pub use self::retry::{KeptSince, Retried, Retry};
 pub use self::search::Search;
 pub use self::task::{
     DiscoveryPage, DueHandle, HandleAnswer, HandleCheck, HostStatus, ParkedCommit, Replay,
@@ -145,7 +145,16 @@ pub fn plan<'a>(
                     let batch = batch(source, effects, Origin::RetriedFrame, None);
                     batch.plan(&mut draft, &mut changes)?;
                 }
-                Retried::Record { source, effects } => {
+                Retried::Record {
+                    kept: Some(kept), ..
+                } if view.was_fetched_since => {
+                    retry::fetch(&mut draft, kept.did.as_str());
+                    changes.written.fetched_instead = true;
+                    changes.written.leaves_work = true;
+                }
+                Retried::Record {
+                    source, effects, ..
+                } => {
                     let batch = batch(source, effects, Origin::RetriedRecord, None);
                     batch.plan(&mut draft, &mut changes)?;
                 }

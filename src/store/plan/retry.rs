@@ -32,6 +32,8 @@ pub enum Retried<'a> {
     Record {
         source: &'a SourceId,
         effects: &'a [Effect],
+        /// `None` where no repository is fetched.
+        kept: Option<KeptSince<'a>>,
     },
     /// The row of an account is told to the sinks again.
     ToldAccount { did: &'a Did },
@@ -39,13 +41,22 @@ pub enum Retried<'a> {
     ToldRecord { uri: &'a str },
 }
 
+/// Since when a dead letter of an account is kept. A repository that was fetched whole since may have shown
+/// that the record is gone, which leaves no row where there was none. Then it is fetched again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptSince<'a> {
+    pub did: &'a Did,
+    pub created_at: &'a str,
+}
+
 impl<'a> Retried<'a> {
     /// The effects that it applies, and their source.
     pub(super) fn effects(self) -> Option<(&'a SourceId, &'a [Effect])> {
         match self {
-            Self::Frame { source, effects } | Self::Record { source, effects } => {
-                Some((source, effects))
-            }
+            Self::Frame { source, effects }
+            | Self::Record {
+                source, effects, ..
+            } => Some((source, effects)),
             Self::Fetched { .. } | Self::ToldAccount { .. } | Self::ToldRecord { .. } => None,
         }
     }

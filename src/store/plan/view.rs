@@ -10,7 +10,7 @@ use super::gaps::GapRow;
 use super::lost_stretch::ChainBreak;
 use super::parked::ParkedView;
 use super::repository::{Contents, RepoRow};
-use super::retry::Retried;
+use super::retry::{KeptSince, Retried};
 use super::task::{RepoChange, SnapshotPart, Task};
 use crate::atproto::syntax::Did;
 use crate::atproto::verify::Level;
@@ -46,6 +46,8 @@ pub struct View {
     pub dead_letters: HashSet<Fingerprint>,
     /// What other tables hold of [`Needs::contents_of`].
     pub contents: Contents,
+    /// The repository of [`Needs::fetched_since`] was fetched whole since that time.
+    pub was_fetched_since: bool,
     /// The durable cursor of [`Needs::source`].
     pub cursor: Option<u64>,
     /// The last number of the change feed that was given out.
@@ -95,6 +97,8 @@ pub struct Needs<'a> {
     pub contents_of: Option<&'a str>,
     /// The parked frames that do not count there.
     pub replayed: BTreeSet<i64>,
+    /// It is read whether this account's repository was fetched whole since.
+    pub fetched_since: Option<KeptSince<'a>>,
 }
 
 impl<'a> Needs<'a> {
@@ -145,8 +149,18 @@ impl<'a> Needs<'a> {
                     needs.add_account(did);
                     needs.contents_of = Some(did.as_str());
                 }
-                Retried::Frame { source, effects } | Retried::Record { source, effects } => {
+                Retried::Frame { source, effects } => needs.add_effects(source, effects),
+                Retried::Record {
+                    source,
+                    effects,
+                    kept,
+                } => {
                     needs.add_effects(source, effects);
+                    if let Some(kept) = kept {
+                        needs.add_account(kept.did);
+                        needs.contents_of = Some(kept.did.as_str());
+                        needs.fetched_since = Some(kept);
+                    }
                 }
                 Retried::ToldAccount { did } => needs.add_account(did),
                 Retried::ToldRecord { uri } => _ = needs.uris.insert(uri.to_owned()),

@@ -43,8 +43,8 @@ pub(super) fn push_receipt(script: &mut Script, receipt: &Receipt, now: &str) {
     }
 }
 
-/// Appends the statement that notes how far a long command is. What it has done so far did not end the
-/// worker.
+/// Appends the statement that notes how far a long command is. Its interruptions are counted anew: they
+/// count against the piece that is in progress.
 pub(super) fn push_progress(script: &mut Script, command: i64, progress: &Json) {
     script.push(
         "UPDATE commands SET progress = ?, interruptions = 0 WHERE id = ? AND ended_at IS NULL",

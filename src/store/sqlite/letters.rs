@@ -1,26 +1,23 @@
 //! Dead letters as an operator sees them: listed, grouped, counted, discarded, and tried again.
 
 use serde_json::Value as Json;
-use sqlx::sqlite::SqliteConnection;
 
 use super::apply::{self, Progress};
 use super::commit::ERROR_CHARS;
 use super::script::Script;
 use super::writer::Failure;
-use super::{PAGE, SqliteStore, commands, now, timely};
+use super::{PAGE, SqliteStore, commands, integer, now, timely};
 use crate::model::error_group;
 use crate::store::datetime::sortable;
 use crate::store::letters::{
     LetterCount, LetterFilter, LetterGroup, LetterRange, LetterRow, RetryNeeds, WholeLetter,
 };
 use crate::store::plan::{RepoChange, Retry};
-use crate::store::{StoreError, Written};
+use crate::store::{PieceLimit, StoreError, Written};
 use crate::telemetry::excerpt::excerpt;
 
 /// The most groups that are listed.
 const MOST_GROUPS: i64 = 500;
-/// Letters of an earlier version whose groups are set in one transaction.
-const FILLED: i64 = 1000;
 
 /// The columns of a [`LetterRow`].
 macro_rules! columns {
@@ -242,22 +239,6 @@ impl SqliteStore {
         Ok(query.fetch_all(self.reader()).await?)
     }
 
-    /// Whether the account's repository was fetched whole since the letter was kept: the fetch began
-    /// later, and it may have shown that the record is gone.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn was_fetched_since(&self, letter: &LetterRow) -> Result<bool, StoreError> {
-        Ok(sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM resyncs WHERE did = ? AND error IS NULL \
-             AND started_at >= ?)",
-        )
-        .bind(&letter.did)
-        .bind(&letter.created_at)
-        .fetch_one(self.reader())
-        .await?)
-    }
-
     /// Applies what follows from a letter that was tried again, with the progress of the command.
     ///
     /// # Errors
@@ -335,28 +316,38 @@ impl SqliteStore {
     }
 }
 
-/// Sets the groups of letters that an earlier version has kept.
-pub(super) async fn fill_groups(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    loop {
-        let rows: Vec<(i64, String, String)> = sqlx::query_as(
-            "SELECT id, stage, error FROM dead_letters WHERE error_group IS NULL LIMIT ?",
-        )
-        .bind(FILLED)
-        .fetch_all(&mut *connection)
+/// Letters of an earlier version without a group: the next ones, within `?1` rows and `?2` bytes, since a row
+/// is written as a whole.
+const UNGROUPED: &str = "SELECT id, stage, error FROM ( \
+     SELECT id, stage, error, sum(bytes) OVER (ORDER BY id) - bytes AS bytes_before FROM ( \
+     SELECT id, stage, error, octet_length(raw) AS bytes FROM dead_letters \
+     WHERE error_group IS NULL ORDER BY id LIMIT ?1)) WHERE bytes_before < ?2";
+
+/// Sets the groups of a piece of the letters that an earlier version has kept. Returns whether there were
+/// any.
+pub(super) async fn group_piece(
+    store: &SqliteStore,
+    limit: PieceLimit,
+) -> Result<bool, StoreError> {
+    let rows: Vec<(i64, String, String)> = sqlx::query_as(UNGROUPED)
+        .bind(integer(limit.rows))
+        .bind(integer(limit.bytes))
+        .fetch_all(store.reader())
         .await?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let groups: Vec<(i64, String)> = rows
-            .into_iter()
-            .map(|(id, stage, error)| (id, error_group(&stage, &error)))
-            .collect();
-        sqlx::query(
-            "UPDATE dead_letters SET error_group = named.value ->> 1 FROM json_each(?) AS named \
-             WHERE dead_letters.id = named.value ->> 0",
-        )
-        .bind(serde_json::json!(groups).to_string())
-        .execute(&mut *connection)
-        .await?;
+    if rows.is_empty() {
+        return Ok(false);
     }
+    let groups = rows.into_iter();
+    let groups = groups.map(|(id, stage, error)| (id, error_group(&stage, &error)));
+    let groups = serde_json::json!(groups.collect::<Vec<_>>()).to_string();
+    let mut script = Script::default();
+    script.push(
+        "UPDATE dead_letters SET error_group = named.value ->> 1 FROM json_each(?) AS named \
+         WHERE dead_letters.id = named.value ->> 0 AND error_group IS NULL",
+        [groups.into()],
+    );
+    let transaction = store.writer.begin().await?;
+    let committed = transaction.commit_with(script).await;
+    committed.map_err(Failure::into_store)?;
+    Ok(true)
 }

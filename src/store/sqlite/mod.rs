@@ -232,6 +232,10 @@ impl Store for SqliteStore {
         Box::pin(feed::number_piece(self, limit))
     }
 
+    fn group_piece(&self, limit: PieceLimit) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(letters::group_piece(self, limit))
+    }
+
     fn remove_piece(
         &self,
         limit: PieceLimit,

@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Connection, Executor, SqlitePool};
 
 use super::recognise::{Contents, has_wal, recognise};
 use super::writer::Writer;
-use super::{SqliteStore, letters, lexicon_views, wal};
+use super::{SqliteStore, lexicon_views, wal};
 use crate::store::StoreError;
 use crate::testing::fault::{Faults, Point};
 
@@ -124,8 +124,7 @@ pub(super) async fn open(url: &str, options: Options) -> Result<SqliteStore, Sto
         if !is_current {
             lexicon_views::drop_all(connection).await?;
         }
-        migrate(connection, &faults).await?;
-        letters::fill_groups(connection).await
+        migrate(connection, &faults).await
     })
     .await?;
     Ok(SqliteStore {

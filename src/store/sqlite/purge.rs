@@ -31,21 +31,19 @@ const OLDEST_LETTERS: &str = "DELETE FROM dead_letters WHERE id IN (SELECT id FR
      FROM dead_letters ORDER BY created_at, id LIMIT 1000)) \
      WHERE bytes_before < 4194304 AND (number <= ?1 OR bytes_before < ?2))";
 
-const COUNT_LETTERS: &str = "SELECT count(*), \
-     coalesce(sum(octet_length(raw) + coalesce(octet_length(task), 0)), 0) FROM dead_letters";
-
 /// The result of a gap stays in its own row.
 const RESYNCS: &str = "DELETE FROM resyncs WHERE id IN ( \
      SELECT id FROM resyncs WHERE ended_at < ? LIMIT 1000)";
 
+/// The newest gap stays, as the newest command and row of the audit do: their ids are never given twice.
 const CLOSED_GAPS: &str = "DELETE FROM gaps WHERE id IN ( \
-     SELECT id FROM gaps WHERE closed_at < ? LIMIT 1000)";
+     SELECT id FROM gaps WHERE closed_at < ? AND id < (SELECT max(id) FROM gaps) LIMIT 1000)";
 
 const ENDED_COMMANDS: &str = "DELETE FROM commands WHERE id IN ( \
-     SELECT id FROM commands WHERE ended_at < ? LIMIT 1000)";
+     SELECT id FROM commands WHERE ended_at < ? AND id < (SELECT max(id) FROM commands) LIMIT 1000)";
 
 const AUDIT_ROWS: &str = "DELETE FROM audit WHERE id IN ( \
-     SELECT id FROM audit WHERE at < ? LIMIT 1000)";
+     SELECT id FROM audit WHERE at < ? AND id < (SELECT max(id) FROM audit) LIMIT 1000)";
 
 /// Rows that were written while our clock was ahead. Their age counts from now on.
 const FROM_THE_FUTURE: [&str; 4] = [
@@ -103,41 +101,32 @@ pub(super) async fn purge(writer: &Writer, retention: Retention) -> Result<Purge
     })
 }
 
-/// Deletes the oldest letters, in pieces, until those that are left are within the limits.
+/// Deletes a piece of the oldest letters, if there are too many.
 pub(super) async fn trim_letters(
     store: &SqliteStore,
     retention: Retention,
 ) -> Result<KeptLetters, StoreError> {
-    let mut deleted = 0;
-    loop {
-        let (letters, bytes): (i64, i64) = sqlx::query_as(COUNT_LETTERS)
-            .fetch_one(store.reader())
-            .await?;
-        let (letters, bytes) = (letters.unsigned_abs(), bytes.unsigned_abs());
-        let many = letters.saturating_sub(retention.dead_letters);
-        let large = bytes.saturating_sub(retention.dead_letter_bytes);
-        let of_piece = match (many, large) {
-            (0, 0) => 0,
-            _ => {
-                let mut transaction = store.writer.begin().await?;
-                let piece = sqlx::query(OLDEST_LETTERS)
-                    .bind(integer(many))
-                    .bind(integer(large))
-                    .execute(&mut *transaction)
-                    .await?;
-                transaction.commit().await?;
-                piece.rows_affected()
-            }
-        };
-        deleted += of_piece;
-        if of_piece == 0 {
-            return Ok(KeptLetters {
-                letters,
-                bytes,
-                deleted,
-            });
-        }
+    let totals = sqlx::query_as("SELECT letters, bytes FROM dead_letter_totals");
+    let (letters, bytes): (i64, i64) = totals.fetch_one(store.reader()).await?;
+    let kept = KeptLetters {
+        letters: letters.unsigned_abs(),
+        bytes: bytes.unsigned_abs(),
+        deleted: 0,
+    };
+    let many = kept.letters.saturating_sub(retention.dead_letters);
+    let large = kept.bytes.saturating_sub(retention.dead_letter_bytes);
+    if (many, large) == (0, 0) {
+        return Ok(kept);
     }
+    let mut transaction = store.writer.begin().await?;
+    let piece = sqlx::query(OLDEST_LETTERS)
+        .bind(integer(many))
+        .bind(integer(large))
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    let deleted = piece.rows_affected();
+    Ok(KeptLetters { deleted, ..kept })
 }
 
 /// Days after which an account is forgotten of which nothing is kept.

@@ -82,6 +82,8 @@ static READ: LazyLock<String> = LazyLock::new(|| {
             .to_owned(),
         "SELECT EXISTS (SELECT 1 FROM account_removals)".to_owned(),
         "SELECT last FROM change_feed".to_owned(),
+        "SELECT EXISTS (SELECT 1 FROM resyncs WHERE did = ? AND error IS NULL AND started_at >= ?)"
+            .to_owned(),
     ];
     format!("SELECT ({})", columns.join("), ("))
 });
@@ -119,6 +121,8 @@ pub(super) fn push(script: &mut Script, needs: &Needs<'_>) {
             needs.source.map(SourceId::as_str).into(),
             needs.discovery.into(),
             needs.chains_of.map(SourceId::as_str).into(),
+            needs.fetched_since.map(|kept| kept.did.as_str()).into(),
+            needs.fetched_since.map(|kept| kept.created_at).into(),
         ],
     );
 }
@@ -156,6 +160,7 @@ pub(super) fn view(answers: Answers) -> Result<View, sqlx::Error> {
         has_stale_records: answer.try_get(11)?,
         has_removals: answer.try_get(14)?,
         last_change: unsigned(&answer, 15)?,
+        was_fetched_since: answer.try_get(16)?,
     })
 }
 
