@@ -79,12 +79,13 @@ mod tests {
 
     /// Looks until the task has ended.
     async fn result(tasks: &Tasks<u8>, command: i64) -> Result<u8, JoinError> {
-        loop {
+        for _ in 0..1000 {
             match tasks.result_of(command, pending).await {
                 Some(result) => return result,
                 None => yield_now().await,
             }
         }
+        panic!("it has not ended");
     }
 
     #[tokio::test]
