@@ -11,11 +11,13 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use crate::actor::{ActorContext, Arguments};
 use crate::identity::{HandleResolver, Identities, Resolution};
 use crate::model::HandleStatus;
 use crate::store::StoreError;
 use crate::store::handle_store::{HandleCheck, HandleStore, UncheckedHandle};
 use crate::store::repo_store::RepoChange;
+use crate::testing::fault::Point;
 
 /// Handles that are checked at the same time.
 const AT_ONCE: usize = 4;
@@ -45,26 +47,40 @@ pub struct HandleVerifier {
 #[derive(Debug)]
 pub struct CheckNext;
 
-/// The verifier, and how far it is.
 pub struct HandlesState {
-    verifier: Arc<HandleVerifier>,
+    context: ActorContext<HandleVerifier>,
     /// The DID up to which accounts were looked at.
     after: String,
+}
+
+/// Why a step failed.
+enum StepError {
+    Store(StoreError),
+    /// By the plan of a test.
+    Injected(ActorProcessingErr),
+}
+
+impl From<StoreError> for StepError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 impl Actor for HandlesActor {
     type Msg = CheckNext;
     type State = HandlesState;
-    type Arguments = Arc<HandleVerifier>;
+    type Arguments = Arguments<HandleVerifier>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        verifier: Self::Arguments,
+        arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
+        let context =
+            ActorContext::start(arguments, myself.get_cell(), Point::HandlesStart).await?;
         myself.cast(CheckNext)?;
         Ok(HandlesState {
-            verifier,
+            context,
             after: String::new(),
         })
     }
@@ -75,10 +91,16 @@ impl Actor for HandlesActor {
         CheckNext: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        let _busy = state.context.begin(Point::HandlesStep).await?;
         let wait = match state.step().await {
             Ok(wait) => wait,
-            Err(error) => {
-                tracing::warn!(%error, "handles cannot be verified for now");
+            Err(StepError::Injected(error)) => return Err(error),
+            Err(StepError::Store(error)) => {
+                tracing::warn!(
+                    %error,
+                    retry_in_s = REST.as_secs(),
+                    "the database failed; handles stay as they are, and are checked again"
+                );
                 REST
             }
         };
@@ -89,13 +111,16 @@ impl Actor for HandlesActor {
 
 impl HandlesState {
     /// Checks the next handles that are due. Returns the pause after it.
-    async fn step(&mut self) -> Result<Duration, StoreError> {
-        let store = &self.verifier.store;
+    async fn step(&mut self) -> Result<Duration, StepError> {
+        let store = &self.context.store;
         let page = store.unchecked_handles(&self.after, Timestamp::now(), AT_ONCE);
         let page = page.await?;
-        let checks = page.accounts.iter().map(|due| self.verifier.check(due));
-        for check in join_all(checks).await {
+        let checks = page.accounts.iter().map(|due| self.context.check(due));
+        let checks = join_all(checks).await;
+        self.pass(Point::HandlesChecked).await?;
+        for check in checks {
             store.change(RepoChange::HandleChecked(&check)).await?;
+            self.pass(Point::HandlesNoted).await?;
         }
         let is_over = page.through.is_none();
         self.after = page.through.unwrap_or_default();
@@ -103,6 +128,10 @@ impl HandlesState {
             true => REST,
             false => PAUSE,
         })
+    }
+
+    async fn pass(&self, point: Point) -> Result<(), StepError> {
+        self.context.pass(point).await.map_err(StepError::Injected)
     }
 }
 

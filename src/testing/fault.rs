@@ -41,6 +41,13 @@ pub enum Point {
     FilterTaken,
     /// The filter has passed on everything that could be released.
     FilterPassedOn,
+    HandlesStart,
+    /// Before the next handles are looked for.
+    HandlesStep,
+    /// Some handles are checked, and nothing of it is written.
+    HandlesChecked,
+    /// What a check has found is durable; the checks that were made with it may not be.
+    HandlesNoted,
     HousekeepingMessage,
     IndexerStart,
     IndexerMessage,

@@ -56,7 +56,7 @@ pub(super) fn children(assembly: &Assembly) -> Vec<ChildSpec> {
             children.push(ChildSpec::new(
                 Role::Handles.to_string(),
                 || HandlesActor,
-                move |_| verifier.clone(),
+                arguments_with(verifier, context.faults.clone()),
                 |_| {},
             ));
         }

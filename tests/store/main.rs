@@ -19,6 +19,7 @@ mod fixture;
 mod foreign;
 mod gaps;
 mod guards;
+mod handle_deaths;
 mod handles;
 mod identities;
 mod interest;
