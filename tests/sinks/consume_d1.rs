@@ -4,12 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use huddle_firehose::model::{Epoch, Feed, RandomId};
 use huddle_firehose::sink::d1::D1Target;
 use huddle_firehose::sink::target::{Feeds, TableTarget};
-use huddle_firehose::sink::task::Task;
 use huddle_firehose::sink::{SinkOptions, Target};
-use serde_json::json;
 use test_support::d1::{D1, assert_follows};
 use test_support::http_proxy::Fate;
 use test_support::nats::Queue;
@@ -143,35 +140,6 @@ fn target(d1: &D1) -> D1Target {
     }
 }
 
-/// A version of one record.
-fn task(epoch: &str, change: u64, rev: &str) -> Task {
-    let task = json!({
-        "type": "upsert", "collection": "com.huddle.note", "did": "did:plc:ann", "rkey": "a",
-        "uri": "at://did:plc:ann/com.huddle.note/a", "record": { "n": change }, "cid": "bafy",
-        "timestamp": "2026-01-01T00:00:00.000Z", "rev": rev, "seq": change, "source": "wss://relay",
-        "feed": "f", "epoch": epoch, "change": change, "verified": "none",
-        "first_indexed_at": "2026-01-01T00:00:00.000Z",
-        "last_indexed_at": "2026-01-01T00:00:00.000Z",
-    });
-    Task::parse(task.to_string().as_bytes()).unwrap()
-}
-
-fn feeds(epochs: &[(&str, u64)], last: u64) -> Feeds {
-    let id = RandomId::new("f");
-    let epochs = epochs.iter().map(|(epoch, first_change)| Epoch {
-        id: RandomId::new(epoch),
-        first_change: *first_change,
-    });
-    let feed = Feed {
-        id: id.clone(),
-        epochs: epochs.collect(),
-        last,
-    };
-    Feeds::from([(id, feed)])
-}
-
-const HIGH: &str = "3k33333333333";
-const LOW: &str = "3k22222222222";
 const STANDS: &str = "SELECT change || '' AS change FROM records";
 
 #[tokio::test(flavor = "multi_thread")]

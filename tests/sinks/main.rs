@@ -9,6 +9,7 @@ mod consume_chaos;
 mod consume_cloudflare;
 mod consume_d1;
 mod consume_poison;
+mod consume_postgres;
 mod consuming;
 mod control;
 mod d1;

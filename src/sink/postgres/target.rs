@@ -26,8 +26,6 @@ pub struct PostgresTarget {
     tables: TableOptions,
     /// The tables are up to date.
     is_prepared: bool,
-    /// What this process has stored of the feeds.
-    stored: Feeds,
     purged_at: Option<Instant>,
 }
 
@@ -38,7 +36,6 @@ impl PostgresTarget {
             name,
             tables,
             is_prepared: false,
-            stored: Feeds::new(),
             purged_at: None,
         }
     }
@@ -64,7 +61,6 @@ impl PostgresTarget {
     fn checked<T>(&mut self, outcome: Result<T, SinkError>) -> Result<T, SinkError> {
         if matches!(outcome, Err(SinkError::Unavailable { .. })) {
             self.is_prepared = false;
-            self.stored.clear();
         }
         outcome
     }
@@ -72,15 +68,11 @@ impl PostgresTarget {
     async fn write(&mut self, tasks: &[Task], feeds: &Feeds) -> Result<(), SinkError> {
         let purged_before = purged_before(self.tables.request_days);
         let mut transaction = self.begin().await?;
-        let mut stored = Vec::new();
         let mut has_removals = false;
         for (id, changes) in by_feed(tasks, feeds) {
             let feed = match feeds.get(id) {
                 Some(feed) => {
-                    if self.stored.get(id) != Some(feed) {
-                        position::store_epochs(&mut transaction, feed).await?;
-                        stored.push(feed.clone());
-                    }
+                    position::learn_epochs(&mut transaction, feed).await?;
                     feed.clone()
                 }
                 // Revs and times decide then.
@@ -95,10 +87,7 @@ impl PostgresTarget {
         if has_removals {
             removals::do_piece(&mut transaction).await?;
         }
-        self.commit(transaction).await?;
-        let stored = stored.into_iter().map(|feed| (feed.id.clone(), feed));
-        self.stored.extend(stored);
-        Ok(())
+        self.commit(transaction).await
     }
 
     async fn tidy(&mut self) -> Result<bool, SinkError> {
