@@ -2,11 +2,12 @@
 //! looks by halves for what the target refuses.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout_at};
 
 use crate::sink::SinkError;
 use crate::sink::queue::{QueueSource, Taken};
@@ -119,11 +120,7 @@ impl Consumer {
         let tasks = self.hand.iter().take(count);
         let tasks: Vec<Task> = tasks.filter_map(|held| held.task.clone().ok()).collect();
         self.learn(&tasks).await?;
-        self.parts.source.begin(&numbers).await?;
-        for held in self.hand.iter().take(count) {
-            self.parts.faults.touch(&held.taken.body);
-        }
-        match self.apply(&tasks).await {
+        match self.apply(&numbers, &tasks).await {
             Ok(()) => {
                 self.parts.source.ack(&numbers).await?;
                 self.hand.drain(..count);
@@ -131,19 +128,25 @@ impl Consumer {
                 self.refusals = 0;
                 Ok(Pace::Applied(count as u64))
             }
-            Err(SinkError::Refused(_)) if count > 1 => {
-                self.cut = count / 2;
-                Ok(Pace::Applied(0))
-            }
             Err(SinkError::Refused(reason)) => {
-                self.cut = 1;
-                self.refusals += 1;
-                match self.refusals > self.parts.retries {
-                    true => self.set_aside(reason, self.refusals).await,
-                    false => Ok(Pace::Refused(reason)),
-                }
+                // Until it is tried again, its consumer may end by another part's task.
+                self.parts.source.begin(&[]).await?;
+                self.refused(count, reason).await
             }
             Err(error) => Err(error),
+        }
+    }
+
+    async fn refused(&mut self, count: usize, reason: String) -> Result<Pace, SinkError> {
+        if count > 1 {
+            self.cut = count / 2;
+            return Ok(Pace::Applied(0));
+        }
+        self.cut = 1;
+        self.refusals += 1;
+        match self.refusals > self.parts.retries {
+            true => self.set_aside(reason, self.refusals).await,
+            false => Ok(Pace::Refused(reason)),
         }
     }
 
@@ -176,28 +179,19 @@ impl Consumer {
         Ok(())
     }
 
-    async fn apply(&mut self, tasks: &[Task]) -> Result<(), SinkError> {
-        let (target, feeds) = (self.parts.target.clone(), &self.feeds);
-        let applying = async {
-            let mut target = target.lock().await;
-            target.apply(tasks, feeds).await
-        };
-        let mut applying = Box::pin(timeout(DEADLINE, applying));
-        let mut extend = interval(EXTEND_INTERVAL);
-        loop {
-            tokio::select! {
-                biased;
-                applied = &mut applying => {
-                    let late = || {
-                        let seconds = DEADLINE.as_secs();
-                        SinkError::unavailable(format_args!("no answer within {seconds} s"))
-                    };
-                    return applied.unwrap_or_else(|_| Err(late()));
-                }
-                // Where it is no longer this consumer's part, the transaction is not committed.
-                _ = extend.tick() => self.parts.source.extend().await?,
-            }
+    /// Applies tasks when it is this consumer's turn. Only then they are noted as in hand: a task of
+    /// another part that ends the process says nothing about those that wait.
+    async fn apply(&mut self, numbers: &[u64], tasks: &[Task]) -> Result<(), SinkError> {
+        let Self { parts, feeds, .. } = self;
+        let source = &mut *parts.source;
+        let deadline = Instant::now() + DEADLINE;
+        let turn = parts.target.clone().lock_owned();
+        let mut target = within(deadline, source, turn).await?;
+        source.begin(numbers).await?;
+        for held in self.hand.iter().take(numbers.len()) {
+            parts.faults.touch(&held.taken.body);
         }
+        within(deadline, source, target.apply(tasks, feeds)).await?
     }
 
     async fn set_aside(&mut self, reason: String, attempts: u32) -> Result<Pace, SinkError> {
@@ -210,6 +204,30 @@ impl Consumer {
         self.refusals = 0;
         self.cut = self.cut.saturating_mul(2).min(BATCH);
         Ok(Pace::SetAside { reason, attempts })
+    }
+}
+
+/// Waits for `work`, and tells the queue meanwhile that what was taken is still in hand.
+async fn within<T>(
+    deadline: Instant,
+    source: &mut dyn QueueSource,
+    work: impl Future<Output = T>,
+) -> Result<T, SinkError> {
+    let mut work = pin!(timeout_at(deadline, work));
+    let mut extend = interval(EXTEND_INTERVAL);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => {
+                let late = |_| {
+                    let seconds = DEADLINE.as_secs();
+                    SinkError::unavailable(format_args!("no answer within {seconds} s"))
+                };
+                return done.map_err(late);
+            }
+            // Where it is no longer this consumer's part, the transaction is not committed.
+            _ = extend.tick() => source.extend().await?,
+        }
     }
 }
 

@@ -28,7 +28,8 @@ pub trait QueueSource: Send + 'static {
     /// second. There are none while another consumer has this part.
     fn fetch(&mut self) -> BoxFuture<'_, Result<Vec<Taken>, SinkError>>;
 
-    /// Notes, so that it outlives this process, that these messages are about to be applied.
+    /// Notes, so that it outlives this process, that these messages are about to be applied, and no others.
+    /// There may be none.
     ///
     /// # Errors
     /// If another consumer has this part now: they must not be applied.
