@@ -13,6 +13,7 @@ use crate::sink::SinkError;
 use crate::sink::queue::{QueueSource, Taken};
 use crate::sink::target::{Feeds, TableTarget};
 use crate::sink::task::Task;
+use crate::telemetry::excerpt::shown;
 use crate::testing::fault::Faults;
 
 /// Tasks that are applied in one transaction.
@@ -84,7 +85,7 @@ impl Consumer {
     /// # Errors
     /// If the queue or the target gives no answer. All that is in hand comes again, here or elsewhere.
     pub async fn step(&mut self) -> Result<Pace, SinkError> {
-        let stepped = self.try_step().await;
+        let stepped = self.try_step().await.map_err(SinkError::shown);
         if stepped.is_err() {
             self.forget();
             self.parts.source.pause().await;
@@ -131,7 +132,7 @@ impl Consumer {
             Err(SinkError::Refused(reason)) => {
                 // Until it is tried again, its consumer may end by another part's task.
                 self.parts.source.begin(&[]).await?;
-                self.refused(count, reason).await
+                self.refused(count, shown(&reason)).await
             }
             Err(error) => Err(error),
         }
@@ -235,8 +236,8 @@ impl InHand {
     fn of(taken: Taken) -> Self {
         // A message that is not applied is not read either.
         let task = match &taken.verdict {
-            Some(reason) => Err(reason.clone()),
-            None => Task::parse(&taken.body).map_err(|error| error.to_string()),
+            Some(reason) => Err(shown(reason)),
+            None => Task::parse(&taken.body).map_err(|error| shown(&error.to_string())),
         };
         Self { taken, task }
     }

@@ -41,7 +41,8 @@ pub trait QueueSource: Send + 'static {
     /// Says that these messages are applied. They do not come again.
     fn ack<'a>(&'a mut self, numbers: &'a [u64]) -> BoxFuture<'a, Result<(), SinkError>>;
 
-    /// Puts a message where dead letters are, with the reason, and acks it.
+    /// Puts a message where dead letters are, with the reason, and acks it. The reason is an excerpt, in
+    /// one line.
     fn set_aside<'a>(
         &'a mut self,
         number: u64,

@@ -170,3 +170,39 @@ async fn what_was_refused_is_not_in_hand_until_it_is_tried_again() {
     assert_eq!(calls.without_extensions(), expected);
     assert_eq!(consumer.step().await, Ok(Pace::Applied(1)));
 }
+
+/// What databases and hosts say is as long as they like.
+#[tokio::test(start_paused = true)]
+async fn a_reason_from_outside_is_one_line_of_some_hundred_characters() {
+    let long = format!("é\n\u{1b}[2J{}", "é".repeat(1 << 20));
+    let calls = Calls::default();
+    let answers = [
+        SinkError::unavailable(&long),
+        SinkError::Refused(long.clone()),
+    ];
+    let no_task = serde_json::json!({
+        "type": long, "feed": "f", "epoch": "e", "change": 1, "did": "did:plc:ann",
+        "timestamp": "2026-01-01T00:00:00.000Z",
+    });
+    let mut all = bodies(1);
+    all.push(no_task.to_string().into());
+    let is_short = |reason: &str| {
+        let is_plain = !reason.contains(char::is_control);
+        assert!(is_plain && reason.chars().count() < 600, "{reason:.600}");
+    };
+
+    let (mut failing, _) = consumer(&calls, &all, answers.clone());
+    is_short(&failing.step().await.unwrap_err().to_string());
+
+    let (mut refusing, _) = consumer(&calls, &all, answers.into_iter().skip(1));
+    for _ in 0..2 {
+        let Ok(Pace::SetAside { reason, .. }) = refusing.step().await else {
+            panic!("it was not set aside");
+        };
+        is_short(&reason);
+        assert!(reason.contains("more bytes"), "{reason}");
+    }
+    let calls = calls.without_extensions();
+    let letters = calls.iter().filter(|call| call.starts_with("set aside"));
+    assert_eq!(letters.inspect(|call| is_short(call)).count(), 2);
+}
