@@ -8,7 +8,8 @@ use test_support::postgres::Schema;
 use crate::consuming::*;
 use crate::postgres::tables;
 
-fn target(schema: &Schema) -> PostgresTarget {
+/// The tables of `schema`, as a process that consumes has them.
+pub(crate) fn target(schema: &Schema) -> PostgresTarget {
     match SinkOptions::new(None, &schema.url()).unwrap().target {
         Target::Postgres(options) => PostgresTarget::new(options, "consume".into(), tables()),
         other => panic!("{other:?}"),

@@ -10,6 +10,7 @@ mod consume_cloudflare;
 mod consume_d1;
 mod consume_poison;
 mod consume_postgres;
+mod consume_readiness;
 mod consumer;
 mod consuming;
 mod control;
