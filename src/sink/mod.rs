@@ -8,6 +8,7 @@ mod control;
 pub mod d1;
 mod follower;
 pub mod item;
+mod lexicon_views;
 pub mod nats;
 mod nul;
 mod options;
