@@ -24,8 +24,8 @@ pub struct Taken {
 /// A future may be dropped at any time, between any two steps. After an error all that was taken comes
 /// again.
 pub trait QueueSource: Send + 'static {
-    /// Takes messages in their order, if the queue has one, behind those that were taken. Waits for some for less than a
-    /// second. There are none while another consumer has this part.
+    /// Takes the messages behind those that were taken, in the queue's order, if it has one. Waits for them
+    /// for less than a second. There are none while another consumer has this part.
     fn fetch(&mut self) -> BoxFuture<'_, Result<Vec<Taken>, SinkError>>;
 
     /// Notes, so that it outlives this process, that these messages are about to be applied, and no others.
@@ -50,7 +50,8 @@ pub trait QueueSource: Send + 'static {
         attempts: u32,
     ) -> BoxFuture<'a, Result<(), SinkError>>;
 
-    /// Gives this part to whichever consumer comes next. What was taken comes again, there or here.
+    /// Gives this part back, so that another consumer can take it. What was taken comes again, there or
+    /// here.
     fn release(&mut self) -> BoxFuture<'_, ()>;
 
     /// Stops for a while, after an error. What was taken comes again. A queue that counts how often it
