@@ -1,7 +1,7 @@
 //! Applies the tasks of one part of a queue: takes some, applies them, acks them behind the commit, and
 //! looks by halves for what the target refuses.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, interval, timeout_at};
 
+use crate::model::RandomId;
 use crate::sink::SinkError;
 use crate::sink::queue::{QueueSource, Taken};
 use crate::sink::target::{Feeds, TableTarget};
@@ -118,10 +119,8 @@ impl Consumer {
         }
         let count = self.count();
         let numbers: Vec<u64> = self.hand.iter().take(count).map(InHand::number).collect();
-        let tasks = self.hand.iter().take(count);
-        let tasks: Vec<Task> = tasks.filter_map(|held| held.task.clone().ok()).collect();
-        self.learn(&tasks).await?;
-        match self.apply(&numbers, &tasks).await {
+        self.learn(count).await?;
+        match self.apply(&numbers).await {
             Ok(()) => {
                 self.parts.source.ack(&numbers).await?;
                 self.hand.drain(..count);
@@ -165,16 +164,18 @@ impl Consumer {
         count
     }
 
-    /// Asks the queue for the epochs of feeds that are not known yet.
-    async fn learn(&mut self, tasks: &[Task]) -> Result<(), SinkError> {
-        for Task { feed, change } in tasks {
-            let known = self.feeds.get(feed);
-            let is_known = known.is_some_and(|known| {
-                let mut epochs = known.epochs.iter();
-                epochs.any(|epoch| epoch.id == change.epoch)
-            });
-            if !is_known && let Some(found) = self.parts.source.feed(feed).await? {
-                self.feeds.insert(feed.clone(), found);
+    /// Asks the queue for the feeds of the first tasks of which an epoch is not known yet, once for each.
+    async fn learn(&mut self, count: usize) -> Result<(), SinkError> {
+        let tasks = self.hand.iter().take(count).filter_map(InHand::task);
+        let is_known = |Task { feed, change }: &&Task| {
+            let epochs = self.feeds.get(feed).map(|known| known.epochs.iter());
+            epochs.is_some_and(|mut epochs| epochs.any(|epoch| epoch.id == change.epoch))
+        };
+        let unknown = tasks.filter(|task| !is_known(task));
+        let unknown: BTreeSet<RandomId> = unknown.map(|task| task.feed.clone()).collect();
+        for id in unknown {
+            if let Some(found) = self.parts.source.feed(&id).await? {
+                self.feeds.insert(id, found);
             }
         }
         Ok(())
@@ -182,17 +183,21 @@ impl Consumer {
 
     /// Applies tasks when it is this consumer's turn. Only then they are noted as in hand: a task of
     /// another part that ends the process says nothing about those that wait.
-    async fn apply(&mut self, numbers: &[u64], tasks: &[Task]) -> Result<(), SinkError> {
-        let Self { parts, feeds, .. } = self;
+    async fn apply(&mut self, numbers: &[u64]) -> Result<(), SinkError> {
+        let Self {
+            parts, feeds, hand, ..
+        } = self;
+        let first = || hand.iter().take(numbers.len());
+        let tasks: Vec<&Task> = first().filter_map(InHand::task).collect();
         let source = &mut *parts.source;
         let deadline = Instant::now() + DEADLINE;
         let turn = parts.target.clone().lock_owned();
         let mut target = within(deadline, source, turn).await?;
         source.begin(numbers).await?;
-        for held in self.hand.iter().take(numbers.len()) {
+        for held in first() {
             parts.faults.touch(&held.taken.body);
         }
-        within(deadline, source, target.apply(tasks, feeds)).await?
+        within(deadline, source, target.apply(&tasks, feeds)).await?
     }
 
     async fn set_aside(&mut self, reason: String, attempts: u32) -> Result<Pace, SinkError> {
@@ -244,6 +249,10 @@ impl InHand {
 
     fn number(&self) -> u64 {
         self.taken.number
+    }
+
+    fn task(&self) -> Option<&Task> {
+        self.task.as_ref().ok()
     }
 
     /// Why it is not applied.

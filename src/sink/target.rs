@@ -21,7 +21,7 @@ pub trait TableTarget: Send + 'static {
     /// has made. `feeds` has each feed of which the epochs are known.
     fn apply<'a>(
         &'a mut self,
-        tasks: &'a [Task],
+        tasks: &'a [&'a Task],
         feeds: &'a Feeds,
     ) -> BoxFuture<'a, Result<(), SinkError>>;
 

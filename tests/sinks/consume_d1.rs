@@ -151,19 +151,13 @@ async fn of_one_feed_the_later_change_replaces_in_d1_and_the_higher_rev_where_ep
     let mut target = target(&d1);
     let (first, second) = (task("e", 5, HIGH), task("g", 6, LOW));
     let none = Feeds::new();
-    target
-        .apply(std::slice::from_ref(&first), &none)
-        .await
-        .unwrap();
-    target
-        .apply(std::slice::from_ref(&second), &none)
-        .await
-        .unwrap();
+    target.apply(&[&first], &none).await.unwrap();
+    target.apply(&[&second], &none).await.unwrap();
     assert_eq!(d1.column(STANDS).await, ["5"]);
     let known = feeds(&[("e", 1), ("g", 6)], 6);
-    target.apply(&[second], &known).await.unwrap();
+    target.apply(&[&second], &known).await.unwrap();
     assert_eq!(d1.column(STANDS).await, ["6"]);
-    target.apply(&[first], &known).await.unwrap();
+    target.apply(&[&first], &known).await.unwrap();
     assert_eq!(d1.column(STANDS).await, ["6"]);
 }
 
@@ -176,7 +170,7 @@ async fn of_one_epoch_that_is_not_known_the_later_change_stands_in_d1() {
     let mut target = target(&d1);
     let none = Feeds::new();
     for task in [task("e", 6, LOW), task("e", 5, HIGH)] {
-        target.apply(&[task], &none).await.unwrap();
+        target.apply(&[&task], &none).await.unwrap();
     }
     assert_eq!(d1.column(STANDS).await, ["6"]);
 }
@@ -188,10 +182,10 @@ async fn a_late_request_takes_back_neither_a_row_of_d1_nor_what_is_known_of_a_fe
     };
     let mut target = target(&d1);
     let before = feeds(&[("e", 1)], 5);
-    target.apply(&[task("e", 5, HIGH)], &before).await.unwrap();
+    target.apply(&[&task("e", 5, HIGH)], &before).await.unwrap();
     let late = d1.proxy.count() - 1;
     let since = feeds(&[("e", 1), ("g", 6)], 6);
-    target.apply(&[task("g", 6, LOW)], &since).await.unwrap();
+    target.apply(&[&task("g", 6, LOW)], &since).await.unwrap();
     d1.proxy.repeat(late).await;
     assert_eq!(d1.column(STANDS).await, ["6"]);
     let epochs =

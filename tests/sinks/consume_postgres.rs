@@ -25,11 +25,14 @@ async fn a_consumer_that_lags_takes_back_neither_a_row_of_postgres_nor_what_is_k
     let (mut late, mut early) = (target(&schema), target(&schema));
     let before = feeds(&[("e", 1)], 5);
     let since = feeds(&[("e", 1), ("g", 6)], 6);
-    late.apply(&[task("e", 5, HIGH)], &before).await.unwrap();
-    early.apply(&[task("g", 6, LOW)], &since).await.unwrap();
+    late.apply(&[&task("e", 5, HIGH)], &before).await.unwrap();
+    early.apply(&[&task("g", 6, LOW)], &since).await.unwrap();
     let mut another = target(&schema);
-    another.apply(&[task("e", 5, HIGH)], &before).await.unwrap();
-    late.apply(&[task("e", 4, HIGH)], &before).await.unwrap();
+    another
+        .apply(&[&task("e", 5, HIGH)], &before)
+        .await
+        .unwrap();
+    late.apply(&[&task("e", 4, HIGH)], &before).await.unwrap();
     let epochs = "SELECT epoch || ' ' || coalesce(through::text, '-') FROM sink_epochs ORDER BY 1";
     assert_eq!(schema.column(epochs).await, ["e 5", "g -"]);
     let stands = "SELECT change::text FROM records";

@@ -25,15 +25,16 @@ impl Calls {
         self.0.lock().unwrap().push(call.into());
     }
 
-    /// What was asked so far, except that the queue was told again and again what is in hand.
-    fn without_extensions(&self) -> Vec<String> {
+    /// What was asked so far, except what changes nothing.
+    fn steps(&self) -> Vec<String> {
         let calls = self.0.lock().unwrap();
-        let others = calls.iter().filter(|call| *call != "extend");
-        others.cloned().collect()
+        let is_step = |call: &&String| !["extend", "feed f"].contains(&call.as_str());
+        calls.iter().filter(is_step).cloned().collect()
     }
 
-    fn has(&self, call: &str) -> bool {
-        self.0.lock().unwrap().iter().any(|made| made == call)
+    fn count(&self, call: &str) -> usize {
+        let calls = self.0.lock().unwrap();
+        calls.iter().filter(|made| *made == call).count()
     }
 }
 
@@ -81,7 +82,8 @@ impl QueueSource for Part {
         true
     }
 
-    fn feed<'a>(&'a mut self, _id: &'a RandomId) -> BoxFuture<'a, Result<Option<Feed>, SinkError>> {
+    fn feed<'a>(&'a mut self, id: &'a RandomId) -> BoxFuture<'a, Result<Option<Feed>, SinkError>> {
+        self.calls.note(format!("feed {id}"));
         Box::pin(ready(Ok(None)))
     }
 }
@@ -95,7 +97,7 @@ struct Tables {
 impl TableTarget for Tables {
     fn apply<'a>(
         &'a mut self,
-        tasks: &'a [Task],
+        tasks: &'a [&'a Task],
         _feeds: &'a Feeds,
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         self.calls.note(format!("apply {}", tasks.len()));
@@ -152,12 +154,12 @@ async fn what_waits_for_its_turn_is_not_in_hand() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert!(calls.has("extend"), "it does not wait yet");
-    assert_eq!(calls.without_extensions(), Vec::<String>::new());
+    assert!(calls.count("extend") > 0, "it does not wait yet");
+    assert_eq!(calls.steps(), Vec::<String>::new());
     drop(turn_of_another);
     assert_eq!(stepping.await.unwrap(), Ok(Pace::Applied(2)));
     let expected = ["begin [1, 2]", "apply 2", "ack [1, 2]"];
-    assert_eq!(calls.without_extensions(), expected);
+    assert_eq!(calls.steps(), expected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,8 +169,16 @@ async fn what_was_refused_is_not_in_hand_until_it_is_tried_again() {
     let (mut consumer, _) = consumer(&calls, &bodies(2), [refusal]);
     assert_eq!(consumer.step().await, Ok(Pace::Applied(0)));
     let expected = ["begin [1, 2]", "apply 2", "begin []"];
-    assert_eq!(calls.without_extensions(), expected);
+    assert_eq!(calls.steps(), expected);
     assert_eq!(consumer.step().await, Ok(Pace::Applied(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_the_queue_does_not_know_is_asked_for_once_a_batch() {
+    let calls = Calls::default();
+    let (mut consumer, _) = consumer(&calls, &bodies(50), []);
+    assert_eq!(consumer.step().await, Ok(Pace::Applied(50)));
+    assert_eq!(calls.count("feed f"), 1);
 }
 
 /// What databases and hosts say is as long as they like.
@@ -202,7 +212,7 @@ async fn a_reason_from_outside_is_one_line_of_some_hundred_characters() {
         is_short(&reason);
         assert!(reason.contains("more bytes"), "{reason}");
     }
-    let calls = calls.without_extensions();
+    let calls = calls.steps();
     let letters = calls.iter().filter(|call| call.starts_with("set aside"));
     assert_eq!(letters.inspect(|call| is_short(call)).count(), 2);
 }
