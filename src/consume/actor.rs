@@ -9,6 +9,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
 use super::consumer::{Consumer, Pace, Parts, SharedTarget};
+use super::lasting_failure::WARN_INTERVAL;
 use crate::actor::address::Address;
 use crate::actor::{ActorContext, Arguments};
 use crate::delivery::backoff::Backoff;
@@ -25,8 +26,6 @@ const RETRY_JITTER: f64 = 0.2;
 const REFUSED_MAX: Duration = Duration::from_secs(1);
 /// The longest delay that a target may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// How often the log tells of partitions that fail.
-const ERROR_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Applies the tasks of one partition; see the module.
 pub(super) struct ConsumerActor;
@@ -214,7 +213,7 @@ impl ConsumerState {
             failing = consumption.failing.len();
         });
         let mut told_at = self.context.told_at();
-        if told_at.is_none_or(|told| told.elapsed() >= ERROR_INTERVAL) {
+        if told_at.is_none_or(|told| told.elapsed() >= WARN_INTERVAL) {
             *told_at = Some(Instant::now());
             tracing::warn!(
                 partition = part,

@@ -1,17 +1,20 @@
 //! Applies the tasks of one part of a queue: takes some, applies them, acks them behind the commit, and
 //! looks by halves for what the target refuses.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout_at};
 
+use crate::model::RandomId;
 use crate::sink::SinkError;
 use crate::sink::queue::{QueueSource, Taken};
 use crate::sink::target::{Feeds, TableTarget};
 use crate::sink::task::Task;
+use crate::telemetry::excerpt::shown;
 use crate::testing::fault::Faults;
 
 /// Tasks that are applied in one transaction.
@@ -83,7 +86,7 @@ impl Consumer {
     /// # Errors
     /// If the queue or the target gives no answer. All that is in hand comes again, here or elsewhere.
     pub async fn step(&mut self) -> Result<Pace, SinkError> {
-        let stepped = self.try_step().await;
+        let stepped = self.try_step().await.map_err(SinkError::shown);
         if stepped.is_err() {
             self.forget();
             self.parts.source.pause().await;
@@ -116,14 +119,8 @@ impl Consumer {
         }
         let count = self.count();
         let numbers: Vec<u64> = self.hand.iter().take(count).map(InHand::number).collect();
-        let tasks = self.hand.iter().take(count);
-        let tasks: Vec<Task> = tasks.filter_map(|held| held.task.clone().ok()).collect();
-        self.learn(&tasks).await?;
-        self.parts.source.begin(&numbers).await?;
-        for held in self.hand.iter().take(count) {
-            self.parts.faults.touch(&held.taken.body);
-        }
-        match self.apply(&tasks).await {
+        self.learn(count).await?;
+        match self.apply(&numbers).await {
             Ok(()) => {
                 self.parts.source.ack(&numbers).await?;
                 self.hand.drain(..count);
@@ -131,19 +128,25 @@ impl Consumer {
                 self.refusals = 0;
                 Ok(Pace::Applied(count as u64))
             }
-            Err(SinkError::Refused(_)) if count > 1 => {
-                self.cut = count / 2;
-                Ok(Pace::Applied(0))
-            }
             Err(SinkError::Refused(reason)) => {
-                self.cut = 1;
-                self.refusals += 1;
-                match self.refusals > self.parts.retries {
-                    true => self.set_aside(reason, self.refusals).await,
-                    false => Ok(Pace::Refused(reason)),
-                }
+                // Until it is tried again, its consumer may end by another part's task.
+                self.parts.source.begin(&[]).await?;
+                self.refused(count, shown(&reason)).await
             }
             Err(error) => Err(error),
+        }
+    }
+
+    async fn refused(&mut self, count: usize, reason: String) -> Result<Pace, SinkError> {
+        if count > 1 {
+            self.cut = count / 2;
+            return Ok(Pace::Applied(0));
+        }
+        self.cut = 1;
+        self.refusals += 1;
+        match self.refusals > self.parts.retries {
+            true => self.set_aside(reason, self.refusals).await,
+            false => Ok(Pace::Refused(reason)),
         }
     }
 
@@ -161,43 +164,40 @@ impl Consumer {
         count
     }
 
-    /// Asks the queue for the epochs of feeds that are not known yet.
-    async fn learn(&mut self, tasks: &[Task]) -> Result<(), SinkError> {
-        for Task { feed, change } in tasks {
-            let known = self.feeds.get(feed);
-            let is_known = known.is_some_and(|known| {
-                let mut epochs = known.epochs.iter();
-                epochs.any(|epoch| epoch.id == change.epoch)
-            });
-            if !is_known && let Some(found) = self.parts.source.feed(feed).await? {
-                self.feeds.insert(feed.clone(), found);
+    /// Asks the queue for the feeds of the first tasks of which an epoch is not known yet, once for each.
+    async fn learn(&mut self, count: usize) -> Result<(), SinkError> {
+        let tasks = self.hand.iter().take(count).filter_map(InHand::task);
+        let is_known = |Task { feed, change }: &&Task| {
+            let epochs = self.feeds.get(feed).map(|known| known.epochs.iter());
+            epochs.is_some_and(|mut epochs| epochs.any(|epoch| epoch.id == change.epoch))
+        };
+        let unknown = tasks.filter(|task| !is_known(task));
+        let unknown: BTreeSet<RandomId> = unknown.map(|task| task.feed.clone()).collect();
+        for id in unknown {
+            if let Some(found) = self.parts.source.feed(&id).await? {
+                self.feeds.insert(id, found);
             }
         }
         Ok(())
     }
 
-    async fn apply(&mut self, tasks: &[Task]) -> Result<(), SinkError> {
-        let (target, feeds) = (self.parts.target.clone(), &self.feeds);
-        let applying = async {
-            let mut target = target.lock().await;
-            target.apply(tasks, feeds).await
-        };
-        let mut applying = Box::pin(timeout(DEADLINE, applying));
-        let mut extend = interval(EXTEND_INTERVAL);
-        loop {
-            tokio::select! {
-                biased;
-                applied = &mut applying => {
-                    let late = || {
-                        let seconds = DEADLINE.as_secs();
-                        SinkError::unavailable(format_args!("no answer within {seconds} s"))
-                    };
-                    return applied.unwrap_or_else(|_| Err(late()));
-                }
-                // Where it is no longer this consumer's part, the transaction is not committed.
-                _ = extend.tick() => self.parts.source.extend().await?,
-            }
+    /// Applies tasks when it is this consumer's turn. Only then they are noted as in hand: a task of
+    /// another part that ends the process says nothing about those that wait.
+    async fn apply(&mut self, numbers: &[u64]) -> Result<(), SinkError> {
+        let Self {
+            parts, feeds, hand, ..
+        } = self;
+        let first = || hand.iter().take(numbers.len());
+        let tasks: Vec<&Task> = first().filter_map(InHand::task).collect();
+        let source = &mut *parts.source;
+        let deadline = Instant::now() + DEADLINE;
+        let turn = parts.target.clone().lock_owned();
+        let mut target = within(deadline, source, turn).await?;
+        source.begin(numbers).await?;
+        for held in first() {
+            parts.faults.touch(&held.taken.body);
         }
+        within(deadline, source, target.apply(&tasks, feeds)).await?
     }
 
     async fn set_aside(&mut self, reason: String, attempts: u32) -> Result<Pace, SinkError> {
@@ -213,18 +213,46 @@ impl Consumer {
     }
 }
 
+/// Waits for `work`, and tells the queue meanwhile that what was taken is still in hand.
+async fn within<T>(
+    deadline: Instant,
+    source: &mut dyn QueueSource,
+    work: impl Future<Output = T>,
+) -> Result<T, SinkError> {
+    let mut work = pin!(timeout_at(deadline, work));
+    let mut extend = interval(EXTEND_INTERVAL);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => {
+                let late = |_| {
+                    let seconds = DEADLINE.as_secs();
+                    SinkError::unavailable(format_args!("no answer within {seconds} s"))
+                };
+                return done.map_err(late);
+            }
+            // Where it is no longer this consumer's part, the transaction is not committed.
+            _ = extend.tick() => source.extend().await?,
+        }
+    }
+}
+
 impl InHand {
     fn of(taken: Taken) -> Self {
         // A message that is not applied is not read either.
         let task = match &taken.verdict {
-            Some(reason) => Err(reason.clone()),
-            None => Task::parse(&taken.body).map_err(|error| error.to_string()),
+            Some(reason) => Err(shown(reason)),
+            None => Task::parse(&taken.body).map_err(|error| shown(&error.to_string())),
         };
         Self { taken, task }
     }
 
     fn number(&self) -> u64 {
         self.taken.number
+    }
+
+    fn task(&self) -> Option<&Task> {
+        self.task.as_ref().ok()
     }
 
     /// Why it is not applied.

@@ -3,6 +3,7 @@
 
 mod actor;
 mod consumer;
+mod lasting_failure;
 mod options;
 mod presence;
 mod running;

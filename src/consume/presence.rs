@@ -1,11 +1,12 @@
 //! The PresenceActor: says twice a second that this process is there, so that the partitions are shared
 //! among all that are.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use std::sync::Arc;
 
+use super::lasting_failure::LastingFailure;
 use crate::actor::address::Address;
 use crate::actor::{ActorContext, Arguments};
 use crate::sink::queue::{Presence, Queue};
@@ -34,6 +35,7 @@ pub(super) enum PresenceMessage {
 pub(super) struct PresenceState {
     context: ActorContext<PresenceContext>,
     presence: Box<dyn Presence>,
+    failure: LastingFailure,
     has_left: bool,
 }
 
@@ -52,6 +54,9 @@ impl Actor for PresenceActor {
         myself.cast(PresenceMessage::Beat)?;
         Ok(PresenceState {
             presence: context.queue.presence(),
+            failure: LastingFailure::new(context.status.clone(), |consumption| {
+                &mut consumption.presence_failure
+            }),
             context,
             has_left: false,
         })
@@ -67,14 +72,7 @@ impl Actor for PresenceActor {
             PresenceMessage::Beat if state.has_left => {}
             PresenceMessage::Beat => {
                 let _busy = state.context.begin(Point::PresenceBeat).await?;
-                // The consumers tell that the queue does not answer.
-                if let Ok(members) = state.presence.beat().await {
-                    state.context.status.update(|status| {
-                        if let Some(consumption) = &mut status.consumption {
-                            consumption.members = members;
-                        }
-                    });
-                }
+                state.beat().await;
                 myself.send_after(INTERVAL, || PresenceMessage::Beat);
             }
             PresenceMessage::Leave(reply) => {
@@ -84,5 +82,34 @@ impl Actor for PresenceActor {
             }
         }
         Ok(())
+    }
+}
+
+impl PresenceState {
+    async fn beat(&mut self) {
+        match self.presence.beat().await {
+            Ok(members) => {
+                self.context.status.update(|status| {
+                    if let Some(consumption) = &mut status.consumption {
+                        consumption.members = members;
+                    }
+                });
+                if let Some(seconds) = self.failure.ended() {
+                    tracing::info!(
+                        failed_s = seconds,
+                        "this process is counted among the consumers again"
+                    );
+                }
+            }
+            Err(error) => {
+                if let Some(reason) = self.failure.failed(error) {
+                    tracing::warn!(
+                        error = reason,
+                        "this process cannot be counted among the consumers; it takes no partition if it \
+                         never was"
+                    );
+                }
+            }
+        }
     }
 }

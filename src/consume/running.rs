@@ -78,7 +78,7 @@ pub async fn start(
         status: status.clone(),
         address: Address::default(),
     });
-    let mut children = vec![upkeep(target, &prometheus, &faults)];
+    let mut children = vec![upkeep(target, &status, &prometheus, &faults)];
     children.extend(contexts.iter().map(|context| consumer(context, &faults)));
     children.push(of_presence(&presence, &faults));
     if let Some(listener) = listener {
@@ -177,9 +177,15 @@ fn of_presence(context: &Arc<PresenceContext>, faults: &Faults) -> ChildSpec {
     child.on_ended(move || address.clear())
 }
 
-fn upkeep(target: SharedTarget, prometheus: &PrometheusHandle, faults: &Faults) -> ChildSpec {
+fn upkeep(
+    target: SharedTarget,
+    status: &StatusBoard,
+    prometheus: &PrometheusHandle,
+    faults: &Faults,
+) -> ChildSpec {
     let context = Arc::new(UpkeepContext {
         target,
+        status: status.clone(),
         prometheus: prometheus.clone(),
     });
     ChildSpec::new(

@@ -8,7 +8,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::{Instant, timeout};
 
 use super::consumer::SharedTarget;
+use super::lasting_failure::LastingFailure;
 use crate::actor::{ActorContext, Arguments};
+use crate::sink::SinkError;
+use crate::telemetry::status::StatusBoard;
 use crate::testing::fault::Point;
 
 /// How often the metrics are tidied, and asked whether upkeep is due.
@@ -23,6 +26,7 @@ pub(super) struct UpkeepActor;
 /// What an UpkeepActor needs.
 pub(super) struct UpkeepContext {
     pub(super) target: SharedTarget,
+    pub(super) status: StatusBoard,
     pub(super) prometheus: PrometheusHandle,
 }
 
@@ -32,6 +36,7 @@ pub(super) struct Tick;
 pub(super) struct UpkeepState {
     context: ActorContext<UpkeepContext>,
     due_at: Instant,
+    failure: LastingFailure,
 }
 
 impl Actor for UpkeepActor {
@@ -48,8 +53,11 @@ impl Actor for UpkeepActor {
         let context = ActorContext::start(arguments, cell, Point::UpkeepStart).await?;
         myself.cast(Tick)?;
         Ok(UpkeepState {
-            context,
             due_at: Instant::now(),
+            failure: LastingFailure::new(context.status.clone(), |consumption| {
+                &mut consumption.upkeep_failure
+            }),
+            context,
         })
     }
 
@@ -62,10 +70,7 @@ impl Actor for UpkeepActor {
         let _busy = state.context.begin(Point::UpkeepTick).await?;
         state.context.prometheus.run_upkeep();
         if Instant::now() >= state.due_at {
-            let target = state.context.target.clone();
-            let upkeep = async move { target.lock().await.do_upkeep().await };
-            // The consumers tell that the target does not answer.
-            let has_more = matches!(timeout(DEADLINE, upkeep).await, Ok(Ok(true)));
+            let has_more = state.do_upkeep().await;
             state.due_at = match has_more {
                 true => Instant::now(),
                 false => Instant::now() + UPKEEP_INTERVAL,
@@ -73,5 +78,42 @@ impl Actor for UpkeepActor {
         }
         myself.send_after(INTERVAL, || Tick);
         Ok(())
+    }
+}
+
+impl UpkeepState {
+    /// Does a piece of upkeep. Returns whether more is left.
+    async fn do_upkeep(&mut self) -> bool {
+        // The consumers tell that the target does not answer them.
+        let Ok(mut target) = timeout(DEADLINE, self.context.target.lock()).await else {
+            return true;
+        };
+        let done = timeout(DEADLINE, target.do_upkeep()).await;
+        drop(target);
+        let late = |_| {
+            let seconds = DEADLINE.as_secs();
+            SinkError::unavailable(format_args!("no answer within {seconds} s"))
+        };
+        match done.map_err(late).flatten() {
+            Ok(has_more) => {
+                if let Some(seconds) = self.failure.ended() {
+                    tracing::info!(
+                        failed_s = seconds,
+                        "the upkeep of the tables succeeds again"
+                    );
+                }
+                has_more
+            }
+            Err(error) => {
+                if let Some(reason) = self.failure.failed(error) {
+                    tracing::warn!(
+                        error = reason,
+                        "the upkeep of the tables fails; tasks are applied, but rows of removed accounts \
+                         stay, and nothing is purged by age"
+                    );
+                }
+                false
+            }
+        }
     }
 }

@@ -1,21 +1,32 @@
-//! Tasks as a place of tables writes them: those of each feed together, and each row once.
+//! Changes as a place of tables writes them: those of each feed together, each row once, and those of
+//! accounts apart from those of records.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::target::Feeds;
 use super::task::Task;
-use crate::model::{Change, ChangedRow, RandomId};
+use crate::model::{Change, ChangedAccount, ChangedRecord, ChangedRow, Feed};
 
 /// The changes of each feed, each row once, in its latest state: one statement cannot write a row twice.
+/// A feed that is not `known` has no epochs: revs and times decide then.
 pub(super) fn by_feed<'a>(
-    tasks: &'a [Task],
-    known: &Feeds,
-) -> Vec<(&'a RandomId, Vec<&'a Change>)> {
-    let mut feeds: Vec<(&RandomId, Vec<&Change>)> = Vec::new();
+    tasks: &[&'a Task],
+    known: &'a Feeds,
+) -> Vec<(Cow<'a, Feed>, Vec<&'a Change>)> {
+    let mut feeds: Vec<(Cow<'a, Feed>, Vec<&Change>)> = Vec::new();
     let mut places = HashMap::new();
     for Task { feed, change } in tasks {
-        let index = feeds.iter().position(|(id, _)| *id == feed);
+        let index = feeds.iter().position(|(held, _)| held.id == *feed);
         let index = index.unwrap_or_else(|| {
+            let unknown = || {
+                Cow::Owned(Feed {
+                    id: feed.clone(),
+                    epochs: Vec::new(),
+                    last: 0,
+                })
+            };
+            let feed = known.get(feed).map_or_else(unknown, Cow::Borrowed);
             feeds.push((feed, Vec::new()));
             feeds.len() - 1
         });
@@ -34,6 +45,24 @@ pub(super) fn by_feed<'a>(
         }
     }
     feeds
+}
+
+/// The changes of accounts, and those of records.
+#[expect(clippy::type_complexity, reason = "two lists of the same form")]
+pub(super) fn by_table<'a>(
+    changes: impl IntoIterator<Item = &'a Change>,
+) -> (
+    Vec<(&'a Change, &'a ChangedAccount)>,
+    Vec<(&'a Change, &'a ChangedRecord)>,
+) {
+    let (mut accounts, mut records) = (Vec::new(), Vec::new());
+    for change in changes {
+        match &change.row {
+            ChangedRow::Account(account) => accounts.push((change, &**account)),
+            ChangedRow::Record(record) => records.push((change, &**record)),
+        }
+    }
+    (accounts, records)
 }
 
 /// A message that comes once more may stand behind a newer one. Of two epochs the one that comes later is
@@ -56,7 +85,7 @@ fn age(change: &Change) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ChangedAccount, Feed};
+    use crate::model::RandomId;
 
     fn account(feed: &str, did: &str, epoch: &str, number: u64) -> Task {
         let account = ChangedAccount {
@@ -101,12 +130,13 @@ mod tests {
             };
             (id, feed)
         });
-        let grouped = by_feed(&tasks, &Feeds::from(known));
+        let known = Feeds::from(known);
+        let grouped = by_feed(&tasks.each_ref(), &known);
         let numbers: Vec<(&str, Vec<u64>)> = grouped
             .iter()
             .map(|(feed, changes)| {
                 let numbers = changes.iter().map(|change| change.number);
-                (feed.as_str(), numbers.collect())
+                (feed.id.as_str(), numbers.collect())
             })
             .collect();
         assert_eq!(numbers, [("f", vec![3, 1]), ("g", vec![1])]);
@@ -122,8 +152,10 @@ mod tests {
             task
         };
         let tasks = [at("h", 1, "2027"), at("e", 9, "2026"), at("e", 8, "2028")];
+        let none = Feeds::new();
         let stands = |tasks: &[Task]| {
-            let grouped = by_feed(tasks, &Feeds::new());
+            let tasks: Vec<&Task> = tasks.iter().collect();
+            let grouped = by_feed(&tasks, &none);
             (grouped[0].1[0].epoch.to_string(), grouped[0].1[0].number)
         };
         assert_eq!(stands(&tasks[..2]), ("h".to_owned(), 1));

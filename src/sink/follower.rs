@@ -11,6 +11,7 @@ use crate::delivery::budget::{Reservation, SinkShare};
 use crate::model::{Change, ChangedRow, DeadLetter, Feed, Stage};
 use crate::store::change_feed::ChangeFeed;
 use crate::store::{ChangePage, PieceLimit, StoreError};
+use crate::telemetry::excerpt::shown;
 
 /// The deadline of one step of a sink. What is not answered until then is asked again.
 const SINK_DEADLINE: Duration = Duration::from_secs(25);
@@ -122,7 +123,7 @@ impl Follower {
     /// If the sink or the database gives no answer. What the sink has is unknown then: the next step
     /// asks it.
     pub async fn step(&mut self) -> Result<Pace, SinkError> {
-        let stepped = self.try_step().await;
+        let stepped = self.try_step().await.map_err(SinkError::shown);
         if stepped.is_err() {
             self.taken = None;
             self.page = None;
@@ -178,6 +179,7 @@ impl Follower {
                 Ok(Pace::Next(count as u64))
             }
             Err(SinkError::Refused(reason)) => {
+                let reason = shown(&reason);
                 self.refused(&feed, count, (after, to), reason).await
             }
             Err(error) => Err(error),

@@ -8,6 +8,7 @@ mod control;
 pub mod d1;
 mod follower;
 pub mod item;
+mod lexicon_views;
 pub mod nats;
 mod nul;
 mod options;
@@ -30,6 +31,7 @@ pub use self::follower::{Follower, Pace, Parts, Rewound};
 pub use self::options::{InvalidSink, SinkOptions, TableOptions, Target};
 use crate::model::{Change, Feed};
 use crate::store::PieceLimit;
+use crate::telemetry::excerpt::shown;
 
 /// A place that follows the change feed.
 ///
@@ -93,6 +95,21 @@ impl SinkError {
         Self::Unavailable {
             reason: reason.to_string(),
             retry_after: None,
+        }
+    }
+
+    /// The same with an excerpt of its reason, in one line. A database or a host may say megabytes.
+    pub(crate) fn shown(self) -> Self {
+        match self {
+            Self::Unavailable {
+                reason,
+                retry_after,
+            } => Self::Unavailable {
+                reason: shown(&reason),
+                retry_after,
+            },
+            Self::Refused(reason) => Self::Refused(shown(&reason)),
+            Self::Superseded => Self::Superseded,
         }
     }
 }

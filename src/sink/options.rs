@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
 use url::Url;
 
 use super::Sink;
@@ -13,6 +14,7 @@ use super::postgres::{PostgresOptions, PostgresSink};
 use super::webhook::{WebhookOptions, WebhookSink};
 use crate::lexicon::TypedView;
 use crate::store::change_feed::ChangeFeed;
+use crate::store::sortable;
 
 /// A sink as it is configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,6 +162,15 @@ pub struct TableOptions {
     pub request_days: u32,
     /// The views of the lexicons in force.
     pub views: Arc<[TypedView]>,
+}
+
+impl TableOptions {
+    /// Ended booking requests that were written before are purged. Text that sorts.
+    pub(super) fn purged_before(&self) -> String {
+        let age = SignedDuration::from_hours(i64::from(self.request_days) * 24);
+        let limit = Timestamp::now().saturating_sub(age);
+        sortable(limit.unwrap_or(Timestamp::MIN))
+    }
 }
 
 /// What stands for something secret.

@@ -24,11 +24,12 @@ pub struct Taken {
 /// A future may be dropped at any time, between any two steps. After an error all that was taken comes
 /// again.
 pub trait QueueSource: Send + 'static {
-    /// Takes messages in their order, if the queue has one, behind those that were taken. Waits for some for less than a
-    /// second. There are none while another consumer has this part.
+    /// Takes the messages behind those that were taken, in the queue's order, if it has one. Waits for them
+    /// for less than a second. There are none while another consumer has this part.
     fn fetch(&mut self) -> BoxFuture<'_, Result<Vec<Taken>, SinkError>>;
 
-    /// Notes, so that it outlives this process, that these messages are about to be applied.
+    /// Notes, so that it outlives this process, that these messages are about to be applied, and no others.
+    /// There may be none.
     ///
     /// # Errors
     /// If another consumer has this part now: they must not be applied.
@@ -40,7 +41,8 @@ pub trait QueueSource: Send + 'static {
     /// Says that these messages are applied. They do not come again.
     fn ack<'a>(&'a mut self, numbers: &'a [u64]) -> BoxFuture<'a, Result<(), SinkError>>;
 
-    /// Puts a message where dead letters are, with the reason, and acks it.
+    /// Puts a message where dead letters are, with the reason, and acks it. The reason is an excerpt, in
+    /// one line.
     fn set_aside<'a>(
         &'a mut self,
         number: u64,
@@ -48,7 +50,8 @@ pub trait QueueSource: Send + 'static {
         attempts: u32,
     ) -> BoxFuture<'a, Result<(), SinkError>>;
 
-    /// Gives this part to whichever consumer comes next. What was taken comes again, there or here.
+    /// Gives this part back, so that another consumer can take it. What was taken comes again, there or
+    /// here.
     fn release(&mut self) -> BoxFuture<'_, ()>;
 
     /// Stops for a while, after an error. What was taken comes again. A queue that counts how often it

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::status::{ActorState, ActorStatus, ConnectionState, SourceStatus, Status};
+use super::status::{ActorState, ActorStatus, ConnectionState, Failure, SourceStatus, Status};
 use crate::model::Pause;
 
 /// A commit that is parked for longer is worth a warning.
@@ -50,6 +50,7 @@ fn is_false(flag: &bool) -> bool {
 pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Readiness {
     let worker = worker_fault(status).map(|message| ("worker".to_owned(), message));
     let queue = queue_fault(status, now).map(|message| ("queue".to_owned(), message));
+    let presence = presence_fault(status, now).map(|message| ("queue".to_owned(), message));
     let database = database_fault(status, now).map(|message| ("database".to_owned(), message));
     let directory = directory_fault(status, now).map(|message| ("directory".to_owned(), message));
     let actors = status.actors.iter().filter_map(|(name, actor)| {
@@ -69,6 +70,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
     let reasons: Vec<_> = worker
         .into_iter()
         .chain(queue)
+        .chain(presence)
         .chain(database)
         .chain(directory)
         .chain(actors)
@@ -85,6 +87,7 @@ pub fn readiness(status: &Status, now: Timestamp, thresholds: &Thresholds) -> Re
         .chain(rules_warning(status))
         .chain(paused_sinks(status))
         .chain(sink_warnings(status, now))
+        .chain(consumption_warnings(status, now))
         .collect();
     Readiness {
         ready: reasons.iter().all(|reason| reason.is_warning),
@@ -201,6 +204,35 @@ fn sink_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reason
     })
 }
 
+/// What fails beside the tasks, which are applied.
+fn consumption_warnings(status: &Status, now: Timestamp) -> impl Iterator<Item = Reason> {
+    let consumption = status.consumption.as_ref();
+    let presence = consumption
+        .filter(|consumption| consumption.members.is_some())
+        .and_then(|consumption| consumption.presence_failure.as_ref());
+    let presence = presence.map(|failure| {
+        let problem = "this process is not counted among the consumers; the partitions that it has \
+                       stay, but may be shared unevenly";
+        ("queue", problem, failure)
+    });
+    let upkeep = consumption.and_then(|consumption| consumption.upkeep_failure.as_ref());
+    let upkeep = upkeep.map(|failure| {
+        let problem = "the upkeep of the tables fails; rows of removed accounts stay, and nothing is \
+                       purged by age";
+        ("database", problem, failure)
+    });
+    let warning = move |(component, problem, failure): (&str, &str, &Failure)| Reason {
+        component: component.to_owned(),
+        message: format!(
+            "{problem} (for {} s so far): {}",
+            elapsed(failure.at, now).as_secs(),
+            failure.reason
+        ),
+        is_warning: true,
+    };
+    presence.into_iter().chain(upkeep).map(warning)
+}
+
 /// Records that were judged by other rules than those in force.
 fn rules_warning(status: &Status) -> Option<Reason> {
     let outdated = &status.outdated_collections;
@@ -241,6 +273,20 @@ fn queue_fault(status: &Status, now: Timestamp) -> Option<String> {
         (None, None) => Some("has not been reached yet".to_owned()),
         (None, Some(_)) => None,
     }
+}
+
+/// A consumer that was never counted among those of its queue takes no partition.
+fn presence_fault(status: &Status, now: Timestamp) -> Option<String> {
+    let consumption = status.consumption.as_ref()?;
+    let failure = consumption.presence_failure.as_ref()?;
+    let seconds = elapsed(failure.at, now).as_secs();
+    consumption.members.is_none().then(|| {
+        format!(
+            "this process has not been counted among the consumers for {seconds} s, and takes no \
+             partition: {}",
+            failure.reason
+        )
+    })
 }
 
 fn database_fault(status: &Status, now: Timestamp) -> Option<String> {
@@ -333,7 +379,7 @@ fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
 mod tests {
     use super::*;
     use crate::model::{Position, RepoCounts};
-    use crate::telemetry::status::{Consumption, DirectoryFailure, Failure};
+    use crate::telemetry::status::{Consumption, DirectoryFailure};
 
     const THRESHOLDS: Thresholds = Thresholds {
         disconnected: Duration::from_secs(200),
@@ -458,6 +504,37 @@ mod tests {
         assert_eq!(
             faults(|status| *status = consumption(Some(failure(7)), Some(ago(5)))),
             ["queue: 1 of 16 partitions have not been read for up to 7 s: it broke"]
+        );
+    }
+
+    #[test]
+    fn a_consumer_that_was_never_counted_is_not_ready_and_what_fails_beside_the_tasks_is_a_warning()
+    {
+        let with = |members| Status {
+            consumption: Some(Consumption {
+                members,
+                last_success_at: Some(ago(5)),
+                presence_failure: Some(failure(7)),
+                upkeep_failure: Some(failure(8)),
+                ..Consumption::default()
+            }),
+            ..Status::default()
+        };
+        let never = readiness(&with(None), ago(0), &THRESHOLDS);
+        assert!(!never.ready);
+        assert_eq!(
+            never.reasons[0].message,
+            "this process has not been counted among the consumers for 7 s, and takes no partition: it \
+             broke"
+        );
+        let no_more = readiness(&with(Some(2)), ago(0), &THRESHOLDS);
+        assert!(no_more.ready);
+        let components = no_more.reasons.iter().map(|reason| &reason.component[..]);
+        assert_eq!(components.collect::<Vec<_>>(), ["queue", "database"]);
+        assert_eq!(
+            no_more.reasons[1].message,
+            "the upkeep of the tables fails; rows of removed accounts stay, and nothing is purged by age \
+             (for 8 s so far): it broke"
         );
     }
 

@@ -380,6 +380,10 @@ pub struct Consumption {
     pub last_success_at: Option<Timestamp>,
     /// Since when, and why, a partition is not read.
     pub failing: BTreeMap<u32, Failure>,
+    /// Since when, and why, this process cannot be counted among the consumers.
+    pub presence_failure: Option<Failure>,
+    /// Since when, and why, the upkeep of the tables fails.
+    pub upkeep_failure: Option<Failure>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]

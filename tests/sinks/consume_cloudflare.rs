@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::{Path as UrlPath, Query, State};
@@ -125,12 +125,17 @@ const DID: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
 const GONE: &str = "did:plc:bbbbbbbbbbbbbbbbbbbbbbbb";
 const NOTE: &str = "com.example.note";
 
+/// The rev of a commit.
+fn rev(number: u64) -> String {
+    tid(1_767_225_600_000_000, number as u16)
+}
+
 /// A task of one record, with the fields of `more`.
 fn task(did: &str, rkey: &str, change: u64, more: &Value) -> String {
     let mut task = json!({
         "type": "upsert", "collection": NOTE, "did": did, "rkey": rkey,
         "uri": format!("at://{did}/{NOTE}/{rkey}"), "cid": "bafy",
-        "timestamp": "2026-01-01T00:00:00.000Z", "rev": tid(1_767_225_600_000_000, change as u16),
+        "timestamp": "2026-01-01T00:00:00.000Z", "rev": rev(change),
         "seq": change, "source": "wss://relay", "feed": "f", "epoch": "e", "change": change,
         "verified": "none", "first_indexed_at": "2026-01-01T00:00:00.000Z",
         "last_indexed_at": "2026-01-01T00:00:00.000Z",
@@ -151,7 +156,7 @@ async fn of_one_epoch_the_later_change_stands_in_either_order() {
     let queue = Queue::start(patient()).await;
     let from = with_letters(&url(&queue.origin, folder.path()));
     let _program = Program::start(consume(&from, &schema.url())).await;
-    let rev = tid(1_767_225_600_000_000, 1);
+    let rev = rev(1);
     let shown = |rkey: &str| task(DID, rkey, 1, &json!({ "record": {}, "rev": rev }));
     let hidden = |rkey: &str| {
         let hidden = json!({ "type": "delete", "stale": true, "rev": rev });
@@ -232,7 +237,9 @@ async fn without_a_dead_letter_queue_the_settings_of_the_queue_decide() {
 #[derive(Clone)]
 struct Hosts {
     key: String,
-    car: Vec<u8>,
+    car: Arc<Mutex<Vec<u8>>>,
+    /// How often a record was asked for.
+    asked: Arc<AtomicU32>,
     /// The host, and the directory.
     http: String,
 }
@@ -242,7 +249,8 @@ impl Hosts {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let hosts = Self {
             key: repo.key().public_multibase(),
-            car: repo.export_car().unwrap(),
+            car: Arc::new(Mutex::new(repo.export_car().unwrap())),
+            asked: Arc::default(),
             http: format!("http://{}", listener.local_addr().unwrap()),
         };
         let routes = Router::new()
@@ -251,6 +259,15 @@ impl Hosts {
             .with_state(hosts.clone());
         tokio::spawn(async move { serve(listener, routes).await });
         hosts
+    }
+
+    /// The host has read what `repo` has.
+    fn catch_up(&self, repo: &Repository) {
+        *self.car.lock().unwrap() = repo.export_car().unwrap();
+    }
+
+    fn asked(&self) -> u32 {
+        self.asked.load(Ordering::Relaxed)
     }
 }
 
@@ -278,7 +295,16 @@ async fn repository(
     Query(query): Query<HashMap<String, String>>,
 ) -> Vec<u8> {
     assert_eq!(query["collection"], NOTE);
-    hosts.car
+    hosts.asked.fetch_add(1, Ordering::Relaxed);
+    hosts.car.lock().unwrap().clone()
+}
+
+/// A record of 200 KB.
+fn large(rkey: &str, version: u64) -> Write {
+    Write {
+        path: format!("{NOTE}/{rkey}"),
+        value: Some(ipld!({ "text": "x".repeat(200_000), "rkey": rkey, "version": version })),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,11 +315,8 @@ async fn a_record_that_is_not_in_its_task_is_that_of_the_host_if_it_is_still_the
     let folder = tempfile::tempdir().unwrap();
     let key = SigningKey::generate(&mut fastrand::Rng::with_seed(1));
     let mut repo = Repository::new(DID, key);
-    let writes = ["same", "changed"].map(|rkey| Write {
-        path: format!("{NOTE}/{rkey}"),
-        value: Some(ipld!({ "text": "x".repeat(200_000), "rkey": rkey })),
-    });
-    repo.apply(writes.into(), tid(1_767_225_600_000_000, 1));
+    let writes = ["same", "changed"].map(|rkey| large(rkey, 1));
+    repo.apply(writes.into(), rev(9));
     let cid = |rkey: &str| repo.cid(&format!("{NOTE}/{rkey}")).unwrap().to_string();
     let (same, other) = (cid("same"), cid("changed"));
     let plc = Hosts::start(&repo).await.http;
@@ -335,6 +358,50 @@ async fn a_record_that_is_not_in_its_task_is_that_of_the_host_if_it_is_still_the
     until_settled(&queue).await;
     assert_eq!(queue.letters().len(), 1);
     assert_eq!(records(&schema).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_lags_behind_its_account_is_asked_again_and_no_record_is_skipped() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate(&mut fastrand::Rng::with_seed(1));
+    let mut repo = Repository::new(DID, key);
+    repo.apply(vec![large("old", 1)], rev(1));
+    let hosts = Hosts::start(&repo).await;
+    repo.apply(vec![large("old", 2), large("new", 2)], rev(2));
+    let cid = |rkey: &str| repo.cid(&format!("{NOTE}/{rkey}")).unwrap().to_string();
+    let omitted = |cid: String| json!({ "omitted": true, "cid": cid, "rev": rev(2) });
+    let queue = Queue::start(patient()).await;
+    let bodies = [
+        task(DID, "old", 1, &omitted(cid("old"))),
+        task(DID, "new", 2, &omitted(cid("new"))),
+        // The commit of this task is the one that the host has, and says something else.
+        task(
+            DID,
+            "gone",
+            3,
+            &json!({ "omitted": true, "cid": "bafy", "rev": rev(1) }),
+        ),
+    ];
+    push(&queue, &bodies).await;
+    let from = with_letters(&url(&queue.origin, folder.path()));
+    let _program = Program::start(consume_with(&from, &schema.url(), &hosts.http)).await;
+    until(
+        "the host was asked, and what it said is settled",
+        async || {
+            let requests = queue.requests();
+            hosts.asked() >= 3 && requests.iter().any(|(what, _)| what == "ack")
+        },
+    )
+    .await;
+    assert_eq!(queue.backlog().len(), 3);
+    hosts.catch_up(&repo);
+    until_settled(&queue).await;
+    let stands = "SELECT rkey || (record ->> 'version') FROM records ORDER BY rkey";
+    assert_eq!(schema.column(stands).await, ["new2", "old2"]);
+    assert_eq!(queue.letters(), Vec::<Value>::new());
 }
 
 /// The queue counts how often it hands out a message.

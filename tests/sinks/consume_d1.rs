@@ -4,12 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use huddle_firehose::model::{Epoch, Feed, RandomId};
 use huddle_firehose::sink::d1::D1Target;
 use huddle_firehose::sink::target::{Feeds, TableTarget};
-use huddle_firehose::sink::task::Task;
 use huddle_firehose::sink::{SinkOptions, Target};
-use serde_json::json;
 use test_support::d1::{D1, assert_follows};
 use test_support::http_proxy::Fate;
 use test_support::nats::Queue;
@@ -143,35 +140,6 @@ fn target(d1: &D1) -> D1Target {
     }
 }
 
-/// A version of one record.
-fn task(epoch: &str, change: u64, rev: &str) -> Task {
-    let task = json!({
-        "type": "upsert", "collection": "com.huddle.note", "did": "did:plc:ann", "rkey": "a",
-        "uri": "at://did:plc:ann/com.huddle.note/a", "record": { "n": change }, "cid": "bafy",
-        "timestamp": "2026-01-01T00:00:00.000Z", "rev": rev, "seq": change, "source": "wss://relay",
-        "feed": "f", "epoch": epoch, "change": change, "verified": "none",
-        "first_indexed_at": "2026-01-01T00:00:00.000Z",
-        "last_indexed_at": "2026-01-01T00:00:00.000Z",
-    });
-    Task::parse(task.to_string().as_bytes()).unwrap()
-}
-
-fn feeds(epochs: &[(&str, u64)], last: u64) -> Feeds {
-    let id = RandomId::new("f");
-    let epochs = epochs.iter().map(|(epoch, first_change)| Epoch {
-        id: RandomId::new(epoch),
-        first_change: *first_change,
-    });
-    let feed = Feed {
-        id: id.clone(),
-        epochs: epochs.collect(),
-        last,
-    };
-    Feeds::from([(id, feed)])
-}
-
-const HIGH: &str = "3k33333333333";
-const LOW: &str = "3k22222222222";
 const STANDS: &str = "SELECT change || '' AS change FROM records";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,19 +151,13 @@ async fn of_one_feed_the_later_change_replaces_in_d1_and_the_higher_rev_where_ep
     let mut target = target(&d1);
     let (first, second) = (task("e", 5, HIGH), task("g", 6, LOW));
     let none = Feeds::new();
-    target
-        .apply(std::slice::from_ref(&first), &none)
-        .await
-        .unwrap();
-    target
-        .apply(std::slice::from_ref(&second), &none)
-        .await
-        .unwrap();
+    target.apply(&[&first], &none).await.unwrap();
+    target.apply(&[&second], &none).await.unwrap();
     assert_eq!(d1.column(STANDS).await, ["5"]);
     let known = feeds(&[("e", 1), ("g", 6)], 6);
-    target.apply(&[second], &known).await.unwrap();
+    target.apply(&[&second], &known).await.unwrap();
     assert_eq!(d1.column(STANDS).await, ["6"]);
-    target.apply(&[first], &known).await.unwrap();
+    target.apply(&[&first], &known).await.unwrap();
     assert_eq!(d1.column(STANDS).await, ["6"]);
 }
 
@@ -208,7 +170,7 @@ async fn of_one_epoch_that_is_not_known_the_later_change_stands_in_d1() {
     let mut target = target(&d1);
     let none = Feeds::new();
     for task in [task("e", 6, LOW), task("e", 5, HIGH)] {
-        target.apply(&[task], &none).await.unwrap();
+        target.apply(&[&task], &none).await.unwrap();
     }
     assert_eq!(d1.column(STANDS).await, ["6"]);
 }
@@ -220,10 +182,10 @@ async fn a_late_request_takes_back_neither_a_row_of_d1_nor_what_is_known_of_a_fe
     };
     let mut target = target(&d1);
     let before = feeds(&[("e", 1)], 5);
-    target.apply(&[task("e", 5, HIGH)], &before).await.unwrap();
+    target.apply(&[&task("e", 5, HIGH)], &before).await.unwrap();
     let late = d1.proxy.count() - 1;
     let since = feeds(&[("e", 1), ("g", 6)], 6);
-    target.apply(&[task("g", 6, LOW)], &since).await.unwrap();
+    target.apply(&[&task("g", 6, LOW)], &since).await.unwrap();
     d1.proxy.repeat(late).await;
     assert_eq!(d1.column(STANDS).await, ["6"]);
     let epochs =

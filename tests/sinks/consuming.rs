@@ -3,8 +3,12 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use huddle_firehose::model::{Epoch, Feed, RandomId};
+use huddle_firehose::sink::target::Feeds;
+use huddle_firehose::sink::task::Task;
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::testing::mock_relay::{MockRelay, Options};
+use serde_json::json;
 use test_support::mock_relay::relay_with;
 use test_support::nats::Queue;
 use test_support::postgres::Schema;
@@ -93,3 +97,40 @@ pub(crate) async fn number(program: &Program, name: &str) -> u64 {
         .as_u64()
         .unwrap_or_default()
 }
+
+/// A version of one record.
+pub(crate) fn task(epoch: &str, change: u64, rev: &str) -> Task {
+    Task::parse(body(epoch, change, rev).as_bytes()).unwrap()
+}
+
+/// The same as a queue has it.
+pub(crate) fn body(epoch: &str, change: u64, rev: &str) -> String {
+    let task = json!({
+        "type": "upsert", "collection": "com.huddle.note", "did": "did:plc:ann", "rkey": "a",
+        "uri": "at://did:plc:ann/com.huddle.note/a", "record": { "n": change }, "cid": "bafy",
+        "timestamp": "2026-01-01T00:00:00.000Z", "rev": rev, "seq": change, "source": "wss://relay",
+        "feed": "f", "epoch": epoch, "change": change, "verified": "none",
+        "first_indexed_at": "2026-01-01T00:00:00.000Z",
+        "last_indexed_at": "2026-01-01T00:00:00.000Z",
+    });
+    task.to_string()
+}
+
+/// What is known of the feed of [`task`]: its epochs, each with its first change, and its last change.
+pub(crate) fn feeds(epochs: &[(&str, u64)], last: u64) -> Feeds {
+    let id = RandomId::new("f");
+    let epochs = epochs.iter().map(|(epoch, first_change)| Epoch {
+        id: RandomId::new(epoch),
+        first_change: *first_change,
+    });
+    let feed = Feed {
+        id: id.clone(),
+        epochs: epochs.collect(),
+        last,
+    };
+    Feeds::from([(id, feed)])
+}
+
+/// Two revs.
+pub(crate) const HIGH: &str = "3k33333333333";
+pub(crate) const LOW: &str = "3k22222222222";

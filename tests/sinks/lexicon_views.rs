@@ -142,6 +142,8 @@ async fn whatever_a_record_says_a_column_has_the_same_value_in_both_engines() {
 }
 
 const NAMES: &str = "SELECT name FROM lexicon_views ORDER BY name";
+/// What the operator has under the name of a view.
+const MINE: &str = "SELECT mine FROM community_example_event";
 
 #[tokio::test]
 async fn views_follow_their_lexicons_and_those_of_another_sink_stay() {
@@ -211,4 +213,56 @@ async fn d1_has_the_same_views_and_they_follow_their_lexicons() {
     follow_d1(&mut follower(&d1.url(), &store, "one", &all)).await;
     let mine = "SELECT count(*) FROM community_example_event";
     assert_eq!(d1.column(mine).await, ["0"]);
+}
+
+/// To D1 a name is the same in any case.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_of_the_operator_stays_in_d1_and_that_of_the_lexicon_is_made_when_it_is_gone() {
+    let Some(d1) = crate::d1::database().await else {
+        return;
+    };
+    let all = views(&properties());
+    let (_database, store) = worker(&all).await;
+    d1.execute(&["CREATE VIEW Community_Example_Event AS SELECT 'x' AS mine"])
+        .await;
+    follow_d1(&mut follower(&d1.url(), &store, "one", &all)).await;
+    let rows = d1.column("SELECT uri FROM records").await;
+    assert_eq!(rows.len(), records().len());
+    assert_eq!(d1.column(MINE).await, ["x"]);
+    assert_eq!(d1.column(NAMES).await, Vec::<String>::new());
+
+    d1.execute(&["DROP VIEW Community_Example_Event"]).await;
+    follow_d1(&mut follower(&d1.url(), &store, "one", &all)).await;
+    assert_eq!(d1.column(NAMES).await, ["community_example_event"]);
+}
+
+/// A table is in the place of a view, and the next start wants other views.
+async fn with_a_table_in_the_place_of_a_view(wanted: &[TypedView]) {
+    let Some(d1) = crate::d1::database().await else {
+        return;
+    };
+    let first = views(&properties());
+    let (_database, store) = worker(&first).await;
+    follow_d1(&mut follower(&d1.url(), &store, "one", &first)).await;
+    d1.execute(&[
+        "DROP VIEW community_example_event",
+        "CREATE TABLE Community_Example_Event AS SELECT 'y' AS mine",
+    ])
+    .await;
+    apply(&store, vec![put(ALICE, "later", 100)], 100).await;
+    follow_d1(&mut follower(&d1.url(), &store, "one", wanted)).await;
+    let later = d1.column("SELECT uri FROM records WHERE rkey = 'later'");
+    assert_eq!(later.await.len(), 1);
+    assert_eq!(d1.column(MINE).await, ["y"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_cannot_be_made_anew_stops_no_delivery_to_d1() {
+    let changed = views(&json!({"title": {"type": "string"}}));
+    with_a_table_in_the_place_of_a_view(&changed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_cannot_be_dropped_stops_no_delivery_to_d1() {
+    with_a_table_in_the_place_of_a_view(&[]).await;
 }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::atproto::json::dag_cbor_to_json;
-use crate::atproto::syntax::{Did, Nsid, RecordKey};
+use crate::atproto::syntax::{Did, Nsid, RecordKey, Tid};
 use crate::identity::{Resolve, Resolver};
 use crate::net::http_client::{Fetcher, NamedBy};
 use crate::repo::host::{Deadlines, Host, HttpHosts};
@@ -44,6 +44,7 @@ pub(super) struct Claim {
     collection: Nsid,
     rkey: RecordKey,
     cid: String,
+    rev: Tid,
 }
 
 #[derive(Deserialize)]
@@ -53,6 +54,7 @@ struct Omitted {
     collection: String,
     rkey: String,
     cid: String,
+    rev: String,
 }
 
 impl Claim {
@@ -65,6 +67,7 @@ impl Claim {
             collection: Nsid::parse(&task.collection).ok()?,
             rkey: RecordKey::parse(&task.rkey).ok()?,
             cid: task.cid,
+            rev: Tid::parse(&task.rev).ok()?,
         })
     }
 }
@@ -83,11 +86,11 @@ impl Claims {
         })
     }
 
-    /// The task of `body` with its record; `None` if the account has another one there now, or none. A
+    /// The task of `body` with its record; `None` if the account has another one there since, or none: a
     /// newer task says so.
     ///
     /// # Errors
-    /// The reason why the record is not known.
+    /// The reason why the record is not known. A host may be behind the task, and is asked again.
     pub(super) async fn redeem(&self, claim: &Claim, body: &[u8]) -> Result<Option<Bytes>, String> {
         let asked = timeout(DEADLINE, self.record(claim)).await;
         let late = |_| format!("no record within {} s", DEADLINE.as_secs());
@@ -121,7 +124,13 @@ impl Claims {
                 let json = dag_cbor_to_json(&record);
                 json.map(Some).map_err(|error| error.to_string())
             }
-            Some(_) | None => Ok(None),
+            // Only a commit behind the task's says that the record has changed. A host that lags shows what
+            // was there before it.
+            Some(_) | None if proven.rev > claim.rev => Ok(None),
+            Some(_) | None => Err(format!(
+                "the host of {did} does not have the record yet: its repository is at {}, the task at {}",
+                proven.rev, claim.rev
+            )),
         }
     }
 }
@@ -147,7 +156,7 @@ mod tests {
     fn only_a_task_that_says_so_is_without_its_record() {
         let task = json!({
             "type": "upsert", "did": "did:plc:ann", "collection": "com.huddle.note", "rkey": "a",
-            "cid": "bafy", "omitted": true,
+            "cid": "bafy", "rev": "3k22222222222", "omitted": true,
         });
         let claim = |task: &Value| Claim::of(task.to_string().as_bytes());
         assert_eq!(claim(&task).unwrap().cid, "bafy");
@@ -157,6 +166,7 @@ mod tests {
             ("did", json!("ann")),
             ("rkey", json!("a/b")),
             ("cid", Value::Null),
+            ("rev", json!("3k")),
         ] {
             let mut other = task.clone();
             other[field] = value;

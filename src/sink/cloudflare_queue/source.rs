@@ -33,7 +33,8 @@ const MOST_ANSWER: usize = 32 << 20;
 const VISIBILITY: Duration = Duration::from_secs(300);
 /// How long the queue is left alone while it is empty.
 const IDLE: Duration = Duration::from_millis(900);
-/// Hosts that are asked for records at once. A hundred claims take no longer than a lease.
+/// How many records are asked for at once. Each has a deadline of 20 s, so the hundred of a pull take less
+/// time than its lease.
 const CLAIMS: usize = 8;
 /// What is refused, and has no queue for dead letters, comes again after so many seconds.
 const REFUSED_DELAY: u64 = 60;
@@ -126,7 +127,9 @@ struct Push {
 /// What a host says of the record of a task.
 enum Claimed {
     Whole(Bytes),
+    /// The account has proven a later commit with another record, or none.
     Changed,
+    /// The host does not answer, lags, or proves nothing.
     Unknown(String),
 }
 

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::error::sink_error;
+use super::error::{definition_error, sink_error};
 use super::options::D1Options;
 use super::statement::Statement;
 use crate::sink::SinkError;
-use crate::sink::cloudflare::Client;
+use crate::sink::cloudflare::{Client, Failure};
 
 /// Sends batches to one database.
 #[derive(Debug)]
@@ -32,8 +32,24 @@ impl Database {
 
     /// Runs `batch` in one transaction, and returns what each statement returned.
     pub(super) async fn run(&mut self, batch: &[Statement]) -> Result<Vec<Rows>, SinkError> {
+        self.ask(batch, sink_error).await
+    }
+
+    /// Runs `batch`, which makes or drops a view, in one transaction.
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] if its SQL is at fault.
+    pub(super) async fn define(&mut self, batch: &[Statement]) -> Result<(), SinkError> {
+        self.ask(batch, definition_error).await.map(drop)
+    }
+
+    async fn ask(
+        &mut self,
+        batch: &[Statement],
+        meaning: fn(Failure) -> SinkError,
+    ) -> Result<Vec<Rows>, SinkError> {
         let body = serde_json::to_vec(&Batch { batch }).map_err(SinkError::unavailable)?;
-        let rows: Option<Vec<Rows>> = self.0.post(body.into()).await.map_err(sink_error)?;
+        let rows: Option<Vec<Rows>> = self.0.post(body.into()).await.map_err(meaning)?;
         let rows = rows.unwrap_or_default();
         match rows.len() == batch.len() {
             true => Ok(rows),

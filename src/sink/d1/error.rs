@@ -23,8 +23,13 @@ const REFUSALS: [&str; 10] = [
     "too many columns",
 ];
 
+/// Faults of a statement that makes or drops a view, such as a name that is taken. Of other statements the
+/// same codes say that a table is missing, so no row is at fault.
+const DEFINITION_FAULTS: [&str; 2] = ["SQLITE_ERROR", "SQLITE_AUTH"];
+
 /// The request as a whole is too large.
 const TOO_LARGE: u16 = 413;
+const THROTTLED: u16 = 429;
 
 pub(super) fn sink_error(failure: Failure) -> SinkError {
     let says = |text: &str| failure.words.contains(text);
@@ -35,11 +40,20 @@ pub(super) fn sink_error(failure: Failure) -> SinkError {
     if says(GUARD) {
         return SinkError::Superseded;
     }
-    let is_throttled = status == 429;
-    if !is_throttled && (status == TOO_LARGE || REFUSALS.iter().any(|text| says(text))) {
+    if status != THROTTLED && (status == TOO_LARGE || REFUSALS.iter().any(|text| says(text))) {
         return SinkError::Refused(failure.to_string());
     }
     failure.unavailable()
+}
+
+/// The same for a request that makes or drops a view.
+pub(super) fn definition_error(failure: Failure) -> SinkError {
+    let is_answered = failure.status.is_some_and(|status| status != THROTTLED);
+    let says = |text: &&str| failure.words.contains(*text);
+    match is_answered && DEFINITION_FAULTS.iter().any(says) {
+        true => SinkError::Refused(failure.to_string()),
+        false => sink_error(failure),
+    }
 }
 
 #[cfg(test)]
@@ -128,6 +142,36 @@ mod tests {
             (400, "what is not known", "unavailable"),
         ] {
             assert_eq!(class(status, words), expected, "{status} {words}");
+        }
+    }
+
+    #[test]
+    fn a_view_is_refused_by_any_fault_of_its_sql_and_by_nothing_else() {
+        let is_refused = |status, words: &str| {
+            let failure = Failure {
+                status,
+                retry_after: None,
+                codes: vec![7500],
+                words: words.to_owned(),
+            };
+            matches!(definition_error(failure), SinkError::Refused(_))
+        };
+        for words in [
+            "table community_example_event already exists at offset 12: SQLITE_ERROR",
+            "use DROP TABLE to delete table community_example_event: SQLITE_ERROR",
+            "not authorized: SQLITE_AUTH",
+            "too many columns in result set: SQLITE_ERROR",
+        ] {
+            assert!(is_refused(Some(400), words), "{words}");
+            assert!(!is_refused(Some(429), words), "{words}");
+            assert!(!is_refused(None, words), "{words}");
+        }
+        for words in [
+            "D1_ERROR: Network connection lost.",
+            "",
+            "what is not known",
+        ] {
+            assert!(!is_refused(Some(500), words), "{words}");
         }
     }
 }

@@ -1,15 +1,13 @@
 //! The views of collections that lexicons describe. D1 speaks the SQL of the worker's own database, so
 //! they are the same.
 
-use std::collections::BTreeMap;
-
-use data_encoding::HEXLOWER;
-use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::client::Database;
 use super::statement::Statement;
 use crate::lexicon::TypedView;
 use crate::sink::SinkError;
+use crate::sink::lexicon_views::{Made, digest, warn_refused};
 use crate::store::sqlite::SqliteStore;
 
 const MADE: &str = "SELECT name, sink, digest FROM lexicon_views ORDER BY name";
@@ -18,14 +16,8 @@ const FORGET: &str = "DELETE FROM lexicon_views WHERE name = ?1";
 const NOTE: &str = "INSERT INTO lexicon_views (name, collection, sink, digest, made_at) \
      VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%dT%H:%M:%fZ'))";
 
-/// A view as its table has it.
-struct Made {
-    sink: String,
-    digest: String,
-}
-
 /// Makes the database have `views`, and no other views that this sink has made. A view that cannot be made
-/// is left out, with a line in the log: the rows are more important.
+/// or dropped is left as it is, with a line in the log: the rows are more important.
 ///
 /// # Errors
 /// If the database gives no answer.
@@ -37,35 +29,49 @@ pub(super) async fn bring(
     let (made, names) = read(database).await?;
     for (name, known) in &made {
         if known.sink == sink && !views.iter().any(|view| view.name == *name) {
-            database.run(&drops(name)).await?;
+            let dropped = database.define(&drops(name)).await;
+            forgive(sink, name, dropped)?;
         }
     }
     for view in views {
         let statement = SqliteStore::view_statement(view);
-        let digest = HEXLOWER.encode(&Sha256::digest(&statement));
+        let digest = digest(&statement);
         let known = made.get(&view.name);
         let exists = names.contains(&view.name);
         if exists && known.is_some_and(|known| known.digest == digest) {
             continue;
         }
         if exists && known.is_none() {
-            tell(sink, view, "the database has something else of that name");
+            let reason = "the database has something else of that name";
+            warn_refused(sink, &view.name, &reason);
             continue;
         }
         let mut batch = drops(&view.name);
         batch.push(Statement::new(statement, []));
         let note = [&view.name, view.collection.as_str(), sink, &digest];
         batch.push(Statement::new(NOTE, note.map(str::to_owned)));
-        match database.run(&batch).await {
-            Err(SinkError::Refused(reason)) => tell(sink, view, &reason),
-            outcome => drop(outcome?),
-        }
+        let made = database.define(&batch).await;
+        forgive(sink, &view.name, made)?;
     }
     Ok(())
 }
 
-/// The views of lexicons by their names, and the names of everything.
-async fn read(database: &mut Database) -> Result<(BTreeMap<String, Made>, Vec<String>), SinkError> {
+/// Logs that the database has refused a view. Other errors are the sink's.
+fn forgive(sink: &str, view: &str, outcome: Result<(), SinkError>) -> Result<(), SinkError> {
+    match outcome {
+        Err(SinkError::Refused(reason)) => {
+            warn_refused(sink, view, &reason);
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
+/// The views of lexicons by their names, and the names of everything, in lower case as those of views are:
+/// to D1 a name is the same in any case.
+async fn read(
+    database: &mut Database,
+) -> Result<(BTreeMap<String, Made>, BTreeSet<String>), SinkError> {
     let rows = database
         .run(&[Statement::new(MADE, []), Statement::new(NAMES, [])])
         .await?;
@@ -81,7 +87,10 @@ async fn read(database: &mut Database) -> Result<(BTreeMap<String, Made>, Vec<St
         };
         (name.to_owned(), made)
     });
-    let names = names.column("name").into_iter().map(str::to_owned);
+    let names = names
+        .column("name")
+        .into_iter()
+        .map(str::to_ascii_lowercase);
     Ok((made.collect(), names.collect()))
 }
 
@@ -92,13 +101,4 @@ fn drops(name: &str) -> Vec<Statement> {
         Statement::new(drop, []),
         Statement::new(FORGET, [name.to_owned()]),
     ]
-}
-
-fn tell(sink: &str, view: &TypedView, reason: &str) {
-    tracing::warn!(
-        sink,
-        view = view.name,
-        reason,
-        "the view of a lexicon cannot be made; the rows are delivered; mend that, then restart the worker"
-    );
 }

@@ -20,14 +20,14 @@ mod upkeep;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use jiff::{SignedDuration, Timestamp};
 
 use self::client::Database;
 pub use self::options::D1Options;
 use self::statement::Statement;
 pub use self::target::D1Target;
+use super::by_feed::by_table;
 use super::{Delivery, Sink, SinkError, TableOptions};
-use crate::model::{Change, ChangedRow, Feed};
+use crate::model::{Change, Feed};
 use crate::store::PieceLimit;
 
 /// What one batch writes at most. The bytes as signed count, but are not sent: about half of them are.
@@ -89,7 +89,7 @@ impl D1Sink {
             return Err(SinkError::Superseded);
         };
         let mut batch = vec![position::guard(&self.name, delivery, holder)];
-        let limit = purged_before(self.tables.request_days);
+        let limit = self.tables.purged_before();
         rows(&mut batch, delivery.feed, delivery.changes, &limit)?;
         batch.push(position::advance(&self.name, delivery));
         // It stays so if this future is dropped.
@@ -108,7 +108,7 @@ impl D1Sink {
     }
 
     async fn tidy(&mut self) -> Result<bool, SinkError> {
-        let batch = upkeep::piece(&purged_before(self.tables.request_days));
+        let batch = upkeep::piece(&self.tables.purged_before());
         let rows = self.database.run(&batch).await?;
         upkeep::is_left(&rows)
     }
@@ -121,24 +121,10 @@ fn rows<'a>(
     changes: impl IntoIterator<Item = &'a Change>,
     purged_before: &str,
 ) -> Result<(), SinkError> {
-    let mut accounts = Vec::new();
-    let mut records = Vec::new();
-    for change in changes {
-        match &change.row {
-            ChangedRow::Account(account) => accounts.push((change, &**account)),
-            ChangedRow::Record(record) => records.push((change, &**record)),
-        }
-    }
+    let (accounts, records) = by_table(changes);
     accounts::write(batch, feed, &accounts)?;
     records::write(batch, feed, &records)?;
     projections::write(batch, feed, &records, purged_before)
-}
-
-/// Ended booking requests that were written before are purged.
-fn purged_before(request_days: u32) -> String {
-    let age = SignedDuration::from_hours(i64::from(request_days) * 24);
-    let limit = Timestamp::now().saturating_sub(age);
-    crate::store::sortable(limit.unwrap_or(Timestamp::MIN))
 }
 
 impl Sink for D1Sink {

@@ -7,8 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::client::Database;
 use super::options::D1Options;
-use super::{epochs, lexicon_views, migrate, purged_before, rows, upkeep};
-use crate::model::Feed;
+use super::{epochs, lexicon_views, migrate, rows, upkeep};
 use crate::sink::by_feed::by_feed;
 use crate::sink::target::{Feeds, TableTarget};
 use crate::sink::task::Task;
@@ -52,18 +51,11 @@ impl D1Target {
         outcome
     }
 
-    async fn write(&mut self, tasks: &[Task], feeds: &Feeds) -> Result<(), SinkError> {
+    async fn write(&mut self, tasks: &[&Task], feeds: &Feeds) -> Result<(), SinkError> {
         self.prepare().await?;
-        let limit = purged_before(self.tables.request_days);
+        let limit = self.tables.purged_before();
         let mut batch = Vec::new();
-        for (id, changes) in by_feed(tasks, feeds) {
-            let unknown = || Feed {
-                id: id.clone(),
-                epochs: Vec::new(),
-                last: 0,
-            };
-            // Where its epochs are not known, revs and times decide.
-            let feed = feeds.get(id).cloned().unwrap_or_else(unknown);
+        for (feed, changes) in by_feed(tasks, feeds) {
             epochs::learn(&mut batch, &feed)?;
             rows(&mut batch, &feed, changes, &limit)?;
         }
@@ -75,7 +67,7 @@ impl D1Target {
 
     async fn tidy(&mut self) -> Result<bool, SinkError> {
         self.prepare().await?;
-        let batch = upkeep::piece(&purged_before(self.tables.request_days));
+        let batch = upkeep::piece(&self.tables.purged_before());
         let rows = self.database.run(&batch).await?;
         upkeep::is_left(&rows)
     }
@@ -84,7 +76,7 @@ impl D1Target {
 impl TableTarget for D1Target {
     fn apply<'a>(
         &'a mut self,
-        tasks: &'a [Task],
+        tasks: &'a [&'a Task],
         feeds: &'a Feeds,
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async {

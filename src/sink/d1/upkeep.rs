@@ -1,7 +1,7 @@
-//! Deletes what removed accounts had written, in pieces, and ended booking requests by age.
+//! Deletes the rows of removed accounts, a piece at a time, and old booking requests that have ended.
 //!
-//! A request may come late, or twice. So every statement finds out by itself what is to be deleted, from
-//! the state that it meets.
+//! A request to D1 may arrive late, or twice. So the request does not say which rows to delete: each
+//! statement reads that from the tables when it runs.
 
 use super::client::Rows;
 use super::statement::Statement;

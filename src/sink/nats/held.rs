@@ -253,7 +253,7 @@ impl Held {
                 headers.insert(name, value.clone());
             }
         }
-        headers.insert(ERROR, one_line(reason).as_str());
+        headers.insert(ERROR, reason);
         headers.insert(ATTEMPTS, attempts.to_string().as_str());
         let publish = PublishMessage::build()
             .payload(message.payload.clone())
@@ -285,13 +285,4 @@ fn numbered(message: jetstream::Message) -> Result<(u64, Message), SinkError> {
         payload: message.payload.clone(),
     };
     Ok((number, message))
-}
-
-/// A header has no line breaks.
-fn one_line(text: &str) -> String {
-    let is_plain = |c: char| !c.is_control();
-    text.chars()
-        .map(|c| if is_plain(c) { c } else { ' ' })
-        .take(1000)
-        .collect()
 }

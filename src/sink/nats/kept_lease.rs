@@ -67,7 +67,7 @@ impl KeptLease {
         }
     }
 
-    /// Gives it to whichever consumer comes next. If that fails, it ends by itself.
+    /// Gives it back, so that another consumer can take it. If that fails, it ends by itself.
     pub(super) async fn give_back(mut self) {
         self.lease.holder = None;
         self.lease.hand = None;

@@ -102,7 +102,6 @@ pub(super) fn headers(id: &str, stream: &str) -> HeaderMap {
 mod tests {
     use super::*;
 
-    /// The digests are those of `printf DID | sha256sum`.
     #[test]
     fn the_position_of_a_message_is_in_its_id_also_behind_a_rewind() {
         for id in ["f:e:9", "f:e:9:2"] {
@@ -118,8 +117,8 @@ mod tests {
             .map(|n| partition(&format!("did:plc:{n}"), 16))
             .collect();
         assert_eq!(spread.len(), 16);
+        // The first eight bytes of `printf foo | sha256sum`.
         let whole = 0x2c26_b46b_68ff_c68f_u64;
-        // SHA-256 of "foo" begins with 2c26b46b68ffc68f.
         assert_eq!(u64::from(partition("foo", 255)), whole % 255);
     }
 }

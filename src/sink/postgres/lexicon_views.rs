@@ -2,22 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use data_encoding::HEXLOWER;
-use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
 use crate::lexicon::{Column, ColumnKind, TypedView};
 use crate::sink::SinkError;
+use crate::sink::lexicon_views::{Made, digest, warn_refused};
 
 /// The columns that every view begins with. They are named by `FIXED_COLUMNS`.
 const FIXED: &str = "uri, did, rkey, cid, rev, last_indexed_at AS indexed_at";
-
-/// A view as its table has it.
-struct Made {
-    sink: String,
-    digest: String,
-}
 
 /// Makes the schema have `views`, and no other views that this sink has made, in the transaction that is
 /// open. A view that cannot be made is left as it is, with a line in the log: the rows are more important.
@@ -34,12 +27,12 @@ pub(super) async fn bring(
     for (name, made) in &known {
         if made.sink == sink && !is_wanted(name) {
             let dropped = replace(connection, name, None).await;
-            tell(sink, name, dropped)?;
+            forgive(sink, name, dropped)?;
         }
     }
     for view in views {
         let statement = statement(view);
-        let digest = HEXLOWER.encode(&Sha256::digest(&statement));
+        let digest = digest(&statement);
         let is_there = known
             .get(&view.name)
             .is_some_and(|made| made.digest == digest);
@@ -51,7 +44,7 @@ pub(super) async fn bring(
                 digest,
             };
             let made = replace(connection, &view.name, Some(new)).await;
-            tell(sink, &view.name, made)?;
+            forgive(sink, &view.name, made)?;
         }
     }
     Ok(())
@@ -75,9 +68,10 @@ async fn known(connection: &mut PgConnection) -> Result<BTreeMap<String, Made>, 
     Ok(known.collect::<Result<_, sqlx::Error>>()?)
 }
 
-/// A view that is to be made.
+/// A view to make.
 struct New<'a> {
     view: &'a TypedView,
+    /// The sink that makes it.
     sink: &'a str,
     statement: String,
     digest: String,
@@ -137,16 +131,10 @@ async fn try_replace(
 }
 
 /// Logs that the database has refused a view. Other errors are the sink's.
-fn tell(sink: &str, view: &str, outcome: Result<(), sqlx::Error>) -> Result<(), SinkError> {
+fn forgive(sink: &str, view: &str, outcome: Result<(), sqlx::Error>) -> Result<(), SinkError> {
     match outcome {
         Err(sqlx::Error::Database(error)) => {
-            tracing::warn!(
-                sink,
-                view,
-                %error,
-                "the view of a lexicon could not be made or dropped, and stays as it is; the rows are \
-                 delivered; rename or drop what is in its way, then restart the worker"
-            );
+            warn_refused(sink, view, &error);
             Ok(())
         }
         outcome => Ok(outcome?),

@@ -19,14 +19,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use jiff::{SignedDuration, Timestamp};
+use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
 
 pub use self::options::PostgresOptions;
 pub use self::target::PostgresTarget;
 use self::transaction::Connections;
+use super::by_feed::by_table;
 use super::{Delivery, Sink, SinkError, TableOptions};
-use crate::model::{ChangedRow, Feed};
+use crate::model::{Change, Feed};
 use crate::store::PieceLimit;
 
 /// What one transaction writes at most.
@@ -75,21 +76,11 @@ impl PostgresSink {
         let Some(holder) = self.holder.clone() else {
             return Err(SinkError::Superseded);
         };
-        let purged_before = purged_before(self.tables.request_days);
-        let mut accounts = Vec::new();
-        let mut records = Vec::new();
-        for change in delivery.changes {
-            match &change.row {
-                ChangedRow::Account(account) => accounts.push((change, &**account)),
-                ChangedRow::Record(record) => records.push((change, &**record)),
-            }
-        }
+        let purged_before = self.tables.purged_before();
         let mut transaction = self.connections.begin().await?;
         position::advance(&mut transaction, &self.name, delivery, &holder).await?;
-        let removals = accounts::write(&mut transaction, delivery.feed, &accounts).await?;
-        let written = records::write(&mut transaction, delivery.feed, &records).await?;
-        projections::write(&mut transaction, &written, &purged_before).await?;
-        if removals {
+        let Delivery { feed, changes, .. } = delivery;
+        if write_rows(&mut transaction, feed, changes, &purged_before).await? {
             removals::do_piece(&mut transaction).await?;
         }
         self.connections.commit(transaction).await
@@ -105,7 +96,7 @@ impl PostgresSink {
             .is_none_or(|last| last.elapsed() >= PURGE_INTERVAL);
         let mut has_more = removals::do_piece(&mut transaction).await?;
         if is_due {
-            let limit = purged_before(self.tables.request_days);
+            let limit = self.tables.purged_before();
             has_more |= projections::purge(&mut transaction, &limit).await?;
         }
         self.connections.commit(transaction).await?;
@@ -116,11 +107,18 @@ impl PostgresSink {
     }
 }
 
-/// Ended booking requests that were written before are purged.
-fn purged_before(request_days: u32) -> String {
-    let age = SignedDuration::from_hours(i64::from(request_days) * 24);
-    let limit = Timestamp::now().saturating_sub(age);
-    crate::store::sortable(limit.unwrap_or(Timestamp::MIN))
+/// Writes the rows of `changes`, which are of `feed`. Returns whether accounts were removed.
+async fn write_rows<'a>(
+    transaction: &mut PgConnection,
+    feed: &Feed,
+    changes: impl IntoIterator<Item = &'a Change>,
+    purged_before: &str,
+) -> Result<bool, SinkError> {
+    let (of_accounts, of_records) = by_table(changes);
+    let has_removals = accounts::write(transaction, feed, &of_accounts).await?;
+    let written = records::write(transaction, feed, &of_records).await?;
+    projections::write(transaction, &written, purged_before).await?;
+    Ok(has_removals)
 }
 
 impl Sink for PostgresSink {

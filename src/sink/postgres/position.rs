@@ -81,11 +81,8 @@ async fn move_to(
     }
 }
 
-/// Stores which epochs the feed has.
-pub(super) async fn store_epochs(
-    connection: &mut PgConnection,
-    feed: &Feed,
-) -> Result<(), SinkError> {
+/// Stores which epochs the feed has, and forgets others of it.
+async fn store_epochs(connection: &mut PgConnection, feed: &Feed) -> Result<(), SinkError> {
     let known = feed.epochs.iter().enumerate();
     let (epochs, ends): (Vec<&str>, Vec<Option<i64>>) = known
         .map(|(index, epoch)| {
@@ -110,6 +107,29 @@ pub(super) async fn store_epochs(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The same for a feed of which other processes tell as well, and some of them late: what has no epoch
+/// that is new to the database changes nothing.
+pub(super) async fn learn_epochs(
+    connection: &mut PgConnection,
+    feed: &Feed,
+) -> Result<(), SinkError> {
+    let Some(latest) = feed.epochs.last() else {
+        return Ok(());
+    };
+    let known = "SELECT EXISTS (SELECT 1 FROM sink_epochs WHERE feed = $1 AND epoch = $2)";
+    let is_known: bool = sqlx::query(known)
+        .bind(feed.id.as_str())
+        .bind(latest.id.as_str())
+        .persistent(false)
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?;
+    match is_known {
+        true => Ok(()),
+        false => store_epochs(connection, feed).await,
+    }
 }
 
 /// No number of a change reaches 2^63.

@@ -9,10 +9,9 @@ use tokio::time::Instant;
 use super::options::PostgresOptions;
 use super::transaction::Connections;
 use super::{
-    PURGE_INTERVAL, TableOptions, accounts, lexicon_views, migrate, position, projections,
-    purged_before, records, removals,
+    PURGE_INTERVAL, TableOptions, lexicon_views, migrate, position, projections, removals,
+    write_rows,
 };
-use crate::model::{Change, ChangedRow, Feed};
 use crate::sink::SinkError;
 use crate::sink::by_feed::by_feed;
 use crate::sink::target::{Feeds, TableTarget};
@@ -26,8 +25,6 @@ pub struct PostgresTarget {
     tables: TableOptions,
     /// The tables are up to date.
     is_prepared: bool,
-    /// What this process has stored of the feeds.
-    stored: Feeds,
     purged_at: Option<Instant>,
 }
 
@@ -38,7 +35,6 @@ impl PostgresTarget {
             name,
             tables,
             is_prepared: false,
-            stored: Feeds::new(),
             purged_at: None,
         }
     }
@@ -64,41 +60,22 @@ impl PostgresTarget {
     fn checked<T>(&mut self, outcome: Result<T, SinkError>) -> Result<T, SinkError> {
         if matches!(outcome, Err(SinkError::Unavailable { .. })) {
             self.is_prepared = false;
-            self.stored.clear();
         }
         outcome
     }
 
-    async fn write(&mut self, tasks: &[Task], feeds: &Feeds) -> Result<(), SinkError> {
-        let purged_before = purged_before(self.tables.request_days);
+    async fn write(&mut self, tasks: &[&Task], feeds: &Feeds) -> Result<(), SinkError> {
+        let purged_before = self.tables.purged_before();
         let mut transaction = self.begin().await?;
-        let mut stored = Vec::new();
         let mut has_removals = false;
-        for (id, changes) in by_feed(tasks, feeds) {
-            let feed = match feeds.get(id) {
-                Some(feed) => {
-                    if self.stored.get(id) != Some(feed) {
-                        position::store_epochs(&mut transaction, feed).await?;
-                        stored.push(feed.clone());
-                    }
-                    feed.clone()
-                }
-                // Revs and times decide then.
-                None => Feed {
-                    id: id.clone(),
-                    epochs: Vec::new(),
-                    last: 0,
-                },
-            };
-            has_removals |= write_feed(&mut transaction, &feed, &changes, &purged_before).await?;
+        for (feed, changes) in by_feed(tasks, feeds) {
+            position::learn_epochs(&mut transaction, &feed).await?;
+            has_removals |= write_rows(&mut transaction, &feed, changes, &purged_before).await?;
         }
         if has_removals {
             removals::do_piece(&mut transaction).await?;
         }
-        self.commit(transaction).await?;
-        let stored = stored.into_iter().map(|feed| (feed.id.clone(), feed));
-        self.stored.extend(stored);
-        Ok(())
+        self.commit(transaction).await
     }
 
     async fn tidy(&mut self) -> Result<bool, SinkError> {
@@ -108,7 +85,7 @@ impl PostgresTarget {
         let mut transaction = self.begin().await?;
         let mut has_more = removals::do_piece(&mut transaction).await?;
         if is_due {
-            let limit = purged_before(self.tables.request_days);
+            let limit = self.tables.purged_before();
             has_more |= projections::purge(&mut transaction, &limit).await?;
         }
         self.commit(transaction).await?;
@@ -119,30 +96,10 @@ impl PostgresTarget {
     }
 }
 
-async fn write_feed(
-    transaction: &mut PgConnection,
-    feed: &Feed,
-    changes: &[&Change],
-    purged_before: &str,
-) -> Result<bool, SinkError> {
-    let mut of_accounts = Vec::new();
-    let mut of_records = Vec::new();
-    for &change in changes {
-        match &change.row {
-            ChangedRow::Account(account) => of_accounts.push((change, &**account)),
-            ChangedRow::Record(record) => of_records.push((change, &**record)),
-        }
-    }
-    let has_removals = accounts::write(transaction, feed, &of_accounts).await?;
-    let written = records::write(transaction, feed, &of_records).await?;
-    projections::write(transaction, &written, purged_before).await?;
-    Ok(has_removals)
-}
-
 impl TableTarget for PostgresTarget {
     fn apply<'a>(
         &'a mut self,
-        tasks: &'a [Task],
+        tasks: &'a [&'a Task],
         feeds: &'a Feeds,
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async {

@@ -161,6 +161,33 @@ impl Queue {
         };
         self.context().await.create_stream(config).await.unwrap();
     }
+
+    fn members(&self) -> String {
+        format!("KV_{}_MEMBERS", self.stream)
+    }
+
+    /// Creates the bucket in which consumers are counted, so small that another one has filled it.
+    pub async fn refuse_members(&self) {
+        let config = stream::Config {
+            name: self.members(),
+            subjects: vec![format!("$KV.{}_MEMBERS.>", self.stream)],
+            max_messages_per_subject: 1,
+            max_messages: 1,
+            discard: stream::DiscardPolicy::New,
+            ..stream::Config::default()
+        };
+        let context = self.context().await;
+        context.create_stream(config).await.unwrap();
+        let other = format!("$KV.{}_MEMBERS.other", self.stream);
+        let sent = context.publish(other, "".into()).await;
+        sent.unwrap().await.unwrap();
+    }
+
+    /// Deletes that bucket. The next consumer creates one that takes consumers.
+    pub async fn admit_members(&self) {
+        let context = self.context().await;
+        context.delete_stream(self.members()).await.unwrap();
+    }
 }
 
 impl Drop for Queue {
