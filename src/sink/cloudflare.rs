@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use url::{Host, Url};
 
 use super::SinkError;
@@ -27,6 +27,9 @@ const VARIABLE: &str = "CLOUDFLARE_API_TOKEN";
 const INTERVAL: u64 = 1000;
 /// A step of a sink makes a few requests, within its deadline.
 const LONGEST_INTERVAL: u64 = 5000;
+/// The deadline of a request, as a rule, with the wait for its turn. A step of a sink may have less left:
+/// see `SINK_DEADLINE` of the follower, and `SETTLE_DEADLINE` of a consumed queue.
+const DEADLINE: Duration = Duration::from_secs(30);
 /// The bytes of an answer that are read, as a rule.
 const MOST_ANSWER: usize = 1 << 20;
 /// The characters of an answer that are shown.
@@ -128,6 +131,8 @@ pub(super) struct Client {
     token: Secret,
     turns: Turns,
     poster: Option<Poster>,
+    /// How long a request may take, with the wait for its turn.
+    deadline: Duration,
     /// The bytes of an answer that are read.
     most_answer: usize,
 }
@@ -186,8 +191,14 @@ impl Client {
                 latest: None,
             },
             poster: None,
+            deadline: DEADLINE,
             most_answer: MOST_ANSWER,
         }
+    }
+
+    /// The same with another deadline.
+    pub(super) fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// The same for longer answers.
@@ -221,8 +232,16 @@ impl Client {
                 self.poster.insert(poster)
             }
         };
-        self.turns.wait().await;
-        let answer = poster.ask(&self.url, headers, body, self.most_answer).await;
+        let turns = &mut self.turns;
+        let asking = async {
+            turns.wait().await;
+            poster.ask(&self.url, headers, body, self.most_answer).await
+        };
+        let late = |_| {
+            let seconds = self.deadline.as_secs();
+            Failure::of(&format_args!("no answer within {seconds} s"))
+        };
+        let answer = timeout(self.deadline, asking).await.map_err(late)?;
         let answer = answer.map_err(|error: PostError| Failure::of(&error))?;
         let envelope: Result<Envelope<T>, _> = serde_json::from_slice(&answer.body);
         let is_success = (200..300).contains(&answer.status);
@@ -350,6 +369,23 @@ mod tests {
             begun.push(start.elapsed().as_millis());
         }
         assert_eq!(begun, [0, 1000, 2000, 60_000, 61_000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_not_answered_ends_at_its_deadline() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let token = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(token.path(), "token").unwrap();
+        let access = format!("d1://a/b?token_file={}", token.path().display());
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let url = Url::parse(&url).unwrap();
+        let mut client = Client::new(url, parse(&access).unwrap());
+        let asked = timeout(2 * DEADLINE, client.post::<()>("{}".into())).await;
+        let failure = asked.unwrap().unwrap_err();
+        assert_eq!(
+            (failure.status, failure.words.as_str()),
+            (None, "no answer within 30 s")
+        );
     }
 
     #[test]
