@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use futures_util::{FutureExt, StreamExt};
 use reqwest::StatusCode;
 use serde_json::json;
 use test_support::nats::{OwnServer, Queue};
@@ -158,6 +159,39 @@ async fn while_a_body_is_read_its_partition_stays_with_its_consumer() {
     until_empty(&queue).await;
     assert_eq!(records(&schema).await, 2);
     assert_eq!(number(&program, "errors").await, 0);
+}
+
+/// The partitions of another consumer are looked at again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_waits_for_partitions_does_not_look_up_their_bucket_again() {
+    let Some((queue, schema)) = ends().await else {
+        return;
+    };
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    apply(&store, vec![put(ALICE, "a", 1)], 1).await;
+    deliver(&store, &queue).await;
+    let mut programs = Vec::new();
+    for _ in 0..2 {
+        programs.push(Program::start(consume(&queue.url(), &schema.url())).await);
+    }
+    until("the partitions are shared", async || {
+        let mut held = Vec::new();
+        for program in &programs {
+            let status = program.status().await;
+            held.push(status["consumption"]["held"].as_array().map(Vec::len));
+        }
+        held == [Some(2), Some(2)]
+    })
+    .await;
+    let [mut of_bucket, mut of_lease] = queue.watch_leases().await;
+    for _ in 0..20 {
+        of_lease.next().await.unwrap();
+    }
+    assert!(of_bucket.next().now_or_never().is_none());
+    // One that looks it up is seen.
+    queue.lease_revision(1).await;
+    of_bucket.next().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{self, AckKind};
+use async_nats::jetstream::{self, AckKind, kv};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -14,10 +14,12 @@ use tokio::time::{Instant, interval};
 
 use super::body::{self, Bodies};
 use super::connection::{Connection, unavailable};
+use super::feeds;
 use super::kept_lease::{KeptLease, RENEW_INTERVAL};
 use super::lease::{Hand, LEASE};
 use super::members::Slot;
 use super::message::MESSAGE_ID;
+use crate::model::{Feed, RandomId};
 use crate::sink::SinkError;
 use crate::sink::queue::Taken;
 
@@ -39,6 +41,8 @@ pub(super) struct Held {
     lease: KeptLease,
     consumer: PullConsumer,
     bodies: Bodies,
+    /// The bucket of the epochs of feeds.
+    feeds: kv::Store,
     /// What came from the server, and was not handed out yet.
     waiting: VecDeque<(u64, Message)>,
     /// What has its body, and is handed out next.
@@ -62,6 +66,7 @@ impl Held {
         lease: KeptLease,
         consumer: PullConsumer,
         bodies: Bodies,
+        feeds: kv::Store,
         slot: Slot,
     ) -> Self {
         Self {
@@ -69,6 +74,7 @@ impl Held {
             lease,
             consumer,
             bodies,
+            feeds,
             waiting: VecDeque::new(),
             ready: Vec::new(),
             handed_out: BTreeMap::new(),
@@ -77,8 +83,9 @@ impl Held {
         }
     }
 
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
+    /// What is known of feed `id`; `None` if nothing is.
+    pub(super) async fn feed(&self, id: &RandomId) -> Result<Option<Feed>, SinkError> {
+        feeds::read(&self.connection, &self.feeds, id).await
     }
 
     /// Gives the partition back.
