@@ -88,7 +88,8 @@ fn interval(value: &str) -> Result<Duration, String> {
 /// Another place of the API is for tests. A token is sent there, so it is on this machine.
 fn origin(value: &str) -> Result<Url, String> {
     let url = Url::parse(value).map_err(|error| format!("api: {error}"))?;
-    match is_loopback(&url) && matches!(url.scheme(), "http" | "https") {
+    let is_plain = url.username().is_empty() && url.password().is_none();
+    match is_plain && is_loopback(&url) && matches!(url.scheme(), "http" | "https") {
         true => Ok(url),
         false => Err("api: only a loopback address may stand in for the API".to_owned()),
     }
