@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until, timeout};
 use url::{Host, Url};
 
-use super::SinkError;
 use super::secret::Secret;
+use super::{LONGEST_PAUSE, SinkError};
 use crate::net::http_poster::{PostError, Poster};
 
 /// Where the API is, unless a test names another place.
@@ -138,15 +138,36 @@ pub(super) struct Client {
     most_answer: usize,
 }
 
-/// Lets requests begin at intervals.
+/// Lets requests begin at intervals, and none while the service asks for patience.
 #[derive(Debug)]
 struct Turns {
     interval: Duration,
     /// When the latest one began.
     latest: Option<Instant>,
+    /// Until when the service wants to be left alone. Several actors may share a client, and one of them has
+    /// had that answer.
+    not_before: Option<Instant>,
 }
 
 impl Turns {
+    fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            latest: None,
+            not_before: None,
+        }
+    }
+
+    /// How long the service still wants to be left alone; `None` if it does not.
+    fn pause(&self) -> Option<Duration> {
+        let left = self.not_before?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    fn leave_alone(&mut self, pause: Duration) {
+        self.not_before = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+    }
+
     async fn wait(&mut self) {
         if let Some(latest) = self.latest {
             sleep_until(latest + self.interval).await;
@@ -187,10 +208,7 @@ impl Client {
         Self {
             url,
             token: access.token,
-            turns: Turns {
-                interval: access.interval,
-                latest: None,
-            },
+            turns: Turns::new(access.interval),
             poster: None,
             deadline: DEADLINE,
             most_answer: MOST_ANSWER,
@@ -210,11 +228,33 @@ impl Client {
         }
     }
 
-    /// Posts `body`, which is JSON, when its turn has come, and returns the result, if there is one.
+    /// Posts `body`, which is JSON, when its turn has come, and returns the result, if there is one. While the
+    /// service asks for patience, nothing is posted.
     pub(super) async fn post<T: DeserializeOwned>(
         &mut self,
         body: Bytes,
     ) -> Result<Option<T>, Failure> {
+        if let Some(left) = self.turns.pause() {
+            let seconds = left.as_secs() + 1;
+            return Err(Failure {
+                retry_after: Some(left),
+                ..Failure::of(&format_args!(
+                    "the service is left alone for {seconds} s more, as it asked"
+                ))
+            });
+        }
+        let posted = self.ask(body).await;
+        if let Err(Failure {
+            retry_after: Some(pause),
+            ..
+        }) = &posted
+        {
+            self.turns.leave_alone(*pause);
+        }
+        posted
+    }
+
+    async fn ask<T: DeserializeOwned>(&mut self, body: Bytes) -> Result<Option<T>, Failure> {
         let token = self.token.read().map_err(|error| Failure::of(&error))?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {token}"))
             .map_err(|_| Failure::of(&"the token is not one line of ASCII"))?;
@@ -353,10 +393,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_begin_at_intervals_and_the_first_at_once() {
-        let mut turns = Turns {
-            interval: Duration::from_secs(1),
-            latest: None,
-        };
+        let mut turns = Turns::new(Duration::from_secs(1));
         let start = Instant::now();
         let mut begun = Vec::new();
         for _ in 0..3 {

@@ -13,6 +13,7 @@ mod options;
 mod position;
 mod projections;
 mod records;
+mod request_size;
 mod statement;
 mod target;
 mod upkeep;
@@ -24,6 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::client::Database;
 pub use self::options::D1Options;
+use self::request_size::RequestSize;
 use self::statement::Statement;
 pub use self::target::D1Target;
 use super::{Delivery, Sink, SinkError, TableOptions};
@@ -44,10 +46,7 @@ pub struct D1Sink {
     tables: TableOptions,
     /// What this process wrote into its row of `sink_positions` when it took over.
     holder: Option<String>,
-    /// What one batch writes at most, now.
-    limit: PieceLimit,
-    /// The last delivery had no answer that says why.
-    is_in_doubt: bool,
+    size: RequestSize,
 }
 
 impl D1Sink {
@@ -57,18 +56,12 @@ impl D1Sink {
             name,
             tables,
             holder: None,
-            limit: LIMIT,
-            is_in_doubt: false,
+            size: RequestSize::new(LIMIT.rows),
         }
     }
 
     async fn take(&mut self, feed: &Feed) -> Result<u64, SinkError> {
         self.holder = None;
-        // D1 gives a batch 30 seconds, and as much memory and processor time as it likes. What was too
-        // much comes in halves.
-        if std::mem::take(&mut self.is_in_doubt) {
-            self.limit.rows = (self.limit.rows / 2).max(1);
-        }
         migrate::migrate(&mut self.database).await?;
         lexicon_views::bring(&mut self.database, &self.name, &self.tables.views).await?;
         let holder = format!("{:032x}", fastrand::u128(..));
@@ -92,19 +85,10 @@ impl D1Sink {
         let limit = purged_before(self.tables.request_days);
         rows(&mut batch, delivery.feed, delivery.changes, &limit)?;
         batch.push(position::advance(&self.name, delivery));
-        // It stays so if this future is dropped.
-        self.is_in_doubt = true;
+        self.size.begin();
         let written = self.database.run(&batch).await;
-        self.is_in_doubt = matches!(
-            written,
-            Err(SinkError::Unavailable {
-                retry_after: None,
-                ..
-            })
-        );
-        written?;
-        self.limit.rows = (self.limit.rows * 2).min(LIMIT.rows);
-        Ok(())
+        self.size.end(&written);
+        written.map(drop)
     }
 
     async fn tidy(&mut self) -> Result<bool, SinkError> {
@@ -155,6 +139,9 @@ impl Sink for D1Sink {
     }
 
     fn limit(&self) -> PieceLimit {
-        self.limit
+        PieceLimit {
+            rows: self.size.rows(),
+            ..LIMIT
+        }
     }
 }
