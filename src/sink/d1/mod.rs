@@ -29,7 +29,7 @@ use self::request_size::RequestSize;
 use self::statement::Statement;
 pub use self::target::D1Target;
 use super::{Delivery, Sink, SinkError, TableOptions};
-use crate::model::{Change, ChangedRow, Feed};
+use crate::model::{Change, ChangedRow, Feed, RandomId};
 use crate::store::PieceLimit;
 
 /// What one batch writes at most. The bytes as signed count, but are not sent: about half of them are.
@@ -64,7 +64,7 @@ impl D1Sink {
         self.holder = None;
         migrate::migrate(&mut self.database).await?;
         lexicon_views::bring(&mut self.database, &self.name, &self.tables.views).await?;
-        let holder = format!("{:032x}", fastrand::u128(..));
+        let holder = RandomId::random().to_string();
         let batch = position::take_over(&self.name, feed, &holder)?;
         let rows = self.database.run(&batch).await?;
         let held = position::read(feed, &rows)?;

@@ -58,7 +58,7 @@ impl Queue for NatsQueue {
             link: self.link.clone(),
             membership: self.membership.clone(),
             number,
-            me: format!("{:032x}", fastrand::u128(..)),
+            me: RandomId::random().to_string(),
             seen: None,
             held: None,
         })

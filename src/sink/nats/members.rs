@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::connection::unavailable;
 use super::link::Link;
+use crate::model::RandomId;
 use crate::sink::SinkError;
 use crate::sink::queue::Presence;
 
@@ -68,7 +69,7 @@ impl NatsPresence {
         Self {
             link,
             membership,
-            key: format!("{:032x}", fastrand::u128(..)),
+            key: RandomId::random().to_string(),
         }
     }
 
