@@ -28,6 +28,10 @@ mod round;
 mod rows;
 mod service;
 mod sift;
+mod sink_cost;
+mod sink_feed;
+mod sink_nats;
+mod sink_postgres;
 mod startup;
 mod table;
 mod traffic;
@@ -72,11 +76,12 @@ fn main() {
             table::print_row(name, &(0..rounds).map(|_| measure()).collect::<Vec<_>>());
         }
     }
-    let others: [(&str, fn()); 4] = [
+    let others: [(&str, fn()); 5] = [
         ("latency", latency::measure),
         ("removal", removal::measure),
         ("memory", memory::measure),
         ("startup", startup::measure),
+        ("sink cost", sink_cost::measure),
     ];
     for (name, measure) in others {
         if named(name) {

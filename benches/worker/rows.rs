@@ -7,7 +7,10 @@ use huddle_firehose::config::{Config, Verify};
 
 use crate::replay::Replay;
 use crate::round::Round;
-use crate::{bare, cold, commits, database, follower, frames, runtime, verified, whole_network};
+use crate::{
+    bare, cold, commits, database, follower, frames, runtime, sink_nats, sink_postgres, verified,
+    whole_network,
+};
 
 /// Events of an unmatched round.
 const UNMATCHED: u64 = 1_500_000;
@@ -52,6 +55,8 @@ pub(crate) const ROWS: &[(&str, Measure)] = &[
     }),
     ("cold", cold::measure),
     ("whole network", whole_network::measure),
+    ("sink postgres", sink_postgres::measure),
+    ("sink nats", sink_nats::measure),
 ];
 
 /// Compared with a client that discards everything.

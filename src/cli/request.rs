@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use huddle_firehose::admin::control::client::{ClientError, ControlClient};
 use huddle_firehose::command::{self, Command, Needs};
 use huddle_firehose::config::Config;
-use huddle_firehose::model::{CommandRow, CommandState, NewCommand, Submitted};
+use huddle_firehose::model::{CommandRow, CommandState, NewCommand, RandomId, Submitted};
 use huddle_firehose::store::sqlite::{SqliteStore, path_of};
 use huddle_firehose::telemetry::excerpt::shown_json;
 use huddle_firehose::worker;
@@ -33,7 +33,7 @@ struct New {
 }
 
 fn new_key() -> String {
-    format!("{:032x}", fastrand::u128(..))
+    RandomId::random().to_string()
 }
 
 /// Gives `command`, and waits for its end. A command that needs a worker waits for the next one where none

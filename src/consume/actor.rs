@@ -24,8 +24,6 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const RETRY_JITTER: f64 = 0.2;
 /// The longest delay before a refused task is tried again.
 const REFUSED_MAX: Duration = Duration::from_secs(1);
-/// The longest delay that a target may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// Applies the tasks of one partition; see the module.
 pub(super) struct ConsumerActor;
@@ -191,14 +189,7 @@ impl ConsumerState {
     }
 
     fn failed(&mut self, error: &SinkError) -> Duration {
-        let delay = self.backoff.next_delay();
-        let delay = match error {
-            SinkError::Unavailable {
-                retry_after: Some(asked),
-                ..
-            } => delay.max((*asked).min(LONGEST_PAUSE)),
-            _ => delay,
-        };
+        let delay = error.delay(self.backoff.next_delay());
         let (part, now) = (self.context.part, Timestamp::now());
         let reason = error.to_string();
         let mut failing = 0;

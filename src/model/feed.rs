@@ -20,6 +20,11 @@ impl RandomId {
         Self(id.into())
     }
 
+    /// One that no other process has.
+    pub fn random() -> Self {
+        Self::new(&format!("{:032x}", fastrand::u128(..)))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -26,8 +26,6 @@ use crate::testing::fault::Point;
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 const RETRY_JITTER: f64 = 0.2;
-/// The longest delay that a sink may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// How long changes wait for others to come, so that they are one delivery.
 const GATHER: Duration = Duration::from_millis(20);
 /// How often the feed is looked at if nothing was written: another process may have.
@@ -351,14 +349,7 @@ impl SinkActorState {
     }
 
     fn failed(&mut self, error: SinkError) -> Next {
-        let delay = self.backoff.next_delay();
-        let delay = match &error {
-            SinkError::Unavailable {
-                retry_after: Some(asked),
-                ..
-            } => delay.max((*asked).min(LONGEST_PAUSE)),
-            _ => delay,
-        };
+        let delay = error.delay(self.backoff.next_delay());
         let now = Timestamp::now();
         let reason = error.to_string();
         self.context.set_caught_up(None);

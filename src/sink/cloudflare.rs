@@ -11,11 +11,11 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use url::{Host, Url};
 
-use super::SinkError;
 use super::secret::Secret;
+use super::{LONGEST_PAUSE, SinkError};
 use crate::net::http_poster::{PostError, Poster};
 
 /// Where the API is, unless a test names another place.
@@ -27,6 +27,9 @@ const VARIABLE: &str = "CLOUDFLARE_API_TOKEN";
 const INTERVAL: u64 = 1000;
 /// A step of a sink makes a few requests, within its deadline.
 const LONGEST_INTERVAL: u64 = 5000;
+/// The deadline of a request, as a rule, with the wait for its turn. A step of a sink may have less left:
+/// see `SINK_DEADLINE` of the follower, and `SETTLE_DEADLINE` of a consumed queue.
+const DEADLINE: Duration = Duration::from_secs(30);
 /// The bytes of an answer that are read, as a rule.
 const MOST_ANSWER: usize = 1 << 20;
 /// The characters of an answer that are shown.
@@ -85,7 +88,8 @@ fn interval(value: &str) -> Result<Duration, String> {
 /// Another place of the API is for tests. A token is sent there, so it is on this machine.
 fn origin(value: &str) -> Result<Url, String> {
     let url = Url::parse(value).map_err(|error| format!("api: {error}"))?;
-    match is_loopback(&url) && matches!(url.scheme(), "http" | "https") {
+    let is_plain = url.username().is_empty() && url.password().is_none();
+    match is_plain && is_loopback(&url) && matches!(url.scheme(), "http" | "https") {
         true => Ok(url),
         false => Err("api: only a loopback address may stand in for the API".to_owned()),
     }
@@ -128,19 +132,42 @@ pub(super) struct Client {
     token: Secret,
     turns: Turns,
     poster: Option<Poster>,
+    /// How long a request may take, with the wait for its turn.
+    deadline: Duration,
     /// The bytes of an answer that are read.
     most_answer: usize,
 }
 
-/// Lets requests begin at intervals.
+/// Lets requests begin at intervals, and none while the service asks for patience.
 #[derive(Debug)]
 struct Turns {
     interval: Duration,
     /// When the latest one began.
     latest: Option<Instant>,
+    /// Until when the service wants to be left alone. Several actors may share a client, and one of them has
+    /// had that answer.
+    not_before: Option<Instant>,
 }
 
 impl Turns {
+    fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            latest: None,
+            not_before: None,
+        }
+    }
+
+    /// How long the service still wants to be left alone; `None` if it does not.
+    fn pause(&self) -> Option<Duration> {
+        let left = self.not_before?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    fn leave_alone(&mut self, pause: Duration) {
+        self.not_before = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+    }
+
     async fn wait(&mut self) {
         if let Some(latest) = self.latest {
             sleep_until(latest + self.interval).await;
@@ -181,13 +208,16 @@ impl Client {
         Self {
             url,
             token: access.token,
-            turns: Turns {
-                interval: access.interval,
-                latest: None,
-            },
+            turns: Turns::new(access.interval),
             poster: None,
+            deadline: DEADLINE,
             most_answer: MOST_ANSWER,
         }
+    }
+
+    /// The same with another deadline.
+    pub(super) fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// The same for longer answers.
@@ -198,11 +228,33 @@ impl Client {
         }
     }
 
-    /// Posts `body`, which is JSON, when its turn has come, and returns the result, if there is one.
+    /// Posts `body`, which is JSON, when its turn has come, and returns the result, if there is one. While the
+    /// service asks for patience, nothing is posted.
     pub(super) async fn post<T: DeserializeOwned>(
         &mut self,
         body: Bytes,
     ) -> Result<Option<T>, Failure> {
+        if let Some(left) = self.turns.pause() {
+            let seconds = left.as_secs() + 1;
+            return Err(Failure {
+                retry_after: Some(left),
+                ..Failure::of(&format_args!(
+                    "the service is left alone for {seconds} s more, as it asked"
+                ))
+            });
+        }
+        let posted = self.ask(body).await;
+        if let Err(Failure {
+            retry_after: Some(pause),
+            ..
+        }) = &posted
+        {
+            self.turns.leave_alone(*pause);
+        }
+        posted
+    }
+
+    async fn ask<T: DeserializeOwned>(&mut self, body: Bytes) -> Result<Option<T>, Failure> {
         let token = self.token.read().map_err(|error| Failure::of(&error))?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {token}"))
             .map_err(|_| Failure::of(&"the token is not one line of ASCII"))?;
@@ -221,8 +273,16 @@ impl Client {
                 self.poster.insert(poster)
             }
         };
-        self.turns.wait().await;
-        let answer = poster.ask(&self.url, headers, body, self.most_answer).await;
+        let turns = &mut self.turns;
+        let asking = async {
+            turns.wait().await;
+            poster.ask(&self.url, headers, body, self.most_answer).await
+        };
+        let late = |_| {
+            let seconds = self.deadline.as_secs();
+            Failure::of(&format_args!("no answer within {seconds} s"))
+        };
+        let answer = timeout(self.deadline, asking).await.map_err(late)?;
         let answer = answer.map_err(|error: PostError| Failure::of(&error))?;
         let envelope: Result<Envelope<T>, _> = serde_json::from_slice(&answer.body);
         let is_success = (200..300).contains(&answer.status);
@@ -333,10 +393,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_begin_at_intervals_and_the_first_at_once() {
-        let mut turns = Turns {
-            interval: Duration::from_secs(1),
-            latest: None,
-        };
+        let mut turns = Turns::new(Duration::from_secs(1));
         let start = Instant::now();
         let mut begun = Vec::new();
         for _ in 0..3 {
@@ -350,6 +407,23 @@ mod tests {
             begun.push(start.elapsed().as_millis());
         }
         assert_eq!(begun, [0, 1000, 2000, 60_000, 61_000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_not_answered_ends_at_its_deadline() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let token = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(token.path(), "token").unwrap();
+        let access = format!("d1://a/b?token_file={}", token.path().display());
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let url = Url::parse(&url).unwrap();
+        let mut client = Client::new(url, parse(&access).unwrap());
+        let asked = timeout(2 * DEADLINE, client.post::<()>("{}".into())).await;
+        let failure = asked.unwrap().unwrap_err();
+        assert_eq!(
+            (failure.status, failure.words.as_str()),
+            (None, "no answer within 30 s")
+        );
     }
 
     #[test]

@@ -13,8 +13,15 @@ use crate::store::change_feed::ChangeFeed;
 use crate::store::{ChangePage, PieceLimit, StoreError};
 use crate::telemetry::excerpt::shown;
 
-/// The deadline of one step of a sink. What is not answered until then is asked again.
+/// The deadline of one call of a sink. What is not answered until then is asked again.
+///
+/// The supervisor takes an actor for stuck that has been at the same work for 60 s (`stuck_after_ms`). The
+/// longest step is 55 s: a read of the feed (10), a delivery that is refused (25), its dead letter (10), and
+/// the count of the rows behind (10). The position moves over a dead letter in the step behind it.
 const SINK_DEADLINE: Duration = Duration::from_secs(25);
+/// The deadline of a rewind, which may take over before it moves the position. With the count of the rows
+/// behind it is 55 s too.
+const REWIND_DEADLINE: Duration = Duration::from_secs(45);
 /// How often a position moves over numbers behind which there is no change, so that accounts of which
 /// nothing is kept do not cost each sink a transaction each.
 const EMPTY_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,6 +48,8 @@ pub struct Follower {
     /// How many changes are delivered at once. It is halved until a refused change is alone.
     cut: usize,
     refusals: u32,
+    /// The first change of the page is a dead letter, and the position has to move over it.
+    is_set_aside: bool,
     /// When the position was moved.
     moved_at: Option<Instant>,
     has_upkeep: bool,
@@ -83,6 +92,7 @@ impl Follower {
             taken: None,
             page: None,
             refusals: 0,
+            is_set_aside: false,
             moved_at: None,
             has_upkeep: true,
             did_upkeep: false,
@@ -127,6 +137,7 @@ impl Follower {
         if stepped.is_err() {
             self.taken = None;
             self.page = None;
+            self.is_set_aside = false;
             self.has_upkeep = true;
         }
         stepped
@@ -159,7 +170,8 @@ impl Follower {
         };
         let limit = self.parts.sink.limit();
         let changes = page.changes.make_contiguous();
-        let count = count_within(changes, self.cut, limit);
+        let most = if self.is_set_aside { 1 } else { self.cut };
+        let count = count_within(changes, most, limit);
         let to = match count == changes.len() {
             true => page.through,
             false => changes
@@ -168,19 +180,22 @@ impl Follower {
         };
         let delivery = Delivery {
             feed: &feed,
-            changes: &changes[..count],
+            changes: match self.is_set_aside {
+                true => &[],
+                false => &changes[..count],
+            },
             from: after,
             to,
         };
         match deliver(&mut *self.parts.sink, delivery).await {
             Ok(()) => {
-                self.has_upkeep |= changes[..count].iter().any(is_removal);
+                let delivered = delivery.changes.len() as u64;
+                self.has_upkeep |= delivery.changes.iter().any(is_removal);
                 self.delivered(&feed, count, to);
-                Ok(Pace::Next(count as u64))
+                Ok(Pace::Next(delivered))
             }
-            Err(SinkError::Refused(reason)) => {
-                let reason = shown(&reason);
-                self.refused(&feed, count, (after, to), reason).await
+            Err(SinkError::Refused(reason)) if !self.is_set_aside => {
+                self.refused(count, shown(&reason)).await
             }
             Err(error) => Err(error),
         }
@@ -193,7 +208,7 @@ impl Follower {
             return Ok(Pace::CaughtUp);
         }
         let taken = timeout(SINK_DEADLINE, self.parts.sink.take_over(&feed)).await;
-        let after = taken.unwrap_or_else(|_| Err(late()))?;
+        let after = taken.unwrap_or_else(|_| Err(late(SINK_DEADLINE)))?;
         tracing::debug!(sink = %self.parts.name, after, last = feed.last, "taken over");
         self.taken = Some((feed, after));
         Ok(Pace::Next(0))
@@ -232,7 +247,7 @@ impl Follower {
 
     async fn do_upkeep(&mut self) -> Result<(), SinkError> {
         let done = timeout(SINK_DEADLINE, self.parts.sink.do_upkeep()).await;
-        self.has_upkeep = done.unwrap_or_else(|_| Err(late()))?;
+        self.has_upkeep = done.unwrap_or_else(|_| Err(late(SINK_DEADLINE)))?;
         Ok(())
     }
 
@@ -244,6 +259,17 @@ impl Follower {
         // Whatever fails, the next step asks the sink where it is.
         let taken = self.taken.take();
         self.page = None;
+        self.is_set_aside = false;
+        let rewinding = self.rewind_from(taken, to);
+        let rewound = timeout(REWIND_DEADLINE, rewinding).await;
+        rewound.unwrap_or_else(|_| Err(late(REWIND_DEADLINE)))
+    }
+
+    async fn rewind_from(
+        &mut self,
+        taken: Option<(Feed, u64)>,
+        to: u64,
+    ) -> Result<Rewound, SinkError> {
         let (feed, from) = match taken {
             Some(taken) => taken,
             None => {
@@ -278,6 +304,7 @@ impl Follower {
         self.taken = Some((feed.clone(), to));
         self.moved_at = Some(Instant::now());
         self.refusals = 0;
+        self.is_set_aside = false;
         self.cut = self.cut.saturating_mul(2);
         if let Some(page) = &mut self.page {
             page.changes.drain(..count);
@@ -289,13 +316,7 @@ impl Follower {
 
     /// Looks for the refused change by halves. One that is refused alone, again and again, becomes a dead
     /// letter, and the others go on.
-    async fn refused(
-        &mut self,
-        feed: &Feed,
-        count: usize,
-        (from, to): (u64, u64),
-        reason: String,
-    ) -> Result<Pace, SinkError> {
+    async fn refused(&mut self, count: usize, reason: String) -> Result<Pace, SinkError> {
         if count > 1 {
             self.cut = count / 2;
             return Ok(Pace::Next(0));
@@ -317,29 +338,19 @@ impl Follower {
             );
             let kept = self.parts.feed.set_aside(&self.parts.name, letter);
             within_deadline(kept).await?;
+            self.is_set_aside = true;
         }
-        let position_alone = Delivery {
-            feed,
-            changes: &[],
-            from,
-            to,
-        };
-        deliver(&mut *self.parts.sink, position_alone).await?;
-        self.delivered(feed, count, to);
         Ok(Pace::Next(0))
     }
 }
 
 async fn deliver(sink: &mut dyn Sink, delivery: Delivery<'_>) -> Result<(), SinkError> {
     let delivered = timeout(SINK_DEADLINE, sink.deliver(delivery)).await;
-    delivered.unwrap_or_else(|_| Err(late()))
+    delivered.unwrap_or_else(|_| Err(late(SINK_DEADLINE)))
 }
 
-fn late() -> SinkError {
-    SinkError::unavailable(format_args!(
-        "no answer within {} s",
-        SINK_DEADLINE.as_secs()
-    ))
+fn late(deadline: Duration) -> SinkError {
+    SinkError::unavailable(format_args!("no answer within {} s", deadline.as_secs()))
 }
 
 async fn within_deadline<T>(
@@ -384,5 +395,18 @@ fn dead_letter(change: &Change, reason: &str, attempts: u32) -> DeadLetter {
         task: None,
         raw: raw.unwrap_or_default(),
         attempts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+
+    #[test]
+    fn the_longest_step_and_a_rewind_end_before_they_count_as_stuck() {
+        let stuck_after = Layers::new().resolve().unwrap().config.stuck_after;
+        assert!(FEED_DEADLINE + SINK_DEADLINE + FEED_DEADLINE + FEED_DEADLINE < stuck_after);
+        assert!(REWIND_DEADLINE + FEED_DEADLINE < stuck_after);
     }
 }

@@ -33,6 +33,9 @@ use crate::model::{Change, Feed};
 use crate::store::PieceLimit;
 use crate::telemetry::excerpt::shown;
 
+/// The longest delay that a sink may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
 /// A place that follows the change feed.
 ///
 /// A future may be dropped at any time, between any two steps: then it is not known what the sink has.
@@ -110,6 +113,17 @@ impl SinkError {
             },
             Self::Refused(reason) => Self::Refused(shown(&reason)),
             Self::Superseded => Self::Superseded,
+        }
+    }
+
+    /// How long the next attempt waits: `delay`, or as long as the sink asks for if that is longer.
+    pub(crate) fn delay(&self, delay: Duration) -> Duration {
+        match self {
+            Self::Unavailable {
+                retry_after: Some(asked),
+                ..
+            } => delay.max((*asked).min(LONGEST_PAUSE)),
+            Self::Unavailable { .. } | Self::Refused(_) | Self::Superseded => delay,
         }
     }
 }

@@ -43,6 +43,9 @@ pub enum InvalidSink {
     )]
     Scheme(String),
 
+    #[error("a URL of a sink has no #; in a password it is %23")]
+    Fragment,
+
     #[error("it is not a URL: {0}")]
     Url(url::ParseError),
 
@@ -76,6 +79,10 @@ impl SinkOptions {
     /// If it names none. No error has a password in it.
     pub fn new(name: Option<&str>, url: &str) -> Result<Self, InvalidSink> {
         let url = Url::parse(url).map_err(InvalidSink::Url)?;
+        if url.fragment().is_some() {
+            // It may be the end of a password, and would be shown.
+            return Err(InvalidSink::Fragment);
+        }
         let (kind, target) = match url.scheme() {
             "cfqueue" => {
                 let options = QueueOptions::parse(&url).map_err(InvalidSink::Target)?;
@@ -230,6 +237,11 @@ mod tests {
             "postgres://ann:secret@db/huddle",
             "postgres://db/huddle?user=ann&password=secret",
             "ann=webhook+https://hooks.example/secret/path?token=secret",
+            "nats://ann:secret@a.example?servers=b:4222,c:4222",
+            "nats://secret@a.example?stream=ann",
+            "tls://ann:s%65cret%40secret@a.example",
+            "postgres://ann:secret%2Fsecret@db:5433/huddle",
+            "webhook+http://hooks.example/?ann=secret",
         ] {
             let sink = SinkOptions::parse(url).unwrap();
             for text in [sink.to_string(), format!("{sink:?}")] {
@@ -237,6 +249,30 @@ mod tests {
                 assert!(!text.contains("secret"), "{text}");
             }
             assert!(format!("{sink:?}").contains("ann"));
+        }
+    }
+
+    /// Holds invariant 12.10.
+    #[test]
+    fn a_secret_where_none_belongs_is_refused_and_not_shown() {
+        for url in [
+            "nats://a.example?servers=ann:hunter2@b.example",
+            "nats://ann/hunter2@a.example",
+            "nats://ann#hunter2@a.example",
+            "postgres://db/huddle#hunter2",
+            "cfqueue://ann:hunter2@account/queue",
+            "cfqueue://account/queue?token=hunter2",
+            "cfqueue://account/queue?api=http://ann:hunter2@127.0.0.1",
+            "d1://hunter2@account/database",
+            "d1://account/database?token=hunter2",
+            "d1://account/database?api=http://hunter2@127.0.0.1",
+            "d1+https://ann:hunter2@gateway.example/",
+            "webhook+https://ann:hunter2@hooks.example/",
+        ] {
+            let error = SinkOptions::parse(url).unwrap_err();
+            for text in [error.to_string(), format!("{error:?}")] {
+                assert!(!text.contains("hunter2"), "{url}: {text}");
+            }
         }
     }
 

@@ -16,9 +16,9 @@ pub type Feeds = HashMap<RandomId, Feed>;
 /// A future may be dropped at any time, between any two steps: then it is not known what was applied,
 /// and all of it comes again.
 pub trait TableTarget: Send + 'static {
-    /// Creates the tables that are missing, and applies tasks in their order: all of them or none. To apply
-    /// them once more, in any batches, changes nothing. An older task changes nothing of what a newer one
-    /// has made. `feeds` has each feed of which the epochs are known.
+    /// Creates the tables that are missing, and applies tasks in their order: all of them, or some of the first
+    /// ones if it fails. To apply them once more, in any batches, changes nothing. An older task changes nothing
+    /// of what a newer one has made. `feeds` has each feed of which the epochs are known.
     fn apply<'a>(
         &'a mut self,
         tasks: &'a [&'a Task],

@@ -28,8 +28,8 @@ const LIMIT: PieceLimit = PieceLimit {
     rows: 100,
     bytes: 1 << 20,
 };
-/// The deadline of a request.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// The deadline of a request. The step of which it is a part has 25 s, and the position is kept behind it.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A webhook has no identity: the name of the sink says whether it is the same.
 const TARGET: &str = "";

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use test_support::cloudflare_queue::{Message, Options, Queue, TOKEN};
 use test_support::http_proxy::{Fate, Proxy};
 
+use crate::d1::wait_as_asked;
 use crate::effects::*;
 use crate::postgres::tables;
 use crate::worker::Worker;
@@ -42,7 +43,10 @@ async fn follow(follower: &mut Follower) -> Vec<SinkError> {
         match follower.step().await {
             Ok(Pace::CaughtUp) => return errors,
             Ok(Pace::Next(_) | Pace::Refused(_)) => {}
-            Err(error) => errors.push(error),
+            Err(error) => {
+                wait_as_asked(&error).await;
+                errors.push(error);
+            }
         }
         assert!(errors.len() < 1000, "{errors:?}");
     }

@@ -1,8 +1,10 @@
 //! `consume` by itself: what it applies, sets aside and waits for. Holds invariants 10.8 and 10.9.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use futures_util::{FutureExt, StreamExt};
 use reqwest::StatusCode;
 use serde_json::json;
 use test_support::nats::{OwnServer, Queue};
@@ -90,6 +92,106 @@ async fn a_large_body_is_read_from_its_bucket_and_deleted_behind_the_ack() {
     until_empty(&queue).await;
     assert_consumed(&schema, &database.path()).await;
     until("the bodies are deleted", async || queue.bodies().await == 0).await;
+}
+
+/// A task of one record, as a stranger may have put it.
+fn task() -> String {
+    let task = json!({
+        "type": "upsert", "collection": PROFILE, "did": ALICE, "rkey": "claimed",
+        "uri": format!("at://{ALICE}/{PROFILE}/claimed"), "record": {}, "cid": "bafy",
+        "timestamp": "2026-01-01T00:00:00.000Z", "rev": "3k22222222222", "seq": 9,
+        "source": "wss://relay", "feed": "f", "epoch": "e", "change": 9, "verified": "none",
+        "first_indexed_at": "2026-01-01T00:00:00.000Z",
+        "last_indexed_at": "2026-01-01T00:00:00.000Z",
+    });
+    task.to_string()
+}
+
+/// What the bucket says of a body is no limit of what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_has_not_the_bytes_that_it_should_is_a_dead_letter() {
+    let Some((queue, schema)) = ends().await else {
+        return;
+    };
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    apply(&store, vec![put(ALICE, "a", 1)], 1).await;
+    deliver(&store, &queue).await;
+    let task = task();
+    for (name, announced) in [("more", task.len() - 1), ("less", task.len() + 1)] {
+        queue.announce_body(name, announced).await;
+        queue.put_body(name, task.clone()).await;
+        queue.publish_claim(1, name).await;
+    }
+    let _program = Program::start(consume(&queue.url(), &schema.url())).await;
+    until_empty(&queue).await;
+    let letters = queue.dead_letters().await;
+    assert_eq!(letters.len(), 2);
+    for letter in letters {
+        let error = &letter.headers["Huddle-Error"];
+        assert!(error.contains("bytes that it should"), "{error}");
+    }
+    assert_eq!(records(&schema).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_body_is_read_its_partition_stays_with_its_consumer() {
+    let Some((queue, schema)) = ends().await else {
+        return;
+    };
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    apply(&store, vec![put(ALICE, "a", 1)], 1).await;
+    deliver(&store, &queue).await;
+    let task = task();
+    queue.announce_body("late", task.len()).await;
+    queue.publish_claim(1, "late").await;
+    let program = Program::start(consume(&queue.url(), &schema.url())).await;
+    // A lease that is not renewed for three of its intervals is another consumer's.
+    let mut revisions = BTreeSet::new();
+    until("the lease was renewed", async || {
+        revisions.insert(queue.lease_revision(1).await);
+        revisions.len() > 6
+    })
+    .await;
+    assert_eq!(number(&program, "errors").await, 0);
+    queue.put_body("late", task).await;
+    until_empty(&queue).await;
+    assert_eq!(records(&schema).await, 2);
+    assert_eq!(number(&program, "errors").await, 0);
+}
+
+/// The partitions of another consumer are looked at again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_waits_for_partitions_does_not_look_up_their_bucket_again() {
+    let Some((queue, schema)) = ends().await else {
+        return;
+    };
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    apply(&store, vec![put(ALICE, "a", 1)], 1).await;
+    deliver(&store, &queue).await;
+    let mut programs = Vec::new();
+    for _ in 0..2 {
+        programs.push(Program::start(consume(&queue.url(), &schema.url())).await);
+    }
+    until("the partitions are shared", async || {
+        let mut held = Vec::new();
+        for program in &programs {
+            let status = program.status().await;
+            held.push(status["consumption"]["held"].as_array().map(Vec::len));
+        }
+        held == [Some(2), Some(2)]
+    })
+    .await;
+    let [mut of_bucket, mut of_lease] = queue.watch_leases().await;
+    for _ in 0..20 {
+        of_lease.next().await.unwrap();
+    }
+    assert!(of_bucket.next().now_or_never().is_none());
+    // One that looks it up is seen.
+    queue.lease_revision(1).await;
+    of_bucket.next().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::{Router, serve};
+use huddle_firehose::sink::cloudflare_queue::{CloudflareQueue, Outside};
+use huddle_firehose::sink::queue::Queue as _;
+use huddle_firehose::sink::{SinkOptions, Target};
 use ipld_core::ipld;
 use serde_json::{Value, json};
 use simulated_network::key::SigningKey;
@@ -24,6 +27,7 @@ use test_support::tables::Database;
 use test_support::worker_process::Program;
 use tokio::net::TcpListener;
 use tokio::process::Command;
+use url::Url;
 
 use crate::cloudflare_queue::{ask, pull};
 use crate::consuming::*;
@@ -171,6 +175,27 @@ async fn of_one_epoch_the_later_change_stands_in_either_order() {
     let hidden = "SELECT count(*)::text FROM stale_records";
     assert_eq!(schema.column(hidden).await, ["2"]);
     assert_eq!(queue.letters(), Vec::<Value>::new());
+}
+
+/// A consumer that waits for a request and for its transaction in one step would count as stuck.
+#[tokio::test]
+async fn what_a_request_has_brought_is_handed_out_without_another_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = Queue::start(patient()).await;
+    push(&queue, &[task(DID, "a", 1, &json!({ "record": {} }))]).await;
+    let options = SinkOptions::new(None, &url(&queue.origin, folder.path())).unwrap();
+    let Target::CloudflareQueue(options) = options.target else {
+        panic!("{options}");
+    };
+    let outside = Outside {
+        plc_url: Url::parse("http://127.0.0.1:1").unwrap(),
+        allow_private_addresses: true,
+    };
+    let mut source = CloudflareQueue::new(*options, outside, 3).part(0);
+    assert_eq!(source.fetch().await, Ok(vec![]));
+    let requests = queue.requests();
+    assert_eq!(source.fetch().await.unwrap().len(), 1);
+    assert_eq!(queue.requests(), requests);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use huddle_firehose::sink::d1::D1Target;
 use huddle_firehose::sink::target::{Feeds, TableTarget};
-use huddle_firehose::sink::{SinkOptions, Target};
+use huddle_firehose::sink::task::Task;
+use huddle_firehose::sink::{SinkError, SinkOptions, Target};
+use serde_json::json;
 use test_support::d1::{D1, assert_follows};
 use test_support::http_proxy::Fate;
 use test_support::nats::Queue;
@@ -191,6 +194,93 @@ async fn a_late_request_takes_back_neither_a_row_of_d1_nor_what_is_known_of_a_fe
     let epochs =
         "SELECT epoch || ' ' || coalesce(through, '-') AS known FROM sink_epochs ORDER BY 1";
     assert_eq!(d1.column(epochs).await, ["e 5", "g -"]);
+}
+
+/// Versions of as many records, of one epoch that is not known.
+fn tasks(count: u64) -> Vec<Task> {
+    let tasks = (1..=count).map(|n| {
+        let task = json!({
+            "type": "upsert", "collection": "com.huddle.note", "did": "did:plc:ann",
+            "rkey": format!("r{n}"), "uri": format!("at://did:plc:ann/com.huddle.note/r{n}"),
+            "record": { "n": n }, "cid": "bafy", "timestamp": "2026-01-01T00:00:00.000Z",
+            "rev": LOW, "seq": n, "source": "wss://relay", "feed": "f", "epoch": "e", "change": n,
+            "verified": "none", "first_indexed_at": "2026-01-01T00:00:00.000Z",
+            "last_indexed_at": "2026-01-01T00:00:00.000Z",
+        });
+        Task::parse(task.to_string().as_bytes()).unwrap()
+    });
+    tasks.collect()
+}
+
+/// The consumers of a process and its upkeep share it, and one of them gets the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_d1_asks_for_patience_none_of_those_that_share_the_target_asks_it() {
+    let Some(d1) = database().await else {
+        return;
+    };
+    let mut target = target(&d1);
+    let none = Feeds::new();
+    let tasks = tasks(2);
+    let [first, second] = &tasks[..] else {
+        panic!("two tasks");
+    };
+    target.apply(&[first], &none).await.unwrap();
+    d1.proxy.script(|_| {
+        let words = "Please wait and consider throttling your request speed";
+        Fate::Refused(429, 971, words, "240")
+    });
+    let pause = |error: SinkError| match error {
+        SinkError::Unavailable { retry_after, .. } => retry_after.unwrap(),
+        other => panic!("{other}"),
+    };
+    let whole = Duration::from_secs(240);
+    let both = [first, second];
+    assert_eq!(pause(target.apply(&both, &none).await.unwrap_err()), whole);
+    d1.proxy.script(|_| Fate::Answered);
+    let asked = d1.proxy.count();
+    assert!(pause(target.apply(&both, &none).await.unwrap_err()) <= whole);
+    assert!(pause(target.do_upkeep().await.unwrap_err()) <= whole);
+    assert_eq!(d1.proxy.count(), asked);
+}
+
+/// Each request that is answered counts, so a call that is cut off goes on where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_that_are_too_much_for_d1_come_in_smaller_requests_and_none_is_sent_again() {
+    let Some(d1) = database().await else {
+        return;
+    };
+    let mut target = target(&d1);
+    let none = Feeds::new();
+    target.apply(&[], &none).await.unwrap();
+    let written = Arc::new(AtomicU32::new(0));
+    let of_script = written.clone();
+    // Each call has one request carried out, of at most ten tasks, and no answer to the next one.
+    let mut is_answered = false;
+    d1.proxy.script(move |body| {
+        let rows = body.matches("first_indexed_at").count();
+        let tasks = (1..=60).filter(|n| body.contains(&format!("com.huddle.note/r{n}\\\"")));
+        let tasks = tasks.count();
+        if rows == 0 {
+            return Fate::Answered;
+        }
+        is_answered = !is_answered && tasks <= 10;
+        if is_answered {
+            of_script.fetch_add(tasks as u32, Ordering::Relaxed);
+        }
+        match is_answered {
+            true => Fate::Answered,
+            false => Fate::Lost,
+        }
+    });
+    let tasks = tasks(60);
+    let tasks: Vec<&Task> = tasks.iter().collect();
+    let mut calls = 0;
+    while target.apply(&tasks, &none).await.is_err() {
+        calls += 1;
+        assert!(calls < 100, "it began anew for ever");
+    }
+    assert_eq!(written.load(Ordering::Relaxed), 60);
+    assert_eq!(records(&d1).await, 60);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use huddle_firehose::sink::{Follower, Pace, Parts, SinkError, SinkOptions};
 use huddle_firehose::store::change_feed::ChangeFeed;
 use huddle_firehose::store::sqlite::SqliteStore;
 use test_support::d1::D1;
+use tokio::time::sleep;
 
 use crate::postgres::tables;
 
@@ -37,11 +38,25 @@ pub(crate) async fn follow(follower: &mut Follower) -> Vec<SinkError> {
         match follower.step().await {
             Ok(Pace::CaughtUp) => return errors,
             Ok(Pace::Next(_) | Pace::Refused(_)) => {}
-            Err(error) => errors.push(error),
+            Err(error) => {
+                wait_as_asked(&error).await;
+                errors.push(error);
+            }
         }
         assert!(errors.len() < 1000, "{errors:?}");
     }
     panic!("it never caught up: {:?}", errors.last());
+}
+
+/// Waits as long as the sink asks for.
+pub(crate) async fn wait_as_asked(error: &SinkError) {
+    if let SinkError::Unavailable {
+        retry_after: Some(pause),
+        ..
+    } = error
+    {
+        sleep(*pause).await;
+    }
 }
 
 /// The same where nothing fails.

@@ -199,13 +199,13 @@ async fn a_service_that_asks_for_patience_is_asked_again_when_it_said_so() {
                 429,
                 971,
                 "Please wait and consider throttling your request speed",
-                "240",
+                "2",
             ),
             1 => Fate::Refused(
                 500,
                 7500,
                 "D1 DB is overloaded. Too many requests queued.",
-                "3",
+                "1",
             ),
             _ => Fate::Answered,
         });
@@ -216,7 +216,7 @@ async fn a_service_that_asks_for_patience_is_asked_again_when_it_said_so() {
     });
     let waits: Vec<_> = waits.collect();
     let seconds = |seconds| Some(Duration::from_secs(seconds));
-    assert_eq!(waits, [seconds(240), seconds(3)]);
+    assert_eq!(waits, [seconds(2), seconds(1)]);
     assert_follows(&d1, &worker.database.path()).await;
 }
 

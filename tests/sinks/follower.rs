@@ -155,6 +155,34 @@ async fn a_refused_change_is_found_by_halves_and_set_aside_after_its_retries() {
     assert_eq!(refused.count(), 0);
 }
 
+/// Both take their time, and an actor that is at one step for too long counts as stuck.
+#[tokio::test]
+async fn the_position_moves_over_a_dead_letter_in_a_step_of_its_own() {
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    let effects = vec![put(ALICE, "refused", 1), put(ALICE, "a", 2)];
+    apply(&store, effects, 2).await;
+    let kept = Arc::default();
+    let mut sink = follower(&store, &kept, 0, 0);
+    let letters = "SELECT error FROM dead_letters";
+    for step in 0.. {
+        assert!(step < 1000, "there never was a dead letter");
+        let before = sink.position();
+        sink.step().await.unwrap();
+        if !database.rows(letters).await.is_empty() {
+            assert_eq!(sink.position(), before);
+            break;
+        }
+    }
+    let before = sink.position();
+    assert_eq!(sink.step().await, Ok(Pace::Next(0)));
+    assert!(sink.position() > before);
+    follow(&mut sink).await;
+    assert_eq!(database.rows(letters).await.len(), 1);
+    let uris: Vec<String> = kept.lock().unwrap().rows.keys().cloned().collect();
+    assert!(uris.iter().any(|uri| uri.ends_with("/a")), "{uris:?}");
+}
+
 /// Holds invariant 10.8.
 #[tokio::test]
 async fn a_sink_that_is_rewound_gets_again_what_comes_behind_the_place_and_one_that_is_not_so_far_refuses()

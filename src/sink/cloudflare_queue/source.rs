@@ -38,6 +38,10 @@ const IDLE: Duration = Duration::from_millis(900);
 const CLAIMS: usize = 8;
 /// What is refused, and has no queue for dead letters, comes again after so many seconds.
 const REFUSED_DELAY: u64 = 60;
+/// The deadline of an ack. A step of a consumer applies within 45 s and acks within these ten: 55 s. After
+/// 60 s the supervisor takes the consumer for stuck. A step that pulls (30 s), asks for records (20 s, and
+/// ten for what becomes of their messages) or sets a task aside (30 s and ten) applies nothing.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long what is given back may take.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -68,7 +72,7 @@ impl Queue for CloudflareQueue {
         let client = |url| Client::new(url, self.options.access.clone());
         Box::new(Puller {
             pull: client(self.options.pull.clone()).with_most_answer(MOST_ANSWER),
-            settle: client(self.options.settle.clone()),
+            settle: client(self.options.settle.clone()).with_deadline(SETTLE_DEADLINE),
             letters: self.options.letters.clone().map(client),
             outside: self.outside.clone(),
             claims: None,
@@ -134,18 +138,21 @@ enum Claimed {
 }
 
 impl Puller {
+    /// Hands out what is in hand, or makes one request. What a request has brought is handed out by the next
+    /// call, so that no step of a consumer waits for both the request and its transaction.
     async fn take(&mut self) -> Result<Vec<Taken>, SinkError> {
-        if self.in_hand.is_empty() && self.without_record.is_empty() {
-            self.pull_some().await?;
+        if !self.in_hand.is_empty() {
+            let taken = self.in_hand.values().map(|(_, taken)| taken.clone());
+            return Ok(taken.collect());
         }
-        if self.in_hand.is_empty() {
-            self.redeem_some().await?;
+        match self.without_record.is_empty() {
+            true => self.pull_some().await?,
+            false => self.redeem_some().await?,
         }
         if self.in_hand.is_empty() && self.without_record.is_empty() {
             sleep(IDLE).await;
         }
-        let taken = self.in_hand.values().map(|(_, taken)| taken.clone());
-        Ok(taken.collect())
+        Ok(Vec::new())
     }
 
     async fn pull_some(&mut self) -> Result<(), SinkError> {

@@ -23,8 +23,8 @@ const HAS_TABLES: &str = "SELECT name FROM sqlite_master \
      WHERE type = 'table' AND name IN ('d1_migrations', 'sink_positions') ORDER BY name";
 const APPLIED: &str = "SELECT name FROM d1_migrations ORDER BY name";
 
-/// Applies the migrations that are missing, each in a transaction.
-pub(super) async fn migrate(database: &mut Database) -> Result<(), SinkError> {
+/// Applies the migrations that are missing, each in a transaction. Returns whether there were any.
+pub(super) async fn migrate(database: &mut Database) -> Result<bool, SinkError> {
     let tables = column(&database.run(&[plain(HAS_TABLES)]).await?);
     let applied = match tables.iter().any(|name| name == "d1_migrations") {
         true => column(&database.run(&[plain(APPLIED)]).await?),
@@ -41,6 +41,7 @@ pub(super) async fn migrate(database: &mut Database) -> Result<(), SinkError> {
     }
     // Of a database that was emptied by hand the notes may be left.
     let has_tables = tables.iter().any(|name| name == "sink_positions");
+    let mut has_applied = false;
     for (name, text) in MIGRATIONS {
         let is_applied = applied.iter().any(|applied| applied == name);
         if is_applied && has_tables {
@@ -50,8 +51,9 @@ pub(super) async fn migrate(database: &mut Database) -> Result<(), SinkError> {
         batch.extend(statements(text).map(plain));
         batch.push(Statement::new(NOTE, [name.to_owned()]));
         database.run(&batch).await?;
+        has_applied = true;
     }
-    Ok(())
+    Ok(has_applied)
 }
 
 fn plain(sql: &'static str) -> Statement {

@@ -13,6 +13,7 @@ mod options;
 mod position;
 mod projections;
 mod records;
+mod request_size;
 mod statement;
 mod target;
 mod upkeep;
@@ -23,11 +24,12 @@ use futures_util::future::BoxFuture;
 
 use self::client::Database;
 pub use self::options::D1Options;
+use self::request_size::RequestSize;
 use self::statement::Statement;
 pub use self::target::D1Target;
 use super::by_feed::by_table;
 use super::{Delivery, Sink, SinkError, TableOptions};
-use crate::model::{Change, Feed};
+use crate::model::{Change, Feed, RandomId};
 use crate::store::PieceLimit;
 
 /// What one batch writes at most. The bytes as signed count, but are not sent: about half of them are.
@@ -44,10 +46,7 @@ pub struct D1Sink {
     tables: TableOptions,
     /// What this process wrote into its row of `sink_positions` when it took over.
     holder: Option<String>,
-    /// What one batch writes at most, now.
-    limit: PieceLimit,
-    /// The last delivery had no answer that says why.
-    is_in_doubt: bool,
+    size: RequestSize,
 }
 
 impl D1Sink {
@@ -57,21 +56,15 @@ impl D1Sink {
             name,
             tables,
             holder: None,
-            limit: LIMIT,
-            is_in_doubt: false,
+            size: RequestSize::new(LIMIT.rows),
         }
     }
 
     async fn take(&mut self, feed: &Feed) -> Result<u64, SinkError> {
         self.holder = None;
-        // D1 gives a batch 30 seconds, and as much memory and processor time as it likes. What was too
-        // much comes in halves.
-        if std::mem::take(&mut self.is_in_doubt) {
-            self.limit.rows = (self.limit.rows / 2).max(1);
-        }
         migrate::migrate(&mut self.database).await?;
         lexicon_views::bring(&mut self.database, &self.name, &self.tables.views).await?;
-        let holder = format!("{:032x}", fastrand::u128(..));
+        let holder = RandomId::random().to_string();
         let batch = position::take_over(&self.name, feed, &holder)?;
         let rows = self.database.run(&batch).await?;
         let held = position::read(feed, &rows)?;
@@ -92,19 +85,10 @@ impl D1Sink {
         let limit = self.tables.purged_before();
         rows(&mut batch, delivery.feed, delivery.changes, &limit)?;
         batch.push(position::advance(&self.name, delivery));
-        // It stays so if this future is dropped.
-        self.is_in_doubt = true;
+        self.size.begin();
         let written = self.database.run(&batch).await;
-        self.is_in_doubt = matches!(
-            written,
-            Err(SinkError::Unavailable {
-                retry_after: None,
-                ..
-            })
-        );
-        written?;
-        self.limit.rows = (self.limit.rows * 2).min(LIMIT.rows);
-        Ok(())
+        self.size.end(&written);
+        written.map(drop)
     }
 
     async fn tidy(&mut self) -> Result<bool, SinkError> {
@@ -141,6 +125,9 @@ impl Sink for D1Sink {
     }
 
     fn limit(&self) -> PieceLimit {
-        self.limit
+        PieceLimit {
+            rows: self.size.rows(),
+            ..LIMIT
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! Bodies that are too large for a message. They wait in a bucket, and the message says where: a claim
 //! check.
 
+use std::io::ErrorKind;
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::object_store::{DeleteErrorKind, GetErrorKind, ObjectStore};
 use bytes::Bytes;
@@ -15,6 +18,8 @@ use crate::sink::SinkError;
 pub(super) const BODY: &str = "Huddle-Body";
 /// The most that is read of a body: a record of 1 MiB, in JSON of which every byte is escaped.
 const MOST: usize = 16 << 20;
+/// The deadline of reading a body.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The bucket for large bodies. It is opened when it is needed.
 pub(super) struct Bodies {
@@ -46,35 +51,19 @@ impl Bodies {
         Ok(name)
     }
 
-    /// The body that `headers` name; `None` if the message has its own.
-    ///
-    /// # Errors
-    /// Refused if there is no such body, or it is too large.
-    pub(super) async fn get(&mut self, headers: &HeaderMap) -> Result<Option<Bytes>, SinkError> {
+    /// Where the body is that `headers` name; `None` if the message has its own.
+    pub(super) async fn claimed(
+        &mut self,
+        headers: &HeaderMap,
+    ) -> Result<Option<Claimed>, SinkError> {
         let Some(name) = name(headers) else {
             return Ok(None);
         };
-        let store = self.store().await?.clone();
-        let get = async {
-            let object = store.get(name.as_str()).await;
-            let mut object = object.map_err(|error| match error.kind() {
-                GetErrorKind::NotFound => {
-                    SinkError::Refused(format!("its body {name} is not in the bucket"))
-                }
-                _ => unavailable("cannot get a large body", error),
-            })?;
-            if object.info().size > MOST {
-                return Err(SinkError::Refused(format!(
-                    "its body {name} has {} bytes",
-                    object.info().size
-                )));
-            }
-            let mut body = Vec::with_capacity(object.info().size);
-            let read = object.read_to_end(&mut body).await;
-            read.map_err(|error| unavailable("cannot read a large body", error))?;
-            Ok(Bytes::from(body))
-        };
-        Ok(Some(self.connection.run(get).await?))
+        Ok(Some(Claimed {
+            store: self.store().await?.clone(),
+            connection: self.connection.clone(),
+            name,
+        }))
     }
 
     /// Deletes a body that is needed no more. One that is gone already is deleted.
@@ -99,6 +88,51 @@ impl Bodies {
             }
         };
         Ok(self.store.insert(store))
+    }
+}
+
+/// A body in the bucket. To read it takes nothing of the partition, whose lease is renewed meanwhile.
+pub(super) struct Claimed {
+    connection: Connection,
+    store: ObjectStore,
+    name: String,
+}
+
+impl Claimed {
+    /// # Errors
+    /// Refused if there is no such body, it is too large, or it is not what was put.
+    pub(super) async fn read(self) -> Result<Bytes, SinkError> {
+        let reading = self.connection.run_within(DEADLINE, self.bytes());
+        reading.await
+    }
+
+    async fn bytes(&self) -> Result<Bytes, SinkError> {
+        let name = &self.name;
+        let refused = |what: &str| SinkError::Refused(format!("its body {name} {what}"));
+        let object = self.store.get(name.as_str()).await;
+        let object = object.map_err(|error| match error.kind() {
+            GetErrorKind::NotFound => refused("is not in the bucket"),
+            _ => unavailable("cannot get a large body", error),
+        })?;
+        // What its author says; the bucket may have more.
+        let announced = object.info().size;
+        if announced > MOST {
+            return Err(refused(&format!("has {announced} bytes")));
+        }
+        let mut body = Vec::with_capacity(announced);
+        let mut bounded = object.take(announced as u64 + 1);
+        let read = bounded.read_to_end(&mut body).await;
+        read.map_err(|error| match error.kind() {
+            // The digest is another one.
+            ErrorKind::InvalidData => refused("is not what was put"),
+            _ => unavailable("cannot read a large body", error),
+        })?;
+        match body.len() == announced {
+            true => Ok(body.into()),
+            false => Err(refused(&format!(
+                "has not the {announced} bytes that it should"
+            ))),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::sink::SinkError;
 /// What the program calls itself in the list of connections.
 const NAME: &str = "huddle-firehose";
 const CONNECT_DEADLINE: Duration = Duration::from_secs(8);
-/// The deadline of a request.
+/// The deadline of a request. What a lease depends on has less: see `LEASE`.
 const DEADLINE: Duration = Duration::from_secs(8);
 /// How often the server is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -72,6 +72,20 @@ impl Connection {
             () = self.lost.cancelled() => Err(SinkError::unavailable("the connection was lost")),
             done = work => done.map_err(Into::into),
         }
+    }
+
+    /// The same, if it comes within `deadline`.
+    pub(super) async fn run_within<T, E: Into<SinkError>>(
+        &self,
+        deadline: Duration,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, SinkError> {
+        let late = || {
+            let seconds = deadline.as_secs();
+            SinkError::unavailable(format_args!("no answer within {seconds} s"))
+        };
+        let done = timeout(deadline, self.run(work)).await;
+        done.unwrap_or_else(|_| Err(late()))
     }
 }
 

@@ -11,24 +11,25 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{Info, Stream};
 use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::body::Bodies;
 use super::connection::{Connection, unavailable};
-use super::feeds;
 use super::held::{BATCH, Held};
 use super::kept_lease::KeptLease;
 use super::lease::{LEASE, Lease};
-use super::link::{Link, Linked};
+use super::link::{Found, Link, Linked};
 use super::members::{Membership, NatsPresence};
 use super::options::NatsOptions;
-use super::streams;
 use crate::model::{Feed, RandomId};
 use crate::sink::SinkError;
 use crate::sink::queue::{Presence, Queue, QueueSource, Taken};
 
 /// How often the lease of another consumer is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(300);
+/// The deadline of a fetch, whether it acquires a partition, pulls or reads large bodies. Behind it the
+/// partition is given back, within three seconds: see [`LEASE`].
+const FETCH_DEADLINE: Duration = Duration::from_secs(45);
 /// Messages that may wait for their acks. It is never reached: what is taken is acked before more is.
 const MOST_UNACKED: i64 = 4 * BATCH as i64;
 
@@ -57,7 +58,7 @@ impl Queue for NatsQueue {
             link: self.link.clone(),
             membership: self.membership.clone(),
             number,
-            me: format!("{:032x}", fastrand::u128(..)),
+            me: RandomId::random().to_string(),
             seen: None,
             held: None,
         })
@@ -101,18 +102,20 @@ impl Partition {
 
     /// Takes the lease, if it is free and this consumer's share is not full.
     async fn acquire(&mut self) -> Result<Option<Held>, SinkError> {
-        let Linked { connection, stream } = self.link.get().await?;
-        let options = self.link.options.clone();
-        let layout = &options.layout;
+        let Linked { connection, found } = self.link.get().await?;
+        let Found {
+            stream,
+            leases,
+            feeds,
+            ..
+        } = found;
+        let layout = self.link.options.layout.clone();
         let key = self.number.to_string();
         let reading = async {
-            let context = &connection.context;
-            let leases = streams::bucket(context, layout, layout.leases(), None).await?;
             let entry = leases.entry(&key).await;
-            let entry = entry.map_err(|error| unavailable("cannot read a lease", error))?;
-            Ok::<_, SinkError>((leases, entry))
+            entry.map_err(|error| unavailable("cannot read a lease", error))
         };
-        let (leases, entry) = connection.run(reading).await?;
+        let entry = connection.run(reading).await?;
         let (former, revision) = match entry {
             // A lease that is not readable is that of no consumer of this version.
             Some(entry) => (
@@ -154,8 +157,10 @@ impl Partition {
         self.seen = None;
         let consumer = self.own_consumer(&connection, &stream, lease.revision());
         let consumer = consumer.await?;
-        let bodies = Bodies::new(connection.clone(), layout.clone());
-        Ok(Some(Held::new(connection, lease, consumer, bodies, slot)))
+        let bodies = Bodies::new(connection.clone(), layout);
+        Ok(Some(Held::new(
+            connection, lease, consumer, bodies, feeds, slot,
+        )))
     }
 
     /// Whether another consumer's lease has been the same for too long.
@@ -222,7 +227,7 @@ impl Partition {
             if let Some(held) = self.held.take() {
                 held.give_back().await;
             }
-            self.link.doubt().await;
+            self.link.doubt();
         }
         outcome
     }
@@ -231,8 +236,12 @@ impl Partition {
 impl QueueSource for Partition {
     fn fetch(&mut self) -> BoxFuture<'_, Result<Vec<Taken>, SinkError>> {
         Box::pin(async {
-            let taken = self.take().await;
-            self.checked(taken).await
+            let taken = timeout(FETCH_DEADLINE, self.take()).await;
+            let late = || {
+                let seconds = FETCH_DEADLINE.as_secs();
+                SinkError::unavailable(format_args!("no answer within {seconds} s"))
+            };
+            self.checked(taken.unwrap_or_else(|_| Err(late()))).await
         })
     }
 
@@ -286,9 +295,7 @@ impl QueueSource for Partition {
 
     fn feed<'a>(&'a mut self, id: &'a RandomId) -> BoxFuture<'a, Result<Option<Feed>, SinkError>> {
         Box::pin(async {
-            let link = self.link.clone();
-            let connection = self.held()?.connection();
-            let read = feeds::read(connection, &link.options.layout, id).await;
+            let read = self.held()?.feed(id).await;
             self.checked(read).await
         })
     }

@@ -1,8 +1,10 @@
 //! What the consumers have to know of a feed: its epochs, by which two changes are compared.
 
+use async_nats::jetstream::kv;
 use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, unavailable};
+use super::lease::LEASE;
 use super::options::Layout;
 use super::streams;
 use crate::model::{Epoch, Feed, RandomId};
@@ -39,18 +41,17 @@ pub(super) async fn keep(
     Ok(())
 }
 
-/// What is kept of feed `id`; `None` if nothing is.
+/// What the bucket `feeds` has of feed `id`; `None` if nothing.
 pub(super) async fn read(
     connection: &Connection,
-    layout: &Layout,
+    feeds: &kv::Store,
     id: &RandomId,
 ) -> Result<Option<Feed>, SinkError> {
     let reading = async {
-        let store = streams::bucket(&connection.context, layout, layout.feeds(), None).await?;
-        let value = store.get(id.as_str()).await;
+        let value = feeds.get(id.as_str()).await;
         value.map_err(|error| unavailable("cannot read the epochs of a feed", error))
     };
-    let Some(value) = connection.run(reading).await? else {
+    let Some(value) = connection.run_within(LEASE, reading).await? else {
         return Ok(None);
     };
     let kept: Kept = serde_json::from_slice(&value)

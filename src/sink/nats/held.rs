@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{self, AckKind};
+use async_nats::jetstream::{self, AckKind, kv};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 
 use super::body::{self, Bodies};
 use super::connection::{Connection, unavailable};
+use super::feeds;
 use super::kept_lease::{KeptLease, RENEW_INTERVAL};
-use super::lease::Hand;
+use super::lease::{Hand, LEASE};
 use super::members::Slot;
 use super::message::MESSAGE_ID;
+use crate::model::{Feed, RandomId};
 use crate::sink::SinkError;
 use crate::sink::queue::Taken;
 
@@ -39,8 +41,13 @@ pub(super) struct Held {
     lease: KeptLease,
     consumer: PullConsumer,
     bodies: Bodies,
+    /// The bucket of the epochs of feeds.
+    feeds: kv::Store,
     /// What came from the server, and was not handed out yet.
     waiting: VecDeque<(u64, Message)>,
+    /// What has its body, and is handed out next.
+    ready: Vec<Taken>,
+    /// The messages of what is ready or was handed out.
     handed_out: BTreeMap<u64, Message>,
     lengthened_at: Instant,
     _slot: Slot,
@@ -59,6 +66,7 @@ impl Held {
         lease: KeptLease,
         consumer: PullConsumer,
         bodies: Bodies,
+        feeds: kv::Store,
         slot: Slot,
     ) -> Self {
         Self {
@@ -66,15 +74,18 @@ impl Held {
             lease,
             consumer,
             bodies,
+            feeds,
             waiting: VecDeque::new(),
+            ready: Vec::new(),
             handed_out: BTreeMap::new(),
             lengthened_at: Instant::now(),
             _slot: slot,
         }
     }
 
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
+    /// What is known of feed `id`; `None` if nothing is.
+    pub(super) async fn feed(&self, id: &RandomId) -> Result<Option<Feed>, SinkError> {
+        feeds::read(&self.connection, &self.feeds, id).await
     }
 
     /// Gives the partition back.
@@ -82,18 +93,23 @@ impl Held {
         self.lease.give_back().await;
     }
 
-    /// Takes messages that wait, and hands them out.
+    /// Hands out messages, or takes some that wait, or reads their bodies. One thing at a time, so that no
+    /// step of a consumer waits for the server and for its transaction.
     pub(super) async fn take(&mut self) -> Result<Vec<Taken>, SinkError> {
-        self.lease.renew_if_due().await?;
-        if self.waiting.is_empty() {
-            self.pull().await?;
+        if !self.ready.is_empty() {
+            return Ok(std::mem::take(&mut self.ready));
         }
-        self.hand_out().await
+        self.lease.renew_if_due().await?;
+        match self.waiting.is_empty() {
+            true => self.pull().await?,
+            false => self.read_bodies().await?,
+        }
+        Ok(Vec::new())
     }
 
     /// Whether nothing is in hand.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.handed_out.is_empty()
+        self.waiting.is_empty() && self.ready.is_empty() && self.handed_out.is_empty()
     }
 
     async fn pull(&mut self) -> Result<(), SinkError> {
@@ -144,39 +160,60 @@ impl Held {
         Ok(())
     }
 
-    /// Hands out messages whose bodies fit into memory together, and one at least.
-    async fn hand_out(&mut self) -> Result<Vec<Taken>, SinkError> {
-        let mut taken = Vec::new();
+    /// Makes messages ready whose bodies fit into memory together, and one at least.
+    async fn read_bodies(&mut self) -> Result<(), SinkError> {
         let mut bytes = 0;
         while bytes < BATCH_BYTES
             && let Some((number, message)) = self.waiting.pop_front()
         {
             let suspicion = &self.lease.lease.suspicion;
             let (most, mut verdict) = (suspicion.most(number), suspicion.verdict(number));
-            let body = match self.bodies.get(&message.headers).await {
-                Ok(body) => body.unwrap_or_else(|| message.payload.clone()),
+            let (headers, payload) = (message.headers.clone(), message.payload.clone());
+            // Its ack wait is lengthened while its body is read.
+            self.handed_out.insert(number, message);
+            let body = match self.body(&headers).await {
+                Ok(body) => body.unwrap_or(payload),
                 Err(SinkError::Refused(reason)) => {
                     verdict = Some(reason);
-                    message.payload.clone()
+                    payload
                 }
                 Err(error) => return Err(error),
             };
             bytes += body.len();
-            self.handed_out.insert(number, message);
-            taken.push(Taken {
+            self.ready.push(Taken {
                 number,
                 body,
                 most,
                 verdict,
             });
-            // A large body takes its time.
-            self.extend_if_due().await?;
         }
-        Ok(taken)
+        Ok(())
+    }
+
+    /// The body that `headers` name; `None` if the message has its own. A large body takes its time, in
+    /// which the partition and its messages stay this consumer's.
+    async fn body(&mut self, headers: &HeaderMap) -> Result<Option<Bytes>, SinkError> {
+        let Some(claimed) = self.bodies.claimed(headers).await? else {
+            return Ok(None);
+        };
+        let mut reading = Box::pin(claimed.read());
+        let mut extend = interval(RENEW_INTERVAL);
+        loop {
+            tokio::select! {
+                biased;
+                body = &mut reading => return body.map(Some),
+                _ = extend.tick() => self.extend_if_due().await?,
+            }
+        }
     }
 
     /// Lengthens the ack wait of what is in hand, and the lease.
     pub(super) async fn extend_if_due(&mut self) -> Result<(), SinkError> {
+        self.lengthen_if_due().await?;
+        self.lease.renew_if_due().await
+    }
+
+    async fn lengthen_if_due(&mut self) -> Result<(), SinkError> {
         if self.lengthened_at.elapsed() >= RENEW_INTERVAL {
             let waiting = self.waiting.iter().map(|(_, message)| message);
             let replies = waiting.chain(self.handed_out.values());
@@ -189,15 +226,15 @@ impl Held {
                 }
                 Ok::<_, SinkError>(())
             };
-            self.connection.run(progress).await?;
+            self.connection.run_within(LEASE, progress).await?;
             self.lengthened_at = Instant::now();
         }
-        self.lease.renew_if_due().await
+        Ok(())
     }
 
     /// Notes in the lease what is about to be applied.
     pub(super) async fn begin(&mut self, numbers: &[u64]) -> Result<(), SinkError> {
-        self.extend_if_due().await?;
+        self.lengthen_if_due().await?;
         self.lease.lease.hand = numbers.last().map(|last| Hand {
             last: *last,
             count: numbers.len(),
@@ -215,12 +252,14 @@ impl Held {
             let acked = try_join_all(acks).await;
             acked.map_err(|error| unavailable("an ack was not taken", error))
         };
-        self.connection.run(acking).await?;
-        self.passed(numbers).await
+        self.connection.run_within(LEASE, acking).await?;
+        self.passed(numbers).await;
+        Ok(())
     }
 
-    /// The tasks are applied or set aside: what was put aside for them goes.
-    async fn passed(&mut self, numbers: &[u64]) -> Result<(), SinkError> {
+    /// The tasks are applied or set aside: what was put aside for them goes. A body that cannot be deleted
+    /// is needed by nothing.
+    async fn passed(&mut self, numbers: &[u64]) {
         let mut claims = Vec::new();
         for number in numbers {
             let message = self.handed_out.remove(number);
@@ -230,10 +269,18 @@ impl Held {
             self.lease.lease.suspicion.passed(*last);
         }
         self.lease.lease.hand = None;
-        for claim in claims {
-            self.bodies.delete(&claim).await?;
+        if claims.is_empty() {
+            return;
         }
-        Ok(())
+        let deleting = async {
+            for claim in &claims {
+                self.bodies.delete(claim).await?;
+            }
+            Ok::<_, SinkError>(())
+        };
+        if let Err(error) = self.connection.run_within(LEASE, deleting).await {
+            tracing::warn!(%error, bodies = claims.len(), "large bodies that are needed no more stay in their bucket");
+        }
     }
 
     /// Puts a message on the subject of dead letters, and acks it.
@@ -270,7 +317,8 @@ impl Held {
         self.connection.run(putting).await?;
         // Its body stays: the dead letter names it.
         self.handed_out.remove(&number);
-        self.passed(&[number]).await
+        self.passed(&[number]).await;
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use async_nats::jetstream::kv;
 use tokio::time::Instant;
 
 use super::connection::{Connection, unavailable};
-use super::lease::Lease;
+use super::lease::{LEASE, Lease};
 use crate::sink::SinkError;
 
 /// How often it is renewed.
@@ -87,7 +87,8 @@ impl KeptLease {
                 },
             }
         };
-        let Some(revision) = self.connection.run(writing).await? else {
+        // What is not written within a lease is another consumer's.
+        let Some(revision) = self.connection.run_within(LEASE, writing).await? else {
             return Ok(false);
         };
         self.revision = revision;

@@ -5,7 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A lease that its consumer has not renewed for so long is free. It is the ack wait too.
+/// A lease that its consumer has not renewed for so long is free. It is the ack wait too, and the deadline of
+/// what is asked of the server while messages are in hand.
+///
+/// After 60 s at one step (`stuck_after_ms`) a consumer is killed, and what it had in hand is suspected. The
+/// longest step that has messages in hand is 57 s: the epochs of a feed (3), the lease (3), a transaction
+/// (45), its acks (3), and large bodies that are deleted (3). What takes longer, such as to acquire a
+/// partition, to pull or to read a large body, is a step of its own.
 pub(super) const LEASE: Duration = Duration::from_secs(3);
 /// How often a task ends its consumer alone, before it is a dead letter.
 const ALONE: u32 = 3;

@@ -1,14 +1,17 @@
 //! The connection that the consumers of a process share, and the stream that they read.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{Info, Stream};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::options::NatsOptions;
+use super::lease::LEASE;
+use super::options::{Layout, NatsOptions};
 use super::streams::{self, Side};
 use crate::sink::SinkError;
 
@@ -20,20 +23,31 @@ const FAILURE_LIFETIME: Duration = Duration::from_millis(500);
 pub(super) struct Link {
     pub(super) options: Arc<NatsOptions>,
     state: Arc<Mutex<State>>,
+    /// Something failed since the stream and the buckets were looked up.
+    is_in_doubt: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
 struct State {
     connection: Option<Connection>,
-    stream: Option<Stream<Info>>,
+    found: Option<Found>,
     failed: Option<(Instant, SinkError)>,
 }
 
-/// A connection, and the stream as it was checked.
+/// The stream as it was checked, and the buckets. They are looked up again after an error only.
+#[derive(Clone)]
+pub(super) struct Found {
+    pub(super) stream: Stream<Info>,
+    pub(super) feeds: kv::Store,
+    pub(super) leases: kv::Store,
+    pub(super) members: kv::Store,
+}
+
+/// A connection, and what there is.
 #[derive(Clone)]
 pub(super) struct Linked {
     pub(super) connection: Connection,
-    pub(super) stream: Stream<Info>,
+    pub(super) found: Found,
 }
 
 impl Link {
@@ -41,6 +55,7 @@ impl Link {
         Self {
             options: Arc::new(options),
             state: Arc::default(),
+            is_in_doubt: Arc::default(),
         }
     }
 
@@ -54,6 +69,9 @@ impl Link {
             );
             return Err(error.clone());
         }
+        if self.is_in_doubt.swap(false, Ordering::Relaxed) {
+            state.found = None;
+        }
         let linked = state.connect(&self.options).await;
         state.failed = linked
             .as_ref()
@@ -62,9 +80,9 @@ impl Link {
         linked
     }
 
-    /// Has the stream checked again, since something failed.
-    pub(super) async fn doubt(&self) {
-        self.state.lock().await.stream = None;
+    /// Has the stream checked and the buckets looked up again, since something failed.
+    pub(super) fn doubt(&self) {
+        self.is_in_doubt.store(true, Ordering::Relaxed);
     }
 }
 
@@ -73,18 +91,34 @@ impl State {
         let connection = match self.connection.take().filter(|held| !held.is_lost()) {
             Some(connection) => connection,
             None => {
-                self.stream = None;
+                self.found = None;
                 Connection::open(options).await?
             }
         };
         let connection = self.connection.insert(connection).clone();
-        let stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => streams::ensure(&connection, &options.layout, Side::Consumer).await?,
+        let found = match self.found.take() {
+            Some(found) => found,
+            None => Found::look_up(&connection, &options.layout).await?,
         };
         Ok(Linked {
             connection,
-            stream: self.stream.insert(stream).clone(),
+            found: self.found.insert(found).clone(),
+        })
+    }
+}
+
+impl Found {
+    async fn look_up(connection: &Connection, layout: &Layout) -> Result<Self, SinkError> {
+        let stream = streams::ensure(connection, layout, Side::Consumer).await?;
+        let bucket = async |name, lifetime| {
+            let opening = streams::bucket(&connection.context, layout, name, lifetime);
+            connection.run(opening).await
+        };
+        Ok(Self {
+            feeds: bucket(layout.feeds(), None).await?,
+            leases: bucket(layout.leases(), None).await?,
+            members: bucket(layout.members(), Some(LEASE)).await?,
+            stream,
         })
     }
 }

@@ -3,15 +3,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::time::timeout;
 
 use super::connection::unavailable;
-use super::lease::LEASE;
 use super::link::Link;
-use super::streams;
+use crate::model::RandomId;
 use crate::sink::SinkError;
 use crate::sink::queue::Presence;
+
+/// The deadline of saying that this consumer is there, with what has to be looked up before.
+const DEADLINE: Duration = Duration::from_secs(45);
 
 /// How many partitions this consumer may have, and has.
 #[derive(Debug, Default)]
@@ -65,16 +69,15 @@ impl NatsPresence {
         Self {
             link,
             membership,
-            key: format!("{:032x}", fastrand::u128(..)),
+            key: RandomId::random().to_string(),
         }
     }
 
     async fn show(&self) -> Result<u32, SinkError> {
         let linked = self.link.get().await?;
         let layout = &self.link.options.layout;
+        let store = &linked.found.members;
         let showing = async {
-            let context = &linked.connection.context;
-            let store = streams::bucket(context, layout, layout.members(), Some(LEASE)).await?;
             let put = store.put(&self.key, "".into()).await;
             put.map_err(|error| unavailable("cannot say that this consumer is there", error))?;
             let info = store.stream.get_info().await;
@@ -83,7 +86,7 @@ impl NatsPresence {
         };
         let members = linked.connection.run(showing).await;
         if members.is_err() {
-            self.link.doubt().await;
+            self.link.doubt();
         }
         let members = u32::try_from(members?).unwrap_or(u32::MAX).max(1);
         self.membership.divide(layout.partitions, members);
@@ -98,8 +101,7 @@ impl NatsPresence {
         };
         let layout = &self.link.options.layout;
         let going = async {
-            let context = &linked.connection.context;
-            let store = streams::bucket(context, layout, layout.members(), Some(LEASE)).await?;
+            let store = &linked.found.members;
             let subject = format!("$KV.{}.{}", layout.members(), self.key);
             let purged = store.stream.purge().filter(subject).await;
             purged.map_err(|error| unavailable("cannot leave", error))
@@ -110,7 +112,11 @@ impl NatsPresence {
 
 impl Presence for NatsPresence {
     fn beat(&mut self) -> BoxFuture<'_, Result<Option<u32>, SinkError>> {
-        Box::pin(async { self.show().await.map(Some) })
+        Box::pin(async {
+            let shown = timeout(DEADLINE, self.show()).await;
+            let late = || SinkError::unavailable("the server does not answer");
+            shown.unwrap_or_else(|_| Err(late())).map(Some)
+        })
     }
 
     fn leave(&mut self) -> BoxFuture<'_, ()> {

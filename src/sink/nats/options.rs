@@ -72,6 +72,10 @@ impl NatsOptions {
     pub(crate) fn parse(url: &Url) -> Result<Self, String> {
         let host = url.host_str().filter(|host| !host.is_empty());
         let host = host.ok_or("the URL names no server")?;
+        if !matches!(url.path(), "" | "/") {
+            // It may be the end of a password, and would be shown.
+            return Err("a NATS URL has no path; in a password, / is %2F".to_owned());
+        }
         let port = url.port().unwrap_or(4222);
         let scheme = url.scheme();
         let mut servers = vec![format!("{scheme}://{host}:{port}")];
@@ -92,8 +96,9 @@ impl NatsOptions {
                     layout.replicas = Some(number(&name, value, 1, MOST_REPLICAS as u64)?);
                 }
                 "servers" => {
-                    let more = value.split(',').filter(|server| !server.is_empty());
-                    servers.extend(more.map(|server| format!("{scheme}://{server}")));
+                    for server in value.split(',').filter(|server| !server.is_empty()) {
+                        servers.push(server_of(scheme, server)?);
+                    }
                 }
                 "ca_file" => tls.roots = Some(value.into()),
                 "cert_file" => certificate = Some(value.into()),
@@ -196,6 +201,20 @@ impl Layout {
 
     pub(super) fn dead_letter_subject_of(&self, partition: u32) -> String {
         format!("{}-dlq.{partition}", self.subject)
+    }
+}
+
+/// A server of the parameter `servers`. The login of the URL holds for all of them. The text is not in the
+/// error, since it may have a password in it.
+fn server_of(scheme: &str, server: &str) -> Result<String, String> {
+    let text = format!("{scheme}://{server}");
+    let is_plain = !server.contains(['@', '/', '?', '#', '\\']);
+    match is_plain && Url::parse(&text).is_ok_and(|url| url.host().is_some()) {
+        true => Ok(text),
+        false => Err(
+            "servers has HOST:PORT with commas between them; user, password and path are those of the URL"
+                .to_owned(),
+        ),
     }
 }
 
@@ -312,6 +331,21 @@ mod tests {
                 assert!(text.contains("***"), "{text}");
                 assert!(!text.contains("ecret"), "{text}");
             }
+        }
+        for servers in [
+            "ann:secret@b:1",
+            "b:1,ann:secret@c:1",
+            "ann:secret%40b:1",
+            "secret@b",
+            "b/secret",
+            "nats://ann:secret@b:1",
+            "b?secret",
+            "b%23secret",
+            "b:secret",
+        ] {
+            let error = parse(&format!("nats://a.example?servers={servers}")).unwrap_err();
+            assert!(error.contains("HOST:PORT"), "{servers}: {error}");
+            assert!(!error.contains("secret"), "{error}");
         }
         let unknown = parse("nats://a.example?passwd=secret").unwrap_err();
         assert!(!unknown.contains("secret"), "{unknown}");

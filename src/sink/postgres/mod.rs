@@ -27,7 +27,7 @@ pub use self::target::PostgresTarget;
 use self::transaction::Connections;
 use super::by_feed::by_table;
 use super::{Delivery, Sink, SinkError, TableOptions};
-use crate::model::{Change, Feed};
+use crate::model::{Change, Feed, RandomId};
 use crate::store::PieceLimit;
 
 /// What one transaction writes at most.
@@ -65,7 +65,7 @@ impl PostgresSink {
         let mut transaction = self.connections.begin().await?;
         migrate::migrate(&mut transaction, self.connections.schema()).await?;
         lexicon_views::bring(&mut transaction, &self.name, &self.tables.views).await?;
-        let holder = transaction::random_word();
+        let holder = RandomId::random().to_string();
         let taken = position::take_over(&mut transaction, &self.name, feed, &holder).await?;
         self.connections.commit(transaction).await?;
         self.holder = Some(holder);

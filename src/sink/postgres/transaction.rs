@@ -81,8 +81,3 @@ fn begin(schema: &str) -> String {
          SELECT pg_advisory_xact_lock(hashtextextended('huddle-firehose sink {schema}', 0))"
     )
 }
-
-/// A word that no other process has.
-pub(super) fn random_word() -> String {
-    format!("{:032x}", fastrand::u128(..))
-}

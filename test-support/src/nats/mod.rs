@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, stream};
-use serde_json::Value;
+use async_nats::{HeaderMap, Subscriber};
+use bytes::Bytes;
+use serde_json::{Value, json};
 
 pub use self::server::OwnServer;
 use crate::skipped::skip;
@@ -124,6 +127,76 @@ impl Queue {
         let subject = format!("{}.{partition}", self.subject);
         let sent = context.publish(subject, body.to_owned().into()).await;
         sent.unwrap().await.unwrap();
+    }
+
+    /// Publishes to a partition a message whose body is the object `name`.
+    pub async fn publish_claim(&self, partition: u32, name: &str) {
+        let mut headers = HeaderMap::new();
+        headers.insert("Huddle-Body", name);
+        let message = PublishMessage::build()
+            .payload("{}".into())
+            .headers(headers);
+        let subject = format!("{}.{partition}", self.subject);
+        let context = self.context().await;
+        let sent = context.send_publish(subject, message).await;
+        sent.unwrap().await.unwrap();
+    }
+
+    /// Says in the bucket of bodies that the object `name` has so many bytes, which may be wrong, and which
+    /// may come later.
+    pub async fn announce_body(&self, name: &str, bytes: usize) {
+        let bucket = format!("{}_BODIES", self.stream);
+        let context = self.context().await;
+        if context.get_object_store(&bucket).await.is_err() {
+            let config = jetstream::object_store::Config {
+                bucket: bucket.clone(),
+                ..Default::default()
+            };
+            context.create_object_store(config).await.unwrap();
+        }
+        let note = json!({
+            "name": name, "bucket": bucket, "nuid": name, "size": bytes, "chunks": 1,
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Rollup", "sub");
+        let encoded = data_encoding::BASE64URL.encode(name.as_bytes());
+        let note = PublishMessage::build()
+            .payload(note.to_string().into())
+            .headers(headers);
+        let sent = context
+            .send_publish(format!("$O.{bucket}.M.{encoded}"), note)
+            .await;
+        sent.unwrap().await.unwrap();
+    }
+
+    /// Puts the bytes of a body that was announced.
+    pub async fn put_body(&self, name: &str, body: impl Into<Bytes>) {
+        let subject = format!("$O.{}_BODIES.C.{name}", self.stream);
+        let context = self.context().await;
+        let sent = context.publish(subject, body.into()).await;
+        sent.unwrap().await.unwrap();
+    }
+
+    /// The number of the last write to the lease of a partition; 0 if there is none.
+    pub async fn lease_revision(&self, partition: u32) -> u64 {
+        let bucket = format!("{}_LEASES", self.stream);
+        let Ok(store) = self.context().await.get_key_value(bucket).await else {
+            return 0;
+        };
+        let entry = store.entry(partition.to_string()).await.unwrap();
+        entry.map_or(0, |entry| entry.revision)
+    }
+
+    /// The requests for what is known of the bucket of leases, and those for a lease, from now on.
+    pub async fn watch_leases(&self) -> [Subscriber; 2] {
+        let client = server::connect(&self.server).await.unwrap();
+        let bucket = format!("KV_{}_LEASES", self.stream);
+        let of_bucket = client.subscribe(format!("$JS.API.STREAM.INFO.{bucket}"));
+        let of_bucket = of_bucket.await.unwrap();
+        let of_lease = client.subscribe(format!("$JS.API.DIRECT.GET.{bucket}.>"));
+        let of_lease = of_lease.await.unwrap();
+        client.flush().await.unwrap();
+        [of_bucket, of_lease]
     }
 
     /// The objects that wait in the bucket of bodies.

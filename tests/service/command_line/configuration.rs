@@ -96,3 +96,32 @@ fn every_setting_of_the_compose_file_is_one_and_valid() {
         assert!(!errors.contains("no such setting"), "{errors}");
     }
 }
+
+/// A copy of the repository's folder is what an image is made from.
+#[test]
+fn the_secrets_of_the_compose_file_come_neither_into_an_image_nor_into_a_commit() {
+    let read = |name: &str| {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+        std::fs::read_to_string(format!("{path}{name}")).unwrap()
+    };
+    let compose = read("deploy/compose.yaml");
+    let secrets: Vec<&str> = compose
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("file: "))
+        .collect();
+    assert!(!secrets.is_empty());
+    for secret in secrets {
+        assert!(secret.starts_with("secrets/"), "{secret}");
+    }
+    for (file, expected) in [
+        (".dockerignore", "deploy/secrets"),
+        (".dockerignore", "**/*.db*"),
+        (".gitignore", "/deploy/secrets/"),
+    ] {
+        let text = read(file);
+        assert!(
+            text.lines().any(|line| line == expected),
+            "{file}: {expected}"
+        );
+    }
+}
