@@ -17,7 +17,12 @@ pub(crate) fn tables() -> TableOptions {
 
 /// A follower of `store`'s feed with a sink in `schema`.
 pub(crate) fn follower(schema: &Schema, store: &Arc<SqliteStore>, name: &str) -> Follower {
-    let options = SinkOptions::new(Some(name), &schema.url()).unwrap();
+    follower_at(&schema.url(), store, name)
+}
+
+/// A follower of `store`'s feed with the sink that `url` names.
+pub(crate) fn follower_at(url: &str, store: &Arc<SqliteStore>, name: &str) -> Follower {
+    let options = SinkOptions::new(Some(name), url).unwrap();
     let feed: Arc<dyn ChangeFeed> = store.clone();
     Follower::new(Parts {
         name: name.into(),

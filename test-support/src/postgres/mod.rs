@@ -1,5 +1,6 @@
 //! A Postgres schema for each test, and its tables compared with those of the worker's database.
 
+mod bouncer;
 mod server;
 mod tables;
 
@@ -8,6 +9,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub use self::bouncer::{Bouncer, POOL_SIZE};
 pub use self::tables::{assert_consumed, assert_follows, rows};
 pub use crate::sink_tables::Rows;
 use crate::skipped::skip;
@@ -37,7 +39,12 @@ impl Schema {
 
     /// The URL of a sink in this schema.
     pub fn url(&self) -> String {
-        let Self { server, name } = self;
+        self.url_at(&self.server)
+    }
+
+    /// The URL of a sink that reaches the server at another address.
+    pub fn url_at(&self, server: &str) -> String {
+        let name = &self.name;
         format!("{server}?schema={name}&sslmode=disable&application_name={name}")
     }
 
