@@ -13,6 +13,7 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod certificates;
 pub mod cloudflare_queue;
 pub mod connection_losses;
 pub mod d1;

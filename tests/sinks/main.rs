@@ -28,6 +28,7 @@ mod pgbouncer;
 mod postgres;
 mod postgres_program;
 mod postgres_rules;
+mod postgres_tls;
 mod table_rules;
 mod truth;
 mod two_workers;

@@ -14,6 +14,15 @@ use crate::sink::secret::Secret;
 /// What the program calls itself in the list of connections.
 const APPLICATION: &str = "huddle-firehose";
 
+/// The names of the parameter that has root certificates.
+const ROOTS: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
+
+/// What the library says of a server without TLS.
+const NO_TLS: &str = "does not support TLS";
+
+/// What it says of a certificate that it does not take.
+const WRONG_CERTIFICATE: &str = "invalid peer certificate";
+
 /// The options of a Postgres sink, as its URL has them.
 #[derive(Clone, PartialEq)]
 pub struct PostgresOptions {
@@ -92,10 +101,17 @@ impl PostgresOptions {
             password,
             shown,
         };
-        options
-            .connect_options()
-            .map_err(|error| error.to_string())?;
+        let connect = options.connect_options();
+        let mode = connect.map_err(|error| error.to_string())?.get_ssl_mode();
+        if options.names_roots() && !matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
+            return Err("sslrootcert needs sslmode=verify-full, verify-ca or require".to_owned());
+        }
         Ok(options)
+    }
+
+    fn names_roots(&self) -> bool {
+        let mut pairs = self.url.query_pairs();
+        pairs.any(|(name, _)| ROOTS.contains(&&*name))
     }
 
     fn connect_options(&self) -> Result<PgConnectOptions, sqlx::Error> {
@@ -105,6 +121,11 @@ impl PostgresOptions {
             .extra_float_digits(None)
             .statement_cache_capacity(0)
             .disable_statement_logging();
+        // As libpq has it, and not sqlx: a root certificate is there to be checked.
+        let options = match options.get_ssl_mode() {
+            PgSslMode::Require if self.names_roots() => options.ssl_mode(PgSslMode::VerifyCa),
+            _ => options,
+        };
         Ok(match options.get_application_name() {
             Some(_) => options,
             None => options.application_name(APPLICATION),
@@ -125,7 +146,7 @@ impl PostgresOptions {
         }
         match options.clone().ssl_mode(PgSslMode::Require).connect().await {
             Ok(connection) => Ok((connection, true)),
-            Err(sqlx::Error::Tls(error)) if error.to_string().contains("does not support TLS") => {
+            Err(sqlx::Error::Tls(error)) if error.to_string().contains(NO_TLS) => {
                 let plain = options.ssl_mode(PgSslMode::Disable);
                 let connection = plain.connect().await.map_err(unavailable)?;
                 Ok((connection, false))
@@ -135,8 +156,18 @@ impl PostgresOptions {
     }
 }
 
+/// Why there is no connection, and what to do where that is known.
 fn unavailable(error: sqlx::Error) -> SinkError {
-    SinkError::unavailable(format_args!("cannot connect: {error}"))
+    let text = error.to_string();
+    let advice = if text.contains(NO_TLS) {
+        "; set ssl=on at the server, or sslmode=disable in the URL if the network is trusted"
+    } else if text.contains(WRONG_CERTIFICATE) {
+        "; sslrootcert names the certificate of the authority that signed the server's, and with \
+         sslmode=verify-full the server's is for the host in the URL"
+    } else {
+        ""
+    };
+    SinkError::unavailable(format_args!("cannot connect: {text}{advice}"))
 }
 
 impl fmt::Display for PostgresOptions {
@@ -178,5 +209,16 @@ mod tests {
             assert!(parse(&format!("postgres://db/x?schema={schema}")).is_err());
         }
         assert!(parse("postgres://db/x?sslmode=perhaps").is_err());
+    }
+
+    #[test]
+    fn a_root_certificate_that_would_not_be_checked_is_refused() {
+        for mode in ["", "&sslmode=prefer", "&sslmode=allow", "&sslmode=disable"] {
+            let error = parse(&format!("postgres://db/x?sslrootcert=/r{mode}")).unwrap_err();
+            assert!(error.contains("sslmode=verify-full"), "{error}");
+        }
+        for mode in ["require", "verify-ca", "verify-full"] {
+            assert!(parse(&format!("postgres://db/x?ssl-ca=/r&sslmode={mode}")).is_ok());
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use self::bouncer::{Bouncer, POOL_SIZE};
+pub use self::server::OwnServer;
 pub use self::tables::{assert_consumed, assert_follows, rows};
 pub use crate::sink_tables::Rows;
 use crate::skipped::skip;
@@ -23,18 +24,23 @@ pub struct Schema {
 impl Schema {
     /// A new schema. `None` if there is no server: then the test is skipped, or fails where CI is set.
     pub async fn new() -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let Some(server) = server::url().await else {
             let reason = "no Postgres answers, and none of Debian's packages is installed";
             assert!(std::env::var_os("CI").is_none(), "{reason}");
             skip(reason);
             return None;
         };
+        Some(Self::at(&server))
+    }
+
+    /// A new schema at `server`.
+    pub fn at(server: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        Some(Self {
-            server,
+        Self {
+            server: server.to_owned(),
             name: format!("huddle_{}_{number}", std::process::id()),
-        })
+        }
     }
 
     /// The URL of a sink in this schema.
@@ -44,8 +50,13 @@ impl Schema {
 
     /// The URL of a sink that reaches the server at another address.
     pub fn url_at(&self, server: &str) -> String {
+        self.url_with(server, "sslmode=disable")
+    }
+
+    /// The same with parameters that say how the connection is encrypted.
+    pub fn url_with(&self, server: &str, parameters: &str) -> String {
         let name = &self.name;
-        format!("{server}?schema={name}&sslmode=disable&application_name={name}")
+        format!("{server}?schema={name}&application_name={name}&{parameters}")
     }
 
     /// A connection to the schema, as a reader's.
