@@ -32,6 +32,7 @@ pub struct Program {
     /// Empty without `admin_listen`.
     admin_address: String,
     log: Lines<BufReader<ChildStderr>>,
+    log_so_far: String,
 }
 
 impl Program {
@@ -48,6 +49,7 @@ impl Program {
             address: String::new(),
             admin_address: String::new(),
             log,
+            log_so_far: String::new(),
         };
         let starting = program.logs("starting").await;
         starting["listen"]
@@ -74,12 +76,18 @@ impl Program {
         loop {
             let line = soon(self.log.next_line()).await.unwrap();
             let line = line.unwrap_or_else(|| panic!("{message:?} was not logged"));
+            self.log_so_far.push_str(&line);
             let line: Value = serde_json::from_str(&line)
                 .unwrap_or_else(|_| panic!("{message:?} was not logged, but {line}"));
             if line["message"].as_str().unwrap().starts_with(message) {
                 return line;
             }
         }
+    }
+
+    /// The log up to the line that was waited for last.
+    pub fn log_so_far(&self) -> &str {
+        &self.log_so_far
     }
 
     /// Requests an endpoint.

@@ -24,6 +24,7 @@ mod effects;
 mod follower;
 mod lexicon_views;
 mod nats;
+mod nats_logins;
 mod pgbouncer;
 mod postgres;
 mod postgres_program;

@@ -10,7 +10,7 @@ use huddle_firehose::sink::{Follower, Pace, Parts, SinkError, SinkOptions};
 use huddle_firehose::store::change_feed::ChangeFeed;
 use huddle_firehose::store::sqlite::SqliteStore;
 use serde_json::json;
-use test_support::nats::{OwnServer, Queue, Waiting};
+use test_support::nats::{Login, OwnServer, Queue, SECRET, Waiting};
 use test_support::proxy::Proxy;
 use test_support::tables::Database;
 
@@ -18,7 +18,7 @@ use crate::effects::*;
 use crate::postgres::tables;
 
 /// The latest change of each record, by its URI.
-const NUMBERS: &str = "SELECT uri || ' ' || change FROM records ORDER BY uri";
+pub(crate) const NUMBERS: &str = "SELECT uri || ' ' || change FROM records ORDER BY uri";
 
 pub(crate) fn follower(store: &Arc<SqliteStore>, url: &str) -> Follower {
     let options = SinkOptions::new(None, url).unwrap();
@@ -56,7 +56,7 @@ async fn with_records(count: u64) -> (Database, Arc<SqliteStore>) {
 }
 
 /// The latest change of each URI among `messages`, as [`NUMBERS`] has it.
-fn numbers(messages: &[Waiting]) -> Vec<String> {
+pub(crate) fn numbers(messages: &[Waiting]) -> Vec<String> {
     let mut latest = BTreeMap::new();
     for message in messages {
         if let Some(uri) = message.body["uri"].as_str() {
@@ -229,10 +229,10 @@ async fn a_stream_that_is_otherwise_is_left_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_read_from_its_file_each_time_and_is_in_no_error() {
-    let Some(server) = OwnServer::start_with(Some("s3cr3t")).await else {
+    let Some(server) = OwnServer::start_with(Login::Token).await else {
         return Queue::missing().unwrap_or_default();
     };
-    let queue = Queue::at(&server.url_with_token());
+    let queue = Queue::at(&server.url_with_login());
     let (database, store) = with_records(3).await;
     let file = database.folder().join("token");
     let url = queue.url_at(&server.url());
@@ -244,7 +244,7 @@ async fn a_token_is_read_from_its_file_each_time_and_is_in_no_error() {
         let error = sink.step().await.unwrap_err().to_string();
         assert!(!error.contains("wr0ng"), "{error}");
     }
-    std::fs::write(&file, "s3cr3t\n").unwrap();
+    std::fs::write(&file, format!("{SECRET}\n")).unwrap();
     assert_eq!(follow(&mut sink).await, []);
     assert_eq!(
         numbers(&queue.waiting().await),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,7 @@ impl Connection {
             .connect(options.servers.as_slice());
         let connected = timeout(CONNECT_DEADLINE, connecting).await;
         let client = match connected {
-            Ok(connected) => connected.map_err(|error| unavailable("cannot connect", error))?,
+            Ok(connected) => connected.map_err(|error| refused(&options.login, error))?,
             Err(_elapsed) => {
                 return Err(unavailable("cannot connect", "the server does not answer"));
             }
@@ -112,7 +112,8 @@ async fn connect_options(
         Login::Token(token) => connect.token(token.read()?),
         Login::User { name, password } => connect.user_and_password(name.clone(), password.read()?),
         Login::Credentials(secret) => {
-            let read = connect.credentials(&secret.read()?);
+            // The library reads no key whose last line has no end, and a secret is read without it.
+            let read = connect.credentials(&format!("{}\n", secret.read()?));
             // The library's text of this error may have a part of the key in it.
             read.map_err(|_| SinkError::unavailable(format_args!("{secret} has no credentials")))?
         }
@@ -129,6 +130,20 @@ async fn connect_options(
         connect = connect.tls_client_config(config);
     }
     Ok(connect)
+}
+
+/// Why there is no connection. What the server says of a login has no secret in it.
+fn refused(login: &Login, error: ConnectError) -> SinkError {
+    let why = match (error.kind(), login) {
+        (ConnectErrorKind::AuthorizationViolation, Login::None) => {
+            "the server wants a login: a user, token_file or creds_file in the URL"
+        }
+        (ConnectErrorKind::AuthorizationViolation, _) => {
+            "the server refuses the login that the URL names"
+        }
+        _ => return unavailable("cannot connect", error),
+    };
+    unavailable("cannot connect", why)
 }
 
 impl Word {

@@ -1,5 +1,6 @@
 //! A queue of its own for each test, and what is in it.
 
+mod accounts;
 mod server;
 
 use std::collections::BTreeMap;
@@ -12,12 +13,13 @@ use async_nats::{HeaderMap, Subscriber};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-pub use self::server::OwnServer;
+pub use self::accounts::Accounts;
+pub use self::server::{Login, OwnServer, SECRET, USER};
 use crate::skipped::skip;
 
 /// A stream that no other test uses. It is deleted with the value, and what belongs to it.
 pub struct Queue {
-    /// The server, without parameters.
+    /// The server, with its login.
     pub server: String,
     pub stream: String,
     subject: String,
@@ -70,7 +72,8 @@ impl Queue {
         let Self {
             stream, subject, ..
         } = self;
-        format!("{server}?stream={stream}&subject={subject}&partitions=4&bytes=64MiB")
+        let mark = if server.contains('?') { '&' } else { '?' };
+        format!("{server}{mark}stream={stream}&subject={subject}&partitions=4&bytes=64MiB")
     }
 
     async fn context(&self) -> jetstream::Context {

@@ -11,6 +11,9 @@ use async_nats::{Client, ConnectError, ConnectOptions};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
+use url::Url;
+
+use super::Accounts;
 
 const VARIABLE: &str = "HUDDLE_TEST_NATS";
 const USUAL: &str = "nats://127.0.0.1:4222";
@@ -36,16 +39,27 @@ async fn find() -> Option<String> {
     start_for_all().await
 }
 
-/// Connects to `nats://HOST:PORT` or `nats://TOKEN@HOST:PORT`.
+/// Connects to a server. The login in the URL is as a sink has it: `TOKEN@`, `USER:PASSWORD@`, or the parameter
+/// `creds_file`.
 pub(super) async fn connect(url: &str) -> Result<Client, ConnectError> {
-    let address = url.trim_start_matches("nats://");
-    match address.split_once('@') {
-        Some((token, address)) => {
-            let options = ConnectOptions::with_token(token.to_owned());
-            options.connect(address).await
+    let url = Url::parse(url).unwrap();
+    let address = format!(
+        "nats://{}:{}",
+        url.host_str().unwrap(),
+        url.port().unwrap_or(4222)
+    );
+    let user = url.username().to_owned();
+    let parameter = url.query_pairs().find(|(name, _)| name == "creds_file");
+    let options = match (parameter, url.password()) {
+        (Some((_, file)), _) => {
+            let credentials = std::fs::read_to_string(&*file).unwrap();
+            ConnectOptions::with_credentials(&credentials).unwrap()
         }
-        None => async_nats::connect(url).await,
-    }
+        (None, Some(password)) => ConnectOptions::with_user_and_password(user, password.to_owned()),
+        (None, None) if user.is_empty() => ConnectOptions::new(),
+        (None, None) => ConnectOptions::with_token(user),
+    };
+    options.connect(address).await
 }
 
 async fn answers(url: &str) -> bool {
@@ -101,44 +115,76 @@ async fn until_it_answers(url: &str) -> bool {
     false
 }
 
+/// The user of [`Login::User`].
+pub const USER: &str = "worker";
+/// The token or password of a server that wants one.
+pub const SECRET: &str = "s3cr3t";
+
+/// What a server wants of its clients.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Login {
+    None,
+    Token,
+    User,
+    Credentials,
+}
+
 /// A server of one test's own, which can be killed and put back to a copy.
 pub struct OwnServer {
     folder: TempDir,
     port: u16,
-    /// What a login needs, if it needs one.
-    token: Option<&'static str>,
+    login: Login,
+    accounts: Accounts,
+    /// Its configuration and a file of credentials, for [`Login::Credentials`].
+    settings: TempDir,
     child: Option<Child>,
 }
 
 impl OwnServer {
     /// Starts a server. `None` if there is no program.
     pub async fn start() -> Option<Self> {
-        Self::start_with(None).await
+        Self::start_with(Login::None).await
     }
 
-    /// Starts a server that wants a token.
-    pub async fn start_with(token: Option<&'static str>) -> Option<Self> {
+    /// Starts a server that wants a login.
+    pub async fn start_with(login: Login) -> Option<Self> {
         program()?;
+        let (accounts, settings) = (Accounts::generate(), TempDir::new().unwrap());
+        std::fs::write(settings.path().join("conf"), &accounts.configuration).unwrap();
+        std::fs::write(settings.path().join("creds"), &accounts.credentials).unwrap();
         let mut server = Self {
             folder: TempDir::new().unwrap(),
             port: free_port(),
-            token,
+            login,
+            accounts,
+            settings,
             child: None,
         };
         server.start_again().await;
         Some(server)
     }
 
-    /// The URL, without parameters and without the token.
+    /// The URL, without parameters and without a login.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// The URL with the token, if there is one.
-    pub fn url_with_token(&self) -> String {
-        match self.token {
-            Some(token) => format!("nats://{token}@127.0.0.1:{}", self.port),
-            None => self.url(),
+    /// The URL with what a sink needs to log in.
+    pub fn url_with_login(&self) -> String {
+        let (url, file) = (self.url(), self.settings.path().join("creds"));
+        match self.login {
+            Login::None => url,
+            Login::Token => url.replace("nats://", &format!("nats://{SECRET}@")),
+            Login::User => url.replace("nats://", &format!("nats://{USER}:{SECRET}@")),
+            Login::Credentials => format!("{url}?creds_file={}", file.display()),
+        }
+    }
+
+    /// What a file for the login has in it.
+    pub fn secret(&self) -> &str {
+        match self.login {
+            Login::Credentials => &self.accounts.credentials,
+            _ => SECRET,
         }
     }
 
@@ -157,12 +203,15 @@ impl OwnServer {
             .arg(self.folder.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        if let Some(token) = self.token {
-            command.args(["--auth", token]);
+        match self.login {
+            Login::None => {}
+            Login::Token => _ = command.args(["--auth", SECRET]),
+            Login::User => _ = command.args(["--user", USER, "--pass", SECRET]),
+            Login::Credentials => _ = command.arg("-c").arg(self.settings.path().join("conf")),
         }
         self.child = Some(command.spawn().unwrap());
         assert!(
-            until_it_answers(&self.url_with_token()).await,
+            until_it_answers(&self.url_with_login()).await,
             "nats-server does not start"
         );
     }
