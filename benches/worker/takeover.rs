@@ -1,7 +1,11 @@
 //! How soon another consumer applies what a killed one had in hand.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use huddle_firehose::model::{Position, SourceId};
+use huddle_firehose::store::sqlite::SqliteStore;
+use huddle_firehose::store::{Store, WriteBatch};
 use serde_json::json;
 use sqlx::Executor;
 use test_support::nats::Queue;
@@ -10,7 +14,7 @@ use test_support::worker_process::{Program, command};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-use crate::runtime;
+use crate::{database, runtime, sink_feed};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_huddle-firehose");
 const ROUNDS: usize = 5;
@@ -37,6 +41,7 @@ pub(crate) fn measure() {
 /// The time from the death of one of two consumers to the commit of all that both had in hand.
 async fn take_over() -> Duration {
     let (queue, schema) = (Queue::new().await.unwrap(), Schema::new().await.unwrap());
+    create_stream(&queue).await;
     let mut killed = consume(&queue, &schema).await;
     let _other = consume(&queue, &schema).await;
     sleep(SETTLING).await;
@@ -58,6 +63,21 @@ async fn take_over() -> Duration {
         sleep(POLL_INTERVAL).await;
     }
     died_at.elapsed()
+}
+
+/// A sink creates the stream. It has nothing to deliver.
+async fn create_stream(queue: &Queue) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = database::url(&folder.path().join("worker.db"));
+    let store = SqliteStore::open(&url).await.unwrap();
+    let begun = WriteBatch {
+        source: &SourceId::new("wss://relay.example/"),
+        effects: &[],
+        position: Position { seq: 1, time: None },
+        sequence_restarted: false,
+    };
+    store.apply(&begun).await.unwrap();
+    sink_feed::deliver_from(Arc::new(store), &queue.url()).await;
 }
 
 async fn consume(queue: &Queue, schema: &Schema) -> Program {
