@@ -34,6 +34,7 @@ mod sink_nats;
 mod sink_postgres;
 mod startup;
 mod table;
+mod takeover;
 mod traffic;
 mod usage;
 mod verified;
@@ -76,12 +77,13 @@ fn main() {
             table::print_row(name, &(0..rounds).map(|_| measure()).collect::<Vec<_>>());
         }
     }
-    let others: [(&str, fn()); 5] = [
+    let others: [(&str, fn()); 6] = [
         ("latency", latency::measure),
         ("removal", removal::measure),
         ("memory", memory::measure),
         ("startup", startup::measure),
         ("sink cost", sink_cost::measure),
+        ("takeover", takeover::measure),
     ];
     for (name, measure) in others {
         if named(name) {

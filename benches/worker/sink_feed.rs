@@ -129,8 +129,12 @@ fn offer(n: u64, text: &str) -> Value {
 
 /// What a new sink at `url` takes to deliver everything.
 pub(crate) async fn deliver(url: &str) -> Usage {
+    deliver_from(filled().store.clone(), url).await
+}
+
+/// The same from another database.
+pub(crate) async fn deliver_from(feed: Arc<dyn ChangeFeed>, url: &str) -> Usage {
     let options = SinkOptions::new(Some("bench"), url).unwrap();
-    let feed: Arc<dyn ChangeFeed> = filled().store.clone();
     let tables = TableOptions {
         request_days: 36_500,
         views: Arc::from([]),

@@ -25,6 +25,7 @@ mod identities;
 mod interest;
 mod jobs;
 mod judgements;
+mod letter_limits;
 mod lexicon_views;
 mod lost_stretch;
 mod migrations;

@@ -22,8 +22,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 /// fill it, beside the copies of the record itself.
 const WRITER_CACHE_KIB: &str = "-4096";
 
-/// Rows of a transaction's reads that are buffered before the database's thread waits for the
-/// reader.
+/// Rows that are buffered before the database's thread waits for their reader. All are read into memory
+/// anyway.
 const READ_ROWS: usize = 1024;
 
 /// Prepared scripts that the writer keeps, by their whole text. Which tables a transaction writes decides
@@ -185,7 +185,11 @@ fn reader(file: SqliteConnectOptions, connections: u32, deadline: Duration) -> S
     SqlitePoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(deadline)
-        .connect_lazy_with(file.create_if_missing(false).read_only(true))
+        .connect_lazy_with(
+            file.create_if_missing(false)
+                .read_only(true)
+                .row_buffer_size(READ_ROWS),
+        )
 }
 
 fn is_in_memory(url: &str) -> bool {
