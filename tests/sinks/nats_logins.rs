@@ -56,10 +56,11 @@ async fn logs_in_when_the_secret_is_right(
         assert!(!program.log_so_far().contains(secret));
     }
     assert_is_true(&database, &relay).await;
-    assert_eq!(
-        numbers(&queue.waiting().await),
-        database.rows(NUMBERS).await
-    );
+    // Records may have been published before their account was removed.
+    let published = numbers(&queue.waiting().await);
+    for row in database.rows(NUMBERS).await {
+        assert!(published.contains(&row), "{row}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

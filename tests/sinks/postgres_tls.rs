@@ -101,7 +101,10 @@ async fn a_server_without_tls_is_refused_where_tls_is_required_and_otherwise_one
                 records(&schema).await >= count
             })
             .await;
-            assert!(schema.end_sinks().await > 0);
+            until("a connection has ended", async || {
+                schema.end_sinks().await > 0
+            })
+            .await;
         }
         assert!(soon(program.wait()).await.unwrap().success());
         let log = std::fs::read_to_string(&log).unwrap();
