@@ -110,6 +110,7 @@ async fn where_a_commit_does_not_follow_the_repository_is_fetched_and_the_comman
             verified.visible(0).await == 5
         })
         .await;
+    verified.until_settled().await;
     assert_eq!(verified.resyncs(0).await[0].cause, "operator");
     verified.compare().await;
 }
