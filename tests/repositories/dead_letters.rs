@@ -110,7 +110,11 @@ async fn where_a_commit_does_not_follow_the_repository_is_fetched_and_the_comman
             verified.visible(0).await == 5
         })
         .await;
-    verified.until_settled().await;
+    verified
+        .until("the fetch has ended", async || {
+            !verified.resyncs(0).await.is_empty()
+        })
+        .await;
     assert_eq!(verified.resyncs(0).await[0].cause, "operator");
     verified.compare().await;
 }
