@@ -15,6 +15,7 @@
 
 pub mod certificates;
 pub mod cloudflare_queue;
+pub mod commands;
 pub mod connection_losses;
 pub mod d1;
 pub mod dns_server;

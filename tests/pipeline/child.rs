@@ -17,6 +17,7 @@ use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
 use huddle_firehose::testing::mock_relay::MockRelay;
 use serde::{Deserialize, Serialize};
+use test_support::commands::new_command;
 use test_support::observed_source::{self, Observed};
 use test_support::running_worker::{Worker, config};
 use test_support::tables::Database;
@@ -159,13 +160,9 @@ fn given(orders: &Orders) -> Vec<Given> {
 /// Gives commands, and waits until they are over.
 async fn give_commands(worker: &Worker, store: &SqliteStore, given: Vec<Given>) {
     for (n, command) in given.into_iter().enumerate() {
-        let (kind, arguments) = command.into_parts().unwrap();
         let new = NewCommand {
-            kind,
-            arguments,
-            actor: "the child".to_owned(),
-            reason: None,
             idempotency_key: Some(n.to_string()),
+            ..new_command(command)
         };
         store.submit_command(&new).await.unwrap();
     }

@@ -14,6 +14,7 @@ use huddle_firehose::store::sqlite::{Access, Options, SqliteStore};
 use huddle_firehose::store::{Store, WriteBatch};
 use huddle_firehose::testing::fault::Point;
 use huddle_firehose::testing::mock_relay::{MockRelay, Options as RelayOptions};
+use test_support::commands::new_command;
 use test_support::mock_relay::relay_with;
 use test_support::observed_source;
 use test_support::recorded_frames::{frames, last_seq};
@@ -67,13 +68,10 @@ async fn submit(database: &Database, source: &SourceId, numbers: std::ops::Range
         return;
     };
     for n in numbers {
-        let (kind, arguments) = command(n, source).into_parts().unwrap();
         let new = NewCommand {
-            kind,
-            arguments,
             actor: format!("test {n}"),
-            reason: None,
             idempotency_key: Some(n.to_string()),
+            ..new_command(command(n, source))
         };
         let submitted = store.submit_command(&new).await.unwrap();
         assert!(matches!(submitted, Submitted::New(_) | Submitted::Known(_)));

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use huddle_firehose::command::Command;
-use huddle_firehose::model::{CommandState, NewCommand, Position, Submitted};
+use huddle_firehose::model::{CommandState, Position};
 use huddle_firehose::store::sqlite::{Options, SqliteStore};
 use huddle_firehose::testing::fault::{Fault, FaultPlan, Faults, Point};
 use huddle_firehose::testing::mock_relay::{MockRelay, Options as RelayOptions};
+use test_support::commands::{new_command, new_row};
 use test_support::mock_relay::relay_with;
 use test_support::observed_source::{self, Observed};
 use test_support::recorded_frames::{frames, last_seq};
@@ -79,18 +80,8 @@ async fn reread(relay: &MockRelay, end: u64, plan: Arc<Once>, faults: Faults) ->
         from: 0,
         to: Some(end),
     };
-    let (kind, arguments) = rerun.into_parts().unwrap();
-    let new = NewCommand {
-        kind,
-        arguments,
-        actor: "test".to_owned(),
-        reason: None,
-        idempotency_key: None,
-    };
     let commands = worker.tree.commands().unwrap();
-    let Submitted::New(row) = commands.submit(&new).await.unwrap() else {
-        panic!("it was not submitted");
-    };
+    let row = new_row(commands.submit(&new_command(rerun)).await.unwrap());
     plan.is_given.store(true, Ordering::SeqCst);
     let row = commands.ended(row.id, SLOT_TIMEOUT).await.unwrap().unwrap();
     assert_eq!(row.state, CommandState::Done, "{row:?}");

@@ -4,32 +4,21 @@ use std::time::Duration;
 
 use huddle_firehose::command::Command;
 use huddle_firehose::config::{Discovering, Start};
-use huddle_firehose::model::{CommandRow, CommandState, NewCommand, Submitted};
+use huddle_firehose::model::{CommandRow, CommandState};
 use simulated_network::mishap::Endpoint;
 use simulated_network::network::Network;
 use simulated_network::shape::Shape;
+use test_support::commands::{new_command, new_row};
 use test_support::simulation::verified::Verified;
 
 use super::{A, B, D, E, few_accounts_with_offers};
 
 /// Gives a command to the worker. Returns its row as it is a moment later.
 async fn give(verified: &Verified, command: Command) -> CommandRow {
-    let (kind, arguments) = command.into_parts().unwrap();
-    let new = NewCommand {
-        kind,
-        arguments,
-        actor: "test".to_owned(),
-        reason: None,
-        idempotency_key: None,
-    };
     let commands = verified.tree.commands().unwrap();
-    match commands.submit(&new).await.unwrap() {
-        Submitted::New(row) => {
-            let row = commands.ended(row.id, Duration::from_secs(2)).await;
-            row.unwrap().unwrap()
-        }
-        other => panic!("{other:?}"),
-    }
+    let row = new_row(commands.submit(&new_command(command)).await.unwrap());
+    let row = commands.ended(row.id, Duration::from_secs(2)).await;
+    row.unwrap().unwrap()
 }
 
 /// Gives a command that is done at once.

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use huddle_firehose::command::{BulkLetters, Command};
-use huddle_firehose::model::{
-    CommandRow, CommandState, DeadLetter, NewCommand, Position, Stage, Submitted,
-};
+use huddle_firehose::model::{CommandRow, CommandState, DeadLetter, Position, Stage};
 use huddle_firehose::store::letters::LetterFilter;
 use huddle_firehose::store::plan::effect::Effect;
 use huddle_firehose::store::{Store, WriteBatch};
 use serde_json::json;
+use test_support::commands::{new_command, new_row};
 use test_support::simulation::verified::Verified;
 
 use super::{D, E, few_accounts_with_offers};
@@ -44,18 +43,9 @@ async fn retry(verified: &Verified) -> CommandRow {
         all: true,
         ..BulkLetters::default()
     };
-    let (kind, arguments) = Command::DeadLettersRetry(bulk).into_parts().unwrap();
-    let new = NewCommand {
-        kind,
-        arguments,
-        actor: "test".to_owned(),
-        reason: None,
-        idempotency_key: None,
-    };
     let commands = verified.tree.commands().unwrap();
-    let Submitted::New(row) = commands.submit(&new).await.unwrap() else {
-        panic!("it was submitted before");
-    };
+    let retry = new_command(Command::DeadLettersRetry(bulk));
+    let row = new_row(commands.submit(&retry).await.unwrap());
     let row = commands.ended(row.id, Duration::from_secs(30)).await;
     let row = row.unwrap().unwrap();
     assert_eq!(row.state, CommandState::Done, "{row:?}");

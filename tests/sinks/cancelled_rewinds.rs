@@ -6,9 +6,10 @@ use axum::body::Bytes;
 use axum::routing::post;
 use axum::{Json, Router};
 use huddle_firehose::command::{Command, FeedPlace};
-use huddle_firehose::model::{CommandState, NewCommand, SourceId, Submitted};
+use huddle_firehose::model::{CommandState, SourceId};
 use huddle_firehose::store::sqlite::{Access, Options, SqliteStore};
 use serde_json::Value;
+use test_support::commands::{new_command, new_row};
 use test_support::mock_relay::relay;
 use test_support::recorded_frames::frames;
 use test_support::tables::Database;
@@ -60,18 +61,7 @@ impl Hook {
 }
 
 async fn submit(store: &SqliteStore, command: Command) -> i64 {
-    let (kind, arguments) = command.into_parts().unwrap();
-    let new = NewCommand {
-        kind,
-        arguments,
-        actor: "test".to_owned(),
-        reason: None,
-        idempotency_key: None,
-    };
-    match store.submit_command(&new).await.unwrap() {
-        Submitted::New(row) => row.id,
-        other => panic!("{other:?}"),
-    }
+    new_row(store.submit_command(&new_command(command)).await.unwrap()).id
 }
 
 async fn until(store: &SqliteStore, command: i64, state: CommandState, waits: bool) {

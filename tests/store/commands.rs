@@ -16,6 +16,7 @@ use huddle_firehose::store::sqlite::{Cancelled, SqliteStore};
 use huddle_firehose::store::{Store, WriteBatch};
 use huddle_firehose::worker;
 use serde_json::json;
+use test_support::commands::new_command;
 
 use crate::fixture::*;
 
@@ -65,13 +66,10 @@ impl Commands {
 }
 
 fn new(command: Command) -> NewCommand {
-    let (kind, arguments) = command.into_parts().unwrap();
     NewCommand {
-        kind,
-        arguments,
         actor: "uid 7".to_owned(),
         reason: Some("a test".to_owned()),
-        idempotency_key: None,
+        ..new_command(command)
     }
 }
 

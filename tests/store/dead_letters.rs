@@ -9,7 +9,7 @@ use huddle_firehose::atproto::verify::Level;
 use huddle_firehose::command::{BulkLetters, Command, Scope, carry_out_without_worker};
 use huddle_firehose::config::Layers;
 use huddle_firehose::lexicon::Schemas;
-use huddle_firehose::model::{CommandRow, CommandState, DeadLetter, NewCommand, Stage, Submitted};
+use huddle_firehose::model::{CommandRow, CommandState, DeadLetter, Stage};
 use huddle_firehose::source::interest::Interest;
 use huddle_firehose::source::process::records::Rules;
 use huddle_firehose::store::letters::LetterFilter;
@@ -21,6 +21,7 @@ use huddle_firehose::worker;
 use ipld_core::ipld::Ipld;
 use serde_json::{Value, json};
 use simulated_network::car::address_of;
+use test_support::commands::{new_command, new_row};
 
 use crate::fixture::*;
 
@@ -52,18 +53,8 @@ impl Letters {
     }
 
     async fn submit(&self, command: Command) -> i64 {
-        let (kind, arguments) = command.into_parts().unwrap();
-        let new = NewCommand {
-            kind,
-            arguments,
-            actor: "uid 7".to_owned(),
-            reason: None,
-            idempotency_key: None,
-        };
-        match self.scope.store.submit_command(&new).await.unwrap() {
-            Submitted::New(row) => row.id,
-            other => panic!("{other:?}"),
-        }
+        let submitted = self.scope.store.submit_command(&new_command(command)).await;
+        new_row(submitted.unwrap()).id
     }
 
     pub(crate) async fn give(&self, command: Command) -> CommandRow {
