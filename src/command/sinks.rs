@@ -21,8 +21,8 @@ const REWIND_DEADLINE: Duration = Duration::from_secs(70);
 /// After which time a sink that gave no answer is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What became of a rewind, or why the sink is asked again.
-pub(super) type Answer = Result<Rewound, String>;
+/// Where a sink was asked to go, with what became of that, or why it is asked again.
+pub(super) type Answer = (u64, Result<Rewound, String>);
 
 /// How a paused sink is named in `pauses`.
 fn paused(sink: &str) -> String {
@@ -121,7 +121,9 @@ async fn move_to(run: &Run<'_>, sink: &str, to: u64) -> Result<Outcome, CommandE
     let Some(answer) = live.rewinds.result_of(run.row.id, ask).await else {
         return Ok(later("it has a delivery on its way", LOOK_INTERVAL));
     };
-    match answer.map_err(|_panicked| CommandError::Panicked)? {
+    // The place of a time may be another one by now.
+    let (to, answer) = answer.map_err(|_panicked| CommandError::Panicked)?;
+    match answer {
         Ok(Rewound::From(from)) => Ok(Outcome::Done {
             act: Act {
                 before: Some(json!({ "change": from })),
@@ -142,15 +144,16 @@ async fn move_to(run: &Run<'_>, sink: &str, to: u64) -> Result<Outcome, CommandE
 /// Asks a sink to move its position. One that has something on its way answers behind that.
 async fn ask(context: Arc<SinkContext>, to: u64) -> Answer {
     let Some(actor) = context.address.current() else {
-        return Err("it is starting".to_owned());
+        return (to, Err("it is starting".to_owned()));
     };
     let rewind = |reply| SinkMessage::Rewind { to, reply };
-    match actor.call(rewind, Some(REWIND_DEADLINE)).await {
+    let answer = match actor.call(rewind, Some(REWIND_DEADLINE)).await {
         Ok(CallResult::Success(answer)) => answer.map_err(|error| error.to_string()),
         Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => {
             Err("it gave no answer".to_owned())
         }
-    }
+    };
+    (to, answer)
 }
 
 fn later(reason: &str, wait: Duration) -> Outcome {

@@ -224,13 +224,7 @@ async fn within<T>(
     loop {
         tokio::select! {
             biased;
-            done = &mut work => {
-                let late = |_| {
-                    let seconds = DEADLINE.as_secs();
-                    SinkError::unavailable(format_args!("no answer within {seconds} s"))
-                };
-                return done.map_err(late);
-            }
+            done = &mut work => return done.map_err(|_elapsed| SinkError::late(DEADLINE)),
             // Where it is no longer this consumer's part, the transaction is not committed.
             _ = extend.tick() => source.extend().await?,
         }

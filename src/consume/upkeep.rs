@@ -90,10 +90,7 @@ impl UpkeepState {
         };
         let done = timeout(DEADLINE, target.do_upkeep()).await;
         drop(target);
-        let late = |_| {
-            let seconds = DEADLINE.as_secs();
-            SinkError::unavailable(format_args!("no answer within {seconds} s"))
-        };
+        let late = |_elapsed| SinkError::late(DEADLINE);
         match done.map_err(late).flatten() {
             Ok(has_more) => {
                 if let Some(seconds) = self.failure.ended() {

@@ -300,6 +300,15 @@ impl SinkActorState {
         if rewound != Ok(Rewound::From(to)) {
             self.context.set_caught_up(None);
         }
+        // Told here: the command may be cancelled before it has the answer.
+        if let Ok(Rewound::From(from)) = rewound {
+            tracing::info!(
+                sink = %self.context.options.name,
+                from,
+                to,
+                "the sink was moved back; what was written behind that is delivered again"
+            );
+        }
         self.show_position().await;
         rewound
     }

@@ -208,7 +208,7 @@ impl Follower {
             return Ok(Pace::CaughtUp);
         }
         let taken = timeout(SINK_DEADLINE, self.parts.sink.take_over(&feed)).await;
-        let after = taken.unwrap_or_else(|_| Err(late(SINK_DEADLINE)))?;
+        let after = taken.unwrap_or_else(|_| Err(SinkError::late(SINK_DEADLINE)))?;
         tracing::debug!(sink = %self.parts.name, after, last = feed.last, "taken over");
         self.taken = Some((feed, after));
         Ok(Pace::Next(0))
@@ -247,7 +247,7 @@ impl Follower {
 
     async fn do_upkeep(&mut self) -> Result<(), SinkError> {
         let done = timeout(SINK_DEADLINE, self.parts.sink.do_upkeep()).await;
-        self.has_upkeep = done.unwrap_or_else(|_| Err(late(SINK_DEADLINE)))?;
+        self.has_upkeep = done.unwrap_or_else(|_| Err(SinkError::late(SINK_DEADLINE)))?;
         Ok(())
     }
 
@@ -262,7 +262,8 @@ impl Follower {
         self.is_set_aside = false;
         let rewinding = self.rewind_from(taken, to);
         let rewound = timeout(REWIND_DEADLINE, rewinding).await;
-        rewound.unwrap_or_else(|_| Err(late(REWIND_DEADLINE)))
+        let rewound = rewound.unwrap_or_else(|_| Err(SinkError::late(REWIND_DEADLINE)));
+        rewound.map_err(SinkError::shown)
     }
 
     async fn rewind_from(
@@ -346,11 +347,7 @@ impl Follower {
 
 async fn deliver(sink: &mut dyn Sink, delivery: Delivery<'_>) -> Result<(), SinkError> {
     let delivered = timeout(SINK_DEADLINE, sink.deliver(delivery)).await;
-    delivered.unwrap_or_else(|_| Err(late(SINK_DEADLINE)))
-}
-
-fn late(deadline: Duration) -> SinkError {
-    SinkError::unavailable(format_args!("no answer within {} s", deadline.as_secs()))
+    delivered.unwrap_or_else(|_| Err(SinkError::late(SINK_DEADLINE)))
 }
 
 async fn within_deadline<T>(

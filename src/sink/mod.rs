@@ -101,6 +101,11 @@ impl SinkError {
         }
     }
 
+    /// There was no answer within `deadline`.
+    pub(crate) fn late(deadline: Duration) -> Self {
+        Self::unavailable(format_args!("no answer within {} s", deadline.as_secs()))
+    }
+
     /// The same with an excerpt of its reason, in one line. A database or a host may say megabytes.
     pub(crate) fn shown(self) -> Self {
         match self {

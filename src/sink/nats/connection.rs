@@ -80,12 +80,8 @@ impl Connection {
         deadline: Duration,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, SinkError> {
-        let late = || {
-            let seconds = deadline.as_secs();
-            SinkError::unavailable(format_args!("no answer within {seconds} s"))
-        };
         let done = timeout(deadline, self.run(work)).await;
-        done.unwrap_or_else(|_| Err(late()))
+        done.unwrap_or_else(|_elapsed| Err(SinkError::late(deadline)))
     }
 }
 

@@ -237,11 +237,8 @@ impl QueueSource for Partition {
     fn fetch(&mut self) -> BoxFuture<'_, Result<Vec<Taken>, SinkError>> {
         Box::pin(async {
             let taken = timeout(FETCH_DEADLINE, self.take()).await;
-            let late = || {
-                let seconds = FETCH_DEADLINE.as_secs();
-                SinkError::unavailable(format_args!("no answer within {seconds} s"))
-            };
-            self.checked(taken.unwrap_or_else(|_| Err(late()))).await
+            let taken = taken.unwrap_or(Err(SinkError::late(FETCH_DEADLINE)));
+            self.checked(taken).await
         })
     }
 
