@@ -25,6 +25,3 @@ BEGIN
     UPDATE dead_letter_totals SET letters = letters - 1,
         bytes = bytes - octet_length(old.raw) - coalesce(octet_length(old.task), 0);
 END;
-
--- Letters of an earlier version that have no group yet.
-CREATE INDEX dead_letters_without_group ON dead_letters (id) WHERE error_group IS NULL;

@@ -130,9 +130,7 @@ impl Context {
 
     /// Counts and logs the dead letters of `effects`, which are written.
     pub(crate) fn note_dead_letters<'a>(&self, effects: impl IntoIterator<Item = &'a Effect>) {
-        for letter in effects.into_iter().flat_map(Effect::dead_letters) {
-            self.dead_letters.note(&self.metrics, letter);
-        }
+        self.dead_letters.note_all(&self.metrics, effects);
     }
 
     /// Whether the account may be looked up before a job needs its key.

@@ -263,9 +263,7 @@ impl Repositories {
 
     /// Counts and logs the dead letters of `effects`, which are written.
     fn note_dead_letters(&self, effects: &[Effect]) {
-        for letter in effects.iter().flat_map(Effect::dead_letters) {
-            self.dead_letters.note(&self.metrics, letter);
-        }
+        self.dead_letters.note_all(&self.metrics, effects);
     }
 
     /// Wakes the RepositoriesActor after this time, when jobs that wait for a server are due.

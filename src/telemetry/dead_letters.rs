@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::model::DeadLetter;
+use crate::store::plan::effect::Effect;
 use crate::telemetry::excerpt::{LOGGED, excerpt};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::rate_limit::SharedRateLimit;
@@ -21,9 +22,16 @@ impl Default for DeadLetterLog {
 }
 
 impl DeadLetterLog {
+    /// Counts and logs the dead letters of `effects`, which are written.
+    pub fn note_all<'a>(&self, metrics: &Metrics, effects: impl IntoIterator<Item = &'a Effect>) {
+        for letter in effects.into_iter().flat_map(Effect::dead_letters) {
+            self.note(metrics, letter);
+        }
+    }
+
     /// Counts a dead letter and logs it without its record, which is only in the database, with
     /// excerpts of its texts.
-    pub fn note(&self, metrics: &Metrics, letter: &DeadLetter) {
+    fn note(&self, metrics: &Metrics, letter: &DeadLetter) {
         metrics.dead_letters(letter.stage).increment(1);
         if let Some(suppressed) = self.0.admit() {
             tracing::warn!(

@@ -317,11 +317,11 @@ impl SqliteStore {
 }
 
 /// Letters of an earlier version without a group: the next ones, within `?1` rows and `?2` bytes, since a row
-/// is written as a whole.
+/// is written as a whole. In the order of the index of groups, which has those without one too.
 const UNGROUPED: &str = "SELECT id, stage, error FROM ( \
-     SELECT id, stage, error, sum(bytes) OVER (ORDER BY id) - bytes AS bytes_before FROM ( \
-     SELECT id, stage, error, octet_length(raw) AS bytes FROM dead_letters \
-     WHERE error_group IS NULL ORDER BY id LIMIT ?1)) WHERE bytes_before < ?2";
+     SELECT id, stage, error, sum(bytes) OVER (ORDER BY created_at, id) - bytes AS bytes_before FROM ( \
+     SELECT id, stage, error, created_at, octet_length(raw) AS bytes FROM dead_letters \
+     WHERE error_group IS NULL ORDER BY created_at, id LIMIT ?1)) WHERE bytes_before < ?2";
 
 /// Sets the groups of a piece of the letters that an earlier version has kept. Returns whether there were
 /// any.
