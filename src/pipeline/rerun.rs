@@ -24,12 +24,23 @@ const LIMITS: BatchLimits = BatchLimits {
 const LINGER: Duration = Duration::from_millis(20);
 /// How long the frames of a piece may take their reader. One that takes it longer is kept unread.
 const PROCESSING_DEADLINE: Duration = Duration::from_secs(5);
+/// A piece in which frames are kept unread ends behind the first frame after this time: with its last frame
+/// it takes less than the deadline of a command's step, which is 60 s. The rest is the next piece.
+const PIECE_TIME: Duration = Duration::from_secs(20);
 /// How long a piece waits for a frame. The stretch has been sent before, so there is one.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// A connection that reads a stretch.
 pub struct Rerun {
     connection: Box<dyn Frames>,
+    left: Left,
+}
+
+/// What a piece leaves to the next one.
+#[derive(Debug, Default)]
+struct Left {
+    /// Frames that were read and are not processed.
+    frames: Vec<Bytes>,
     /// The source has said that it does not hold the events behind the position that was asked for.
     is_outdated: bool,
 }
@@ -81,7 +92,7 @@ impl Rerun {
         };
         Ok(Self {
             connection: context.source.connect(resume).await?,
-            is_outdated: false,
+            left: Left::default(),
         })
     }
 
@@ -95,6 +106,21 @@ impl Rerun {
         after: u64,
         to: u64,
     ) -> Result<Piece, RerunError> {
+        let frames = match std::mem::take(&mut self.left.frames) {
+            rest if rest.is_empty() => self.read().await?,
+            rest => rest,
+        };
+        let bytes: usize = frames.iter().map(Bytes::len).sum();
+        let growth = crate::source::process::DECODING_GROWTH;
+        let _work = context.budget.reserve_work(bytes * growth).await;
+        let stretch = Stretch { after, to };
+        let process = |frames, is_outdated| process_apart(context, frames, stretch, is_outdated);
+        let mut piece = process_all(&mut self.left, frames, to, process).await?;
+        context.interest.current().retain_wanted(&mut piece.effects);
+        Ok(piece)
+    }
+
+    async fn read(&mut self) -> Result<Vec<Bytes>, RerunError> {
         let mut collected = FrameCollector::new(LIMITS);
         let reading = self.connection.read_batch(LINGER, &mut collected);
         let read = timeout(SILENCE, reading).await;
@@ -103,54 +129,47 @@ impl Rerun {
             read?;
             return Err(RerunError::Silence);
         }
-        let bytes: usize = collected.frames.iter().map(Bytes::len).sum();
-        let growth = crate::source::process::DECODING_GROWTH;
-        let _work = context.budget.reserve_work(bytes * growth).await;
-        let stretch = Stretch { after, to };
-        let (mut piece, outdated) =
-            process_all(context, collected.frames, stretch, self.is_outdated).await?;
-        self.is_outdated = outdated;
-        context.interest.current().retain_wanted(&mut piece.effects);
-        Ok(piece)
+        Ok(collected.frames)
     }
 }
 
-#[derive(Clone, Copy)]
-struct Stretch {
-    after: u64,
-    to: u64,
-}
-
-/// Processes frames on a thread of its own. Where one makes that panic or hang, they are processed one by
-/// one, and that one is kept unread.
-async fn process_all(
-    context: &Arc<Context>,
+/// Processes frames up to the one with seq `to`. Where one makes its reader panic or hang, they are processed
+/// one by one, and that one is kept unread.
+async fn process_all<P>(
+    left: &mut Left,
     frames: Vec<Bytes>,
-    stretch: Stretch,
-    is_outdated: bool,
-) -> Result<(Piece, bool), RerunError> {
-    if let Some(processed) = process_apart(context, frames.clone(), stretch, is_outdated).await {
-        return processed;
+    to: u64,
+    process: impl Fn(Vec<Bytes>, bool) -> P,
+) -> Result<Piece, RerunError>
+where
+    P: Future<Output = Option<Processed>>,
+{
+    let began = Instant::now();
+    if let Some(processed) = process(frames.clone(), left.is_outdated).await {
+        let (piece, is_outdated) = processed?;
+        left.is_outdated = is_outdated;
+        return Ok(piece);
     }
-    let (mut joined, mut outdated) = (Piece::default(), is_outdated);
-    for frame in frames {
-        let piece = match process_apart(context, vec![frame.clone()], stretch, outdated).await {
+    let mut piece = Piece::default();
+    let mut frames = frames.into_iter();
+    while let Some(frame) = frames.next() {
+        match process(vec![frame.clone()], left.is_outdated).await {
             Some(processed) => {
-                let (piece, is_outdated) = processed?;
-                outdated = is_outdated;
-                piece
+                let (one, is_outdated) = processed?;
+                left.is_outdated = is_outdated;
+                piece.add(one);
             }
-            None => unread(frame),
-        };
-        joined.frames += piece.frames;
-        joined.effects.extend(piece.effects);
-        joined.last = piece.last.or(joined.last);
-        joined.refusal = joined.refusal.or(piece.refusal);
-        if joined.refusal.is_some() || joined.last.is_some_and(|last| last >= stretch.to) {
+            None => piece.add(unread(frame)),
+        }
+        if piece.refusal.is_some() || piece.last.is_some_and(|last| last >= to) {
+            break;
+        }
+        if began.elapsed() >= PIECE_TIME {
+            left.frames = frames.collect();
             break;
         }
     }
-    Ok((joined, outdated))
+    Ok(piece)
 }
 
 /// Processes frames on a thread of its own. `None` if one of them makes that panic, or takes it too long.
@@ -159,11 +178,29 @@ async fn process_apart(
     frames: Vec<Bytes>,
     stretch: Stretch,
     is_outdated: bool,
-) -> Option<Result<(Piece, bool), RerunError>> {
+) -> Option<Processed> {
     let context = context.clone();
     let process = move || process(&context, &frames, stretch, is_outdated);
     let processing = timeout(PROCESSING_DEADLINE, tokio::task::spawn_blocking(process));
     processing.await.ok()?.ok()
+}
+
+impl Piece {
+    fn add(&mut self, next: Self) {
+        self.frames += next.frames;
+        self.effects.extend(next.effects);
+        self.last = next.last.or(self.last);
+        self.refusal = self.refusal.take().or(next.refusal);
+    }
+}
+
+/// A piece, and whether the source has said that the stretch is outdated.
+type Processed = Result<(Piece, bool), RerunError>;
+
+#[derive(Clone, Copy)]
+struct Stretch {
+    after: u64,
+    to: u64,
 }
 
 fn process(
@@ -171,7 +208,7 @@ fn process(
     frames: &[Bytes],
     stretch: Stretch,
     mut is_outdated: bool,
-) -> Result<(Piece, bool), RerunError> {
+) -> Processed {
     let Stretch { after, to } = stretch;
     let mut piece = Piece::default();
     let interest = context.interest.current();
@@ -246,5 +283,61 @@ fn unread(frame: Bytes) -> Piece {
         frames: 1,
         effects: vec![Effect::DeadLetter(Box::new(letter))],
         ..Piece::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    fn frames(count: u8) -> Vec<Bytes> {
+        (0..count).map(|n| Bytes::from(vec![n])).collect()
+    }
+
+    /// However many frames hang, each piece ends within the deadline of a command's step, and the next one
+    /// goes on behind it. Holds invariant 5.3.
+    #[tokio::test(start_paused = true)]
+    async fn a_piece_of_frames_that_hang_ends_in_time_and_leaves_the_rest() {
+        let hang = async |_frames, _is_outdated| {
+            sleep(PROCESSING_DEADLINE).await;
+            None
+        };
+        let (mut left, mut kept) = (Left::default(), Vec::new());
+        let mut next = frames(13);
+        while !next.is_empty() {
+            let began = Instant::now();
+            let piece = process_all(&mut left, next, 100, hang).await.unwrap();
+            assert!(began.elapsed() <= PIECE_TIME + PROCESSING_DEADLINE);
+            assert!(piece.frames > 1 || left.frames.is_empty(), "{piece:?}");
+            kept.extend(piece.effects.into_iter().map(|effect| match effect {
+                Effect::DeadLetter(letter) => letter.raw,
+                other => panic!("{other:?}"),
+            }));
+            next = std::mem::take(&mut left.frames);
+        }
+        assert_eq!(kept, frames(13));
+    }
+
+    /// What is behind the end of the stretch is not part of it.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_left_behind_the_end_of_the_stretch() {
+        let process = async |frames: Vec<Bytes>, is_outdated| {
+            let [frame] = &frames[..] else { return None };
+            sleep(PIECE_TIME / 3).await;
+            let piece = Piece {
+                frames: 1,
+                last: Some(98 + u64::from(frame[0])),
+                ..Piece::default()
+            };
+            Some(Ok((piece, is_outdated)))
+        };
+        let mut left = Left::default();
+        let piece = process_all(&mut left, frames(5), 100, process)
+            .await
+            .unwrap();
+        assert_eq!((piece.frames, piece.last), (3, Some(100)));
+        assert!(left.frames.is_empty());
     }
 }
