@@ -8,6 +8,7 @@ use huddle_firehose::sink::{Follower, Parts, SinkOptions, TableOptions};
 use huddle_firehose::store::change_feed::ChangeFeed;
 use huddle_firehose::store::sqlite::SqliteStore;
 use serde_json::{Value, json};
+use sqlx::Executor;
 use test_support::postgres::Schema;
 use test_support::tables::Database;
 
@@ -18,12 +19,19 @@ use crate::postgres::follow;
 const EVENT: &str = "community.example.event";
 
 fn views(properties: &Value) -> Vec<TypedView> {
+    views_of(&[EVENT], properties)
+}
+
+/// A view for each collection, with the same columns.
+fn views_of(collections: &[&str], properties: &Value) -> Vec<TypedView> {
     let strong_ref = json!({"lexicon": 1, "id": "com.atproto.repo.strongRef",
         "defs": {"main": {"type": "object", "properties": {}}}});
     let object = json!({"type": "object", "properties": properties});
     let main = json!({"type": "record", "key": "any", "record": object});
-    let event = json!({"lexicon": 1, "id": EVENT, "defs": {"main": main}});
-    let documents = [strong_ref.to_string(), event.to_string()];
+    let of_collection =
+        |id: &&str| json!({"lexicon": 1, "id": id, "defs": {"main": main}}).to_string();
+    let mut documents = vec![strong_ref.to_string()];
+    documents.extend(collections.iter().map(of_collection));
     let schemas = Schemas::load(documents.iter().map(String::as_str)).unwrap();
     schemas.typed_views(|_| true).unwrap()
 }
@@ -184,6 +192,39 @@ async fn views_follow_their_lexicons_and_those_of_another_sink_stay() {
     assert_eq!(schema.column(NAMES).await, Vec::<String>::new());
     let left = "SELECT coalesce(to_regclass('community_example_event')::text, '-')";
     assert_eq!(schema.column(left).await, ["-"]);
+}
+
+/// A report of the operator reads some views for minutes, while the lexicons change.
+#[tokio::test(flavor = "multi_thread")]
+async fn views_that_are_being_read_are_replaced_later_and_hold_up_no_delivery() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    let collections = [EVENT, "community.example.place", "community.example.tour"];
+    let first = views_of(&collections, &json!({"name": {"type": "string"}}));
+    apply(&store, vec![put(ALICE, "a", 1)], 1).await;
+    follow(&mut follower(&schema.url(), &store, "one", &first)).await;
+
+    let mut report = schema.connect().await;
+    let read = "BEGIN; SELECT name FROM community_example_event; SELECT name FROM \
+                community_example_place; SELECT name FROM community_example_tour";
+    report.execute(read).await.unwrap();
+    let changed = views_of(&collections, &json!({"title": {"type": "string"}}));
+    apply(&store, vec![put(ALICE, "b", 2)], 2).await;
+    let mut sink = follower(&schema.url(), &store, "one", &changed);
+    follow(&mut sink).await;
+    let uris = schema.column("SELECT uri FROM records").await;
+    assert_eq!(uris.len(), 2);
+
+    report.execute("COMMIT").await.unwrap();
+    sink.ask_for_upkeep();
+    follow(&mut sink).await;
+    for collection in collections {
+        let titles = format!("SELECT title FROM {}", collection.replace('.', "_"));
+        assert_eq!(schema.column(&titles).await, Vec::<String>::new());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,12 @@
 //! The views of collections that lexicons describe.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
+use super::transaction::SET_LOCK_TIMEOUT;
 use crate::lexicon::{Column, ColumnKind, TypedView};
 use crate::sink::SinkError;
 use crate::sink::lexicon_views::{Made, digest, warn_refused};
@@ -12,42 +14,83 @@ use crate::sink::lexicon_views::{Made, digest, warn_refused};
 /// The columns that every view begins with. They are named by `FIXED_COLUMNS`.
 const FIXED: &str = "uri, did, rkey, cid, rev, last_indexed_at AS indexed_at";
 
-/// Makes the schema have `views`, and no other views that this sink has made, in the transaction that is
-/// open. A view that cannot be made is left as it is, with a line in the log: the rows are more important.
-///
-/// # Errors
-/// If the database gives no answer.
-pub(super) async fn bring(
-    connection: &mut PgConnection,
-    sink: &str,
-    views: &[TypedView],
-) -> Result<(), SinkError> {
-    let known = known(connection).await?;
-    let is_wanted = |name: &str| views.iter().any(|view| view.name == name);
-    for (name, made) in &known {
-        if made.sink == sink && !is_wanted(name) {
-            let dropped = replace(connection, name, None).await;
-            forgive(sink, name, dropped)?;
+/// How long a view that has to be replaced is waited for. Its readers stand as long behind the sink.
+const LOCK_TIMEOUT: &str = "1s";
+/// SQLSTATE `lock_not_available`.
+const LOCKED: &str = "55P03";
+
+/// The views that a sink wants.
+#[derive(Debug)]
+pub(super) struct LexiconViews {
+    sink: Arc<str>,
+    wanted: Arc<[TypedView]>,
+    /// Some are not as wanted, because a transaction was reading one.
+    has_old: bool,
+}
+
+impl LexiconViews {
+    pub(super) fn new(sink: Arc<str>, wanted: Arc<[TypedView]>) -> Self {
+        Self {
+            sink,
+            wanted,
+            has_old: false,
         }
     }
-    for view in views {
-        let statement = statement(view);
-        let digest = digest(&statement);
-        let is_there = known
-            .get(&view.name)
-            .is_some_and(|made| made.digest == digest);
-        if !is_there {
-            let new = New {
-                view,
-                sink,
-                statement,
-                digest,
-            };
-            let made = replace(connection, &view.name, Some(new)).await;
-            forgive(sink, &view.name, made)?;
+
+    /// Makes the schema have the views that are wanted, and no others that this sink has made, in the
+    /// transaction that is open. A view that cannot be made is left as it is, with a line in the log: the rows
+    /// are more important.
+    ///
+    /// # Errors
+    /// If the database gives no answer.
+    pub(super) async fn bring(&mut self, connection: &mut PgConnection) -> Result<(), SinkError> {
+        self.has_old = false;
+        let known = known(connection).await?;
+        let is_wanted = |name: &str| self.wanted.iter().any(|view| view.name == name);
+        let not_wanted = known
+            .iter()
+            .filter(|(name, made)| *made.sink == *self.sink && !is_wanted(name))
+            .map(|(name, _)| (name.as_str(), None));
+        let news = self.wanted.iter().filter_map(|view| {
+            let new = New::of(view, &self.sink);
+            let made = known.get(&view.name);
+            let is_there = made.is_some_and(|made| made.digest == new.digest);
+            (!is_there).then_some((view.name.as_str(), Some(new)))
+        });
+        let changes: Vec<_> = not_wanted.chain(news).collect();
+        for (name, new) in changes {
+            match replace(connection, name, new).await {
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCKED) => {
+                    // Each one more would be waited for, and the rows meanwhile.
+                    self.has_old = true;
+                    tracing::warn!(
+                        sink = %self.sink,
+                        view = name,
+                        "a transaction reads the view of a lexicon, which stays as it is; the rows are \
+                         delivered, and the view is replaced when no transaction reads it"
+                    );
+                    return Ok(());
+                }
+                Err(sqlx::Error::Database(error)) => warn_refused(&self.sink, name, &error),
+                replaced => replaced?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the same, if it has left views as they were because of their readers.
+    ///
+    /// # Errors
+    /// As [`Self::bring`].
+    pub(super) async fn bring_rest(
+        &mut self,
+        connection: &mut PgConnection,
+    ) -> Result<(), SinkError> {
+        match self.has_old {
+            true => self.bring(connection).await,
+            false => Ok(()),
         }
     }
-    Ok(())
 }
 
 /// The views that are there, by their names.
@@ -77,21 +120,37 @@ struct New<'a> {
     digest: String,
 }
 
+impl<'a> New<'a> {
+    fn of(view: &'a TypedView, sink: &'a str) -> Self {
+        let statement = statement(view);
+        Self {
+            view,
+            sink,
+            digest: digest(&statement),
+            statement,
+        }
+    }
+}
+
 /// Drops the view `name`, if it is one of lexicons, and makes the new one: all of it or nothing.
 async fn replace(
     connection: &mut PgConnection,
     name: &str,
     new: Option<New<'_>>,
 ) -> Result<(), sqlx::Error> {
+    let begin = format!("SAVEPOINT lexicon_view; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'");
     connection
-        .execute(sqlx::raw_sql("SAVEPOINT lexicon_view"))
+        .execute(sqlx::raw_sql(AssertSqlSafe(begin)))
         .await?;
     let replaced = try_replace(connection, name, new).await;
+    // The setting ends with the savepoint that is rolled back to, and stays with one that is released.
     let end = match &replaced {
-        Ok(()) => "RELEASE SAVEPOINT lexicon_view",
-        Err(_) => "ROLLBACK TO SAVEPOINT lexicon_view",
+        Ok(()) => format!("RELEASE SAVEPOINT lexicon_view; {SET_LOCK_TIMEOUT}"),
+        Err(_) => "ROLLBACK TO SAVEPOINT lexicon_view".to_owned(),
     };
-    connection.execute(sqlx::raw_sql(end)).await?;
+    connection
+        .execute(sqlx::raw_sql(AssertSqlSafe(end)))
+        .await?;
     replaced
 }
 
@@ -128,17 +187,6 @@ async fn try_replace(
         .await?;
     }
     Ok(())
-}
-
-/// Logs that the database has refused a view. Other errors are the sink's.
-fn forgive(sink: &str, view: &str, outcome: Result<(), sqlx::Error>) -> Result<(), SinkError> {
-    match outcome {
-        Err(sqlx::Error::Database(error)) => {
-            warn_refused(sink, view, &error);
-            Ok(())
-        }
-        outcome => Ok(outcome?),
-    }
 }
 
 /// The statement that makes `view`. It shows what `visible_records` shows, except invalid records.

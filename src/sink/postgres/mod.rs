@@ -22,6 +22,7 @@ use futures_util::future::BoxFuture;
 use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
 
+use self::lexicon_views::LexiconViews;
 pub use self::options::PostgresOptions;
 pub use self::target::PostgresTarget;
 use self::transaction::Connections;
@@ -45,6 +46,7 @@ pub struct PostgresSink {
     connections: Connections,
     name: Arc<str>,
     tables: TableOptions,
+    views: LexiconViews,
     /// What this process wrote into its row of `sink_positions` when it took over.
     holder: Option<String>,
     purged_at: Option<Instant>,
@@ -54,6 +56,7 @@ impl PostgresSink {
     pub fn new(options: PostgresOptions, name: Arc<str>, tables: TableOptions) -> Self {
         Self {
             connections: Connections::new(options, name.clone()),
+            views: LexiconViews::new(name.clone(), tables.views.clone()),
             name,
             tables,
             holder: None,
@@ -64,7 +67,7 @@ impl PostgresSink {
     async fn take(&mut self, feed: &Feed) -> Result<u64, SinkError> {
         let mut transaction = self.connections.begin().await?;
         migrate::migrate(&mut transaction, self.connections.schema()).await?;
-        lexicon_views::bring(&mut transaction, &self.name, &self.tables.views).await?;
+        self.views.bring(&mut transaction).await?;
         let holder = RandomId::random().to_string();
         let taken = position::take_over(&mut transaction, &self.name, feed, &holder).await?;
         self.connections.commit(transaction).await?;
@@ -94,6 +97,7 @@ impl PostgresSink {
         let is_due = self
             .purged_at
             .is_none_or(|last| last.elapsed() >= PURGE_INTERVAL);
+        self.views.bring_rest(&mut transaction).await?;
         let mut has_more = removals::do_piece(&mut transaction).await?;
         if is_due {
             let limit = self.tables.purged_before();

@@ -6,12 +6,10 @@ use futures_util::future::BoxFuture;
 use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
 
+use super::lexicon_views::LexiconViews;
 use super::options::PostgresOptions;
 use super::transaction::Connections;
-use super::{
-    PURGE_INTERVAL, TableOptions, lexicon_views, migrate, position, projections, removals,
-    write_rows,
-};
+use super::{PURGE_INTERVAL, TableOptions, migrate, position, projections, removals, write_rows};
 use crate::sink::SinkError;
 use crate::sink::by_feed::by_feed;
 use crate::sink::target::{Feeds, TableTarget};
@@ -21,8 +19,8 @@ use crate::sink::task::Task;
 #[derive(Debug)]
 pub struct PostgresTarget {
     connections: Connections,
-    name: Arc<str>,
     tables: TableOptions,
+    views: LexiconViews,
     /// The tables are up to date.
     is_prepared: bool,
     purged_at: Option<Instant>,
@@ -32,7 +30,7 @@ impl PostgresTarget {
     pub fn new(options: PostgresOptions, name: Arc<str>, tables: TableOptions) -> Self {
         Self {
             connections: Connections::new(options, name.clone()),
-            name,
+            views: LexiconViews::new(name, tables.views.clone()),
             tables,
             is_prepared: false,
             purged_at: None,
@@ -44,8 +42,7 @@ impl PostgresTarget {
         let mut transaction = self.connections.begin().await?;
         if !self.is_prepared {
             migrate::migrate(&mut transaction, self.connections.schema()).await?;
-            let views = &self.tables.views;
-            lexicon_views::bring(&mut transaction, &self.name, views).await?;
+            self.views.bring(&mut transaction).await?;
         }
         Ok(transaction)
     }
@@ -83,6 +80,7 @@ impl PostgresTarget {
             .purged_at
             .is_none_or(|last| last.elapsed() >= PURGE_INTERVAL);
         let mut transaction = self.begin().await?;
+        self.views.bring_rest(&mut transaction).await?;
         let mut has_more = removals::do_piece(&mut transaction).await?;
         if is_due {
             let limit = self.tables.purged_before();

@@ -68,6 +68,9 @@ impl Connections {
     }
 }
 
+/// How long a statement waits for another transaction.
+pub(super) const SET_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '20s'";
+
 /// The statements that begin a transaction, sent in one trip.
 ///
 /// Two workers may write into one schema. Their transactions take turns, so that neither reads what the
@@ -77,7 +80,7 @@ fn begin(schema: &str) -> String {
     format!(
         "BEGIN; SET LOCAL search_path = \"{schema}\"; \
          SET LOCAL idle_in_transaction_session_timeout = '8s'; \
-         SET LOCAL lock_timeout = '20s'; SET LOCAL statement_timeout = '20s'; \
+         {SET_LOCK_TIMEOUT}; SET LOCAL statement_timeout = '20s'; \
          SELECT pg_advisory_xact_lock(hashtextextended('huddle-firehose sink {schema}', 0))"
     )
 }
