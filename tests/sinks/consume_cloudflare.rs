@@ -34,7 +34,7 @@ use crate::consuming::*;
 use crate::truth::assert_is_true;
 
 /// What the documents tell operators to set.
-fn patient() -> Options {
+pub(crate) fn patient() -> Options {
     Options {
         max_retries: 100,
         ..Options::default()
@@ -42,13 +42,13 @@ fn patient() -> Options {
 }
 
 /// The URL of the queue at `origin`, with a token in `folder`.
-fn url(origin: &str, folder: &Path) -> String {
+pub(crate) fn url(origin: &str, folder: &Path) -> String {
     let token = folder.join("token");
     std::fs::write(&token, TOKEN).unwrap();
     Queue::url(origin, &token)
 }
 
-fn with_letters(url: &str) -> String {
+pub(crate) fn with_letters(url: &str) -> String {
     format!("{url}&dead_letter_queue={LETTERS}")
 }
 
@@ -60,7 +60,7 @@ fn consume_with(from: &str, into: &str, plc: &str) -> Command {
 }
 
 /// Lets time pass until nothing waits in the queue.
-async fn until_settled(queue: &Queue) {
+pub(crate) async fn until_settled(queue: &Queue) {
     until("nothing waits in the queue", async || {
         queue.pass(Duration::from_secs(20));
         queue.backlog().is_empty()

@@ -27,7 +27,7 @@ async fn ends() -> Option<(Queue, D1)> {
 }
 
 /// The rows of records; 0 while there are no tables.
-async fn records(d1: &D1) -> u64 {
+pub(crate) async fn records(d1: &D1) -> u64 {
     let tables = "SELECT name FROM sqlite_master WHERE name = 'records'";
     if d1.column(tables).await.is_empty() {
         return 0;
@@ -36,7 +36,7 @@ async fn records(d1: &D1) -> u64 {
     found[0].parse().unwrap()
 }
 
-async fn until_removed(d1: &D1) {
+pub(crate) async fn until_removed(d1: &D1) {
     until("the rows of removed accounts are deleted", async || {
         let removals = d1.column("SELECT did FROM account_removals").await;
         removals.is_empty()

@@ -8,6 +8,7 @@ mod cloudflare_queue;
 mod consume;
 mod consume_chaos;
 mod consume_cloudflare;
+mod consume_cloudflare_d1;
 mod consume_d1;
 mod consume_poison;
 mod consume_postgres;
