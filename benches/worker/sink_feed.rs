@@ -10,7 +10,7 @@ use huddle_firehose::delivery::budget::Budget;
 use huddle_firehose::huddle::project;
 use huddle_firehose::model::{Change, Feed, Judgement, Position, SourceId, Validity};
 use huddle_firehose::sink::{Follower, Pace, Parts, SinkOptions, TableOptions};
-use huddle_firehose::store::change_feed::ChangeFeed;
+use huddle_firehose::store::change_feed::{Cbor, ChangeFeed};
 use huddle_firehose::store::plan::effect::{Effect, RecordChange, RecordUpsert, RecordVersion};
 use huddle_firehose::store::sqlite::SqliteStore;
 use huddle_firehose::store::{PieceLimit, Store, WriteBatch};
@@ -68,7 +68,7 @@ async fn fill() -> Filled {
         rows: 2 * RECORDS,
         bytes: u64::MAX >> 1,
     };
-    let page = store.changes(0, whole).await.unwrap();
+    let page = store.changes(0, whole, Cbor::Without).await.unwrap();
     assert!(page.changes.len() as u64 >= RECORDS);
     Filled {
         feed: page.feed,

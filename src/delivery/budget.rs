@@ -27,6 +27,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// The bytes of one permit of a share, since permits are counted by 32 bits.
 const PERMIT_BYTES: usize = 1 << 10;
+/// How often a page of changes exists while it is sent.
+const PAGE_GROWTH: usize = 4;
 
 /// Counts the bytes of everything that the stream and the repositories hold in memory.
 #[derive(Debug)]
@@ -176,7 +178,8 @@ impl Drop for Charge {
     }
 }
 
-/// The share of one sink. It holds a page of changes at a time.
+/// The share of one sink: for the page of changes that is delivered, and the next one, which is read
+/// meanwhile.
 #[derive(Clone, Debug)]
 pub struct SinkShare {
     budget: Arc<Budget>,
@@ -187,12 +190,12 @@ pub struct SinkShare {
 impl SinkShare {
     /// The bytes that a page of changes may have. While it is sent it exists several times.
     pub fn page_bytes(&self) -> usize {
-        (self.bytes / 4).max(1)
+        (self.bytes / (2 * PAGE_GROWTH)).max(1)
     }
 
-    /// Reserves the share for a page. Waits until the page before is dropped.
+    /// Reserves half of the share for a page. Waits until one of two pages before is dropped.
     pub async fn reserve(&self) -> Reservation {
-        self.budget.reserve(&self.share, self.bytes).await
+        self.budget.reserve(&self.share, self.bytes / 2).await
     }
 }
 
@@ -279,6 +282,7 @@ mod tests {
             budget.limit_bytes()
         );
         let _page = shares[0].reserve().await;
+        let _next = shares[0].reserve().now_or_never().expect("one ahead");
         assert!(shares[0].reserve().now_or_never().is_none());
         let _other = shares[1].reserve().now_or_never().expect("its own");
         let _work = budget

@@ -74,6 +74,9 @@ pub struct ChangedAccount {
 }
 
 impl ChangedRow {
+    /// What its own columns have, about.
+    pub const BYTES: usize = 512;
+
     pub fn did(&self) -> &str {
         match self {
             Self::Account(account) => &account.did,
@@ -81,15 +84,14 @@ impl ChangedRow {
         }
     }
 
-    /// The bytes that it has in memory, about.
+    /// The bytes that it has in memory, about: [`Self::BYTES`] and its record.
     pub fn bytes(&self) -> usize {
-        const ROW: usize = 512;
         match self {
-            Self::Account(_) => ROW,
+            Self::Account(_) => Self::BYTES,
             Self::Record(record) => {
                 let json = record.record.as_ref().map_or(0, String::len);
                 let cbor = record.record_cbor.as_ref().map_or(0, Bytes::len);
-                ROW + json + cbor
+                Self::BYTES + json + cbor
             }
         }
     }

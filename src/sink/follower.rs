@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::pages::{FEED_DEADLINE, Page, Pages, within_deadline};
 use super::{Delivery, Sink, SinkError};
-use crate::delivery::budget::{Reservation, SinkShare};
+use crate::delivery::budget::SinkShare;
 use crate::model::{Change, ChangedRow, DeadLetter, Feed, Stage};
 use crate::store::change_feed::ChangeFeed;
-use crate::store::{ChangePage, PieceLimit, StoreError};
+use crate::store::{PieceLimit, StoreError};
 use crate::telemetry::excerpt::shown;
 
 /// The deadline of one call of a sink. What is not answered until then is asked again.
@@ -25,8 +26,6 @@ const REWIND_DEADLINE: Duration = Duration::from_secs(45);
 /// How often a position moves over numbers behind which there is no change, so that accounts of which
 /// nothing is kept do not cost each sink a transaction each.
 const EMPTY_INTERVAL: Duration = Duration::from_secs(1);
-/// The deadline of a read of the feed.
-const FEED_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a follower is made of.
 pub struct Parts {
@@ -41,9 +40,14 @@ pub struct Parts {
 /// Follows the feed for one sink. It keeps nothing that would be lost with it: the position is the
 /// sink's.
 pub struct Follower {
-    parts: Parts,
+    name: Arc<str>,
+    feed: Arc<dyn ChangeFeed>,
+    sink: Box<dyn Sink>,
+    /// Retries of a change that the sink refuses.
+    retries: u32,
     /// What the sink has taken over, and up to where it has everything. `None`: it has to be asked.
     taken: Option<(Feed, u64)>,
+    pages: Pages,
     page: Option<Page>,
     /// How many changes are delivered at once. It is halved until a refused change is alone.
     cut: usize,
@@ -55,13 +59,6 @@ pub struct Follower {
     has_upkeep: bool,
     /// The last step did upkeep, so it is the turn of the feed.
     did_upkeep: bool,
-}
-
-/// What was read and is not delivered yet.
-struct Page {
-    changes: std::collections::VecDeque<Change>,
-    through: u64,
-    _reservation: Reservation,
 }
 
 /// What a step did.
@@ -86,9 +83,20 @@ pub enum Rewound {
 
 impl Follower {
     pub fn new(parts: Parts) -> Self {
+        let Parts {
+            name,
+            feed,
+            sink,
+            share,
+            retries,
+        } = parts;
         Self {
+            name,
+            pages: Pages::new(feed.clone(), share, sink.cbor()),
+            feed,
+            sink,
+            retries,
             cut: usize::MAX,
-            parts,
             taken: None,
             page: None,
             refusals: 0,
@@ -100,7 +108,7 @@ impl Follower {
     }
 
     pub fn name(&self) -> &Arc<str> {
-        &self.parts.name
+        &self.name
     }
 
     /// The number up to which the sink has everything; `None` while that is unknown.
@@ -123,7 +131,7 @@ impl Follower {
     /// If the database cannot be read.
     pub async fn behind(&mut self, most: u64) -> Result<u64, StoreError> {
         let after = self.position().unwrap_or_default();
-        let counted = timeout(FEED_DEADLINE, self.parts.feed.count_changes(after, most));
+        let counted = timeout(FEED_DEADLINE, self.feed.count_changes(after, most));
         counted.await.unwrap_or(Err(StoreError::Deadline))
     }
 
@@ -136,8 +144,7 @@ impl Follower {
         let stepped = self.try_step().await.map_err(SinkError::shown);
         if stepped.is_err() {
             self.taken = None;
-            self.page = None;
-            self.is_set_aside = false;
+            self.forget();
             self.has_upkeep = true;
         }
         stepped
@@ -168,7 +175,8 @@ impl Follower {
             self.taken = None;
             return Ok(Pace::Next(0));
         };
-        let limit = self.parts.sink.limit();
+        let limit = self.sink.limit();
+        self.pages.read_ahead(page, limit);
         let changes = page.changes.make_contiguous();
         let most = if self.is_set_aside { 1 } else { self.cut };
         let count = count_within(changes, most, limit);
@@ -187,7 +195,7 @@ impl Follower {
             from: after,
             to,
         };
-        match deliver(&mut *self.parts.sink, delivery).await {
+        match deliver(&mut *self.sink, delivery).await {
             Ok(()) => {
                 let delivered = delivery.changes.len() as u64;
                 self.has_upkeep |= delivery.changes.iter().any(is_removal);
@@ -202,51 +210,36 @@ impl Follower {
     }
 
     async fn take_over(&mut self) -> Result<Pace, SinkError> {
-        let feed = within_deadline(self.parts.feed.feed()).await?;
+        let feed = within_deadline(self.feed.feed()).await?;
         if feed.epochs.is_empty() {
             // The worker has written nothing yet, so there is nothing to deliver.
             return Ok(Pace::CaughtUp);
         }
-        let taken = timeout(SINK_DEADLINE, self.parts.sink.take_over(&feed)).await;
+        let taken = timeout(SINK_DEADLINE, self.sink.take_over(&feed)).await;
         let after = taken.unwrap_or_else(|_| Err(SinkError::late(SINK_DEADLINE)))?;
-        tracing::debug!(sink = %self.parts.name, after, last = feed.last, "taken over");
+        tracing::debug!(sink = %self.name, after, last = feed.last, "taken over");
         self.taken = Some((feed, after));
         Ok(Pace::Next(0))
     }
 
     /// Reads the next page. Returns whether the sink lacks something.
     async fn read_page(&mut self, feed: &Feed, after: u64) -> Result<bool, SinkError> {
-        let own = self.parts.sink.limit();
-        let limit = PieceLimit {
-            rows: own.rows,
-            bytes: own.bytes.min(self.parts.share.page_bytes() as u64),
-        };
-        let reservation = self.parts.share.reserve().await;
-        let page = within_deadline(self.parts.feed.changes(after, limit)).await?;
-        let ChangePage {
-            changes,
-            through,
-            feed: now,
-        } = page;
-        if now.id != feed.id || now.epochs != feed.epochs {
+        let page = self.pages.next(after, self.sink.limit()).await?;
+        if page.feed.id != feed.id || page.feed.epochs != feed.epochs {
             return Ok(true);
         }
         let has_moved = self
             .moved_at
             .is_some_and(|at| at.elapsed() < EMPTY_INTERVAL);
-        if through == after || (changes.is_empty() && has_moved) {
+        if page.through == after || (page.changes.is_empty() && has_moved) {
             return Ok(false);
         }
-        self.page = Some(Page {
-            changes: changes.into(),
-            through,
-            _reservation: reservation,
-        });
+        self.page = Some(page);
         Ok(true)
     }
 
     async fn do_upkeep(&mut self) -> Result<(), SinkError> {
-        let done = timeout(SINK_DEADLINE, self.parts.sink.do_upkeep()).await;
+        let done = timeout(SINK_DEADLINE, self.sink.do_upkeep()).await;
         self.has_upkeep = done.unwrap_or_else(|_| Err(SinkError::late(SINK_DEADLINE)))?;
         Ok(())
     }
@@ -258,8 +251,7 @@ impl Follower {
     pub async fn rewind(&mut self, to: u64) -> Result<Rewound, SinkError> {
         // Whatever fails, the next step asks the sink where it is.
         let taken = self.taken.take();
-        self.page = None;
-        self.is_set_aside = false;
+        self.forget();
         let rewinding = self.rewind_from(taken, to);
         let rewound = timeout(REWIND_DEADLINE, rewinding).await;
         let rewound = rewound.unwrap_or_else(|_| Err(SinkError::late(REWIND_DEADLINE)));
@@ -289,11 +281,17 @@ impl Follower {
             from,
             to,
         };
-        deliver(&mut *self.parts.sink, position_alone).await?;
+        deliver(&mut *self.sink, position_alone).await?;
         self.cut = usize::MAX;
         self.refusals = 0;
         self.taken = Some((feed, to));
         Ok(Rewound::From(from))
+    }
+
+    /// Drops what was read.
+    fn forget(&mut self) {
+        self.page = None;
+        self.is_set_aside = false;
     }
 
     /// Has the sink asked for its upkeep once more, because time has passed.
@@ -324,21 +322,28 @@ impl Follower {
         }
         self.cut = 1;
         self.refusals += 1;
-        if self.refusals <= self.parts.retries {
+        if self.refusals <= self.retries {
             return Ok(Pace::Refused(reason));
         }
         let refused = self.page.as_ref().and_then(|page| page.changes.front());
         if let Some(change) = refused {
-            let letter = dead_letter(change, &reason, self.refusals);
+            let mut letter = dead_letter(change, &reason, self.refusals);
             tracing::warn!(
-                sink = %self.parts.name,
+                sink = %self.name,
                 uri = letter.uri,
                 did = letter.did,
                 error = reason,
                 "a sink refuses a change; it is a dead letter, and the others go on"
             );
-            let kept = self.parts.feed.set_aside(&self.parts.name, letter);
-            within_deadline(kept).await?;
+            let number = change.number;
+            let keeping = async {
+                if letter.raw.is_empty() {
+                    let cbor = self.feed.record_cbor(number).await?;
+                    letter.raw = cbor.unwrap_or_default();
+                }
+                self.feed.set_aside(&self.name, letter).await
+            };
+            within_deadline(keeping).await?;
             self.is_set_aside = true;
         }
         Ok(Pace::Next(0))
@@ -348,14 +353,6 @@ impl Follower {
 async fn deliver(sink: &mut dyn Sink, delivery: Delivery<'_>) -> Result<(), SinkError> {
     let delivered = timeout(SINK_DEADLINE, sink.deliver(delivery)).await;
     delivered.unwrap_or_else(|_| Err(SinkError::late(SINK_DEADLINE)))
-}
-
-async fn within_deadline<T>(
-    reading: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, SinkError> {
-    let read = timeout(FEED_DEADLINE, reading).await;
-    let read = read.unwrap_or(Err(StoreError::Deadline));
-    read.map_err(|error| SinkError::unavailable(format_args!("the change feed: {error}")))
 }
 
 /// How many of the first changes are at most `most`, and within `limit`. At least one, if there is one.

@@ -8,6 +8,9 @@ use serde_json::value::RawValue;
 
 use crate::model::{Change, ChangedAccount, ChangedRecord, ChangedRow, RandomId};
 
+/// What the fields beside the record have, if they are not unusually long.
+const FIELD_BYTES: usize = 1024;
+
 /// Whether an item has the record itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
@@ -23,13 +26,20 @@ pub enum Body {
 /// If the database holds a record that is no JSON.
 pub fn item(change: &Change, feed: &RandomId, body: Body) -> Result<String, serde_json::Error> {
     match &change.row {
-        ChangedRow::Account(account) => {
-            serde_json::to_string(&AccountItem::of(change, feed, account))
-        }
+        ChangedRow::Account(account) => text(&AccountItem::of(change, feed, account), 0),
         ChangedRow::Record(record) => {
-            serde_json::to_string(&RecordItem::of(change, feed, record, body)?)
+            let item = RecordItem::of(change, feed, record, body)?;
+            let of_record = item.record.map_or(0, |record| record.get().len());
+            text(&item, of_record)
         }
     }
+}
+
+/// The JSON of an item, which has about `of_record` bytes beside its other fields.
+fn text(item: &impl Serialize, of_record: usize) -> Result<String, serde_json::Error> {
+    let mut json = Vec::with_capacity(of_record + FIELD_BYTES);
+    serde_json::to_writer(&mut json, item)?;
+    String::from_utf8(json).map_err(serde::ser::Error::custom)
 }
 
 #[derive(Serialize)]

@@ -12,6 +12,7 @@ mod lexicon_views;
 pub mod nats;
 mod nul;
 mod options;
+mod pages;
 pub mod postgres;
 mod projected;
 pub mod queue;
@@ -31,6 +32,7 @@ pub use self::follower::{Follower, Pace, Parts, Rewound};
 pub use self::options::{InvalidSink, SinkOptions, TableOptions, Target};
 use crate::model::{Change, Feed};
 use crate::store::PieceLimit;
+use crate::store::change_feed::Cbor;
 use crate::telemetry::excerpt::shown;
 
 /// The longest delay that a sink may ask for.
@@ -53,6 +55,11 @@ pub trait Sink: Send + 'static {
     /// more is left.
     fn do_upkeep(&mut self) -> BoxFuture<'_, Result<bool, SinkError>> {
         Box::pin(ready(Ok(false)))
+    }
+
+    /// Whether it delivers the CBOR of records.
+    fn cbor(&self) -> Cbor {
+        Cbor::Without
     }
 
     /// How much one delivery may have at most. A single change may have more bytes.

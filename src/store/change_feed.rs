@@ -1,10 +1,18 @@
 //! The change feed as its readers see it.
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::{ChangePage, PieceLimit, StoreError};
 use crate::model::{DeadLetter, Feed, FeedPosition};
+
+/// Whether a page of the feed has the CBOR of its records. Most readers have no use for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cbor {
+    With,
+    Without,
+}
 
 /// The log that goes out: the rows of the tables in the order in which they were last written.
 pub trait ChangeFeed: Send + Sync + 'static {
@@ -16,7 +24,11 @@ pub trait ChangeFeed: Send + Sync + 'static {
         &self,
         after: u64,
         limit: PieceLimit,
+        cbor: Cbor,
     ) -> BoxFuture<'_, Result<ChangePage, StoreError>>;
+
+    /// The CBOR of the record whose last change has this number; `None` if it has another one by now.
+    fn record_cbor(&self, change: u64) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>>;
 
     /// How many rows the feed has behind `after`, counted up to `most`.
     fn count_changes(&self, after: u64, most: u64) -> BoxFuture<'_, Result<u64, StoreError>>;

@@ -149,6 +149,8 @@ async fn a_refused_change_is_found_by_halves_and_set_aside_after_its_retries() {
     assert_eq!(refusals, 3);
     let letters = "SELECT stage || ' ' || error || ' ' || attempts FROM dead_letters";
     assert_eq!(database.rows(letters).await, ["sink by its key 4"]);
+    let raw = "SELECT records.uri FROM dead_letters JOIN records ON raw = record_cbor";
+    assert_eq!(database.rows(raw).await.len(), 1);
     let kept = kept.lock().unwrap();
     assert_eq!(kept.rows.len(), 15);
     let refused = kept.rows.keys().filter(|uri| uri.ends_with("refused"));
@@ -204,4 +206,26 @@ async fn a_sink_that_is_rewound_gets_again_what_comes_behind_the_place_and_one_t
     follow(&mut sink).await;
     assert_eq!(delivered(&kept) - before, 7);
     assert_eq!(sink.position(), Some(end));
+}
+
+/// Holds invariant 10.8.
+#[tokio::test]
+async fn a_page_that_was_read_ahead_is_not_delivered_behind_another_position() {
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    let effects = (1..=40).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
+    apply(&store, effects, 40).await;
+    let kept: Arc<Mutex<Kept>> = Arc::default();
+    let mut sink = follower(&store, &kept, 0, 0);
+    let delivered = |kept: &Mutex<Kept>| kept.lock().unwrap().deliveries.iter().sum::<usize>();
+    while delivered(&kept) == 0 {
+        sink.step().await.unwrap();
+    }
+    let of_first_page = delivered(&kept);
+    let at = sink.position().unwrap();
+    assert_eq!(sink.rewind(0).await, Ok(Rewound::From(at)));
+    follow(&mut sink).await;
+    let rows = kept.lock().unwrap().rows.len();
+    assert_eq!(delivered(&kept), of_first_page + rows);
+    assert_eq!(rows, 40);
 }

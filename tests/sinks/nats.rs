@@ -122,6 +122,29 @@ async fn a_body_that_is_too_large_for_a_message_waits_in_a_bucket() {
     assert_eq!(queue.bodies().await, 1);
 }
 
+/// Only a database that was changed by hand has one. The search for it keeps the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_no_json_is_set_aside_and_the_others_are_published() {
+    let Some(queue) = Queue::new().await else {
+        return;
+    };
+    let (database, store) = with_records(40).await;
+    let broken = "UPDATE records SET record = '{' WHERE rkey = 'r20'";
+    let mut stranger = database.stranger().await;
+    sqlx::query(broken).execute(&mut stranger).await.unwrap();
+    assert_eq!(follow(&mut follower(&store, &queue.url())).await, []);
+    let expected = "SELECT uri || ' ' || change FROM records WHERE rkey <> 'r20' ORDER BY uri";
+    assert_eq!(
+        numbers(&queue.waiting().await),
+        database.rows(expected).await
+    );
+    let letters = database
+        .rows("SELECT stage || ' ' || uri FROM dead_letters")
+        .await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert!(letters[0].starts_with("sink ") && letters[0].ends_with("/r20"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_created_anew_gets_everything() {
     let Some(queue) = Queue::new().await else {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use huddle_firehose::atproto::verify::Level;
 use huddle_firehose::model::SourceId;
 use huddle_firehose::model::{ChangedRow, FeedPosition, RandomId};
+use huddle_firehose::store::change_feed::Cbor;
 use huddle_firehose::store::plan::InterestSet;
 use huddle_firehose::store::plan::effect::{Effect, RecordVersion};
 use huddle_firehose::store::repo_store::{RepoChange, RepoStore, SnapshotPart};
@@ -41,7 +42,7 @@ fn told(page: &ChangePage) -> Vec<String> {
 
 impl Database {
     async fn changes(&self, after: u64) -> ChangePage {
-        self.store.changes(after, ALL).await.unwrap()
+        self.store.changes(after, ALL, Cbor::With).await.unwrap()
     }
 
     async fn told_since(&self, after: u64) -> Vec<String> {
@@ -92,7 +93,11 @@ impl Mirror {
         let mut after = feed.begin(self.position.as_ref());
         loop {
             let limit = PieceLimit { rows, ..ALL };
-            let page = database.store.changes(after, limit).await.unwrap();
+            let page = database
+                .store
+                .changes(after, limit, Cbor::With)
+                .await
+                .unwrap();
             if page.through == after {
                 return;
             }
@@ -432,11 +437,15 @@ async fn a_page_is_limited_by_rows_and_bytes_and_has_one_row_at_least() {
     database.apply(&records).await;
     let page = async |after, rows, bytes| {
         let limit = PieceLimit { rows, bytes };
-        let page = database.store.changes(after, limit).await.unwrap();
+        let page = database
+            .store
+            .changes(after, limit, Cbor::With)
+            .await
+            .unwrap();
         (page.changes.len(), page.through)
     };
-    assert_eq!(page(0, 4, 1000).await, (4, 4));
-    assert_eq!(page(8, 4, 1000).await, (2, 10));
+    assert_eq!(page(0, 4, 10_000).await, (4, 4));
+    assert_eq!(page(8, 4, 10_000).await, (2, 10));
     assert_eq!(page(0, 4, 1).await, (1, 1));
     assert_eq!(page(10, 4, 1).await, (0, 10));
     assert_eq!(database.store.count_changes(3, 100).await.unwrap(), 7);

@@ -17,7 +17,6 @@ const OVERHEAD: usize = 512;
 /// A change as a message.
 pub(super) struct Message<'a> {
     change: &'a Change,
-    pub(super) number: u64,
     /// `FEED:EPOCH:CHANGE`, and behind a rewind its number.
     pub(super) id: String,
     pub(super) partition: u32,
@@ -47,7 +46,6 @@ impl<'a> Message<'a> {
         };
         Ok(Self {
             change,
-            number: change.number,
             id,
             partition: partition(change.row.did(), partitions),
             body: item(change, &feed.id, Body::With).map_err(refused)?.into(),

@@ -32,13 +32,13 @@ use self::message::Message;
 pub use self::options::NatsOptions;
 use self::streams::Side;
 use super::{Delivery, Sink, SinkError};
-use crate::model::{Feed, FeedPosition};
+use crate::model::{Change, Feed, FeedPosition};
 use crate::store::PieceLimit;
 use crate::store::change_feed::ChangeFeed;
 
 /// What is published before all acks are waited for.
 const LIMIT: PieceLimit = PieceLimit {
-    rows: 500,
+    rows: 2_000,
     bytes: 4 << 20,
 };
 
@@ -65,7 +65,6 @@ struct Taken {
 
 /// A message that was sent, and its ack.
 struct Sent {
-    number: u64,
     id: String,
     /// The object that has its body.
     claim: Option<String>,
@@ -173,81 +172,69 @@ impl NatsSink {
 
     async fn publish_all(&mut self, delivery: Delivery<'_>) -> Result<(), SinkError> {
         let mut taken = self.taken.take().ok_or(SinkError::Superseded)?;
-        let partitions = self.options.layout.partitions;
-        let messages = delivery.changes.iter();
         if delivery.to < delivery.from {
             taken.mark.note_rewind();
         }
-        let rewinds = taken.mark.rewinds();
-        let messages =
-            messages.map(|change| Message::new(change, delivery.feed, partitions, rewinds));
-        let messages: Vec<Message<'_>> = messages.collect::<Result<_, _>>()?;
-        let mut rest = messages.as_slice();
+        let mut rest = delivery.changes;
         while !rest.is_empty() {
-            let fitting = taken.fitting(rest).await?;
-            let (now, later) = rest.split_at(fitting);
-            let (acked, failure) = self.publish(&mut taken, delivery.feed, now).await;
-            if let Some(to) = acked {
-                self.keep(delivery.feed, to, &taken.mark).await?;
+            let (sent, not_sent) = self.send_some(&mut taken, delivery.feed, rest).await;
+            let (acked, not_acked) = taken.acks(sent).await;
+            let failure = not_acked.or(not_sent);
+            if let Some(SinkError::Refused(_)) = failure {
+                self.taken = Some(taken);
+                return failure.map_or(Ok(()), Err);
+            }
+            let (now, later) = rest.split_at(acked);
+            if let Some(last) = now.last() {
+                self.keep(delivery.feed, last.number, &taken.mark).await?;
             }
             if let Some(failure) = failure {
                 return Err(failure);
             }
             rest = later;
         }
-        if messages.last().map(|last| last.number) != Some(delivery.to) {
+        if delivery.changes.last().map(|last| last.number) != Some(delivery.to) {
             self.keep(delivery.feed, delivery.to, &taken.mark).await?;
         }
         self.taken = Some(taken);
         Ok(())
     }
 
-    /// Publishes messages, and waits for their acks. Returns the number up to which all were acked, and
-    /// what failed behind it.
-    async fn publish(
+    /// Sends the first changes for which the stream has room, at least one. Returns them, and what failed
+    /// behind them.
+    ///
+    /// The room is known before they are sent: of changes that were refused, and of smaller ones behind them
+    /// that were not, the order would be lost.
+    async fn send_some(
         &self,
         taken: &mut Taken,
         feed: &Feed,
-        messages: &[Message<'_>],
-    ) -> (Option<u64>, Option<SinkError>) {
-        let mut sent = Vec::with_capacity(messages.len());
-        let mut failure = None;
-        for message in messages {
-            match self.send(taken, feed, message).await {
-                Ok(message) => sent.push(message),
-                Err(error) => {
-                    failure = Some(error);
-                    break;
+        changes: &[Change],
+    ) -> (Vec<Sent>, Option<SinkError>) {
+        let partitions = self.options.layout.partitions;
+        let rewinds = taken.mark.rewinds();
+        let mut sent = Vec::with_capacity(changes.len());
+        let mut room = 0;
+        for change in changes {
+            let sending = async {
+                let message = Message::new(change, feed, partitions, rewinds)?;
+                let bytes = message.bytes().min(taken.largest() as u64);
+                if sent.is_empty() {
+                    room = taken.room_for(bytes).await?;
                 }
-            }
-        }
-        let mut acked = None;
-        for Sent {
-            number,
-            id,
-            claim,
-            ack,
-        } in sent
-        {
-            let answer = async {
-                let answer = ack.await;
-                answer.map_err(|error| unavailable("a message was not acknowledged", error))
+                if bytes > room {
+                    return Ok(None);
+                }
+                room -= bytes;
+                self.send(taken, feed, &message).await.map(Some)
             };
-            match taken.connection.run(answer).await {
-                Ok(ack) => {
-                    taken.mark.note(ack.sequence, id);
-                    acked = Some(number);
-                    if let Some(claim) = claim.filter(|_| ack.duplicate) {
-                        // The message that is there has a body of its own.
-                        if let Err(error) = taken.bodies.delete(&claim).await {
-                            return (acked, Some(error));
-                        }
-                    }
-                }
-                Err(error) => return (acked, Some(error)),
+            match sending.await {
+                Ok(Some(message)) => sent.push(message),
+                Ok(None) => break,
+                Err(error) => return (sent, Some(error)),
             }
         }
-        (acked, failure)
+        (sent, None)
     }
 
     async fn send(
@@ -278,7 +265,6 @@ impl NatsSink {
         };
         let ack = taken.connection.run(sending).await?;
         Ok(Sent {
-            number: message.number,
             id: message.id.clone(),
             claim,
             ack,
@@ -287,10 +273,35 @@ impl NatsSink {
 }
 
 impl Taken {
-    /// How many of the first messages the stream has room for; at least one. Asked before they are
-    /// published, because of messages that were refused and of smaller ones behind them that were not,
-    /// the order would be lost.
-    async fn fitting(&self, messages: &[Message<'_>]) -> Result<usize, SinkError> {
+    /// Waits for the acks of messages. Returns of how many of the first ones they came, and what failed behind
+    /// them.
+    async fn acks(&mut self, sent: Vec<Sent>) -> (usize, Option<SinkError>) {
+        let count = sent.len();
+        for (acked, message) in sent.into_iter().enumerate() {
+            if let Err(error) = self.ack(message).await {
+                return (acked, Some(error));
+            }
+        }
+        (count, None)
+    }
+
+    async fn ack(&mut self, sent: Sent) -> Result<(), SinkError> {
+        let Sent { id, claim, ack } = sent;
+        let answer = async {
+            let answer = ack.await;
+            answer.map_err(|error| unavailable("a message was not acknowledged", error))
+        };
+        let ack = self.connection.run(answer).await?;
+        self.mark.note(ack.sequence, id);
+        match claim.filter(|_| ack.duplicate) {
+            // The message that is there has a body of its own.
+            Some(claim) => self.bodies.delete(&claim).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes for which the stream has room; at least `bytes`, for which it waits.
+    async fn room_for(&self, bytes: u64) -> Result<u64, SinkError> {
         let deadline = Instant::now() + ROOM_DEADLINE;
         loop {
             let asking = async {
@@ -302,24 +313,17 @@ impl Taken {
                 return Err(SinkError::unavailable("the stream is another one now"));
             }
             let most = u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX);
-            let mut room = most.saturating_sub(info.state.bytes);
-            let largest = self.largest() as u64;
-            let fits = |message: &&Message<'_>| {
-                let bytes = message.bytes().min(largest);
-                let fits = bytes <= room;
-                room = room.saturating_sub(bytes);
-                fits
-            };
-            match messages.iter().take_while(fits).count() {
-                0 if Instant::now() >= deadline => {
-                    return Err(SinkError::unavailable(format_args!(
-                        "the stream is full ({} of {most} bytes); it waits for consumers",
-                        info.state.bytes
-                    )));
-                }
-                0 => sleep(ROOM_INTERVAL).await,
-                fitting => return Ok(fitting),
+            let room = most.saturating_sub(info.state.bytes);
+            if room >= bytes {
+                return Ok(room);
             }
+            if Instant::now() >= deadline {
+                return Err(SinkError::unavailable(format_args!(
+                    "the stream is full ({} of {most} bytes); it waits for consumers",
+                    info.state.bytes
+                )));
+            }
+            sleep(ROOM_INTERVAL).await;
         }
     }
 

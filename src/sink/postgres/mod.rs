@@ -30,6 +30,7 @@ use super::by_feed::by_table;
 use super::{Delivery, Sink, SinkError, TableOptions};
 use crate::model::{Change, Feed, RandomId};
 use crate::store::PieceLimit;
+use crate::store::change_feed::Cbor;
 
 /// What one transaction writes at most.
 const LIMIT: PieceLimit = PieceLimit {
@@ -136,6 +137,10 @@ impl Sink for PostgresSink {
 
     fn do_upkeep(&mut self) -> BoxFuture<'_, Result<bool, SinkError>> {
         Box::pin(self.tidy())
+    }
+
+    fn cbor(&self) -> Cbor {
+        Cbor::With
     }
 
     fn limit(&self) -> PieceLimit {

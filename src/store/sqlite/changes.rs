@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use sqlx::Connection;
+use serde::Deserialize;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{Connection, Row};
 use tokio::sync::watch;
 
 use super::{SqliteStore, apply, feed, integer, sink_positions};
@@ -13,26 +14,29 @@ use crate::model::{
     Change, ChangedAccount, ChangedRecord, ChangedRow, DeadLetter, Epoch, Feed, FeedPosition,
     RandomId,
 };
-use crate::store::change_feed::ChangeFeed;
+use crate::store::change_feed::{Cbor, ChangeFeed};
 use crate::store::{ChangePage, PieceLimit, StoreError};
 
-/// The first changes behind a number, and their bytes.
-const KEYS: &str = "SELECT change, bytes FROM ( \
+/// The first changes behind a number, and what they take in memory. The CBOR counts if it is wanted.
+const KEYS: &str = "SELECT change, ?4 + bytes FROM ( \
      SELECT * FROM (SELECT change, coalesce(octet_length(record), 0) \
-     + coalesce(octet_length(record_cbor), 0) AS bytes \
+     + iif(?3, coalesce(octet_length(record_cbor), 0), 0) AS bytes \
      FROM records WHERE change > ?1 ORDER BY change LIMIT ?2) \
      UNION ALL \
      SELECT * FROM (SELECT change, 0 AS bytes FROM accounts WHERE change > ?1 ORDER BY change LIMIT ?2)) \
      ORDER BY change LIMIT ?2";
 
-/// Records that are being deleted with their account are gone already.
-const RECORDS: &str = "SELECT change, uri, did, collection, rkey, cid, rev, seq, source, \
-     time, record, record_cbor, validity, invalid_reason, refused_cid, \
-     verified, first_indexed_at, last_indexed_at, \
-     EXISTS (SELECT 1 FROM stale_records WHERE stale_records.uri = records.uri) AS is_stale \
+/// All records of a page as one value, an array of [`RecordColumns`]: each value that SQLite hands out is a
+/// copy with allocations of its own. Records that are being deleted with their account are gone already.
+const RECORDS: &str = "SELECT json_group_array(json_array(change, uri, did, collection, rkey, cid, rev, \
+     seq, source, time, record, validity, invalid_reason, refused_cid, verified, first_indexed_at, \
+     last_indexed_at, EXISTS (SELECT 1 FROM stale_records WHERE stale_records.uri = records.uri))) \
      FROM records WHERE change > ?1 AND change <= ?2 AND NOT EXISTS ( \
      SELECT 1 FROM removed_records \
      WHERE removed_records.did = records.did AND removed_records.uri = records.uri)";
+
+const CBOR: &str = "SELECT change, record_cbor FROM records \
+     WHERE change > ?1 AND change <= ?2 AND record_cbor IS NOT NULL";
 
 /// A row that no event has set, such as one of a handle that is not known, has the time of its writing.
 const ACCOUNTS: &str = "SELECT change, did, active, status, handle, handle_status, removed_at, removal_change, \
@@ -41,27 +45,28 @@ const ACCOUNTS: &str = "SELECT change, did, active, status, handle, handle_statu
      updated_at \
      FROM accounts WHERE change > ?1 AND change <= ?2";
 
-#[derive(sqlx::FromRow)]
+/// In the order of [`RECORDS`].
+#[derive(Deserialize)]
 struct RecordColumns {
-    change: i64,
+    change: u64,
     uri: String,
     did: String,
     collection: String,
     rkey: String,
     cid: Option<String>,
     rev: String,
-    seq: i64,
+    seq: u64,
     source: String,
     time: String,
     record: Option<String>,
-    record_cbor: Option<Vec<u8>>,
     validity: Option<String>,
     invalid_reason: Option<String>,
     refused_cid: Option<String>,
     verified: String,
     first_indexed_at: String,
     last_indexed_at: String,
-    is_stale: bool,
+    /// 0 or 1.
+    is_stale: u8,
 }
 
 #[derive(sqlx::FromRow)]
@@ -94,15 +99,23 @@ impl SqliteStore {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn changes(&self, after: u64, limit: PieceLimit) -> Result<ChangePage, StoreError> {
+    pub async fn changes(
+        &self,
+        after: u64,
+        limit: PieceLimit,
+        cbor: Cbor,
+    ) -> Result<ChangePage, StoreError> {
         let mut reader = self.reader().acquire().await?;
         let mut snapshot = reader.begin().await?;
         let feed = read_feed(&mut snapshot).await?;
-        let through = end_of_page(&mut snapshot, &feed, after, limit).await?;
+        let through = end_of_page(&mut snapshot, &feed, after, limit, cbor).await?;
         let mut changes = BTreeMap::new();
         if through > after {
             read_records(&mut snapshot, (after, through), &mut changes).await?;
             read_accounts(&mut snapshot, (after, through), &mut changes).await?;
+            if cbor == Cbor::With {
+                read_cbor(&mut snapshot, (after, through), &mut changes).await?;
+            }
         }
         let epoch_of = |number| feed.epoch_of(number).cloned();
         let changes = changes.into_iter().filter_map(|(number, row)| {
@@ -117,6 +130,19 @@ impl SqliteStore {
             through,
             feed,
         })
+    }
+
+    /// The CBOR of the record whose last change has this number; `None` if it has another one by now.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn record_cbor(&self, change: u64) -> Result<Option<Bytes>, StoreError> {
+        let cbor: Option<Option<Vec<u8>>> =
+            sqlx::query_scalar("SELECT record_cbor FROM records WHERE change = ?")
+                .bind(integer(change))
+                .fetch_optional(self.reader())
+                .await?;
+        Ok(cbor.flatten().map(Bytes::from))
     }
 
     /// How many rows the feed has behind `after`, counted up to `most`.
@@ -145,8 +171,13 @@ impl ChangeFeed for SqliteStore {
         &self,
         after: u64,
         limit: PieceLimit,
+        cbor: Cbor,
     ) -> BoxFuture<'_, Result<ChangePage, StoreError>> {
-        Box::pin(self.changes(after, limit))
+        Box::pin(self.changes(after, limit, cbor))
+    }
+
+    fn record_cbor(&self, change: u64) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>> {
+        Box::pin(self.record_cbor(change))
     }
 
     fn count_changes(&self, after: u64, most: u64) -> BoxFuture<'_, Result<u64, StoreError>> {
@@ -219,10 +250,13 @@ async fn end_of_page(
     feed: &Feed,
     after: u64,
     limit: PieceLimit,
+    cbor: Cbor,
 ) -> Result<u64, sqlx::Error> {
     let keys: Vec<(i64, i64)> = sqlx::query_as(KEYS)
         .bind(integer(after))
         .bind(integer(limit.rows))
+        .bind(cbor == Cbor::With)
+        .bind(integer(ChangedRow::BYTES as u64))
         .fetch_all(connection)
         .await?;
     let mut bytes = 0;
@@ -249,38 +283,62 @@ async fn read_records(
     (after, through): (u64, u64),
     into: &mut Rows,
 ) -> Result<(), sqlx::Error> {
-    let rows: Vec<RecordColumns> = sqlx::query_as(RECORDS)
+    let row = sqlx::query(RECORDS)
+        .bind(integer(after))
+        .bind(integer(through))
+        .fetch_one(connection)
+        .await?;
+    let columns: Vec<RecordColumns> = serde_json::from_str(row.try_get(0)?)
+        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    into.extend(
+        columns
+            .into_iter()
+            .map(|columns| (columns.change, columns.row())),
+    );
+    Ok(())
+}
+
+async fn read_cbor(
+    connection: &mut SqliteConnection,
+    (after, through): (u64, u64),
+    into: &mut Rows,
+) -> Result<(), sqlx::Error> {
+    let all: Vec<(i64, Vec<u8>)> = sqlx::query_as(CBOR)
         .bind(integer(after))
         .bind(integer(through))
         .fetch_all(connection)
         .await?;
-    into.extend(rows.into_iter().map(|row| {
-        let record = ChangedRecord {
-            uri: row.uri,
-            did: row.did,
-            collection: row.collection,
-            rkey: row.rkey,
-            cid: row.cid,
-            rev: row.rev,
-            seq: row.seq.unsigned_abs(),
-            source: row.source,
-            time: row.time,
-            record: row.record,
-            record_cbor: row.record_cbor.map(Bytes::from),
-            validity: row.validity,
-            invalid_reason: row.invalid_reason,
-            refused_cid: row.refused_cid,
-            verified: row.verified,
-            first_indexed_at: row.first_indexed_at,
-            last_indexed_at: row.last_indexed_at,
-            is_stale: row.is_stale,
-        };
-        (
-            row.change.unsigned_abs(),
-            ChangedRow::Record(Box::new(record)),
-        )
-    }));
+    for (number, cbor) in all {
+        if let Some(ChangedRow::Record(record)) = into.get_mut(&number.unsigned_abs()) {
+            record.record_cbor = Some(cbor.into());
+        }
+    }
     Ok(())
+}
+
+impl RecordColumns {
+    fn row(self) -> ChangedRow {
+        ChangedRow::Record(Box::new(ChangedRecord {
+            uri: self.uri,
+            did: self.did,
+            collection: self.collection,
+            rkey: self.rkey,
+            cid: self.cid,
+            rev: self.rev,
+            seq: self.seq,
+            source: self.source,
+            time: self.time,
+            record: self.record,
+            record_cbor: None,
+            validity: self.validity,
+            invalid_reason: self.invalid_reason,
+            refused_cid: self.refused_cid,
+            verified: self.verified,
+            first_indexed_at: self.first_indexed_at,
+            last_indexed_at: self.last_indexed_at,
+            is_stale: self.is_stale != 0,
+        }))
+    }
 }
 
 async fn read_accounts(

@@ -10,7 +10,7 @@ use super::query::{Query, Since};
 use crate::atproto::pattern::Pattern;
 use crate::model::{Change, ChangedRow, Feed, FeedPosition};
 use crate::sink::item::item;
-use crate::store::change_feed::ChangeFeed;
+use crate::store::change_feed::{Cbor, ChangeFeed};
 use crate::store::{PieceLimit, StoreError};
 
 /// What is read of the feed at a time.
@@ -70,7 +70,7 @@ impl Reader {
         let mut last = None;
         let mut is_end = false;
         for _ in 0..MOST_PIECES {
-            let page = within_deadline(self.feed.changes(self.after, PIECE)).await?;
+            let page = within_deadline(self.feed.changes(self.after, PIECE, Cbor::Without)).await?;
             is_end = page.through == self.after;
             let mut through = page.through;
             for change in &page.changes {
