@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor, Row};
+use tokio::time::Instant;
 
-use super::transaction::SET_LOCK_TIMEOUT;
+use super::position;
+use super::transaction::Connections;
 use crate::lexicon::{Column, ColumnKind, TypedView};
 use crate::sink::SinkError;
 use crate::sink::lexicon_views::{Made, digest, warn_refused};
@@ -16,16 +19,30 @@ const FIXED: &str = "uri, did, rkey, cid, rev, last_indexed_at AS indexed_at";
 
 /// How long a view that has to be replaced is waited for. Its readers stand as long behind the sink.
 const LOCK_TIMEOUT: &str = "1s";
-/// SQLSTATE `lock_not_available`.
-const LOCKED: &str = "55P03";
+/// How long views are waited for together. A step of the sink has 25 s.
+const MOST_TIME: Duration = Duration::from_secs(8);
+/// How often views are tried again that were being read.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+/// The SQLSTATEs of what passes: `lock_not_available`, `deadlock_detected`, `query_canceled` and
+/// `serialization_failure`.
+const PASSING: [&str; 4] = ["55P03", "40P01", "57014", "40001"];
 
 /// The views that a sink wants.
 #[derive(Debug)]
 pub(super) struct LexiconViews {
     sink: Arc<str>,
     wanted: Arc<[TypedView]>,
-    /// Some are not as wanted, because a transaction was reading one.
-    has_old: bool,
+    /// They are as wanted, or cannot be.
+    is_done: bool,
+    tried_at: Option<Instant>,
+    has_warned: bool,
+}
+
+/// A change of one view.
+struct Replacement<'a> {
+    name: &'a str,
+    is_there: bool,
+    new: Option<New<'a>>,
 }
 
 impl LexiconViews {
@@ -33,64 +50,107 @@ impl LexiconViews {
         Self {
             sink,
             wanted,
-            has_old: false,
+            is_done: false,
+            tried_at: None,
+            has_warned: false,
         }
     }
 
-    /// Makes the schema have the views that are wanted, and no others that this sink has made, in the
-    /// transaction that is open. A view that cannot be made is left as it is, with a line in the log: the rows
-    /// are more important.
+    /// Notes that the schema may be another one now.
+    pub(super) fn doubt(&mut self) {
+        self.is_done = false;
+        self.tried_at = None;
+    }
+
+    /// Makes the schema have the views that are wanted, and no others that this sink has made, if that was not
+    /// done: each in a transaction of its own, so that none keeps another away, nor the rows. A view that
+    /// cannot be made is left as it is, with a line in the log. One that is being read is tried again later.
     ///
     /// # Errors
-    /// If the database gives no answer.
-    pub(super) async fn bring(&mut self, connection: &mut PgConnection) -> Result<(), SinkError> {
-        self.has_old = false;
-        let known = known(connection).await?;
-        let is_wanted = |name: &str| self.wanted.iter().any(|view| view.name == name);
-        let not_wanted = known
-            .iter()
-            .filter(|(name, made)| *made.sink == *self.sink && !is_wanted(name))
-            .map(|(name, _)| (name.as_str(), None));
-        let news = self.wanted.iter().filter_map(|view| {
-            let new = New::of(view, &self.sink);
-            let made = known.get(&view.name);
-            let is_there = made.is_some_and(|made| made.digest == new.digest);
-            (!is_there).then_some((view.name.as_str(), Some(new)))
-        });
-        let changes: Vec<_> = not_wanted.chain(news).collect();
-        for (name, new) in changes {
-            match replace(connection, name, new).await {
-                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCKED) => {
-                    // Each one more would be waited for, and the rows meanwhile.
-                    self.has_old = true;
-                    tracing::warn!(
-                        sink = %self.sink,
-                        view = name,
-                        "a transaction reads the view of a lexicon, which stays as it is; the rows are \
-                         delivered, and the view is replaced when no transaction reads it"
-                    );
-                    return Ok(());
-                }
-                Err(sqlx::Error::Database(error)) => warn_refused(&self.sink, name, &error),
-                replaced => replaced?,
+    /// If the database gives no answer, or `holder` is not the holder of the sink any more.
+    pub(super) async fn bring(
+        &mut self,
+        connections: &mut Connections,
+        holder: Option<&str>,
+    ) -> Result<(), SinkError> {
+        let is_early = |at: Instant| at.elapsed() < RETRY_INTERVAL;
+        if self.is_done || self.tried_at.is_some_and(is_early) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        self.tried_at = Some(began);
+        let mut transaction = connections.begin().await?;
+        let known = known(&mut transaction).await?;
+        connections.commit(transaction).await?;
+        let mut being_read = Vec::new();
+        for replacement in replacements(&known, &self.wanted, &self.sink) {
+            let name = replacement.name;
+            if began.elapsed() >= MOST_TIME {
+                being_read.push(name);
+                continue;
+            }
+            let mut transaction = connections.begin().await?;
+            if let Some(holder) = holder {
+                position::check_holder(&mut transaction, &self.sink, holder).await?;
+            }
+            let replaced = replace(&mut transaction, name, replacement.new).await;
+            let Err(error) = replaced else {
+                connections.commit(transaction).await?;
+                continue;
+            };
+            let sqlx::Error::Database(error) = error else {
+                return Err(error.into());
+            };
+            connections.roll_back(transaction).await?;
+            match error.code() {
+                Some(code) if PASSING.contains(&&*code) => being_read.push(name),
+                _ => warn_refused(&self.sink, name, &error),
             }
         }
+        self.is_done = being_read.is_empty();
+        if !self.is_done && !self.has_warned {
+            tracing::warn!(
+                sink = %self.sink,
+                views = ?being_read,
+                "transactions read views of lexicons, which stay as they are; the rows are delivered, and the \
+                 views are replaced when no transaction reads them"
+            );
+        }
+        self.has_warned = !self.is_done;
         Ok(())
     }
+}
 
-    /// Does the same, if it has left views as they were because of their readers.
-    ///
-    /// # Errors
-    /// As [`Self::bring`].
-    pub(super) async fn bring_rest(
-        &mut self,
-        connection: &mut PgConnection,
-    ) -> Result<(), SinkError> {
-        match self.has_old {
-            true => self.bring(connection).await,
-            false => Ok(()),
-        }
-    }
+/// What has to be done, first what needs no lock. The order of the others is another one each time: where the
+/// time is not enough for all, each is tried sooner or later.
+fn replacements<'a>(
+    known: &'a BTreeMap<String, Made>,
+    wanted: &'a [TypedView],
+    sink: &'a str,
+) -> Vec<Replacement<'a>> {
+    let is_wanted = |name: &str| wanted.iter().any(|view| view.name == name);
+    let not_wanted = known
+        .iter()
+        .filter(|(name, made)| made.sink == sink && !is_wanted(name))
+        .map(|(name, _)| Replacement {
+            name,
+            is_there: true,
+            new: None,
+        });
+    let news = wanted.iter().filter_map(|view| {
+        let new = New::of(view, sink);
+        let made = known.get(&view.name);
+        let is_as_wanted = made.is_some_and(|made| made.digest == new.digest);
+        (!is_as_wanted).then_some(Replacement {
+            name: &view.name,
+            is_there: made.is_some(),
+            new: Some(new),
+        })
+    });
+    let mut replacements: Vec<_> = not_wanted.chain(news).collect();
+    fastrand::shuffle(&mut replacements);
+    replacements.sort_by_key(|replacement| replacement.is_there);
+    replacements
 }
 
 /// The views that are there, by their names.
@@ -132,33 +192,16 @@ impl<'a> New<'a> {
     }
 }
 
-/// Drops the view `name`, if it is one of lexicons, and makes the new one: all of it or nothing.
+/// Drops the view `name`, if it is one of lexicons, and makes the new one.
 async fn replace(
     connection: &mut PgConnection,
     name: &str,
     new: Option<New<'_>>,
 ) -> Result<(), sqlx::Error> {
-    let begin = format!("SAVEPOINT lexicon_view; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'");
+    let lock_timeout = format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'");
     connection
-        .execute(sqlx::raw_sql(AssertSqlSafe(begin)))
+        .execute(sqlx::raw_sql(AssertSqlSafe(lock_timeout)))
         .await?;
-    let replaced = try_replace(connection, name, new).await;
-    // The setting ends with the savepoint that is rolled back to, and stays with one that is released.
-    let end = match &replaced {
-        Ok(()) => format!("RELEASE SAVEPOINT lexicon_view; {SET_LOCK_TIMEOUT}"),
-        Err(_) => "ROLLBACK TO SAVEPOINT lexicon_view".to_owned(),
-    };
-    connection
-        .execute(sqlx::raw_sql(AssertSqlSafe(end)))
-        .await?;
-    replaced
-}
-
-async fn try_replace(
-    connection: &mut PgConnection,
-    name: &str,
-    new: Option<New<'_>>,
-) -> Result<(), sqlx::Error> {
     let forgotten = sqlx::query("DELETE FROM lexicon_views WHERE name = $1")
         .bind(name)
         .persistent(false)

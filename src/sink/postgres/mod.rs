@@ -68,11 +68,11 @@ impl PostgresSink {
     async fn take(&mut self, feed: &Feed) -> Result<u64, SinkError> {
         let mut transaction = self.connections.begin().await?;
         migrate::migrate(&mut transaction, self.connections.schema()).await?;
-        self.views.bring(&mut transaction).await?;
         let holder = RandomId::random().to_string();
         let taken = position::take_over(&mut transaction, &self.name, feed, &holder).await?;
         self.connections.commit(transaction).await?;
         self.holder = Some(holder);
+        self.views.doubt();
         Ok(taken)
     }
 
@@ -91,14 +91,15 @@ impl PostgresSink {
     }
 
     async fn tidy(&mut self) -> Result<bool, SinkError> {
-        if self.holder.is_none() {
+        let Some(holder) = self.holder.as_deref() else {
             return Ok(false);
-        }
+        };
+        let views = self.views.bring(&mut self.connections, Some(holder));
+        views.await?;
         let mut transaction = self.connections.begin().await?;
         let is_due = self
             .purged_at
             .is_none_or(|last| last.elapsed() >= PURGE_INTERVAL);
-        self.views.bring_rest(&mut transaction).await?;
         let mut has_more = removals::do_piece(&mut transaction).await?;
         if is_due {
             let limit = self.tables.purged_before();

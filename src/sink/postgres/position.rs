@@ -53,6 +53,26 @@ pub(super) async fn advance(
     move_to(connection, sink, delivery.feed, holder, step).await
 }
 
+/// Superseded if another process has taken over.
+pub(super) async fn check_holder(
+    connection: &mut PgConnection,
+    sink: &str,
+    holder: &str,
+) -> Result<(), SinkError> {
+    let is_held: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM sink_positions WHERE sink = $1 AND holder = $2)",
+    )
+    .bind(sink)
+    .bind(holder)
+    .persistent(false)
+    .fetch_one(connection)
+    .await?;
+    match is_held {
+        true => Ok(()),
+        false => Err(SinkError::Superseded),
+    }
+}
+
 /// Sets the position, if the row is still this process's and where it left it.
 async fn move_to(
     connection: &mut PgConnection,

@@ -42,7 +42,6 @@ impl PostgresTarget {
         let mut transaction = self.connections.begin().await?;
         if !self.is_prepared {
             migrate::migrate(&mut transaction, self.connections.schema()).await?;
-            self.views.bring(&mut transaction).await?;
         }
         Ok(transaction)
     }
@@ -57,6 +56,7 @@ impl PostgresTarget {
     fn checked<T>(&mut self, outcome: Result<T, SinkError>) -> Result<T, SinkError> {
         if matches!(outcome, Err(SinkError::Unavailable { .. })) {
             self.is_prepared = false;
+            self.views.doubt();
         }
         outcome
     }
@@ -80,7 +80,6 @@ impl PostgresTarget {
             .purged_at
             .is_none_or(|last| last.elapsed() >= PURGE_INTERVAL);
         let mut transaction = self.begin().await?;
-        self.views.bring_rest(&mut transaction).await?;
         let mut has_more = removals::do_piece(&mut transaction).await?;
         if is_due {
             let limit = self.tables.purged_before();
@@ -90,6 +89,8 @@ impl PostgresTarget {
         if is_due && !has_more {
             self.purged_at = Some(Instant::now());
         }
+        // Behind the transaction in which the tables were made.
+        self.views.bring(&mut self.connections, None).await?;
         Ok(has_more)
     }
 }

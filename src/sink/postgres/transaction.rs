@@ -66,10 +66,16 @@ impl Connections {
         self.idle = Some(transaction);
         Ok(())
     }
-}
 
-/// How long a statement waits for another transaction.
-pub(super) const SET_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '20s'";
+    pub(super) async fn roll_back(
+        &mut self,
+        mut transaction: PgConnection,
+    ) -> Result<(), SinkError> {
+        transaction.execute(sqlx::raw_sql("ROLLBACK")).await?;
+        self.idle = Some(transaction);
+        Ok(())
+    }
+}
 
 /// The statements that begin a transaction, sent in one trip.
 ///
@@ -80,7 +86,7 @@ fn begin(schema: &str) -> String {
     format!(
         "BEGIN; SET LOCAL search_path = \"{schema}\"; \
          SET LOCAL idle_in_transaction_session_timeout = '8s'; \
-         {SET_LOCK_TIMEOUT}; SET LOCAL statement_timeout = '20s'; \
+         SET LOCAL lock_timeout = '20s'; SET LOCAL statement_timeout = '20s'; \
          SELECT pg_advisory_xact_lock(hashtextextended('huddle-firehose sink {schema}', 0))"
     )
 }
