@@ -231,7 +231,8 @@ impl Follower {
         let has_moved = self
             .moved_at
             .is_some_and(|at| at.elapsed() < EMPTY_INTERVAL);
-        if page.through == after || (page.changes.is_empty() && has_moved) {
+        let is_end = page.through >= page.feed.last;
+        if page.through == after || (page.changes.is_empty() && is_end && has_moved) {
             return Ok(false);
         }
         self.page = Some(page);

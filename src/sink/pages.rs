@@ -45,7 +45,8 @@ impl Pages {
         }
     }
 
-    /// The page behind `after`: that which was read ahead, if it begins there.
+    /// The page behind `after`: that which was read ahead, if it begins there and has changes. Of one that has
+    /// none it matters what the database knows now.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -54,7 +55,10 @@ impl Pages {
             && begin == after
         {
             let read = reading.await;
-            return read.unwrap_or_else(|error| Err(SinkError::unavailable(error)));
+            let page = read.unwrap_or_else(|error| Err(SinkError::unavailable(error)))?;
+            if !page.changes.is_empty() {
+                return Ok(page);
+            }
         }
         self.read(after, most).await
     }

@@ -1,6 +1,7 @@
 //! A follower and a sink that fails in every way. Holds invariants 10.1 and 10.4.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
@@ -228,4 +229,25 @@ async fn a_page_that_was_read_ahead_is_not_delivered_behind_another_position() {
     let rows = kept.lock().unwrap().rows.len();
     assert_eq!(delivered(&kept), of_first_page + rows);
     assert_eq!(rows, 40);
+}
+
+/// The rows of a removed account are gone from the feed at once, and from the tables in pieces.
+#[tokio::test]
+async fn a_page_without_changes_is_not_the_end_of_the_feed() {
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    let of = |did, numbers: RangeInclusive<u64>| {
+        let effects = numbers.map(|n| put(did, &format!("r{n}"), n));
+        effects.collect::<Vec<_>>()
+    };
+    apply(&store, of(BOB, 1..=16), 16).await;
+    apply(&store, of(ALICE, 17..=56), 56).await;
+    apply(&store, of(BOB, 57..=57), 57).await;
+    apply(&store, vec![account(ALICE, Some("deleted"), 58)], 58).await;
+    let kept: Arc<Mutex<Kept>> = Arc::default();
+    follow(&mut follower(&store, &kept, 0, 0)).await;
+    let kept = kept.lock().unwrap();
+    let of_bob = kept.rows.keys().filter(|key| key.contains(BOB));
+    assert_eq!((of_bob.count(), kept.rows.len()), (17, 18));
+    assert!(kept.rows.contains_key(ALICE));
 }
