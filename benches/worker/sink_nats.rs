@@ -16,7 +16,7 @@ use crate::round::Round;
 use crate::{runtime, sink_feed};
 
 /// Messages whose acks are waited for at the same time.
-const IN_FLIGHT: usize = 500;
+const IN_FLIGHT: usize = 2_000;
 
 /// A message that is ready to be sent.
 struct Message {

@@ -27,8 +27,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// The bytes of one permit of a share, since permits are counted by 32 bits.
 const PERMIT_BYTES: usize = 1 << 10;
-/// How often a page of changes exists while it is sent.
-const PAGE_GROWTH: usize = 4;
+/// How many times its bytes a page of changes takes. The database hands it out as JSON, which is up to twice
+/// as long, and twice in memory; then it is rows, and then what is sent.
+const PAGE_GROWTH: usize = 8;
 
 /// Counts the bytes of everything that the stream and the repositories hold in memory.
 #[derive(Debug)]

@@ -34,7 +34,7 @@ pub struct ChangedRecord {
     pub time: String,
     /// The JSON of the record; `None` for a tombstone.
     pub record: Option<String>,
-    /// The record as it was signed. It is in the database of the worker only.
+    /// The record as it was signed, if it was asked for: most sinks do not deliver it.
     pub record_cbor: Option<Bytes>,
     pub validity: Option<String>,
     pub invalid_reason: Option<String>,
@@ -74,7 +74,7 @@ pub struct ChangedAccount {
 }
 
 impl ChangedRow {
-    /// What its own columns have, about.
+    /// What its columns have beside the record and the URI, about.
     pub const BYTES: usize = 512;
 
     pub fn did(&self) -> &str {
@@ -84,14 +84,15 @@ impl ChangedRow {
         }
     }
 
-    /// The bytes that it has in memory, about: [`Self::BYTES`] and its record.
+    /// The bytes that it has in memory, about.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Account(_) => Self::BYTES,
             Self::Record(record) => {
                 let json = record.record.as_ref().map_or(0, String::len);
                 let cbor = record.record_cbor.as_ref().map_or(0, Bytes::len);
-                Self::BYTES + json + cbor
+                // The URI is there a second time, in its parts.
+                Self::BYTES + 2 * record.uri.len() + json + cbor
             }
         }
     }

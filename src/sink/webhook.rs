@@ -23,10 +23,10 @@ use crate::net::http_poster::{PostError, Poster};
 use crate::store::PieceLimit;
 use crate::store::change_feed::ChangeFeed;
 
-/// What one request has at most.
+/// What one request has at most, about. Many servers take no body of more than 1 MiB.
 const LIMIT: PieceLimit = PieceLimit {
     rows: 100,
-    bytes: 1 << 20,
+    bytes: 900_000,
 };
 /// The deadline of a request. The step of which it is a part has 25 s, and the position is kept behind it.
 const DEADLINE: Duration = Duration::from_secs(20);

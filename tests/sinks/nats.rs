@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_firehose::delivery::budget::Budget;
-use huddle_firehose::sink::{Follower, Pace, Parts, SinkError, SinkOptions};
-use huddle_firehose::store::change_feed::ChangeFeed;
+use huddle_firehose::sink::{Delivery, Follower, Pace, Parts, SinkError, SinkOptions};
+use huddle_firehose::store::change_feed::{Cbor, ChangeFeed};
 use huddle_firehose::store::sqlite::SqliteStore;
 use serde_json::json;
 use test_support::nats::{Login, OwnServer, Queue, SECRET, Waiting};
 use test_support::proxy::Proxy;
 use test_support::tables::Database;
+use tokio::time::sleep;
 
 use crate::effects::*;
 use crate::postgres::tables;
@@ -236,6 +237,56 @@ async fn a_full_stream_holds_the_sink_back_and_what_comes_keeps_its_order() {
     assert!(changes.is_sorted());
 }
 
+/// A delivery has a deadline, within which the consumers make room for so many only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_almost_full_is_given_less_at_once_and_more_when_it_has_room() {
+    let Some(queue) = Queue::new().await else {
+        return;
+    };
+    let url = queue.url().replace("bytes=64MiB", "bytes=64KiB");
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    let large = json!({ "$type": PROFILE, "text": "x".repeat(9000) });
+    let effects = (1..=20).map(|n| record(ALICE, PROFILE, &format!("r{n:02}"), n, &large));
+    apply(&store, effects.collect(), 20).await;
+    let feed: Arc<dyn ChangeFeed> = store.clone();
+    let options = SinkOptions::new(None, &url).unwrap();
+    let mut sink = options.build(&tables(), &feed);
+    let known = feed.feed().await.unwrap();
+    assert_eq!(sink.take_over(&known).await, Ok(0));
+    let at_first = sink.limit();
+    let page = store.changes(0, at_first, Cbor::Without).await.unwrap();
+    let all = Delivery {
+        feed: &known,
+        changes: &page.changes,
+        from: 0,
+        to: page.through,
+    };
+    let consumer = async {
+        loop {
+            sleep(Duration::from_millis(50)).await;
+            queue.purge().await;
+        }
+    };
+    tokio::select! {
+        delivered = sink.deliver(all) => delivered.unwrap(),
+        () = consumer => unreachable!(),
+    }
+    let almost_full = sink.limit().rows;
+    assert!(almost_full < 20, "{almost_full}");
+    queue.purge().await;
+    let one = Delivery {
+        changes: &page.changes[..1],
+        ..all
+    };
+    sink.deliver(one).await.unwrap();
+    assert!(sink.limit().rows > almost_full);
+    for _ in 0..12 {
+        sink.deliver(one).await.unwrap();
+    }
+    assert_eq!(sink.limit(), at_first);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_otherwise_is_left_as_it_is() {
     let Some(queue) = Queue::new().await else {
@@ -295,7 +346,7 @@ async fn whatever_connections_are_cut_the_stream_has_each_change_once() {
         apply(&store, effects.collect(), first + 60).await;
         let cut = async {
             for _ in 0..random.u32(1..4) {
-                tokio::time::sleep(Duration::from_millis(random.u64(..30))).await;
+                sleep(Duration::from_millis(random.u64(..30))).await;
                 proxy.cut();
             }
         };

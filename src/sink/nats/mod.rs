@@ -53,6 +53,9 @@ pub struct NatsSink {
     /// Keeps the position.
     feed: Arc<dyn ChangeFeed>,
     taken: Option<Taken>,
+    /// How many changes a delivery has at most. A stream that is almost full has room for few at a time, and
+    /// a delivery of many would not end within its deadline.
+    rows: u64,
 }
 
 /// What is known of the stream since it was taken over.
@@ -78,6 +81,7 @@ impl NatsSink {
             name,
             feed,
             taken: None,
+            rows: LIMIT.rows,
         }
     }
 
@@ -178,6 +182,12 @@ impl NatsSink {
         let mut rest = delivery.changes;
         while !rest.is_empty() {
             let (sent, not_sent) = self.send_some(&mut taken, delivery.feed, rest).await;
+            if not_sent.is_none() {
+                self.rows = match sent.len() < rest.len() {
+                    true => sent.len() as u64,
+                    false => self.rows.saturating_mul(2).min(LIMIT.rows),
+                };
+            }
             let (acked, not_acked) = taken.acks(sent).await;
             let failure = not_acked.or(not_sent);
             if let Some(SinkError::Refused(_)) = failure {
@@ -372,6 +382,9 @@ impl Sink for NatsSink {
     }
 
     fn limit(&self) -> PieceLimit {
-        LIMIT
+        PieceLimit {
+            rows: self.rows,
+            ..LIMIT
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::store::{ChangePage, PieceLimit, StoreError};
 
 /// The first changes behind a number, and what they take in memory. The CBOR counts if it is wanted.
 const KEYS: &str = "SELECT change, ?4 + bytes FROM ( \
-     SELECT * FROM (SELECT change, coalesce(octet_length(record), 0) \
+     SELECT * FROM (SELECT change, 2 * octet_length(uri) + coalesce(octet_length(record), 0) \
      + iif(?3, coalesce(octet_length(record_cbor), 0), 0) AS bytes \
      FROM records WHERE change > ?1 ORDER BY change LIMIT ?2) \
      UNION ALL \
