@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::control::{SinkControl, Wanted};
 use super::follower::{Follower, Pace, Parts, Rewound};
@@ -28,6 +28,9 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 const RETRY_JITTER: f64 = 0.2;
 /// How long changes wait for others to come, so that they are one delivery.
 const GATHER: Duration = Duration::from_millis(20);
+/// The least time from the end of one delivery to the next, for a sink that has everything. Each delivery has a
+/// cost of its own, whatever it brings: more of them would take the processor from the firehose.
+const REST: Duration = Duration::from_millis(250);
 /// How often the feed is looked at if nothing was written: another process may have.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the sink is asked for its upkeep.
@@ -229,9 +232,12 @@ impl Next {
             Self::Now => drop(actor.cast(SinkMessage::Step)),
             Self::After(delay) => drop(actor.send_after(delay, || SinkMessage::Step)),
             Self::Written => {
+                let rested = Instant::now() + REST;
                 tokio::spawn(async move {
                     tokio::select! {
-                        _ = commits.changed() => sleep(GATHER).await,
+                        _ = commits.changed() => {
+                            sleep_until(rested.max(Instant::now() + GATHER)).await;
+                        }
                         () = sleep(LOOK_INTERVAL) => {}
                     }
                     drop(actor.cast(SinkMessage::Step));
