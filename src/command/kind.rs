@@ -3,8 +3,9 @@
 use std::num::NonZeroU32;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 use super::kept::{SettingChange, SettingName};
 use crate::atproto::syntax::{Did, Nsid};
@@ -149,6 +150,7 @@ pub enum FeedPlace {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BulkLetters {
+    #[serde(deserialize_with = "object")]
     pub filter: LetterFilter,
     /// An empty filter is refused unless this is set.
     pub all: bool,
@@ -163,12 +165,25 @@ pub struct BulkLetters {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reprocess {
+    #[serde(deserialize_with = "object")]
     pub selection: Selection,
     /// An empty selection means all records, and they are written also where they were judged by the
     /// rules in force.
     pub all: bool,
     /// Only count.
     pub dry_run: bool,
+}
+
+/// Reads a field that is a JSON object. serde takes an array as well, whose values have their meaning by their
+/// place.
+///
+/// # Errors
+/// If the field is something else, or its fields are not those of `T`.
+pub fn object<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let fields = Map::<String, Value>::deserialize(deserializer)?;
+    T::deserialize(Value::Object(fields)).map_err(D::Error::custom)
 }
 
 /// A text or a row that is no command of this version.
@@ -241,6 +256,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_array_is_no_filter() {
+        for (kind, field) in [
+            ("dead_letters_discard", "filter"),
+            ("dead_letters_retry", "filter"),
+            ("reprocess", "selection"),
+        ] {
+            let of = |value: Value| Command::from_parts(kind, &json!({ field: value }));
+            assert!(of(json!([[1], "a"])).is_err(), "{kind}");
+            assert!(of(json!({ "did": "did:plc:ann" })).is_ok(), "{kind}");
+        }
+    }
 
     #[test]
     fn a_command_is_read_as_it_is_written() {

@@ -233,6 +233,49 @@ async fn a_setting_is_changed_only_by_one_who_has_seen_its_value() {
     problem(again, StatusCode::PRECONDITION_FAILED).await;
 }
 
+/// The fields of an array would have their meaning by their place.
+#[tokio::test]
+async fn a_body_is_an_object_of_a_limited_size() {
+    let service = Service::start().await;
+    let post = |path: &str| service.with(ADMIN, Method::POST, path);
+    let discard = "/dead-letters/discard";
+    for body in [
+        json!([{ "ids": [999] }, false, true]),
+        json!({ "filter": [[999]] }),
+        json!([]),
+        json!("all"),
+    ] {
+        let refused = post(discard).json(&body).send().await.unwrap();
+        problem(refused, StatusCode::UNPROCESSABLE_ENTITY).await;
+    }
+    let cursor = format!("{}/cursor", service.source());
+    let put = service.with(ADMIN, Method::PUT, &cursor).json(&json!([7]));
+    problem(put.send().await.unwrap(), StatusCode::UNPROCESSABLE_ENTITY).await;
+    let long = json!({ "reason": "x".repeat(70_000) }).to_string();
+    let request = post(discard).header("content-type", "application/json");
+    let refused = request.body(long).send().await.unwrap();
+    let body = problem(refused, StatusCode::PAYLOAD_TOO_LARGE).await;
+    assert!(body["detail"].to_string().contains("49152"), "{body}");
+}
+
+/// The pipeline is stopped for a move that is made, and not for one that is refused.
+#[tokio::test]
+async fn a_request_that_waits_has_the_refusal_of_a_move_at_once() {
+    let service = Service::start().await;
+    let deadline = Instant::now() + SLOT_TIMEOUT;
+    while service.get(&service.source()).await["cursor"]["seq"] != 306 {
+        assert!(Instant::now() < deadline, "the recording was never read");
+        sleep(POLL_INTERVAL).await;
+    }
+    let connections = service.relay.connections();
+    let cursor = format!("{}/cursor", service.source());
+    let put = service.with(ADMIN, Method::PUT, &cursor);
+    let put = put.header("prefer", "wait=5").json(&json!({ "seq": 5000 }));
+    let row: Value = put.send().await.unwrap().json().await.unwrap();
+    assert_eq!(row["state"], "failed", "{row}");
+    assert_eq!(service.relay.connections(), connections);
+}
+
 #[tokio::test]
 async fn a_repeated_request_with_a_key_is_the_first_one() {
     let service = Service::start().await;

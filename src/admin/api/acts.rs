@@ -1,13 +1,12 @@
 //! `/backfill`, `/log-level` and `/drain`.
 
-use axum::Json;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 
 use super::ApiState;
+use super::body::Body;
 use super::problem::Problem;
 use super::submit::{Act, submit};
 use crate::command::{Caller, Command};
@@ -45,9 +44,9 @@ pub(super) async fn log_level(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    body: Result<Json<LogFilter>, JsonRejection>,
+    body: Result<Body<LogFilter>, Problem>,
 ) -> Result<Response, Problem> {
-    let Json(body) = body?;
+    let Body(body) = body?;
     let command = Command::LogLevel {
         filter: body.filter,
         for_seconds: body.for_seconds,

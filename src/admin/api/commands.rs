@@ -3,14 +3,15 @@
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::ApiState;
 use super::answer::{Page, PageQuery};
+use super::body::Body;
 use super::problem::Problem;
 use super::submit::{answer, preferred_wait, submit};
+use super::{ApiState, MOST_BODY_BYTES};
 use crate::command::{Caller, Command, Role};
 use crate::model::{AuditRow, CommandRow};
 use crate::store::sqlite::Cancelled;
@@ -33,19 +34,19 @@ pub(super) struct Reason {
 }
 
 /// A body that may be missing.
-pub(super) type MayHaveReason = Result<Option<Json<Reason>>, JsonRejection>;
+pub(super) type MayHaveReason = Result<Option<Body<Reason>>, Problem>;
 
 pub(super) fn reason_of(body: MayHaveReason) -> Result<Option<String>, Problem> {
-    Ok(body?.and_then(|Json(body)| body.reason))
+    Ok(body?.and_then(|Body(body)| body.reason))
 }
 
 pub(super) async fn give(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    body: Result<Json<GivenCommand>, JsonRejection>,
+    body: Result<Body<GivenCommand>, Problem>,
 ) -> Result<Response, Problem> {
-    let Json(GivenCommand { command, reason }) = body?;
+    let Body(GivenCommand { command, reason }) = body?;
     submit(&state, &caller, &headers, command, reason).await
 }
 
@@ -111,7 +112,13 @@ pub(super) async fn audit(
 
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let detail = format!("the body has more than {MOST_BODY_BYTES} bytes");
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+            }
+            status => Self::new(status, rejection.body_text()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `/filters`: the settings that say what is kept, and how it is judged.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ApiState;
+use super::body::Body;
 use super::commands::{MayHaveReason, reason_of};
 use super::problem::Problem;
 use super::submit::submit;
@@ -60,9 +61,9 @@ pub(super) async fn set(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     name: NamePath,
-    body: Result<Json<NewValue>, JsonRejection>,
+    body: Result<Body<NewValue>, Problem>,
 ) -> Result<Response, Problem> {
-    let (Path(name), Json(body)) = (name?, body?);
+    let (Path(name), Body(body)) = (name?, body?);
     let expects = Some(expected(&state, name, &headers).await?);
     let command = Command::SettingSet {
         name,

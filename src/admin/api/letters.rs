@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::ApiState;
 use super::answer::{Limit, Page};
+use super::body::Body;
 use super::problem::Problem;
 use super::submit::{Act, submit};
 use crate::atproto::pattern::Pattern;
@@ -40,7 +41,7 @@ pub(super) struct LettersQuery {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Bulk {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::command::object")]
     filter: LetterFilter,
     #[serde(default)]
     all: bool,
@@ -115,7 +116,7 @@ pub(super) async fn retry_all(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    body: Result<Json<Bulk>, JsonRejection>,
+    body: Result<Body<Bulk>, Problem>,
 ) -> Result<Response, Problem> {
     let (bulk, reason) = body?.0.parts();
     let command = Command::DeadLettersRetry(bulk);
@@ -126,7 +127,7 @@ pub(super) async fn discard_all(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    body: Result<Json<Bulk>, JsonRejection>,
+    body: Result<Body<Bulk>, Problem>,
 ) -> Result<Response, Problem> {
     let (bulk, reason) = body?.0.parts();
     let command = Command::DeadLettersDiscard(bulk);

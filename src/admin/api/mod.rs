@@ -7,6 +7,7 @@
 mod acts;
 mod answer;
 mod auth;
+mod body;
 mod commands;
 mod events;
 mod filters;
@@ -50,8 +51,8 @@ use crate::telemetry::status::Status;
 
 /// What every path begins with.
 const PREFIX: &str = "/admin/v1";
-/// The most bytes of a body.
-const MOST_BODY_BYTES: usize = 64 << 10;
+/// The most bytes of a body. A request with its head has at most 64 KiB.
+const MOST_BODY_BYTES: usize = 48 << 10;
 /// How long an answer may take to begin. A connection has 10 s.
 const DEADLINE: Duration = Duration::from_secs(8);
 /// How many streams of events are open at once.

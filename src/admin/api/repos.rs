@@ -1,7 +1,7 @@
 //! `/repos`.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::ApiState;
 use super::answer::Limit;
+use super::body::Body;
 use super::problem::Problem;
 use super::submit::{Act, submit};
 use crate::atproto::syntax::Did;
@@ -85,9 +86,9 @@ pub(super) async fn show_account(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     did: DidPath,
-    body: Result<Json<Override>, JsonRejection>,
+    body: Result<Body<Override>, Problem>,
 ) -> Result<Response, Problem> {
-    let (Path(did), Json(body)) = (did?, body?);
+    let (Path(did), Body(body)) = (did?, body?);
     let command = Command::Account {
         did,
         is_shown: body.is_shown,

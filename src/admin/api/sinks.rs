@@ -1,13 +1,14 @@
 //! `/sinks`.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
 use super::ApiState;
+use super::body::Body;
 use super::problem::Problem;
 use super::submit::{Act, submit};
 use crate::command::{Caller, Command, FeedPlace};
@@ -81,9 +82,9 @@ pub(super) async fn rewind(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     sink: SinkPath,
-    body: Result<Json<SinkRewind>, JsonRejection>,
+    body: Result<Body<SinkRewind>, Problem>,
 ) -> Result<Response, Problem> {
-    let (Path(sink), Json(body)) = (sink?, body?);
+    let (Path(sink), Body(body)) = (sink?, body?);
     let command = Command::SinkRewind { sink, to: body.to };
     submit(&state, &caller, &headers, command, body.reason).await
 }

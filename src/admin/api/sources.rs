@@ -1,13 +1,14 @@
 //! `/sources`.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
 use super::ApiState;
+use super::body::Body;
 use super::problem::Problem;
 use super::submit::{Act, submit};
 use crate::command::{Caller, Command};
@@ -144,9 +145,9 @@ pub(super) async fn set_cursor(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     source: SourcePath,
-    body: Result<Json<NewCursor>, JsonRejection>,
+    body: Result<Body<NewCursor>, Problem>,
 ) -> Result<Response, Problem> {
-    let (Path(source), Json(body)) = (source?, body?);
+    let (Path(source), Body(body)) = (source?, body?);
     let command = Command::CursorSet {
         source: SourceId::new(&source),
         seq: body.seq,
@@ -161,9 +162,9 @@ pub(super) async fn rewind_cursor(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     source: SourcePath,
-    body: Result<Json<Rewind>, JsonRejection>,
+    body: Result<Body<Rewind>, Problem>,
 ) -> Result<Response, Problem> {
-    let (Path(source), Json(body)) = (source?, body?);
+    let (Path(source), Body(body)) = (source?, body?);
     let command = Command::CursorRewind {
         source: SourceId::new(&source),
         by_seconds: body.by_seconds,
@@ -176,9 +177,9 @@ pub(super) async fn rerun(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     source: SourcePath,
-    body: Result<Json<Stretch>, JsonRejection>,
+    body: Result<Body<Stretch>, Problem>,
 ) -> Result<Response, Problem> {
-    let (Path(source), Json(body)) = (source?, body?);
+    let (Path(source), Body(body)) = (source?, body?);
     let command = Command::Rerun {
         source: SourceId::new(&source),
         from: body.from,

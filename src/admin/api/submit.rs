@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::ApiState;
 use super::commands::{MayHaveReason, reason_of};
 use super::problem::Problem;
-use crate::command::{Caller, Command, Needs};
+use crate::command::{Caller, Command};
 use crate::model::{CommandRow, CommandState, NewCommand, Submitted};
 
 /// The longest wait for the end of a command. A connection has 10 s.
@@ -62,7 +62,7 @@ pub(super) async fn submit(
     command: Command,
     reason: Option<String>,
 ) -> Result<Response, Problem> {
-    let (needs, role, target) = (command.needs(), command.role(), command.target());
+    let (role, target) = (command.role(), command.target());
     let (kind, arguments) = command
         .into_parts()
         .map_err(|error| Problem::unprocessable(error.to_string()))?;
@@ -97,11 +97,7 @@ pub(super) async fn submit(
             return Err(Problem::unavailable("too many commands wait already"));
         }
     };
-    // What needs a stopped pipeline ends this server first.
-    let wait = match needs {
-        Needs::StoppedPipeline => Duration::ZERO,
-        _ => preferred_wait(headers),
-    };
+    let wait = preferred_wait(headers);
     let ended = state.commands.ended(row.id, wait).await?;
     Ok(answer(ended.unwrap_or(row)))
 }
