@@ -69,7 +69,7 @@ impl Command {
             let source = worker::source(&(&config).into())?.id().clone();
             if let Some((name, command)) = self.given(source) {
                 let row = request::give(&config, name, command, self.reason()).await?;
-                tell_note(&row);
+                tell(&row);
             }
             Ok(print(&table(&config).await?)?)
         })
@@ -112,13 +112,22 @@ impl Command {
     }
 }
 
-/// Says what the operator should know beside the new cursor.
-fn tell_note(row: &CommandRow) {
-    let note = row
-        .result
-        .as_ref()
-        .and_then(|result| result["note"].as_str());
-    if let Some(note) = note {
+/// Says what was done, and what the operator should know beside it. A worker that runs may have moved the cursor
+/// on already.
+fn tell(row: &CommandRow) {
+    let Some(result) = &row.result else {
+        return;
+    };
+    let seq = |name: &str| result[name]["seq"].as_u64().unwrap_or_default();
+    print_error(&format!(
+        "the cursor was moved from seq {} to seq {}",
+        seq("from"),
+        seq("to")
+    ));
+    if !result["gap"].is_null() {
+        print_error("the events between them are left out; a gap is recorded");
+    }
+    if let Some(note) = result["note"].as_str() {
         print_error(&shown(note));
     }
 }

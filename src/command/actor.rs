@@ -90,7 +90,10 @@ impl CommandActorState {
             let faults = self.context.faults();
             let asked = match step(scope, &mut self.turns, faults).await? {
                 Step::Did(asked) => asked,
-                Step::NeedsStop => Some(Asked::Restart),
+                Step::NeedsStop => {
+                    commands.note_stop();
+                    Some(Asked::Restart)
+                }
                 Step::Nothing => return Ok(()),
             };
             commands.note_change();

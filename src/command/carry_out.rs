@@ -5,6 +5,7 @@ use super::{
     Command, CommandError, backfill, cursors, dead_letters, lexicon, process, repositories,
     reprocess, rerun, settings, sinks, sources,
 };
+use crate::model::SourceId;
 
 /// Carries out a command, or a piece of a long one.
 pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
@@ -14,9 +15,11 @@ pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
         Command::BackfillPause {} => backfill::pause(run, true).await,
         Command::BackfillResume {} => backfill::pause(run, false).await,
         Command::BackfillStart {} => backfill::start(run).await,
-        Command::CursorReset { source } => cursors::reset(run, source).await,
+        Command::CursorReset { source } => {
+            cursors::put(run, cursors::reset(run, source).await?).await
+        }
         Command::CursorRewind { source, by_seconds } => {
-            cursors::rewind(run, source, *by_seconds).await
+            cursors::put(run, cursors::rewind(run, source, *by_seconds).await?).await
         }
         Command::CursorSet {
             source,
@@ -24,13 +27,8 @@ pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
             accept_gap,
             new_source,
         } => {
-            let move_to = cursors::MoveTo {
-                source,
-                seq: *seq,
-                accepts_gap: *accept_gap,
-                may_be_new: *new_source,
-            };
-            cursors::set(run, move_to).await
+            let to = move_to(source, *seq, *accept_gap, *new_source);
+            cursors::put(run, cursors::set(run, to).await?).await
         }
         Command::DeadLettersDiscard(bulk) => dead_letters::discard(run, bulk).await,
         Command::DeadLettersRetry(bulk) => dead_letters::retry(run, bulk).await,
@@ -63,5 +61,48 @@ pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
         Command::SourceReconnect { source } => sources::reconnect(run, source),
         Command::SourceResume { source } => sources::pause(run, source, false).await,
         Command::Untrack { did } => repositories::untrack(run, did).await,
+    }
+}
+
+/// Whether a command that needs a stopped pipeline could be carried out now. Nothing is written.
+pub(super) async fn check(run: &Run<'_>) -> Result<(), CommandError> {
+    match run.command {
+        Command::CursorReset { source } => cursors::reset(run, source).await.map(drop),
+        Command::CursorRewind { source, by_seconds } => {
+            cursors::rewind(run, source, *by_seconds).await.map(drop)
+        }
+        Command::CursorSet {
+            source,
+            seq,
+            accept_gap,
+            new_source,
+        } => {
+            let to = move_to(source, *seq, *accept_gap, *new_source);
+            cursors::set(run, to).await.map(drop)
+        }
+        Command::SettingReset { name } => settings::after_reset(run, *name).await.map(drop),
+        Command::SettingSet {
+            name,
+            value,
+            expects,
+        } => {
+            let after = settings::after_set(run, *name, value, expects.as_deref());
+            after.await.map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn move_to(
+    source: &SourceId,
+    seq: u64,
+    accepts_gap: bool,
+    may_be_new: bool,
+) -> cursors::MoveTo<'_> {
+    cursors::MoveTo {
+        source,
+        seq,
+        accepts_gap,
+        may_be_new,
     }
 }

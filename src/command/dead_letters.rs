@@ -95,6 +95,9 @@ async fn begin(
     if bulk.filter == LetterFilter::default() && !bulk.all {
         return Err(CommandError::NoLetters);
     }
+    if bulk.filter.has_empty_text() {
+        return Err(CommandError::EmptyText);
+    }
     let store = &run.scope.store;
     let count = store.count_letters(&bulk.filter).await?;
     let progress = LetterProgress::begin(count, needs);

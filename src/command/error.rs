@@ -8,6 +8,9 @@ use crate::telemetry::log::LogError;
 
 use super::kept::{InvalidSetting, SettingName};
 
+/// The longest time for which a filter of the log is in force: a week.
+pub(super) const MOST_LOG_SECONDS: u32 = 7 * 24 * 3600;
+
 /// Why a command fails. What the database may accept a moment later is tried again instead.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
@@ -33,6 +36,12 @@ pub enum CommandError {
 
     #[error("name which dead letters are meant; all: true means all of them")]
     NoLetters,
+
+    #[error("a text of the filter is empty; name what is meant, or leave it out")]
+    EmptyText,
+
+    #[error("the time is {0} s; a filter of the log is in force for 1 s to {max} s", max = MOST_LOG_SECONDS)]
+    LogTime(u32),
 
     #[error("no worker runs on this database")]
     NoWorker,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::CommandError;
+use super::error::MOST_LOG_SECONDS;
 use super::scope::{Act, Asked, Outcome, Run};
 use crate::telemetry::log;
 
@@ -26,6 +27,9 @@ pub(super) fn log_level(
 ) -> Result<Outcome, CommandError> {
     if run.scope.live.is_none() {
         return Err(CommandError::NoWorker);
+    }
+    if !(1..=MOST_LOG_SECONDS).contains(&for_seconds) {
+        return Err(CommandError::LogTime(for_seconds));
     }
     let before = log::set_filter_for(filter, Duration::from_secs(for_seconds.into()))?;
     let after = json!({ "filter": filter, "for_seconds": for_seconds });

@@ -20,12 +20,7 @@ pub(super) async fn set(
     change: &SettingChange,
     expects: Option<&[String]>,
 ) -> Result<Outcome, CommandError> {
-    let before = run.scope.kept().await?;
-    if expects.is_some_and(|seen| seen != before.list(name)) {
-        return Err(CommandError::HasChanged(name));
-    }
-    let list = change.of(before.list(name));
-    let after = before.clone().with(name, &list)?;
+    let Changed { before, after } = after_set(run, name, change, expects).await?;
     let setting = RunTimeSetting {
         name: name.as_str().to_owned(),
         value: after.json(name),
@@ -43,9 +38,7 @@ pub(super) async fn set(
 }
 
 pub(super) async fn reset(run: &Run<'_>, name: SettingName) -> Result<Outcome, CommandError> {
-    let before = run.scope.kept().await?;
-    let configured = run.scope.configured.list(name);
-    let after = before.clone().with(name, &configured)?;
+    let Changed { before, after } = after_reset(run, name).await?;
     let (act, result) = report(name, &before, &after);
     let receipt = run.receipt(act, result);
     let store = &run.scope.store;
@@ -53,6 +46,36 @@ pub(super) async fn reset(run: &Run<'_>, name: SettingName) -> Result<Outcome, C
         .reset_run_time_setting(name.as_str(), &receipt)
         .await?;
     Ok(Outcome::Ended)
+}
+
+/// The settings before and after a change.
+pub(super) struct Changed {
+    before: KeptSettings,
+    after: KeptSettings,
+}
+
+/// What [`set`] would do.
+pub(super) async fn after_set(
+    run: &Run<'_>,
+    name: SettingName,
+    change: &SettingChange,
+    expects: Option<&[String]>,
+) -> Result<Changed, CommandError> {
+    let before = run.scope.kept().await?;
+    if expects.is_some_and(|seen| seen != before.list(name)) {
+        return Err(CommandError::HasChanged(name));
+    }
+    let list = change.of(before.list(name));
+    let after = before.clone().with(name, &list)?;
+    Ok(Changed { before, after })
+}
+
+/// What [`reset`] would do.
+pub(super) async fn after_reset(run: &Run<'_>, name: SettingName) -> Result<Changed, CommandError> {
+    let before = run.scope.kept().await?;
+    let configured = run.scope.configured.list(name);
+    let after = before.clone().with(name, &configured)?;
+    Ok(Changed { before, after })
 }
 
 /// What the change does, for the audit and for the operator.

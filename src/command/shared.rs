@@ -1,6 +1,7 @@
 //! What the CommandActor shares with those who give commands.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ pub struct Commands {
     pub address: Address<CommandMessage>,
     /// Rises with each step of the CommandActor.
     changes: watch::Sender<u64>,
+    is_stopping: AtomicBool,
 }
 
 /// Who gives a command.
@@ -34,6 +36,7 @@ impl Commands {
             scope,
             address: Address::default(),
             changes: watch::Sender::new(0),
+            is_stopping: AtomicBool::new(false),
         })
     }
 
@@ -47,7 +50,9 @@ impl Commands {
         Ok(submitted)
     }
 
-    /// Waits until the command has ended, at most for `limit`. `None` if there is no such command.
+    /// Waits until the command has ended, at most for `limit`, and only as long as the pipeline is not being
+    /// stopped for a command: this process goes on with it then, but not its servers. `None` if there is no
+    /// such command.
     ///
     /// # Errors
     /// If the database fails.
@@ -58,7 +63,8 @@ impl Commands {
             changes.mark_unchanged();
             let row = self.scope.store.command(id).await?;
             let is_open = row.as_ref().is_some_and(|row| !row.state.is_ended());
-            if !is_open || timeout_at(deadline, changes.changed()).await.is_err() {
+            let is_stopping = self.is_stopping.load(Ordering::Acquire);
+            if !is_open || is_stopping || timeout_at(deadline, changes.changed()).await.is_err() {
                 return Ok(row);
             }
         }
@@ -68,6 +74,12 @@ impl Commands {
     pub fn wake(&self) {
         // If it is down, its successor looks when it starts.
         let _unsent = self.address.cast(CommandMessage::Look);
+    }
+
+    /// Notes that the pipeline is being stopped for a command.
+    pub(super) fn note_stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.note_change();
     }
 
     pub(super) fn note_change(&self) {

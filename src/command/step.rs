@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::carry_out::carry_out;
+use super::carry_out::{carry_out, check};
 use super::error::is_transient;
 use super::scope::{Asked, Outcome, Run, Scope};
 use super::{Command, CommandError, InvalidCommand, Needs};
@@ -38,8 +38,8 @@ pub(super) struct Turns {
 #[derive(Debug, PartialEq)]
 enum Next {
     Do(usize),
-    /// The next command is carried out while no pipeline runs.
-    NeedsStop,
+    /// This command is carried out while no pipeline runs.
+    NeedsStop(usize),
     Nothing,
 }
 
@@ -105,7 +105,7 @@ fn next_short(open: &[Open], is_live: bool) -> Next {
             continue;
         }
         match command.needs() {
-            Needs::StoppedPipeline if is_live => return Next::NeedsStop,
+            Needs::StoppedPipeline if is_live => return Next::NeedsStop(index),
             Needs::Worker if !is_live => {}
             _ => return Next::Do(index),
         }
@@ -135,10 +135,10 @@ async fn do_next(
     open: Vec<Open>,
     next: Next,
 ) -> Result<Step, StoreError> {
-    let index = match next {
+    let (index, needs_stop) = match next {
         Next::Nothing => return Ok(Step::Nothing),
-        Next::NeedsStop => return Ok(Step::NeedsStop),
-        Next::Do(index) => index,
+        Next::NeedsStop(index) => (index, true),
+        Next::Do(index) => (index, false),
     };
     let Some((row, command)) = open.into_iter().nth(index) else {
         return Ok(Step::Nothing);
@@ -154,21 +154,37 @@ async fn do_next(
         fail(scope, &row, command.target(), problem).await?;
         return Ok(Step::Did(None));
     }
-    if !scope.store.start_command(row.id).await? {
-        return Ok(Step::Did(None));
-    }
-    faults.pass_without_actor(Point::CommandBegun).await?;
     let run = Run {
         scope,
         row: &row,
         command: &command,
     };
+    if needs_stop {
+        return check_first(&run).await;
+    }
+    if !scope.store.start_command(row.id).await? {
+        return Ok(Step::Did(None));
+    }
+    faults.pass_without_actor(Point::CommandBegun).await?;
     let outcome = timeout(DEADLINE, carry_out(&run)).await;
     let outcome = outcome.unwrap_or(Err(StoreError::Deadline.into()));
     let (wait, asked) = end(&run, outcome).await?;
     turns.note(row.id, wait);
     faults.pass_without_actor(Point::CommandEnded).await?;
     Ok(Step::Did(asked))
+}
+
+/// Ends a command that would fail, so that the pipeline is not stopped for it.
+async fn check_first(run: &Run<'_>) -> Result<Step, StoreError> {
+    let checked = timeout(DEADLINE, check(run)).await;
+    match checked.unwrap_or(Err(StoreError::Deadline.into())) {
+        Ok(()) => Ok(Step::NeedsStop),
+        Err(CommandError::Store(error)) if is_transient(&error) => Err(error),
+        Err(error) => {
+            fail(run.scope, run.row, run.command.target(), error.to_string()).await?;
+            Ok(Step::Did(None))
+        }
+    }
 }
 
 async fn open(scope: &Scope) -> Result<Vec<Open>, StoreError> {
@@ -394,7 +410,7 @@ mod tests {
         let reset = (2, "cursor_reset", json!({ "source": "wss://relay/" }));
         let commands = open(&[resync(1), reset.clone(), resync(3)]);
         assert_eq!(turns.next(&commands, true, now), Next::Do(0));
-        assert_eq!(turns.next(&commands[1..], true, now), Next::NeedsStop);
+        assert_eq!(turns.next(&commands[1..], true, now), Next::NeedsStop(0));
         assert_eq!(turns.next(&commands[1..], false, now), Next::Do(0));
     }
 

@@ -36,6 +36,16 @@ pub struct LetterFilter {
     pub until: Option<Timestamp>,
 }
 
+impl LetterFilter {
+    /// Whether a text is empty. It would fit every letter, or none: more probably a variable of a script was
+    /// not set.
+    pub fn has_empty_text(&self) -> bool {
+        let texts = [&self.group, &self.stage, &self.reason, &self.source];
+        let mut texts = texts.into_iter().flatten();
+        texts.any(|text| text.trim().is_empty())
+    }
+}
+
 /// A dead letter without its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct LetterRow {

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::command::{
-    self, Command, KeptSettings, Scope, SettingChange, SettingName, carry_out_without_worker,
+    self, BulkLetters, Command, KeptSettings, Scope, SettingChange, SettingName,
+    carry_out_without_worker,
 };
 use huddle_firehose::config::Layers;
 use huddle_firehose::lexicon::Schemas;
 use huddle_firehose::model::{
     AuditRow, CommandEnd, CommandRow, CommandState, NewCommand, Position, SourceId, Submitted,
 };
+use huddle_firehose::store::letters::LetterFilter;
 use huddle_firehose::store::sqlite::{Cancelled, SqliteStore};
 use huddle_firehose::store::{Store, WriteBatch};
 use huddle_firehose::worker;
@@ -194,6 +196,63 @@ async fn a_jump_ahead_that_is_accepted_records_its_gap_and_a_step_back_records_n
     };
     let refused = commands.give(unknown).await;
     assert!(refused.error.unwrap().contains("unknown source"));
+}
+
+/// Holds invariant 13.1.
+#[tokio::test]
+async fn a_refused_move_leaves_no_source_behind_and_one_that_is_accepted_does() {
+    let commands = Commands::new().await;
+    commands.give(set_cursor(5, true)).await;
+    let of_other = |accept_gap| Command::CursorSet {
+        source: SourceId::new("wss://other.example/"),
+        seq: 7,
+        accept_gap,
+        new_source: true,
+    };
+    let sources = "SELECT source || ' ' || cursor FROM firehose_cursor ORDER BY rowid";
+    let before = commands.database.column(sources).await;
+    let refused = commands.give(of_other(false)).await;
+    assert_eq!(refused.state, CommandState::Failed);
+    assert_eq!(commands.database.column(sources).await, before);
+    let accepted = commands.give(of_other(true)).await;
+    assert_eq!(accepted.state, CommandState::Done, "{accepted:?}");
+    let after = commands.database.column(sources).await;
+    assert_eq!(after.last().unwrap(), "wss://other.example/ 7");
+}
+
+/// A variable of a script that was not set must not mean all letters.
+#[tokio::test]
+async fn an_empty_text_is_no_filter_of_dead_letters() {
+    let commands = Commands::new().await;
+    let empty = || Some(String::new());
+    let of = |reason, group, source, stage| LetterFilter {
+        reason,
+        group,
+        source,
+        stage,
+        ..LetterFilter::default()
+    };
+    for filter in [
+        of(empty(), None, None, None),
+        of(None, empty(), None, None),
+        of(None, None, Some(" ".to_owned()), None),
+        of(Some("lexicon".to_owned()), None, None, empty()),
+    ] {
+        for is_discard in [true, false] {
+            let bulk = BulkLetters {
+                filter: filter.clone(),
+                ..BulkLetters::default()
+            };
+            let row = commands
+                .give(match is_discard {
+                    true => Command::DeadLettersDiscard(bulk),
+                    false => Command::DeadLettersRetry(bulk),
+                })
+                .await;
+            assert_eq!(row.state, CommandState::Failed, "{filter:?}");
+            assert!(row.error.unwrap().contains("empty"), "{filter:?}");
+        }
+    }
 }
 
 #[tokio::test]

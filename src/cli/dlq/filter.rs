@@ -1,6 +1,7 @@
 //! Which dead letters a command is about.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use jiff::{SignedDuration, Timestamp};
 
 use huddle_firehose::atproto::pattern::{Pattern, PatternError};
@@ -20,10 +21,10 @@ pub(super) struct Filter {
     #[arg(long, value_name = "STAGE", value_parser = Stage::ALL.map(Stage::as_str))]
     stage: Option<String>,
     /// Letters of this group, as `dlq groups` names it
-    #[arg(long, value_name = "GROUP")]
+    #[arg(long, value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
     group: Option<String>,
     /// Letters whose error contains this text
-    #[arg(long = "error", value_name = "TEXT")]
+    #[arg(long = "error", value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     error: Option<String>,
     /// Letters of records of these collections: an NSID, or a prefix such as com.huddle.*
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
@@ -32,7 +33,7 @@ pub(super) struct Filter {
     #[arg(long, value_name = "DID", value_parser = Did::parse)]
     did: Option<Did>,
     /// Letters from this source, or from a sink: sink:NAME
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", value_parser = NonEmptyStringValueParser::new())]
     source: Option<String>,
     /// Letters that were kept since then: a date, or a time such as 2026-07-04T14:38:07Z
     #[arg(long, value_name = "TIME", value_parser = time::parse)]

@@ -209,6 +209,10 @@ async fn perform(
             position,
             is_forced,
         } = cursor;
+        if is_forced {
+            // An operator may have named a source that has no row yet.
+            cursor::push_claim(&mut script, source);
+        }
         cursor::push_advance(&mut script, source, view.cursor, position, is_forced);
     }
     match note {

@@ -33,6 +33,9 @@ impl Filter {
 
     /// Brings `text` into force, and takes it back after `time`. Returns the filter before it.
     pub(super) fn set_for(&'static self, text: &str, time: Duration) -> Result<String, LogError> {
+        if text.split(',').all(|directive| directive.trim().is_empty()) {
+            return Err(LogError::EmptyFilter(text.to_owned()));
+        }
         let invalid = |error| LogError::NotAFilter(text.to_owned(), error);
         let filter = EnvFilter::builder().parse(text).map_err(invalid)?;
         let before = self.handle.with_current(ToString::to_string)?;

@@ -60,6 +60,8 @@ pub enum LogError {
     Filter(#[from] tracing_subscriber::filter::ParseError),
     #[error("{0:?} is not a filter of the log: {1}")]
     NotAFilter(String, tracing_subscriber::filter::ParseError),
+    #[error("{0:?} is not a filter of the log: it names no level; `off` logs nothing")]
+    EmptyFilter(String),
     #[error("this process has no log")]
     NotSetUp,
     #[error("the filter of the log cannot be changed: {0}")]

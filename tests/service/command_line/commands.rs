@@ -99,8 +99,11 @@ async fn a_cursor_is_moved_under_a_running_worker_which_goes_on_from_there() {
     let status = service.worker.status().await;
     assert_eq!(status["sources"][service.relay.url()]["events"], LAST - 99);
 
+    let connections = service.relay.connections();
     let refused = service.run(&["cursor", "set", "5000"]).await;
     assert_eq!(refused.status.code(), Some(1));
+    // Nothing is interrupted for it.
+    assert_eq!(service.relay.connections(), connections);
     let error = stderr(&refused);
     assert!(
         error.contains("seq 306 to seq 5000") && error.contains("--accept-gap"),
