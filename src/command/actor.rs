@@ -90,17 +90,14 @@ impl CommandActorState {
             let faults = self.context.faults();
             let asked = match step(scope, &mut self.turns, faults).await? {
                 Step::Did(asked) => asked,
-                Step::NeedsStop => {
-                    commands.note_stop();
-                    Some(Asked::Restart)
-                }
+                Step::NeedsStop => Some(Asked::Restart),
                 Step::Nothing => return Ok(()),
             };
-            commands.note_change();
             if let (Some(asked), Some(live)) = (asked, &scope.live) {
                 self.is_leaving = true;
                 live.asked.send_replace(Some(asked));
             }
+            commands.note_change();
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! What the CommandActor shares with those who give commands.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -19,7 +18,6 @@ pub struct Commands {
     pub address: Address<CommandMessage>,
     /// Rises with each step of the CommandActor.
     changes: watch::Sender<u64>,
-    is_stopping: AtomicBool,
 }
 
 /// Who gives a command.
@@ -36,7 +34,6 @@ impl Commands {
             scope,
             address: Address::default(),
             changes: watch::Sender::new(0),
-            is_stopping: AtomicBool::new(false),
         })
     }
 
@@ -63,23 +60,25 @@ impl Commands {
             changes.mark_unchanged();
             let row = self.scope.store.command(id).await?;
             let is_open = row.as_ref().is_some_and(|row| !row.state.is_ended());
-            let is_stopping = self.is_stopping.load(Ordering::Acquire);
-            if !is_open || is_stopping || timeout_at(deadline, changes.changed()).await.is_err() {
+            if !is_open
+                || self.is_leaving()
+                || timeout_at(deadline, changes.changed()).await.is_err()
+            {
                 return Ok(row);
             }
         }
+    }
+
+    /// Whether the process was asked to stop the pipeline, or to end.
+    fn is_leaving(&self) -> bool {
+        let live = self.scope.live.as_ref();
+        live.is_some_and(|live| live.asked.borrow().is_some())
     }
 
     /// Has the CommandActor look for commands.
     pub fn wake(&self) {
         // If it is down, its successor looks when it starts.
         let _unsent = self.address.cast(CommandMessage::Look);
-    }
-
-    /// Notes that the pipeline is being stopped for a command.
-    pub(super) fn note_stop(&self) {
-        self.is_stopping.store(true, Ordering::Release);
-        self.note_change();
     }
 
     pub(super) fn note_change(&self) {
