@@ -231,7 +231,7 @@ async fn a_page_that_was_read_ahead_is_not_delivered_behind_another_position() {
     assert_eq!(rows, 40);
 }
 
-/// The rows of a removed account are gone from the feed at once, and from the tables in pieces.
+/// The rows of a removed account are gone from the feed at once, and from the tables in pieces of a thousand.
 #[tokio::test]
 async fn a_page_without_changes_is_not_the_end_of_the_feed() {
     let database = Database::new();
@@ -241,9 +241,12 @@ async fn a_page_without_changes_is_not_the_end_of_the_feed() {
         effects.collect::<Vec<_>>()
     };
     apply(&store, of(BOB, 1..=16), 16).await;
-    apply(&store, of(ALICE, 17..=56), 56).await;
-    apply(&store, of(BOB, 57..=57), 57).await;
-    apply(&store, vec![account(ALICE, Some("deleted"), 58)], 58).await;
+    apply(&store, of(ALICE, 17..=1500), 1500).await;
+    apply(&store, of(BOB, 1501..=1501), 1501).await;
+    let removal = account(ALICE, Some("deleted"), 1502);
+    apply(&store, vec![removal], 1502).await;
+    let left = "SELECT uri FROM records WHERE did = 'did:plc:alice'";
+    assert!(database.rows(left).await.len() > 32);
     let kept: Arc<Mutex<Kept>> = Arc::default();
     follow(&mut follower(&store, &kept, 0, 0)).await;
     let kept = kept.lock().unwrap();
