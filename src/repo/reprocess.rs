@@ -233,7 +233,7 @@ impl Counts {
     pub fn told(&self) -> String {
         let kinds = [
             (self.current, "judged by these rules already"),
-            (self.as_before, "as before"),
+            (self.as_before, "as before, rows made again"),
             (self.valid, "valid now"),
             (self.invalid, "invalid now"),
             (self.unvalidated, "not validated now"),
@@ -268,7 +268,7 @@ mod tests {
         };
         assert_eq!(
             counts.told(),
-            "3 records: 1 as before, 2 valid now, 1 restored from dead letters"
+            "3 records: 1 as before, rows made again, 2 valid now, 1 restored from dead letters"
         );
         assert_eq!(Counts::default().told(), "no records");
     }
