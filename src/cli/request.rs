@@ -20,6 +20,8 @@ use super::{database, print, print_error};
 
 /// How long a worker may take to begin to listen.
 const START_TIME: Duration = Duration::from_secs(10);
+/// How long a worker that still listens may be out of reach, while it starts again.
+const RESTART_TIME: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(100);
 /// How often it is looked how far a command is.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -67,9 +69,14 @@ pub(super) async fn give_and_watch(
     let deadline = Instant::now() + START_TIME;
     loop {
         match give_to_worker(&client, &new).await {
-            Ok(row) if is_awaited => return checked(client.ended(row, watch).await?),
-            Ok(row) => return checked(row),
+            Ok(row) => return checked(watched(config, &client, row, is_awaited, watch).await?),
             Err(ClientError::NoWorker(_)) => {}
+            // The key makes the next request the same command. What takes it is this process, if the
+            // worker has ended.
+            Err(ClientError::Broken(_)) if Instant::now() < deadline => {
+                sleep(RETRY).await;
+                continue;
+            }
             Err(error) => return Err(error.into()),
         }
         match database::open_to_write(config, name).await {
@@ -97,6 +104,68 @@ async fn give_to_worker(client: &ControlClient, new: &New) -> Result<CommandRow,
     client
         .give(new.command.clone(), new.reason.clone(), &new.key)
         .await
+}
+
+/// Waits for the end of a command that the worker has taken, and tells `watch` how far it is. One that is
+/// not awaited is only looked at for a moment.
+async fn watched(
+    config: &Config,
+    client: &ControlClient,
+    mut row: CommandRow,
+    is_awaited: bool,
+    watch: &mut (dyn FnMut(&CommandRow) + Send),
+) -> anyhow::Result<CommandRow> {
+    let mut heard_at = Instant::now();
+    while !row.state.is_ended() {
+        match client.look(row.id).await {
+            Ok(seen) => {
+                row = seen;
+                heard_at = Instant::now();
+                watch(&row);
+                if !is_awaited {
+                    break;
+                }
+            }
+            Err(error @ ClientError::Refused(_)) => return Err(error.into()),
+            // A worker that starts again keeps its socket meanwhile.
+            Err(ClientError::NoWorker(_)) => {
+                return left(config, row, "the worker has ended").await;
+            }
+            Err(error) if heard_at.elapsed() > RESTART_TIME => {
+                return left(config, row, &error.to_string()).await;
+            }
+            Err(_) => sleep(RETRY).await,
+        }
+    }
+    Ok(row)
+}
+
+/// The row of a command whose worker is out of reach, from the database.
+///
+/// # Errors
+/// If the command has not ended there.
+async fn left(config: &Config, known: CommandRow, why: &str) -> anyhow::Result<CommandRow> {
+    let store = database::open_to_read(config).await?;
+    let row = store.command(known.id).await?.unwrap_or(known);
+    match row.state.is_ended() {
+        true => Ok(row),
+        false => bail!("{}", told_left(&row, why)),
+    }
+}
+
+/// What becomes of a command whose worker is out of reach.
+fn told_left(row: &CommandRow, why: &str) -> String {
+    let (id, kind) = (row.id, &row.kind);
+    let needs = Command::from_parts(kind, &row.arguments).map(|command| command.needs());
+    match needs {
+        Ok(Needs::RunningWorker) => {
+            format!("{why}, and command {id} ({kind}) is not done; ask again if it is still wanted")
+        }
+        _ => format!(
+            "{why}, and command {id} ({kind}) is not done; it is kept, and the next run goes on with it; \
+             `commands list` shows how far it is"
+        ),
+    }
 }
 
 /// Whether a row is of this command.
