@@ -34,6 +34,9 @@ pub enum CommandError {
     #[error("name which dead letters are meant; all: true means all of them")]
     NoLetters,
 
+    #[error("there is no dead letter {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    NoSuchLetters(Vec<i64>),
+
     #[error("no worker runs on this database")]
     NoWorker,
 

@@ -9,7 +9,7 @@ use huddle_firehose::command::{BulkLetters, Command};
 use huddle_firehose::model::CommandRow;
 use huddle_firehose::telemetry::excerpt::shown;
 
-use super::filter::Filter;
+use super::filter::{Filter, check_missing};
 use crate::cli::{Configuration, print, print_error, request, runtime};
 
 #[derive(Args, Debug)]
@@ -55,7 +55,8 @@ impl Bulk {
             let (command, reason) = (command(bulk), self.reason.clone());
             request::give_and_watch(&config, name, command, reason, &mut tell_progress).await
         })?;
-        Ok(print(&told(&row))?)
+        print(&told(&row))?;
+        check_missing(&missing(&row))
     }
 }
 
@@ -109,6 +110,14 @@ fn told(row: &CommandRow) -> String {
         );
     }
     text
+}
+
+/// The ids that were named, and that no letter has.
+fn missing(row: &CommandRow) -> Vec<i64> {
+    let told = row.result.as_ref().or(row.progress.as_ref());
+    let ids = told.and_then(|told| told["missing"].as_array());
+    let ids = ids.into_iter().flatten();
+    ids.filter_map(Value::as_i64).collect()
 }
 
 fn words(became: &Value) -> String {
