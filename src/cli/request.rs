@@ -92,6 +92,16 @@ pub(super) async fn give_and_watch(
     }
 }
 
+/// Whether a worker runs on the database: what needs the network does not wait for the next run.
+pub(super) async fn has_worker(config: &Config) -> anyhow::Result<bool> {
+    let client = ControlClient::of(&path_of(&config.database_url)?);
+    let answer = client.operations().await;
+    Ok(!matches!(answer, Err(ClientError::NoWorker(_))))
+}
+
+/// What is said of work on the network that no worker takes now.
+pub(super) const NEXT_RUN: &str = "; no worker runs, so it waits for the next run";
+
 /// Gives a command to the worker that runs. A long one that is in progress already is not given twice.
 async fn give_to_worker(client: &ControlClient, new: &New) -> Result<CommandRow, ClientError> {
     if new.command.is_long() {
@@ -211,6 +221,9 @@ async fn without_worker(
     scope.views = lexicons.views.into();
     scope.is_logged = false;
     let id = submit(&store, new).await?;
+    for other in &told_others(&store.open_commands().await?, id) {
+        print_error(other);
+    }
     let mut signals = StopSignals::listen()?;
     let carrying_out = command::carry_out_without_worker(&scope);
     tokio::pin!(carrying_out);
@@ -234,6 +247,26 @@ async fn without_worker(
     }
     let row = store.command(id).await?;
     row.context("the command is not in the database any more")
+}
+
+/// The commands that are carried out too, because they wait or were interrupted, and may take long.
+fn told_others(open: &[CommandRow], id: i64) -> Vec<String> {
+    let is_possible = |row: &&CommandRow| {
+        let command = Command::from_parts(&row.kind, &row.arguments);
+        let needs = command.map(|command| command.needs());
+        row.id != id && matches!(needs, Ok(Needs::Database | Needs::StoppedPipeline))
+    };
+    let told = |row: &CommandRow| {
+        let why = match row.state {
+            CommandState::Queued => "waits",
+            _ => "was interrupted",
+        };
+        let (id, kind) = (row.id, &row.kind);
+        format!(
+            "carrying out command {id} ({kind}) too, which {why}; a signal leaves the rest for later"
+        )
+    };
+    open.iter().filter(is_possible).map(told).collect()
 }
 
 /// Writes the command, and returns its id. A long one that was broken off is gone on with.
@@ -288,4 +321,65 @@ pub(super) fn show(row: &CommandRow) -> anyhow::Result<()> {
     let result = row.result.clone().unwrap_or_default();
     let text = serde_json::to_string_pretty(&result)?;
     Ok(print(&(shown_json(&text) + "\n"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn row(id: i64, kind: &str, arguments: Value, state: CommandState) -> CommandRow {
+        CommandRow {
+            id,
+            kind: kind.to_owned(),
+            arguments,
+            actor: "test".to_owned(),
+            reason: None,
+            created_at: String::new(),
+            state,
+            started_at: None,
+            ended_at: None,
+            interruptions: 0,
+            progress: None,
+            result: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn commands_that_are_carried_out_too_are_told_and_those_that_wait_for_a_worker_are_not() {
+        let (running, queued) = (CommandState::Running, CommandState::Queued);
+        let resync = json!({ "did": "did:plc:ann" });
+        let told = told_others(
+            &[
+                row(12, "dead_letters_retry", json!({ "all": true }), running),
+                row(13, "backfill_start", json!({}), queued),
+                row(14, "resync", resync.clone(), queued),
+                row(15, "resync", resync, queued),
+            ],
+            15,
+        );
+        assert_eq!(
+            told,
+            [
+                "carrying out command 12 (dead_letters_retry) too, which was interrupted; a signal leaves \
+                 the rest for later",
+                "carrying out command 14 (resync) too, which waits; a signal leaves the rest for later",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_command_of_a_worker_that_ended_is_kept_or_has_to_be_given_again() {
+        let running = CommandState::Running;
+        let kept = told_left(&row(1, "backfill_cancel", json!({}), running), "it ended");
+        assert!(kept.contains("command 1 (backfill_cancel)"), "{kept}");
+        assert!(kept.contains("`commands list`"), "{kept}");
+        let drain = told_left(&row(2, "drain", json!({}), running), "it ended");
+        assert!(
+            drain.ends_with("ask again if it is still wanted"),
+            "{drain}"
+        );
+    }
 }

@@ -132,7 +132,19 @@ fn an_operator_can_request_a_resync() {
     assert_success(&asked);
     assert_eq!(
         stdout(&asked),
-        "did:plc:ann\tto be fetched\ndid:web:bob.example\tto be fetched\n"
+        "did:plc:ann\tto be fetched; no worker runs, so it waits for the next run\n\
+         did:web:bob.example\tto be fetched; no worker runs, so it waits for the next run\n"
+    );
+    let asked = with_database(&["repo", "recheck", "did:plc:ann"], &url);
+    assert_eq!(
+        stdout(&asked),
+        "did:plc:ann\tto be compared; no worker runs, so it waits for the next run\n"
+    );
+    assert_eq!(
+        with_database(&["check", "--hosts", "0"], &url)
+            .status
+            .code(),
+        Some(2)
     );
     let status = with_database(&["status"], &url);
     let status: Value = serde_json::from_str(stdout(&status)).unwrap();
