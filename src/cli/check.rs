@@ -38,10 +38,12 @@ fn compare(config: &Config, count: u32) -> anyhow::Result<()> {
     if config.verify == Verify::None {
         bail!("verify is none; the worker asks no hosts at this level");
     }
-    let (marked, has_worker) = runtime()?.block_on(async {
-        let (store, lock) = database::open_for_request(config, "check").await?;
-        anyhow::Ok((store.recheck_sample(count).await?, lock.is_none()))
-    })?;
+    let (marked, has_worker) = runtime()?
+        .block_on(async {
+            let (store, lock) = database::open_for_request(config, "check").await?;
+            anyhow::Ok((store.recheck_sample(count).await?, lock.is_none()))
+        })
+        .map_err(|error| database::with_path(config, error))?;
     Ok(print(&told_marked(marked, has_worker))?)
 }
 

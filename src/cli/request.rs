@@ -59,13 +59,23 @@ pub(super) async fn give_and_watch(
     reason: Option<String>,
     watch: &mut (dyn FnMut(&CommandRow) + Send),
 ) -> anyhow::Result<CommandRow> {
-    let is_awaited = command.needs() != Needs::Worker;
-    let client = ControlClient::of(&path_of(&config.database_url)?);
     let new = New {
         command,
         reason,
         key: new_key(),
     };
+    let given = give_new(config, name, new, watch).await;
+    given.map_err(|error| database::with_path(config, error))
+}
+
+async fn give_new(
+    config: &Config,
+    name: &str,
+    new: New,
+    watch: &mut (dyn FnMut(&CommandRow) + Send),
+) -> anyhow::Result<CommandRow> {
+    let is_awaited = new.command.needs() != Needs::Worker;
+    let client = ControlClient::of(&path_of(&config.database_url)?);
     let deadline = Instant::now() + START_TIME;
     loop {
         match give_to_worker(&client, &new).await {

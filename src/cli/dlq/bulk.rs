@@ -2,11 +2,13 @@
 
 use std::num::NonZeroU32;
 
+use anyhow::bail;
 use clap::{ArgAction, Args};
 use serde_json::Value;
 
 use huddle_firehose::command::{BulkLetters, Command};
 use huddle_firehose::model::CommandRow;
+use huddle_firehose::store::letters::LetterFilter;
 use huddle_firehose::telemetry::excerpt::shown;
 
 use super::filter::{Filter, check_missing};
@@ -44,9 +46,16 @@ impl Bulk {
     }
 
     fn give(&self, name: &str, command: impl Fn(BulkLetters) -> Command) -> anyhow::Result<()> {
+        let filter = self.filter.filter();
+        if filter == LetterFilter::default() && !self.all {
+            bail!(
+                "name which dead letters are meant: ids, --stage, --group, --error, --collection, --did, \
+                 --source, --since, --until, --older-than, or --all for all of them"
+            );
+        }
         let config = self.configuration.load_and_log()?;
         let bulk = BulkLetters {
-            filter: self.filter.filter(),
+            filter,
             all: self.all,
             dry_run: self.dry_run,
             per_second: self.rate,

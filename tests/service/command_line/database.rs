@@ -2,8 +2,9 @@
 //! Holds invariants 1.4 and 6.1.
 
 use serde_json::Value;
+use test_support::tables::stranger_at;
 
-use super::{Folder, assert_success, huddle, stderr, stdout};
+use super::{Folder, assert_success, huddle, huddle_meanwhile, stderr, stdout};
 
 const SOURCE: &str = "wss://relay.example/xrpc/com.atproto.sync.subscribeRepos";
 
@@ -170,4 +171,21 @@ fn a_resync_that_would_never_run_is_refused() {
         assert_eq!(refused.status.code(), Some(code), "{}", stderr(&refused));
         assert!(stderr(&refused).contains(message), "{}", stderr(&refused));
     }
+}
+
+#[tokio::test]
+async fn a_lock_of_another_program_is_told_with_the_file() {
+    let folder = Folder::new();
+    let (path, url) = (folder.path("huddle.db"), folder.database_url());
+    assert_success(&with_database(&["migrate"], &url));
+    let mut stranger = stranger_at(path.as_ref()).await;
+    let lock = sqlx::query("BEGIN IMMEDIATE").execute(&mut stranger);
+    lock.await.unwrap();
+    let output = huddle_meanwhile(&["resync", "did:plc:ann", "--database", &path]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let error = stderr(&output);
+    assert!(
+        error.contains(&path) && error.contains("another program holds the lock of the file"),
+        "{error}"
+    );
 }
