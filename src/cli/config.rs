@@ -10,7 +10,7 @@ use huddle_firehose::command::{Command as Given, SettingChange, SettingName};
 use huddle_firehose::config::Loaded;
 use huddle_firehose::store::StoreError;
 
-use super::{Configuration, database, print, print_error, request, runtime};
+use super::{Configuration, chain, database, print, print_error, request, runtime};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -164,7 +164,8 @@ async fn with_run_time(loaded: Loaded) -> anyhow::Result<Loaded> {
                 Some(StoreError::Missing(_)) => Ok(loaded),
                 _ => {
                     print_error(&format!(
-                        "warning: settings that were changed at run time are not known: {error:#}"
+                        "warning: settings that were changed at run time are not known: {}",
+                        chain(&error)
                     ));
                     Ok(loaded)
                 }

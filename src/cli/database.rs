@@ -85,6 +85,21 @@ fn named(error: StoreError, path: &Path) -> anyhow::Error {
     }
 }
 
+/// The error of a command with the path of the database, if the database fails.
+pub(super) fn with_path(config: &Config, error: anyhow::Error) -> anyhow::Error {
+    let failure = error.downcast_ref();
+    let is_unavailable = matches!(
+        failure,
+        Some(StoreError::Deadline | StoreError::Unavailable(_))
+    );
+    match path_of(&config.database_url) {
+        Ok(path) if is_unavailable && !error.to_string().contains(&*path.to_string_lossy()) => {
+            error.context(format!("cannot use {}", path.display()))
+        }
+        _ => error,
+    }
+}
+
 /// Whether the lock is held by a worker.
 pub(super) fn is_held_by_worker(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {

@@ -178,9 +178,8 @@ struct Configuration {
 
 impl Configuration {
     fn load(&self) -> Result<Loaded, ConfigError> {
-        let loaded = self.load_without_lexicons()?;
-        configuration::check_lexicons(&loaded)?;
-        Ok(loaded)
+        let (file, environment) = (self.config.as_deref(), std::env::vars_os());
+        configuration::load_with_lexicons(file, environment, &self.settings)
     }
 
     /// Loads the configuration for a command that needs no lexicons, repairs them, or tells their

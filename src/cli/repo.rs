@@ -44,6 +44,7 @@ impl Command {
                 "repo recheck",
                 |did| Given::Recheck { did },
                 "to be compared",
+                request::NEXT_RUN,
             ),
             Self::Show {
                 account,
@@ -53,24 +54,31 @@ impl Command {
                 "repo untrack",
                 |did| Given::Untrack { did },
                 "nothing is due",
+                "",
             ),
         }
     }
 }
 
 impl Repositories {
+    /// Tells the outcome of each, and `without_worker` behind it where none runs.
     fn give(
         &self,
         name: &str,
         command: impl Fn(Did) -> Given,
         outcome: &str,
+        without_worker: &str,
     ) -> anyhow::Result<()> {
         let config = self.configuration.load_and_log()?;
         runtime()?.block_on(async {
+            let when = match request::has_worker(&config).await? {
+                true => "",
+                false => without_worker,
+            };
             for did in &self.dids {
                 let reason = self.reason.clone();
                 request::give(&config, name, command(did.clone()), reason).await?;
-                print(&format!("{did}\t{outcome}\n"))?;
+                print(&format!("{did}\t{outcome}{when}\n"))?;
             }
             Ok(())
         })

@@ -20,6 +20,8 @@ use super::{database, print, print_error};
 
 /// How long a worker may take to begin to listen.
 const START_TIME: Duration = Duration::from_secs(10);
+/// How long a worker that still listens may be out of reach, while it starts again.
+const RESTART_TIME: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(100);
 /// How often it is looked how far a command is.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,19 +59,34 @@ pub(super) async fn give_and_watch(
     reason: Option<String>,
     watch: &mut (dyn FnMut(&CommandRow) + Send),
 ) -> anyhow::Result<CommandRow> {
-    let is_awaited = command.needs() != Needs::Worker;
-    let client = ControlClient::of(&path_of(&config.database_url)?);
     let new = New {
         command,
         reason,
         key: new_key(),
     };
+    let given = give_new(config, name, new, watch).await;
+    given.map_err(|error| database::with_path(config, error))
+}
+
+async fn give_new(
+    config: &Config,
+    name: &str,
+    new: New,
+    watch: &mut (dyn FnMut(&CommandRow) + Send),
+) -> anyhow::Result<CommandRow> {
+    let is_awaited = new.command.needs() != Needs::Worker;
+    let client = ControlClient::of(&path_of(&config.database_url)?);
     let deadline = Instant::now() + START_TIME;
     loop {
         match give_to_worker(&client, &new).await {
-            Ok(row) if is_awaited => return checked(client.ended(row, watch).await?),
-            Ok(row) => return checked(row),
+            Ok(row) => return checked(watched(config, &client, row, is_awaited, watch).await?),
             Err(ClientError::NoWorker(_)) => {}
+            // The key makes the next request the same command. What takes it is this process, if the
+            // worker has ended.
+            Err(ClientError::Broken(_)) if Instant::now() < deadline => {
+                sleep(RETRY).await;
+                continue;
+            }
             Err(error) => return Err(error.into()),
         }
         match database::open_to_write(config, name).await {
@@ -85,6 +102,16 @@ pub(super) async fn give_and_watch(
     }
 }
 
+/// Whether a worker runs on the database: what needs the network does not wait for the next run.
+pub(super) async fn has_worker(config: &Config) -> anyhow::Result<bool> {
+    let client = ControlClient::of(&path_of(&config.database_url)?);
+    let answer = client.operations().await;
+    Ok(!matches!(answer, Err(ClientError::NoWorker(_))))
+}
+
+/// What is said of work on the network that no worker takes now.
+pub(super) const NEXT_RUN: &str = "; no worker runs, so it waits for the next run";
+
 /// Gives a command to the worker that runs. A long one that is in progress already is not given twice.
 async fn give_to_worker(client: &ControlClient, new: &New) -> Result<CommandRow, ClientError> {
     if new.command.is_long() {
@@ -97,6 +124,68 @@ async fn give_to_worker(client: &ControlClient, new: &New) -> Result<CommandRow,
     client
         .give(new.command.clone(), new.reason.clone(), &new.key)
         .await
+}
+
+/// Waits for the end of a command that the worker has taken, and tells `watch` how far it is. One that is
+/// not awaited is only looked at for a moment.
+async fn watched(
+    config: &Config,
+    client: &ControlClient,
+    mut row: CommandRow,
+    is_awaited: bool,
+    watch: &mut (dyn FnMut(&CommandRow) + Send),
+) -> anyhow::Result<CommandRow> {
+    let mut heard_at = Instant::now();
+    while !row.state.is_ended() {
+        match client.look(row.id).await {
+            Ok(seen) => {
+                row = seen;
+                heard_at = Instant::now();
+                watch(&row);
+                if !is_awaited {
+                    break;
+                }
+            }
+            Err(error @ ClientError::Refused(_)) => return Err(error.into()),
+            // A worker that starts again keeps its socket meanwhile.
+            Err(ClientError::NoWorker(_)) => {
+                return left(config, row, "the worker has ended").await;
+            }
+            Err(error) if heard_at.elapsed() > RESTART_TIME => {
+                return left(config, row, &error.to_string()).await;
+            }
+            Err(_) => sleep(RETRY).await,
+        }
+    }
+    Ok(row)
+}
+
+/// The row of a command whose worker is out of reach, from the database.
+///
+/// # Errors
+/// If the command has not ended there.
+async fn left(config: &Config, known: CommandRow, why: &str) -> anyhow::Result<CommandRow> {
+    let store = database::open_to_read(config).await?;
+    let row = store.command(known.id).await?.unwrap_or(known);
+    match row.state.is_ended() {
+        true => Ok(row),
+        false => bail!("{}", told_left(&row, why)),
+    }
+}
+
+/// What becomes of a command whose worker is out of reach.
+fn told_left(row: &CommandRow, why: &str) -> String {
+    let (id, kind) = (row.id, &row.kind);
+    let needs = Command::from_parts(kind, &row.arguments).map(|command| command.needs());
+    match needs {
+        Ok(Needs::RunningWorker) => {
+            format!("{why}, and command {id} ({kind}) is not done; ask again if it is still wanted")
+        }
+        _ => format!(
+            "{why}, and command {id} ({kind}) is not done; it is kept, and the next run goes on with it; \
+             `commands list` shows how far it is"
+        ),
+    }
 }
 
 /// Whether a row is of this command.
@@ -142,6 +231,9 @@ async fn without_worker(
     scope.views = lexicons.views.into();
     scope.is_logged = false;
     let id = submit(&store, new).await?;
+    for other in &told_others(&store.open_commands().await?, id) {
+        print_error(other);
+    }
     let mut signals = StopSignals::listen()?;
     let carrying_out = command::carry_out_without_worker(&scope);
     tokio::pin!(carrying_out);
@@ -165,6 +257,26 @@ async fn without_worker(
     }
     let row = store.command(id).await?;
     row.context("the command is not in the database any more")
+}
+
+/// The commands that are carried out too, because they wait or were interrupted, and may take long.
+fn told_others(open: &[CommandRow], id: i64) -> Vec<String> {
+    let is_possible = |row: &&CommandRow| {
+        let command = Command::from_parts(&row.kind, &row.arguments);
+        let needs = command.map(|command| command.needs());
+        row.id != id && matches!(needs, Ok(Needs::Database | Needs::StoppedPipeline))
+    };
+    let told = |row: &CommandRow| {
+        let why = match row.state {
+            CommandState::Queued => "waits",
+            _ => "was interrupted",
+        };
+        let (id, kind) = (row.id, &row.kind);
+        format!(
+            "carrying out command {id} ({kind}) too, which {why}; a signal leaves the rest for later"
+        )
+    };
+    open.iter().filter(is_possible).map(told).collect()
 }
 
 /// Writes the command, and returns its id. A long one that was broken off is gone on with.
@@ -219,4 +331,65 @@ pub(super) fn show(row: &CommandRow) -> anyhow::Result<()> {
     let result = row.result.clone().unwrap_or_default();
     let text = serde_json::to_string_pretty(&result)?;
     Ok(print(&(shown_json(&text) + "\n"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn row(id: i64, kind: &str, arguments: Value, state: CommandState) -> CommandRow {
+        CommandRow {
+            id,
+            kind: kind.to_owned(),
+            arguments,
+            actor: "test".to_owned(),
+            reason: None,
+            created_at: String::new(),
+            state,
+            started_at: None,
+            ended_at: None,
+            interruptions: 0,
+            progress: None,
+            result: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn commands_that_are_carried_out_too_are_told_and_those_that_wait_for_a_worker_are_not() {
+        let (running, queued) = (CommandState::Running, CommandState::Queued);
+        let resync = json!({ "did": "did:plc:ann" });
+        let told = told_others(
+            &[
+                row(12, "dead_letters_retry", json!({ "all": true }), running),
+                row(13, "backfill_start", json!({}), queued),
+                row(14, "resync", resync.clone(), queued),
+                row(15, "resync", resync, queued),
+            ],
+            15,
+        );
+        assert_eq!(
+            told,
+            [
+                "carrying out command 12 (dead_letters_retry) too, which was interrupted; a signal leaves \
+                 the rest for later",
+                "carrying out command 14 (resync) too, which waits; a signal leaves the rest for later",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_command_of_a_worker_that_ended_is_kept_or_has_to_be_given_again() {
+        let running = CommandState::Running;
+        let kept = told_left(&row(1, "backfill_cancel", json!({}), running), "it ended");
+        assert!(kept.contains("command 1 (backfill_cancel)"), "{kept}");
+        assert!(kept.contains("`commands list`"), "{kept}");
+        let drain = told_left(&row(2, "drain", json!({}), running), "it ended");
+        assert!(
+            drain.ends_with("ask again if it is still wanted"),
+            "{drain}"
+        );
+    }
 }

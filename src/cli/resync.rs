@@ -26,10 +26,14 @@ impl ResyncCommand {
     pub(crate) fn execute(&self) -> anyhow::Result<()> {
         let config = self.configuration.load_and_log()?;
         runtime()?.block_on(async {
+            let when = match request::has_worker(&config).await? {
+                true => "",
+                false => request::NEXT_RUN,
+            };
             for did in &self.dids {
                 let command = Command::Resync { did: did.clone() };
                 request::give(&config, "resync", command, self.reason.clone()).await?;
-                print(&format!("{did}\tto be fetched\n"))?;
+                print(&format!("{did}\tto be fetched{when}\n"))?;
             }
             Ok(())
         })

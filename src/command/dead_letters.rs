@@ -99,8 +99,15 @@ async fn begin(
         return Err(CommandError::EmptyText);
     }
     let store = &run.scope.store;
+    let mut ids = bulk.filter.ids.clone();
+    ids.sort_unstable();
+    ids.dedup();
+    let missing = store.missing_letters(&ids).await?;
+    if !ids.is_empty() && missing.len() == ids.len() {
+        return Err(CommandError::NoSuchLetters(missing));
+    }
     let count = store.count_letters(&bulk.filter).await?;
-    let progress = LetterProgress::begin(count, needs);
+    let progress = LetterProgress::begin(count, missing, needs);
     let act = Act {
         before: Some(json!(count)),
         after: Some(json!(bulk)),

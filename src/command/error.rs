@@ -43,6 +43,9 @@ pub enum CommandError {
     #[error("the time is {0} s; a filter of the log is in force for 1 s to {max} s", max = MOST_LOG_SECONDS)]
     LogTime(u32),
 
+    #[error("there is no dead letter {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    NoSuchLetters(Vec<i64>),
+
     #[error("no worker runs on this database")]
     NoWorker,
 

@@ -30,6 +30,9 @@ pub(super) struct LetterProgress {
     pub(super) became: BTreeMap<Became, u64>,
     /// The first letters, one by one.
     pub(super) letters: Vec<Named>,
+    /// The ids that were named, and that no letter had at the beginning.
+    #[serde(default)]
+    pub(super) missing: Vec<i64>,
     /// What the rest waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) waits_for: Option<String>,
@@ -70,7 +73,7 @@ pub(super) struct Named {
 }
 
 impl LetterProgress {
-    pub(super) fn begin(count: LetterCount, needs: Option<RetryNeeds>) -> Self {
+    pub(super) fn begin(count: LetterCount, missing: Vec<i64>, needs: Option<RetryNeeds>) -> Self {
         Self {
             total: count.letters.unsigned_abs(),
             done: 0,
@@ -79,6 +82,7 @@ impl LetterProgress {
             needs,
             became: BTreeMap::new(),
             letters: Vec::new(),
+            missing,
             waits_for: None,
         }
     }
@@ -121,6 +125,7 @@ impl LetterProgress {
             "done": self.done,
             "became": self.became,
             "letters": self.letters,
+            "missing": self.missing,
             "dry_run": is_dry_run,
         })
     }
@@ -136,7 +141,7 @@ mod tests {
             bytes: 0,
             through: 900,
         };
-        LetterProgress::begin(count, Some(RetryNeeds::Database))
+        LetterProgress::begin(count, vec![901], Some(RetryNeeds::Database))
     }
 
     #[test]
@@ -157,5 +162,6 @@ mod tests {
         let read: LetterProgress = serde_json::from_value(progress.json()).unwrap();
         assert_eq!(read, progress);
         assert_eq!(progress.json()["became"]["refused"], 1);
+        assert_eq!(progress.result(false)["missing"], json!([901]));
     }
 }

@@ -24,6 +24,28 @@ pub fn load(
     layers(file, environment, flags).resolve()
 }
 
+/// The same, and checks the documents of the setting `lexicons`.
+///
+/// # Errors
+/// All problems at once, of the settings and of the documents.
+pub fn load_with_lexicons(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    flags: &Settings,
+) -> Result<Loaded, ConfigError> {
+    let layers = layers(file, environment, flags);
+    let of_lexicons = layers.problem_of_lexicons();
+    let (loaded, mut problems) = match layers.resolve() {
+        Ok(loaded) => (Some(loaded), Vec::new()),
+        Err(ConfigError(problems)) => (None, problems),
+    };
+    problems.extend(of_lexicons);
+    match loaded {
+        Some(loaded) if problems.is_empty() => Ok(loaded),
+        _ => Err(ConfigError(problems)),
+    }
+}
+
 /// The format of the log, also if other settings are not valid. So the problems of a configuration
 /// are in the format that the reader of the log expects.
 pub fn log_format(

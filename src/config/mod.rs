@@ -28,7 +28,7 @@ use url::Url;
 
 pub use layers::Layers;
 pub use lexicons::check_lexicons;
-pub use load::{load, log_format};
+pub use load::{load, load_with_lexicons, log_format};
 pub use origin::Origin;
 pub use problem::{ConfigError, Problem};
 pub use resolve::Loaded;

@@ -27,6 +27,10 @@ pub enum SchemaError {
     #[error("not a lexicon document: {0}")]
     Malformed(#[from] serde_json::Error),
 
+    /// It is an array, whose elements serde would take for the fields of a document.
+    #[error("not a lexicon document: it is no JSON object")]
+    NoObject,
+
     /// The definition that it refers to is in no document.
     #[error("lexicon {document}, {path}: refers to {name}, which no document defines")]
     MissingRef {
@@ -182,6 +186,9 @@ pub(super) struct Length {
 impl Document {
     /// Parses and checks one document. References in it are made absolute.
     pub(super) fn parse(json: &str) -> Result<Self, SchemaError> {
+        if json.trim_start().starts_with('[') {
+            return Err(SchemaError::NoObject);
+        }
         let Envelope { lexicon, id, defs } = serde_json::from_str(json)?;
         if lexicon != 1 {
             return Err(SchemaError::Version {

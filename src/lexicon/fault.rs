@@ -40,7 +40,19 @@ pub(super) fn join(path: &str, rest: &str) -> String {
 /// Reads a definition. An error names the smallest part that cannot be read, because serde does not
 /// say where it was.
 pub(super) fn read_definition<'a, T: Deserialize<'a>>(json: &'a Value) -> Result<T, Fault> {
+    check_objects(json)?;
     T::deserialize(json).map_err(|error| smallest(json, &error))
+}
+
+/// Refuses arrays, whose elements serde would take for the fields of a schema.
+fn check_objects(json: &Value) -> Result<(), Fault> {
+    if json.is_array() {
+        return Err(Fault::new("it is no JSON object"));
+    }
+    for (path, part) in parts(json) {
+        check_objects(part).map_err(|fault| fault.within(&path))?;
+    }
+    Ok(())
 }
 
 fn smallest(json: &Value, error: &serde_json::Error) -> Fault {

@@ -7,7 +7,7 @@ use super::documents::{Document, SchemaError};
 use super::folder::{is_of_code, parse, read_folder};
 use super::problems::{LexiconError, LexiconErrors};
 use super::schemas::{EMBEDDED, Schemas};
-use super::typed_view::TypedView;
+use super::typed_view::{TypedView, ViewError};
 use crate::atproto::syntax::Nsid;
 
 /// The documents that are in force.
@@ -129,7 +129,10 @@ impl Lexicons {
         }
         let views = schemas.typed_views(|collection| !is_of_code(collection));
         let views = views
-            .map_err(|errors| problems.extend(errors.into_iter().map(LexiconError::from)))
+            .map_err(|errors| {
+                let errors = errors.into_iter();
+                problems.extend(errors.map(|error| with_files(error, &files)));
+            })
             .ok()?;
         Some(Self {
             schemas,
@@ -145,13 +148,30 @@ fn with_file(error: SchemaError, files: &BTreeMap<Nsid, PathBuf>) -> LexiconErro
         return error.into();
     };
     let file = Nsid::parse(document).ok().and_then(|id| files.get(&id));
+    let missing = name.split('#').next().unwrap_or(name).to_owned();
     match file {
         None => error.into(),
-        Some(file) => LexiconError::MissingRef {
+        Some(file) if missing == *document => LexiconError::NoDefinition {
             file: file.clone(),
-            missing: name.split('#').next().unwrap_or(name).to_owned(),
             error: Box::new(error),
         },
+        Some(file) => LexiconError::MissingRef {
+            file: file.clone(),
+            missing,
+            error: Box::new(error),
+        },
+    }
+}
+
+/// The error with the files of its documents.
+fn with_files(error: ViewError, files: &BTreeMap<Nsid, PathBuf>) -> LexiconError {
+    let collections = error.collections().into_iter();
+    LexiconError::View {
+        files: collections
+            .filter_map(|id| files.get(id))
+            .cloned()
+            .collect(),
+        error,
     }
 }
 
@@ -257,6 +277,66 @@ mod tests {
         for (found, expected) in found.iter().zip(expected) {
             assert!(found.starts_with(expected), "{found}");
         }
+    }
+
+    #[test]
+    fn a_view_that_cannot_be_made_is_told_with_the_files_of_its_documents() {
+        let columns = json!({"lexicon": 1, "id": "ex.foo.prop", "defs": {"main": {"type": "record",
+            "key": "any", "record": {"type": "object", "properties": {"startsAt": text(),
+            "starts_at": text()}}}}});
+        let found = problems(&[
+            ("a/prop.json", &columns.to_string()),
+            ("b.json", &record("ex.foo-bar.baz", &text())),
+            ("c.json", &record("ex.foo.bar.baz", &text())),
+            ("d.json", &record("dead.letter.totals", &text())),
+            ("e.json", &record("sqlite.foo.bar", &text())),
+        ]);
+        let expected = [
+            "d.json: the collection dead.letter.totals would have the view dead_letter_totals, a name",
+            "b.json and c.json: the collections ex.foo-bar.baz and ex.foo.bar.baz would both have",
+            "a/prop.json: lexicon ex.foo.prop, defs.main.record.properties: startsAt and starts_at",
+            "e.json: the collection sqlite.foo.bar would have the view sqlite_foo_bar, a name",
+        ];
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_reference_to_a_definition_that_the_document_itself_lacks_is_not_to_be_fetched() {
+        let found = problems(&[(
+            "a.json",
+            &record("com.example.a", &json!({"type": "ref", "ref": "#nodef"})),
+        )]);
+        assert_eq!(
+            found,
+            [
+                "a.json: lexicon com.example.a, defs.main.record.properties.field: refers to \
+              com.example.a#nodef, which no document defines; this document has no such definition"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_array_is_no_document_and_no_part_of_one() {
+        let text = json!(["string"]);
+        let record = record("com.example.b", &text);
+        let body = json!({"lexicon": 1, "id": "com.example.c", "defs": {"main": {"type": "record",
+            "key": "any", "record": ["object", {}]}}});
+        let found = problems(&[
+            ("a.json", r#" [1, "com.example.a", {}]"#),
+            ("b.json", &record),
+            ("c.json", &body.to_string()),
+        ]);
+        assert_eq!(
+            found,
+            [
+                "a.json: not a lexicon document: it is no JSON object",
+                "b.json: lexicon com.example.b, defs.main.record.properties.field: it is no JSON object",
+                "c.json: lexicon com.example.c, defs.main.record: it is no JSON object",
+            ]
+        );
     }
 
     #[test]

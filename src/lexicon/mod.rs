@@ -26,7 +26,7 @@ pub use data_model::DataValue;
 pub use documents::SchemaError;
 pub use folder::MAX_DOCUMENT;
 pub use lexicons::{Lexicons, check_document};
-pub use names::FIXED_COLUMNS;
+pub use names::{FIXED_COLUMNS, is_own_name};
 pub use policy::{Policies, Policy, PolicyError};
 pub use problems::{LexiconError, LexiconErrors};
 pub use schemas::{Schemas, Validation};

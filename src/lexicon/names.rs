@@ -29,6 +29,30 @@ const RESERVED: [&str; 125] = [
     "values", "variadic", "verbose", "when", "where", "window", "with", "xmax", "xmin",
 ];
 
+/// The names of the program's own tables, views, indexes and triggers that the view of a collection could
+/// have. An NSID has three parts or more.
+#[rustfmt::skip]
+const OF_PROGRAM: [&str; 37] = [
+    "account_removals_by_did", "accounts_by_age", "accounts_by_change", "accounts_handle_due",
+    "active_booking_requests", "audit_by_age", "audit_by_target", "audit_of_command",
+    "booking_requests_by_did", "booking_requests_by_offer", "booking_requests_ended",
+    "bookings_by_did", "bookings_by_offer", "commands_by_key", "dead_letter_gone",
+    "dead_letter_kept", "dead_letter_totals", "dead_letters_by_age", "dead_letters_by_did",
+    "dead_letters_by_group", "firehose_cursor_source", "gaps_by_origin", "identities_by_age",
+    "jobs_in_progress", "kept_parked_commits", "offers_by_host", "offers_by_start",
+    "offers_open_by_end", "parked_commits_by_did", "parked_commits_by_seq", "records_by_change",
+    "records_by_collection", "records_by_did", "resyncs_by_age", "resyncs_by_did",
+    "run_time_settings", "stale_records_by_did",
+];
+
+/// What the names begin with that SQLite keeps for itself.
+const OF_SQLITE: &str = "sqlite_";
+
+/// Whether the program, or its database, has this name for something else than the view of a lexicon.
+pub fn is_own_name(name: &str) -> bool {
+    name.starts_with(OF_SQLITE) || OF_PROGRAM.contains(&name)
+}
+
 /// The name of the view of a collection: `community.lexicon.calendar.event` is
 /// `community_lexicon_calendar_event`.
 pub(super) fn view_name(collection: &str) -> String {

@@ -38,6 +38,12 @@ pub enum LexiconError {
         missing: String,
     },
 
+    #[error("{}: {error}; this document has no such definition", file.display())]
+    NoDefinition {
+        file: PathBuf,
+        error: Box<SchemaError>,
+    },
+
     #[error(
         "{}: {id} is part of the program, whose tables rely on its schema, and cannot be replaced",
         file.display()
@@ -66,12 +72,28 @@ pub enum LexiconError {
     #[error("{}: cannot be read: {error}", path.display())]
     Unreadable { path: PathBuf, error: io::Error },
 
-    #[error(transparent)]
-    View(#[from] ViewError),
+    #[error("{}{error}", named(.files))]
+    View {
+        /// The files of the documents that it is about.
+        files: Vec<PathBuf>,
+        error: ViewError,
+    },
 
     /// The documents of the program, which tests hold to be valid.
     #[error("the program's own lexicons: {0}")]
     Own(#[from] SchemaError),
+}
+
+/// The beginning of a problem that these files have together.
+fn named(files: &[PathBuf]) -> String {
+    let files: Vec<String> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    match files.is_empty() {
+        true => String::new(),
+        false => format!("{}: ", files.join(" and ")),
+    }
 }
 
 impl fmt::Display for LexiconErrors {

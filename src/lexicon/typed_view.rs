@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::documents::{Definition, RecordBody, RecordSchema, Schema};
 use super::format::Format;
-use super::names::{column_name, view_name};
+use super::names::{column_name, is_own_name, view_name};
 use super::schemas::Schemas;
 use crate::atproto::syntax::Nsid;
 
@@ -71,6 +71,12 @@ pub enum ViewError {
     },
 
     #[error(
+        "the collection {collection} would have the view {name}, a name that the program has for \
+         something of its own; leave the lexicon out"
+    )]
+    OwnName { collection: Nsid, name: String },
+
+    #[error(
         "lexicon {collection}, defs.main.record.properties: {property:?} cannot be a column, \
          because of a quotation mark, a backslash or a control character"
     )]
@@ -88,6 +94,19 @@ pub enum ViewError {
         other: Nsid,
         name: String,
     },
+}
+
+impl ViewError {
+    /// The collections whose documents it is about.
+    pub(super) fn collections(&self) -> Vec<&Nsid> {
+        match self {
+            Self::Columns { collection, .. }
+            | Self::OwnName { collection, .. }
+            | Self::Property { collection, .. }
+            | Self::TooManyColumns { collection, .. } => vec![collection],
+            Self::Views { one, other, .. } => vec![one, other],
+        }
+    }
 }
 
 impl ColumnKind {
@@ -130,6 +149,12 @@ impl Schemas {
         let mut by_name: BTreeMap<String, Nsid> = BTreeMap::new();
         for collection in self.collections().into_iter().filter(has_view) {
             let name = view_name(collection.as_str());
+            if is_own_name(&name) {
+                errors.push(ViewError::OwnName {
+                    collection: collection.clone(),
+                    name: name.clone(),
+                });
+            }
             if let Some(one) = by_name.insert(name.clone(), collection.clone()) {
                 let other = collection.clone();
                 errors.push(ViewError::Views {

@@ -288,7 +288,7 @@ pub struct Purged {
 pub enum StoreError {
     /// The database itself fails (busy, locked, full, read-only, missing). The batch is valid and
     /// is retried until it succeeds.
-    #[error("the database is unavailable: {0}")]
+    #[error("the database is unavailable: {error}{remedy}", error = .0, remedy = sqlite::remedy(.0))]
     Unavailable(#[source] sqlx::Error),
 
     /// There was no answer in time. The transaction may be committed all the same.

@@ -369,6 +369,11 @@ async fn dead_letters_are_grouped_shown_tried_again_and_discarded_over_http() {
     assert_eq!(discarded["result"]["became"], json!({ "discarded": 1 }));
     let gone = service.with(READ, Method::GET, &format!("/dead-letters/{id}"));
     problem(gone.send().await.unwrap(), StatusCode::NOT_FOUND).await;
+    for act in ["retry", "discard"] {
+        let path = format!("/dead-letters/{id}/{act}");
+        let gone = service.with(ADMIN, Method::POST, &path);
+        problem(gone.send().await.unwrap(), StatusCode::NOT_FOUND).await;
+    }
     let empty = service
         .with(ADMIN, Method::POST, "/dead-letters/discard")
         .json(&json!({}));

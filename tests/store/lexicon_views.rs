@@ -3,7 +3,7 @@
 use cid::Cid;
 use huddle_firehose::atproto::datetime;
 use huddle_firehose::atproto::json::json_length;
-use huddle_firehose::lexicon::{Schemas, TypedView};
+use huddle_firehose::lexicon::{Schemas, TypedView, is_own_name};
 use huddle_firehose::model::Validity;
 use huddle_firehose::store::StoreError;
 use huddle_firehose::store::plan::effect::{Effect, RecordChange, RecordUpsert};
@@ -402,4 +402,17 @@ async fn views_are_dropped_before_a_migration_and_made_again_after_it() {
         .await
         .unwrap();
     assert_eq!(changes.made, [VIEW]);
+}
+
+/// What `lexicon check` refuses, so that a worker need not.
+#[tokio::test]
+async fn every_name_of_the_program_that_a_view_could_have_is_known_to_the_lexicons() {
+    let database = Database::new().await;
+    let names = "SELECT lower(name) FROM sqlite_master WHERE name LIKE '%\\_%\\_%' ESCAPE '\\' \
+                 AND name NOT LIKE '\\_%' ESCAPE '\\'";
+    let names = database.column(names).await;
+    assert!(!names.is_empty());
+    for name in names {
+        assert!(is_own_name(&name), "{name}");
+    }
 }

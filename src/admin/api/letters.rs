@@ -99,17 +99,44 @@ pub(super) async fn show(
     let Path(id) = id?;
     let letter = state.commands.scope.store.dead_letter(id).await?;
     let found = letter.map(|letter| Json(letter.json()));
-    found.ok_or_else(|| Problem::not_found(format!("there is no dead letter {id}")))
+    found.ok_or_else(|| no_letter(id))
 }
 
-pub(super) async fn retry(id: IdPath, act: Act) -> Result<Response, Problem> {
+pub(super) async fn retry(
+    State(state): State<ApiState>,
+    id: IdPath,
+    act: Act,
+) -> Result<Response, Problem> {
     let Path(id) = id?;
-    act.submit(Command::DeadLettersRetry(one(id))).await
+    act_on_one(&state, id, act, Command::DeadLettersRetry(one(id))).await
 }
 
-pub(super) async fn discard(id: IdPath, act: Act) -> Result<Response, Problem> {
+pub(super) async fn discard(
+    State(state): State<ApiState>,
+    id: IdPath,
+    act: Act,
+) -> Result<Response, Problem> {
     let Path(id) = id?;
-    act.submit(Command::DeadLettersDiscard(one(id))).await
+    act_on_one(&state, id, act, Command::DeadLettersDiscard(one(id))).await
+}
+
+/// Gives a command about one letter. A request that is made again is the same command, also after it has
+/// resolved the letter.
+async fn act_on_one(
+    state: &ApiState,
+    id: i64,
+    act: Act,
+    command: Command,
+) -> Result<Response, Problem> {
+    let missing = state.commands.scope.store.missing_letters(&[id]).await?;
+    match missing.is_empty() || act.may_be_repeated() {
+        true => act.submit(command).await,
+        false => Err(no_letter(id)),
+    }
+}
+
+fn no_letter(id: i64) -> Problem {
+    Problem::not_found(format!("there is no dead letter {id}"))
 }
 
 pub(super) async fn retry_all(

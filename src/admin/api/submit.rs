@@ -20,6 +20,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const MOST_REASON: usize = 500;
 const MOST_KEY: usize = 100;
 
+/// The header whose value makes a second request the same command.
+const KEY: &str = "idempotency-key";
+
 /// A request for an act whose body has at most a reason.
 pub(super) struct Act {
     state: ApiState,
@@ -47,6 +50,11 @@ impl FromRequest<ApiState> for Act {
 }
 
 impl Act {
+    /// Whether it may be a request that was made before: it has a key.
+    pub(super) fn may_be_repeated(&self) -> bool {
+        self.headers.contains_key(KEY)
+    }
+
     /// Gives `command` for the caller, and answers with its row.
     pub(super) async fn submit(self, command: Command) -> Result<Response, Problem> {
         let reason = reason_of(self.body)?;
@@ -129,7 +137,7 @@ pub(super) fn preferred_wait(headers: &HeaderMap) -> Duration {
 }
 
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else {
+    let Some(value) = headers.get(KEY) else {
         return Ok(None);
     };
     let text = value.to_str().unwrap_or_default().trim();

@@ -11,7 +11,7 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::socket::{Reached, path_of};
 use crate::admin::api::GivenCommand;
@@ -24,10 +24,6 @@ const MOST_BYTES: usize = 8 << 20;
 const DEADLINE: Duration = Duration::from_secs(15);
 /// How long the server may wait for the end of a command.
 const WAIT: &str = "wait=5";
-/// How long a worker may be out of reach while it starts again.
-const RESTART_TIME: Duration = Duration::from_secs(60);
-/// The pause before another attempt to reach it.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// Asks the worker on one database.
 #[derive(Clone, Debug)]
@@ -48,6 +44,13 @@ pub enum ClientError {
     #[error("the worker did not answer within {} s", DEADLINE.as_secs())]
     Deadline,
 
+    /// The worker may have taken the request all the same.
+    #[error(
+        "the connection to the worker broke before it answered ({0}); `commands list` shows whether it \
+         took the command"
+    )]
+    Broken(String),
+
     #[error("the answer of the worker cannot be read: {0}")]
     Answer(String),
 
@@ -64,7 +67,7 @@ impl ControlClient {
         }
     }
 
-    /// Gives a command, and returns its row as it is a moment later. With the same key it is the same
+    /// Gives a command, and returns its row at once, with its number. With the same key it is the same
     /// command, also if the answer to the first request was lost.
     ///
     /// # Errors
@@ -90,54 +93,28 @@ impl ControlClient {
     /// # Errors
     /// [`ClientError::NoWorker`] if no worker listens.
     pub async fn operations(&self) -> Result<Vec<CommandRow>, ClientError> {
-        let path = "/admin/v1/operations";
-        let answer = self.request(Method::GET, path, None).await?;
+        let request = request(Method::GET, "/admin/v1/operations")
+            .body(Full::default())
+            .map_err(unreadable)?;
+        let answer = self.answer_to(request).await?;
         serde_json::from_value(answer).map_err(unreadable)
     }
 
-    /// Waits for the end of a command, and tells `watch` how far it is. A worker may start again for it.
+    /// Waits a moment for the end of a command, and returns its row.
     ///
     /// # Errors
-    /// If the worker is out of reach for longer than it takes to start again.
-    pub async fn ended(
-        &self,
-        mut row: CommandRow,
-        watch: &mut (dyn FnMut(&CommandRow) + Send),
-    ) -> Result<CommandRow, ClientError> {
-        let path = format!("/admin/v1/commands/{}", row.id);
-        let mut heard_at = Instant::now();
-        while !row.state.is_ended() {
-            match self.request(Method::GET, &path, None).await {
-                Ok(answer) => {
-                    row = serde_json::from_value(answer).map_err(unreadable)?;
-                    heard_at = Instant::now();
-                    watch(&row);
-                }
-                Err(error @ ClientError::Refused(_)) => return Err(error),
-                Err(error) if heard_at.elapsed() > RESTART_TIME => return Err(error),
-                Err(_) => sleep(RETRY).await,
-            }
-        }
-        Ok(row)
-    }
-
-    /// Makes one request, and returns the JSON of the answer.
-    ///
-    /// # Errors
-    /// [`ClientError::Refused`] with the detail of the problem, if the answer is one.
-    pub async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, ClientError> {
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let request = request(method, path)
-            .body(Full::new(Bytes::from(body)))
+    /// [`ClientError::NoWorker`] if no worker listens.
+    pub async fn look(&self, id: i64) -> Result<CommandRow, ClientError> {
+        let request = request(Method::GET, &format!("/admin/v1/commands/{id}"))
+            .header("prefer", WAIT)
+            .body(Full::default())
             .map_err(unreadable)?;
-        self.answer_to(request).await
+        let answer = self.answer_to(request).await?;
+        serde_json::from_value(answer).map_err(unreadable)
     }
 
+    /// Makes one request, and returns the JSON of the answer. If that is a problem, its detail is the
+    /// error.
     async fn answer_to(&self, request: Request<Full<Bytes>>) -> Result<Value, ClientError> {
         let exchange = self.exchange(request);
         let (status, bytes) = timeout(DEADLINE, exchange)
@@ -160,14 +137,14 @@ impl ControlClient {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(unreadable)?;
+            .map_err(broken)?;
         let answering = async move {
-            let response = sender.send_request(request).await.map_err(unreadable)?;
+            let response = sender.send_request(request).await.map_err(broken)?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MOST_BYTES).collect();
             let body = body
                 .await
-                .map_err(|error| ClientError::Answer(error.to_string()))?;
+                .map_err(|error| ClientError::Broken(error.to_string()))?;
             Ok((status, body.to_bytes()))
         };
         // The connection has to be driven while the answer comes.
@@ -196,7 +173,10 @@ fn request(method: Method, path: &str) -> request::Builder {
         .uri(path)
         .header(header::HOST, "localhost")
         .header(header::CONTENT_TYPE, "application/json")
-        .header("prefer", WAIT)
+}
+
+fn broken(error: hyper::Error) -> ClientError {
+    ClientError::Broken(error.to_string())
 }
 
 fn unreadable(error: impl std::fmt::Display) -> ClientError {

@@ -2,14 +2,16 @@
 
 use std::num::NonZeroU32;
 
+use anyhow::bail;
 use clap::{ArgAction, Args};
 use serde_json::Value;
 
 use huddle_firehose::command::{BulkLetters, Command};
 use huddle_firehose::model::CommandRow;
+use huddle_firehose::store::letters::LetterFilter;
 use huddle_firehose::telemetry::excerpt::shown;
 
-use super::filter::Filter;
+use super::filter::{Filter, check_missing};
 use crate::cli::{Configuration, print, print_error, request, runtime};
 
 #[derive(Args, Debug)]
@@ -44,9 +46,16 @@ impl Bulk {
     }
 
     fn give(&self, name: &str, command: impl Fn(BulkLetters) -> Command) -> anyhow::Result<()> {
+        let filter = self.filter.filter();
+        if filter == LetterFilter::default() && !self.all {
+            bail!(
+                "name which dead letters are meant: ids, --stage, --group, --error, --collection, --did, \
+                 --source, --since, --until, --older-than, or --all for all of them"
+            );
+        }
         let config = self.configuration.load_and_log()?;
         let bulk = BulkLetters {
-            filter: self.filter.filter(),
+            filter,
             all: self.all,
             dry_run: self.dry_run,
             per_second: self.rate,
@@ -55,7 +64,8 @@ impl Bulk {
             let (command, reason) = (command(bulk), self.reason.clone());
             request::give_and_watch(&config, name, command, reason, &mut tell_progress).await
         })?;
-        Ok(print(&told(&row))?)
+        print(&told(&row))?;
+        check_missing(&missing(&row))
     }
 }
 
@@ -109,6 +119,14 @@ fn told(row: &CommandRow) -> String {
         );
     }
     text
+}
+
+/// The ids that were named, and that no letter has.
+fn missing(row: &CommandRow) -> Vec<i64> {
+    let told = row.result.as_ref().or(row.progress.as_ref());
+    let ids = told.and_then(|told| told["missing"].as_array());
+    let ids = ids.into_iter().flatten();
+    ids.filter_map(Value::as_i64).collect()
 }
 
 fn words(became: &Value) -> String {

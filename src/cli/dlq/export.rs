@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
-use huddle_firehose::config::Config;
-use huddle_firehose::store::letters::LetterRange;
+use huddle_firehose::store::letters::{LetterFilter, LetterRange};
+use huddle_firehose::store::sqlite::SqliteStore;
 
 use super::filter::Filter;
 use crate::cli::{Configuration, database, print_error, runtime};
@@ -30,49 +30,52 @@ pub(crate) struct Export {
 impl Export {
     pub(super) fn execute(&self) -> anyhow::Result<()> {
         let config = self.configuration.load_and_log()?;
-        match &self.out {
-            None => {
-                self.write(&config, stdout().lock())?;
-            }
-            Some(path) => {
-                let file = File::create_new(path);
-                let file = file.with_context(|| format!("cannot make {}", path.display()))?;
-                let written = self.write(&config, BufWriter::new(file))?;
-                print_error(&format!("{written} letters are in {}", path.display()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the letters in the order of their ids, and returns how many.
-    fn write(&self, config: &Config, mut out: impl Write) -> anyhow::Result<u64> {
-        let filter = self.filter.filter();
-        let written = runtime()?.block_on(async {
-            let store = database::open_to_read(config).await?;
-            let through = store.count_letters(&filter).await?.through;
-            let (mut after, mut written) = (0, 0);
-            loop {
-                let range = LetterRange {
-                    filter: &filter,
-                    after,
-                    through,
-                    limit: PAGE,
-                };
-                let ids = store.next_letters(range, None).await?;
-                let Some(last) = ids.last() else {
-                    return anyhow::Ok(written);
-                };
-                after = *last;
-                for id in ids {
-                    // It may have been resolved meanwhile.
-                    if let Some(letter) = store.dead_letter(id).await? {
-                        writeln!(out, "{}", letter.json_with_bytes())?;
-                        written += 1;
-                    }
+        runtime()?.block_on(async {
+            let store = database::open_to_read(&config).await?;
+            let filter = self.filter.checked(&store).await?;
+            match &self.out {
+                None => {
+                    write(&store, &filter, stdout().lock()).await?;
+                }
+                Some(path) => {
+                    let file = File::create_new(path);
+                    let file = file.with_context(|| format!("cannot make {}", path.display()))?;
+                    let written = write(&store, &filter, BufWriter::new(file)).await?;
+                    print_error(&format!("{written} letters are in {}", path.display()));
                 }
             }
-        })?;
-        out.flush()?;
-        Ok(written)
+            Ok(())
+        })
+    }
+}
+
+/// Writes the letters in the order of their ids, and returns how many.
+async fn write(
+    store: &SqliteStore,
+    filter: &LetterFilter,
+    mut out: impl Write,
+) -> anyhow::Result<u64> {
+    let through = store.count_letters(filter).await?.through;
+    let (mut after, mut written) = (0, 0);
+    loop {
+        let range = LetterRange {
+            filter,
+            after,
+            through,
+            limit: PAGE,
+        };
+        let ids = store.next_letters(range, None).await?;
+        let Some(last) = ids.last() else {
+            out.flush()?;
+            return Ok(written);
+        };
+        after = *last;
+        for id in ids {
+            // It may have been resolved meanwhile.
+            if let Some(letter) = store.dead_letter(id).await? {
+                writeln!(out, "{}", letter.json_with_bytes())?;
+                written += 1;
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Which dead letters a command is about.
 
+use anyhow::bail;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use jiff::{SignedDuration, Timestamp};
@@ -8,6 +9,7 @@ use huddle_firehose::atproto::pattern::{Pattern, PatternError};
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::model::Stage;
 use huddle_firehose::store::letters::LetterFilter;
+use huddle_firehose::store::sqlite::SqliteStore;
 
 use crate::cli::{span, time};
 
@@ -47,6 +49,15 @@ pub(super) struct Filter {
 }
 
 impl Filter {
+    /// The filter, for what only reads.
+    ///
+    /// # Errors
+    /// If it names a letter that does not exist.
+    pub(super) async fn checked(&self, store: &SqliteStore) -> anyhow::Result<LetterFilter> {
+        check_missing(&store.missing_letters(&self.ids).await?)?;
+        Ok(self.filter())
+    }
+
     pub(super) fn filter(&self) -> LetterFilter {
         let Self {
             ids,
@@ -77,6 +88,16 @@ impl Filter {
             until: until.or(before),
         }
     }
+}
+
+/// # Errors
+/// If there are ids that no letter has.
+pub(super) fn check_missing(ids: &[i64]) -> anyhow::Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    bail!("there is no dead letter {}", ids.join(", "))
 }
 
 fn pattern(text: &str) -> Result<Pattern, PatternError> {

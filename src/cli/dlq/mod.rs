@@ -77,7 +77,7 @@ impl List {
         let config = self.configuration.load_and_log()?;
         let rows = runtime()?.block_on(async {
             let store = database::open_to_read(&config).await?;
-            let filter = self.filter.filter();
+            let filter = self.filter.checked(&store).await?;
             anyhow::Ok(store.dead_letters(&filter, None, self.limit).await?)
         })?;
         print_json(&rows)
@@ -89,7 +89,8 @@ impl Groups {
         let config = self.configuration.load_and_log()?;
         let groups = runtime()?.block_on(async {
             let store = database::open_to_read(&config).await?;
-            anyhow::Ok(store.letter_groups(&self.filter.filter()).await?)
+            let filter = self.filter.checked(&store).await?;
+            anyhow::Ok(store.letter_groups(&filter).await?)
         })?;
         print_json(&groups)
     }

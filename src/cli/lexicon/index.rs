@@ -5,7 +5,7 @@ use anyhow::bail;
 use huddle_firehose::atproto::syntax::Nsid;
 use huddle_firehose::command::Command;
 use huddle_firehose::config::Config;
-use huddle_firehose::lexicon::{Column, TypedView};
+use huddle_firehose::lexicon::{Column, FIXED_COLUMNS, TypedView};
 use huddle_firehose::model::CommandRow;
 use huddle_firehose::worker;
 
@@ -66,13 +66,42 @@ fn column_of<'a>(view: &'a TypedView, property: &str) -> anyhow::Result<&'a Colu
                 other.name
             )
         }
-        (None, _) => {
-            let known: Vec<&str> = view.columns.iter().map(|column| &*column.name).collect();
+        (None, _) if FIXED_COLUMNS.contains(&property) => {
             bail!(
-                "{} has no column {property}; it has {}",
-                view.name,
-                known.join(", ")
+                "{property} is a column of every view, which has no index of its own; only a column of a \
+                 property can have one: {}",
+                known(view)
             )
         }
+        (None, _) => {
+            bail!(
+                "{} has no column {property} of a property; it has {}",
+                view.name,
+                known(view)
+            )
+        }
+    }
+}
+
+/// The columns of the view's properties.
+fn known(view: &TypedView) -> String {
+    let known: Vec<&str> = view.columns.iter().map(|column| &*column.name).collect();
+    known.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_of_every_view_is_refused_as_such_and_not_as_unknown() {
+        let view = TypedView {
+            collection: Nsid::parse("com.example.note").unwrap(),
+            name: "com_example_note".to_owned(),
+            columns: Vec::new(),
+        };
+        let refused = |property| column_of(&view, property).unwrap_err().to_string();
+        assert!(refused("did").starts_with("did is a column of every view"));
+        assert!(refused("colour").contains("has no column colour of a property"));
     }
 }

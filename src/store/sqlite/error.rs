@@ -12,6 +12,10 @@ const SQLITE_CONSTRAINT: u32 = 19;
 const SQLITE_MISMATCH: u32 = 20;
 const SQLITE_NOTADB: u32 = 26;
 
+/// Another connection has the lock.
+const SQLITE_BUSY: u32 = 5;
+const SQLITE_LOCKED: u32 = 6;
+
 /// Whether the database refuses a statement, and would refuse it again: a constraint, a trigger
 /// that raises, a value that is too big or of the wrong type.
 ///
@@ -24,6 +28,16 @@ pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
             primary_code(error),
             Some(SQLITE_CONSTRAINT | SQLITE_MISMATCH | SQLITE_TOOBIG)
         )
+}
+
+/// What to do about a failure of the database, as the end of its text.
+pub(in crate::store) fn remedy(error: &sqlx::Error) -> &'static str {
+    match primary_code(error) {
+        Some(SQLITE_BUSY | SQLITE_LOCKED) => {
+            "; another program holds the lock of the file; end it, or wait until it is done"
+        }
+        _ => "",
+    }
 }
 
 fn primary_code(error: &sqlx::Error) -> Option<u32> {

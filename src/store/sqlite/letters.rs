@@ -69,6 +69,9 @@ const WHOLE: &str = concat!(
     ", task, raw FROM dead_letters WHERE id = ?"
 );
 
+const MISSING: &str = "SELECT DISTINCT value FROM json_each(?) \
+                       WHERE value NOT IN (SELECT id FROM dead_letters) ORDER BY value";
+
 /// The rows of the newest letters give the samples.
 const GROUPS: &str = concat!(
     "SELECT grouped.*, newest.error, newest.uri, newest.did FROM (SELECT error_group AS \"group\", \
@@ -211,6 +214,17 @@ impl SqliteStore {
     pub async fn count_letters(&self, filter: &LetterFilter) -> Result<LetterCount, StoreError> {
         Ok(bind!(sqlx::query_as(COUNT), filter)
             .fetch_one(self.reader())
+            .await?)
+    }
+
+    /// Which of these ids no letter has, in the order of the ids.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn missing_letters(&self, ids: &[i64]) -> Result<Vec<i64>, StoreError> {
+        Ok(sqlx::query_scalar(MISSING)
+            .bind(serde_json::json!(ids).to_string())
+            .fetch_all(self.reader())
             .await?)
     }
 

@@ -61,6 +61,7 @@ pub use self::audit::PAGE;
 pub use self::backup::{Backup, BackupError};
 pub use self::check::Checked;
 pub use self::commands::Cancelled;
+pub(super) use self::error::remedy;
 pub use self::identity_imports::ImportProgress;
 pub use self::inspect::{CollectionCount, Counts, CursorRow, OpenGap, ResyncRow};
 pub use self::lexicon_views::ViewChanges;

@@ -390,3 +390,44 @@ async fn the_reason_of_a_command_is_in_the_audit() {
         assert_eq!(audit[0]["reason"], reason.as_str());
     }
 }
+
+/// What `dlq retry` prints whose worker ends by `signal` while it waits.
+async fn retry_whose_worker_ends(signal: &str) -> (Service, std::process::Output) {
+    let mut service = Service::start().await;
+    let path = service.folder.path("huddle.db");
+    let retry = ["dlq", "retry", "--all", "--rate", "1", "--database", &path];
+    let waiting = huddle_meanwhile(&retry);
+    let ending = async {
+        let deadline = Instant::now() + SLOT_TIMEOUT;
+        let running = "SELECT kind FROM commands WHERE progress ->> '$.done' > 0";
+        while column(&service, running).await.is_empty() {
+            assert!(Instant::now() < deadline, "it never began");
+            sleep(POLL_INTERVAL).await;
+        }
+        let id = service.worker.child.id().unwrap().to_string();
+        let mut kill = tokio::process::Command::new("kill");
+        let sent = kill.args([signal, &id]).status().await;
+        assert!(sent.unwrap().success());
+    };
+    let (output, ()) = tokio::join!(waiting, ending);
+    let _ended = soon(service.worker.child.wait()).await.unwrap();
+    (service, output)
+}
+
+#[tokio::test]
+async fn a_command_whose_worker_ends_is_told_with_its_number_and_goes_on_with_the_next_run() {
+    for signal in ["-TERM", "-KILL"] {
+        let (service, output) = retry_whose_worker_ends(signal).await;
+        assert_eq!(output.status.code(), Some(1));
+        let error = stderr(&output);
+        assert!(
+            error.contains(
+                "error: the worker has ended, and command 1 (dead_letters_retry) is not done; it is kept, \
+                 and the next run goes on with it; `commands list` shows how far it is"
+            ),
+            "{error}"
+        );
+        let open = "SELECT kind FROM commands WHERE ended_at IS NULL";
+        assert_eq!(column(&service, open).await, ["dead_letters_retry"]);
+    }
+}

@@ -2,8 +2,9 @@
 //! Holds invariants 1.4 and 6.1.
 
 use serde_json::Value;
+use test_support::tables::stranger_at;
 
-use super::{Folder, assert_success, huddle, stderr, stdout};
+use super::{Folder, assert_success, huddle, huddle_meanwhile, stderr, stdout};
 
 const SOURCE: &str = "wss://relay.example/xrpc/com.atproto.sync.subscribeRepos";
 
@@ -132,7 +133,19 @@ fn an_operator_can_request_a_resync() {
     assert_success(&asked);
     assert_eq!(
         stdout(&asked),
-        "did:plc:ann\tto be fetched\ndid:web:bob.example\tto be fetched\n"
+        "did:plc:ann\tto be fetched; no worker runs, so it waits for the next run\n\
+         did:web:bob.example\tto be fetched; no worker runs, so it waits for the next run\n"
+    );
+    let asked = with_database(&["repo", "recheck", "did:plc:ann"], &url);
+    assert_eq!(
+        stdout(&asked),
+        "did:plc:ann\tto be compared; no worker runs, so it waits for the next run\n"
+    );
+    assert_eq!(
+        with_database(&["check", "--hosts", "0"], &url)
+            .status
+            .code(),
+        Some(2)
     );
     let status = with_database(&["status"], &url);
     let status: Value = serde_json::from_str(stdout(&status)).unwrap();
@@ -158,4 +171,21 @@ fn a_resync_that_would_never_run_is_refused() {
         assert_eq!(refused.status.code(), Some(code), "{}", stderr(&refused));
         assert!(stderr(&refused).contains(message), "{}", stderr(&refused));
     }
+}
+
+#[tokio::test]
+async fn a_lock_of_another_program_is_told_with_the_file() {
+    let folder = Folder::new();
+    let (path, url) = (folder.path("huddle.db"), folder.database_url());
+    assert_success(&with_database(&["migrate"], &url));
+    let mut stranger = stranger_at(path.as_ref()).await;
+    let lock = sqlx::query("BEGIN IMMEDIATE").execute(&mut stranger);
+    lock.await.unwrap();
+    let output = huddle_meanwhile(&["resync", "did:plc:ann", "--database", &path]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let error = stderr(&output);
+    assert!(
+        error.contains(&path) && error.contains("another program holds the lock of the file"),
+        "{error}"
+    );
 }

@@ -71,7 +71,11 @@ async fn letters_are_tried_again_and_discarded_by_the_filter() {
     let folder = filled().await;
     let nothing = dlq(&folder, &["discard"]).await;
     assert_eq!(nothing.status.code(), Some(1));
-    assert!(stderr(&nothing).contains("all"), "{}", stderr(&nothing));
+    let error = stderr(&nothing);
+    assert!(
+        error.contains("--stage") && error.contains("or --all"),
+        "{error}"
+    );
 
     let refused = succeeds(&folder, &["retry", "--stage", "validate"]).await;
     assert!(refused.contains("refused"), "{refused}");
@@ -98,4 +102,31 @@ async fn letters_are_tried_again_and_discarded_by_the_filter() {
         "{told}"
     );
     assert_eq!(json(&folder, &["list"]).await, serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn a_letter_that_is_named_and_does_not_exist_is_an_error() {
+    let folder = filled().await;
+    let file = folder.path("none.jsonl");
+    for command in [
+        &["retry", "99999"][..],
+        &["discard", "99999"],
+        &["export", "99999", "--out", &file],
+        &["list", "99999"],
+        &["groups", "99999"],
+    ] {
+        let output = dlq(&folder, command).await;
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        let error = stderr(&output);
+        assert!(error.contains("there is no dead letter 99999"), "{error}");
+    }
+    assert!(!std::path::Path::new(&file).exists());
+
+    let list = json(&folder, &["list"]).await;
+    let id = list[0]["id"].to_string();
+    let some = dlq(&folder, &["discard", &id, "99999"]).await;
+    assert_eq!(some.status.code(), Some(1));
+    assert!(stdout(&some).contains("1 discarded"), "{}", stdout(&some));
+    let error = stderr(&some);
+    assert!(error.contains("there is no dead letter 99999"), "{error}");
 }

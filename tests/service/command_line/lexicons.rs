@@ -180,7 +180,7 @@ fn an_index_on_a_property_is_made_and_dropped() {
     assert_eq!(stdout(&dropped), "the index on created_at is gone\n");
     let unknown = run(&["lexicon", "index", FOLLOW, "colour"]);
     assert_eq!(unknown.status.code(), Some(1));
-    assert!(stderr(&unknown).contains("has no column colour; it has created_at, "));
+    assert!(stderr(&unknown).contains("has no column colour of a property; it has created_at, "));
 }
 
 #[test]
