@@ -30,7 +30,7 @@ const RETRY_JITTER: f64 = 0.2;
 const GATHER: Duration = Duration::from_millis(20);
 /// The least time from the end of one delivery to the next, for a sink that has everything. Each delivery has a
 /// cost of its own, whatever it brings: more of them would take the processor from the firehose.
-const REST: Duration = Duration::from_millis(250);
+const REST: Duration = Duration::from_millis(500);
 /// How often the feed is looked at if nothing was written: another process may have.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the sink is asked for its upkeep.
