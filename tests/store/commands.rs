@@ -220,6 +220,27 @@ async fn a_refused_move_leaves_no_source_behind_and_one_that_is_accepted_does() 
     assert_eq!(after.last().unwrap(), "wss://other.example/ 7");
 }
 
+/// A mistyped id must not end as if something had been done.
+#[tokio::test]
+async fn an_act_on_letters_of_which_none_exists_fails() {
+    let commands = Commands::new().await;
+    let bulk = || BulkLetters {
+        filter: LetterFilter {
+            ids: vec![999, 998],
+            ..LetterFilter::default()
+        },
+        ..BulkLetters::default()
+    };
+    for command in [
+        Command::DeadLettersDiscard(bulk()),
+        Command::DeadLettersRetry(bulk()),
+    ] {
+        let row = commands.give(command).await;
+        assert_eq!(row.state, CommandState::Failed);
+        assert!(row.error.unwrap().contains("998, 999"));
+    }
+}
+
 /// A variable of a script that was not set must not mean all letters.
 #[tokio::test]
 async fn an_empty_text_is_no_filter_of_dead_letters() {
