@@ -61,3 +61,19 @@ impl Filter {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It would silence the log, and a variable that was not set is more probable.
+    #[test]
+    fn an_empty_text_is_no_filter() {
+        let (filter, _layer) = Filter::try_new("info".to_owned()).unwrap();
+        let filter: &'static Filter = Box::leak(Box::new(filter));
+        for text in ["", " ", ",,", " , "] {
+            let set = filter.set_for(text, Duration::from_secs(1));
+            assert!(matches!(set, Err(LogError::EmptyFilter(_))), "{text:?}");
+        }
+    }
+}
