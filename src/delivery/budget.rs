@@ -196,7 +196,9 @@ impl SinkShare {
 
     /// Reserves half of the share for a page. Waits until one of two pages before is dropped.
     pub async fn reserve(&self) -> Reservation {
-        self.budget.reserve(&self.share, self.bytes / 2).await
+        // In whole permits: two halves that are rounded up would be more than the share.
+        let half = self.bytes / (2 * PERMIT_BYTES) * PERMIT_BYTES;
+        self.budget.reserve(&self.share, half).await
     }
 }
 
@@ -290,6 +292,16 @@ mod tests {
             .reserve_work(1)
             .now_or_never()
             .expect("a share of its own");
+    }
+
+    #[tokio::test]
+    async fn a_page_is_read_ahead_however_many_sinks_there_are() {
+        for sinks in 1..=9 {
+            let budget = Budget::with_sinks(256 << 20, sinks);
+            let share = budget.sink_share();
+            let _page = share.reserve().await;
+            assert!(share.reserve().now_or_never().is_some(), "{sinks} sinks");
+        }
     }
 
     /// Holds invariant 4.9.
