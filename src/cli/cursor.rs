@@ -3,7 +3,7 @@
 use clap::{ArgAction, Subcommand};
 
 use huddle_firehose::atproto::skim::SEQS;
-use huddle_firehose::command::Command as Given;
+use huddle_firehose::command::{Command as Given, CursorSet};
 use huddle_firehose::config::Config;
 use huddle_firehose::model::{CommandRow, SourceId};
 use huddle_firehose::store::sqlite::SqliteStore;
@@ -95,12 +95,12 @@ impl Command {
                 ..
             } => Some((
                 "cursor set",
-                Given::CursorSet {
+                Given::CursorSet(CursorSet {
                     source,
                     seq,
                     accept_gap,
                     new_source,
-                },
+                }),
             )),
             Self::Reset { .. } => Some(("cursor reset", Given::CursorReset { source })),
             Self::Rewind { by, .. } => {

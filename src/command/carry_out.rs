@@ -5,7 +5,6 @@ use super::{
     Command, CommandError, backfill, cursors, dead_letters, lexicon, process, repositories,
     reprocess, rerun, settings, sinks, sources,
 };
-use crate::model::SourceId;
 
 /// Carries out a command, or a piece of a long one.
 pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
@@ -21,15 +20,7 @@ pub(super) async fn carry_out(run: &Run<'_>) -> Result<Outcome, CommandError> {
         Command::CursorRewind { source, by_seconds } => {
             cursors::put(run, cursors::rewind(run, source, *by_seconds).await?).await
         }
-        Command::CursorSet {
-            source,
-            seq,
-            accept_gap,
-            new_source,
-        } => {
-            let to = move_to(source, *seq, *accept_gap, *new_source);
-            cursors::put(run, cursors::set(run, to).await?).await
-        }
+        Command::CursorSet(to) => cursors::put(run, cursors::set(run, to).await?).await,
         Command::DeadLettersDiscard(bulk) => dead_letters::discard(run, bulk).await,
         Command::DeadLettersRetry(bulk) => dead_letters::retry(run, bulk).await,
         Command::Drain {} => process::drain(run),
@@ -71,15 +62,7 @@ pub(super) async fn check(run: &Run<'_>) -> Result<(), CommandError> {
         Command::CursorRewind { source, by_seconds } => {
             cursors::rewind(run, source, *by_seconds).await.map(drop)
         }
-        Command::CursorSet {
-            source,
-            seq,
-            accept_gap,
-            new_source,
-        } => {
-            let to = move_to(source, *seq, *accept_gap, *new_source);
-            cursors::set(run, to).await.map(drop)
-        }
+        Command::CursorSet(to) => cursors::set(run, to).await.map(drop),
         Command::SettingReset { name } => settings::after_reset(run, *name).await.map(drop),
         Command::SettingSet {
             name,
@@ -90,19 +73,5 @@ pub(super) async fn check(run: &Run<'_>) -> Result<(), CommandError> {
             after.await.map(drop)
         }
         _ => Ok(()),
-    }
-}
-
-fn move_to(
-    source: &SourceId,
-    seq: u64,
-    accepts_gap: bool,
-    may_be_new: bool,
-) -> cursors::MoveTo<'_> {
-    cursors::MoveTo {
-        source,
-        seq,
-        accepts_gap,
-        may_be_new,
     }
 }

@@ -3,20 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::CommandError;
 use super::scope::{Act, Outcome, Run};
+use super::{CommandError, CursorSet};
 use crate::model::{Gap, GapCause, Position, SourceId};
-use crate::store::sqlite::CursorRow;
-
-/// The new place of a cursor.
-pub(super) struct MoveTo<'a> {
-    pub(super) source: &'a SourceId,
-    pub(super) seq: u64,
-    /// Events may be left out.
-    pub(super) accepts_gap: bool,
-    /// The database may not know the source.
-    pub(super) may_be_new: bool,
-}
 
 /// A move of a cursor that can be made.
 pub(super) struct Move<'a> {
@@ -27,13 +16,10 @@ pub(super) struct Move<'a> {
     note: Option<String>,
 }
 
-pub(super) async fn set<'a>(run: &Run<'_>, to: MoveTo<'a>) -> Result<Move<'a>, CommandError> {
-    let from = match to.may_be_new {
-        true => stored(run, to.source).await?.unwrap_or_default(),
-        false => position(run, to.source).await?,
-    };
+pub(super) async fn set<'a>(run: &Run<'_>, to: &'a CursorSet) -> Result<Move<'a>, CommandError> {
+    let from = position(run, &to.source, to.new_source).await?;
     let is_ahead = to.seq > from.seq;
-    if is_ahead && !to.accepts_gap {
+    if is_ahead && !to.accept_gap {
         return Err(CommandError::WouldLoseEvents {
             from: from.seq,
             to: to.seq,
@@ -51,7 +37,7 @@ pub(super) async fn set<'a>(run: &Run<'_>, to: MoveTo<'a>) -> Result<Move<'a>, C
         time: None,
     };
     Ok(Move {
-        source: to.source,
+        source: &to.source,
         from,
         to: position,
         gap,
@@ -65,7 +51,7 @@ pub(super) async fn reset<'a>(
 ) -> Result<Move<'a>, CommandError> {
     Ok(Move {
         source,
-        from: position(run, source).await?,
+        from: position(run, source, false).await?,
         to: Position::default(),
         gap: None,
         note: None,
@@ -79,7 +65,7 @@ pub(super) async fn rewind<'a>(
     source: &'a SourceId,
     by_seconds: u32,
 ) -> Result<Move<'a>, CommandError> {
-    let from = position(run, source).await?;
+    let from = position(run, source, false).await?;
     let by = SignedDuration::from_secs(i64::from(by_seconds));
     let begin = from.time.unwrap_or_else(Timestamp::now);
     let wanted = begin.saturating_sub(by).unwrap_or(Timestamp::MIN);
@@ -134,32 +120,28 @@ fn gap_json(gap: &Gap) -> Value {
     json!({ "cause": gap.cause.as_str(), "from_seq": gap.from_seq, "to_seq": gap.to_seq })
 }
 
-/// Where the cursor of a source is. A source that the database does not know although it knows others is
-/// refused: it is more probably a forgotten `--source-url` than a new source.
-async fn position(run: &Run<'_>, source: &SourceId) -> Result<Position, CommandError> {
-    if let Some(position) = stored(run, source).await? {
-        return Ok(position);
-    }
+/// Where the cursor of a source is. A cursor of no source is that of the first one that asks for it. Unless it
+/// may be new, a source that the database does not know although it knows others is refused: it is more
+/// probably a forgotten `--source-url`. Nothing is written: a command that fails leaves no source behind.
+async fn position(
+    run: &Run<'_>,
+    source: &SourceId,
+    may_be_new: bool,
+) -> Result<Position, CommandError> {
     let rows = run.scope.store.cursors().await?;
+    let of = |wanted: Option<&str>| rows.iter().find(|row| row.source.as_deref() == wanted);
+    if let Some(row) = of(Some(source.as_str())) {
+        return Ok(row.position);
+    }
     let known: Vec<&str> = rows
         .iter()
         .filter_map(|row| row.source.as_deref())
         .collect();
-    match known.is_empty() {
-        true => Ok(Position::default()),
+    match known.is_empty() || may_be_new {
+        true => Ok(of(None).map(|row| row.position).unwrap_or_default()),
         false => Err(CommandError::UnknownSource {
             source_id: source.clone(),
             known: known.join(", "),
         }),
     }
-}
-
-/// What the database has of a source. A cursor of no source is that of the first one that asks for it. Nothing
-/// is written: a command that fails leaves no source behind.
-async fn stored(run: &Run<'_>, source: &SourceId) -> Result<Option<Position>, CommandError> {
-    let rows = run.scope.store.cursors().await?;
-    let of_source = |row: &&CursorRow| row.source.as_deref() == Some(source.as_str());
-    let row = rows.iter().find(of_source);
-    let row = row.or_else(|| rows.iter().find(|row| row.source.is_none()));
-    Ok(row.map(|row| row.position))
 }

@@ -39,16 +39,7 @@ pub enum Command {
         by_seconds: u32,
     },
     /// Set a cursor to a seq.
-    CursorSet {
-        source: SourceId,
-        seq: u64,
-        /// Events may be left out. The gap is recorded.
-        #[serde(default)]
-        accept_gap: bool,
-        /// Also if the database has cursors, but none of this source.
-        #[serde(default)]
-        new_source: bool,
-    },
+    CursorSet(CursorSet),
     /// Delete dead letters.
     DeadLettersDiscard(BulkLetters),
     /// Try dead letters again.
@@ -134,6 +125,20 @@ pub enum Command {
     Untrack {
         did: Did,
     },
+}
+
+/// The new place of a cursor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CursorSet {
+    pub source: SourceId,
+    pub seq: u64,
+    /// Events may be left out. The gap is recorded.
+    #[serde(default)]
+    pub accept_gap: bool,
+    /// Also if the database has cursors, but none of this source.
+    #[serde(default)]
+    pub new_source: bool,
 }
 
 /// A place in the change feed.
@@ -226,7 +231,7 @@ impl Command {
             | Self::Untrack { did } => did.to_string(),
             Self::CursorReset { source }
             | Self::CursorRewind { source, .. }
-            | Self::CursorSet { source, .. }
+            | Self::CursorSet(CursorSet { source, .. })
             | Self::Rerun { source, .. }
             | Self::SourcePause { source }
             | Self::SourceReconnect { source }

@@ -33,7 +33,9 @@ mod tasks;
 pub use self::actor::{CommandActor, CommandMessage};
 pub use self::error::CommandError;
 pub use self::kept::{InvalidSetting, KeptSettings, Overlay, SettingChange, SettingName};
-pub use self::kind::{BulkLetters, Command, FeedPlace, InvalidCommand, Reprocess, object};
+pub use self::kind::{
+    BulkLetters, Command, CursorSet, FeedPlace, InvalidCommand, Reprocess, object,
+};
 pub use self::needs::{Needs, Role};
 pub use self::rerun::Reruns;
 pub use self::scope::{Asked, Live, Scope};

@@ -55,7 +55,7 @@ impl Command {
             }
             Self::CursorReset { .. }
             | Self::CursorRewind { .. }
-            | Self::CursorSet { .. }
+            | Self::CursorSet(_)
             | Self::SettingReset { .. }
             | Self::SettingSet { .. } => Needs::StoppedPipeline,
             Self::BackfillStart {}
@@ -89,7 +89,7 @@ impl Command {
             Self::Account { .. }
             | Self::CursorReset { .. }
             | Self::CursorRewind { .. }
-            | Self::CursorSet { .. }
+            | Self::CursorSet(_)
             | Self::DeadLettersDiscard(_)
             | Self::Drain {}
             | Self::SettingReset { .. }

@@ -179,9 +179,8 @@ async fn check_first(run: &Run<'_>) -> Result<Step, StoreError> {
     let checked = timeout(DEADLINE, check(run)).await;
     match checked.unwrap_or(Err(StoreError::Deadline.into())) {
         Ok(()) => Ok(Step::NeedsStop),
-        Err(CommandError::Store(error)) if is_transient(&error) => Err(error),
         Err(error) => {
-            fail(run.scope, run.row, run.command.target(), error.to_string()).await?;
+            end(run, Err(error)).await?;
             Ok(Step::Did(None))
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use huddle_firehose::atproto::syntax::Did;
 use huddle_firehose::command::{
-    self, BulkLetters, Command, KeptSettings, Scope, SettingChange, SettingName,
+    self, BulkLetters, Command, CursorSet, KeptSettings, Scope, SettingChange, SettingName,
     carry_out_without_worker,
 };
 use huddle_firehose::config::Layers;
@@ -81,12 +81,12 @@ fn resync(did: &str) -> Command {
 }
 
 fn set_cursor(seq: u64, accept_gap: bool) -> Command {
-    Command::CursorSet {
+    Command::CursorSet(CursorSet {
         source: source(),
         seq,
         accept_gap,
         new_source: false,
-    }
+    })
 }
 
 #[tokio::test]
@@ -203,11 +203,13 @@ async fn a_jump_ahead_that_is_accepted_records_its_gap_and_a_step_back_records_n
 async fn a_refused_move_leaves_no_source_behind_and_one_that_is_accepted_does() {
     let commands = Commands::new().await;
     commands.give(set_cursor(5, true)).await;
-    let of_other = |accept_gap| Command::CursorSet {
-        source: SourceId::new("wss://other.example/"),
-        seq: 7,
-        accept_gap,
-        new_source: true,
+    let of_other = |accept_gap| {
+        Command::CursorSet(CursorSet {
+            source: SourceId::new("wss://other.example/"),
+            seq: 7,
+            accept_gap,
+            new_source: true,
+        })
     };
     let sources = "SELECT source || ' ' || cursor FROM firehose_cursor ORDER BY rowid";
     let before = commands.database.column(sources).await;

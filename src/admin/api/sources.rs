@@ -11,7 +11,7 @@ use super::ApiState;
 use super::body::Body;
 use super::problem::Problem;
 use super::submit::{Act, submit};
-use crate::command::{Caller, Command};
+use crate::command::{Caller, Command, CursorSet};
 use crate::model::{Position, SourceId};
 use crate::store::sqlite::CursorRow;
 use crate::telemetry::status::SourceStatus;
@@ -148,12 +148,12 @@ pub(super) async fn set_cursor(
     body: Result<Body<NewCursor>, Problem>,
 ) -> Result<Response, Problem> {
     let (Path(source), Body(body)) = (source?, body?);
-    let command = Command::CursorSet {
+    let command = Command::CursorSet(CursorSet {
         source: SourceId::new(&source),
         seq: body.seq,
         accept_gap: body.accept_gap,
         new_source: body.new_source,
-    };
+    });
     submit(&state, &caller, &headers, command, body.reason).await
 }
 
