@@ -99,11 +99,10 @@ async fn begin(
         return Err(CommandError::EmptyText);
     }
     let store = &run.scope.store;
-    let mut ids = bulk.filter.ids.clone();
-    ids.sort_unstable();
-    ids.dedup();
-    let missing = store.missing_letters(&ids).await?;
-    if !ids.is_empty() && missing.len() == ids.len() {
+    let ids = &bulk.filter.ids;
+    let missing = store.missing_letters(ids).await?;
+    let is_missing = |id| missing.binary_search(id).is_ok();
+    if !ids.is_empty() && ids.iter().all(is_missing) {
         return Err(CommandError::NoSuchLetters(missing));
     }
     let count = store.count_letters(&bulk.filter).await?;

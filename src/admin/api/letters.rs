@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::submit::{Act, submit};
 use crate::atproto::pattern::Pattern;
 use crate::atproto::syntax::Did;
-use crate::command::{BulkLetters, Caller, Command};
+use crate::command::{BulkLetters, Caller, Command, CommandError};
 use crate::store::letters::{LetterFilter, LetterGroup, LetterRow};
 
 #[derive(Debug, Deserialize)]
@@ -136,7 +136,7 @@ async fn act_on_one(
 }
 
 fn no_letter(id: i64) -> Problem {
-    Problem::not_found(format!("there is no dead letter {id}"))
+    Problem::not_found(CommandError::NoSuchLetters(vec![id]).to_string())
 }
 
 pub(super) async fn retry_all(

@@ -1,12 +1,12 @@
 //! Which dead letters a command is about.
 
-use anyhow::bail;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use jiff::{SignedDuration, Timestamp};
 
 use huddle_firehose::atproto::pattern::{Pattern, PatternError};
 use huddle_firehose::atproto::syntax::Did;
+use huddle_firehose::command::CommandError;
 use huddle_firehose::model::Stage;
 use huddle_firehose::store::letters::LetterFilter;
 use huddle_firehose::store::sqlite::SqliteStore;
@@ -93,11 +93,10 @@ impl Filter {
 /// # Errors
 /// If there are ids that no letter has.
 pub(super) fn check_missing(ids: &[i64]) -> anyhow::Result<()> {
-    if ids.is_empty() {
-        return Ok(());
+    match ids.is_empty() {
+        true => Ok(()),
+        false => Err(CommandError::NoSuchLetters(ids.to_vec()).into()),
     }
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    bail!("there is no dead letter {}", ids.join(", "))
 }
 
 fn pattern(text: &str) -> Result<Pattern, PatternError> {
