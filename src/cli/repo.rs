@@ -44,7 +44,7 @@ impl Command {
                 "repo recheck",
                 |did| Given::Recheck { did },
                 "to be compared",
-                request::NEXT_RUN,
+                true,
             ),
             Self::Show {
                 account,
@@ -54,26 +54,26 @@ impl Command {
                 "repo untrack",
                 |did| Given::Untrack { did },
                 "nothing is due",
-                "",
+                false,
             ),
         }
     }
 }
 
 impl Repositories {
-    /// Tells the outcome of each, and `without_worker` behind it where none runs.
-    fn give(
+    /// Tells the outcome of each, and whether its work on the network waits for the next run.
+    pub(super) fn give(
         &self,
         name: &str,
         command: impl Fn(Did) -> Given,
         outcome: &str,
-        without_worker: &str,
+        needs_network: bool,
     ) -> anyhow::Result<()> {
         let config = self.configuration.load_and_log()?;
         runtime()?.block_on(async {
-            let when = match request::has_worker(&config).await? {
-                true => "",
-                false => without_worker,
+            let when = match needs_network && !request::has_worker(&config).await? {
+                true => request::NEXT_RUN,
+                false => "",
             };
             for did in &self.dids {
                 let reason = self.reason.clone();
