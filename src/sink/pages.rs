@@ -1,6 +1,7 @@
 //! The pages of the change feed that one sink is given. The next one is read while one is delivered.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ impl Pages {
             && begin == after
         {
             let read = reading.await;
-            let page = read.unwrap_or_else(|error| Err(SinkError::unavailable(error)))?;
+            let page = read.unwrap_or_else(|error| Err(failed(&error)))?;
             if !page.changes.is_empty() {
                 return Ok(page);
             }
@@ -106,5 +107,9 @@ pub(super) async fn within_deadline<T>(
 ) -> Result<T, SinkError> {
     let read = timeout(FEED_DEADLINE, reading).await;
     let read = read.unwrap_or(Err(StoreError::Deadline));
-    read.map_err(|error| SinkError::unavailable(format_args!("the change feed: {error}")))
+    read.map_err(|error| failed(&error))
+}
+
+fn failed(error: &dyn Display) -> SinkError {
+    SinkError::unavailable(format_args!("the change feed: {error}"))
 }

@@ -34,11 +34,22 @@ use crate::consuming::*;
 use crate::truth::assert_is_true;
 
 /// What the documents tell operators to set.
-pub(crate) fn patient() -> Options {
+fn patient() -> Options {
     Options {
         max_retries: 100,
         ..Options::default()
     }
+}
+
+/// It hands out messages in any order, and some of them twice.
+pub(crate) fn unruly() -> Options {
+    let options = Options {
+        seed: fastrand::u64(..1_000_000),
+        duplicates: 25,
+        ..patient()
+    };
+    println!("seed {}", options.seed);
+    options
 }
 
 /// The URL of the queue at `origin`, with a token in `folder`.
@@ -73,13 +84,7 @@ async fn whatever_the_queue_reorders_repeats_and_refuses_each_change_is_applied(
     let Some(schema) = Schema::new().await else {
         return;
     };
-    let options = Options {
-        seed: fastrand::u64(..1_000_000),
-        duplicates: 25,
-        ..patient()
-    };
-    println!("seed {}", options.seed);
-    let queue = Queue::start(options).await;
+    let queue = Queue::start(unruly()).await;
     let (relay, database) = (slow_relay(300).await, Database::new());
     let folder = database.folder().to_owned();
     let mut command = produce(&relay, &database, &url(&queue.origin, &folder));

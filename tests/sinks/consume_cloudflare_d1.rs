@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use test_support::cloudflare_queue::{Options, Queue};
+use test_support::cloudflare_queue::Queue;
 use test_support::d1::assert_follows;
 use test_support::http_proxy::Fate;
 use test_support::tables::Database;
 use test_support::worker_process::Program;
 
-use crate::consume_cloudflare::{patient, until_settled, url, with_letters};
+use crate::consume_cloudflare::{unruly, until_settled, url, with_letters};
 use crate::consume_d1::{records, until_removed};
 use crate::consuming::*;
 use crate::d1::database;
@@ -23,13 +23,7 @@ async fn whatever_a_queue_and_d1_of_cloudflare_do_the_tables_are_those_of_the_wo
     let Some(d1) = database().await else {
         return;
     };
-    let options = Options {
-        seed: fastrand::u64(..1_000_000),
-        duplicates: 25,
-        ..patient()
-    };
-    println!("seed {}", options.seed);
-    let queue = Queue::start(options).await;
+    let queue = Queue::start(unruly()).await;
     let requests = Arc::new(AtomicU32::new(0));
     d1.proxy.script(
         move |_| match requests.fetch_add(1, Ordering::Relaxed) % 11 {

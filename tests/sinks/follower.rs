@@ -90,6 +90,22 @@ fn follower(store: &Arc<SqliteStore>, kept: &Arc<Mutex<Kept>>, faults: u32, seed
     })
 }
 
+/// A sink before a database with forty records.
+async fn with_forty_records() -> (Database, Arc<Mutex<Kept>>, Follower) {
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    let effects = (1..=40).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
+    apply(&store, effects, 40).await;
+    let kept = Arc::default();
+    let sink = follower(&store, &kept, 0, 0);
+    (database, kept, sink)
+}
+
+/// How many changes a sink took.
+fn delivered(kept: &Mutex<Kept>) -> usize {
+    kept.lock().unwrap().deliveries.iter().sum()
+}
+
 async fn follow(follower: &mut Follower) {
     for _ in 0..10_000 {
         if follower.step().await == Ok(Pace::CaughtUp) {
@@ -190,18 +206,12 @@ async fn the_position_moves_over_a_dead_letter_in_a_step_of_its_own() {
 #[tokio::test]
 async fn a_sink_that_is_rewound_gets_again_what_comes_behind_the_place_and_one_that_is_not_so_far_refuses()
  {
-    let database = Database::new();
-    let store = Arc::new(database.store().await);
-    let effects = (1..=40).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
-    apply(&store, effects, 40).await;
-    let kept: Arc<Mutex<Kept>> = Arc::default();
-    let mut sink = follower(&store, &kept, 0, 0);
+    let (_database, kept, mut sink) = with_forty_records().await;
     // It asks the sink where it is, although no step was done yet.
     assert_eq!(sink.rewind(5).await, Ok(Rewound::Ahead { at: 0 }));
     follow(&mut sink).await;
     let end = sink.position().unwrap();
     assert_eq!(sink.rewind(end + 1).await, Ok(Rewound::Ahead { at: end }));
-    let delivered = |kept: &Mutex<Kept>| kept.lock().unwrap().deliveries.iter().sum::<usize>();
     let before = delivered(&kept);
     assert_eq!(sink.rewind(end - 7).await, Ok(Rewound::From(end)));
     follow(&mut sink).await;
@@ -212,13 +222,7 @@ async fn a_sink_that_is_rewound_gets_again_what_comes_behind_the_place_and_one_t
 /// Holds invariant 10.8.
 #[tokio::test]
 async fn a_page_that_was_read_ahead_is_not_delivered_behind_another_position() {
-    let database = Database::new();
-    let store = Arc::new(database.store().await);
-    let effects = (1..=40).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
-    apply(&store, effects, 40).await;
-    let kept: Arc<Mutex<Kept>> = Arc::default();
-    let mut sink = follower(&store, &kept, 0, 0);
-    let delivered = |kept: &Mutex<Kept>| kept.lock().unwrap().deliveries.iter().sum::<usize>();
+    let (_database, kept, mut sink) = with_forty_records().await;
     while delivered(&kept) == 0 {
         sink.step().await.unwrap();
     }

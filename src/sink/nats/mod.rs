@@ -190,9 +190,9 @@ impl NatsSink {
             }
             let (acked, not_acked) = taken.acks(sent).await;
             let failure = not_acked.or(not_sent);
-            if let Some(SinkError::Refused(_)) = failure {
+            if let Some(refused @ SinkError::Refused(_)) = failure {
                 self.taken = Some(taken);
-                return failure.map_or(Ok(()), Err);
+                return Err(refused);
             }
             let (now, later) = rest.split_at(acked);
             if let Some(last) = now.last() {

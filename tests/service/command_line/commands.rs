@@ -205,9 +205,15 @@ async fn the_filter_of_the_log_is_changed_for_a_time() {
     let service = Service::start().await;
     let changed = service.json(&["log-level", "debug", "--for", "1h"]).await;
     assert_eq!(changed["filter"], "debug");
-    let refused = service.run(&["log-level", "a=b=c"]).await;
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains("a=b=c"), "{}", stderr(&refused));
+    for (arguments, told) in [
+        (&["log-level", "a=b=c"][..], "a=b=c"),
+        (&["log-level", ""], "names no level"),
+        (&["log-level", "debug", "--for", "8d"], "691200 s"),
+    ] {
+        let refused = service.run(arguments).await;
+        assert_eq!(refused.status.code(), Some(1), "{arguments:?}");
+        assert!(stderr(&refused).contains(told), "{}", stderr(&refused));
+    }
 }
 
 #[tokio::test]
