@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::bisection::{Bisection, Verdict};
 use super::pages::{FEED_DEADLINE, Page, Pages, within_deadline};
 use super::{Delivery, Sink, SinkError};
 use crate::delivery::budget::SinkShare;
@@ -43,17 +44,12 @@ pub struct Follower {
     name: Arc<str>,
     feed: Arc<dyn ChangeFeed>,
     sink: Box<dyn Sink>,
-    /// Retries of a change that the sink refuses.
-    retries: u32,
     /// What the sink has taken over, and up to where it has everything. `None`: it has to be asked.
     taken: Option<(Feed, u64)>,
     pages: Pages,
     page: Option<Page>,
-    /// How many changes are delivered at once. It is halved until a refused change is alone.
-    cut: usize,
-    refusals: u32,
-    /// The first change of the page is a dead letter, and the position has to move over it.
-    is_set_aside: bool,
+    /// How much of the page is delivered at once.
+    bisection: Bisection,
     /// When the position was moved.
     moved_at: Option<Instant>,
     has_upkeep: bool,
@@ -95,12 +91,9 @@ impl Follower {
             pages: Pages::new(feed.clone(), share, sink.cbor()),
             feed,
             sink,
-            retries,
-            cut: usize::MAX,
+            bisection: Bisection::new(retries),
             taken: None,
             page: None,
-            refusals: 0,
-            is_set_aside: false,
             moved_at: None,
             has_upkeep: true,
             did_upkeep: false,
@@ -178,8 +171,7 @@ impl Follower {
         let limit = self.sink.limit();
         self.pages.read_ahead(page, limit);
         let changes = page.changes.make_contiguous();
-        let most = if self.is_set_aside { 1 } else { self.cut };
-        let count = count_within(changes, most, limit);
+        let count = count_within(changes, self.bisection.most(), limit);
         let to = match count == changes.len() {
             true => page.through,
             false => changes
@@ -188,7 +180,7 @@ impl Follower {
         };
         let delivery = Delivery {
             feed: &feed,
-            changes: match self.is_set_aside {
+            changes: match self.bisection.is_set_aside() {
                 true => &[],
                 false => &changes[..count],
             },
@@ -202,7 +194,7 @@ impl Follower {
                 self.delivered(&feed, count, to);
                 Ok(Pace::Next(delivered))
             }
-            Err(SinkError::Refused(reason)) if !self.is_set_aside => {
+            Err(SinkError::Refused(reason)) if !self.bisection.is_set_aside() => {
                 self.refused(count, shown(&reason)).await
             }
             Err(error) => Err(error),
@@ -283,8 +275,7 @@ impl Follower {
             to,
         };
         deliver(&mut *self.sink, position_alone).await?;
-        self.cut = usize::MAX;
-        self.refusals = 0;
+        self.bisection.restart();
         self.taken = Some((feed, to));
         Ok(Rewound::From(from))
     }
@@ -292,7 +283,7 @@ impl Follower {
     /// Drops what was read.
     fn forget(&mut self) {
         self.page = None;
-        self.is_set_aside = false;
+        self.bisection.note_dropped();
     }
 
     /// Has the sink asked for its upkeep once more, because time has passed.
@@ -303,9 +294,7 @@ impl Follower {
     fn delivered(&mut self, feed: &Feed, count: usize, to: u64) {
         self.taken = Some((feed.clone(), to));
         self.moved_at = Some(Instant::now());
-        self.refusals = 0;
-        self.is_set_aside = false;
-        self.cut = self.cut.saturating_mul(2);
+        self.bisection.note_delivered();
         if let Some(page) = &mut self.page {
             page.changes.drain(..count);
             if page.changes.is_empty() {
@@ -314,41 +303,48 @@ impl Follower {
         }
     }
 
-    /// Looks for the refused change by halves. One that is refused alone, again and again, becomes a dead
-    /// letter, and the others go on.
+    /// Decides what becomes of a delivery that the sink refused. A change that is refused alone, again and
+    /// again, becomes a dead letter, and the others go on.
     async fn refused(&mut self, count: usize, reason: String) -> Result<Pace, SinkError> {
-        if count > 1 {
-            self.cut = count / 2;
-            return Ok(Pace::Next(0));
-        }
-        self.cut = 1;
-        self.refusals += 1;
-        if self.refusals <= self.retries {
-            return Ok(Pace::Refused(reason));
-        }
-        let refused = self.page.as_ref().and_then(|page| page.changes.front());
-        if let Some(change) = refused {
-            let mut letter = dead_letter(change, &reason, self.refusals);
-            tracing::warn!(
-                sink = %self.name,
-                uri = letter.uri,
-                did = letter.did,
-                error = reason,
-                "a sink refuses a change; it is a dead letter, and the others go on"
-            );
-            let number = change.number;
-            let keeping = async {
-                if letter.raw.is_empty() {
-                    let cbor = self.feed.record_cbor(number).await?;
-                    letter.raw = cbor.unwrap_or_default();
+        match self.bisection.note_refused(count) {
+            Verdict::Halve => Ok(Pace::Next(0)),
+            Verdict::Retry => Ok(Pace::Refused(reason)),
+            Verdict::SetAside { attempts } => {
+                let refused = self.page.as_ref().and_then(|page| page.changes.front());
+                if let Some(change) = refused {
+                    set_aside(&*self.feed, &self.name, change, (&reason, attempts)).await?;
+                    self.bisection.note_set_aside();
                 }
-                self.feed.set_aside(&self.name, letter).await
-            };
-            within_deadline(keeping).await?;
-            self.is_set_aside = true;
+                Ok(Pace::Next(0))
+            }
         }
-        Ok(Pace::Next(0))
     }
+}
+
+/// Keeps a change that sink `name` refuses as a dead letter.
+async fn set_aside(
+    feed: &dyn ChangeFeed,
+    name: &str,
+    change: &Change,
+    refused: (&str, u32),
+) -> Result<(), SinkError> {
+    let (reason, attempts) = refused;
+    let mut letter = dead_letter(change, reason, attempts);
+    tracing::warn!(
+        sink = name,
+        uri = letter.uri,
+        did = letter.did,
+        error = reason,
+        "a sink refuses a change; it is a dead letter, and the others go on"
+    );
+    let keeping = async {
+        if letter.raw.is_empty() {
+            let cbor = feed.record_cbor(change.number).await?;
+            letter.raw = cbor.unwrap_or_default();
+        }
+        feed.set_aside(name, letter).await
+    };
+    within_deadline(keeping).await
 }
 
 async fn deliver(sink: &mut dyn Sink, delivery: Delivery<'_>) -> Result<(), SinkError> {
