@@ -85,7 +85,7 @@ async fn a_server_without_tls_is_refused_where_tls_is_required_and_otherwise_one
         let error = refusal(&schema, &server.url, &format!("sslmode={mode}")).await;
         assert!(error.contains("sslmode=disable"), "{mode}: {error}");
     }
-    for (parameters, warnings) in [("", 1), ("sslmode=disable", 0)] {
+    for (parameters, warnings) in [("", 1), ("sslmode=allow", 1), ("sslmode=disable", 0)] {
         let schema = Schema::at(&server.url);
         let (relay, database) = (slow_relay(300).await, Database::new());
         let log = database.folder().join("log");

@@ -140,9 +140,12 @@ impl PostgresOptions {
             options = options.password(&secret.read()?);
         }
         let is_local = options.get_socket().is_some();
-        if !matches!(options.get_ssl_mode(), PgSslMode::Prefer) || is_local {
+        let mode = options.get_ssl_mode();
+        if !matches!(mode, PgSslMode::Prefer) || is_local {
             let connection = options.connect().await.map_err(unavailable)?;
-            return Ok((connection, true));
+            // With `allow`, the driver asks for no TLS.
+            let is_plain = matches!(mode, PgSslMode::Allow) && !is_local;
+            return Ok((connection, !is_plain));
         }
         match options.clone().ssl_mode(PgSslMode::Require).connect().await {
             Ok(connection) => Ok((connection, true)),
