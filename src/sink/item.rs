@@ -3,13 +3,15 @@
 //! A record is an index task, `{type, collection, uri, did, rkey, record?, timestamp}`, with what a
 //! consumer needs beside it. An account is `{type: "account", did, active, status, ...}`.
 
+use std::io::Write;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::model::{Change, ChangedAccount, ChangedRecord, ChangedRow, RandomId};
 
-/// What the fields beside the record have, if they are not unusually long.
-const FIELD_BYTES: usize = 1024;
+/// What an item has beside the row's texts, if they are not unusually long.
+const FIELD_BYTES: usize = 512;
 
 /// Whether an item has the record itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,21 +27,29 @@ pub enum Body {
 /// # Errors
 /// If the database holds a record that is no JSON.
 pub fn item(change: &Change, feed: &RandomId, body: Body) -> Result<String, serde_json::Error> {
-    match &change.row {
-        ChangedRow::Account(account) => text(&AccountItem::of(change, feed, account), 0),
-        ChangedRow::Record(record) => {
-            let item = RecordItem::of(change, feed, record, body)?;
-            let of_record = item.record.map_or(0, |record| record.get().len());
-            text(&item, of_record)
-        }
-    }
+    let mut json = Vec::with_capacity(change.row.bytes() + FIELD_BYTES);
+    write_item(change, feed, body, &mut json)?;
+    String::from_utf8(json).map_err(serde::ser::Error::custom)
 }
 
-/// The JSON of an item, which has about `of_record` bytes beside its other fields.
-fn text(item: &impl Serialize, of_record: usize) -> Result<String, serde_json::Error> {
-    let mut json = Vec::with_capacity(of_record + FIELD_BYTES);
-    serde_json::to_writer(&mut json, item)?;
-    String::from_utf8(json).map_err(serde::ser::Error::custom)
+/// Writes it.
+///
+/// # Errors
+/// As [`item`]. Then a part of it may be written.
+pub(super) fn write_item(
+    change: &Change,
+    feed: &RandomId,
+    body: Body,
+    into: impl Write,
+) -> Result<(), serde_json::Error> {
+    match &change.row {
+        ChangedRow::Account(account) => {
+            serde_json::to_writer(into, &AccountItem::of(change, feed, account))
+        }
+        ChangedRow::Record(record) => {
+            serde_json::to_writer(into, &RecordItem::of(change, feed, record, body)?)
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -21,8 +21,6 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(8);
 const DEADLINE: Duration = Duration::from_secs(8);
 /// How often the server is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// How many messages may wait for their acks.
-const IN_FLIGHT: usize = 4096;
 
 /// A connection that has not been lost yet.
 #[derive(Clone)]
@@ -48,8 +46,6 @@ impl Connection {
         let context = ContextBuilder::new()
             .timeout(DEADLINE)
             .ack_timeout(DEADLINE)
-            .max_ack_inflight(IN_FLIGHT)
-            .backpressure_on_inflight(true)
             .build(client.clone());
         Ok(Self {
             client,

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, AckKind, kv};
-use async_nats::{HeaderMap, Subject};
+use async_nats::{HeaderMap, HeaderName, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
@@ -18,7 +19,6 @@ use super::feeds;
 use super::kept_lease::{KeptLease, RENEW_INTERVAL};
 use super::lease::{Hand, LEASE};
 use super::members::Slot;
-use super::message::MESSAGE_ID;
 use crate::model::{Feed, RandomId};
 use crate::sink::SinkError;
 use crate::sink::queue::Taken;
@@ -295,8 +295,8 @@ impl Held {
             return Ok(());
         };
         let mut headers = HeaderMap::new();
-        for name in [MESSAGE_ID, body::BODY] {
-            if let Some(value) = message.headers.get(name) {
+        for name in [NATS_MESSAGE_ID, HeaderName::from_static(body::BODY)] {
+            if let Some(value) = message.headers.get(name.clone()) {
                 headers.insert(name, value.clone());
             }
         }

@@ -1,16 +1,14 @@
 //! The message of a change: its subject, its id, and its body.
 
 use async_nats::HeaderMap;
-use bytes::Bytes;
+use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
+use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
 use crate::model::{Change, Feed, FeedPosition};
 use crate::sink::SinkError;
-use crate::sink::item::{Body, item};
+use crate::sink::item::{Body, item, write_item};
 
-/// The header by which the server leaves out what it has already.
-pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
-const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 /// What a message has beside its body, about.
 const OVERHEAD: usize = 512;
 
@@ -25,15 +23,16 @@ pub(super) struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// The message of `change`, which is of `feed`, after so many rewinds.
+    /// The message of `change`, which is of `feed`, among so many partitions and after so many rewinds. Its body
+    /// is written into `buffer`, and taken out of it.
     ///
     /// # Errors
     /// Refused if the database holds a record that is no JSON.
     pub(super) fn new(
         change: &'a Change,
         feed: &Feed,
-        partitions: u32,
-        rewinds: u32,
+        (partitions, rewinds): (u32, u32),
+        buffer: &mut BytesMut,
     ) -> Result<Self, SinkError> {
         let position = FeedPosition {
             feed: feed.id.clone(),
@@ -44,11 +43,14 @@ impl<'a> Message<'a> {
             0 => position.to_string(),
             rewinds => format!("{position}:{rewinds}"),
         };
+        let written = write_item(change, &feed.id, Body::With, buffer.writer());
+        let body = buffer.split().freeze();
+        written.map_err(refused)?;
         Ok(Self {
             change,
             id,
             partition: partition(change.row.did(), partitions),
-            body: item(change, &feed.id, Body::With).map_err(refused)?.into(),
+            body,
         })
     }
 
@@ -91,8 +93,9 @@ pub(super) fn partition(did: &str, partitions: u32) -> u32 {
 /// The headers that each message has.
 pub(super) fn headers(id: &str, stream: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(MESSAGE_ID, id);
-    headers.insert(EXPECTED_STREAM, stream);
+    // The server leaves out what it has already.
+    headers.insert(NATS_MESSAGE_ID, id);
+    headers.insert(NATS_EXPECTED_STREAM, stream);
     headers
 }
 

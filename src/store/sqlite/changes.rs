@@ -26,7 +26,11 @@ const KEYS: &str = "SELECT change, ?4 + bytes FROM ( \
      SELECT * FROM (SELECT change, 0 AS bytes FROM accounts WHERE change > ?1 ORDER BY change LIMIT ?2)) \
      ORDER BY change LIMIT ?2";
 
-/// All records of a page as one value, an array of [`RecordColumns`]: each value that SQLite hands out is a
+/// Changes whose records are read as one value. So few stay in the processor's caches, and are no allocation
+/// that the system has to make anew for each page.
+const PIECE: usize = 128;
+
+/// All records of a piece as one value, an array of [`RecordColumns`]: each value that SQLite hands out is a
 /// copy with allocations of its own. Records that are being deleted with their account are gone already.
 const RECORDS: &str = "SELECT json_group_array(json_array(change, uri, did, collection, rkey, cid, rev, \
      seq, source, time, record, validity, invalid_reason, refused_cid, verified, first_indexed_at, \
@@ -108,10 +112,12 @@ impl SqliteStore {
         let mut reader = self.reader().acquire().await?;
         let mut snapshot = reader.begin().await?;
         let feed = read_feed(&mut snapshot).await?;
-        let through = end_of_page(&mut snapshot, &feed, after, limit, cbor).await?;
+        let Extent { through, pieces } = extent(&mut snapshot, &feed, after, limit, cbor).await?;
         let mut changes = BTreeMap::new();
+        for piece in pieces {
+            read_records(&mut snapshot, piece, &mut changes).await?;
+        }
         if through > after {
-            read_records(&mut snapshot, (after, through), &mut changes).await?;
             read_accounts(&mut snapshot, (after, through), &mut changes).await?;
             if cbor == Cbor::With {
                 read_cbor(&mut snapshot, (after, through), &mut changes).await?;
@@ -244,14 +250,21 @@ async fn read_feed(connection: &mut SqliteConnection) -> Result<Feed, sqlx::Erro
     })
 }
 
-/// The number up to which a page goes.
-async fn end_of_page(
+/// What a page has.
+struct Extent {
+    /// The number up to which it goes.
+    through: u64,
+    /// Between which numbers its changes are, in pieces: behind the first one, and up to the second one.
+    pieces: Vec<(u64, u64)>,
+}
+
+async fn extent(
     connection: &mut SqliteConnection,
     feed: &Feed,
     after: u64,
     limit: PieceLimit,
     cbor: Cbor,
-) -> Result<u64, sqlx::Error> {
+) -> Result<Extent, sqlx::Error> {
     let keys: Vec<(i64, i64)> = sqlx::query_as(KEYS)
         .bind(integer(after))
         .bind(integer(limit.rows))
@@ -260,20 +273,24 @@ async fn end_of_page(
         .fetch_all(connection)
         .await?;
     let mut bytes = 0;
-    let mut through = None;
+    let mut numbers = Vec::with_capacity(keys.len());
     for (number, of_row) in &keys {
         bytes += of_row.unsigned_abs();
-        if through.is_some() && bytes > limit.bytes {
-            return Ok(through.unwrap_or(after));
+        if !numbers.is_empty() && bytes > limit.bytes {
+            break;
         }
-        through = Some(number.unsigned_abs());
+        numbers.push(number.unsigned_abs());
     }
-    let is_full = keys.len() as u64 >= limit.rows;
-    Ok(match through {
-        Some(through) if is_full => through,
+    let is_full = numbers.len() < keys.len() || keys.len() as u64 >= limit.rows;
+    let through = match numbers.last() {
+        Some(last) if is_full => *last,
         // Nothing is behind it in this state of the database.
         _ => feed.last.max(after),
-    })
+    };
+    let ends = numbers.chunks(PIECE).filter_map(<[u64]>::last).copied();
+    let begins = std::iter::once(after).chain(ends.clone());
+    let pieces = begins.zip(ends).collect();
+    Ok(Extent { through, pieces })
 }
 
 type Rows = BTreeMap<u64, ChangedRow>;
