@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use crate::skipped::skip;
 
-/// An authority, a certificate that it signed for the host `localhost`, and an authority that signed
-/// nothing.
+/// An authority, certificates that it signed for the host `localhost` and for a client, and an authority that
+/// signed nothing.
 pub struct Certificates {
     folder: TempDir,
 }
@@ -32,21 +32,27 @@ impl Certificates {
                 true,
             );
         }
-        certificates.openssl(
-            "req -subj /CN=localhost -keyout server.key -out request",
-            true,
-        );
-        let names = "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n";
-        std::fs::write(certificates.path("names"), names).unwrap();
-        let sign = "x509 -req -days 2 -in request -CA root.pem -CAkey root.key -set_serial 2 \
-                    -extfile names -out server.crt";
-        certificates.openssl(sign, false);
+        certificates.sign("server", "localhost", 2);
+        certificates.sign("client", "client.localhost", 3);
         // A server that runs as another user reads it.
         let mode = std::fs::Permissions::from_mode(0o644);
         std::fs::set_permissions(certificates.server_key(), mode).unwrap();
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(certificates.folder.path(), mode).unwrap();
         Some(certificates)
+    }
+
+    /// Makes the key and the certificate of `name`, which the authority signs.
+    fn sign(&self, name: &str, host: &str, serial: u32) {
+        let request = format!("req -subj /CN={host} -keyout {name}.key -out request");
+        self.openssl(&request, true);
+        let names = format!("subjectAltName=DNS:{host}\nbasicConstraints=CA:FALSE\n");
+        std::fs::write(self.path("names"), names).unwrap();
+        let sign = format!(
+            "x509 -req -days 2 -in request -CA root.pem -CAkey root.key -set_serial {serial} \
+             -extfile names -out {name}.crt"
+        );
+        self.openssl(&sign, false);
     }
 
     fn openssl(&self, arguments: &str, makes_key: bool) {
@@ -82,5 +88,13 @@ impl Certificates {
 
     pub fn server_key(&self) -> PathBuf {
         self.path("server.key")
+    }
+
+    pub fn client_certificate(&self) -> PathBuf {
+        self.path("client.crt")
+    }
+
+    pub fn client_key(&self) -> PathBuf {
+        self.path("client.key")
     }
 }

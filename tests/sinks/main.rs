@@ -26,6 +26,7 @@ mod follower;
 mod lexicon_views;
 mod nats;
 mod nats_logins;
+mod nats_tls;
 mod pgbouncer;
 mod postgres;
 mod postgres_program;

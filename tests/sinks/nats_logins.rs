@@ -1,15 +1,17 @@
-//! How the program logs in at a NATS server: with a token, a user and password, or a file of credentials.
+//! How the program logs in at a NATS server: with a token, a user and password, a file of credentials, or a
+//! certificate.
 //! Holds invariants 10.4 and 12.10.
 
 use std::sync::Arc;
 
 use test_support::mock_relay::relay;
 use test_support::nats::{Accounts, Login, OwnServer, Queue, SECRET, USER};
+use test_support::postgres::{Schema, assert_consumed};
 use test_support::recorded_frames::frames;
 use test_support::tables::Database;
 use test_support::worker_process::Program;
 
-use crate::consuming::produce;
+use crate::consuming::{consume, produce, until_empty};
 use crate::effects::*;
 use crate::nats::{NUMBERS, follow, follower, numbers};
 use crate::truth::assert_is_true;
@@ -17,7 +19,7 @@ use crate::truth::assert_is_true;
 const WRONG: &str = "wr0ng";
 
 /// The first error of a sink at `url`.
-async fn refusal(queue: &Queue, url: &str) -> String {
+pub(crate) async fn refusal(queue: &Queue, url: &str) -> String {
     let database = Database::new();
     let store = Arc::new(database.store().await);
     apply(&store, vec![put(ALICE, "a", 1)], 1).await;
@@ -115,5 +117,31 @@ async fn a_login_in_the_url_is_taken_and_one_that_is_wrong_or_missing_is_told_wi
             numbers(&queue.waiting().await),
             database.rows(NUMBERS).await
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_logs_in_as_a_sink_does() {
+    for login in [
+        Login::Token,
+        Login::User,
+        Login::Credentials,
+        Login::Certificate,
+    ] {
+        let Some(server) = OwnServer::start_with(login).await else {
+            return Queue::missing().unwrap_or_default();
+        };
+        let Some(schema) = Schema::new().await else {
+            return;
+        };
+        let queue = Queue::at(&server.url_with_login());
+        let database = Database::new();
+        let store = Arc::new(database.store().await);
+        apply(&store, vec![put(ALICE, "a", 1)], 1).await;
+        assert_eq!(follow(&mut follower(&store, &queue.url())).await, []);
+        let program = Program::start(consume(&queue.url(), &schema.url())).await;
+        until_empty(&queue).await;
+        assert_consumed(&schema, &database.path()).await;
+        assert!(!program.log_so_far().contains(SECRET));
     }
 }

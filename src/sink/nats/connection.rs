@@ -11,7 +11,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::options::{Login, NatsOptions, Word};
-use crate::net::tls;
 use crate::sink::SinkError;
 
 /// What the program calls itself in the list of connections.
@@ -21,6 +20,10 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(8);
 const DEADLINE: Duration = Duration::from_secs(8);
 /// How often the server is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the TLS library says of a server that is not trusted, and what of a server that does not trust the client.
+const WRONG_CERTIFICATE: &str = "invalid peer certificate";
+const NO_CERTIFICATE: &str = "CertificateRequired";
 
 /// A connection that has not been lost yet.
 #[derive(Clone)]
@@ -110,21 +113,15 @@ async fn connect_options(
             read.map_err(|_| SinkError::unavailable(format_args!("{secret} has no credentials")))?
         }
     };
-    let files = &options.tls;
-    if let Some(roots) = &files.roots {
-        connect = connect.add_root_certificates(roots.clone());
-    }
-    if let Some((certificate, key)) = &files.certificate {
-        connect = connect.add_client_certificate(certificate.clone(), key.clone());
-    }
-    if files.roots.is_none() && files.certificate.is_none() {
-        let config = tls::client_config().map_err(SinkError::unavailable)?;
-        connect = connect.tls_client_config(config);
-    }
-    Ok(connect)
+    let tls = options
+        .tls
+        .client_config()
+        .map_err(SinkError::unavailable)?;
+    Ok(connect.tls_client_config(tls))
 }
 
-/// Why there is no connection. What the server says of a login has no secret in it.
+/// Why there is no connection, and what to do where that is known. What the server says of a login has no secret
+/// in it.
 fn refused(login: &Login, error: ConnectError) -> SinkError {
     let why = match (error.kind(), login) {
         (ConnectErrorKind::AuthorizationViolation, Login::None) => {
@@ -133,9 +130,22 @@ fn refused(login: &Login, error: ConnectError) -> SinkError {
         (ConnectErrorKind::AuthorizationViolation, _) => {
             "the server refuses the login that the URL names"
         }
-        _ => return unavailable("cannot connect", error),
+        _ => return unavailable("cannot connect", with_advice(&error.to_string())),
     };
     unavailable("cannot connect", why)
+}
+
+/// What an error of TLS asks for.
+fn with_advice(error: &str) -> String {
+    let advice = if error.contains(WRONG_CERTIFICATE) {
+        "; ca_file names the certificate of the authority that signed the server's, which has to be for the host \
+         in the URL"
+    } else if error.contains(NO_CERTIFICATE) {
+        "; the server wants a certificate: cert_file and key_file in the URL"
+    } else {
+        ""
+    };
+    format!("{error}{advice}")
 }
 
 impl Word {

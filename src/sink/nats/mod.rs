@@ -16,6 +16,7 @@ mod message;
 mod options;
 mod publisher;
 mod streams;
+mod tls;
 
 use std::sync::Arc;
 

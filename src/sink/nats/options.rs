@@ -1,10 +1,10 @@
 //! Where a JetStream is, how to connect to it, and what its streams are called.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use url::Url;
 
+use super::tls::TlsFiles;
 use crate::sink::options::{HIDDEN, redacted};
 use crate::sink::secret::Secret;
 
@@ -44,13 +44,6 @@ pub(super) enum Login {
 pub(super) enum Word {
     Given(String),
     Named(Secret),
-}
-
-/// Certificates, if they are not those of the public web.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct TlsFiles {
-    pub(super) roots: Option<PathBuf>,
-    pub(super) certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// What the streams are called, and what they hold.

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use url::Url;
 
 use super::Accounts;
+use crate::certificates::Certificates;
 
 const VARIABLE: &str = "HUDDLE_TEST_NATS";
 const USUAL: &str = "nats://127.0.0.1:4222";
@@ -40,25 +41,33 @@ async fn find() -> Option<String> {
 }
 
 /// Connects to a server. The login in the URL is as a sink has it: `TOKEN@`, `USER:PASSWORD@`, or the parameter
-/// `creds_file`.
+/// `creds_file`. Its certificates are in parameters too.
 pub(super) async fn connect(url: &str) -> Result<Client, ConnectError> {
     let url = Url::parse(url).unwrap();
     let address = format!(
-        "nats://{}:{}",
+        "{}://{}:{}",
+        url.scheme(),
         url.host_str().unwrap(),
         url.port().unwrap_or(4222)
     );
     let user = url.username().to_owned();
-    let parameter = url.query_pairs().find(|(name, _)| name == "creds_file");
-    let options = match (parameter, url.password()) {
-        (Some((_, file)), _) => {
-            let credentials = std::fs::read_to_string(&*file).unwrap();
+    let parameter = |name| url.query_pairs().find(|(found, _)| found == name);
+    let file = |name| parameter(name).map(|(_, file)| PathBuf::from(&*file));
+    let mut options = match (file("creds_file"), url.password()) {
+        (Some(file), _) => {
+            let credentials = std::fs::read_to_string(file).unwrap();
             ConnectOptions::with_credentials(&credentials).unwrap()
         }
         (None, Some(password)) => ConnectOptions::with_user_and_password(user, password.to_owned()),
         (None, None) if user.is_empty() => ConnectOptions::new(),
         (None, None) => ConnectOptions::with_token(user),
     };
+    if let Some(roots) = file("ca_file") {
+        options = options.add_root_certificates(roots);
+    }
+    if let (Some(certificate), Some(key)) = (file("cert_file"), file("key_file")) {
+        options = options.add_client_certificate(certificate, key);
+    }
     options.connect(address).await
 }
 
@@ -127,6 +136,8 @@ pub enum Login {
     Token,
     User,
     Credentials,
+    /// A certificate. It has one itself, for the host `localhost`.
+    Certificate,
 }
 
 /// A server of one test's own, which can be killed and put back to a copy.
@@ -135,7 +146,9 @@ pub struct OwnServer {
     port: u16,
     login: Login,
     accounts: Accounts,
-    /// Its configuration and a file of credentials, for [`Login::Credentials`].
+    /// For [`Login::Certificate`].
+    certificates: Option<Certificates>,
+    /// Its configuration, and a file of credentials.
     settings: TempDir,
     child: Option<Child>,
 }
@@ -150,13 +163,20 @@ impl OwnServer {
     pub async fn start_with(login: Login) -> Option<Self> {
         program()?;
         let (accounts, settings) = (Accounts::generate(), TempDir::new().unwrap());
-        std::fs::write(settings.path().join("conf"), &accounts.configuration).unwrap();
+        let certificates = match login {
+            Login::Certificate => Some(Certificates::new()?),
+            _ => None,
+        };
+        let configuration = certificates.as_ref().map(tls_configuration);
+        let configuration = configuration.unwrap_or(accounts.configuration.clone());
+        std::fs::write(settings.path().join("conf"), configuration).unwrap();
         std::fs::write(settings.path().join("creds"), &accounts.credentials).unwrap();
         let mut server = Self {
             folder: TempDir::new().unwrap(),
             port: free_port(),
             login,
             accounts,
+            certificates,
             settings,
             child: None,
         };
@@ -166,7 +186,15 @@ impl OwnServer {
 
     /// The URL, without parameters and without a login.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        match self.login {
+            Login::Certificate => format!("tls://localhost:{}", self.port),
+            _ => format!("nats://127.0.0.1:{}", self.port),
+        }
+    }
+
+    /// The certificates of [`Login::Certificate`].
+    pub fn certificates(&self) -> &Certificates {
+        self.certificates.as_ref().unwrap()
     }
 
     /// The URL with what a sink needs to log in.
@@ -177,6 +205,16 @@ impl OwnServer {
             Login::Token => url.replace("nats://", &format!("nats://{SECRET}@")),
             Login::User => url.replace("nats://", &format!("nats://{USER}:{SECRET}@")),
             Login::Credentials => format!("{url}?creds_file={}", file.display()),
+            Login::Certificate => {
+                let files = self.certificates();
+                let (root, certificate) = (files.root(), files.client_certificate());
+                format!(
+                    "{url}?ca_file={}&cert_file={}&key_file={}",
+                    root.display(),
+                    certificate.display(),
+                    files.client_key().display()
+                )
+            }
         }
     }
 
@@ -207,7 +245,9 @@ impl OwnServer {
             Login::None => {}
             Login::Token => _ = command.args(["--auth", SECRET]),
             Login::User => _ = command.args(["--user", USER, "--pass", SECRET]),
-            Login::Credentials => _ = command.arg("-c").arg(self.settings.path().join("conf")),
+            Login::Credentials | Login::Certificate => {
+                _ = command.arg("-c").arg(self.settings.path().join("conf"))
+            }
         }
         self.child = Some(command.spawn().unwrap());
         assert!(
@@ -238,6 +278,16 @@ impl OwnServer {
         }
         copy_into(copy.path(), self.folder.path());
     }
+}
+
+/// The configuration of a server that shows a certificate, and wants one of its clients.
+fn tls_configuration(files: &Certificates) -> String {
+    format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}\n",
+        files.server_certificate(),
+        files.server_key(),
+        files.root()
+    )
 }
 
 impl Drop for OwnServer {
