@@ -26,6 +26,7 @@ const BODIES: usize = 64 << 10;
 const ROOM_DEADLINE: Duration = Duration::from_secs(5);
 const ROOM_INTERVAL: Duration = Duration::from_millis(200);
 
+/// A connection, and what is known of its stream.
 pub(super) struct Publisher {
     connection: Connection,
     stream: Stream<Info>,
@@ -48,6 +49,8 @@ pub(super) struct Sent {
 }
 
 impl Publisher {
+    /// # Errors
+    /// If the acks cannot be asked for.
     pub(super) async fn new(
         connection: Connection,
         stream: Stream<Info>,
