@@ -453,6 +453,38 @@ async fn a_page_is_limited_by_rows_and_bytes_and_has_one_row_at_least() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_read_in_pieces_has_each_change_once_and_in_order() {
+    let database = Database::new().await;
+    let records: Vec<Effect> = (1..=400).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
+    database.apply(&records).await;
+    // Rows that are written once more leave holes, and accounts are between records.
+    let again = (1..=40).map(|n| put(ALICE, &format!("r{}", 10 * n), 400 + n));
+    database.apply(&again.collect::<Vec<_>>()).await;
+    database
+        .apply(&[account(ALICE, None, 441), put(BOB, "b", 442)])
+        .await;
+    let written = "SELECT CAST(change AS TEXT) FROM ( \
+                   SELECT change FROM records \
+                   UNION ALL SELECT change FROM accounts WHERE change IS NOT NULL) ORDER BY change";
+    let written = database.column(written).await;
+    assert!(written.len() > 400);
+    for rows in [1, 127, 128, 129, 256, 257, 1_000] {
+        let (mut after, mut read) = (0, Vec::new());
+        loop {
+            let limit = PieceLimit { rows, ..ALL };
+            let page = database.store.changes(after, limit, Cbor::Without);
+            let page = page.await.unwrap();
+            if page.through == after {
+                break;
+            }
+            read.extend(page.changes.iter().map(|change| change.number.to_string()));
+            after = page.through;
+        }
+        assert_eq!(read, written, "pages of {rows}");
+    }
+}
+
+#[tokio::test]
 async fn each_process_that_writes_begins_an_epoch_with_its_first_write() {
     let database = Database::new().await;
     assert!(database.store.feed().await.unwrap().epochs.is_empty());
