@@ -14,7 +14,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{MethodRouter, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -115,10 +115,10 @@ impl Queue {
         }));
         let messages = "/client/v4/accounts/{account}/queues/{queue}/messages";
         let router = Router::new()
-            .route(messages, post(push_one))
-            .route(&format!("{messages}/batch"), post(push))
-            .route(&format!("{messages}/pull"), post(pull))
-            .route(&format!("{messages}/ack"), post(ack))
+            .route(messages, answering("messages", push_one))
+            .route(&format!("{messages}/batch"), answering("batch", push))
+            .route(&format!("{messages}/pull"), answering("pull", pull))
+            .route(&format!("{messages}/ack"), answering("ack", ack))
             .layer(DefaultBodyLimit::disable())
             .with_state(inner.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -206,6 +206,23 @@ fn success(result: &Value) -> Response {
     answer.to_string().into_response()
 }
 
+/// Answers requests whose bodies are `T` by `act`, which is told their queue.
+fn answering<T: for<'de> Deserialize<'de> + 'static>(
+    what: &'static str,
+    act: fn(&mut Inner, &T, &str) -> Answer,
+) -> MethodRouter<Shared> {
+    post(
+        move |State(inner): State<Shared>,
+              Path(path): Path<(String, String)>,
+              headers: HeaderMap,
+              body: Bytes| async move {
+            let mut inner = inner.lock().unwrap();
+            let request: T = read(&mut inner, what, &path, &headers, &body)?;
+            act(&mut inner, &request, &path.1)
+        },
+    )
+}
+
 /// Notes a request, and reads its body.
 fn read<T: for<'de> Deserialize<'de>>(
     inner: &mut Inner,
@@ -263,30 +280,16 @@ struct PushedBatch {
     delay_seconds: Option<u64>,
 }
 
-async fn push_one(
-    State(inner): State<Shared>,
-    Path(path): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let mut inner = inner.lock().unwrap();
-    let message: Pushed = read(&mut inner, "messages", &path, &headers, &body)?;
-    if path.1 == LETTERS {
+fn push_one(inner: &mut Inner, message: &Pushed, queue: &str) -> Answer {
+    if queue == LETTERS {
         let letter = serde_json::from_str(&message.body()?).map_err(|_| BAD_REQUEST)?;
         inner.letters.push(letter);
         return Ok(success(&Value::Null));
     }
-    inner.take(&[message], None)
+    inner.take(std::slice::from_ref(message), None)
 }
 
-async fn push(
-    State(inner): State<Shared>,
-    Path(path): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let mut inner = inner.lock().unwrap();
-    let batch: PushedBatch = read(&mut inner, "batch", &path, &headers, &body)?;
+fn push(inner: &mut Inner, batch: &PushedBatch, _queue: &str) -> Answer {
     inner.take(&batch.messages, batch.delay_seconds)
 }
 
@@ -296,14 +299,7 @@ struct Pull {
     visibility_timeout_ms: Option<u64>,
 }
 
-async fn pull(
-    State(inner): State<Shared>,
-    Path(path): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let mut inner = inner.lock().unwrap();
-    let pull: Pull = read(&mut inner, "pull", &path, &headers, &body)?;
+fn pull(inner: &mut Inner, pull: &Pull, _queue: &str) -> Answer {
     let size = pull.batch_size.unwrap_or(BATCH_SIZE);
     let visibility = pull
         .visibility_timeout_ms
@@ -328,15 +324,8 @@ struct Acks {
     retries: Vec<Lease>,
 }
 
-async fn ack(
-    State(inner): State<Shared>,
-    Path(path): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let mut inner = inner.lock().unwrap();
-    let acks: Acks = read(&mut inner, "ack", &path, &headers, &body)?;
-    Ok(inner.settle(&acks))
+fn ack(inner: &mut Inner, acks: &Acks, _queue: &str) -> Answer {
+    Ok(inner.settle(acks))
 }
 
 impl Inner {
