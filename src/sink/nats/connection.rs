@@ -21,9 +21,10 @@ const DEADLINE: Duration = Duration::from_secs(8);
 /// How often the server is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the TLS library says of a server that is not trusted, and what of a server that does not trust the client.
+/// What the TLS library says of a server that is not trusted.
 const WRONG_CERTIFICATE: &str = "invalid peer certificate";
-const NO_CERTIFICATE: &str = "CertificateRequired";
+/// The alerts of servers that do not trust the client, which may have shown no certificate.
+const CLIENT_REFUSED: [&str; 3] = ["BadCertificate", "CertificateRequired", "UnknownCA"];
 
 /// A connection that has not been lost yet.
 #[derive(Clone)]
@@ -140,8 +141,8 @@ fn with_advice(error: &str) -> String {
     let advice = if error.contains(WRONG_CERTIFICATE) {
         "; ca_file names the certificate of the authority that signed the server's, which has to be for the host \
          in the URL"
-    } else if error.contains(NO_CERTIFICATE) {
-        "; the server wants a certificate: cert_file and key_file in the URL"
+    } else if CLIENT_REFUSED.iter().any(|alert| error.contains(alert)) {
+        "; the server wants a certificate that it trusts: cert_file and key_file in the URL"
     } else {
         ""
     };
