@@ -2,12 +2,12 @@
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::net::tls;
 
 /// Certificates, if they are not those of the public web.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,15 +19,12 @@ pub(super) struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// The configuration of TLS. It names the crypto provider, as `net::tls` does.
+    /// The configuration of TLS.
     ///
     /// # Errors
     /// If a file cannot be read, has no certificate or no key, or the two do not belong together.
     pub(super) fn client_config(&self) -> Result<ClientConfig, String> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(self.roots()?);
+        let builder = tls::trusting(self.roots()?).map_err(|error| error.to_string())?;
         let Some((certificate, key)) = &self.certificate else {
             return Ok(builder.with_no_client_auth());
         };
@@ -39,7 +36,7 @@ impl TlsFiles {
 
     fn roots(&self) -> Result<RootCertStore, String> {
         let Some(path) = &self.roots else {
-            return Ok(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect());
+            return Ok(tls::public_roots());
         };
         let mut roots = RootCertStore::empty();
         for certificate in certificates(path)? {

@@ -33,7 +33,7 @@ const KEY: &[u8] = include_bytes!("server.key.der");
 fn our_root() -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(ROOT.into()).unwrap();
-    trusting(roots).unwrap()
+    trusting(roots).unwrap().with_no_client_auth()
 }
 
 fn trusting_our_root() -> Connector {
