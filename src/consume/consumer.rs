@@ -11,6 +11,7 @@ use tokio::time::{Instant, interval, timeout_at};
 
 use crate::model::RandomId;
 use crate::sink::SinkError;
+use crate::sink::bisection::{Bisection, Verdict};
 use crate::sink::queue::{QueueSource, Taken};
 use crate::sink::target::{Feeds, TableTarget};
 use crate::sink::task::Task;
@@ -41,9 +42,8 @@ pub struct Consumer {
     parts: Parts,
     hand: VecDeque<InHand>,
     feeds: Feeds,
-    /// How many tasks are applied at once. It is halved until a refused task is alone.
-    cut: usize,
-    refusals: u32,
+    /// How much of it is applied at once.
+    bisection: Bisection,
 }
 
 /// A message, and the task that is in it.
@@ -68,11 +68,10 @@ pub enum Pace {
 impl Consumer {
     pub fn new(parts: Parts) -> Self {
         Self {
+            bisection: Bisection::new(parts.retries),
             parts,
             hand: VecDeque::new(),
             feeds: Feeds::new(),
-            cut: BATCH,
-            refusals: 0,
         }
     }
 
@@ -102,8 +101,7 @@ impl Consumer {
 
     fn forget(&mut self) {
         self.hand.clear();
-        self.cut = BATCH;
-        self.refusals = 0;
+        self.bisection.restart();
     }
 
     async fn try_step(&mut self) -> Result<Pace, SinkError> {
@@ -124,8 +122,7 @@ impl Consumer {
             Ok(()) => {
                 self.parts.source.ack(&numbers).await?;
                 self.hand.drain(..count);
-                self.cut = self.cut.saturating_mul(2).min(BATCH);
-                self.refusals = 0;
+                self.bisection.note_delivered();
                 Ok(Pace::Applied(count as u64))
             }
             Err(SinkError::Refused(reason)) => {
@@ -138,21 +135,16 @@ impl Consumer {
     }
 
     async fn refused(&mut self, count: usize, reason: String) -> Result<Pace, SinkError> {
-        if count > 1 {
-            self.cut = count / 2;
-            return Ok(Pace::Applied(0));
-        }
-        self.cut = 1;
-        self.refusals += 1;
-        match self.refusals > self.parts.retries {
-            true => self.set_aside(reason, self.refusals).await,
-            false => Ok(Pace::Refused(reason)),
+        match self.bisection.note_refused(count) {
+            Verdict::Halve => Ok(Pace::Applied(0)),
+            Verdict::Retry => Ok(Pace::Refused(reason)),
+            Verdict::SetAside { attempts } => self.set_aside(reason, attempts).await,
         }
     }
 
     /// How many of the first tasks are applied at once. The first one may be.
     fn count(&self) -> usize {
-        let mut most = self.cut.min(BATCH);
+        let mut most = self.bisection.most().min(BATCH);
         let mut count = 0;
         for held in &self.hand {
             most = most.min(held.taken.most);
@@ -207,8 +199,7 @@ impl Consumer {
         let source = &mut self.parts.source;
         source.set_aside(number, &reason, attempts).await?;
         self.hand.pop_front();
-        self.refusals = 0;
-        self.cut = self.cut.saturating_mul(2).min(BATCH);
+        self.bisection.note_delivered();
         Ok(Pace::SetAside { reason, attempts })
     }
 }

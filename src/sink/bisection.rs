@@ -1,9 +1,9 @@
-//! Finds the one change that a sink refuses: a delivery that is refused is halved until the change is
-//! alone.
+//! Finds the one change that a sink refuses, or the task that the target of a consumer does: what is refused
+//! is halved until it is alone.
 
 /// How much of a page the next delivery has, and what the sink refused of it.
 #[derive(Clone, Debug)]
-pub(super) struct Bisection {
+pub(crate) struct Bisection {
     /// How many changes are delivered at once.
     most: usize,
     /// How often the first change was refused alone.
@@ -16,7 +16,7 @@ pub(super) struct Bisection {
 
 /// What follows a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Half of the changes are delivered.
     Halve,
     /// The change is tried again.
@@ -26,7 +26,7 @@ pub(super) enum Verdict {
 }
 
 impl Bisection {
-    pub(super) fn new(retries: u32) -> Self {
+    pub(crate) fn new(retries: u32) -> Self {
         Self {
             most: usize::MAX,
             refusals: 0,
@@ -36,24 +36,24 @@ impl Bisection {
     }
 
     /// How many changes the next delivery has at most.
-    pub(super) fn most(&self) -> usize {
+    pub(crate) fn most(&self) -> usize {
         if self.is_set_aside { 1 } else { self.most }
     }
 
     /// Whether the next delivery moves the position over one change, and has none.
-    pub(super) fn is_set_aside(&self) -> bool {
+    pub(crate) fn is_set_aside(&self) -> bool {
         self.is_set_aside
     }
 
     /// The sink has taken a delivery: the next one may have twice as much.
-    pub(super) fn note_delivered(&mut self) {
+    pub(crate) fn note_delivered(&mut self) {
         self.refusals = 0;
         self.is_set_aside = false;
         self.most = self.most.saturating_mul(2);
     }
 
     /// The sink has refused a delivery of `count` changes.
-    pub(super) fn note_refused(&mut self, count: usize) -> Verdict {
+    pub(crate) fn note_refused(&mut self, count: usize) -> Verdict {
         if count > 1 {
             self.most = count / 2;
             return Verdict::Halve;
@@ -69,18 +69,18 @@ impl Bisection {
     }
 
     /// The first change was kept as a dead letter.
-    pub(super) fn note_set_aside(&mut self) {
+    pub(crate) fn note_set_aside(&mut self) {
         self.is_set_aside = true;
     }
 
-    /// An operator has moved the position: what was refused is behind it or far ahead.
-    pub(super) fn restart(&mut self) {
+    /// What comes next has nothing to do with what was refused.
+    pub(crate) fn restart(&mut self) {
         *self = Self::new(self.retries);
     }
 
     /// The page was dropped. What begins the next one may be what was refused, so it stays alone, but it
     /// may be another change by now, so it is no dead letter yet.
-    pub(super) fn note_dropped(&mut self) {
+    pub(crate) fn note_dropped(&mut self) {
         self.is_set_aside = false;
     }
 }

@@ -1,7 +1,7 @@
 //! What follows the change feed: each sink delivers it to another place, from a position of its own.
 
 pub mod actor;
-mod bisection;
+pub(crate) mod bisection;
 mod by_feed;
 mod cloudflare;
 pub mod cloudflare_queue;
