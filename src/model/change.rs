@@ -1,6 +1,7 @@
 //! A row as the change feed tells it.
 
 use bytes::Bytes;
+use bytestring::ByteString;
 
 use super::feed::RandomId;
 
@@ -19,29 +20,29 @@ pub enum ChangedRow {
     Record(Box<ChangedRecord>),
 }
 
-/// A row of `records`. Datetimes are text that sorts.
+/// A row of `records`. Datetimes are text that sorts. The texts of several rows may be parts of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedRecord {
-    pub uri: String,
-    pub did: String,
-    pub collection: String,
-    pub rkey: String,
-    pub cid: Option<String>,
-    pub rev: String,
+    pub uri: ByteString,
+    pub did: ByteString,
+    pub collection: ByteString,
+    pub rkey: ByteString,
+    pub cid: Option<ByteString>,
+    pub rev: ByteString,
     pub seq: u64,
-    pub source: String,
+    pub source: ByteString,
     /// The event's time.
-    pub time: String,
+    pub time: ByteString,
     /// The JSON of the record; `None` for a tombstone.
-    pub record: Option<String>,
+    pub record: Option<ByteString>,
     /// The record as it was signed, if it was asked for: most sinks do not deliver it.
     pub record_cbor: Option<Bytes>,
-    pub validity: Option<String>,
-    pub invalid_reason: Option<String>,
-    pub refused_cid: Option<String>,
-    pub verified: String,
-    pub first_indexed_at: String,
-    pub last_indexed_at: String,
+    pub validity: Option<ByteString>,
+    pub invalid_reason: Option<ByteString>,
+    pub refused_cid: Option<ByteString>,
+    pub verified: ByteString,
+    pub first_indexed_at: ByteString,
+    pub last_indexed_at: ByteString,
     /// The set of interest did not want it for a while, so it may not be up to date. Readers hide it.
     pub is_stale: bool,
 }
@@ -50,27 +51,27 @@ impl ChangedRecord {
     /// The earlier of the event's time and the time of its receipt: a time that is dated ahead proves
     /// nothing.
     pub fn credible_time(&self) -> &str {
-        self.time.as_str().min(&self.last_indexed_at)
+        (&*self.time).min(&*self.last_indexed_at)
     }
 }
 
 /// A row of `accounts`. Datetimes are text that sorts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedAccount {
-    pub did: String,
+    pub did: ByteString,
     pub is_active: bool,
-    pub status: Option<String>,
-    pub handle: Option<String>,
+    pub status: Option<ByteString>,
+    pub handle: Option<ByteString>,
     /// `verified`, `invalid` or `unknown`: whether the handle is the account's.
-    pub handle_status: String,
+    pub handle_status: ByteString,
     /// The time of its latest deletion. What was written up to then is gone.
-    pub removed_at: Option<String>,
+    pub removed_at: Option<ByteString>,
     /// The change of its latest removal. What the feed told of its records before is gone.
     pub removal_change: Option<u64>,
     /// The time of the latest event that set something, as far as it is credible.
-    pub time: String,
+    pub time: ByteString,
     /// When the row was written.
-    pub updated_at: String,
+    pub updated_at: ByteString,
 }
 
 impl ChangedRow {
@@ -89,7 +90,7 @@ impl ChangedRow {
         match self {
             Self::Account(_) => Self::BYTES,
             Self::Record(record) => {
-                let json = record.record.as_ref().map_or(0, String::len);
+                let json = record.record.as_ref().map_or(0, |json| json.len());
                 let cbor = record.record_cbor.as_ref().map_or(0, Bytes::len);
                 // The URI is there a second time, in its parts.
                 Self::BYTES + 2 * record.uri.len() + json + cbor

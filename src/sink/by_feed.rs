@@ -30,7 +30,7 @@ pub(super) fn by_feed<'a>(
             feeds.push((feed, Vec::new()));
             feeds.len() - 1
         });
-        let key = match &change.row {
+        let key: &str = match &change.row {
             ChangedRow::Account(account) => &account.did,
             ChangedRow::Record(record) => &record.uri,
         };
@@ -89,15 +89,15 @@ mod tests {
 
     fn account(feed: &str, did: &str, epoch: &str, number: u64) -> Task {
         let account = ChangedAccount {
-            did: did.to_owned(),
+            did: did.into(),
             is_active: true,
             status: None,
             handle: None,
-            handle_status: "unknown".to_owned(),
+            handle_status: "unknown".into(),
             removed_at: None,
             removal_change: None,
-            time: String::new(),
-            updated_at: String::new(),
+            time: "".into(),
+            updated_at: "".into(),
         };
         Task {
             feed: RandomId::new(feed),
@@ -147,7 +147,7 @@ mod tests {
         let at = |epoch: &str, number, time: &str| {
             let mut task = account("f", "a", epoch, number);
             if let ChangedRow::Account(account) = &mut task.change.row {
-                time.clone_into(&mut account.time);
+                account.time = time.into();
             }
             task
         };
@@ -158,7 +158,7 @@ mod tests {
             let grouped = by_feed(&tasks, &none);
             (grouped[0].1[0].epoch.to_string(), grouped[0].1[0].number)
         };
-        assert_eq!(stands(&tasks[..2]), ("h".to_owned(), 1));
-        assert_eq!(stands(&tasks[1..]), ("e".to_owned(), 9));
+        assert_eq!(stands(&tasks[..2]), ("h".into(), 1));
+        assert_eq!(stands(&tasks[1..]), ("e".into(), 9));
     }
 }

@@ -373,7 +373,7 @@ fn dead_letter(change: &Change, reason: &str, attempts: u32) -> DeadLetter {
         ChangedRow::Account(_) => (None, None, None),
         ChangedRow::Record(record) => (
             Some(record.seq),
-            Some(record.uri.clone()),
+            Some(record.uri.to_string()),
             record.record_cbor.clone(),
         ),
     };

@@ -178,23 +178,23 @@ mod tests {
 
     fn record(json: Option<&str>) -> ChangedRecord {
         ChangedRecord {
-            uri: "at://did:plc:ann/com.huddle.note/a".to_owned(),
-            did: "did:plc:ann".to_owned(),
-            collection: "com.huddle.note".to_owned(),
-            rkey: "a".to_owned(),
-            cid: json.map(|_| "bafy".to_owned()),
-            rev: "3k".to_owned(),
+            uri: "at://did:plc:ann/com.huddle.note/a".into(),
+            did: "did:plc:ann".into(),
+            collection: "com.huddle.note".into(),
+            rkey: "a".into(),
+            cid: json.map(|_| "bafy".into()),
+            rev: "3k".into(),
             seq: 7,
-            source: "wss://relay".to_owned(),
-            time: "2026-01-01T00:00:00.000Z".to_owned(),
-            record: json.map(str::to_owned),
+            source: "wss://relay".into(),
+            time: "2026-01-01T00:00:00.000Z".into(),
+            record: json.map(Into::into),
             record_cbor: None,
-            validity: json.map(|_| "valid".to_owned()),
+            validity: json.map(|_| "valid".into()),
             invalid_reason: None,
             refused_cid: None,
-            verified: "chain".to_owned(),
-            first_indexed_at: "2026-01-01T00:00:01.000Z".to_owned(),
-            last_indexed_at: "2026-01-01T00:00:02.000Z".to_owned(),
+            verified: "chain".into(),
+            first_indexed_at: "2026-01-01T00:00:01.000Z".into(),
+            last_indexed_at: "2026-01-01T00:00:02.000Z".into(),
             is_stale: false,
         }
     }
@@ -261,15 +261,15 @@ mod tests {
     #[test]
     fn an_account_says_what_was_removed() {
         let account = ChangedAccount {
-            did: "did:plc:ann".to_owned(),
+            did: "did:plc:ann".into(),
             is_active: false,
-            status: Some("deleted".to_owned()),
+            status: Some("deleted".into()),
             handle: None,
-            handle_status: "unknown".to_owned(),
-            removed_at: Some("2026-01-01T00:00:00.000Z".to_owned()),
+            handle_status: "unknown".into(),
+            removed_at: Some("2026-01-01T00:00:00.000Z".into()),
             removal_change: Some(9),
-            time: "2026-01-01T00:00:00.000Z".to_owned(),
-            updated_at: "2026-01-01T00:00:02.000Z".to_owned(),
+            time: "2026-01-01T00:00:00.000Z".into(),
+            updated_at: "2026-01-01T00:00:02.000Z".into(),
         };
         assert_eq!(
             item_of(ChangedRow::Account(Box::new(account)), Body::With),

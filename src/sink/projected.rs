@@ -23,7 +23,7 @@ pub(super) fn projection(record: &ChangedRecord, purged_before: &str) -> Option<
     let projection = project(&record.collection, &value).ok()??;
     if let Projection::BookingRequest(request) = &projection {
         let has_ended = ENDED.contains(&request.status.as_str());
-        if has_ended && record.last_indexed_at.as_str() < purged_before {
+        if has_ended && &*record.last_indexed_at < purged_before {
             return None;
         }
     }

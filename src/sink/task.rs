@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 
+use bytestring::ByteString;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -102,12 +103,12 @@ impl Task {
     }
 }
 
-fn account(account: Account, did: &Did, time: String) -> Result<ChangedRow, InvalidTask> {
+fn account(account: Account, did: &Did, time: ByteString) -> Result<ChangedRow, InvalidTask> {
     let removed_at = account.removed_at.as_deref();
     let removal_change = account.removal_change;
     let handle_status = HandleStatus::parse(&account.handle_status);
     Ok(ChangedRow::Account(Box::new(ChangedAccount {
-        did: did.to_string(),
+        did: did.to_string().into(),
         is_active: account.active,
         status: account
             .status
@@ -117,7 +118,7 @@ fn account(account: Account, did: &Did, time: String) -> Result<ChangedRow, Inva
             .handle
             .map(|text| word("handle", text))
             .transpose()?,
-        handle_status: handle_status.as_str().to_owned(),
+        handle_status: handle_status.as_str().into(),
         removed_at: removed_at
             .map(|time| datetime("removed_at", time))
             .transpose()?,
@@ -134,7 +135,7 @@ fn record(
     record: Record<'_>,
     kind: &str,
     did: &Did,
-    time: String,
+    time: ByteString,
 ) -> Result<ChangedRow, InvalidTask> {
     let collection = Nsid::parse(&record.collection);
     let collection = collection.map_err(|error| InvalidTask::of("collection", error))?;
@@ -160,19 +161,19 @@ fn record(
         return Err(InvalidTask::of("validity", "no such word is known"));
     }
     Ok(ChangedRow::Record(Box::new(ChangedRecord {
-        uri,
-        did: did.to_string(),
-        collection: collection.to_string(),
-        rkey: rkey.to_string(),
+        uri: uri.into(),
+        did: did.to_string().into(),
+        collection: collection.to_string().into(),
+        rkey: rkey.to_string().into(),
         cid: record.cid.map(|text| word("cid", text)).transpose()?,
-        rev: rev.to_string(),
+        rev: rev.to_string().into(),
         seq: number("seq", record.seq)?,
         source: word("source", record.source)?,
         time,
-        record: json.map(str::to_owned),
+        record: json.map(ByteString::from),
         record_cbor: None,
-        validity,
-        invalid_reason: record.invalid_reason,
+        validity: validity.map(ByteString::from),
+        invalid_reason: record.invalid_reason.map(ByteString::from),
         refused_cid: record
             .refused_cid
             .map(|text| word("refused_cid", text))
@@ -189,11 +190,11 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, InvalidTask> {
 }
 
 /// Datetimes are compared as text, so there is one form of each.
-fn datetime(field: &str, text: &str) -> Result<String, InvalidTask> {
+fn datetime(field: &str, text: &str) -> Result<ByteString, InvalidTask> {
     let time: Timestamp = text
         .parse()
         .map_err(|_| InvalidTask::of(field, "it is no datetime"))?;
-    Ok(sortable(time))
+    Ok(sortable(time).into())
 }
 
 fn id(field: &str, text: &str) -> Result<RandomId, InvalidTask> {
@@ -212,15 +213,15 @@ fn number(field: &str, number: u64) -> Result<u64, InvalidTask> {
     }
 }
 
-fn short(field: &str, text: String) -> Result<String, InvalidTask> {
+fn short(field: &str, text: String) -> Result<ByteString, InvalidTask> {
     match text.len() <= LONGEST_WORD {
-        true => Ok(text),
+        true => Ok(text.into()),
         false => Err(InvalidTask::of(field, "it is too long")),
     }
 }
 
 /// Some databases have no place for a NUL in text.
-fn word(field: &str, text: String) -> Result<String, InvalidTask> {
+fn word(field: &str, text: String) -> Result<ByteString, InvalidTask> {
     match text.contains('\0') {
         true => Err(InvalidTask::of(field, "it has a NUL")),
         false => short(field, text),
@@ -236,23 +237,23 @@ mod tests {
 
     fn of_record(record: Option<&str>) -> Change {
         let record = ChangedRecord {
-            uri: "at://did:plc:ann/com.huddle.note/a".to_owned(),
-            did: "did:plc:ann".to_owned(),
-            collection: "com.huddle.note".to_owned(),
-            rkey: "a".to_owned(),
-            cid: record.map(|_| "bafy".to_owned()),
-            rev: "3k22222222222".to_owned(),
+            uri: "at://did:plc:ann/com.huddle.note/a".into(),
+            did: "did:plc:ann".into(),
+            collection: "com.huddle.note".into(),
+            rkey: "a".into(),
+            cid: record.map(|_| "bafy".into()),
+            rev: "3k22222222222".into(),
             seq: 7,
-            source: "wss://relay".to_owned(),
-            time: "2026-01-01T00:00:00.000Z".to_owned(),
-            record: record.map(str::to_owned),
+            source: "wss://relay".into(),
+            time: "2026-01-01T00:00:00.000Z".into(),
+            record: record.map(Into::into),
             record_cbor: None,
-            validity: record.map(|_| "invalid".to_owned()),
-            invalid_reason: record.map(|_| "no title".to_owned()),
+            validity: record.map(|_| "invalid".into()),
+            invalid_reason: record.map(|_| "no title".into()),
             refused_cid: None,
-            verified: "chain".to_owned(),
-            first_indexed_at: "2026-01-01T00:00:01.000Z".to_owned(),
-            last_indexed_at: "2026-01-01T00:00:02.000Z".to_owned(),
+            verified: "chain".into(),
+            first_indexed_at: "2026-01-01T00:00:01.000Z".into(),
+            last_indexed_at: "2026-01-01T00:00:02.000Z".into(),
             is_stale: false,
         };
         of_row(ChangedRow::Record(Box::new(record)))
@@ -282,15 +283,15 @@ mod tests {
             assert_eq!(parsed(&change), change);
         }
         let account = ChangedAccount {
-            did: "did:plc:ann".to_owned(),
+            did: "did:plc:ann".into(),
             is_active: false,
-            status: Some("deleted".to_owned()),
+            status: Some("deleted".into()),
             handle: None,
-            handle_status: "unknown".to_owned(),
-            removed_at: Some("2026-01-01T00:00:00.000Z".to_owned()),
+            handle_status: "unknown".into(),
+            removed_at: Some("2026-01-01T00:00:00.000Z".into()),
             removal_change: Some(8),
-            time: "2026-01-01T00:00:00.000Z".to_owned(),
-            updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+            time: "2026-01-01T00:00:00.000Z".into(),
+            updated_at: "2026-01-01T00:00:00.000Z".into(),
         };
         let account = of_row(ChangedRow::Account(Box::new(account)));
         assert_eq!(parsed(&account), account);

@@ -52,8 +52,8 @@ impl Sink for Faulty {
             assert_eq!(begin, delivery.from, "a change was left out or came twice");
             for change in delivery.changes {
                 let key = match &change.row {
-                    ChangedRow::Account(account) => account.did.clone(),
-                    ChangedRow::Record(record) => record.uri.clone(),
+                    ChangedRow::Account(account) => account.did.to_string(),
+                    ChangedRow::Record(record) => record.uri.to_string(),
                 };
                 kept.rows.insert(key, format!("{}", change.number));
             }

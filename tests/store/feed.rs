@@ -126,13 +126,13 @@ impl Mirror {
             match &change.row {
                 ChangedRow::Account(account) => {
                     let text = format!("{:?} {:?}", account.status, account.handle);
-                    let rank = (account.time.clone(), account.updated_at.clone());
+                    let rank = (account.time.to_string(), account.updated_at.to_string());
                     let new = held(rank, text);
-                    if replaces(self.accounts.get(&account.did), &new) {
-                        self.accounts.insert(account.did.clone(), new);
+                    if replaces(self.accounts.get(&*account.did), &new) {
+                        self.accounts.insert(account.did.to_string(), new);
                     }
                     let removal = account.removal_change.unwrap_or_default();
-                    let known = self.removals.insert(account.did.clone(), removal);
+                    let known = self.removals.insert(account.did.to_string(), removal);
                     if known.unwrap_or_default() != removal {
                         self.records.retain(|uri, row| {
                             let is_of = uri.starts_with(&format!("at://{}/", account.did));
@@ -147,10 +147,10 @@ impl Mirror {
                         "{} {:?} {} {}",
                         record.rev, record.record, record.verified, record.is_stale
                     );
-                    let rank = (record.rev.clone(), record.last_indexed_at.clone());
+                    let rank = (record.rev.to_string(), record.last_indexed_at.to_string());
                     let new = held(rank, text);
-                    if replaces(self.records.get(&record.uri), &new) {
-                        self.records.insert(record.uri.clone(), new);
+                    if replaces(self.records.get(&*record.uri), &new) {
+                        self.records.insert(record.uri.to_string(), new);
                     }
                 }
             }
@@ -463,6 +463,11 @@ async fn a_page_that_is_read_in_pieces_has_each_change_once_and_in_order() {
     database
         .apply(&[account(ALICE, None, 441), put(BOB, "b", 442)])
         .await;
+    // And many accounts follow each other, up to the end.
+    let others = (443..=742).map(|n| put(&format!("did:plc:other{n}"), "r", n));
+    database.apply(&others.collect::<Vec<_>>()).await;
+    let others = (443..=742).map(|n| account(&format!("did:plc:other{n}"), None, 300 + n));
+    database.apply(&others.collect::<Vec<_>>()).await;
     let written = "SELECT CAST(change AS TEXT) FROM ( \
                    SELECT change FROM records \
                    UNION ALL SELECT change FROM accounts WHERE change IS NOT NULL) ORDER BY change";
@@ -482,6 +487,51 @@ async fn a_page_that_is_read_in_pieces_has_each_change_once_and_in_order() {
         }
         assert_eq!(read, written, "pages of {rows}");
     }
+}
+
+/// A large record is no part of its piece.
+#[tokio::test]
+async fn a_page_has_the_whole_record_however_large_it_is() {
+    let database = Database::new().await;
+    let sizes = [16_383, 16_384, 16_385, 100_000, 12];
+    let records = (1..)
+        .zip(sizes)
+        .map(|(n, _)| put(ALICE, &format!("r{n}"), n));
+    database.apply(&records.collect::<Vec<_>>()).await;
+    // Objects of so many bytes, some of them of characters with two.
+    database
+        .execute(
+            "UPDATE records SET record = json_object('t', 'é' || printf('%.*c', CASE rkey \
+             WHEN 'r1' THEN 16383 WHEN 'r2' THEN 16384 WHEN 'r3' THEN 16385 \
+             WHEN 'r4' THEN 100000 ELSE 12 END - 10, 'x'))",
+        )
+        .await;
+    let sizes_of = |page: &ChangePage| -> Vec<usize> {
+        let records = page.changes.iter().filter_map(|change| match &change.row {
+            ChangedRow::Record(record) => record.record.as_ref(),
+            ChangedRow::Account(_) => None,
+        });
+        let sizes = records.map(|json| {
+            let value: serde_json::Value = serde_json::from_str(json).unwrap();
+            assert!(value["t"].as_str().unwrap().starts_with('é'));
+            json.len()
+        });
+        sizes.collect()
+    };
+    assert_eq!(sizes_of(&database.changes(0).await), sizes);
+    // It counts with its whole size.
+    let limit = PieceLimit {
+        rows: 10,
+        bytes: 60_000,
+    };
+    let page = database
+        .store
+        .changes(0, limit, Cbor::Without)
+        .await
+        .unwrap();
+    assert_eq!(sizes_of(&page), sizes[..3]);
+    let page = database.store.changes(page.through, limit, Cbor::Without);
+    assert_eq!(sizes_of(&page.await.unwrap()), sizes[3..4]);
 }
 
 #[tokio::test]

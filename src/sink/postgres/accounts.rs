@@ -95,14 +95,14 @@ pub(super) async fn write(
     let removed: Vec<&ChangedAccount> = changes
         .iter()
         .map(|(_, account)| *account)
-        .filter(|account| new_removals.contains(&account.did) && written.contains(&account.did))
+        .filter(|account| new_removals.contains(&*account.did) && written.contains(&*account.did))
         .collect();
     if removed.is_empty() {
         return Ok(false);
     }
     sqlx::query(MARK_REMOVALS)
         .bind(feed.id.as_str())
-        .bind(column(&removed, |account| account.did.as_str()))
+        .bind(column(&removed, |account| &*account.did))
         .bind(column(&removed, |account| removal_epoch(feed, account)))
         .bind(column(&removed, |account| {
             account.removal_change.map(integer)
@@ -128,7 +128,7 @@ async fn new_removals(
     }
     let rows = sqlx::query(NEW_REMOVALS)
         .bind(feed.id.as_str())
-        .bind(column(&removed, |account| account.did.as_str()))
+        .bind(column(&removed, |account| &*account.did))
         .bind(column(&removed, |account| account.removed_at.as_deref()))
         .bind(column(&removed, |account| removal_epoch(feed, account)))
         .bind(column(&removed, |account| {
@@ -148,14 +148,14 @@ async fn upsert(
 ) -> Result<HashSet<String>, SinkError> {
     let rows = sqlx::query(WRITE)
         .bind(feed.id.as_str())
-        .bind(column(changes, |(_, account)| account.did.as_str()))
+        .bind(column(changes, |(_, account)| &*account.did))
         .bind(column(changes, |(_, account)| account.handle.as_deref()))
         .bind(column(changes, |(_, account)| i16::from(account.is_active)))
         .bind(column(changes, |(_, account)| {
             account.status.as_deref().map(without_nul)
         }))
-        .bind(column(changes, |(_, account)| account.time.as_str()))
-        .bind(column(changes, |(_, account)| account.updated_at.as_str()))
+        .bind(column(changes, |(_, account)| &*account.time))
+        .bind(column(changes, |(_, account)| &*account.updated_at))
         .bind(column(changes, |(_, account)| {
             account.removed_at.as_deref()
         }))
@@ -165,9 +165,7 @@ async fn upsert(
         }))
         .bind(column(changes, |(change, _)| change.epoch.as_str()))
         .bind(column(changes, |(change, _)| integer(change.number)))
-        .bind(column(changes, |(_, account)| {
-            account.handle_status.as_str()
-        }))
+        .bind(column(changes, |(_, account)| &*account.handle_status))
         .persistent(false)
         .fetch_all(connection)
         .await?;

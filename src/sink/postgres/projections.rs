@@ -95,7 +95,7 @@ pub(super) async fn write(
             Some(Projection::BookingRequest(row)) => requests.push((*record, row)),
             Some(Projection::SlotOffer(row)) => offers.push((*record, row)),
             None if record.collection.starts_with("com.huddle.") => {
-                removed.push(record.uri.as_str());
+                removed.push(&*record.uri);
             }
             None => {}
         }
@@ -120,12 +120,12 @@ pub(super) async fn purge(connection: &mut PgConnection, limit: &str) -> Result<
 macro_rules! of_records {
     ($statement:expr, $rows:expr) => {
         sqlx::query($statement)
-            .bind(column($rows, |(record, _)| record.uri.as_str()))
-            .bind(column($rows, |(record, _)| record.did.as_str()))
-            .bind(column($rows, |(record, _)| record.rkey.as_str()))
+            .bind(column($rows, |(record, _)| &*record.uri))
+            .bind(column($rows, |(record, _)| &*record.did))
+            .bind(column($rows, |(record, _)| &*record.rkey))
             .bind(column($rows, |(record, _)| record.cid.as_deref()))
-            .bind(column($rows, |(record, _)| record.rev.as_str()))
-            .bind(column($rows, |(record, _)| record.last_indexed_at.as_str()))
+            .bind(column($rows, |(record, _)| &*record.rev))
+            .bind(column($rows, |(record, _)| &*record.last_indexed_at))
     };
 }
 

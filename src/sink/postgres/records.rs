@@ -78,15 +78,15 @@ pub(super) async fn write<'a>(
     }
     let rows = sqlx::query(WRITE)
         .bind(feed.id.as_str())
-        .bind(column(changes, |(_, record)| record.uri.as_str()))
-        .bind(column(changes, |(_, record)| record.did.as_str()))
-        .bind(column(changes, |(_, record)| record.collection.as_str()))
-        .bind(column(changes, |(_, record)| record.rkey.as_str()))
+        .bind(column(changes, |(_, record)| &*record.uri))
+        .bind(column(changes, |(_, record)| &*record.did))
+        .bind(column(changes, |(_, record)| &*record.collection))
+        .bind(column(changes, |(_, record)| &*record.rkey))
         .bind(column(changes, |(_, record)| record.cid.as_deref()))
-        .bind(column(changes, |(_, record)| record.rev.as_str()))
+        .bind(column(changes, |(_, record)| &*record.rev))
         .bind(column(changes, |(_, record)| integer(record.seq)))
-        .bind(column(changes, |(_, record)| record.source.as_str()))
-        .bind(column(changes, |(_, record)| record.time.as_str()))
+        .bind(column(changes, |(_, record)| &*record.source))
+        .bind(column(changes, |(_, record)| &*record.time))
         .bind(column(changes, |(_, record)| {
             record.record.as_deref().map(json)
         }))
@@ -96,13 +96,9 @@ pub(super) async fn write<'a>(
             record.invalid_reason.as_deref().map(without_nul)
         }))
         .bind(column(changes, |(_, record)| record.refused_cid.as_deref()))
-        .bind(column(changes, |(_, record)| record.verified.as_str()))
-        .bind(column(changes, |(_, record)| {
-            record.first_indexed_at.as_str()
-        }))
-        .bind(column(changes, |(_, record)| {
-            record.last_indexed_at.as_str()
-        }))
+        .bind(column(changes, |(_, record)| &*record.verified))
+        .bind(column(changes, |(_, record)| &*record.first_indexed_at))
+        .bind(column(changes, |(_, record)| &*record.last_indexed_at))
         .bind(column(changes, |(change, _)| change.epoch.as_str()))
         .bind(column(changes, |(change, _)| integer(change.number)))
         .persistent(false)
@@ -112,7 +108,7 @@ pub(super) async fn write<'a>(
     let uris: HashSet<&str> = uris.collect::<Result<_, sqlx::Error>>()?;
     let records = changes.iter().map(|(_, record)| *record);
     let written: Vec<&ChangedRecord> = records
-        .filter(|record| uris.contains(record.uri.as_str()))
+        .filter(|record| uris.contains(&*record.uri))
         .collect();
     let stale: Vec<&ChangedRecord> = written
         .iter()
@@ -121,8 +117,8 @@ pub(super) async fn write<'a>(
         .collect();
     if !stale.is_empty() {
         sqlx::query(HIDE)
-            .bind(column(&stale, |record| record.uri.as_str()))
-            .bind(column(&stale, |record| record.did.as_str()))
+            .bind(column(&stale, |record| &*record.uri))
+            .bind(column(&stale, |record| &*record.did))
             .persistent(false)
             .execute(connection)
             .await?;

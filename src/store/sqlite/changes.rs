@@ -1,43 +1,23 @@
 //! Reads the change feed.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
+use bytestring::ByteString;
 use futures_util::future::BoxFuture;
-use serde::Deserialize;
+use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection, Row};
 use tokio::sync::watch;
 
-use super::{SqliteStore, apply, feed, integer, sink_positions};
+use super::feed_page::{FeedPage, Listed};
+use super::{SqliteStore, apply, changed_records, feed, integer, sink_positions};
 use crate::model::{
-    Change, ChangedAccount, ChangedRecord, ChangedRow, DeadLetter, Epoch, Feed, FeedPosition,
-    RandomId,
+    Change, ChangedAccount, ChangedRow, DeadLetter, Epoch, Feed, FeedPosition, RandomId,
 };
 use crate::store::change_feed::{Cbor, ChangeFeed};
 use crate::store::{ChangePage, PieceLimit, StoreError};
 
-/// The first changes behind a number, and what they take in memory. The CBOR counts if it is wanted.
-const KEYS: &str = "SELECT change, ?4 + bytes FROM ( \
-     SELECT * FROM (SELECT change, 2 * octet_length(uri) + coalesce(octet_length(record), 0) \
-     + iif(?3, coalesce(octet_length(record_cbor), 0), 0) AS bytes \
-     FROM records WHERE change > ?1 ORDER BY change LIMIT ?2) \
-     UNION ALL \
-     SELECT * FROM (SELECT change, 0 AS bytes FROM accounts WHERE change > ?1 ORDER BY change LIMIT ?2)) \
-     ORDER BY change LIMIT ?2";
-
-/// Changes whose records are read as one value. So few stay in the processor's caches, and are no allocation
-/// that the system has to make anew for each page.
-const PIECE: usize = 128;
-
-/// All records of a piece as one value, an array of [`RecordColumns`]: each value that SQLite hands out is a
-/// copy with allocations of its own. Records that are being deleted with their account are gone already.
-const RECORDS: &str = "SELECT json_group_array(json_array(change, uri, did, collection, rkey, cid, rev, \
-     seq, source, time, record, validity, invalid_reason, refused_cid, verified, first_indexed_at, \
-     last_indexed_at, EXISTS (SELECT 1 FROM stale_records WHERE stale_records.uri = records.uri))) \
-     FROM records WHERE change > ?1 AND change <= ?2 AND NOT EXISTS ( \
-     SELECT 1 FROM removed_records \
-     WHERE removed_records.did = records.did AND removed_records.uri = records.uri)";
+/// Records that are read as one value. So few stay in the processor's caches, and are no allocation that the system
+/// has to make anew for each page.
+const PIECE: u64 = 128;
 
 const CBOR: &str = "SELECT change, record_cbor FROM records \
      WHERE change > ?1 AND change <= ?2 AND record_cbor IS NOT NULL";
@@ -47,31 +27,7 @@ const ACCOUNTS: &str = "SELECT change, did, active, status, handle, handle_statu
      coalesce(nullif(min(max(coalesce(as_of, ''), coalesce(handle_as_of, ''), \
      coalesce(hold_as_of, ''), coalesce(removed_at, '')), updated_at), ''), updated_at) AS time, \
      updated_at \
-     FROM accounts WHERE change > ?1 AND change <= ?2";
-
-/// In the order of [`RECORDS`].
-#[derive(Deserialize)]
-struct RecordColumns {
-    change: u64,
-    uri: String,
-    did: String,
-    collection: String,
-    rkey: String,
-    cid: Option<String>,
-    rev: String,
-    seq: u64,
-    source: String,
-    time: String,
-    record: Option<String>,
-    validity: Option<String>,
-    invalid_reason: Option<String>,
-    refused_cid: Option<String>,
-    verified: String,
-    first_indexed_at: String,
-    last_indexed_at: String,
-    /// 0 or 1.
-    is_stale: u8,
-}
+     FROM accounts WHERE change > ?1 AND change <= ?2 ORDER BY change LIMIT +?3";
 
 #[derive(sqlx::FromRow)]
 struct AccountColumns {
@@ -112,23 +68,22 @@ impl SqliteStore {
         let mut reader = self.reader().acquire().await?;
         let mut snapshot = reader.begin().await?;
         let feed = read_feed(&mut snapshot).await?;
-        let Extent { through, pieces } = extent(&mut snapshot, &feed, after, limit, cbor).await?;
-        let mut changes = BTreeMap::new();
-        for piece in pieces {
-            read_records(&mut snapshot, piece, &mut changes).await?;
+        let mut page = FeedPage::new(after, limit);
+        let mut is_end = false;
+        while page.room() > 0 && !is_end {
+            is_end = read_piece(&mut snapshot, &feed, cbor, &mut page).await?;
         }
-        if through > after {
-            read_accounts(&mut snapshot, (after, through), &mut changes).await?;
-            if cbor == Cbor::With {
-                read_cbor(&mut snapshot, (after, through), &mut changes).await?;
-            }
+        let through = page.through();
+        let mut rows = page.into_rows();
+        complete(&mut snapshot, &mut rows).await?;
+        if cbor == Cbor::With {
+            read_cbor(&mut snapshot, (after, through), &mut rows).await?;
         }
-        let epoch_of = |number| feed.epoch_of(number).cloned();
-        let changes = changes.into_iter().filter_map(|(number, row)| {
+        let changes = rows.into_iter().filter_map(|listed| {
             Some(Change {
-                epoch: epoch_of(number)?,
-                number,
-                row,
+                epoch: feed.epoch_of(listed.number)?.clone(),
+                number: listed.number,
+                row: listed.row?,
             })
         });
         Ok(ChangePage {
@@ -157,8 +112,8 @@ impl SqliteStore {
     /// If the database cannot be read.
     pub async fn count_changes(&self, after: u64, most: u64) -> Result<u64, StoreError> {
         let count: i64 = sqlx::query_scalar(
-            "SELECT (SELECT count(*) FROM (SELECT 1 FROM records WHERE change > ?1 LIMIT ?2)) \
-             + (SELECT count(*) FROM (SELECT 1 FROM accounts WHERE change > ?1 LIMIT ?2))",
+            "SELECT (SELECT count(*) FROM (SELECT 1 FROM records WHERE change > ?1 LIMIT +?2)) \
+             + (SELECT count(*) FROM (SELECT 1 FROM accounts WHERE change > ?1 LIMIT +?2))",
         )
         .bind(integer(after))
         .bind(integer(most))
@@ -250,75 +205,47 @@ async fn read_feed(connection: &mut SqliteConnection) -> Result<Feed, sqlx::Erro
     })
 }
 
-/// What a page has.
-struct Extent {
-    /// The number up to which it goes.
-    through: u64,
-    /// Between which numbers its changes are, in pieces: behind the first one, and up to the second one.
-    pieces: Vec<(u64, u64)>,
-}
-
-async fn extent(
+/// Reads a piece of a page. Returns whether there is nothing behind it in this state of the database.
+async fn read_piece(
     connection: &mut SqliteConnection,
     feed: &Feed,
-    after: u64,
-    limit: PieceLimit,
     cbor: Cbor,
-) -> Result<Extent, sqlx::Error> {
-    let keys: Vec<(i64, i64)> = sqlx::query_as(KEYS)
-        .bind(integer(after))
-        .bind(integer(limit.rows))
-        .bind(cbor == Cbor::With)
-        .bind(integer(ChangedRow::BYTES as u64))
-        .fetch_all(connection)
-        .await?;
-    let mut bytes = 0;
-    let mut numbers = Vec::with_capacity(keys.len());
-    for (number, of_row) in &keys {
-        bytes += of_row.unsigned_abs();
-        if !numbers.is_empty() && bytes > limit.bytes {
-            break;
-        }
-        numbers.push(number.unsigned_abs());
-    }
-    let is_full = numbers.len() < keys.len() || keys.len() as u64 >= limit.rows;
-    let through = match numbers.last() {
-        Some(last) if is_full => *last,
-        // Nothing is behind it in this state of the database.
+    page: &mut FeedPage,
+) -> Result<bool, sqlx::Error> {
+    let (after, room) = (page.through(), page.room());
+    let count = PIECE.min(room);
+    let mut piece = changed_records::read(connection, after, count, cbor).await?;
+    let last = piece.iter().map(|listed| listed.number).max();
+    let is_end = (piece.len() as u64) < count;
+    let through = match last {
+        Some(last) if !is_end => last,
         _ => feed.last.max(after),
     };
-    let ends = numbers.chunks(PIECE).filter_map(<[u64]>::last).copied();
-    let begins = std::iter::once(after).chain(ends.clone());
-    let pieces = begins.zip(ends).collect();
-    Ok(Extent { through, pieces })
+    // One more than there is room for shows that the page ends before it.
+    let accounts = read_accounts(connection, (after, through), room.saturating_add(1));
+    piece.extend(accounts.await?);
+    page.take(piece, through);
+    Ok(is_end)
 }
 
-type Rows = BTreeMap<u64, ChangedRow>;
-
-async fn read_records(
+/// Reads the JSON of the records that were too large for their piece, each by itself.
+async fn complete(
     connection: &mut SqliteConnection,
-    (after, through): (u64, u64),
-    into: &mut Rows,
+    rows: &mut [Listed],
 ) -> Result<(), sqlx::Error> {
-    let row = sqlx::query(RECORDS)
-        .bind(integer(after))
-        .bind(integer(through))
-        .fetch_one(connection)
-        .await?;
-    let columns: Vec<RecordColumns> = serde_json::from_str(row.try_get(0)?)
-        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    into.extend(
-        columns
-            .into_iter()
-            .map(|columns| (columns.change, columns.row())),
-    );
+    for listed in rows.iter_mut().filter(|listed| listed.lacks_json) {
+        if let Some(ChangedRow::Record(record)) = &mut listed.row {
+            record.record = changed_records::read_json(connection, listed.number).await?;
+        }
+    }
     Ok(())
 }
 
+/// Reads the CBOR of rows, which are in the order of their numbers.
 async fn read_cbor(
     connection: &mut SqliteConnection,
     (after, through): (u64, u64),
-    into: &mut Rows,
+    rows: &mut [Listed],
 ) -> Result<(), sqlx::Error> {
     let all: Vec<(i64, Vec<u8>)> = sqlx::query_as(CBOR)
         .bind(integer(after))
@@ -326,64 +253,53 @@ async fn read_cbor(
         .fetch_all(connection)
         .await?;
     for (number, cbor) in all {
-        if let Some(ChangedRow::Record(record)) = into.get_mut(&number.unsigned_abs()) {
+        let number = number.unsigned_abs();
+        let place = rows.binary_search_by_key(&number, |listed| listed.number);
+        let listed = place.ok().and_then(|place| rows.get_mut(place));
+        if let Some(ChangedRow::Record(record)) = listed.and_then(|listed| listed.row.as_mut()) {
             record.record_cbor = Some(cbor.into());
         }
     }
     Ok(())
 }
 
-impl RecordColumns {
-    fn row(self) -> ChangedRow {
-        ChangedRow::Record(Box::new(ChangedRecord {
-            uri: self.uri,
-            did: self.did,
-            collection: self.collection,
-            rkey: self.rkey,
-            cid: self.cid,
-            rev: self.rev,
-            seq: self.seq,
-            source: self.source,
-            time: self.time,
-            record: self.record,
-            record_cbor: None,
-            validity: self.validity,
-            invalid_reason: self.invalid_reason,
-            refused_cid: self.refused_cid,
-            verified: self.verified,
-            first_indexed_at: self.first_indexed_at,
-            last_indexed_at: self.last_indexed_at,
-            is_stale: self.is_stale != 0,
-        }))
-    }
-}
-
+/// The accounts between two numbers, the first `most` of them.
 async fn read_accounts(
     connection: &mut SqliteConnection,
     (after, through): (u64, u64),
-    into: &mut Rows,
-) -> Result<(), sqlx::Error> {
+    most: u64,
+) -> Result<Vec<Listed>, sqlx::Error> {
     let rows: Vec<AccountColumns> = sqlx::query_as(ACCOUNTS)
         .bind(integer(after))
         .bind(integer(through))
+        .bind(integer(most))
         .fetch_all(connection)
         .await?;
-    into.extend(rows.into_iter().map(|row| {
-        let account = ChangedAccount {
-            did: row.did,
+    let listed = rows.into_iter().map(|row| {
+        let number = row.change.unsigned_abs();
+        let row = ChangedRow::Account(Box::new(row.into()));
+        Listed {
+            number,
+            bytes: row.bytes() as u64,
+            row: Some(row),
+            lacks_json: false,
+        }
+    });
+    Ok(listed.collect())
+}
+
+impl From<AccountColumns> for ChangedAccount {
+    fn from(row: AccountColumns) -> Self {
+        Self {
+            did: row.did.into(),
             is_active: row.active,
-            status: row.status,
-            handle: row.handle,
-            handle_status: row.handle_status,
-            removed_at: row.removed_at,
+            status: row.status.map(ByteString::from),
+            handle: row.handle.map(ByteString::from),
+            handle_status: row.handle_status.into(),
+            removed_at: row.removed_at.map(ByteString::from),
             removal_change: row.removal_change.map(i64::unsigned_abs),
-            time: row.time,
-            updated_at: row.updated_at,
-        };
-        (
-            row.change.unsigned_abs(),
-            ChangedRow::Account(Box::new(account)),
-        )
-    }));
-    Ok(())
+            time: row.time.into(),
+            updated_at: row.updated_at.into(),
+        }
+    }
 }
