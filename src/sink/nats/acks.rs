@@ -1,13 +1,13 @@
 //! The acks of messages, in the order of their publishing.
 //!
-//! All of them come to one inbox, and the subject of each ends in its message's number. The library's own way, a
-//! request with an inbox, a deadline and a place in a map for each message, costs more than the message.
+//! They come to a few subjects that are used again and again, each by one message at a time. The server looks up where
+//! each ack goes, and remembers that for some hundred subjects: a subject for each message, as the library's requests
+//! have it, costs the server more than the ack, and the client a place in a map and a deadline each.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::Error;
-use async_nats::{Client, Message, StatusCode, Subscriber};
+use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -15,13 +15,15 @@ use tokio::time::timeout;
 use super::connection::unavailable;
 use crate::sink::SinkError;
 
+/// How many messages may wait for their acks.
+pub(super) const MOST: usize = 512;
 /// The deadline of each ack, once all before it have come.
 const DEADLINE: Duration = Duration::from_secs(8);
 
 /// Where acks come in.
 pub(super) struct Acks {
-    /// What the subjects begin with to which acks are sent.
-    inbox: String,
+    /// Those to which acks are sent, in turn.
+    subjects: Vec<Subject>,
     subscriber: Subscriber,
     in_order: InOrder<Message>,
 }
@@ -50,16 +52,18 @@ impl Acks {
     pub(super) async fn open(client: &Client) -> Result<Self, SinkError> {
         let inbox = client.new_inbox();
         let subscriber = client.subscribe(format!("{inbox}.*")).await;
+        let subjects = (0..MOST).map(|place| format!("{inbox}.{place}").into());
         Ok(Self {
-            inbox,
+            subjects: subjects.collect(),
             subscriber: subscriber.map_err(|error| unavailable("cannot ask for acks", error))?,
-            in_order: InOrder::default(),
+            in_order: InOrder::new(MOST),
         })
     }
 
-    /// The subject for the ack of the next message.
-    pub(super) fn subject(&mut self) -> String {
-        format!("{}.{}", self.inbox, self.in_order.expect())
+    /// The subject for the ack of the next message; `None` while [`MOST`] wait for theirs.
+    pub(super) fn subject(&mut self) -> Option<Subject> {
+        let place = self.in_order.expect()?;
+        self.subjects.get(place).cloned()
     }
 
     /// The next ack: of the first message of which it was not handed out yet.
@@ -74,49 +78,57 @@ impl Acks {
             let next = timeout(DEADLINE, self.subscriber.next()).await;
             let next = next.map_err(|_elapsed| SinkError::late(DEADLINE))?;
             let message = next.ok_or_else(|| SinkError::unavailable("the connection was lost"))?;
-            let number = message.subject.rsplit_once('.');
-            if let Some(number) = number.and_then(|(_, number)| number.parse().ok()) {
-                self.in_order.put(number, message);
+            let place = message.subject.rsplit_once('.');
+            if let Some(place) = place.and_then(|(_, place)| place.parse().ok()) {
+                self.in_order.put(place, message);
             }
         }
     }
 }
 
-/// Hands out what has numbers, from 1, in their order.
+/// Hands out what comes in any order in the order in which it was expected. Each has a place meanwhile.
 #[derive(Debug)]
 struct InOrder<T> {
-    expected: u64,
-    handed_out: u64,
+    /// How many were expected, and how many of them were handed out. The place of each is its number modulo the
+    /// number of places.
+    expected: usize,
+    handed_out: usize,
     /// What came, and was not handed out yet.
-    waiting: BTreeMap<u64, T>,
-}
-
-impl<T> Default for InOrder<T> {
-    fn default() -> Self {
-        Self {
-            expected: 0,
-            handed_out: 0,
-            waiting: BTreeMap::new(),
-        }
-    }
+    places: Vec<Option<T>>,
 }
 
 impl<T> InOrder<T> {
-    /// The number of one more that is expected.
-    fn expect(&mut self) -> u64 {
-        self.expected += 1;
-        self.expected
+    fn new(places: usize) -> Self {
+        Self {
+            expected: 0,
+            handed_out: 0,
+            places: std::iter::repeat_with(|| None).take(places).collect(),
+        }
     }
 
-    /// Takes one. What is not expected, or was handed out, is dropped: every client may publish to an inbox.
-    fn put(&mut self, number: u64, value: T) {
-        if number > self.handed_out && number <= self.expected {
-            self.waiting.entry(number).or_insert(value);
+    /// Expects one more. Returns its place; `None`: all are taken.
+    fn expect(&mut self) -> Option<usize> {
+        let is_full = self.expected - self.handed_out >= self.places.len();
+        let place = (!is_full).then(|| self.expected % self.places.len())?;
+        self.expected += 1;
+        Some(place)
+    }
+
+    /// Takes what comes to a place. What is not expected there, or was there already, is dropped: every client may
+    /// publish to an inbox.
+    fn put(&mut self, place: usize, value: T) {
+        let places = self.places.len();
+        if let Some(held) = self.places.get_mut(place)
+            && (place + places - self.handed_out % places) % places
+                < self.expected - self.handed_out
+        {
+            held.get_or_insert(value);
         }
     }
 
     fn next(&mut self) -> Option<T> {
-        let value = self.waiting.remove(&(self.handed_out + 1))?;
+        let place = self.handed_out.checked_rem(self.places.len())?;
+        let value = self.places.get_mut(place)?.take()?;
         self.handed_out += 1;
         Some(value)
     }
@@ -160,31 +172,43 @@ mod tests {
 
     #[test]
     fn acks_that_come_in_any_order_are_handed_out_in_that_of_their_messages() {
-        let mut in_order = InOrder::default();
-        assert_eq!(
-            [in_order.expect(), in_order.expect(), in_order.expect()],
-            [1, 2, 3]
-        );
-        in_order.put(2, "second");
-        assert_eq!(in_order.next(), None);
-        in_order.put(1, "first");
-        in_order.put(3, "third");
-        let handed_out: Vec<&str> = std::iter::from_fn(|| in_order.next()).collect();
-        assert_eq!(handed_out, ["first", "second", "third"]);
+        let mut in_order = InOrder::new(3);
+        let mut handed_out = Vec::new();
+        for round in 0..5 {
+            let places: Vec<usize> = std::iter::from_fn(|| in_order.expect()).collect();
+            assert_eq!(places.len(), 3, "all are taken");
+            in_order.put(places[1], (round, 1));
+            assert_eq!(in_order.next(), None);
+            in_order.put(places[0], (round, 0));
+            in_order.put(places[2], (round, 2));
+            handed_out.extend(std::iter::from_fn(|| in_order.next()));
+            // The places begin elsewhere in each round.
+            let place = in_order.expect().unwrap();
+            in_order.put(place, (round, 3));
+            handed_out.extend(in_order.next());
+        }
+        let in_turn = (0..5).flat_map(|round| (0..4).map(move |number| (round, number)));
+        assert_eq!(handed_out, in_turn.collect::<Vec<_>>());
     }
 
     #[test]
     fn an_ack_that_is_not_expected_or_comes_twice_is_dropped() {
-        let mut in_order = InOrder::default();
-        in_order.put(1, "too early");
-        in_order.expect();
-        in_order.put(2, "of no message");
-        in_order.put(1, "first");
-        in_order.put(1, "again");
+        let mut in_order = InOrder::new(3);
+        in_order.put(0, "too early");
+        assert_eq!(in_order.expect(), Some(0));
+        in_order.put(1, "of no message");
+        in_order.put(3, "of no place");
+        in_order.put(0, "first");
+        in_order.put(0, "again");
         assert_eq!(in_order.next(), Some("first"));
-        in_order.put(1, "late");
-        in_order.expect();
+        in_order.put(0, "late");
+        assert_eq!((in_order.expect(), in_order.expect()), (Some(1), Some(2)));
+        in_order.put(0, "late");
         assert_eq!(in_order.next(), None);
+        in_order.put(1, "second");
+        assert_eq!(in_order.next(), Some("second"));
+        assert_eq!((in_order.expect(), in_order.expect()), (Some(0), Some(1)));
+        assert_eq!(in_order.expect(), None);
     }
 
     #[test]

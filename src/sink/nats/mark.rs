@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use async_nats::jetstream::stream::Info;
+use bytestring::ByteString;
 
 /// The stream, and the last message that it acknowledged. It is kept beside the position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub(super) struct Mark {
 struct Acked {
     seq: u64,
     /// The message's id.
-    id: String,
+    id: ByteString,
 }
 
 /// What a stream is to one that took changes.
@@ -66,7 +67,7 @@ impl Mark {
     }
 
     /// Notes that message `id` has the number `seq`. A repetition has the number of the first one.
-    pub(super) fn note(&mut self, seq: u64, id: String) {
+    pub(super) fn note(&mut self, seq: u64, id: ByteString) {
         if self.seq().is_none_or(|last| last < seq) {
             self.acked = Some(Acked { seq, id });
         }
@@ -89,7 +90,7 @@ impl Mark {
         let Some(acked) = &self.acked else {
             return Standing::Same;
         };
-        let is_other = id_there.is_some_and(|id| id != acked.id);
+        let is_other = id_there.is_some_and(|id| acked.id != *id);
         match last_seq < acked.seq || is_other {
             true => Standing::WentBack,
             false => Standing::Same,
@@ -118,7 +119,7 @@ impl FromStr for Mark {
             (None, ..) => None,
             (Some(seq), Some(id), None) if !id.is_empty() => Some(Acked {
                 seq: seq.parse().map_err(|_| InvalidMark)?,
-                id: id.to_owned(),
+                id: id.into(),
             }),
             _ => return Err(InvalidMark),
         };
@@ -184,9 +185,9 @@ mod tests {
     #[test]
     fn a_repetition_moves_nothing_back() {
         let mut mark = mark("17 5 f:e:9");
-        mark.note(3, "f:e:7".to_owned());
+        mark.note(3, "f:e:7".into());
         assert_eq!(mark.seq(), Some(5));
-        mark.note(6, "f:e:10".to_owned());
+        mark.note(6, "f:e:10".into());
         assert_eq!(mark.to_string(), "17 6 f:e:10");
     }
 }

@@ -1,8 +1,12 @@
 //! The message of a change: its subject, its id, and its body.
 
+use std::error::Error;
+use std::fmt::{Display, Write};
+
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
 use bytes::{BufMut, Bytes, BytesMut};
+use bytestring::ByteString;
 use sha2::{Digest, Sha256};
 
 use crate::model::{Change, Feed, FeedPosition};
@@ -16,15 +20,15 @@ const OVERHEAD: usize = 512;
 pub(super) struct Message<'a> {
     change: &'a Change,
     /// `FEED:EPOCH:CHANGE`, and behind a rewind its number.
-    pub(super) id: String,
+    pub(super) id: ByteString,
     pub(super) partition: u32,
     /// The whole task.
     pub(super) body: Bytes,
 }
 
 impl<'a> Message<'a> {
-    /// The message of `change`, which is of `feed`, among so many partitions and after so many rewinds. Its body
-    /// is written into `buffer`, and taken out of it.
+    /// The message of `change`, which is of `feed`, among so many partitions and after so many rewinds. Its id and
+    /// its body are written into `buffer`, and taken out of it.
     ///
     /// # Errors
     /// Refused if the database holds a record that is no JSON.
@@ -34,15 +38,7 @@ impl<'a> Message<'a> {
         (partitions, rewinds): (u32, u32),
         buffer: &mut BytesMut,
     ) -> Result<Self, SinkError> {
-        let position = FeedPosition {
-            feed: feed.id.clone(),
-            epoch: change.epoch.clone(),
-            change: change.number,
-        };
-        let id = match rewinds {
-            0 => position.to_string(),
-            rewinds => format!("{position}:{rewinds}"),
-        };
+        let id = write_id(change, feed, rewinds, buffer).map_err(refused)?;
         let written = write_item(change, &feed.id, Body::With, buffer.writer());
         let body = buffer.split().freeze();
         written.map_err(refused)?;
@@ -71,8 +67,22 @@ impl<'a> Message<'a> {
     }
 }
 
-fn refused(error: serde_json::Error) -> SinkError {
+fn refused(error: impl Display) -> SinkError {
     SinkError::Refused(error.to_string())
+}
+
+/// Writes what [`position_of`] reads.
+fn write_id(
+    change: &Change,
+    feed: &Feed,
+    rewinds: u32,
+    buffer: &mut BytesMut,
+) -> Result<ByteString, Box<dyn Error>> {
+    write!(buffer, "{}:{}:{}", feed.id, change.epoch, change.number)?;
+    if rewinds > 0 {
+        write!(buffer, ":{rewinds}")?;
+    }
+    Ok(buffer.split().try_into()?)
 }
 
 /// The position of the change whose message has this id.

@@ -28,14 +28,14 @@ use self::connection::{Connection, unavailable};
 pub use self::consumer::NatsQueue;
 use self::mark::{Mark, Standing};
 pub use self::options::NatsOptions;
-use self::publisher::Publisher;
+use self::publisher::{Published, Publisher};
 use self::streams::Side;
 use super::{Delivery, Sink, SinkError};
 use crate::model::{Feed, FeedPosition};
 use crate::store::PieceLimit;
 use crate::store::change_feed::ChangeFeed;
 
-/// What is published before all acks are waited for.
+/// What a delivery has at most.
 const LIMIT: PieceLimit = PieceLimit {
     rows: 2_000,
     bytes: 4 << 20,
@@ -126,7 +126,7 @@ impl NatsSink {
                 // Messages are published in the order of their changes.
                 let position = message::position_of(&id);
                 back = position.map_or(0, |position| feed.begin(Some(&position)).min(after));
-                now.note(last, id);
+                now.note(last, id.into());
             }
         }
         tracing::warn!(
@@ -156,15 +156,17 @@ impl NatsSink {
         }
         let mut rest = delivery.changes;
         while !rest.is_empty() {
-            let (sent, not_sent) = taken.send_some(delivery.feed, rest).await;
-            if not_sent.is_none() {
-                self.rows = match sent.len() < rest.len() {
-                    true => sent.len() as u64,
+            let Published {
+                acked,
+                is_cut,
+                failure,
+            } = taken.publish(delivery.feed, rest).await;
+            if failure.is_none() {
+                self.rows = match is_cut {
+                    true => acked as u64,
                     false => self.rows.saturating_mul(2).min(LIMIT.rows),
                 };
             }
-            let (acked, not_acked) = taken.acks(sent).await;
-            let failure = not_acked.or(not_sent);
             if let Some(refused @ SinkError::Refused(_)) = failure {
                 self.taken = Some(taken);
                 return Err(refused);

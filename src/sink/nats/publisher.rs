@@ -1,13 +1,15 @@
 //! Publishes messages to a stream that was taken over, and waits for their acks.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_nats::Subject;
 use async_nats::jetstream::stream::{Info, Stream};
 use bytes::BytesMut;
+use bytestring::ByteString;
 use tokio::time::{Instant, sleep};
 
-use super::acks::Acks;
+use super::acks::{self, Acks};
 use super::body::{self, Bodies};
 use super::connection::{Connection, unavailable};
 use super::mark::Mark;
@@ -19,7 +21,7 @@ use crate::sink::SinkError;
 /// How many messages are built before they are sent. What the client is handed together, it writes together:
 /// a write to the socket costs more than a message.
 const BURST: usize = 128;
-/// The bytes of a piece of memory that has the bodies of messages.
+/// The bytes of a piece of memory that has the ids and bodies of messages.
 const BODIES: usize = 64 << 10;
 
 /// How long a delivery waits for consumers to make room, and how often it looks.
@@ -37,13 +39,33 @@ pub(super) struct Publisher {
     layout: Layout,
     /// Of each partition.
     subjects: Vec<Subject>,
-    /// Where the next bodies are written. So they are not an allocation each.
+    /// Where the next ids and bodies are written. So they are not an allocation each.
     buffer: BytesMut,
 }
 
+/// What became of changes that were to be published.
+pub(super) struct Published {
+    /// Of how many of the first ones the acks came.
+    pub(super) acked: usize,
+    /// The stream had no room for the others.
+    pub(super) is_cut: bool,
+    /// What failed behind them.
+    pub(super) failure: Option<SinkError>,
+}
+
+/// Messages that were sent.
+#[derive(Default)]
+struct Flight {
+    /// Those that wait for their acks.
+    sent: VecDeque<Sent>,
+    acked: usize,
+    /// An ack did not come, or the stream did not take the message.
+    failure: Option<SinkError>,
+}
+
 /// A message that was sent, and is not acknowledged yet.
-pub(super) struct Sent {
-    id: String,
+struct Sent {
+    id: ByteString,
     /// The object that has its body.
     claim: Option<String>,
 }
@@ -72,33 +94,67 @@ impl Publisher {
         })
     }
 
-    /// Sends the first changes for which the stream has room, at least one. Returns them, and what failed
-    /// behind them.
-    pub(super) async fn send_some(
-        &mut self,
-        feed: &Feed,
-        changes: &[Change],
-    ) -> (Vec<Sent>, Option<SinkError>) {
-        let connection = self.connection.clone();
-        let mut sent = Vec::with_capacity(changes.len());
+    /// Publishes the first changes for which the stream has room, at least one, and waits for their acks.
+    pub(super) async fn publish(&mut self, feed: &Feed, changes: &[Change]) -> Published {
+        let mut flight = Flight::default();
         let mut room = None;
+        let mut is_cut = false;
+        let mut not_sent = None;
         for changes in changes.chunks(BURST) {
-            let (messages, failed) = self.messages(feed, changes, &mut room).await;
-            let is_cut = messages.len() < changes.len();
-            let sending = async {
-                for message in messages {
-                    sent.push(self.send(feed, message).await?);
-                }
-                Ok::<(), SinkError>(())
-            };
-            if let Err(error) = connection.run(sending).await {
-                return (sent, Some(error));
+            if flight.sent.len() + changes.len() > acks::MOST {
+                self.take_acks(&mut flight, acks::MOST / 2).await;
             }
-            if is_cut {
-                return (sent, failed);
+            if flight.failure.is_some() {
+                break;
+            }
+            let (messages, failure) = self.messages(feed, changes, &mut room).await;
+            is_cut = messages.len() < changes.len();
+            not_sent = self.send_all(feed, messages, &mut flight).await.or(failure);
+            if is_cut || not_sent.is_some() {
+                break;
             }
         }
-        (sent, None)
+        self.take_acks(&mut flight, 0).await;
+        Published {
+            acked: flight.acked,
+            is_cut,
+            failure: flight.failure.or(not_sent),
+        }
+    }
+
+    /// Sends messages. Returns what failed.
+    async fn send_all(
+        &mut self,
+        feed: &Feed,
+        messages: Vec<Message<'_>>,
+        flight: &mut Flight,
+    ) -> Option<SinkError> {
+        let connection = self.connection.clone();
+        let sending = async {
+            for message in messages {
+                flight.sent.push_back(self.send(feed, message).await?);
+            }
+            Ok::<(), SinkError>(())
+        };
+        connection.run(sending).await.err()
+    }
+
+    /// Takes acks, in the order of the messages, until at most `most` wait for theirs, or one fails.
+    async fn take_acks(&mut self, flight: &mut Flight, most: usize) {
+        if flight.failure.is_some() {
+            return;
+        }
+        let connection = self.connection.clone();
+        let taking = async {
+            while flight.sent.len() > most
+                && let Some(sent) = flight.sent.pop_front()
+            {
+                self.ack(sent).await?;
+                flight.acked += 1;
+            }
+            Ok::<(), SinkError>(())
+        };
+        flight.failure = connection.run(taking).await.err();
     }
 
     /// The messages of the first changes for which the stream has room, and what failed behind them. `room`
@@ -154,28 +210,14 @@ impl Publisher {
             }
         };
         let reply = self.acks.subject();
+        let reply =
+            reply.ok_or_else(|| SinkError::unavailable("too many messages wait for their acks"))?;
         let client = &self.connection.client;
         let sending = client.publish_with_reply_and_headers(subject, reply, headers, body);
         sending
             .await
             .map_err(|error| unavailable("cannot publish", error))?;
         Ok(Sent { id, claim })
-    }
-
-    /// Waits for the acks of messages. Returns of how many of the first ones they came, and what failed behind
-    /// them.
-    pub(super) async fn acks(&mut self, sent: Vec<Sent>) -> (usize, Option<SinkError>) {
-        let connection = self.connection.clone();
-        let mut acked = 0;
-        let waiting = async {
-            for message in sent {
-                self.ack(message).await?;
-                acked += 1;
-            }
-            Ok::<(), SinkError>(())
-        };
-        let failed = connection.run(waiting).await.err();
-        (acked, failed)
     }
 
     async fn ack(&mut self, sent: Sent) -> Result<(), SinkError> {
