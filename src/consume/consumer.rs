@@ -22,6 +22,8 @@ use crate::testing::fault::Faults;
 const BATCH: usize = 100;
 /// The deadline of a transaction, and of the wait for those of the other consumers of the process.
 const DEADLINE: Duration = Duration::from_secs(45);
+/// A transaction that took no longer may be followed by one of twice as many tasks.
+const QUICK: Duration = Duration::from_secs(10);
 /// How often the queue is told that the tasks are still in hand.
 const EXTEND_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -118,11 +120,12 @@ impl Consumer {
         let count = self.count();
         let numbers: Vec<u64> = self.hand.iter().take(count).map(InHand::number).collect();
         self.learn(count).await?;
+        let started = Instant::now();
         match self.apply(&numbers).await {
             Ok(()) => {
                 self.parts.source.ack(&numbers).await?;
                 self.hand.drain(..count);
-                self.bisection.note_delivered();
+                self.bisection.note_delivered(started.elapsed() <= QUICK);
                 Ok(Pace::Applied(count as u64))
             }
             Err(SinkError::Refused(reason)) => {
@@ -130,7 +133,10 @@ impl Consumer {
                 self.parts.source.begin(&[]).await?;
                 self.refused(count, shown(&reason)).await
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.bisection.note_unanswered(count);
+                Err(error)
+            }
         }
     }
 
@@ -199,7 +205,7 @@ impl Consumer {
         let source = &mut self.parts.source;
         source.set_aside(number, &reason, attempts).await?;
         self.hand.pop_front();
-        self.bisection.note_delivered();
+        self.bisection.note_delivered(true);
         Ok(Pace::SetAside { reason, attempts })
     }
 }

@@ -1,5 +1,5 @@
-//! Finds the one change that a sink refuses, or the task that the target of a consumer does: what is refused
-//! is halved until it is alone.
+//! Decides how much a sink is given at once, or the target of a consumer. What is refused is halved until one change
+//! is alone, and what was not answered in time is halved until it is.
 
 /// How much of a page the next delivery has, and what the sink refused of it.
 #[derive(Clone, Debug)]
@@ -45,11 +45,18 @@ impl Bisection {
         self.is_set_aside
     }
 
-    /// The sink has taken a delivery: the next one may have twice as much.
-    pub(crate) fn note_delivered(&mut self) {
+    /// The sink has taken a delivery. If that was quick, the next one may have twice as much.
+    pub(crate) fn note_delivered(&mut self, is_quick: bool) {
         self.refusals = 0;
         self.is_set_aside = false;
-        self.most = self.most.saturating_mul(2);
+        if is_quick {
+            self.most = self.most.saturating_mul(2);
+        }
+    }
+
+    /// A delivery of `count` changes was not answered. They may be too much for the deadline.
+    pub(crate) fn note_unanswered(&mut self, count: usize) {
+        self.most = self.most.min(count / 2).max(1);
     }
 
     /// The sink has refused a delivery of `count` changes.
@@ -73,9 +80,12 @@ impl Bisection {
         self.is_set_aside = true;
     }
 
-    /// What comes next has nothing to do with what was refused.
+    /// What comes next has nothing to do with what was refused. It is given as much at once.
     pub(crate) fn restart(&mut self) {
-        *self = Self::new(self.retries);
+        *self = Self {
+            most: self.most,
+            ..Self::new(self.retries)
+        };
     }
 
     /// The page was dropped. What begins the next one may be what was refused, so it stays alone, but it
@@ -113,11 +123,27 @@ mod tests {
         bisection.note_set_aside();
         let mut sizes = Vec::new();
         for _ in 0..4 {
-            bisection.note_delivered();
+            bisection.note_delivered(true);
             sizes.push(bisection.most());
         }
         assert_eq!(sizes, [2, 4, 8, 16]);
         assert!(!bisection.is_set_aside());
+    }
+
+    #[test]
+    fn what_was_not_answered_is_given_in_smaller_deliveries_until_they_are_quick_again() {
+        let mut bisection = Bisection::new(3);
+        for (count, most) in [(1_000, 500), (500, 250), (3, 1), (1, 1), (0, 1)] {
+            bisection.note_unanswered(count);
+            assert_eq!(bisection.most(), most);
+        }
+        bisection.note_delivered(true);
+        bisection.note_delivered(true);
+        bisection.note_delivered(false);
+        assert_eq!(bisection.most(), 4);
+        // A rewind makes no sink faster.
+        bisection.restart();
+        assert_eq!(bisection.most(), 4);
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::telemetry::excerpt::shown;
 /// longest step is 55 s: a read of the feed (10), a delivery that is refused (25), its dead letter (10), and
 /// the count of the rows behind (10). The position moves over a dead letter in the step behind it.
 const SINK_DEADLINE: Duration = Duration::from_secs(25);
+/// A delivery that took no longer may be followed by one of twice as many changes.
+const QUICK: Duration = Duration::from_secs(6);
 /// The deadline of a rewind, which may take over before it moves the position. With the count of the rows
 /// behind it is 55 s too.
 const REWIND_DEADLINE: Duration = Duration::from_secs(45);
@@ -187,17 +189,22 @@ impl Follower {
             from: after,
             to,
         };
+        let started = Instant::now();
         match deliver(&mut *self.sink, delivery).await {
             Ok(()) => {
                 let delivered = delivery.changes.len() as u64;
                 self.has_upkeep |= delivery.changes.iter().any(is_removal);
+                self.bisection.note_delivered(started.elapsed() <= QUICK);
                 self.delivered(&feed, count, to);
                 Ok(Pace::Next(delivered))
             }
             Err(SinkError::Refused(reason)) if !self.bisection.is_set_aside() => {
                 self.refused(count, shown(&reason)).await
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.bisection.note_unanswered(delivery.changes.len());
+                Err(error)
+            }
         }
     }
 
@@ -294,7 +301,6 @@ impl Follower {
     fn delivered(&mut self, feed: &Feed, count: usize, to: u64) {
         self.taken = Some((feed.clone(), to));
         self.moved_at = Some(Instant::now());
-        self.bisection.note_delivered();
         if let Some(page) = &mut self.page {
             page.changes.drain(..count);
             if page.changes.is_empty() {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::ready;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -13,6 +14,7 @@ use huddle_firehose::sink::queue::{QueueSource, Taken};
 use huddle_firehose::sink::target::{Feeds, TableTarget};
 use huddle_firehose::sink::task::Task;
 use huddle_firehose::testing::fault::Faults;
+use tokio::time::sleep;
 
 use crate::consuming::{HIGH, body};
 
@@ -38,15 +40,21 @@ impl Calls {
     }
 }
 
-/// A part of a queue with one batch.
+/// A part of a queue with one batch, which comes again until it is acked.
 struct Part {
     calls: Calls,
     batch: Vec<Taken>,
 }
 
+impl Part {
+    fn drop_all(&mut self, numbers: &[u64]) {
+        self.batch.retain(|taken| !numbers.contains(&taken.number));
+    }
+}
+
 impl QueueSource for Part {
     fn fetch(&mut self) -> BoxFuture<'_, Result<Vec<Taken>, SinkError>> {
-        Box::pin(ready(Ok(std::mem::take(&mut self.batch))))
+        Box::pin(ready(Ok(self.batch.clone())))
     }
 
     fn begin<'a>(&'a mut self, numbers: &'a [u64]) -> BoxFuture<'a, Result<(), SinkError>> {
@@ -61,6 +69,7 @@ impl QueueSource for Part {
 
     fn ack<'a>(&'a mut self, numbers: &'a [u64]) -> BoxFuture<'a, Result<(), SinkError>> {
         self.calls.note(format!("ack {numbers:?}"));
+        self.drop_all(numbers);
         Box::pin(ready(Ok(())))
     }
 
@@ -71,6 +80,7 @@ impl QueueSource for Part {
         _attempts: u32,
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         self.calls.note(format!("set aside {number}: {reason}"));
+        self.drop_all(&[number]);
         Box::pin(ready(Ok(())))
     }
 
@@ -92,6 +102,8 @@ impl QueueSource for Part {
 struct Tables {
     calls: Calls,
     answers: VecDeque<SinkError>,
+    /// The time that a transaction takes for each task.
+    pace: Duration,
 }
 
 impl TableTarget for Tables {
@@ -102,7 +114,11 @@ impl TableTarget for Tables {
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         self.calls.note(format!("apply {}", tasks.len()));
         let answer = self.answers.pop_front();
-        Box::pin(ready(answer.map_or(Ok(()), Err)))
+        let takes = self.pace * tasks.len() as u32;
+        Box::pin(async move {
+            sleep(takes).await;
+            answer.map_or(Ok(()), Err)
+        })
     }
 
     fn do_upkeep(&mut self) -> BoxFuture<'_, Result<bool, SinkError>> {
@@ -119,7 +135,12 @@ fn consumer(
     let tables = Tables {
         calls: calls.clone(),
         answers: answers.into_iter().collect(),
+        pace: Duration::ZERO,
     };
+    consumer_of(calls, bodies, tables)
+}
+
+fn consumer_of(calls: &Calls, bodies: &[Bytes], tables: Tables) -> (Consumer, SharedTarget) {
     let target: SharedTarget = Arc::new(tokio::sync::Mutex::new(Box::new(tables)));
     let batch = (1..).zip(bodies).map(|(number, body)| Taken {
         number,
@@ -171,6 +192,28 @@ async fn what_was_refused_is_not_in_hand_until_it_is_tried_again() {
     let expected = ["begin [1, 2]", "apply 2", "begin []"];
     assert_eq!(calls.steps(), expected);
     assert_eq!(consumer.step().await, Ok(Pace::Applied(1)));
+}
+
+/// Otherwise the same tasks would be tried for ever.
+#[tokio::test(start_paused = true)]
+async fn tables_that_are_too_slow_for_a_transaction_get_smaller_ones() {
+    let calls = Calls::default();
+    // A transaction has 45 s.
+    let tables = Tables {
+        calls: calls.clone(),
+        answers: VecDeque::new(),
+        pace: Duration::from_secs(20),
+    };
+    let (mut consumer, _) = consumer_of(&calls, &bodies(8), tables);
+    let mut steps = Vec::new();
+    while steps.last() != Some(&Ok(Pace::Idle)) {
+        steps.push(consumer.step().await);
+        assert!(steps.len() < 20, "{steps:?}");
+    }
+    let late = steps.iter().filter(|step| step.is_err()).count();
+    let applied = steps.iter().filter(|step| **step == Ok(Pace::Applied(2)));
+    assert_eq!((late, applied.count(), steps.len()), (2, 4, 7));
+    assert_eq!((calls.count("apply 8"), calls.count("apply 4")), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use huddle_firehose::delivery::budget::Budget;
@@ -12,6 +13,7 @@ use huddle_firehose::store::PieceLimit;
 use huddle_firehose::store::change_feed::ChangeFeed;
 use huddle_firehose::store::sqlite::SqliteStore;
 use test_support::tables::Database;
+use tokio::time::{pause, resume, sleep};
 
 use crate::effects::*;
 
@@ -21,6 +23,8 @@ struct Kept {
     position: Option<FeedPosition>,
     rows: BTreeMap<String, String>,
     deliveries: Vec<usize>,
+    /// The time that it takes for each change.
+    pace: Duration,
 }
 
 /// Takes what it is given, unless a fault is due.
@@ -31,6 +35,22 @@ struct Faulty {
     faults: u32,
 }
 
+/// The clock stands still but for those who wait for it.
+struct Paused;
+
+impl Paused {
+    fn begin() -> Self {
+        pause();
+        Self
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        resume();
+    }
+}
+
 impl Sink for Faulty {
     fn take_over<'a>(&'a mut self, feed: &'a Feed) -> BoxFuture<'a, Result<u64, SinkError>> {
         let begin = feed.begin(self.kept.lock().unwrap().position.as_ref());
@@ -38,12 +58,32 @@ impl Sink for Faulty {
     }
 
     fn deliver<'a>(&'a mut self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), SinkError>> {
+        let takes = self.kept.lock().unwrap().pace * delivery.changes.len() as u32;
+        Box::pin(async move {
+            if !takes.is_zero() {
+                let _paused = Paused::begin();
+                sleep(takes).await;
+            }
+            self.take(delivery)
+        })
+    }
+
+    fn limit(&self) -> PieceLimit {
+        PieceLimit {
+            rows: 16,
+            bytes: 1 << 20,
+        }
+    }
+}
+
+impl Faulty {
+    fn take(&mut self, delivery: Delivery<'_>) -> Result<(), SinkError> {
         let fault = self.random.u32(..10) < self.faults;
         // The answer is lost, behind the commit or before it.
         let is_lost_before = fault && self.random.bool();
         let mut kept = self.kept.lock().unwrap();
         let refused = |row: &ChangedRow| matches!(row, ChangedRow::Record(record) if record.rkey == "refused");
-        let result = if is_lost_before {
+        if is_lost_before {
             Err(SinkError::unavailable("lost"))
         } else if delivery.changes.iter().any(|change| refused(&change.row)) {
             Err(SinkError::Refused("by its key".to_owned()))
@@ -63,14 +103,6 @@ impl Sink for Faulty {
                 true => Err(SinkError::unavailable("lost")),
                 false => Ok(()),
             }
-        };
-        Box::pin(std::future::ready(result))
-    }
-
-    fn limit(&self) -> PieceLimit {
-        PieceLimit {
-            rows: 16,
-            bytes: 1 << 20,
         }
     }
 }
@@ -172,6 +204,30 @@ async fn a_refused_change_is_found_by_halves_and_set_aside_after_its_retries() {
     assert_eq!(kept.rows.len(), 15);
     let refused = kept.rows.keys().filter(|uri| uri.ends_with("refused"));
     assert_eq!(refused.count(), 0);
+}
+
+/// A sink that is behind a slow line would get the same changes for ever.
+#[tokio::test]
+async fn a_sink_that_is_too_slow_for_a_delivery_gets_smaller_ones_until_it_is_quick() {
+    let database = Database::new();
+    let store = Arc::new(database.store().await);
+    let effects = (1..=16).map(|n| put(ALICE, &format!("r{n}"), n)).collect();
+    apply(&store, effects, 16).await;
+    let kept: Arc<Mutex<Kept>> = Arc::default();
+    let mut sink = follower(&store, &kept, 0, 0);
+    // A delivery has 25 s.
+    kept.lock().unwrap().pace = Duration::from_secs(5);
+    let mut late = 0;
+    while delivered(&kept) < 8 {
+        late += usize::from(sink.step().await.is_err());
+        assert!(late < 10, "it never takes anything");
+    }
+    assert_eq!(late, 2);
+    kept.lock().unwrap().pace = Duration::ZERO;
+    follow(&mut sink).await;
+    let kept = kept.lock().unwrap();
+    assert_eq!(kept.deliveries, [4, 4, 4, 4]);
+    assert_eq!(kept.rows.len(), 16);
 }
 
 /// Both take their time, and an actor that is at one step for too long counts as stuck.
