@@ -15,8 +15,7 @@ use crate::store::change_feed::Cbor;
 /// Ends a column: a character that no column has but the last two.
 const SEPARATOR: char = '\u{1f}';
 
-/// The bytes of the largest record whose JSON is part of a piece. So a piece of many records is no surprise to the
-/// memory.
+/// The bytes of the largest record whose JSON is part of a piece. So the JSON of 128 records takes 2 MiB at most.
 const LARGEST: usize = 16 << 10;
 
 /// The first records behind a number, in the order in which [`Columns::listed`] reads them. Of columns that are NULL
@@ -37,7 +36,7 @@ const RECORDS: &str = "SELECT group_concat(concat_ws(char(31), change, seq, \
      FROM records WHERE change > ?1 AND change <= (SELECT max(change) FROM ( \
      SELECT change FROM records WHERE change > ?1 ORDER BY change LIMIT +?2))";
 
-/// What the database says of a record is not what it should be.
+/// A row that the program does not write.
 #[derive(Debug, thiserror::Error)]
 #[error("the {column} of a changed record cannot be read; the row was not written by this program")]
 struct Malformed {
@@ -160,6 +159,8 @@ impl<'a> Columns<'a> {
             text => text.parse().map(Some).map_err(|_| Malformed { column }),
         }
     }
+
+    /// What comes before the next separator.
     fn next(&mut self, column: &'static str) -> Result<&'a str, Malformed> {
         let (text, rest) = self
             .rest
@@ -169,6 +170,7 @@ impl<'a> Columns<'a> {
         Ok(text)
     }
 
+    /// The next so many bytes.
     fn take(
         &mut self,
         column: &'static str,
