@@ -38,9 +38,14 @@ const RECORDS: &str = "SELECT group_concat(concat_ws(char(31), change, seq, \
 
 /// A row that the program does not write.
 #[derive(Debug, thiserror::Error)]
-#[error("the {column} of a changed record cannot be read; the row was not written by this program")]
+#[error(
+    "the {column} of the record of change {change}, or what is before it, cannot be read; this program does not write \
+     such a row"
+)]
 struct Malformed {
     column: &'static str,
+    /// 0 if that cannot be read.
+    change: u64,
 }
 
 /// The first `count` records behind `after`.
@@ -81,7 +86,11 @@ pub(super) async fn read_json(
 }
 
 fn all_listed(text: &ByteString) -> Result<Vec<Listed>, Malformed> {
-    let mut columns = Columns { text, rest: text };
+    let mut columns = Columns {
+        text,
+        rest: text,
+        change: 0,
+    };
     let mut all = Vec::new();
     while !columns.rest.is_empty() {
         all.push(columns.listed()?);
@@ -93,11 +102,15 @@ fn all_listed(text: &ByteString) -> Result<Vec<Listed>, Malformed> {
 struct Columns<'a> {
     text: &'a ByteString,
     rest: &'a str,
+    /// Of the row that is being read.
+    change: u64,
 }
 
 impl<'a> Columns<'a> {
     fn listed(&mut self) -> Result<Listed, Malformed> {
+        self.change = 0;
         let number = self.number("change")?;
+        self.change = number;
         let seq = self.number("seq")?;
         let is_stale = self.number("state")? != 0;
         let is_being_deleted = self.number("removal")? != 0;
@@ -149,14 +162,21 @@ impl<'a> Columns<'a> {
 
     fn number(&mut self, column: &'static str) -> Result<u64, Malformed> {
         let text = self.next(column)?;
-        text.parse().map_err(|_| Malformed { column })
+        text.parse().map_err(|_| self.malformed(column))
     }
 
     /// `None` is NULL.
     fn length(&mut self, column: &'static str) -> Result<Option<usize>, Malformed> {
         match self.next(column)? {
             "-" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| Malformed { column }),
+            text => text.parse().map(Some).map_err(|_| self.malformed(column)),
+        }
+    }
+
+    fn malformed(&self, column: &'static str) -> Malformed {
+        Malformed {
+            column,
+            change: self.change,
         }
     }
 
@@ -165,7 +185,7 @@ impl<'a> Columns<'a> {
         let (text, rest) = self
             .rest
             .split_once(SEPARATOR)
-            .ok_or(Malformed { column })?;
+            .ok_or_else(|| self.malformed(column))?;
         self.rest = rest;
         Ok(text)
     }
@@ -180,7 +200,7 @@ impl<'a> Columns<'a> {
             return Ok(None);
         };
         let parts = self.rest.split_at_checked(length);
-        let (text, rest) = parts.ok_or(Malformed { column })?;
+        let (text, rest) = parts.ok_or_else(|| self.malformed(column))?;
         self.rest = rest;
         Ok(Some(self.text.slice_ref(text)))
     }
@@ -299,6 +319,7 @@ mod tests {
         ] {
             let error = all_listed(&text.clone().into()).unwrap_err();
             assert_eq!(error.column, column, "{text:?}");
+            assert_eq!(error.change == 0, column == "change", "{text:?}");
         }
         assert!(all_listed(&ByteString::new()).unwrap().is_empty());
     }
